@@ -1,0 +1,73 @@
+"""Every Redis key of the monitor, spelled once. RQ's own keys start with `rq:`.
+
+| key                           | type       | written by, life                                                       |
+|-------------------------------|------------|------------------------------------------------------------------------|
+| petals:snapshots              | stream     | crawler; one entry, replaced by each crawl                             |
+| petals:crawls                 | stream     | crawler; one entry: how the latest attempt went                        |
+| petals:crawler:lease          | string     | leading crawler; 5 s unless renewed                                    |
+| petals:crawler:fencing        | counter    | crawlers; counts the times that a crawler took the lead                |
+| petals:history:head           | string     | crawler; when the crawl ended that was recorded last; a year           |
+| petals:history:looks          | string     | crawler; ring: minutes of each hour in which a crawl saw the swarm     |
+| petals:history:models         | sorted set | crawler; member = DHT prefix, at most 100; score = its standing        |
+| petals:history:model:R:P      | string     | crawler; ring of model P at resolution R; R's span after the last write|
+| petals:history:servers        | sorted set | crawler; member = peer id, at most 5,000; score = its standing         |
+| petals:history:server:P       | string     | crawler; header and hourly ring of server P; 31 days                   |
+| petals:incidents:watch        | hash       | crawler; field = DHT prefix: last healthy state, debounce counters     |
+| petals:incidents:open         | hash       | crawler; field = DHT prefix: the incident that has not ended           |
+| petals:incidents:closed:C     | stream     | crawler; 500 ended incidents, a year; C is official or announced       |
+| petals:incidents:told         | hash       | crawler; what the webhook was told of; 400 days after the last look    |
+| reachability:replies          | stream     | workers; trimmed to about 20,000 replies; a day                        |
+| reachability:vantages         | sorted set | workers; member = vantage, score = when its last lease ends (ms)       |
+| reachability:workers:V        | sorted set | workers of vantage V; member = worker, score = when its lease ends     |
+| reachability:verdict:V:P      | string     | workers; the fresh verdict on peer P from vantage V; seconds           |
+| reachability:inflight:V:P     | string     | api, then workers; the job that looks at P from V; 2 s unless renewed  |
+| reachability:rate:A           | string     | api; requests of client address A in this window; a minute             |
+| rq:job:P-NONCE                | hash       | api; RQ's job; expires soon after its deadline                         |
+| rq:queue:reachability-V       | list       | api; RQ's queue of job ids                                             |
+| rq:wip:reachability-V         | sorted set | workers; RQ's StartedJobRegistry                                       |
+"""
+
+SNAPSHOTS = "petals:snapshots"
+CRAWLS = "petals:crawls"
+CRAWLER_LEASE = "petals:crawler:lease"
+CRAWLER_FENCING = "petals:crawler:fencing"
+
+HISTORY_HEAD = "petals:history:head"
+HISTORY_LOOKS = "petals:history:looks"
+HISTORY_MODELS = "petals:history:models"
+HISTORY_SERVERS = "petals:history:servers"
+INCIDENT_WATCH = "petals:incidents:watch"
+OPEN_INCIDENTS = "petals:incidents:open"
+INCIDENTS_TOLD = "petals:incidents:told"
+
+REPLIES = "reachability:replies"
+VANTAGES = "reachability:vantages"
+
+
+def history_of_model(resolution: str, dht_prefix: str) -> str:
+    return f"petals:history:model:{resolution}:{dht_prefix}"
+
+
+def history_of_server(peer_id: str) -> str:
+    return f"petals:history:server:{peer_id}"
+
+
+def closed_incidents(*, official: bool) -> str:
+    """Apart, so that models which anyone can announce cannot push out what happened to the official ones."""
+    return f"petals:incidents:closed:{'official' if official else 'announced'}"
+
+
+def workers(vantage: str) -> str:
+    return f"reachability:workers:{vantage}"
+
+
+def verdict(vantage: str, peer_id: str) -> str:
+    return f"reachability:verdict:{vantage}:{peer_id}"
+
+
+def inflight(vantage: str, peer_id: str) -> str:
+    return f"reachability:inflight:{vantage}:{peer_id}"
+
+
+def rate(address: str) -> str:
+    return f"reachability:rate:{address}"

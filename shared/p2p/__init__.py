@@ -1,0 +1,1 @@
+"""The door to hivemind and petals: nothing outside this package imports either."""

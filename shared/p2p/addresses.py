@@ -1,0 +1,45 @@
+"""Which addresses are dialled: in a public swarm none inside our own network, whatever a stranger announces.
+
+Anyone can announce any address, and `is_reachable` says what was found there: it would scan private networks
+for the whole Internet, and knock there for whoever asks.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING
+
+from shared.p2p.petals_wire import PUBLIC_INITIAL_PEERS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_PUBLIC_IPV6 = ipaddress.IPv6Network("2000::/3")
+"""What is routed at all. Outside of it lie the forms that hide an IPv4 address, as NAT64's; inside only 6to4's."""
+
+
+def is_private_swarm(bootstrap_peer_ids: Iterable[str]) -> bool:
+    """Whether this is another swarm than the public one: none of its bootstrap peers is one of that's."""
+    public = {address.rpartition("/p2p/")[2] for address in PUBLIC_INITIAL_PEERS}
+    return public.isdisjoint(bootstrap_peer_ids)
+
+
+def is_public(address: str) -> bool:
+    """Whether a multiaddr names a public IP address. A host name does not: it may resolve to anything."""
+    _, protocol, host, *_ = (*address.split("/"), "", "", "")
+    if protocol not in ("ip4", "ip6"):
+        return False
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    if isinstance(ip, ipaddress.IPv6Address):
+        if ip not in _PUBLIC_IPV6:
+            return False
+        if ip.sixtofour is not None and not _is_global(ip.sixtofour):
+            return False
+    return _is_global(ip)
+
+
+def _is_global(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    return ip.is_global and not ip.is_multicast

@@ -1,0 +1,85 @@
+"""DHT values as bytes: hivemind's answers are unpacked only as far as their entries.
+
+hivemind decodes every value inside its look-up. One that does not decode (bad msgpack, bad UTF-8, deep
+nesting, unknown extension) kills the look-up's background task, and the look-up never ends. Here a value
+stays bytes until the crawler's validating edge decodes it, where a bad record costs one record.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import msgpack
+from hivemind.dht.storage import DictionaryDHTValue
+from hivemind.utils import MSGPackSerializer
+
+if TYPE_CHECKING:
+    from collections import Counter
+
+SubkeyValues: TypeAlias = dict[str, bytes]
+"""A DHT dictionary: subkey (a peer id or a DHT prefix, not yet validated) -> packed value."""
+
+_DICTIONARY_CODE = 0x50
+_EXT_TYPE_BYTE = {0xC7: 2, 0xC8: 3, 0xC9: 5, 0xD4: 1, 0xD5: 1, 0xD6: 1, 0xD7: 1, 0xD8: 1}
+"""msgpack's extension headers: first byte -> where the type code stands."""
+
+MAX_SUBKEY_BYTES = 512
+
+
+class RawValues:
+    """Stands in for `MSGPackSerializer` inside hivemind's DHT protocol."""
+
+    def __init__(self, refused: Counter[str]) -> None:
+        self._refused = refused
+
+    def dumps(self, value: Any) -> bytes:
+        packed: bytes = MSGPackSerializer.dumps(value)
+        return packed
+
+    def loads(self, data: bytes) -> Any:
+        """Return a dictionary's entries for a packed dictionary, and any other value as the bytes it is."""
+        if not _is_dictionary(data):
+            return data
+        try:
+            return self._unpack_dictionary(data)
+        except Exception:  # noqa: BLE001 - hostile bytes fail in many ways; none may leave this function
+            self._refused["undecodable_dictionary"] += 1
+            return data
+
+    def _unpack_dictionary(self, data: bytes) -> DictionaryDHTValue:
+        body = msgpack.unpackb(data, ext_hook=msgpack.ExtType).data
+        # raw: keys stay bytes, so that one of bad UTF-8 costs one entry; nested extensions stay opaque.
+        _, _, entries = msgpack.unpackb(body, raw=True, strict_map_key=False, ext_hook=msgpack.ExtType)
+        dictionary = DictionaryDHTValue()
+        with dictionary.freeze():
+            for entry in entries:
+                reason = _store(dictionary, entry)
+                if reason is not None:
+                    self._refused[reason] += 1
+        return dictionary
+
+
+def _is_dictionary(data: bytes) -> bool:
+    place = _EXT_TYPE_BYTE.get(data[0]) if data else None
+    return place is not None and len(data) > place and data[place] == _DICTIONARY_CODE
+
+
+def _store(dictionary: DictionaryDHTValue, entry: Any) -> str | None:
+    """Store one [key, value, expiration] and return None, or the reason for refusing it."""
+    try:
+        key, value, expiration = entry
+    except (TypeError, ValueError):
+        return "malformed_entry"
+    if not isinstance(key, bytes) or len(key) > MAX_SUBKEY_BYTES:
+        return "bad_subkey"
+    if not isinstance(value, bytes):
+        return "malformed_entry"
+    if not isinstance(expiration, int | float) or math.isnan(expiration):
+        return "bad_expiration"
+    try:
+        subkey = key.decode()
+    except UnicodeDecodeError:
+        return "bad_subkey"
+    dictionary.store(subkey, value, expiration)
+    return None

@@ -1,0 +1,216 @@
+"""The reachability question and its answer: what the api asks, what a worker replies, in what words.
+
+Unknown is a value: `Verdict.UNKNOWN` means that nobody could look, and is never told as "unreachable".
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from shared.snapshot import Verdict
+
+QUEUE_PREFIX = "reachability"
+CHECK_FUNCTION = "reachability_worker.check_peer"
+"""The only job that workers accept. It is a name, not an import path: what stands in Redis is never imported."""
+
+ANSWER_WITHIN = 9.0
+"""Seconds from request to answer. A Petals server waits 10, then starts unchecked."""
+DIAL_TIMEOUT = 5.0
+"""Seconds that one dial may take, where the request's deadline leaves as much."""
+WORKER_LEASE = 3.0
+"""Seconds for which a worker counts as alive after it last said so; it says so every second."""
+MAX_QUEUED = 5_000
+"""Checks that may wait for a worker; more are refused at once."""
+REPLIES_KEPT = 20_000
+"""Replies in the stream. A waiter that was cut off longer than these take asks again."""
+RENEWAL = 2
+"""Seconds for which a started check counts as being worked on; its worker renews that every second."""
+VANTAGE_PATTERN = r"^[a-z0-9][a-z0-9-]{0,31}$"
+
+
+class Stage(StrEnum):
+    """How far a check came."""
+
+    QUEUE = "queue"
+    LOOKUP = "lookup"
+    DIAL = "dial"
+    SECURITY = "security"
+    PROTOCOL = "protocol"
+    ANSWERED = "answered"
+
+
+class Cause(StrEnum):
+    """Why a check ended short of an answer."""
+
+    NO_ADDRESS = "no_address"
+    REFUSED = "refused"
+    TIMEOUT = "timeout"
+    FROZEN = "frozen"
+    BACKOFF = "backoff"
+    NO_HOST_ROUTE = "no_host_route"
+    RESET = "reset"
+    WRONG_PEER = "wrong_peer"
+    NOT_LIBP2P = "not_libp2p"
+    NO_RELAY_RESERVATION = "no_relay_reservation"
+    NOT_DIALABLE = "not_dialable"
+    PROTOCOL_MISSING = "protocol_missing"
+    HANDLER_FAILED = "handler_failed"
+    OTHER = "other"
+    # Nobody could look:
+    LOOKUP_UNFINISHED = "lookup_unfinished"
+    NO_LOCAL_ROUTE = "no_local_route"
+    NODE_UNFIT = "node_unfit"
+    NO_SLOT = "no_slot"
+    EXPIRED = "expired"
+
+
+NOBODY_COULD_LOOK = frozenset(
+    {Cause.LOOKUP_UNFINISHED, Cause.NO_LOCAL_ROUTE, Cause.NODE_UNFIT, Cause.NO_SLOT, Cause.EXPIRED}
+)
+
+_WORDS: dict[Cause, tuple[str, str]] = {
+    Cause.NO_ADDRESS: (
+        "No address of this peer is known to the swarm.",
+        (
+            "The peer is not connected to the swarm, or the id is wrong. Start the server, and check that its log "
+            "says it has joined the swarm's initial peers."
+        ),
+    ),
+    Cause.REFUSED: (
+        "The connection was refused: nothing listens on the announced port.",
+        (
+            "Check that the server runs, that its port is forwarded to it, and that no firewall rejects it "
+            "(--public_ip IP --port PORT)."
+        ),
+    ),
+    Cause.TIMEOUT: (
+        "No answer to the connection attempt in time: a firewall may be dropping it.",
+        (
+            "Open the server's TCP port in the firewall and forward it in the router, then start the server with "
+            "--public_ip IP --port PORT. Behind NAT, wait a few minutes until it finds a relay."
+        ),
+    ),
+    Cause.FROZEN: (
+        "The port accepts connections, but the peer behind it does not answer.",
+        (
+            "The process may be stopped, swapping or overloaded, or another program listens on the port. "
+            "Restart the server if it does not recover."
+        ),
+    ),
+    Cause.BACKOFF: (
+        "The peer did not answer a moment ago, and the next attempt is not due yet.",
+        "Ask again in about 20 seconds.",
+    ),
+    Cause.NO_HOST_ROUTE: (
+        "The announced address is not routable.",
+        "The announced IP address is wrong or unreachable from the Internet; start the server with --public_ip IP.",
+    ),
+    Cause.RESET: (
+        "The connection was cut while it was being set up.",
+        "A firewall or a proxy between the Internet and the server may be cutting connections.",
+    ),
+    Cause.WRONG_PEER: (
+        "Another peer answers on the announced address.",
+        "The address or port belongs to another libp2p node: check the port forwarding and --announce_maddrs.",
+    ),
+    Cause.NOT_LIBP2P: (
+        "Something that is not a libp2p node answers on the announced address.",
+        "Another program listens on the announced port: check the port forwarding and --announce_maddrs.",
+    ),
+    Cause.NO_RELAY_RESERVATION: (
+        "The peer announces a relay, but has no place on it now.",
+        "Wait a few minutes until the server finds a relay again, or open a port and use --public_ip IP --port PORT.",
+    ),
+    Cause.NOT_DIALABLE: (
+        "The peer announces only addresses that cannot be dialled from here (private or unsupported ones).",
+        "Announce a public address: start the server with --public_ip IP --port PORT.",
+    ),
+    Cause.PROTOCOL_MISSING: (
+        "The peer answers, but serves no Petals blocks yet.",
+        "Normal while a server loads its blocks; it is reachable.",
+    ),
+    Cause.HANDLER_FAILED: ("The peer answers, but its Petals handler failed.", "See the server's own log."),
+    Cause.OTHER: ("The connection failed.", "See the error's text."),
+    Cause.LOOKUP_UNFINISHED: (
+        "The search for the peer's address did not end in time.",
+        "Ask again in a minute: some nodes of the swarm answer slowly.",
+    ),
+    Cause.NO_LOCAL_ROUTE: (
+        "This monitor has no route to the peer's kind of address (IPv6, for example).",
+        "The peer may well be reachable for others.",
+    ),
+    Cause.NODE_UNFIT: ("The monitor's own node is cut off from the swarm.", "Ask again in a minute."),
+    Cause.NO_SLOT: ("The monitor is too busy to look in time.", "Ask again in a minute."),
+    Cause.EXPIRED: ("The question expired before a worker could take it.", "Ask again in a minute."),
+}
+
+
+def message(cause: Cause) -> str:
+    """One sentence that says what was observed."""
+    return _WORDS[cause][0]
+
+
+def advice(cause: Cause) -> str:
+    """What the peer's operator can do about it."""
+    return _WORDS[cause][1]
+
+
+class DialOutcome(msgspec.Struct, frozen=True):
+    """What one look at one peer found. Durations are seconds."""
+
+    verdict: Verdict
+    stage: Stage
+    cause: Cause | None = None
+    error: str | None = None
+    """The daemon's own words, cleaned and cut."""
+    addresses: tuple[str, ...] = ()
+    """Multiaddrs that were used, tried or known, without the peer id."""
+    relayed: bool | None = None
+    rtt: float | None = None
+    """From the start of the connection to its first answer."""
+    protocol_ok: bool | None = None
+    """Whether the peer serves `rpc_info`; None where it was not asked or did not answer."""
+    durations: dict[str, float] = {}
+    """Seconds by `Stage`, of the stages that the look came to: lookup, dial (with security), protocol."""
+
+    @classmethod
+    def unknown(cls, cause: Cause, *, stage: Stage = Stage.QUEUE, error: str | None = None) -> DialOutcome:
+        return cls(Verdict.UNKNOWN, stage, cause, error)
+
+    @property
+    def explanation(self) -> str | None:
+        """A sentence for people and the daemon's words behind it; None where all went well."""
+        if self.cause is None or self.verdict is Verdict.REACHABLE:
+            return None
+        return f"{message(self.cause)} ({self.error})" if self.error else message(self.cause)
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """A worker's reply to one check. `checked_at` is Unix seconds."""
+
+    peer_id: str
+    vantage: str
+    checked_at: float
+    outcome: DialOutcome
+    request_id: str = ""
+    """Whose request the worker looked for; a verdict that is used again keeps its first one."""
+
+
+_answer_encoder = msgspec.json.Encoder()
+_answer_decoder = msgspec.json.Decoder(Answer)
+
+
+def encode_answer(answer: Answer) -> bytes:
+    return _answer_encoder.encode(answer)
+
+
+def decode_answer(data: bytes) -> Answer:
+    """Raise `msgspec.MsgspecError` for what is no answer."""
+    return _answer_decoder.decode(data)
+
+
+def queue_name(vantage: str) -> str:
+    """Return the name of the RQ queue that the workers of one vantage point read."""
+    return f"{QUEUE_PREFIX}-{vantage}"

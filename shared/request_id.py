@@ -1,0 +1,18 @@
+"""The id that follows one request: from its HTTP header through the job and the worker into every log line."""
+
+from __future__ import annotations
+
+import re
+import secrets
+
+HEADER = "X-Request-ID"
+_SANE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{3,63}")
+
+
+def new() -> str:
+    return secrets.token_hex(8)
+
+
+def sane(text: str) -> str | None:
+    """Return the id where it can stand in logs and headers as it is; None for anything else, which is hostile."""
+    return text if _SANE.fullmatch(text) else None

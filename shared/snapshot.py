@@ -1,0 +1,229 @@
+"""What one crawl saw, judged: the document that the crawler publishes and everything else shows.
+
+Start reading here. A `Snapshot` is immutable and versioned; it holds facts and verdicts, no display text.
+Times are Unix seconds, durations and pings are seconds, throughputs are tokens per second.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+import zstandard
+
+SCHEMA_VERSION = 1
+"""Raised only when an older reader would misread the document. New fields have defaults instead."""
+
+MAX_ENCODED_BYTES = 64 * 1024**2
+"""A snapshot of 10,000 servers takes about 1 MB packed and 10 MB unpacked; anything near this is not ours."""
+
+
+class UnknownSchemaError(Exception):
+    """The document was written by a version of the monitor that this one cannot read."""
+
+
+class PeerState(StrEnum):
+    """What the page shows for a server on its blocks."""
+
+    ONLINE = "online"
+    JOINING = "joining"
+    OFFLINE = "offline"
+    UNREACHABLE = "unreachable"
+    """Announced as online, dialled, and not reached. Never used where nobody could look."""
+
+
+class Verdict(StrEnum):
+    """The outcome of looking at one peer."""
+
+    REACHABLE = "reachable"
+    UNREACHABLE = "unreachable"
+    UNKNOWN = "unknown"
+    """Nobody looked, or nobody could: never shown as unreachable."""
+
+
+class Span(msgspec.Struct, frozen=True):
+    """Blocks `start <= block < end` of one model."""
+
+    start: int
+    end: int
+
+    @property
+    def length(self) -> int:
+        return self.end - self.start
+
+
+class Location(msgspec.Struct, frozen=True):
+    """Where an IP address is, by the operator's own database."""
+
+    country: str | None = None
+    region: str | None = None
+    city: str | None = None
+
+
+class ServerReport(msgspec.Struct, frozen=True):
+    """One server's span in one model: what it announces, and what the crawler found."""
+
+    peer_id: str
+    state: PeerState
+    announced: PeerState
+    span: Span
+    show_public_name: bool
+    throughput: float
+    """Tokens/s that the server claims for one block or its whole span (Petals does not say which)."""
+    verdict: Verdict = Verdict.UNKNOWN
+    error: str | None = None
+    """Why the dial failed; None when it did not or was not made."""
+    conflict: str | None = None
+    """What the peer itself says against its record, which anyone can write; None where nothing does."""
+    public_name: str | None = None
+    version: str | None = None
+    network_rps: float | None = None
+    forward_rps: float | None = None
+    inference_rps: float | None = None
+    adapters: tuple[str, ...] = ()
+    torch_dtype: str | None = None
+    quant_type: str | None = None
+    using_relay: bool | None = None
+    cache_tokens_left: int | None = None
+    next_pings: dict[str, float] | None = None
+    """Seconds to the servers that hold the following blocks, by peer id; `inf` where one did not answer."""
+    multiaddrs: tuple[str, ...] = ()
+    location: Location | None = None
+
+    @property
+    def cache_tokens_left_per_block(self) -> int | None:
+        """Attention cache left for each block: half of the tokens are keys, half are values."""
+        if self.cache_tokens_left is None:
+            return None
+        return self.cache_tokens_left // (2 * self.span.length)
+
+
+class ModelState(StrEnum):
+    HEALTHY = "healthy"
+    BROKEN = "broken"
+
+
+class ModelReport(msgspec.Struct, frozen=True):
+    """One model of the swarm and the servers that announce blocks of it, by peer id."""
+
+    dht_prefix: str
+    num_blocks: int
+    state: ModelState
+    name: str
+    short_name: str
+    repository: str | None = None
+    official: bool = False
+    limited: bool = False
+    servers: tuple[ServerReport, ...] = ()
+
+    def redundancy(self) -> list[int]:
+        """For each block, how many online and reachable servers hold it. Length `num_blocks`."""
+        # Differences at the span ends, then a running sum: linear in servers + blocks.
+        steps = [0] * (self.num_blocks + 1)
+        for server in self.servers:
+            if server.state is PeerState.ONLINE:
+                steps[server.span.start] += 1
+                steps[server.span.end] -= 1
+        total, result = 0, []
+        for step in steps[:-1]:
+            total += step
+            result.append(total)
+        return result
+
+
+class BootstrapPeer(msgspec.Struct, frozen=True):
+    """A peer through which nodes join the swarm, and whether the crawler could connect to it."""
+
+    peer_id: str
+    addresses: tuple[str, ...]
+    verdict: Verdict
+    error: str | None = None
+
+
+class ReachabilityIssue(msgspec.Struct, frozen=True):
+    peer_id: str
+    error: str
+    advice: str
+
+
+class Refusals(msgspec.Struct, frozen=True):
+    """DHT records that the validating edge refused, by reason, with a few keys as examples."""
+
+    by_reason: dict[str, int] = {}
+    examples: dict[str, str] = {}
+
+    @property
+    def total(self) -> int:
+        return sum(self.by_reason.values())
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """The whole swarm at one moment."""
+
+    schema: int
+    taken_at: float
+    """When the crawl ended. The public name is `last_updated`."""
+    update_period: float
+    update_duration: float
+    bootstrap_peers: tuple[BootstrapPeer, ...]
+    models: tuple[ModelReport, ...]
+    reachability_issues: tuple[ReachabilityIssue, ...] = ()
+    top_contributors: dict[str, int] = {}
+    """Blocks of official models served under each shown public name, most first."""
+    refused: Refusals = Refusals()
+    unanswered_keys: int = 0
+    """DHT keys that did not answer in time: their blocks may have servers that nobody could see."""
+    undialled_servers: int = 0
+    """Servers that say they are online and that there was no time to dial: nobody looked at them."""
+    private_swarm: bool = False
+    crawler_peer_id: str | None = None
+
+    def age(self, now: float) -> float:
+        """Seconds since the crawl ended; never negative, whatever the clocks say."""
+        return max(0.0, now - self.taken_at)
+
+    @property
+    def num_servers(self) -> int:
+        """Distinct peers; one that serves two models counts once."""
+        return len({server.peer_id for model in self.models for server in model.servers})
+
+
+class CrawlStatus(msgspec.Struct, frozen=True):
+    """How the latest attempt to crawl went. Published beside the snapshot, also when the crawl failed."""
+
+    attempted_at: float
+    ok: bool
+    error: str | None = None
+    """In words for a reader: "no bootstrap peer answered"."""
+    bootstrap_peers: tuple[BootstrapPeer, ...] = ()
+    snapshot_taken_at: float | None = None
+
+
+_snapshot_encoder = msgspec.msgpack.Encoder()
+_snapshot_decoder = msgspec.msgpack.Decoder(Snapshot)
+
+
+class _Header(msgspec.Struct):
+    """The one field that every schema has."""
+
+    schema: int
+
+
+def encode(snapshot: Snapshot) -> bytes:
+    """Return the snapshot as zstd-compressed msgpack."""
+    return zstandard.ZstdCompressor(level=3).compress(_snapshot_encoder.encode(snapshot))
+
+
+def decode(data: bytes) -> Snapshot:
+    """Return the snapshot that `encode` packed.
+
+    Raises `UnknownSchemaError` for a document of another schema, `ValueError` for what is no snapshot.
+    """
+    try:
+        document = zstandard.ZstdDecompressor().decompress(data, max_output_size=MAX_ENCODED_BYTES)
+        schema = msgspec.msgpack.decode(document, type=_Header).schema
+        if schema != SCHEMA_VERSION:
+            raise UnknownSchemaError(f"snapshot schema {schema}, this version reads {SCHEMA_VERSION}")
+        return _snapshot_decoder.decode(document)
+    except (zstandard.ZstdError, msgspec.MsgspecError) as error:
+        raise ValueError(f"not a snapshot: {error}") from error

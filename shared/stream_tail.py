@@ -1,0 +1,102 @@
+"""Follow Redis streams through one blocking read, over lost connections and over a Redis that comes back empty."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import structlog
+from redis.exceptions import RedisError, ResponseError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
+
+    from redis.asyncio import Redis
+
+BLOCK_MS = 2_000
+"""Under redis-py's socket time-out of 5 s: a longer block ends in its retries, not in an answer."""
+RETRY_SECONDS = 0.25
+START = "0"
+
+
+class Entry(NamedTuple):
+    """One stream entry; `fields` are as bytes."""
+
+    key: str
+    entry_id: str
+    fields: dict[bytes, bytes]
+
+
+class StreamTail:
+    """The position of one reader. A cursor of "0" starts with what is there, `at_end` with what comes."""
+
+    def __init__(self, redis: Redis, keys: Iterable[str], *, about: str) -> None:
+        self._redis = redis
+        self._about = about
+        self.cursors = dict.fromkeys(keys, START)
+        self.connected = False
+        """Whether the last read worked."""
+        self.last_error: str | None = None
+
+    async def at_end(self) -> None:
+        """Skip what is there. Raises `redis.RedisError`."""
+        for key in self.cursors:
+            self.cursors[key] = await self._newest_id(key) or START
+
+    async def follow(self) -> AsyncIterator[list[Entry]]:
+        """Yield new entries, for ever; an empty list when Redis came back. Outages are waited out and logged."""
+        log = structlog.get_logger()
+        while True:
+            positions: Any = dict(self.cursors)
+            try:
+                streams: Any = await self._redis.xread(positions, block=BLOCK_MS)
+                if not streams:
+                    await self._rewind_if_anew()
+            except (RedisError, OSError) as error:
+                if self.connected or self.last_error is None:
+                    log.warning("redis is away", reading=self._about, error=str(error))
+                self.connected, self.last_error = False, str(error)
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            if not self.connected:
+                if self.last_error is not None:
+                    log.info("redis is back", reading=self._about)
+                    await self._rewind_quietly()
+                self.connected, self.last_error = True, None
+                yield []
+            entries = [
+                Entry(key.decode(), entry_id.decode(), fields)
+                for key, rows in streams or []
+                for entry_id, fields in rows
+            ]
+            for entry in entries:
+                self.cursors[entry.key] = entry.entry_id
+            if entries:
+                yield entries
+
+    async def _rewind_quietly(self) -> None:
+        with suppress(RedisError, OSError):
+            await self._rewind_if_anew()
+
+    async def _rewind_if_anew(self) -> None:
+        """A Redis that lost its data counts ids anew: before the cursor, where a read would wait for ever."""
+        for key, cursor in self.cursors.items():
+            if cursor == START:
+                continue
+            newest = await self._newest_id(key)
+            if newest is None or _as_numbers(newest) < _as_numbers(cursor):
+                self.cursors[key] = START
+
+    async def _newest_id(self, key: str) -> str | None:
+        try:
+            info: Any = await self._redis.xinfo_stream(key)
+        except ResponseError:  # no such key
+            return None
+        newest: bytes = info["last-generated-id"]
+        return newest.decode()
+
+
+def _as_numbers(entry_id: str) -> tuple[int, int]:
+    milliseconds, _, sequence = entry_id.partition("-")
+    return int(milliseconds), int(sequence or 0)

@@ -1,0 +1,71 @@
+"""The snapshot as the picture of the README, for terminals: a line a server, a character a block."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from shared.peer_id import short_peer_id
+from shared.snapshot import ModelState, PeerState, Verdict
+
+if TYPE_CHECKING:
+    from shared.snapshot import ModelReport, Snapshot
+
+_CHARACTER = {PeerState.ONLINE: "#", PeerState.JOINING: "J", PeerState.UNREACHABLE: "?", PeerState.OFFLINE: "_"}
+_ANSI = {PeerState.ONLINE: "32", PeerState.JOINING: "33", PeerState.UNREACHABLE: "31", PeerState.OFFLINE: "90"}
+
+LEGEND = """\
+Legend:
+
+# - online
+J - joining     (loading blocks)
+? - unreachable (port forwarding/NAT/firewall issues, see below)
+_ - offline     (just disconnected)
+"""
+
+
+def text_picture(snapshot: Snapshot, *, color: bool = False) -> str:
+    """Draw the swarm. Only validated text goes in, so that no name can send control codes to a terminal."""
+    parts = [f"Swarm state: {swarm_state(snapshot)}", ""]
+    if not snapshot.models:
+        parts += ["No model is announced in this swarm.", ""]
+    for model in snapshot.models:
+        parts += [*_model_lines(model, color=color), ""]
+    parts += [LEGEND]
+    if snapshot.reachability_issues:
+        parts += ["Reachability issues:", ""]
+        parts += [f"{issue.peer_id} | {issue.error}" for issue in snapshot.reachability_issues]
+        parts += [""]
+    updated = datetime.fromtimestamp(snapshot.taken_at, UTC)
+    parts += [f"Last updated: {updated:%Y-%m-%d %H:%M:%S} UTC, every {snapshot.update_period:g} s"]
+    return "\n".join(parts) + "\n"
+
+
+def swarm_state(snapshot: Snapshot) -> str:
+    """One word for the whole: of the official models that anyone serves, else of all that anyone serves."""
+    served = [model for model in snapshot.models if model.servers]
+    judged = [model for model in served if model.official] or served
+    if not judged:
+        return "empty"
+    bootstrap = snapshot.bootstrap_peers
+    if bootstrap and all(peer.verdict is Verdict.UNREACHABLE for peer in bootstrap):
+        return "broken"
+    broken = sum(model.state is ModelState.BROKEN for model in judged)
+    if not broken:
+        return "healthy"
+    return "broken" if broken == len(judged) else "partly healthy"
+
+
+def _model_lines(model: ModelReport, *, color: bool) -> list[str]:
+    lines = [f"{model.name} ({model.state}), {model.num_blocks} blocks"]
+    labels = [f"{short_peer_id(server.peer_id)}, {server.throughput:.1f} RPS" for server in model.servers]
+    width = max(map(len, labels), default=0)
+    for label, server in zip(labels, model.servers, strict=True):
+        served = _CHARACTER[server.state] * server.span.length
+        if color:
+            served = f"\x1b[{_ANSI[server.state]}m{served}\x1b[0m"
+        left, right = " " * server.span.start, " " * (model.num_blocks - server.span.end)
+        lines.append(f"{label:<{width}} |{left}{served}{right}|")
+    if not model.servers:
+        lines.append("no servers")
+    return lines

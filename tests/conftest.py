@@ -1,0 +1,143 @@
+"""Real parts for all tests: a Redis-compatible server and a private swarm of hivemind nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import threading
+import time
+
+import pytest
+import pytest_asyncio
+import redis as sync_redis
+
+from deploy import embedded_redis
+from shared.redis_client import connect
+
+
+class RedisServer:
+    """A Valkey process that a test may stop, kill and start again."""
+
+    def __init__(self, *options: str) -> None:
+        self.port = embedded_redis.free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._options = options
+        self.process: subprocess.Popen | None = None
+
+    def start(self) -> None:
+        command = embedded_redis.command(self.port, None, *self._options)
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 10
+        client = sync_redis.Redis.from_url(self.url)
+        while True:
+            try:
+                client.ping()
+                break
+            except sync_redis.ConnectionError:
+                assert time.monotonic() < deadline, "the Redis server did not start"
+                time.sleep(0.02)
+        client.close()
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+
+@pytest.fixture(scope="session")
+def _session_redis():
+    server = RedisServer()
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def redis_url(_session_redis):
+    """An empty Redis for this test."""
+    client = sync_redis.Redis.from_url(_session_redis.url)
+    client.flushall()
+    client.close()
+    return _session_redis.url
+
+
+@pytest.fixture
+def redis_server():
+    """A Redis of this test's own, to be killed and started."""
+    server = RedisServer()
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest_asyncio.fixture
+async def redis(redis_url):
+    client = connect(redis_url, "tests")
+    yield client
+    await client.aclose()
+
+
+class PrivateSwarm:
+    """A bootstrap peer and simulated servers, on a loop and thread of their own: tests come and go with theirs."""
+
+    def __init__(self) -> None:
+        from deploy.simulated_server import SimulatedServer
+
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._servers: list[SimulatedServer] = []
+        self.bootstrap = self.start()
+        self.initial_peers: list[str] = self.call(self.bootstrap.addresses())
+
+    def call(self, coroutine, timeout=30):
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout)
+
+    def start(self, announcement=None, *, serves=True, announce=True):
+        """Start a server and write its records."""
+        from deploy.simulated_server import SimulatedServer
+
+        peers = getattr(self, "initial_peers", None)
+        server = self.call(SimulatedServer.start(peers, announcement, serves=serves))
+        self._servers.append(server)
+        if announcement is not None and announce:
+            self.call(server.announce(via=self.bootstrap))
+        return server
+
+    def store(self, key, value, *, subkey=None, lifetime=60):
+        """Write any record through the bootstrap peer."""
+        return self.call(self.bootstrap.node.store(key, value, time.time() + lifetime, subkey=subkey))
+
+    def close_server(self, server):
+        self.call(server.close())
+        self._servers.remove(server)
+
+    def close(self):
+        self.call(_close_all(self._servers))
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(5)
+        self._loop.close()
+
+    @property
+    def bootstrap_peers(self):
+        from shared.p2p.swarm_settings import bootstrap_peers
+
+        return bootstrap_peers(self.initial_peers)
+
+
+async def _close_all(servers):
+    await asyncio.gather(*(server.close() for server in servers))
+    # hivemind leaves tasks behind; a closed loop must not have any.
+    tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@pytest.fixture
+def swarm():
+    """A private swarm of this test's own, with nothing but a bootstrap peer in it."""
+    private = PrivateSwarm()
+    yield private
+    private.close()

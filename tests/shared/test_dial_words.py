@@ -1,0 +1,78 @@
+"""p2pd's words, as it says them, become verdicts; what nobody could look at is never unreachable."""
+
+import pytest
+
+from shared.p2p.dial import classify
+from shared.reachability import NOBODY_COULD_LOOK, Cause, Stage, advice, message
+from shared.snapshot import Verdict
+
+HOST = "/ip4/192.0.2.1/tcp/1"
+RELAYED = HOST + "/p2p/Q/p2p-circuit"
+NEGOTIATE = "failed to negotiate security protocol: "
+
+
+def dial_failed(why, address=HOST):
+    """The daemon's words where one address was dialled."""
+    return f"Connect failed. msg=failed to dial: failed to dial 12D3KooWX: all dials failed\n  * [{address}] {why}"
+
+
+@pytest.mark.parametrize(
+    ("words", "stage", "cause"),
+    [
+        (dial_failed("dial tcp4 192.0.2.1:1: connect: connection refused"), Stage.DIAL, Cause.REFUSED),
+        (dial_failed("dial backoff"), Stage.DIAL, Cause.BACKOFF),
+        (dial_failed("dial tcp4 192.0.2.1:1: i/o timeout"), Stage.DIAL, Cause.TIMEOUT),
+        (dial_failed(NEGOTIATE + "context deadline exceeded"), Stage.SECURITY, Cause.FROZEN),
+        (
+            dial_failed(NEGOTIATE + "peer id mismatch: expected A, but remote key matches B"),
+            Stage.SECURITY,
+            Cause.WRONG_PEER,
+        ),
+        (dial_failed(NEGOTIATE + "message did not have trailing newline"), Stage.SECURITY, Cause.NOT_LIBP2P),
+        (
+            dial_failed("error opening relay circuit: NO_RESERVATION (204)", RELAYED),
+            Stage.DIAL,
+            Cause.NO_RELAY_RESERVATION,
+        ),
+        (dial_failed("dial tcp4 192.0.2.1:1: connect: no route to host"), Stage.DIAL, Cause.NO_HOST_ROUTE),
+        (dial_failed("dial tcp6: connect: network is unreachable"), Stage.DIAL, Cause.NO_LOCAL_ROUTE),
+        ("Connect failed. msg=routing: not found", Stage.LOOKUP, Cause.NO_ADDRESS),
+        ("Connect failed. msg=failed to find any peer in table", Stage.LOOKUP, Cause.NODE_UNFIT),
+        ("Connect failed. msg=failed to dial: no good addresses", Stage.DIAL, Cause.NOT_DIALABLE),
+        ("something that no version of p2pd says yet", Stage.DIAL, Cause.OTHER),
+    ],
+)
+def test_words_become_a_stage_and_a_cause(words, stage, cause):
+    """And a verdict by the cause alone."""
+    outcome = classify(words)
+    assert (outcome.stage, outcome.cause) == (stage, cause)
+    assert outcome.verdict is (Verdict.UNKNOWN if cause in NOBODY_COULD_LOOK else Verdict.UNREACHABLE)
+
+
+def test_a_peer_that_lacks_the_protocol_is_reachable():
+    """It answered: a server that is still joining."""
+    outcome = classify("failed to negotiate protocol: protocols not supported: [TransformerConnectionHandler.rpc_info]")
+    assert (outcome.verdict, outcome.protocol_ok) == (Verdict.REACHABLE, False)
+
+
+def test_an_address_that_works_for_nobody_here_does_not_hide_a_refusal():
+    """One IPv6 address that we have no route to, and one IPv4 address that refuses: refused."""
+    words = dial_failed("dial tcp6: connect: network is unreachable", "/ip6/2001:db8::1/tcp/1")
+    words += f"\n  * [{HOST}] dial tcp4 192.0.2.1:1: connect: connection refused"
+    outcome = classify(words)
+    assert outcome.cause is Cause.REFUSED
+    assert outcome.addresses == ("/ip6/2001:db8::1/tcp/1", "/ip4/192.0.2.1/tcp/1")
+
+
+def test_a_peers_words_cannot_carry_control_codes():
+    """Errors are shown on pages and terminals: printable, and cut."""
+    outcome = classify("evil \x1b[31m\u202e" + "x" * 5000)
+    assert outcome.error.isprintable()
+    assert len(outcome.error) <= 300
+
+
+@pytest.mark.parametrize("cause", Cause)
+def test_every_cause_has_words_and_advice(cause):
+    """Sentences, for people."""
+    assert message(cause).endswith(".")
+    assert advice(cause).endswith(".")

@@ -1,0 +1,123 @@
+import asyncio
+import time
+
+import pytest
+
+from crawler.leader import Leadership
+from shared import keys
+from shared.redis_client import connect
+from shared.snapshot import CrawlStatus
+from shared.snapshot_store import DeposedError, SnapshotReader, SnapshotWriter
+from tests.fakes import model, snapshot
+
+
+async def lead(redis, name="one"):
+    leadership = Leadership(redis, name)
+    assert await leadership.hold()
+    return leadership
+
+
+async def next_snapshot(news):
+    async with asyncio.timeout(8):
+        while True:
+            item = await anext(news)
+            if item.snapshot is not None:
+                return item
+
+
+async def test_a_reader_gets_what_is_there_and_then_each_change(redis):
+    """A replica that starts late shows the newest snapshot at once, and follows from there."""
+    writer, leader = SnapshotWriter(redis), await lead(redis)
+    await writer.publish(snapshot(taken_at=1.0), leader.lease)
+    await writer.publish(snapshot(taken_at=2.0), leader.lease)
+    news = SnapshotReader(redis).follow()
+    assert (await next_snapshot(news)).snapshot.taken_at == 2.0
+    await writer.publish(snapshot(taken_at=3.0), leader.lease)
+    assert (await next_snapshot(news)).snapshot.taken_at == 3.0
+    await news.aclose()
+
+
+async def test_only_the_newest_snapshot_is_kept(redis):
+    """Redis does not fill up with old snapshots."""
+    writer, leader = SnapshotWriter(redis), await lead(redis)
+    for taken_at in range(5):
+        await writer.publish(snapshot(taken_at=float(taken_at)), leader.lease)
+    assert await redis.xlen(keys.SNAPSHOTS) == 1
+
+
+async def test_a_deposed_crawler_cannot_overwrite(redis):
+    """One that was frozen and wakes after another took the lead is refused by Redis itself."""
+    writer, old = SnapshotWriter(redis), await lead(redis, "old")
+    await redis.delete(keys.CRAWLER_LEASE)  # its lease ran out
+    new = await lead(redis, "new")
+    await writer.publish(snapshot(taken_at=2.0), new.lease)
+    with pytest.raises(DeposedError):
+        await writer.publish(snapshot(taken_at=3.0), old.lease)
+    assert not await old.hold()
+
+
+async def test_an_older_snapshot_does_not_replace_a_newer_one(redis):
+    """Whoever leads, time does not go backwards."""
+    writer, leader = SnapshotWriter(redis), await lead(redis)
+    await writer.publish(snapshot(taken_at=2.0), leader.lease)
+    with pytest.raises(DeposedError, match="OLDER"):
+        await writer.publish(snapshot(taken_at=1.0), leader.lease)
+
+
+async def test_a_status_arrives_beside_the_snapshot(redis):
+    """A failed crawl is told, and leaves the snapshot alone."""
+    writer, leader = SnapshotWriter(redis), await lead(redis)
+    await writer.publish(snapshot(taken_at=1.0), leader.lease)
+    news = SnapshotReader(redis).follow()
+    await next_snapshot(news)
+    await writer.report(CrawlStatus(2.0, ok=False, error="no bootstrap peer answered"))
+    async with asyncio.timeout(5):
+        item = await anext(news)
+    assert item.status.error == "no bootstrap peer answered"
+    assert item.snapshot is None
+    await news.aclose()
+
+
+async def test_an_unreadable_document_is_passed_over(redis):
+    """During an upgrade a reader keeps what it has, and takes the next that it can read."""
+    await redis.xadd(keys.SNAPSHOTS, {"snapshot": b"from the future"}, id="1-1")
+    news = SnapshotReader(redis).follow()
+    waiting = asyncio.create_task(next_snapshot(news))
+    await asyncio.sleep(0.1)
+    assert not waiting.done()
+    writer, leader = SnapshotWriter(redis), await lead(redis)
+    await writer.publish(snapshot(model("later"), taken_at=time.time()), leader.lease)
+    assert (await waiting).snapshot.models[0].dht_prefix == "later"
+    await news.aclose()
+
+
+async def test_a_reader_follows_over_a_redis_that_comes_back_empty(redis_server):
+    """Stream ids begin anew there, before the reader's cursor; it must notice."""
+    redis = connect(redis_server.url, "tests")
+    writer, leader = SnapshotWriter(redis), await lead(redis)
+    # An id far in the future, as if the clock had been wrong: the new ids will lie before it.
+    await redis.xadd(keys.SNAPSHOTS, {"snapshot": b"-"}, id="9999999999999-0")
+    await writer.publish(snapshot(taken_at=1.0), leader.lease)
+    reader = SnapshotReader(redis)
+    news = reader.follow()
+    assert (await next_snapshot(news)).snapshot.taken_at == 1.0
+    redis_server.kill()
+    waiting = asyncio.create_task(next_snapshot(news))
+    await asyncio.sleep(1.2)
+    assert not reader.connected
+    redis_server.start()
+    leader = await lead(redis)
+    await writer.publish(snapshot(taken_at=2.0), leader.lease)
+    assert (await waiting).snapshot.taken_at == 2.0
+    await news.aclose()
+    await redis.aclose()
+
+
+async def test_a_snapshot_from_the_future_does_not_bar_right_ones(redis):
+    """A crawler whose clock was an hour ahead is corrected: the next snapshot is published."""
+    writer, leader = SnapshotWriter(redis), await lead(redis)
+    await writer.publish(snapshot(taken_at=time.time() + 3600), leader.lease)
+    await writer.publish(snapshot(model("right"), taken_at=time.time()), leader.lease)
+    async with asyncio.timeout(5):
+        item = await anext(SnapshotReader(redis).follow())
+    assert item.snapshot.models[0].dht_prefix == "right"
