@@ -1,0 +1,1 @@
+"""Observes the swarm, judges what it saw, and publishes a snapshot."""

@@ -1,0 +1,146 @@
+"""`python -m crawler`: crawl the swarm on schedule into Redis; with `--once`, print its state and end."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import socket
+import sys
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import msgspec
+from rich.live import Live
+from rich.text import Text
+
+from crawler.crawl_loop import CrawlLoop, crawl_once
+from crawler.diagnose import diagnose
+from crawler.history import HistoryWriter
+from crawler.incident_notices import IncidentNotices
+from crawler.leader import Leadership
+from crawler.metrics import CrawlerMetrics
+from crawler.settings import CrawlerSettings
+from crawler.swarm import SwarmUnavailableError
+from crawler.webhook import parse_target
+from shared import logs
+from shared.p2p.node import NodeError, SwarmNode
+from shared.redis_client import connect
+from shared.settings import load, settings_table
+from shared.snapshot_store import SnapshotWriter
+from shared.state_document import state_document
+from shared.text_picture import text_picture
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+
+def main() -> int:
+    arguments = _parser().parse_args()
+    settings = load(CrawlerSettings)
+    if arguments.print_config:
+        print(settings_table(CrawlerSettings, settings))  # noqa: T201
+        return 0
+    logs.configure(settings, "crawler")
+    if arguments.once:
+        return asyncio.run(_once(settings, arguments.format))
+    if arguments.diagnose:
+        return 0 if asyncio.run(diagnose(settings, say=print)) else 1
+    if arguments.watch:
+        with suppress(KeyboardInterrupt):
+            asyncio.run(_watch(settings))
+        return 0
+    asyncio.run(_run(settings))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m crawler",
+        description=__doc__,
+        epilog="settings, from environment variables:\n" + settings_table(CrawlerSettings),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--once", action="store_true", help="crawl once without Redis, print the state, end")
+    parser.add_argument("--diagnose", action="store_true", help="say step by step what can be seen, and what is wrong")
+    parser.add_argument("--watch", action="store_true", help="draw the picture anew after each crawl, without Redis")
+    parser.add_argument("--format", choices=("json", "text"), default="json", help="what --once prints")
+    parser.add_argument("--print-config", action="store_true", help="print the settings in force and end")
+    return parser
+
+
+async def _once(settings: CrawlerSettings, form: str) -> int:
+    try:
+        async with await SwarmNode.open() as node:
+            snapshot = await crawl_once(settings, node)
+    except (SwarmUnavailableError, NodeError) as error:
+        print(f"The swarm cannot be seen: {error}.", file=sys.stderr)  # noqa: T201
+        for peer in getattr(error, "bootstrap_peers", ()):
+            print(f"  {peer.peer_id} at {', '.join(peer.addresses)}: {peer.error}", file=sys.stderr)  # noqa: T201
+        print("Set INITIAL_PEERS for another swarm; `make demo` shows a private one.", file=sys.stderr)  # noqa: T201
+        return 1
+    if form == "text":
+        sys.stdout.write(text_picture(snapshot, color=sys.stdout.isatty()))
+    else:
+        document = msgspec.json.encode(state_document(snapshot))
+        sys.stdout.write(msgspec.json.format(document, indent=2).decode() + "\n")
+    return 0
+
+
+async def _watch(settings: CrawlerSettings) -> None:
+    async with await SwarmNode.open() as node:
+        with Live(Text("The first crawl is running."), auto_refresh=False, vertical_overflow="visible") as screen:
+            while True:
+                started = time.monotonic()
+                try:
+                    picture = text_picture(await crawl_once(settings, node), color=True)
+                except SwarmUnavailableError as error:
+                    picture = f"The swarm cannot be seen: {error}."
+                screen.update(Text.from_ansi(picture), refresh=True)
+                await asyncio.sleep(max(1.0, settings.crawl_period - (time.monotonic() - started)))
+
+
+async def _run(settings: CrawlerSettings) -> None:
+    metrics = CrawlerMetrics()
+    if settings.crawler_metrics_port:
+        metrics.serve(settings.crawler_metrics_port)
+    redis = connect(settings.redis_url, f"crawler-{os.getpid()}")
+    leadership = Leadership(redis, f"{socket.gethostname()}-{os.getpid()}")
+    loop = CrawlLoop(settings, SnapshotWriter(redis), leadership, metrics, HistoryWriter(redis))
+    crawling = asyncio.create_task(loop.run())
+    beside = [asyncio.create_task(metrics.watch_redis(redis))]
+    if settings.incident_webhook_url is not None:
+        beside.append(asyncio.create_task(_notices(settings, redis, leadership, metrics).run()))
+    for name in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(name, crawling.cancel)
+    try:
+        await crawling
+    except asyncio.CancelledError:
+        pass
+    finally:
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
+        await redis.aclose()
+
+
+def _notices(
+    settings: CrawlerSettings, redis: Redis, leadership: Leadership, metrics: CrawlerMetrics
+) -> IncidentNotices:
+    assert settings.incident_webhook_url is not None  # noqa: S101 - called where there is one
+    secret = settings.incident_webhook_secret
+    return IncidentNotices(
+        redis,
+        leadership,
+        metrics,
+        parse_target(settings.incident_webhook_url),
+        secret=None if secret is None else secret.get_secret_value().encode(),
+        allow_private=settings.incident_webhook_allow_private,
+        official_only=settings.incident_webhook_models == "official",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,241 @@
+"""Crawl on schedule while leading, publish what was seen, and say so where nothing was.
+
+A failed crawl leaves the last good snapshot in place; only the status beside it changes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import structlog
+from redis.exceptions import RedisError
+
+from crawler.leader import RENEW_EVERY
+from crawler.report import build_snapshot
+from crawler.swarm import Crawl, SwarmUnavailableError
+from shared.p2p.node import Dialler, NodeError, SwarmNode
+from shared.snapshot import CrawlStatus, Snapshot
+from shared.snapshot_store import DeposedError, SnapshotWriter
+
+if TYPE_CHECKING:
+    from crawler.history import HistoryWriter
+    from crawler.leader import Leadership
+    from crawler.metrics import CrawlerMetrics
+    from crawler.settings import CrawlerSettings
+
+MAX_CRAWL_SECONDS = 300.0
+"""A crawl that takes longer is given up: something in it hangs that its own deadlines do not cover."""
+EMPTY_CRAWLS_BELIEVED = 3
+"""After a swarm was seen, so many crawls in a row must see no server at all before that is published."""
+
+log = structlog.get_logger()
+
+
+async def crawl_once(
+    settings: CrawlerSettings,
+    guide: SwarmNode,
+    metrics: CrawlerMetrics | None = None,
+    *,
+    last: Snapshot | None = None,
+) -> Snapshot:
+    """One pass: observe, judge. Who was reached in the `last` snapshot is looked at first.
+
+    Raises `SwarmUnavailableError`, `NodeError`.
+    """
+    started = time.time()
+    try:
+        # A fresh dialler for each crawl: a daemon remembers failed dials for up to five minutes, and would go on
+        # calling a server unreachable that came back meanwhile.
+        async with asyncio.timeout(MAX_CRAWL_SECONDS), await Dialler.open() as dialler:
+            observation = await Crawl(
+                guide,
+                dialler,
+                settings.bootstrap_peers,
+                settings.official_models,
+                settings.private_swarm,
+                settings.dial_timeout,
+                settings.lookup_timeout,
+                last,
+            ).run()
+    except TimeoutError:
+        raise SwarmUnavailableError(f"the crawl did not end within {MAX_CRAWL_SECONDS:g} s") from None
+    if metrics is not None:
+        metrics.observed(observation)
+    snapshot = build_snapshot(
+        observation,
+        started_at=started,
+        ended_at=time.time(),
+        update_period=settings.crawl_period,
+        private_swarm=settings.private_swarm,
+    )
+    return snapshot if settings.geo_database is None else settings.geo_database.with_locations(snapshot)
+
+
+class CrawlLoop:
+    """The life of a crawler process."""
+
+    def __init__(
+        self,
+        settings: CrawlerSettings,
+        writer: SnapshotWriter,
+        leadership: Leadership,
+        metrics: CrawlerMetrics,
+        history: HistoryWriter | None = None,
+    ) -> None:
+        self._settings = settings
+        self._writer = writer
+        self._leadership = leadership
+        self._metrics = metrics
+        self._history = history
+        self._guide: SwarmNode | None = None
+        self._last: Snapshot | None = None
+        self._empty_crawls = 0
+        self._leads = asyncio.Event()
+
+    async def run(self) -> None:
+        """Run until cancelled; then let go of the lease and end the node."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._keep_lease())
+                tasks.create_task(self._crawl_on_schedule())
+        finally:
+            with suppress(RedisError, OSError, TimeoutError):
+                async with asyncio.timeout(1):
+                    await self._leadership.release()
+            await self._drop_guide()
+
+    async def _keep_lease(self) -> None:
+        redis_away = False
+        while True:
+            try:
+                led = self._leads.is_set()
+                if await self._leadership.hold():
+                    if not led:
+                        self._metrics.elections.inc()
+                        log.info("leading", lease=self._leadership.lease)
+                    self._leads.set()
+                    await self._restore()
+                else:
+                    if led:
+                        log.warning("another crawler leads")
+                    self._leads.clear()
+                if redis_away:
+                    log.info("redis is back")
+                redis_away = False
+            except (RedisError, OSError) as error:
+                if not redis_away:
+                    log.warning("redis is away; trying again every second", error=str(error))
+                redis_away = True
+            self._metrics.leading.set(self._leads.is_set())
+            await asyncio.sleep(RENEW_EVERY)
+
+    async def _restore(self) -> None:
+        """Put the last snapshot back at once where Redis came back empty."""
+        if self._last is not None and not await self._writer.published():
+            with suppress(DeposedError):
+                await self._publish(self._last)
+                log.info("republished the last snapshot: redis had lost it")
+
+    async def _crawl_on_schedule(self) -> None:
+        while True:
+            await self._leads.wait()
+            started = time.monotonic()
+            await self._crawl()
+            elapsed = time.monotonic() - started
+            if elapsed > self._settings.crawl_period:
+                log.warning("the crawl took longer than its period", seconds=round(elapsed, 1))
+            # Periods missed meanwhile are skipped, not caught up.
+            await asyncio.sleep(self._settings.crawl_period - elapsed % self._settings.crawl_period)
+
+    async def _crawl(self) -> None:
+        attempted_at = time.time()
+        try:
+            if self._guide is None:
+                self._guide = await SwarmNode.open()
+            snapshot = await crawl_once(self._settings, self._guide, self._metrics, last=self._last)
+            self._doubt_emptiness(snapshot)
+        except (SwarmUnavailableError, NodeError) as error:
+            await self._failed(error, attempted_at)
+            return
+        except Exception as error:
+            log.exception("crawl failed")
+            await self._failed(error, attempted_at)
+            return
+        self._last = snapshot
+        self._metrics.crawled(snapshot)
+        size = None
+        try:
+            with self._metrics.phase("publish"):
+                size = await self._publish(snapshot)
+            await self._report(CrawlStatus(attempted_at, ok=True, snapshot_taken_at=snapshot.taken_at))
+            with self._metrics.phase("record"):
+                await self._record(snapshot)
+        except DeposedError as error:
+            log.warning("snapshot not published: another crawler leads", reason=str(error))
+        except (RedisError, OSError) as error:
+            log.warning("snapshot not published: redis is away or full", error=str(error))
+        log.info(
+            "crawled",
+            seconds=round(snapshot.update_duration, 2),
+            models=len(snapshot.models),
+            servers=snapshot.num_servers,
+            unreachable=len(snapshot.reachability_issues),
+            refused=snapshot.refused.total,
+            unanswered_keys=snapshot.unanswered_keys,
+            bytes=size,
+        )
+
+    def _doubt_emptiness(self, snapshot: Snapshot) -> None:
+        """An empty answer where a swarm was: more likely a DHT node that restarted than a swarm that left."""
+        self._empty_crawls = 0 if snapshot.num_servers else self._empty_crawls + 1
+        seen = self._last.num_servers if self._last is not None else 0
+        if seen and not snapshot.num_servers and self._empty_crawls < EMPTY_CRAWLS_BELIEVED:
+            raise SwarmUnavailableError(
+                f"the swarm announced no server at all, where it had {seen} before", snapshot.bootstrap_peers
+            )
+
+    async def _publish(self, snapshot: Snapshot) -> int:
+        return await self._writer.publish(snapshot, self._leadership.lease or "")
+
+    async def _record(self, snapshot: Snapshot) -> None:
+        """The past is worth less than the present: whatever goes wrong with it costs one entry of it."""
+        try:
+            if self._history is not None:
+                await self._history.append(snapshot, self._leadership.lease or "")
+        except (DeposedError, RedisError, OSError) as error:
+            log.warning("history not written", error=str(error))
+        except Exception:
+            log.exception("history not written")
+
+    async def _failed(self, error: Exception, attempted_at: float) -> None:
+        peers = getattr(error, "bootstrap_peers", ())
+        reason = str(error) or type(error).__name__
+        log.warning(
+            "crawl failed; the last snapshot stays",
+            reason=reason,
+            bootstrap_peers={peer.peer_id: peer.error for peer in peers if peer.error},
+        )
+        self._metrics.failed()
+        # A fresh guide next time: it may itself be what failed.
+        await self._drop_guide()
+        await self._report(
+            CrawlStatus(
+                attempted_at,
+                ok=False,
+                error=reason,
+                bootstrap_peers=peers,
+                snapshot_taken_at=self._last.taken_at if self._last is not None else None,
+            )
+        )
+
+    async def _report(self, status: CrawlStatus) -> None:
+        with suppress(RedisError, OSError):
+            await self._writer.report(status)
+
+    async def _drop_guide(self) -> None:
+        if self._guide is not None:
+            await self._guide.close()
+            self._guide = None

@@ -1,0 +1,68 @@
+"""`python -m crawler --diagnose`: why does my swarm show nothing? Each step's finding, in words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from crawler.crawl_loop import crawl_once
+from crawler.swarm import SwarmUnavailableError
+from shared.p2p.dial import classify
+from shared.p2p.node import SwarmNode
+from shared.p2p.petals_wire import MODEL_INDEX_KEY
+from shared.snapshot import PeerState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from crawler.settings import CrawlerSettings
+    from shared.snapshot import Snapshot
+
+MAX_CLOCK_SKEW = 3.0
+"""Seconds; hivemind nodes refuse to talk to those whose clock differs by more."""
+
+
+async def diagnose(settings: CrawlerSettings, say: Callable[[str], None]) -> bool:
+    """Go through what a crawl needs, telling each finding. Return whether the swarm can be seen."""
+    say(f"{'Private' if settings.private_swarm else 'Public'} swarm, {len(settings.bootstrap_peers)} bootstrap peers:")
+    async with await SwarmNode.open() as node:
+        errors = await node.join(settings.bootstrap_peers, settings.dial_timeout)
+        for peer_id, error in errors.items():
+            places = ", ".join(settings.bootstrap_peers[peer_id])
+            say(f"  {peer_id} at {places}: {'ok' if error is None else classify(error).explanation}")
+        joined = [peer_id for peer_id, error in errors.items() if error is None]
+        if not joined:
+            say("No bootstrap peer answers: check INITIAL_PEERS, and that this machine may connect to those ports.")
+            return False
+        for peer_id in joined:
+            skew = await node.clock_skew(peer_id)
+            if skew is not None and abs(skew) > MAX_CLOCK_SKEW:
+                say(f"This machine's clock differs by {skew:+.1f} s from {peer_id}'s: set it by NTP.")
+        index = (await node.look_up([MODEL_INDEX_KEY], settings.lookup_timeout)).get(MODEL_INDEX_KEY, {})
+        if index:
+            say(f"Models announced: {', '.join(sorted(index)[:20])}")
+        else:
+            say("No model is announced: no server of this swarm has started, or its announcements have expired.")
+        try:
+            snapshot = await crawl_once(settings, node)
+        except SwarmUnavailableError as error:
+            say(f"The crawl failed: {error}.")
+            return False
+    _tell(snapshot, say)
+    return True
+
+
+def _tell(snapshot: Snapshot, say: Callable[[str], None]) -> None:
+    for model in snapshot.models:
+        covered = sum(map(bool, model.redundancy()))
+        states = ", ".join(
+            f"{count} {state}" for state in PeerState if (count := sum(s.state is state for s in model.servers))
+        )
+        say(f"  {model.dht_prefix}: {covered}/{model.num_blocks} blocks served; {states or 'no servers'}")
+    if snapshot.unanswered_keys:
+        say(f"{snapshot.unanswered_keys} DHT keys did not answer in time: raise LOOKUP_TIMEOUT if this stays.")
+    for reason, count in snapshot.refused.by_reason.items():
+        say(f"Refused {count} records: {reason} (for example {snapshot.refused.examples.get(reason, 'in an entry')})")
+    for issue in snapshot.reachability_issues:
+        say(f"  {issue.peer_id}: {issue.error} {issue.advice}")
+    if not snapshot.num_servers:
+        say("No server is announced. A server must be started with --initial_peers of this swarm.")

@@ -1,0 +1,79 @@
+"""Where servers are, by the operator's own MaxMind-format file: offline, no look-up ever leaves the machine."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import TYPE_CHECKING, Any, Self
+
+import maxminddb
+import msgspec
+
+from crawler.records import clean_text
+from shared.snapshot import Location
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from shared.snapshot import ServerReport, Snapshot
+
+MAX_PLACE_NAME = 80
+_IP = re.compile(r"/ip[46]/(?P<ip>[0-9a-fA-F.:]+)/")
+
+
+class GeoDatabase:
+    """An open database. Knows cities and countries in English, as GeoLite2 and DB-IP files have them."""
+
+    def __init__(self, reader: maxminddb.Reader) -> None:
+        self._reader = reader
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Raises `ValueError` for what is no such file."""
+        try:
+            return cls(maxminddb.open_database(path, maxminddb.MODE_MMAP_EXT))
+        except (OSError, maxminddb.InvalidDatabaseError, ValueError) as error:
+            raise ValueError(f"{path} is not a MaxMind-format database: {error}") from error
+
+    def locate(self, ip: str) -> Location | None:
+        """Return where a public IP address is; None for others and for unknown ones."""
+        try:
+            if not ipaddress.ip_address(ip).is_global:
+                return None
+            found: Any = self._reader.get(ip)
+        except ValueError:
+            return None
+        if not isinstance(found, dict):
+            return None
+        regions = found.get("subdivisions") or [None]
+        location = Location(
+            country=_text((found.get("country") or {}).get("iso_code")),
+            region=_name(regions[0]),
+            city=_name(found.get("city")),
+        )
+        return location if location != Location() else None
+
+    def with_locations(self, snapshot: Snapshot) -> Snapshot:
+        """Return the snapshot with the location of each server that has a direct public address."""
+        models = tuple(
+            msgspec.structs.replace(model, servers=tuple(map(self._located, model.servers)))
+            for model in snapshot.models
+        )
+        return msgspec.structs.replace(snapshot, models=models)
+
+    def _located(self, server: ServerReport) -> ServerReport:
+        for address in server.multiaddrs:
+            # The IP address in a relayed multiaddr is the relay's.
+            match = None if "/p2p-circuit" in address else _IP.match(address)
+            location = self.locate(match["ip"]) if match else None
+            if location is not None:
+                return msgspec.structs.replace(server, location=location)
+        return server
+
+
+def _name(place: Any) -> str | None:
+    return _text(place["names"].get("en")) if isinstance(place, dict) and isinstance(place.get("names"), dict) else None
+
+
+def _text(value: Any) -> str | None:
+    return clean_text(value, MAX_PLACE_NAME) or None if isinstance(value, str) else None

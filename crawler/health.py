@@ -1,0 +1,46 @@
+"""The Python API: the swarm's state as a dict, from a script, without Redis.
+
+import hivemind
+from crawler.health import PUBLIC_INITIAL_PEERS, fetch_health_state
+
+dht = hivemind.DHT(initial_peers=PUBLIC_INITIAL_PEERS, client_mode=True, start=True)
+state = fetch_health_state(dht)
+"""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from crawler.crawl_loop import crawl_once
+from crawler.settings import CrawlerSettings
+from shared.p2p.node import SwarmNode
+from shared.p2p.petals_wire import PUBLIC_INITIAL_PEERS
+from shared.state_document import state_document
+
+if TYPE_CHECKING:
+    from hivemind import DHT
+
+__all__ = ["PUBLIC_INITIAL_PEERS", "fetch_health_state"]
+
+
+def fetch_health_state(dht: DHT, **settings: Any) -> dict[str, Any]:
+    """Crawl the swarm that `dht` belongs to, and return what `GET /api/v1/state` would show.
+
+    `dht` is a started `hivemind.DHT`. It is asked where its swarm is, not to do the work: its results go
+    through a pipe that loses large ones. `settings` are those of `CrawlerSettings`, by field name
+    (`models`, `dial_timeout`, …); the environment's apply too.
+
+    Takes some seconds. Raises `crawler.swarm.SwarmUnavailableError` where no bootstrap peer answers.
+    """
+    initial_peers = [str(address) for address in dht.initial_peers or dht.get_visible_maddrs()]
+    options = CrawlerSettings(initial_peers=initial_peers, **settings)
+
+    async def fetch() -> dict[str, Any]:
+        async with await SwarmNode.open() as node:
+            return state_document(await crawl_once(options, node))
+
+    # In a thread, so that it works where a loop runs already, as in a notebook.
+    with ThreadPoolExecutor(max_workers=1) as executor:
+        return executor.submit(asyncio.run, fetch()).result()

@@ -1,0 +1,195 @@
+"""When a model is down: pure steps from one crawl to the next, over a state that is kept in Redis.
+
+An incident opens at the second crawl in a row that finds a model broken, and begins with the first of them; it
+ends in the same way. A crawl that could not judge (it failed, or too many DHT keys did not answer) counts for
+neither. Only a model that was healthy before, or an official one that has servers, can have an incident.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from shared.incidents import Fate, Incident, LostBlocks, LostServer, Outcome
+from shared.snapshot import ModelReport, ModelState, PeerState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+CRAWLS_TO_OPEN = 2
+CRAWLS_TO_CLOSE = 2
+WITHDRAWN_AFTER = 7 * 86400.0
+"""Seconds without any server after which a model counts as withdrawn, not as broken."""
+MAX_HELD = 2_000
+"""Servers of a healthy model that are remembered, to name those that it lost."""
+MAX_LOST_BLOCKS = 20
+MAX_LOST_SERVERS = 20
+
+
+class Held(msgspec.Struct, frozen=True, array_like=True):
+    """A server that held blocks `start <= block < end` when the model was last healthy."""
+
+    peer_id: str
+    start: int
+    end: int
+
+
+class Watch(msgspec.Struct, frozen=True):
+    """What is remembered of a model between crawls."""
+
+    name: str
+    official: bool
+    num_blocks: int
+    last_served: float
+    """When it last had any server."""
+    last_healthy: float | None = None
+    held: tuple[Held, ...] = ()
+    broken: int = 0
+    """Crawls in a row that found it broken."""
+    healthy: int = 0
+    """Crawls in a row that found it healthy."""
+    healthy_since: float = 0.0
+    suspected: Incident | None = None
+    """What becomes an incident if the next crawl finds the model broken too."""
+    incident: Incident | None = None
+
+    @property
+    def missed_when_absent(self) -> bool:
+        """Whether it is still looked for when nobody announces it."""
+        return self.last_healthy is not None or self.incident is not None
+
+
+def judged(model: ModelReport | None, unanswered_keys: int) -> ModelState | None:
+    """Return the state that a crawl proves; None where keys that did not answer may explain what is missing."""
+    if model is None:
+        return None if unanswered_keys else ModelState.BROKEN
+    if model.state is ModelState.BROKEN and model.redundancy().count(0) <= unanswered_keys:
+        return None
+    return model.state
+
+
+def absent(prefix: str, watch: Watch) -> ModelReport:
+    """Return the report of a model that nobody announces any more."""
+    return ModelReport(
+        dht_prefix=prefix,
+        num_blocks=watch.num_blocks,
+        state=ModelState.BROKEN,
+        name=watch.name,
+        short_name=watch.name,
+        official=watch.official,
+    )
+
+
+def step(
+    watch: Watch | None, model: ModelReport, state: ModelState | None, at: float
+) -> tuple[Watch | None, Incident | None]:
+    """Return what to remember after a crawl that ended `at`, and the incident that it ended.
+
+    Nothing is remembered of a model that was withdrawn.
+    """
+    if watch is None:
+        watch = Watch(model.name, model.official, model.num_blocks, last_served=at)
+    watch = msgspec.structs.replace(
+        watch,
+        name=model.name,
+        official=model.official,
+        num_blocks=model.num_blocks,
+        last_served=at if model.servers else watch.last_served,
+    )
+    if state is None:
+        return watch, None
+    if state is ModelState.HEALTHY:
+        return _found_healthy(watch, model, at)
+    return _found_broken(watch, model, at)
+
+
+def _found_healthy(watch: Watch, model: ModelReport, at: float) -> tuple[Watch, Incident | None]:
+    healthy = watch.healthy + 1
+    since = watch.healthy_since if watch.healthy else at
+    online = [server for server in model.servers if server.state is PeerState.ONLINE]
+    incident, closed = watch.incident, None
+    if incident is not None and healthy >= CRAWLS_TO_CLOSE:
+        closed = msgspec.structs.replace(incident, end=since, outcome=Outcome.RECOVERED)
+        incident = None
+    after = msgspec.structs.replace(
+        watch,
+        healthy=healthy,
+        healthy_since=since,
+        broken=0,
+        suspected=None,
+        incident=incident,
+        last_healthy=at,
+        held=tuple(Held(server.peer_id, server.span.start, server.span.end) for server in online[:MAX_HELD]),
+    )
+    return after, closed
+
+
+def _found_broken(watch: Watch, model: ModelReport, at: float) -> tuple[Watch | None, Incident | None]:
+    broken = watch.broken + 1
+    suspected, incident = watch.suspected, watch.incident
+    covered = model.num_blocks - model.redundancy().count(0)
+    if (
+        suspected is None
+        and incident is None
+        and (watch.last_healthy is not None or (model.official and model.servers))
+    ):
+        suspected = _suspect(watch, model, covered, at)
+        broken = 1
+    if incident is None and suspected is not None and broken >= CRAWLS_TO_OPEN:
+        incident, suspected = suspected, None
+    if incident is not None and covered < incident.covered_blocks:
+        incident = msgspec.structs.replace(incident, covered_blocks=covered)
+    if at - watch.last_served >= WITHDRAWN_AFTER:
+        if incident is not None:
+            incident = msgspec.structs.replace(incident, end=at, outcome=Outcome.WITHDRAWN)
+        return None, incident
+    after = msgspec.structs.replace(
+        watch, broken=broken, healthy=0, healthy_since=0.0, suspected=suspected, incident=incident
+    )
+    return after, None
+
+
+def _suspect(watch: Watch, model: ModelReport, covered: int, at: float) -> Incident:
+    stretches = [_lost(watch.held, model, start, end) for start, end in missing_stretches(model.redundancy())]
+    mark = hashlib.blake2b(model.dht_prefix.encode(errors="replace"), digest_size=4).hexdigest()
+    return Incident(
+        id=f"{int(at)}-{mark}",
+        dht_prefix=model.dht_prefix,
+        name=model.name,
+        official=model.official,
+        start=at,
+        num_blocks=model.num_blocks,
+        covered_blocks=covered,
+        last_healthy=watch.last_healthy,
+        cause=tuple(stretches[:MAX_LOST_BLOCKS]),
+        more_blocks=max(0, len(stretches) - MAX_LOST_BLOCKS),
+    )
+
+
+def missing_stretches(redundancy: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield `(start, end)` of each run of blocks that no server holds."""
+    edges = [0, *(i for i, (a, b) in enumerate(pairwise(redundancy), 1) if bool(a) != bool(b)), len(redundancy)]
+    yield from ((start, end) for start, end in pairwise(edges) if start < end and not redundancy[start])
+
+
+def _lost(held: Sequence[Held], model: ModelReport, start: int, end: int) -> LostBlocks:
+    now = {server.peer_id: server for server in model.servers}
+    lost = []
+    for server in held:
+        if server.start < end and start < server.end:
+            report = now.get(server.peer_id)
+            lost.append(LostServer(server.peer_id, server.start, server.end, _fate(report.state if report else None)))
+    return LostBlocks(start, end, tuple(lost[:MAX_LOST_SERVERS]), max(0, len(lost) - MAX_LOST_SERVERS))
+
+
+def _fate(state: PeerState | None) -> Fate:
+    match state:
+        case None:
+            return Fate.GONE
+        case PeerState.ONLINE:  # elsewhere: the block is not among those that it holds
+            return Fate.MOVED
+        case _:
+            return Fate(state.value)

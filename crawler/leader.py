@@ -1,0 +1,61 @@
+"""Which crawler leads: a lease in Redis with a fencing number in it.
+
+Any number of crawlers may run; one holds the lease and crawls, the others wait. The lease's value is unique to
+the holder and to the time that it took the lead, and every write names it (`SnapshotWriter.publish`), so one
+that was frozen and wakes after its lease has passed on cannot overwrite anything.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from shared import keys
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+LEASE_SECONDS = 5.0
+RENEW_EVERY = 1.0
+
+# KEYS: lease, fencing counter. ARGV: holder's name, milliseconds, the lease held until now ('' if none).
+_HOLD = """
+local current = redis.call('GET', KEYS[1])
+if current and current == ARGV[3] then
+  redis.call('PEXPIRE', KEYS[1], ARGV[2])
+  return current
+end
+if current then return false end
+local lease = redis.call('INCR', KEYS[2]) .. ':' .. ARGV[1]
+redis.call('SET', KEYS[1], lease, 'PX', ARGV[2])
+return lease
+"""
+_RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"
+
+
+class Leadership:
+    """One crawler's claim to lead."""
+
+    def __init__(self, redis: Redis, name: str) -> None:
+        self._name = name
+        self._hold = redis.register_script(_HOLD)
+        self._release = redis.register_script(_RELEASE)
+        self.lease: str | None = None
+        """What fences this crawler's writes; None while another one leads."""
+
+    async def hold(self) -> bool:
+        """Renew the lease, or take it where nobody has it. Return whether this crawler leads now.
+
+        Raises `redis.RedisError`; the lease is then unknown, and Redis decides at the next write.
+        """
+        answer = await self._hold(
+            keys=[keys.CRAWLER_LEASE, keys.CRAWLER_FENCING],
+            args=[self._name, int(LEASE_SECONDS * 1000), self.lease or ""],
+        )
+        self.lease = answer.decode() if answer is not None else None
+        return self.lease is not None
+
+    async def release(self) -> None:
+        """Let another crawler lead at once."""
+        if self.lease is not None:
+            await self._release(keys=[keys.CRAWLER_LEASE], args=[self.lease])
+            self.lease = None

@@ -1,0 +1,140 @@
+"""What the crawler says of its own process, on its private port. The swarm's metrics are the api's."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
+from redis.exceptions import RedisError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from redis.asyncio import Redis
+
+    from crawler.swarm import Observation
+    from shared.snapshot import Snapshot
+
+PHASES = ("join", "look_up", "dial", "self_check", "publish", "record")
+REDIS_EVERY = 10.0
+"""Seconds between looks at Redis's memory."""
+
+
+class CrawlerMetrics:
+    """One registry a crawler; serving it is a choice of `main`."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self.leading = Gauge("petals_crawler_leading", "1 while this crawler holds the lease.", registry=self.registry)
+        self.elections = Counter(
+            "petals_crawler_elections", "Times that this crawler took the lead.", registry=self.registry
+        )
+        self._crawls = Counter(
+            "petals_crawler_crawls", "Crawls by how they ended.", ["outcome"], registry=self.registry
+        )
+        self._duration = Histogram(
+            "petals_crawler_crawl_duration_seconds",
+            "Duration of crawls that saw the swarm.",
+            buckets=(0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300),
+            registry=self.registry,
+        )
+        self._phase = Histogram(
+            "petals_crawler_phase_duration_seconds",
+            "Duration of a crawl's phases. Dials begin during look-ups: their phase is what is left of them then.",
+            ["phase"],
+            buckets=(0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
+            registry=self.registry,
+        )
+        self._last_success = Gauge(
+            "petals_crawler_last_success_timestamp_seconds", "When a crawl last saw the swarm.", registry=self.registry
+        )
+        self._refused = Counter(
+            "petals_crawler_records_refused", "DHT records refused, by reason.", ["reason"], registry=self.registry
+        )
+        self._lookups = Counter(
+            "petals_crawler_lookups",
+            "DHT keys looked up, by whether they answered.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self._dials = Counter(
+            "petals_crawler_dials",
+            "Servers dialled, by verdict, stage and cause.",
+            ["verdict", "stage", "cause"],
+            registry=self.registry,
+        )
+        self._connect = Histogram(
+            "petals_crawler_connect_duration_seconds",
+            "From the start of a connection to its first answer, for servers that were reached.",
+            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+            registry=self.registry,
+        )
+        self.notices = Counter(
+            "petals_crawler_incident_notices",
+            "Webhook deliveries by how they ended.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self._redis_up = Gauge("petals_redis_up", "1 while Redis answers the crawler.", registry=self.registry)
+        self._redis_used = Gauge("petals_redis_memory_used_bytes", "Redis's used_memory.", registry=self.registry)
+        self._redis_max = Gauge(
+            "petals_redis_memory_max_bytes", "Redis's maxmemory; 0 where it has no limit.", registry=self.registry
+        )
+        for outcome in ("ok", "failed"):
+            self._crawls.labels(outcome)
+        for outcome in ("answered", "unanswered"):
+            self._lookups.labels(outcome)
+        for outcome in ("delivered", "failed"):
+            self.notices.labels(outcome)
+        for phase in PHASES:
+            self._phase.labels(phase)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time what is done inside."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self._phase.labels(name).observe(time.monotonic() - started)
+
+    def observed(self, observation: Observation) -> None:
+        """Count what the crawl did; whether it is believed and published is another matter."""
+        for phase, seconds in observation.phases.items():
+            self._phase.labels(phase).observe(seconds)
+        self._lookups.labels("answered").inc(observation.answered_keys)
+        self._lookups.labels("unanswered").inc(observation.unanswered_keys)
+        for outcome in observation.dials.values():
+            self._dials.labels(outcome.verdict, outcome.stage, outcome.cause or "none").inc()
+            if outcome.rtt is not None:
+                self._connect.observe(outcome.rtt)
+
+    def crawled(self, snapshot: Snapshot) -> None:
+        self._crawls.labels("ok").inc()
+        self._duration.observe(snapshot.update_duration)
+        self._last_success.set(time.time())
+        for reason, count in snapshot.refused.by_reason.items():
+            self._refused.labels(reason).inc(count)
+
+    def failed(self) -> None:
+        self._crawls.labels("failed").inc()
+
+    async def watch_redis(self, redis: Redis) -> None:
+        """Follow Redis's memory until cancelled: what fills it is written by crawler, api and workers together."""
+        while True:
+            try:
+                memory = await redis.info("memory")
+                self._redis_up.set(1)
+                self._redis_used.set(memory["used_memory"])
+                self._redis_max.set(memory.get("maxmemory", 0))
+            except (RedisError, OSError):
+                self._redis_up.set(0)
+            await asyncio.sleep(REDIS_EVERY)
+
+    def serve(self, port: int) -> None:
+        """Serve `/metrics` on a private port from a thread of its own."""
+        start_http_server(port, registry=self.registry)

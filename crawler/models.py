@@ -1,0 +1,48 @@
+"""Which models there are: the official ones from settings and those that the swarm announces."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import msgspec
+
+MAX_BLOCKS = 1024
+"""The largest model that Petals serves has 126; each block costs a DHT look-up, and anyone may claim 10^9."""
+
+
+class Model(msgspec.Struct, frozen=True):
+    """A model to look for. `num_blocks` blocks are announced under `{dht_prefix}.{block}`."""
+
+    dht_prefix: str
+    num_blocks: Annotated[int, msgspec.Meta(ge=1, le=MAX_BLOCKS)]
+    repository: str | None = None
+    official: bool = True
+    limited: bool = False
+    """Not for public use, by its licence."""
+
+    @property
+    def name(self) -> str:
+        """`owner/name` of the repository; where there is none, the DHT prefix."""
+        return urlsplit(self.repository).path.strip("/") if self.repository else self.dht_prefix
+
+    @property
+    def short_name(self) -> str:
+        return self.name.rpartition("/")[2]
+
+
+def _hub(dht_prefix: str, repository: str, num_blocks: int, *, limited: bool = False) -> Model:
+    return Model(dht_prefix, num_blocks, f"https://huggingface.co/{repository}", limited=limited)
+
+
+DEFAULT_PUBLIC_MODELS = (
+    _hub("StableBeluga2-hf", "petals-team/StableBeluga2", 80),
+    _hub("falcon-180B-chat", "tiiuae/falcon-180B-chat", 80, limited=True),
+    _hub("CodeLlama-34b-Instruct-hf", "codellama/CodeLlama-34b-Instruct-hf", 48),
+    _hub("Llama-2-70b-chat-hf", "meta-llama/Llama-2-70b-chat-hf", 80),
+    _hub("Llama-2-70b-hf", "meta-llama/Llama-2-70b-hf", 80),
+    _hub("llama-65b-hf", "huggyllama/llama-65b", 80),
+    _hub("bigscience/bloomz-petals", "bigscience/bloomz", 70),
+    _hub("bigscience/bloom-petals", "bigscience/bloom", 70),
+)
+"""What the public swarm's own monitor lists."""

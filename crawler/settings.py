@@ -1,0 +1,103 @@
+"""What the crawler is told, by environment variables."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path  # noqa: TC003 - pydantic reads the annotation
+from typing import Annotated, Any, Literal
+
+import msgspec
+from pydantic import SecretStr, field_validator
+
+from crawler.geoip import GeoDatabase
+from crawler.models import DEFAULT_PUBLIC_MODELS, Model
+from crawler.records import bad_prefix
+from crawler.webhook import parse_target
+from shared.p2p.swarm_settings import SwarmSettings
+from shared.settings import CommaSeparated, Field
+
+
+class CrawlerSettings(SwarmSettings):
+    models: Annotated[tuple[Model, ...] | None, CommaSeparated] = Field(
+        None,
+        description="The official models, shown first even where nobody serves them: "
+        '`PREFIX:NUM_BLOCKS,…` or JSON `[{"dht_prefix", "num_blocks", "repository", "limited"}]`; '
+        "default: those of the public swarm, none for a private one. Announced models are found by themselves.",
+    )
+    crawl_period: float = Field(60.0, gt=0, le=3600, description="Seconds from one crawl's start to the next one's.")
+    dial_timeout: float = Field(5.0, gt=0.1, le=60, description="Seconds that a server gets to answer a dial.")
+    lookup_timeout: float = Field(10.0, gt=0.1, le=60, description="Seconds that one batch of DHT look-ups may take.")
+    geoip_database: Path | None = Field(
+        None, description="A MaxMind-format file (.mmdb) to say where servers are; none: locations are not shown."
+    )
+    incident_webhook_url: str | None = Field(
+        None, description="http(s) address that is told as JSON when an incident opens and ends; none: nobody is."
+    )
+    incident_webhook_secret: SecretStr | None = Field(
+        None, description="Signs each notice: X-Petals-Signature is HMAC-SHA256 over `TIMESTAMP.BODY`."
+    )
+    incident_webhook_models: Literal["official", "all"] = Field(
+        "official", description="Whose incidents are told; anyone can announce a model that is not official."
+    )
+    incident_webhook_allow_private: bool = Field(
+        False, description="Whether the webhook may be at a private address, as of a service beside the monitor."
+    )
+    crawler_metrics_port: int = Field(
+        0, ge=0, le=65535, description="Private port of the crawler's own metrics; 0: none."
+    )
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _parse_models(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        return parse_models(value)
+
+    @field_validator("geoip_database")
+    @classmethod
+    def _is_a_database(cls, value: Path | None) -> Path | None:
+        if value is not None:
+            GeoDatabase.open(value)
+        return value
+
+    @cached_property
+    def geo_database(self) -> GeoDatabase | None:
+        return None if self.geoip_database is None else GeoDatabase.open(self.geoip_database)
+
+    @field_validator("incident_webhook_url")
+    @classmethod
+    def _is_a_target(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_target(value)
+        return value
+
+    @property
+    def official_models(self) -> tuple[Model, ...]:
+        if self.models is not None:
+            return self.models
+        return () if self.private_swarm else DEFAULT_PUBLIC_MODELS
+
+
+def parse_models(text: str) -> tuple[Model, ...]:
+    """Read `MODELS`. Raises `ValueError` that says what is wrong."""
+    if text.lstrip().startswith("["):
+        try:
+            models = msgspec.convert(json.loads(text), tuple[Model, ...])
+        except (json.JSONDecodeError, msgspec.ValidationError) as error:
+            raise ValueError(f"not a JSON list of models: {error}") from error
+    else:
+        models = tuple(_parse_short_form(item.strip()) for item in text.split(",") if item.strip())
+    for model in models:
+        if reason := bad_prefix(model.dht_prefix):
+            raise ValueError(f"model {model.dht_prefix!r}: {reason}")
+    if len({model.dht_prefix for model in models}) < len(models):
+        raise ValueError("a model's prefix is given twice")
+    return models
+
+
+def _parse_short_form(item: str) -> Model:
+    prefix, _, blocks = item.rpartition(":")
+    if not prefix or not blocks.isdigit():
+        raise ValueError(f"{item!r}: expected PREFIX:NUM_BLOCKS")
+    return msgspec.convert({"dht_prefix": prefix, "num_blocks": int(blocks)}, Model)

@@ -1,0 +1,112 @@
+"""POST a signed JSON document to an address that the operator chose, and to nowhere else.
+
+The name is resolved once, every address of it must be public (unless private ones are allowed), and the
+connection goes to the address that was checked: a name that changes its mind in between leads nowhere. No
+redirects, no proxies, no cookies; of the answer, only the status counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import http.client
+import ipaddress
+import socket
+import ssl
+import time
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+TIMEOUT = 10.0
+"""Seconds for each step of the connection."""
+SIGNATURE_HEADER = "X-Petals-Signature"
+TIMESTAMP_HEADER = "X-Petals-Timestamp"
+
+
+class DeliveryError(Exception):
+    """It was not delivered. The message says why, without the URL, which may hold a secret."""
+
+
+class Target(NamedTuple):
+    """Where to. Made by `parse_target`."""
+
+    host: str
+    port: int
+    tls: bool
+    path: str
+
+
+def parse_target(url: str) -> Target:
+    """Raises `ValueError` for anything but a plain http or https URL."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("expected http://HOST/… or https://HOST/…")
+    if parts.username or parts.password:
+        raise ValueError("a user or password in the URL is not sent; put a token into its path or use the secret")
+    tls = parts.scheme == "https"
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    if not path.isascii() or not path.isprintable() or " " in path:
+        raise ValueError("the path has characters that must be percent-encoded")
+    return Target(parts.hostname, parts.port or (443 if tls else 80), tls, path)
+
+
+def signature(secret: bytes, timestamp: str, body: bytes) -> str:
+    """HMAC-SHA256 over `TIMESTAMP.BODY`: a receiver that checks both knows who sent it, and that it is not replayed."""
+    return "sha256=" + hmac.new(secret, timestamp.encode() + b"." + body, hashlib.sha256).hexdigest()
+
+
+def post(target: Target, body: bytes, *, secret: bytes | None, allow_private: bool) -> None:
+    """Deliver, or raise `DeliveryError`. Blocks: call it in a thread."""
+    timestamp = str(int(time.time()))
+    host = f"[{target.host}]" if ":" in target.host else target.host
+    headers = {
+        "Host": host if target.port == (443 if target.tls else 80) else f"{host}:{target.port}",
+        "Content-Type": "application/json",
+        "User-Agent": "petals-health-monitor",
+        TIMESTAMP_HEADER: timestamp,
+    }
+    if secret is not None:
+        headers[SIGNATURE_HEADER] = signature(secret, timestamp, body)
+    connection = http.client.HTTPConnection(target.host, target.port, timeout=TIMEOUT)
+    try:
+        connection.sock = _connect(target, allow_private=allow_private)
+        connection.request("POST", target.path, body, headers)
+        status = connection.getresponse().status
+    except (OSError, http.client.HTTPException) as error:
+        raise DeliveryError(f"{type(error).__name__}: {error}"[:200]) from error
+    finally:
+        connection.close()
+    if not 200 <= status < 300:  # noqa: PLR2004 - a redirect is not followed, and so is a failure
+        raise DeliveryError(f"the receiver answered {status}")
+
+
+def _connect(target: Target, *, allow_private: bool) -> socket.socket:
+    address = _checked_address(target, allow_private=allow_private)
+    plain = socket.create_connection((address, target.port), timeout=TIMEOUT)
+    if not target.tls:
+        return plain
+    try:
+        return ssl.create_default_context().wrap_socket(plain, server_hostname=target.host)
+    except BaseException:
+        plain.close()
+        raise
+
+
+def _checked_address(target: Target, *, allow_private: bool) -> str:
+    found = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+    addresses = [str(item[4][0]) for item in found]
+    if not allow_private and not all(map(_is_public, addresses)):
+        raise DeliveryError("the receiver's address is private: set INCIDENT_WEBHOOK_ALLOW_PRIVATE if it is yours")
+    return addresses[0]
+
+
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
+def _is_public(text: str) -> bool:
+    address = ipaddress.ip_address(text.partition("%")[0])
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour
+        if inner is not None or address in _NAT64:  # ways to write an IPv4 address: say it plainly
+            return False
+    return address.is_global and not address.is_multicast

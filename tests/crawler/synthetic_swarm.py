@@ -1,0 +1,84 @@
+"""A swarm of any size without a network: what the DHT would answer, and whom a dial would reach."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+from hivemind.utils import MSGPackSerializer
+
+from crawler import swarm
+from crawler.swarm import Crawl
+from shared.p2p.petals_wire import MODEL_INDEX_KEY, block_key
+from shared.reachability import Cause, DialOutcome, Stage
+from shared.snapshot import Verdict
+from tests.fakes import REACHED, peer_id
+
+SILENT = DialOutcome(Verdict.UNREACHABLE, Stage.DIAL, Cause.TIMEOUT)
+
+
+def packed(value) -> bytes:
+    return MSGPackSerializer.dumps(value)
+
+
+class SyntheticSwarm:
+    """Stands for the guide and the dialler. `dials` is whom the crawl dialled, in order."""
+
+    def __init__(self):
+        self.values = {MODEL_INDEX_KEY: {}}
+        self.reached = set()
+        self.unanswered = set()
+        self.dials = []
+        self.looked_up = Counter()
+        self.dial_seconds = 0.0
+        self.look_up_seconds = 0.0
+        self.refused_subkeys = Counter()
+        self.versions = {}
+        self.peer_id = peer_id(10**6)
+
+    def announce_model(self, prefix, num_blocks, repository="https://huggingface.co/a/b"):
+        value = packed({"num_blocks": num_blocks, "repository": repository})
+        self.values[MODEL_INDEX_KEY][prefix] = value
+
+    def announce_server(self, prefix, peer, start, end, *, reached=True, **info):
+        value = packed((2, 1.0, {"start_block": start, "end_block": end, "version": "2.2.0", **info}))
+        for block in range(start, end):
+            self.values.setdefault(block_key(prefix, block), {})[peer] = value
+        if reached:
+            self.reached.add(peer)
+
+    def goes_last(self, prefix, peer):
+        """Put a server behind all others under its blocks."""
+        for values in (values for key, values in self.values.items() if key.rpartition(".")[0] == prefix):
+            if peer in values:
+                values[peer] = values.pop(peer)
+
+    async def join(self, bootstrap_peers, timeout):
+        return dict.fromkeys(bootstrap_peers)
+
+    async def look_up(self, keys, timeout):
+        self.looked_up.update(list(keys))
+        await asyncio.sleep(min(self.look_up_seconds, timeout))
+        if self.look_up_seconds >= timeout:
+            return {}
+        return {key: self.values.get(key) for key in keys if key not in self.unanswered}
+
+    async def hears(self):
+        return True
+
+    async def reaches(self, peer, addresses):
+        return True
+
+    async def connections(self):
+        return {}
+
+    def crawl(self, monkeypatch, *, official=(), private_swarm=False, last=None, **options):
+        async def dial(guide, dialler, peer, *, deadline, must_serve):
+            self.dials.append(peer)
+            if peer in self.reached:
+                return REACHED
+            await asyncio.sleep(self.dial_seconds)
+            return SILENT
+
+        monkeypatch.setattr(swarm, "dial", dial)
+        return Crawl(self, self, {peer_id(0): ["/ip4/127.0.0.1/tcp/1"]}, official, private_swarm, last=last, **options)

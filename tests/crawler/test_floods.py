@@ -1,0 +1,169 @@
+"""Floods: whatever number of models, servers and records anyone announces, a crawl ends and honest ones are seen."""
+
+import time
+import tracemalloc
+
+import pytest
+
+from crawler import dial_queue, model_index, reading, swarm
+from crawler.models import Model
+from crawler.report import build_snapshot
+from crawler.swarm import SwarmUnavailableError
+from shared.snapshot import MAX_ENCODED_BYTES, ModelState, PeerState, Verdict, decode, encode
+from tests.crawler.synthetic_swarm import SyntheticSwarm
+from tests.fakes import peer_id
+
+HONEST = "honest-hf"
+
+
+@pytest.fixture
+def flooded():
+    """A swarm with one honest announced model and one honest server."""
+    synthetic = SyntheticSwarm()
+    synthetic.announce_model(HONEST, 4)
+    synthetic.announce_server(HONEST, peer_id(1), 0, 4)
+    return synthetic
+
+
+def judged(observation):
+    return build_snapshot(observation, started_at=1.0, ended_at=2.0, update_period=60.0, private_swarm=False)
+
+
+async def crawl(synthetic, monkeypatch, **options):
+    return judged(await synthetic.crawl(monkeypatch, **options).run())
+
+
+async def test_a_flood_of_model_names_costs_a_bounded_number_of_look_ups(flooded, monkeypatch):
+    """Ten thousand models of the largest size, that nobody serves: a sample is probed, what is served is chosen."""
+    monkeypatch.setattr(model_index, "MAX_PROBED_MODELS", 20_000)
+    for number in range(10_000):
+        flooded.announce_model(f"fake-{number}", 1024)
+    snapshot = await crawl(flooded, monkeypatch)
+    assert HONEST in {model.dht_prefix for model in snapshot.models}
+    assert len(snapshot.models) <= model_index.MAX_ANNOUNCED_MODELS
+    assert snapshot.refused.by_reason["too_many_models"] == 10_001 - len(snapshot.models)
+    probes = 10_001 * model_index.PROBED_BLOCKS
+    assert flooded.looked_up.total() <= 1 + probes + model_index.MAX_ANNOUNCED_BLOCKS
+
+
+async def test_a_model_served_before_is_not_displaced_by_any_flood(flooded, monkeypatch):
+    """Not by larger models with servers of their own, and not where the sample leaves it out."""
+    before = await crawl(flooded, monkeypatch)
+    for number in range(5_000):
+        flooded.announce_model(f"fake-{number}", 1024)
+        flooded.values[f"fake-{number}.7"] = {peer_id(number + 10): b"\x92\x02\xca\x3f\x80\x00\x00"}
+    after = await crawl(flooded, monkeypatch, last=before)
+    model = next(model for model in after.models if model.dht_prefix == HONEST)
+    assert model.state is ModelState.HEALTHY
+    assert flooded.looked_up.total() <= 2 * 5 + 2_000 + model_index.MAX_ANNOUNCED_BLOCKS
+
+
+async def test_models_served_before_are_looked_at_where_the_index_does_not_answer(flooded, monkeypatch):
+    """Its dictionary can be filled by anyone until no answer fits into a message."""
+    before = await crawl(flooded, monkeypatch)
+    flooded.unanswered.add("_petals.models")
+    after = await crawl(flooded, monkeypatch, last=before)
+    assert [model.dht_prefix for model in after.models] == [HONEST]
+    assert after.models[0].repository == "https://huggingface.co/a/b"
+    assert after.unanswered_keys == 1
+
+
+async def test_a_swarm_that_answers_nothing_is_no_empty_swarm(flooded, monkeypatch):
+    """Bootstrap peers that connect and stay silent to look-ups: nobody could look."""
+    flooded.unanswered.update(flooded.values)
+    with pytest.raises(SwarmUnavailableError, match="no node of the swarm answered"):
+        await crawl(flooded, monkeypatch)
+
+
+async def test_look_ups_end_in_time_however_slow_the_swarm_is(flooded, monkeypatch):
+    """What was not reached counts as unanswered: its servers are not missing, nobody could look."""
+    monkeypatch.setattr(swarm, "LOOK_UPS_WITHIN", 1.0)
+    official = (Model("official", 1024), Model("official-2", 1024))
+    flooded.look_up_seconds = 0.4
+    started = time.monotonic()
+    snapshot = await crawl(flooded, monkeypatch, official=official)
+    assert time.monotonic() - started < 3
+    assert snapshot.unanswered_keys > 0
+
+
+async def test_a_hundred_thousand_fake_servers_cost_bounded_time_and_memory(flooded, monkeypatch):
+    """Records of strangers are read up to a limit; the honest server, known from before, keeps its place."""
+    before = await crawl(flooded, monkeypatch)
+    for number in range(100_000):
+        flooded.announce_server(HONEST, peer_id(number + 10), 0, 4, reached=False)
+    flooded.goes_last(HONEST, peer_id(1))
+    tracemalloc.start()
+    started = time.monotonic()
+    snapshot = await crawl(flooded, monkeypatch, last=before)
+    seconds, (_, peak) = time.monotonic() - started, tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert seconds < 60
+    assert peak < 200 * 2**20
+    servers = {server.peer_id: server for server in snapshot.models[0].servers}
+    assert servers[peer_id(1)].state is PeerState.ONLINE
+    assert len(servers) <= reading.MAX_RECORDS
+    assert snapshot.refused.by_reason["too_many_records"] > 0
+
+
+async def test_dials_end_in_time_and_known_servers_go_first(flooded, monkeypatch):
+    """The time ends; who was reached before was dialled, those that it ended for are unknown, not unreachable."""
+    before = await crawl(flooded, monkeypatch)
+    monkeypatch.setattr(dial_queue, "DIALS_AT_ONCE", 20)
+    monkeypatch.setattr(swarm, "DIALS_WITHIN", 1.5)
+    flooded.dial_seconds = 0.3
+    for number in range(500):
+        flooded.announce_server(HONEST, peer_id(number + 10), 0, 4, reached=False)
+    flooded.goes_last(HONEST, peer_id(1))
+    flooded.dials.clear()
+    started = time.monotonic()
+    snapshot = await crawl(flooded, monkeypatch, last=before, dial_timeout=0.5)
+    assert time.monotonic() - started < 3
+    assert peer_id(1) in flooded.dials[:120]
+    servers = {server.peer_id: server for server in snapshot.models[0].servers}
+    assert servers[peer_id(1)].verdict is Verdict.REACHABLE
+    unknown = [server for server in servers.values() if server.verdict is Verdict.UNKNOWN]
+    assert len(unknown) == snapshot.undialled_servers > 0
+    assert {server.state for server in unknown} == {PeerState.ONLINE}
+
+
+async def test_a_flooded_model_does_not_keep_other_models_servers_from_their_dial(flooded, monkeypatch):
+    """Nobody is known yet: models take turns."""
+    monkeypatch.setattr(dial_queue, "DIALS_AT_ONCE", 5)
+    monkeypatch.setattr(swarm, "DIALS_WITHIN", 1.5)
+    flooded.dial_seconds = 0.3
+    flooded.announce_model("flooded", 8)
+    for number in range(500):
+        flooded.announce_server("flooded", peer_id(number + 10), 0, 8, reached=False)
+    snapshot = await crawl(flooded, monkeypatch, dial_timeout=0.5)
+    honest = next(model for model in snapshot.models if model.dht_prefix == HONEST)
+    assert honest.servers[0].verdict is Verdict.REACHABLE
+
+
+async def test_the_same_peer_in_hundreds_of_spans_is_dialled_once(flooded, monkeypatch):
+    """It has one row a model, whatever stands under each block."""
+    for number in range(60):
+        flooded.announce_model(f"m{number}", 10)
+        for block in range(10):
+            flooded.announce_server(f"m{number}", peer_id(2), block, block + 1)
+    snapshot = await crawl(flooded, monkeypatch)
+    rows = [server for model in snapshot.models for server in model.servers if server.peer_id == peer_id(2)]
+    assert len(rows) == 60
+    assert flooded.dials.count(peer_id(2)) == 1
+
+
+@pytest.mark.timeout(240)
+async def test_the_worst_snapshot_can_still_be_read(monkeypatch):
+    """Records as fat as the limits allow: what the crawler publishes, the api can unpack."""
+    fat = SyntheticSwarm()
+    fat.announce_model(HONEST, 2)
+    pings = {peer_id(number): 1 for number in range(256)}
+    for number in range(4_000):
+        adapters = [f"{'ж' * 128}"] * 32
+        more = {"next_pings": pings} if number % 2 else {"adapters": adapters}
+        fat.announce_server(HONEST, peer_id(number), 0, 1, reached=False, public_name="ж" * 100, **more)
+    for number in range(10_000, 40_000):
+        fat.announce_server(HONEST, peer_id(number), 1, 2, reached=False, public_name="ж" * 100)
+    snapshot = await crawl(fat, monkeypatch)
+    document = encode(snapshot)
+    assert decode(document) == snapshot
+    assert len(document) < MAX_ENCODED_BYTES

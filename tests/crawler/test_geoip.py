@@ -1,0 +1,58 @@
+"""Locations come from the operator's own file, for direct public addresses only."""
+
+import msgspec
+import pytest
+from mmdb_writer import MMDBWriter
+from netaddr import IPSet
+
+from crawler.geoip import GeoDatabase
+from shared.snapshot import Location
+from tests.fakes import model, server, snapshot
+
+
+@pytest.fixture
+def database(tmp_path):
+    writer = MMDBWriter(ip_version=6, ipv4_compatible=True)
+    place = {
+        "country": {"iso_code": "NL"},
+        "subdivisions": [{"names": {"en": "Utrecht"}}],
+        "city": {"names": {"en": "Zeist\u202e"}},
+    }
+    writer.insert_network(IPSet(["8.8.8.0/24", "10.0.0.0/8"]), place)
+    writer.insert_network(IPSet(["9.9.9.0/24"]), {"city": {"names": []}})
+    path = tmp_path / "places.mmdb"
+    writer.to_db_file(str(path))
+    return GeoDatabase.open(path)
+
+
+def test_a_direct_public_address_has_a_location(database):
+    """Names are cleaned like all text from outside."""
+    report = server(1, 0, 8, multiaddrs=("/ip4/10.1.2.3/tcp/1", "/ip4/8.8.8.8/tcp/31337"))
+    located = database.with_locations(snapshot(model(servers=(report,))))
+    assert located.models[0].servers[0].location == Location("NL", "Utrecht", "Zeist")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "/ip4/10.1.2.3/tcp/1",
+        "/ip4/127.0.0.1/tcp/1",
+        "/ip4/9.9.9.9/tcp/1",
+        "/ip4/1.1.1.1/tcp/1",
+        "/ip4/8.8.8.8/tcp/1/p2p/QmX/p2p-circuit",
+        "/dns/example.org/tcp/1",
+    ],
+)
+def test_other_addresses_have_none(database, address):
+    """Private ones, unknown ones, a relay's: nothing is made up."""
+    report = server(1, 0, 8, multiaddrs=(address,))
+    located = database.with_locations(snapshot(model(servers=(report,))))
+    assert located.models[0].servers[0] == msgspec.structs.replace(report, location=None)
+
+
+def test_a_file_that_is_no_database_is_a_bad_setting(tmp_path):
+    """Told before any work."""
+    path = tmp_path / "junk.mmdb"
+    path.write_bytes(b"junk")
+    with pytest.raises(ValueError, match="not a MaxMind-format database"):
+        GeoDatabase.open(path)

@@ -1,0 +1,245 @@
+"""The validating edge: whatever bytes stand in the DHT, they become a bounded record or a counted refusal."""
+
+import math
+
+import msgpack
+import pytest
+from hivemind.utils import MSGPackSerializer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from crawler import records
+from crawler.records import RefusedError, ServerRecord, read_model, read_server
+from shared.snapshot import PeerState
+from tests.fakes import peer_id
+
+GENUINE = (
+    2,
+    123.5,
+    {
+        "start_block": 0,
+        "end_block": 4,
+        "public_name": "s1",
+        "version": "2.2.0.post1",
+        "network_rps": None,
+        "forward_rps": None,
+        "inference_rps": 12.0,
+        "adapters": ("a/b",),
+        "torch_dtype": "float32",
+        "quant_type": "none",
+        "using_relay": False,
+        "cache_tokens_left": 512,
+        "next_pings": {peer_id(1): 0.00087, peer_id(2): math.inf},
+    },
+)
+
+
+def packed(value) -> bytes:
+    return MSGPackSerializer.dumps(value)
+
+
+def with_info(**changes) -> bytes:
+    return packed((2, 1.0, {**GENUINE[2], **changes}))
+
+
+def test_a_genuine_record_is_read_whole():
+    """The tuple that petals 2.2.0.post1 writes."""
+    assert read_server(packed(GENUINE)) == ServerRecord(
+        state=PeerState.ONLINE,
+        throughput=123.5,
+        start_block=0,
+        end_block=4,
+        public_name="s1",
+        version="2.2.0.post1",
+        inference_rps=12.0,
+        adapters=("a/b",),
+        torch_dtype="float32",
+        quant_type="none",
+        using_relay=False,
+        cache_tokens_left=512,
+        next_pings={peer_id(1): 0.00087, peer_id(2): math.inf},
+    )
+
+
+def test_fields_of_later_versions_are_ignored():
+    """As petals ignores them."""
+    assert read_server(with_info(invented_later=[1, {"x": 2}])).public_name == "s1"
+
+
+def test_an_old_short_record_is_read():
+    """Servers before 2.0 write state and throughput alone."""
+    assert read_server(packed((1, 5.0))) == ServerRecord(PeerState.JOINING, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (None, "server_not_a_tuple"),
+        ("online", "server_not_a_tuple"),
+        ({0: 2}, "server_not_a_tuple"),
+        ((), "bad_server_info"),
+        ((2,), "bad_server_info"),
+        ((7, 1.0), "bad_server_info"),
+        (("2", 1.0), "bad_server_info"),
+        ((2, "fast"), "bad_server_info"),
+        ((2, math.nan), "bad_server_info"),
+        ((2, math.inf), "bad_server_info"),
+        ((2, -1.0), "bad_server_info"),
+        ((2, 1.0, []), "bad_server_info"),
+        ((2, 1.0, {1: 2}), "bad_server_info"),
+        ((2, 1.0, {"state": 0}), "bad_server_info"),
+        ((2, 1.0, {"start_block": -1}), "bad_server_info"),
+        ((2, 1.0, {"start_block": 4, "end_block": 4}), "reversed_span"),
+        ((2, 1.0, {"start_block": 9, "end_block": 4}), "reversed_span"),
+        ((2, 1.0, {"public_name": 5}), "bad_server_info"),
+        ((2, 1.0, {"adapters": 5}), "bad_server_info"),
+        ((2, 1.0, {"cache_tokens_left": -5}), "bad_server_info"),
+        ((2, 1.0, {"next_pings": {"x": "y"}}), "bad_server_info"),
+    ],
+)
+def test_what_petals_would_refuse_is_refused(value, reason):
+    """Wrong types and numbers at each level."""
+    with pytest.raises(RefusedError, match=f"^{reason}$"):
+        read_server(packed(value))
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "undecodable"),
+        (b"\xc1", "undecodable"),
+        (b"\xa2\xff\xfe", "undecodable"),
+        (b"\x92\x02", "undecodable"),
+        (b"\x91" * 2000 + b"\xc0", "undecodable"),
+        (b"\xdd\xff\xff\xff\xff", "undecodable"),
+        (msgpack.packb(msgpack.ExtType(0x50, b"x")), "unknown_extension"),
+        (packed(((((((1,),),),),),)), "nested_too_deep"),
+        (b"\xc4" * (records.MAX_RECORD_BYTES + 1), "record_too_long"),
+    ],
+)
+def test_bytes_that_are_no_record_are_refused(data, reason):
+    """Each with its reason, in no time."""
+    with pytest.raises(RefusedError, match=f"^{reason}$"):
+        read_server(data)
+
+
+def test_texts_are_cleaned_and_cut():
+    """No control, bidi or zero-width characters, nothing longer than its limit, nothing empty."""
+    record = read_server(
+        with_info(public_name="a\x00b\u202ec\u200bd\n" + "x" * 10_000, version="\u202e", adapters=["y" * 300] * 99)
+    )
+    assert record.public_name.startswith("abcdxxx")
+    assert len(record.public_name) == records.MAX_PUBLIC_NAME
+    assert record.version is None
+    assert len(record.adapters) == records.MAX_ADAPTERS
+    assert {len(name) for name in record.adapters} == {records.MAX_ADAPTER_NAME}
+
+
+def test_pings_are_kept_for_peers_that_can_exist():
+    """Absurd ones and ones to nobody are dropped; too many are cut."""
+    pings = {peer_id(1): math.inf, peer_id(2): 1e300, "nobody": 0.1}
+    assert read_server(with_info(next_pings=pings)).next_pings == {peer_id(1): math.inf, peer_id(2): records.MAX_PING}
+    many = {peer_id(n): 0.1 for n in range(records.MAX_NEXT_PINGS + 50)}
+    assert len(read_server(with_info(next_pings=many)).next_pings) == records.MAX_NEXT_PINGS
+
+
+@pytest.mark.parametrize(
+    "prefix", ["", "a.b", "a b", "a'b", 'a"b', "a\nb", "a\x00b", "a\u202eb", "<b>", "x" * 129, "a\\b"]
+)
+def test_prefixes_that_no_client_can_use_are_refused(prefix):
+    """Petals splits keys at dots and chains at spaces."""
+    with pytest.raises(RefusedError, match="bad_prefix"):
+        read_model(prefix, packed({"num_blocks": 3, "repository": None}), private_swarm=True)
+
+
+@pytest.mark.parametrize("num_blocks", [0, -1, 10**9, True, 3.0, "3", None, math.inf])
+def test_absurd_block_counts_are_refused(num_blocks):
+    """Each block costs a look-up."""
+    with pytest.raises(RefusedError, match="bad_model_info|too_many_blocks"):
+        read_model("m", packed({"num_blocks": num_blocks, "repository": None}), private_swarm=True)
+
+
+@pytest.mark.parametrize(
+    "repository",
+    [
+        None,
+        "",
+        "javascript:alert(1)",
+        "https://huggingface.co.evil.org/a",
+        "https://huggingface.co/a/b/c",
+        "http://x",
+        'https://huggingface.co/a"b',
+    ],
+)
+def test_only_hub_repositories_count(repository):
+    """In the public swarm such a model is not listed; in a private one it goes by its prefix."""
+    value = packed({"num_blocks": 3, "repository": repository})
+    with pytest.raises(RefusedError, match="repository_not_on_hub"):
+        read_model("m", value, private_swarm=False)
+    model = read_model("m", value, private_swarm=True)
+    assert (model.repository, model.name) == (None, "m")
+
+
+def test_a_listed_model_is_named_by_its_repository():
+    """Owner and name; the short name is the last part."""
+    model = read_model(
+        "bloom-petals",
+        packed({"num_blocks": 70, "repository": "https://huggingface.co/bigscience/bloom"}),
+        private_swarm=False,
+    )
+    assert (model.name, model.short_name, model.official) == ("bigscience/bloom", "bloom", False)
+
+
+json_like = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats()
+    | st.text(max_size=20)
+    | st.binary(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+info_like = st.fixed_dictionaries({}, optional=dict.fromkeys(GENUINE[2], json_like))
+
+
+@settings(max_examples=300)
+@given(
+    st.one_of(
+        st.binary(max_size=200),
+        json_like.map(packed),
+        st.tuples(json_like, json_like, info_like).map(packed),
+        st.tuples(st.just(2), st.just(1.0), info_like).map(packed),
+    )
+)
+def test_no_bytes_escape_the_edge(data):
+    """A record within the limits or a refusal, and nothing else, whatever comes."""
+    try:
+        record = read_server(data)
+    except RefusedError:
+        return
+    assert math.isfinite(record.throughput)
+    assert 0 <= record.throughput <= records.MAX_RPS
+    assert len(record.public_name or "") <= records.MAX_PUBLIC_NAME
+    assert len(record.adapters) <= records.MAX_ADAPTERS
+    assert all(name.isprintable() for name in (record.public_name or "", record.version or "", *record.adapters))
+
+
+@settings(max_examples=200)
+@given(
+    st.one_of(
+        st.binary(max_size=200),
+        json_like.map(packed),
+        st.fixed_dictionaries({"num_blocks": json_like, "repository": json_like}).map(packed),
+    ),
+    st.text(max_size=30),
+    st.booleans(),
+)
+def test_no_model_escapes_the_edge(data, prefix, private_swarm):
+    """The same for the model index."""
+    try:
+        model = read_model(prefix, data, private_swarm=private_swarm)
+    except RefusedError:
+        return
+    assert 1 <= model.num_blocks <= records.MAX_BLOCKS
+    assert model.dht_prefix.isprintable()

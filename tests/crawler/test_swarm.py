@@ -1,0 +1,180 @@
+"""The crawler on a real private swarm: hivemind nodes with p2pd, some of them dead, frozen or lying."""
+
+import os
+import signal
+import time
+
+import msgpack
+import pytest
+
+from crawler.crawl_loop import crawl_once
+from crawler.settings import CrawlerSettings
+from crawler.swarm import SwarmUnavailableError
+from deploy.simulated_server import Announcement, Model
+from shared.p2p.node import SwarmNode
+from shared.snapshot import ModelState, PeerState, Verdict
+from tests.fakes import peer_id
+
+pytestmark = pytest.mark.swarm
+
+MODEL = Model("demo-model", 12, "https://huggingface.co/demo/model")
+NOWHERE = "/ip4/127.0.0.1/tcp/9/p2p/" + peer_id(1)
+
+
+def settings(swarm, **more):
+    return CrawlerSettings(initial_peers=swarm.initial_peers, dial_timeout=4, **more)
+
+
+async def crawl(swarm, **more):
+    async with await SwarmNode.open() as guide:
+        return await crawl_once(settings(swarm, **more), guide)
+
+
+def servers_of(snapshot, prefix="demo-model"):
+    model = next(model for model in snapshot.models if model.dht_prefix == prefix)
+    return model, {server.peer_id: server for server in model.servers}
+
+
+async def test_every_kind_of_server_is_shown_as_what_it_is(swarm):
+    """Online and answering, joining, offline, dead and frozen: each has its state, and only some are dialled."""
+    live = swarm.start(Announcement(MODEL, 0, 12, info={"public_name": "Ada", "next_pings": {peer_id(1): 0.1}}))
+    joining = swarm.start(Announcement(MODEL, 2, 6, state="joining"), serves=False)
+    loading = swarm.start(Announcement(MODEL, 4, 8), serves=False)  # online by its word, but without the handler
+    offline = swarm.start(Announcement(MODEL, 0, 3, state="offline"))
+    dead = swarm.start(Announcement(MODEL, 3, 5))
+    frozen = swarm.start(Announcement(MODEL, 5, 7))
+    swarm.close_server(dead)
+    frozen.freeze()
+
+    snapshot = await crawl(swarm)
+
+    model, servers = servers_of(snapshot)
+    assert {identity: server.state for identity, server in servers.items()} == {
+        live.peer_id: PeerState.ONLINE,
+        joining.peer_id: PeerState.JOINING,
+        loading.peer_id: PeerState.ONLINE,
+        offline.peer_id: PeerState.OFFLINE,
+        dead.peer_id: PeerState.UNREACHABLE,
+        frozen.peer_id: PeerState.UNREACHABLE,
+    }
+    assert model.state is ModelState.HEALTHY
+    assert (model.name, model.official) == ("demo/model", False)
+    assert servers[live.peer_id].span.length == 12
+    assert servers[live.peer_id].show_public_name
+    assert servers[live.peer_id].next_pings == {peer_id(1): 0.1}
+    assert servers[live.peer_id].multiaddrs[0].startswith("/ip4/127.0.0.1/tcp/")
+    assert servers[joining.peer_id].verdict is Verdict.UNKNOWN
+    issues = {issue.peer_id: issue for issue in snapshot.reachability_issues}
+    assert issues.keys() == {dead.peer_id, frozen.peer_id}
+    assert "refused" in issues[dead.peer_id].error
+    assert "does not answer" in issues[frozen.peer_id].error
+    assert snapshot.bootstrap_peers[0].verdict is Verdict.REACHABLE
+    assert snapshot.unanswered_keys == 0
+
+
+async def test_a_server_that_comes_back_is_reachable_in_the_next_crawl(swarm):
+    """A daemon's memory of failed dials never outlives a crawl."""
+    server = swarm.start(Announcement(MODEL, 0, 12))
+    async with await SwarmNode.open() as guide:
+        server.freeze()
+        assert servers_of(await crawl_once(settings(swarm), guide))[1][server.peer_id].state is PeerState.UNREACHABLE
+        server.thaw()
+        assert servers_of(await crawl_once(settings(swarm), guide))[1][server.peer_id].state is PeerState.ONLINE
+
+
+HOSTILE_VALUES = {
+    "bad msgpack": b"\xc1\xc1",
+    "bad utf-8": b"\xa2\xff\xfe",
+    "unknown extension": msgpack.packb(msgpack.ExtType(7, b"x")),
+    "dictionary in disguise": msgpack.packb(msgpack.ExtType(0x50, b"\xc1")),
+    "deep nesting": b"\x91" * 500 + b"\xc0",
+    "empty": b"",
+}
+
+
+@pytest.mark.parametrize("value", HOSTILE_VALUES.values(), ids=HOSTILE_VALUES.keys())
+async def test_an_undecodable_record_costs_one_record(swarm, value):
+    """Such a record makes hivemind's own look-up hang for ever; here it is refused and counted."""
+    live = swarm.start(Announcement(MODEL, 0, 12))
+    store_raw(swarm, "demo-model.3", value, subkey=peer_id(66))
+    snapshot = await crawl(swarm)
+    model, servers = servers_of(snapshot)
+    assert servers.keys() == {live.peer_id}
+    assert model.state is ModelState.HEALTHY
+    assert snapshot.refused.total >= 1
+
+
+def store_raw(swarm, key, value, subkey):
+    """Write bytes that no serializer made, as an attacker would."""
+    from hivemind.dht.routing import DHTID
+
+    storage = swarm.bootstrap.node.protocol.storage
+    assert storage.store(DHTID.generate(key), value, time.time() + 60, subkey=subkey)
+
+
+async def test_lying_records_are_refused_by_reason(swarm):
+    """Spans that exclude their block, ids that are none, models with a billion blocks: counted, not shown."""
+    live = swarm.start(Announcement(MODEL, 0, 12))
+    swarm.store("demo-model.3", (2, 1.0, {"start_block": 7, "end_block": 9}), subkey=peer_id(1))
+    swarm.store("demo-model.3", (2, 1.0, {"start_block": 9, "end_block": 2}), subkey=peer_id(2))
+    swarm.store("demo-model.3", (2, float("nan"), {}), subkey=peer_id(3))
+    swarm.store("demo-model.3", (2, 1.0, {}), subkey="not-a-peer")
+    swarm.store("demo-model.3", {"a": 1}, subkey=peer_id(4))
+    swarm.store("_petals.models", {"num_blocks": 10**9, "repository": None}, subkey="huge")
+    swarm.store("_petals.models", {"num_blocks": 3, "repository": None}, subkey="dotted.prefix")
+    snapshot = await crawl(swarm)
+    assert servers_of(snapshot)[1].keys() == {live.peer_id}
+    assert snapshot.refused.by_reason == {
+        "span_excludes_block": 1,
+        "reversed_span": 1,
+        "bad_server_info": 1,
+        "bad_peer_id": 1,
+        "server_not_a_tuple": 1,
+        "too_many_blocks": 1,
+        "bad_prefix": 1,
+    }
+
+
+async def test_no_bootstrap_peer_is_a_failed_crawl_that_says_why():
+    """Nobody could look: that is no empty swarm."""
+    options = CrawlerSettings(initial_peers=[NOWHERE], dial_timeout=2)
+    async with await SwarmNode.open() as guide:
+        with pytest.raises(SwarmUnavailableError, match="no bootstrap peer answered") as caught:
+            await crawl_once(options, guide)
+    assert "refused" in caught.value.bootstrap_peers[0].error
+
+
+async def test_a_crawler_whose_own_daemon_died_says_so_about_itself(swarm):
+    """Servers are not called unreachable because our daemon is gone."""
+    swarm.start(Announcement(MODEL, 0, 12))
+    async with await SwarmNode.open() as guide:
+        await crawl_once(settings(swarm), guide)
+        os.kill(guide.daemon_pid, signal.SIGKILL)
+        with pytest.raises(SwarmUnavailableError):
+            await crawl_once(settings(swarm), guide)
+
+
+async def test_official_models_are_shown_even_where_nobody_serves_them(swarm):
+    """And they come first, before announced ones."""
+    swarm.start(Announcement(MODEL, 0, 12))
+    snapshot = await crawl(swarm, models="nobody-serves-this:4")
+    assert [model.dht_prefix for model in snapshot.models] == ["nobody-serves-this", "demo-model"]
+    assert (snapshot.models[0].official, snapshot.models[0].state) == (True, ModelState.BROKEN)
+
+
+def test_the_python_api_returns_the_state_document(swarm):
+    """`fetch_health_state` takes a started hivemind.DHT, and works beside a running loop."""
+    import hivemind
+
+    from crawler.health import fetch_health_state
+
+    live = swarm.start(Announcement(MODEL, 0, 12))
+    dht = hivemind.DHT(initial_peers=swarm.initial_peers, client_mode=True, start=True)
+    try:
+        state = fetch_health_state(dht)
+    finally:
+        dht.shutdown()
+    (model,) = state["model_reports"]
+    assert model["state"] == "healthy"
+    assert model["server_rows"][0]["peer_id"] == live.peer_id
+    assert state["bootstrap_states"] == ["online"]
