@@ -1,0 +1,133 @@
+"""`python -m reachability_worker`: answer reachability questions from Redis; `--check ID` answers one, without."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import resource
+import sys
+import time
+
+from reachability_worker.metrics import WorkerMetrics
+from reachability_worker.prober import Prober
+from reachability_worker.settings import WorkerSettings
+from reachability_worker.worker import ConcurrentWorker
+from shared import logs
+from shared.peer_id import BadPeerIdError, parse_peer_id
+from shared.reachability import DialOutcome, advice
+from shared.redis_client import connect, connect_sync
+from shared.settings import load, settings_table
+from shared.snapshot import Verdict
+
+START_TIMEOUT = 10.0
+EXIT_CODES = {Verdict.REACHABLE: 0, Verdict.UNREACHABLE: 1, Verdict.UNKNOWN: 2}
+
+
+def main() -> int:
+    arguments = _parser().parse_args()
+    settings = load(WorkerSettings)
+    if arguments.print_config:
+        print(settings_table(WorkerSettings, settings))  # noqa: T201
+        return 0
+    logs.configure(settings, "reachability_worker")
+    _raise_file_limit()
+    if arguments.check is not None:
+        try:
+            peer_id = parse_peer_id(arguments.check)
+        except BadPeerIdError as error:
+            print(f"{arguments.check!r}: {error}", file=sys.stderr)  # noqa: T201
+            return 2
+        return asyncio.run(_check(settings, peer_id))
+    asyncio.run(_run(settings))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m reachability_worker",
+        description=__doc__,
+        epilog="settings, from environment variables:\n" + settings_table(WorkerSettings),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--check", metavar="PEER_ID", help="look at one peer now; exit code 0 reachable, 1 unreachable, 2 unknown"
+    )
+    parser.add_argument("--print-config", action="store_true", help="print the settings in force and end")
+    return parser
+
+
+def _raise_file_limit() -> None:
+    """A check holds a socket here and one in the daemon; many systems begin with 1024 files."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+async def _run(settings: WorkerSettings) -> None:
+    metrics = WorkerMetrics(settings.vantage)
+    if settings.worker_metrics_port:
+        metrics.serve(settings.worker_metrics_port)
+    prober = _prober(settings, metrics)
+    redis = connect(settings.redis_url, f"worker-{settings.vantage}-{os.getpid()}")
+    # RQ's registration is synchronous: its own few commands go through a connection of their own.
+    connection = connect_sync(settings.redis_url)
+    worker = ConcurrentWorker(
+        settings.vantage,
+        prober,
+        connection=connection,
+        redis=redis,
+        metrics=metrics,
+        checks_at_once=settings.checks_at_once,
+        verdict_reuse=settings.verdict_reuse,
+        shutdown_grace=settings.shutdown_grace,
+    )
+    worker.install_signal_handlers()
+    keeping_fit = asyncio.create_task(prober.run())
+    try:
+        await worker.run()
+    finally:
+        keeping_fit.cancel()
+        await asyncio.gather(keeping_fit, return_exceptions=True)
+        await redis.aclose()
+        connection.close()
+
+
+def _prober(settings: WorkerSettings, metrics: WorkerMetrics) -> Prober:
+    return Prober(
+        settings.bootstrap_peers,
+        check_timeout=settings.check_timeout,
+        dials_at_once=settings.dials_at_once,
+        on_node_opened=lambda role: metrics.nodes_opened.labels(role).inc(),
+    )
+
+
+async def _check(settings: WorkerSettings, peer_id: str) -> int:
+    prober = _prober(settings, WorkerMetrics())
+    keeping_fit = asyncio.create_task(prober.run())
+    try:
+        await prober.until_fit(START_TIMEOUT)
+        outcome = await prober.look(peer_id, time.monotonic() + settings.check_timeout)
+    finally:
+        keeping_fit.cancel()
+        await asyncio.gather(keeping_fit, return_exceptions=True)
+    print(_describe(peer_id, outcome))  # noqa: T201
+    return EXIT_CODES[outcome.verdict]
+
+
+def _describe(peer_id: str, outcome: DialOutcome) -> str:
+    lines = [f"{peer_id}: {outcome.verdict}", f"  stage:     {outcome.stage}"]
+    if outcome.addresses:
+        lines.append(f"  addresses: {', '.join(outcome.addresses)}")
+    if outcome.relayed is not None:
+        lines.append(f"  path:      {'through a relay' if outcome.relayed else 'direct'}")
+    if outcome.rtt is not None:
+        lines.append(f"  connected: in {outcome.rtt * 1000:.1f} ms")
+    if outcome.protocol_ok is not None:
+        lines.append(f"  serves:    {'yes' if outcome.protocol_ok else 'no Petals blocks (yet)'}")
+    if outcome.explanation and outcome.cause:
+        lines += [f"  why:       {outcome.explanation}", f"  advice:    {advice(outcome.cause)}"]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

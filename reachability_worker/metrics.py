@@ -1,0 +1,84 @@
+"""What a worker says of its own process, on its private port."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
+
+if TYPE_CHECKING:
+    from shared.reachability import DialOutcome
+
+BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 7.5, 10)
+
+
+class WorkerMetrics:
+    """One registry a worker; serving it is a choice of `main`."""
+
+    def __init__(self, vantage: str = "default") -> None:
+        self.registry = CollectorRegistry()
+        self._vantage = vantage
+        ProcessCollector(registry=self.registry)
+        self.looking = Gauge(
+            "petals_worker_looking",
+            "1 while this worker's node is fit and it takes checks.",
+            ["vantage"],
+            registry=self.registry,
+        ).labels(vantage)
+        self.in_flight = Gauge("petals_worker_checks_in_flight", "Checks held now.", registry=self.registry)
+        self._queue = Gauge(
+            "petals_worker_queue_checks",
+            "Checks that wait in the vantage point's queue; all its workers see the same one.",
+            ["vantage"],
+            registry=self.registry,
+        ).labels(vantage)
+        self._oldest = Gauge(
+            "petals_worker_queue_oldest_age_seconds",
+            "For how long the first check in the queue has waited; 0 where none waits.",
+            ["vantage"],
+            registry=self.registry,
+        ).labels(vantage)
+        self.refused = Counter("petals_worker_jobs_refused", "Jobs that are not checks.", registry=self.registry)
+        self._checks = Counter(
+            "petals_worker_checks",
+            "Checks by verdict, stage and cause.",
+            ["vantage", "verdict", "stage", "cause"],
+            registry=self.registry,
+        )
+        self._duration = Histogram(
+            "petals_worker_check_duration_seconds",
+            "From the moment a check was taken to its outcome.",
+            ["verdict"],
+            buckets=BUCKETS,
+            registry=self.registry,
+        )
+        self._stages = Histogram(
+            "petals_worker_stage_duration_seconds",
+            "Duration of the stages of a look: lookup, dial, protocol.",
+            ["stage"],
+            buckets=BUCKETS,
+            registry=self.registry,
+        )
+        self.nodes_opened = Counter(
+            "petals_worker_nodes_opened",
+            "libp2p daemons started, by role. A dialler is replaced every 30 s of use; "
+            "a guide is opened once, and again for each time that the node had lost the swarm.",
+            ["role"],
+            registry=self.registry,
+        )
+        for role in ("guide", "dialler"):
+            self.nodes_opened.labels(role)
+
+    def checked(self, outcome: DialOutcome, seconds: float) -> None:
+        self._checks.labels(self._vantage, outcome.verdict, outcome.stage, outcome.cause or "none").inc()
+        self._duration.labels(outcome.verdict).observe(seconds)
+        for stage, duration in outcome.durations.items():
+            self._stages.labels(stage).observe(duration)
+
+    def queued(self, checks: int, oldest_age: float) -> None:
+        self._queue.set(checks)
+        self._oldest.set(oldest_age)
+
+    def serve(self, port: int) -> None:
+        """Serve `/metrics` on a private port from a thread of its own."""
+        start_http_server(port, registry=self.registry)

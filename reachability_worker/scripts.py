@@ -1,0 +1,143 @@
+"""What a worker does to Redis for many jobs in one step. Times come from Redis's own clock.
+
+RQ's bookkeeping takes about ten round trips a job; a batch here takes one to take and one to finish. What RQ's
+tools read stays true: job hashes, `rq:wip:*` (StartedJobRegistry), `rq:execution*`, the worker's counters.
+Taking is atomic, so that a job is always in the queue, or started by a worker that renews it, or gone: RQ's
+intermediate list, in which a killed worker leaves jobs behind, is not used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+    from redis.commands.core import AsyncScript
+
+_CLOCK = """
+local time = redis.call('TIME')
+local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+"""
+
+# KEYS: queue, wip. ARGV: how many, worker's name, now as RQ writes it, seconds a start counts without renewal,
+# prefix of in-flight keys, execution id. Returns {id, packed call, milliseconds left, request id} for each job.
+# A job id is PEER-NONCE. An id whose job is gone has expired; one past its deadline is dropped.
+_TAKE = (
+    _CLOCK
+    + """
+local taken = {}
+for _ = 1, tonumber(ARGV[1]) do
+  local id = redis.call('LPOP', KEYS[1])
+  if not id then break end
+  local job = 'rq:job:' .. id
+  local fields = redis.call('HMGET', job, 'data', 'deadline_ms', 'request_id')
+  local left = (tonumber(fields[2]) or 0) - now_ms
+  if fields[1] and left > 0 then
+    local until_s = time[1] + tonumber(ARGV[4])
+    local execution = id .. ':' .. ARGV[6]
+    redis.call('HSET', job, 'status', 'started', 'worker_name', ARGV[2], 'started_at', ARGV[3],
+               'last_heartbeat', ARGV[3])
+    redis.call('ZADD', KEYS[2], until_s, execution)
+    redis.call('HSET', 'rq:execution:' .. execution, 'id', ARGV[6], 'created_at', time[1],
+               'last_heartbeat', time[1], 'worker_name', ARGV[2])
+    redis.call('PEXPIRE', 'rq:execution:' .. execution, left + 5000)
+    redis.call('ZADD', 'rq:executions:' .. id, until_s + 60, ARGV[6])
+    redis.call('PEXPIRE', 'rq:executions:' .. id, left + 5000)
+    local peer = string.match(id, '^(.*)-')
+    if peer and redis.call('GET', ARGV[5] .. peer) == id then
+      redis.call('PEXPIRE', ARGV[5] .. peer, tonumber(ARGV[4]) * 1000)
+    end
+    taken[#taken + 1] = {id, fields[1], left, fields[3] or ''}
+  elseif fields[1] then
+    redis.call('DEL', job)
+  end
+end
+return taken
+"""
+)
+
+# KEYS: wip, worker, replies, . ARGV: execution id, prefix of in-flight keys, prefix of verdict keys, replies kept,
+# then for each job: id, answer, milliseconds for which the verdict may be reused (0: not at all).
+_FINISH = """
+local finished = 0
+for i = 5, #ARGV, 3 do
+  local id, answer, reuse_ms = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2])
+  local peer = string.match(id, '^(.*)-')
+  local execution = id .. ':' .. ARGV[1]
+  redis.call('DEL', 'rq:job:' .. id, 'rq:execution:' .. execution, 'rq:executions:' .. id)
+  redis.call('ZREM', KEYS[1], execution)
+  if reuse_ms > 0 then redis.call('SET', ARGV[3] .. peer, answer, 'PX', reuse_ms) end
+  if redis.call('GET', ARGV[2] .. peer) == id then redis.call('DEL', ARGV[2] .. peer) end
+  redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[4], '*', 'answer', answer)
+  finished = finished + 1
+end
+redis.call('EXPIRE', KEYS[3], 86400)
+redis.call('HINCRBY', KEYS[2], 'successful_job_count', finished)
+"""
+
+# KEYS: queue, wip. ARGV: execution id, then job ids. The next worker takes them first.
+_HAND_BACK = """
+for i = 2, #ARGV do
+  local job = 'rq:job:' .. ARGV[i]
+  local execution = ARGV[i] .. ':' .. ARGV[1]
+  redis.call('ZREM', KEYS[2], execution)
+  redis.call('DEL', 'rq:execution:' .. execution, 'rq:executions:' .. ARGV[i])
+  if redis.call('EXISTS', job) == 1 then
+    redis.call('HSET', job, 'status', 'queued', 'worker_name', '')
+    redis.call('LPUSH', KEYS[1], ARGV[i])
+  end
+end
+"""
+
+# KEYS: wip, vantages, workers, queue. ARGV: worker's name, vantage, lease in seconds (0: give it up), prefix of
+# in-flight keys, seconds a start counts, execution id, then the ids of the jobs in flight. Returns how many checks
+# wait, and for how many milliseconds the first of them.
+_RENEW = (
+    _CLOCK
+    + """
+if tonumber(ARGV[3]) > 0 then
+  local ends = now_ms + tonumber(ARGV[3]) * 1000
+  redis.call('ZADD', KEYS[3], ends, ARGV[1])
+  redis.call('ZADD', KEYS[2], 'GT', ends, ARGV[2])
+else
+  redis.call('ZREM', KEYS[3], ARGV[1])
+end
+redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', now_ms - 60000)
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now_ms - 60000)
+for i = 7, #ARGV do
+  local peer = string.match(ARGV[i], '^(.*)-')
+  redis.call('ZADD', KEYS[1], 'XX', time[1] + tonumber(ARGV[5]), ARGV[i] .. ':' .. ARGV[6])
+  if redis.call('GET', ARGV[4] .. peer) == ARGV[i] then
+    redis.call('PEXPIRE', ARGV[4] .. peer, tonumber(ARGV[5]) * 1000)
+  end
+end
+local first = redis.call('LINDEX', KEYS[4], 0)
+local asked_ms = first and redis.call('HGET', 'rq:job:' .. first, 'asked_ms')
+return {redis.call('LLEN', KEYS[4]), asked_ms and math.max(0, now_ms - tonumber(asked_ms)) or 0}
+"""
+)
+
+# KEYS: wip. Drops what a killed worker left started: its jobs expire by themselves, and whoever waits asks again.
+_RECONCILE = (
+    _CLOCK
+    + """
+local lost = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', time[1])
+for _, execution in ipairs(lost) do
+  local id = string.match(execution, '^(.*):')
+  redis.call('DEL', 'rq:job:' .. id, 'rq:execution:' .. execution, 'rq:executions:' .. id)
+  redis.call('ZREM', KEYS[1], execution)
+end
+return #lost
+"""
+)
+
+
+class Scripts:
+    """The scripts, loaded for one connection."""
+
+    def __init__(self, redis: Redis) -> None:
+        self.take: AsyncScript = redis.register_script(_TAKE)
+        self.finish: AsyncScript = redis.register_script(_FINISH)
+        self.hand_back: AsyncScript = redis.register_script(_HAND_BACK)
+        self.renew: AsyncScript = redis.register_script(_RENEW)
+        self.reconcile: AsyncScript = redis.register_script(_RECONCILE)

@@ -1,0 +1,143 @@
+"""The prober on a real private swarm: each verdict, and above all no false negative."""
+
+import asyncio
+import os
+import signal
+import time
+from contextlib import asynccontextmanager
+
+import pytest
+
+from deploy.simulated_server import Announcement, Model
+from reachability_worker.prober import Prober
+from shared.reachability import Cause, Stage
+from shared.snapshot import Verdict
+from tests.fakes import peer_id
+
+pytestmark = pytest.mark.swarm
+
+MODEL = Model("demo-model", 4)
+
+
+@asynccontextmanager
+async def prober_in(swarm, **more):
+    options = {"check_timeout": 5.0, "dials_at_once": 1024, **more}
+    prober = Prober(swarm.bootstrap_peers, **options)
+    running = asyncio.create_task(prober.run())
+    assert await prober.until_fit(20)
+    try:
+        yield prober
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def look(prober, peer, seconds=8.0):
+    return await prober.look(peer, time.monotonic() + seconds)
+
+
+async def test_each_kind_of_peer_gets_its_verdict_and_evidence(swarm):
+    """Live, joining, dead, unknown and frozen peers, all asked at once."""
+    live = swarm.start(Announcement(MODEL, 0, 4))
+    joining = swarm.start(Announcement(MODEL, 0, 4, state="joining"), serves=False)
+    dead = swarm.start()
+    frozen = swarm.start()
+    swarm.close_server(dead)
+    frozen.freeze()
+    async with prober_in(swarm) as prober:
+        asked = [live.peer_id, joining.peer_id, dead.peer_id, peer_id(1), frozen.peer_id, swarm.bootstrap.peer_id]
+        served, loading, gone, nobody, silent, bootstrap = await asyncio.gather(*(look(prober, peer) for peer in asked))
+    assert (served.verdict, served.stage, served.protocol_ok) == (Verdict.REACHABLE, Stage.ANSWERED, True)
+    assert served.addresses[0].startswith("/ip4/127.0.0.1/tcp/")
+    assert served.relayed is False
+    assert (loading.verdict, loading.protocol_ok) == (Verdict.REACHABLE, False)
+    assert (gone.verdict, gone.stage, gone.cause) == (Verdict.UNREACHABLE, Stage.DIAL, Cause.REFUSED)
+    assert (nobody.verdict, nobody.stage, nobody.cause) == (Verdict.UNREACHABLE, Stage.LOOKUP, Cause.NO_ADDRESS)
+    assert (silent.verdict, silent.stage, silent.cause) == (Verdict.UNREACHABLE, Stage.SECURITY, Cause.FROZEN)
+    assert bootstrap.verdict is Verdict.REACHABLE
+
+
+async def test_a_peer_that_comes_back_is_reachable_at_once(swarm):
+    """p2pd answers "dial backoff" for seconds after a failure; that never becomes a verdict on a live peer."""
+    server = swarm.start(Announcement(MODEL, 0, 4))
+    async with prober_in(swarm, check_timeout=2.0) as prober:
+        server.freeze()
+        for _ in range(2):
+            assert (await look(prober, server.peer_id)).verdict is Verdict.UNREACHABLE
+        server.thaw()
+        # Its failures of a moment ago explain a backoff for ten seconds; after that, a fresh dialler looks.
+        deadline = time.monotonic() + 15
+        while (await look(prober, server.peer_id)).verdict is not Verdict.REACHABLE:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.5)
+
+
+async def test_a_prober_cut_off_from_the_swarm_calls_nobody_unreachable(swarm):
+    """With the only bootstrap peer gone, no answer is a verdict; when it is back, answers are right again."""
+    dead = swarm.start()
+    swarm.close_server(dead)
+    async with prober_in(swarm) as prober:
+        swarm.bootstrap.freeze()
+        outcomes = await asyncio.gather(look(prober, dead.peer_id), look(prober, peer_id(1)))
+        assert {outcome.verdict for outcome in outcomes} == {Verdict.UNKNOWN}
+        assert not prober.fit
+        swarm.bootstrap.thaw()
+        assert await prober.until_fit(20)
+        live = swarm.start(Announcement(MODEL, 0, 4))
+        assert (await look(prober, live.peer_id)).verdict is Verdict.REACHABLE
+
+
+@pytest.mark.parametrize("which", ["guide", "dialler"])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
+async def test_a_lost_daemon_is_noticed_and_replaced(swarm, which, how):
+    """While a daemon of ours is dead or deaf, live peers are not called unreachable; then it heals."""
+    live = swarm.start(Announcement(MODEL, 0, 4))
+    async with prober_in(swarm, check_timeout=2.0) as prober:
+        pid = getattr(prober, f"_{which}").daemon_pid
+        os.kill(pid, how)
+        outcome = await look(prober, live.peer_id, 5)
+        assert outcome.verdict is not Verdict.UNREACHABLE
+        deadline = time.monotonic() + 30
+        while (await look(prober, live.peer_id)).verdict is not Verdict.REACHABLE:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.3)
+
+
+async def test_waiting_for_a_slot_is_not_failing(swarm):
+    """A check whose time runs out before it may dial says that nobody could look."""
+    frozen = swarm.start()
+    frozen.freeze()
+    async with prober_in(swarm, dials_at_once=1) as prober:
+        first = asyncio.create_task(look(prober, frozen.peer_id, 6))
+        await asyncio.sleep(0.1)
+        waiting = await look(prober, peer_id(1), 0.5)
+        assert (waiting.verdict, waiting.cause) == (Verdict.UNKNOWN, Cause.NO_SLOT)
+        assert (await first).verdict is Verdict.UNREACHABLE
+
+
+async def test_hundreds_of_silent_peers_do_not_make_a_live_one_look_dead(swarm):
+    """p2pd's default of 160 dials at once made live peers time out behind silent ones."""
+    from shared.p2p.kad import Whereabouts
+
+    over = asyncio.Event()
+
+    async def say_nothing(_, writer):
+        await over.wait()
+        writer.close()
+
+    listener = await asyncio.start_server(say_nothing, "127.0.0.1", 0, backlog=1024)
+    silent = Whereabouts((f"/ip4/127.0.0.1/tcp/{listener.sockets[0].getsockname()[1]}",), finished=True)
+    live = swarm.start(Announcement(MODEL, 0, 4))
+    async with prober_in(swarm) as prober:
+        locate = prober._guide.locate
+        prober._guide.locate = lambda peer: locate(peer) if peer == live.peer_id else asyncio.sleep(0, silent)
+        hanging = [asyncio.create_task(look(prober, peer_id(n))) for n in range(400)]
+        await asyncio.sleep(1)
+        for _ in range(3):
+            outcome = await look(prober, live.peer_id, 3)
+            assert outcome.verdict is Verdict.REACHABLE
+        outcomes = await asyncio.gather(*hanging)
+    assert {outcome.verdict for outcome in outcomes} == {Verdict.UNREACHABLE}
+    listener.close()
+    over.set()
+    await asyncio.sleep(0.2)

@@ -1,0 +1,229 @@
+"""The RQ worker on a real Redis, with a simulated prober: what RQ sees, and that nothing is lost."""
+
+import asyncio
+import json
+import time
+import zlib
+from contextlib import asynccontextmanager
+
+import pytest
+import redis as sync_redis
+from rq import Queue, Worker
+from rq.job import Job
+from rq.serializers import JSONSerializer
+
+from reachability_worker.metrics import WorkerMetrics
+from reachability_worker.worker import BadJobError, ConcurrentWorker, read_job
+from shared import keys
+from shared.reachability import CHECK_FUNCTION, decode_answer, queue_name
+from shared.redis_client import connect
+from shared.snapshot import Verdict
+from tests.fakes import REACHED, REFUSED, FakeProber, peer_id
+
+QUEUE = queue_name("here")
+
+
+@asynccontextmanager
+async def worker_on(url, prober, **more):
+    options = {"checks_at_once": 2000, "verdict_reuse": 5.0, "shutdown_grace": 2.0, **more}
+    redis, connection = connect(url, "worker"), sync_redis.Redis.from_url(url)
+    worker = ConcurrentWorker("here", prober, connection=connection, redis=redis, metrics=WorkerMetrics(), **options)
+    running = asyncio.create_task(worker.run())
+    try:
+        yield worker
+    finally:
+        worker.stop()
+        await asyncio.wait_for(running, 10)
+        await redis.aclose()
+        connection.close()
+
+
+def enqueue(connection, peer, seconds=9.0, job_id=None):
+    """Put a check into the queue as the api does."""
+    job = Job.create(
+        CHECK_FUNCTION, args=[peer], id=job_id or f"{peer}-{time.monotonic_ns()}", connection=connection,
+        serializer=JSONSerializer, origin=QUEUE, status="queued", timeout=10, result_ttl=0,
+    )  # fmt: skip
+    connection.hset(job.key, mapping={**job.to_dict(), "deadline_ms": int((time.time() + seconds) * 1000)})
+    connection.pexpire(job.key, int(seconds * 1000) + 2000)
+    connection.sadd("rq:queues", f"rq:queue:{QUEUE}")
+    connection.rpush(f"rq:queue:{QUEUE}", job.id)
+    return job
+
+
+@pytest.fixture
+def rq_redis(redis_url):
+    connection = sync_redis.Redis.from_url(redis_url)
+    yield connection
+    connection.close()
+
+
+async def until(condition, seconds=5.0):
+    deadline = time.monotonic() + seconds
+    while not (result := condition()):
+        assert time.monotonic() < deadline, "it did not happen in time"
+        await asyncio.sleep(0.02)
+    return result
+
+
+def replies(connection):
+    return [decode_answer(fields[b"answer"]) for _, fields in connection.xrange(keys.REPLIES)]
+
+
+async def test_a_check_is_answered_and_leaves_nothing_behind(redis_url, rq_redis):
+    """The answer is in the reply stream and, for a while, under the verdict's key; the job is gone."""
+    async with worker_on(redis_url, FakeProber()):
+        job = enqueue(rq_redis, peer_id(1))
+        (answer,) = await until(lambda: replies(rq_redis))
+    assert (answer.peer_id, answer.vantage, answer.outcome) == (peer_id(1), "here", REACHED)
+    assert decode_answer(rq_redis.get(keys.verdict("here", peer_id(1)))) == answer
+    assert 0 < rq_redis.pttl(keys.verdict("here", peer_id(1))) <= 5000
+    assert not rq_redis.exists(job.key)
+    assert not rq_redis.keys("rq:execution*")
+    assert rq_redis.zcard(f"rq:wip:{QUEUE}") == 0
+
+
+async def test_a_thousand_checks_run_at_once(redis_url, rq_redis):
+    """Slow peers do not make others wait."""
+    prober = FakeProber(delay=1.0)
+    async with worker_on(redis_url, prober):
+        for number in range(1000):
+            enqueue(rq_redis, peer_id(number))
+        await until(lambda: rq_redis.xlen(keys.REPLIES) == 1000, 15)
+    assert prober.most_at_once == 1000
+
+
+async def test_rq_sees_the_worker_and_its_jobs(redis_url, rq_redis):
+    """Registered, beating, its started jobs in StartedJobRegistry, its counters right: `rq info` tells the truth."""
+    async with worker_on(redis_url, FakeProber(delay=1.0)):
+        jobs = [enqueue(rq_redis, peer_id(number)) for number in range(3)]
+        queue = Queue(QUEUE, connection=rq_redis, serializer=JSONSerializer)
+        await until(lambda: len(queue.started_job_registry) == 3)
+        assert set(queue.started_job_registry.get_job_ids()) == {job.id for job in jobs}
+        started = Job.fetch(jobs[0].id, connection=rq_redis, serializer=JSONSerializer)
+        assert started.get_status() == "started"
+        assert len(started.get_executions()) == 1
+        (worker,) = Worker.all(connection=rq_redis)
+        assert worker.queue_names() == [QUEUE]
+        await until(lambda: len(queue.started_job_registry) == 0)
+        worker.refresh()
+        assert worker.successful_job_count == 3
+    assert Worker.all(connection=rq_redis) == []
+
+
+async def test_stopping_hands_back_what_cannot_be_finished(redis_url, rq_redis):
+    """SIGTERM loses no check: short ones end, long ones wait for the next worker, whole and in front."""
+    prober = FakeProber()
+    prober.outcomes[peer_id(1)] = (REACHED, 0.3)
+    prober.outcomes[peer_id(2)] = (REACHED, 30.0)
+    async with worker_on(redis_url, prober, shutdown_grace=0.8):
+        enqueue(rq_redis, peer_id(1))
+        long = enqueue(rq_redis, peer_id(2), seconds=20)
+        await until(lambda: prober.looking == 2)
+    assert [answer.peer_id for answer in replies(rq_redis)] == [peer_id(1)]
+    assert rq_redis.lrange(f"rq:queue:{QUEUE}", 0, -1) == [long.id.encode()]
+    assert rq_redis.hget(long.key, "status") == b"queued"
+    assert rq_redis.zcard(f"rq:wip:{QUEUE}") == 0
+    async with worker_on(redis_url, FakeProber()):
+        await until(lambda: len(replies(rq_redis)) == 2)
+
+
+async def test_an_expired_question_is_not_looked_at(redis_url, rq_redis):
+    """Nobody waits for it any more."""
+    prober = FakeProber()
+    enqueue(rq_redis, peer_id(1), seconds=0.001)
+    await asyncio.sleep(0.05)
+    async with worker_on(redis_url, prober):
+        enqueue(rq_redis, peer_id(2))
+        await until(lambda: replies(rq_redis))
+    assert prober.looks == [peer_id(2)]
+    assert rq_redis.llen(f"rq:queue:{QUEUE}") == 0
+
+
+async def test_an_unknown_outcome_is_told_but_not_reused(redis_url, rq_redis):
+    """That nobody could look now says nothing about the next second."""
+    from shared.reachability import Cause, DialOutcome
+
+    async with worker_on(redis_url, FakeProber(DialOutcome.unknown(Cause.NODE_UNFIT))):
+        enqueue(rq_redis, peer_id(1))
+        (answer,) = await until(lambda: replies(rq_redis))
+    assert answer.outcome.verdict is Verdict.UNKNOWN
+    assert not rq_redis.exists(keys.verdict("here", peer_id(1)))
+
+
+async def test_an_unfit_worker_gives_up_its_lease_and_takes_nothing(redis_url, rq_redis):
+    """So that callers hear at once that nobody can look, and another worker gets the work."""
+    prober = FakeProber()
+    async with worker_on(redis_url, prober):
+        await until(lambda: rq_redis.zcard(keys.workers("here")) == 1)
+        prober.fit = False
+        await until(lambda: rq_redis.zcard(keys.workers("here")) == 0)
+        enqueue(rq_redis, peer_id(1))
+        await asyncio.sleep(1.3)
+        assert prober.looks == []
+        prober.fit = True
+        await until(lambda: prober.looks == [peer_id(1)])
+
+
+async def test_a_lost_workers_started_checks_are_dropped(redis_url, rq_redis):
+    """Whoever waits for them asks again; no job stays STARTED."""
+    job = enqueue(rq_redis, peer_id(1))
+    rq_redis.lpop(f"rq:queue:{QUEUE}")
+    rq_redis.hset(job.key, "status", "started")
+    rq_redis.zadd(f"rq:wip:{QUEUE}", {f"{job.id}:gone": time.time() - 1})
+    async with worker_on(redis_url, FakeProber()):
+        await until(lambda: rq_redis.zcard(f"rq:wip:{QUEUE}") == 0)
+        assert not rq_redis.exists(job.key)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        ["os.system", None, ["true"], {}],
+        [CHECK_FUNCTION, "builtins", [peer_id(1)], {}],
+        [CHECK_FUNCTION, None, [peer_id(1)], {"evil": 1}],
+        [CHECK_FUNCTION, None, [peer_id(2)], {}],
+        [CHECK_FUNCTION, None, ["nonsense"], {}],
+        [CHECK_FUNCTION, None, [], {}],
+        "text",
+        [[[[]]]],
+    ],
+)
+def test_only_a_check_of_the_named_peer_is_a_job(call):
+    """Whoever can write to Redis cannot make a worker do anything else."""
+    packed = zlib.compress(json.dumps(call).encode())
+    with pytest.raises(BadJobError):
+        read_job(f"{peer_id(1)}-abc", packed)
+
+
+@pytest.mark.parametrize("packed", [b"", b"junk", zlib.compress(b"\x80\x04K\x01."), zlib.compress(b" " * 10**7)])
+def test_pickles_junk_and_bombs_are_refused(packed):
+    """Nothing is unpickled, and nothing unpacks to more than a job can be."""
+    with pytest.raises(BadJobError):
+        read_job(f"{peer_id(1)}-abc", packed)
+
+
+async def test_bad_jobs_do_not_stop_the_worker(redis_url, rq_redis):
+    """They are dropped and counted; the next check is answered."""
+    async with worker_on(redis_url, FakeProber(REFUSED)):
+        rq_redis.rpush(f"rq:queue:{QUEUE}", "no-such-job", "", "x" * 5000)
+        bad = enqueue(rq_redis, peer_id(1))
+        rq_redis.hset(bad.key, "data", b"\x80\x04pickle")
+        enqueue(rq_redis, peer_id(2))
+        await until(lambda: peer_id(2) in {answer.peer_id for answer in replies(rq_redis)})
+
+
+async def test_it_goes_on_over_a_redis_that_comes_back_empty(redis_server):
+    """Registered again, leased again, working again, by itself."""
+    connection = sync_redis.Redis.from_url(redis_server.url)
+    async with worker_on(redis_server.url, FakeProber()):
+        enqueue(connection, peer_id(1))
+        await until(lambda: replies(connection))
+        redis_server.kill()
+        await asyncio.sleep(1.5)
+        redis_server.start()
+        await until(lambda: connection.zcard(keys.workers("here")) == 1, 10)
+        enqueue(connection, peer_id(2))
+        await until(lambda: [answer.peer_id for answer in replies(connection)] == [peer_id(2)], 10)
+        await until(lambda: len(Worker.all(connection=connection)) == 1, 15)
+    connection.close()
