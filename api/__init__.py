@@ -1,0 +1,1 @@
+"""Shows the snapshot in every form, and brings reachability questions to the workers. Stateless."""

@@ -1,0 +1,60 @@
+"""`python -m api`: serve the snapshot and the reachability check over HTTP."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import uvicorn
+
+from api.app import create_app
+from api.http_limits import BoundedHttp
+from api.settings import ApiSettings
+from shared import logs
+from shared.settings import load, settings_table
+
+SHUTDOWN_GRACE = 12
+"""Seconds that open requests get after SIGTERM: a check takes up to nine. Event streams are cut."""
+KEEP_ALIVE = 65
+"""Seconds; longer than a usual proxy keeps its side, so that the proxy closes first."""
+
+
+def main() -> int:
+    arguments = _parser().parse_args()
+    settings = load(ApiSettings)
+    if arguments.print_config:
+        print(settings_table(ApiSettings, settings))  # noqa: T201
+        return 0
+    logs.configure(settings, "api")
+    uvicorn.run(
+        create_app(settings),
+        host=settings.api_host,
+        port=settings.api_port,
+        loop="uvloop",
+        http=BoundedHttp,
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=settings.trusted_proxies or None,
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=SHUTDOWN_GRACE,
+        backlog=4096,
+    )
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m api",
+        description=__doc__,
+        epilog="settings, from environment variables:\n" + settings_table(ApiSettings),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--print-config", action="store_true", help="print the settings in force and end")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""The app: its routes, and what lives as long as it does."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from api import (
+    badges,
+    events,
+    health,
+    history,
+    incidents,
+    metrics,
+    models_api,
+    openapi,
+    probe,
+    reachability,
+    state,
+    web,
+)
+from api.bodies import BodyTable, CachedBodies
+from api.desk import ReachabilityDesk
+from api.history_cache import READS_AT_ONCE, HistoryCache
+from api.pages import Pages
+from api.pages.render import STATIC_DIR
+from api.problems import on_failure, on_http_error
+from api.request_id import RequestId
+from api.swarm import Swarm
+from shared.history_store import HistoryReader
+from shared.redis_client import connect
+from shared.snapshot_store import SnapshotReader
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from api.settings import ApiSettings
+
+
+def create_app(settings: ApiSettings) -> Starlette:
+    """Build the app. Nothing is connected before its lifespan begins; it serves without waiting for Redis."""
+    table = BodyTable()
+    own_metrics = metrics.ApiMetrics(table)
+    app = Starlette(
+        routes=[
+            Route("/", web.overview),
+            Route("/models/{dht_prefix:path}", web.model),
+            Route("/servers/{peer_id}", web.server),
+            Route("/check", web.check),
+            Route("/check/{peer_id}", web.check),
+            Route("/incidents", incidents.page),
+            Route("/incidents.atom", incidents.atom),
+            Route("/badge/{dht_prefix:path}.svg", badges.badge),
+            Route("/swarm.txt", state.text),
+            Route("/events", events.events),
+            Route("/api/v1/state", state.state),
+            Route("/api/v1/models", models_api.models),
+            Route("/api/v1/models/{dht_prefix:path}", models_api.model),
+            Route("/api/v1/servers/{peer_id}", models_api.server),
+            Route("/api/v1/history/models/{dht_prefix:path}", history.model),
+            Route("/api/v1/history/servers/{peer_id}", history.server),
+            Route("/api/v1/incidents", incidents.as_json),
+            Route("/api/v1/is_reachable/{peer_id:path}", reachability.is_reachable),
+            Route("/api/v1/is_reachable", reachability.without_peer_id),
+            Route("/metrics", metrics.swarm_metrics),
+            Route("/api/prometheus", metrics.swarm_metrics),
+            *([Route("/metrics/servers", metrics.server_metrics)] if settings.per_server_metrics == "on" else []),
+            *([Route("/probe", probe.probe)] if settings.probe_endpoint == "on" else []),
+            Route("/openapi.json", openapi.document),
+            Route("/livez", health.livez),
+            Route("/readyz", health.readyz),
+            Mount("/static", StaticFiles(directory=STATIC_DIR)),
+        ],
+        middleware=[
+            # Ready bodies first: they need nothing of what follows.
+            Middleware(CachedBodies, table=table),
+            Middleware(metrics.RequestMetrics, metrics=own_metrics),
+            Middleware(RequestId),
+        ],
+        exception_handlers={HTTPException: on_http_error, Exception: on_failure},
+        lifespan=_lifespan,
+    )
+    app.state.settings = settings
+    app.state.table = table
+    app.state.metrics = own_metrics
+    app.state.pages = Pages()
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: Starlette) -> AsyncIterator[None]:
+    settings: ApiSettings = app.state.settings
+    redis = connect(settings.redis_url, "api")
+    app.state.swarm = Swarm(SnapshotReader(redis), app.state.pages, settings, app.state.table)
+    # Apart, so that a crowd that reads the past never waits in front of a check.
+    past = connect(settings.redis_url, "api history", max_connections=READS_AT_ONCE)
+    app.state.history = HistoryCache(HistoryReader(past))
+    app.state.desk = ReachabilityDesk(redis, max_queued=settings.max_queued_checks)
+    app.state.metrics.desk, app.state.metrics.swarm = app.state.desk, app.state.swarm
+    app.state.desk.on_reply = app.state.metrics.replied
+    if settings.api_metrics_port:
+        app.state.metrics.serve(settings.api_metrics_port)
+    tasks = [asyncio.create_task(app.state.swarm.run()), asyncio.create_task(app.state.desk.run())]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        with suppress(Exception):
+            await redis.aclose()
+            await past.aclose()

@@ -1,0 +1,165 @@
+"""Bodies that are made once and sent many times: rendered and compressed ahead, then only copied.
+
+A `Body` holds one representation of a resource in each encoding, with its response headers ready as ASGI wants
+them. `CachedBodies` is an ASGI layer in front of the router that answers from a table of them.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import brotli
+import zstandard
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+GZIP_LEVEL, BROTLI_QUALITY, ZSTD_LEVEL = 6, 5, 6
+MIN_COMPRESSED = 500
+"""Bytes; below that, headers weigh more than what compression saves."""
+
+_ENCODINGS = ("zstd", "br", "gzip")
+"""In the order of preference: the client's choice among equals is ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Variant:
+    start: Message
+    head: Message
+    body: Message
+    not_modified: Message
+    etag: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """One representation, ready to send. `etag` names the content, whatever its encoding."""
+
+    etag: str
+    content: bytes
+    content_type: str
+    _variants: dict[str, _Variant] = field(repr=False)
+
+    @classmethod
+    def make(
+        cls, content: bytes, content_type: str, *, headers: dict[str, str] | None = None, vary: str = "Accept-Encoding"
+    ) -> Body:
+        etag = hashlib.blake2b(content, digest_size=12).hexdigest()
+        encoded = {"identity": content}
+        if len(content) >= MIN_COMPRESSED:
+            encoded["zstd"] = zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(content)
+            encoded["br"] = brotli.compress(content, quality=BROTLI_QUALITY)
+            encoded["gzip"] = gzip.compress(content, GZIP_LEVEL, mtime=0)
+        common = {"vary": vary, **(headers or {})}
+        variants = {}
+        for encoding, data in encoded.items():
+            # A strong validator is of the bytes: each encoding has its own.
+            tag = f'"{etag}"' if encoding == "identity" else f'"{etag}-{encoding}"'
+            cacheable = [(name.encode(), value.encode()) for name, value in {**common, "etag": tag}.items()]
+            entity = [(b"content-type", content_type.encode()), (b"content-length", str(len(data)).encode())]
+            if encoding != "identity":
+                entity.append((b"content-encoding", encoding.encode()))
+            start = {"type": "http.response.start", "status": 200, "headers": [*entity, *cacheable]}
+            variants[encoding] = _Variant(
+                start=start,
+                head={"type": "http.response.body", "body": b""},
+                body={"type": "http.response.body", "body": data},
+                not_modified={"type": "http.response.start", "status": 304, "headers": cacheable},
+                etag=tag.encode(),
+            )
+        return cls(etag, content, content_type, variants)
+
+    async def send(self, scope: Scope, send: Send) -> None:
+        """Answer a GET or HEAD, in the best encoding that the client takes, with 304 where it has it already."""
+        accepted = if_none_match = b""
+        for name, value in scope["headers"]:
+            if name == b"accept-encoding":
+                accepted = value
+            elif name == b"if-none-match":
+                if_none_match = value
+        variant = self._variants[_choose(accepted) if len(self._variants) > 1 else "identity"]
+        if if_none_match and (variant.etag in if_none_match or if_none_match == b"*"):
+            await send(variant.not_modified)
+            await send(variant.head)
+            return
+        await send(variant.start)
+        await send(variant.head if scope["method"] == "HEAD" else variant.body)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A body is an ASGI app, and so can stand as a Starlette response."""
+        await self.send(scope, send)
+
+
+_chosen: dict[bytes, str] = {}
+_MAX_CHOSEN = 256
+"""Browsers send a handful of different headers; a client that varies them costs this many entries."""
+
+
+def _choose(accepted: bytes) -> str:
+    known = _chosen.get(accepted)
+    if known is not None:
+        return known
+    weights = {}
+    for item in accepted.decode("latin-1").lower().split(","):
+        name, _, parameters = item.strip().partition(";")
+        key, _, value = parameters.strip().partition("=")
+        try:
+            weights[name.strip()] = float(value) if key.strip() == "q" else 1.0
+        except ValueError:
+            weights[name.strip()] = 0.0
+    best = max(_ENCODINGS, key=lambda name: (weights.get(name, weights.get("*", 0.0)), -_ENCODINGS.index(name)))
+    choice = best if weights.get(best, weights.get("*", 0.0)) > 0 else "identity"
+    if len(_chosen) < _MAX_CHOSEN:
+        _chosen[accepted] = choice
+    return choice
+
+
+class CachedBodies:
+    """Answers what is in the table, hands everything else on."""
+
+    def __init__(self, app: ASGIApp, table: BodyTable) -> None:
+        self.app = app
+        self.table = table
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not scope["query_string"] and scope["method"] in ("GET", "HEAD"):
+            body = self.table.find(scope)
+            if body is not None:
+                await body.send(scope, send)
+                return
+        await self.app(scope, receive, send)
+
+
+class BodyTable:
+    """Bodies by path, and a second form of some paths for clients that ask for it by its media type."""
+
+    def __init__(self) -> None:
+        self._bodies: dict[str, Body] = {}
+        self._alternatives: dict[str, tuple[bytes, Body]] = {}
+        self.served = Counter[str]()
+        """Requests answered, by path. A plain count: this is the hot path."""
+
+    def replace(self, bodies: dict[str, Body], alternatives: dict[str, tuple[bytes, Body]]) -> None:
+        self._bodies, self._alternatives = bodies, alternatives
+
+    def find(self, scope: Scope) -> Body | None:
+        path = scope["path"]
+        body = self._bodies.get(path)
+        alternative = self._alternatives.get(path)
+        if alternative is not None and _asks_for(scope, alternative[0]):
+            body = alternative[1]
+        if body is not None:
+            self.served[path] += 1
+        return body
+
+
+def _asks_for(scope: Scope, media_type: bytes) -> bool:
+    """Whether the client names this media type, and does not want a page as well, as browsers do."""
+    for name, value in scope["headers"]:
+        if name == b"accept":
+            return media_type in value and b"text/html" not in value
+    return False

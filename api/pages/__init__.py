@@ -1,0 +1,10 @@
+"""HTML pages of the monitor: pure functions from a snapshot to text. No I/O, nothing done at import.
+
+`Pages` is built once by the app; `View` is what every page of the swarm is drawn from.
+"""
+
+from api.pages.near import near_models, near_servers
+from api.pages.render import Pages
+from api.pages.view import CheckView, View
+
+__all__ = ["CheckView", "Pages", "View", "near_models", "near_servers"]

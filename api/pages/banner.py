@@ -1,0 +1,193 @@
+"""The first thing a reader sees: can the swarm be used, how old is that knowledge, what went wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from api.pages import text
+from shared.snapshot import Verdict
+from shared.text_picture import swarm_state
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from api.pages.cards import Card
+    from api.pages.view import View
+    from shared.snapshot import BootstrapPeer, CrawlStatus, Snapshot
+
+MAX_TRIED = 8
+"""Bootstrap addresses named in an explanation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something to know before reading on. `tone` is warn, bad or idle."""
+
+    tone: str
+    title: str
+    text: str
+    items: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """The verdict. `tone` is good, warn, bad or idle; `tried` are the bootstrap peers that did not answer."""
+
+    tone: str
+    title: str
+    text: str
+    tried: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A bootstrap peer as it is shown."""
+
+    short_id: str
+    href: str
+    state: str
+    error: str
+    address: str
+
+
+def headline(view: View, cards: Sequence[Card]) -> Headline:
+    """The swarm in one line, with its reason in a second."""
+    snapshot = view.snapshot
+    if snapshot is None:
+        return _without_snapshot(view)
+    fresh = _judge(snapshot, cards)
+    if not view.stale:
+        return fresh
+    # What is old is told in the past tense, and never in green.
+    title = fresh.title.replace(" is ", " was ").replace("cannot", "could not") + " when it was last seen"
+    then = fresh.text.replace("can be used now", "could be used").replace(" can be ", " could be ")
+    return Headline("warn" if fresh.tone == "good" else fresh.tone, title, then)
+
+
+def _judge(snapshot: Snapshot, cards: Sequence[Card]) -> Headline:
+    if nobody_can_join(snapshot.bootstrap_peers):
+        return Headline(
+            "bad",
+            "The swarm cannot be joined",
+            "None of its bootstrap peers can be reached: new clients and servers find no way in.",
+        )
+    served = [card for card in cards if card.num_servers]
+    if not served:
+        return _empty(snapshot)
+    official = [card for card in served if card.official]
+    judged, kind = (official, "official model") if official else (served, "model")
+    usable = sum(card.path.usable for card in judged)
+    counted = f"{usable} of {text.count(len(judged), kind)} can be used now."
+    if usable == len(judged):
+        counted = f"All {len(judged)} {kind}s can be used now." if usable > 1 else f"Its {kind} can be used now."
+    match swarm_state(snapshot):
+        case "healthy":
+            return Headline("good", "The swarm is healthy", counted)
+        case "partly healthy":
+            return Headline("warn", "The swarm is partly healthy", counted)
+        case _:
+            return Headline("bad", "The swarm is broken", counted.replace("0 of", "None of"))
+
+
+def _empty(snapshot: Snapshot) -> Headline:
+    reached = sum(peer.verdict is Verdict.REACHABLE for peer in snapshot.bootstrap_peers)
+    looked = f"{reached} of {text.count(len(snapshot.bootstrap_peers), 'bootstrap peer')} answered"
+    wanted = [text.cut(model.dht_prefix, 40) for model in snapshot.models]
+    if not snapshot.private_swarm:
+        return Headline("bad", "The swarm is empty", f"{looked}, and no server announces any block.")
+    sought = f" Looked for the models of the settings ({_list(wanted)}) and" if wanted else " Looked for"
+    return Headline(
+        "idle",
+        "The private swarm is empty",
+        f"{looked}.{sought} whatever is announced under the DHT key _petals.models: no server was there. "
+        "A server shows up here about a minute after it starts with the same initial peers.",
+    )
+
+
+def _without_snapshot(view: View) -> Headline:
+    if not view.redis_connected:
+        return Headline(
+            "bad",
+            "Nothing is known yet",
+            "This page cannot reach its Redis, where the crawler leaves what it sees. It goes on trying.",
+        )
+    if view.status is None or view.status.ok:
+        return Headline(
+            "idle",
+            "No snapshot yet: the first crawl is running",
+            "It takes up to a minute. If nothing comes, see whether the crawler runs: "
+            "try “make demo” for a swarm on this machine, or set INITIAL_PEERS.",
+        )
+    hint = "Try “make demo” for a swarm on this machine, or set INITIAL_PEERS. The crawler goes on trying."
+    return Headline(
+        "bad",
+        "No snapshot yet: the first crawl failed",
+        f"{_reason(view.status)} {hint}",
+        tried(view.status.bootstrap_peers, view.show_addresses),
+    )
+
+
+def _reason(status: CrawlStatus) -> str:
+    error = text.cut(status.error or "the crawl failed", text.MAX_ERROR).rstrip(".")
+    return error[:1].upper() + error[1:] + "."
+
+
+def notices(view: View) -> list[Notice]:
+    """What to know beside the verdict, the most urgent first."""
+    found = []
+    status, snapshot = view.status, view.snapshot
+    if snapshot is not None and not view.redis_connected:
+        found.append(
+            Notice("warn", "Redis is away.", "This page shows the last snapshot that it read and goes on trying.")
+        )
+    if snapshot is None:
+        return found
+    if status is not None and not status.ok and status.attempted_at > snapshot.taken_at:
+        title = f"The last crawl failed {text.duration(view.now - status.attempted_at)} ago."
+        items = tried(status.bootstrap_peers, view.show_addresses)
+        found.append(Notice("warn", title, f"{_reason(status)} Below is the last good snapshot.", items))
+    if view.stale:
+        title = f"The snapshot is {text.duration(snapshot.age(view.now))} old."
+        period = text.period(snapshot.update_period)
+        words = f"It should be renewed every {period}; the swarm may have changed since."
+        found.append(Notice("warn", title, words))
+    if snapshot.unanswered_keys:
+        title = f"{text.count(snapshot.unanswered_keys, 'key')} of the swarm’s hash table did not answer in time."
+        found.append(Notice("warn", title, "Some blocks may have servers that nobody could see."))
+    return found
+
+
+def tried(peers: Iterable[BootstrapPeer], show_addresses: bool) -> tuple[str, ...]:
+    """Bootstrap peers as lines: address or id, and what went wrong with each."""
+    listed = list(peers)
+    lines = []
+    for peer in listed[:MAX_TRIED]:
+        name = peer.addresses[0] if show_addresses and peer.addresses else peer.peer_id
+        lines.append(text.cut(name, 160) + (f": {text.cut(peer.error, 200)}" if peer.error else ""))
+    if len(listed) > MAX_TRIED:
+        lines.append(f"and {len(listed) - MAX_TRIED} more")
+    return tuple(lines)
+
+
+def bootstrap(snapshot: Snapshot, show_addresses: bool) -> list[Peer]:
+    return [
+        Peer(
+            short_id=text.cut(peer.peer_id[-6:]),
+            href=text.check_href(peer.peer_id),
+            state={Verdict.REACHABLE: "online", Verdict.UNREACHABLE: "unreachable"}.get(peer.verdict, "unknown"),
+            error=text.cut(peer.error or "", text.MAX_ERROR),
+            address=text.cut(peer.addresses[0], 160) if show_addresses and peer.addresses else "",
+        )
+        for peer in snapshot.bootstrap_peers
+    ]
+
+
+def nobody_can_join(peers: Sequence[BootstrapPeer]) -> bool:
+    """Whether every bootstrap peer was found unreachable. Without any, nothing is known against it."""
+    return bool(peers) and all(peer.verdict is Verdict.UNREACHABLE for peer in peers)
+
+
+def _list(names: Sequence[str], limit: int = 5) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

@@ -1,0 +1,172 @@
+"""Geometry of the charts: uptime bars and lines over time. Pure functions from numbers to what templates draw."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from api.pages import text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+HOUR = 3600
+BAR_GAP = 0.18
+"""Of a bar's place, what stays empty."""
+_ROUND = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
+
+
+class Window(NamedTuple):
+    """A stretch of time up to now, as a row of bars; `name` is that of its uptime."""
+
+    title: str
+    name: str
+    hours: int
+    hours_a_bar: int
+
+
+WINDOWS = (Window("24 hours", "24h", 24, 1), Window("7 days", "7d", 168, 4), Window("30 days", "30d", 720, 24))
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One stretch of time. `kind` is up, partly, down or gap; lengths are in percent, from the top left."""
+
+    kind: str
+    x: str
+    width: str
+    y: str
+    height: str
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bars:
+    title: str
+    percent: str
+    label: str
+    bars: tuple[Bar, ...]
+    ticks: tuple[tuple[str, str], ...]
+    """(x, text)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line and the area under it, in a box of 1000 x 100; where there are gaps, it is broken."""
+
+    title: str
+    unit: str
+    label: str
+    line: str
+    area: str
+    top: str
+    """The value at the upper edge."""
+    middle: str
+    ticks: tuple[tuple[str, str], ...]
+
+
+def uptime_bars(hours: Mapping[int, tuple[int, int]], now: float, uptimes: Mapping[str, float | None]) -> list[Bars]:
+    """Draw `{hour: (looked, good)}` (hours since 1970) as a row of bars for each window, up to the hour of now."""
+    current = int(now // HOUR)
+    return [_row(hours, current, window, uptimes.get(window.name)) for window in WINDOWS]
+
+
+def _row(hours: Mapping[int, tuple[int, int]], current: int, window: Window, uptime: float | None) -> Bars:
+    title, span, each = window.title, window.hours, window.hours_a_bar
+    count = span // each
+    place = 100 / count
+    bars, gaps = [], 0
+    for number in range(count):
+        first = current - span + 1 + number * each
+        counted = [hours[hour] for hour in range(first, first + each) if hour in hours]
+        looked, good = sum(looks for looks, _ in counted), sum(up for _, up in counted)
+        when = f"{text.utc(first * HOUR):%d %b %H:%M} UTC" + (f", {text.count(each, 'hour')}" if each > 1 else "")
+        x, width = f"{number * place + place * BAR_GAP / 2:.3f}%", f"{place * (1 - BAR_GAP):.3f}%"
+        if not looked:
+            gaps += 1
+            bars.append(Bar("gap", x, width, "0", "100%", f"{when}: no data"))
+            continue
+        share = min(good / looked, 1.0)
+        # What was down is on top and never too thin to see; what was up stands on the ground.
+        down = 0.0 if share >= 1 else max(12.0, 100 * (1 - share))
+        kind = "up" if share >= 1 else "down" if share <= 0 else "partly"
+        bars.append(Bar(kind, x, width, f"{down:.1f}%", f"{100 - down:.1f}%", f"{when}: {percent(share)}"))
+    known = count - gaps
+    shown = percent(uptime) if uptime is not None else "no data"
+    label = f"Last {title}: {shown}." + (f" No data for {gaps} of {count} bars." if gaps and known else "")
+    ticks = (("0%", f"{title} ago"), ("100%", "now"))
+    return Bars(f"Last {title}", shown, label, tuple(bars), ticks)
+
+
+def percent(share: float) -> str:
+    """`99.9 %`; 100 only where it is, 0 too."""
+    if share in (0, 1):
+        return f"{share * 100:.0f} %"
+    return f"{min(max(share * 100, 0.1), 99.9):.1f} %"
+
+
+def line_chart(
+    points: Iterable[tuple[float, float]], *, title: str, unit: str, start: float, end: float, step: float
+) -> Line | None:
+    """Draw (time, value) points, in order, between `start` and `end`; None without any.
+
+    Values of one `step` (seconds) are averaged; a step without any breaks the line.
+    """
+    buckets: dict[int, list[float]] = {}
+    for time, value in points:
+        if start <= time < end:
+            buckets.setdefault(int((time - start) // step), []).append(value)
+    if not buckets:
+        return None
+    means = {number: sum(values) / len(values) for number, values in buckets.items()}
+    top = _round_up(max(means.values()))
+    width = 1000 * step / (end - start)
+    runs: list[list[tuple[float, float]]] = []
+    for number in sorted(means):
+        if number - 1 not in means:
+            runs.append([])
+        runs[-1].append((number * width, 100 - 100 * means[number] / top))
+    values = list(means.values())
+    last = means[max(means)]
+    label = (
+        f"{title}, last 24 hours: at least {text.number(min(values))}, at most {text.number(max(values))}, "
+        f"{text.number(last)} {unit} at the end."
+    )
+    return Line(
+        title=title,
+        unit=unit,
+        label=label,
+        line="".join(_path(run, width) for run in runs),
+        area="".join(f"{_path(run, width)}V100H{run[0][0]:.1f}Z" for run in runs),
+        top=text.number(top),
+        middle=text.number(top / 2),
+        ticks=_time_ticks(start, end),
+    )
+
+
+def _path(run: Sequence[tuple[float, float]], width: float) -> str:
+    """A step for each value: what holds from one look to the next."""
+    first_x, first_y = run[0]
+    steps = "".join(f"H{x:.1f}V{y:.1f}" for x, y in run[1:])
+    return f"M{first_x:.1f} {first_y:.1f}{steps}H{run[-1][0] + width:.1f}"
+
+
+def _time_ticks(start: float, end: float, every: int = 6 * HOUR) -> tuple[tuple[str, str], ...]:
+    first = int(start // every + 1) * every
+    marks = [
+        (f"{100 * (time - start) / (end - start):.2f}%", f"{text.utc(time):%H:%M}")
+        for time in range(first, int(end), every)
+    ]
+    return tuple(marks)
+
+
+def _round_up(value: float) -> float:
+    """The next number at which an axis may end well."""
+    if value <= 0:
+        return 1.0
+    power = 1.0
+    while power * 10 <= value:
+        power *= 10
+    while power > value:
+        power /= 10
+    return next(step * power for step in _ROUND if step * power >= value or step == _ROUND[-1])

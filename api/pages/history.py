@@ -1,0 +1,184 @@
+"""The past on the pages: uptime bars and charts as inline SVG, incidents in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from api.pages import charts, text
+from shared.history import MINUTE, Resolution
+from shared.incidents import Fate, Incident, LostBlocks, LostServer, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jinja2 import Template
+
+    from shared.history_store import ModelHistory, ServerHistory
+
+API_DIR = Path(__file__).resolve().parent.parent
+DAY = 86400
+CHART_STEP = 600.0
+"""Seconds that one step of a line shows."""
+MAX_NAMED = 6
+"""Servers of a stretch of blocks that are named in a sentence."""
+MAX_ON_MODEL_PAGE = 5
+
+_FATES = {
+    Fate.OFFLINE: "went offline",
+    Fate.UNREACHABLE: "could not be reached",
+    Fate.JOINING: "began to load blocks again",
+    Fate.MOVED: "moved to other blocks",
+    Fate.GONE: "was not announced any more",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPast:
+    """What a model's page shows of it."""
+
+    hours: ModelHistory
+    minutes: ModelHistory
+    incidents: tuple[Incident, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An incident as it is shown."""
+
+    id: str
+    name: str
+    href: str
+    official: bool
+    tone: str
+    state: str
+    start: float
+    end: float | None
+    duration: str
+    blocks: str
+    summary: str
+
+
+def model_history_html(history: ModelPast) -> Markup:
+    """Uptime bars, charts of a day, and the last incidents."""
+    hours, minutes = history.hours, history.minutes
+    now = hours.read_at
+    start = now // CHART_STEP * CHART_STEP - DAY + CHART_STEP
+    looks = {slot.slot: (slot.looks, slot.healthy) for slot in hours.slots}
+    ring = Resolution.MINUTE.ring
+    window = {"start": start, "end": start + DAY, "step": CHART_STEP}
+    series = [
+        ("Servers online", "servers", [(slot.slot * ring.step, slot.online) for slot in minutes.slots]),
+        ("Blocks covered", "blocks", [(slot.slot * ring.step, float(slot.covered_blocks)) for slot in minutes.slots]),
+        ("Least throughput", "tokens/s", [(slot.slot * ring.step, slot.slowest_block) for slot in minutes.slots]),
+    ]
+    lines = [charts.line_chart(points, title=title, unit=unit, **window) for title, unit, points in series]
+    return _render(
+        "model_history",
+        rows=charts.uptime_bars(looks, now, hours.uptimes()),
+        lines=[line for line in lines if line is not None],
+        events=[make_event(incident, now) for incident in history.incidents[:MAX_ON_MODEL_PAGE]],
+        known=bool(looks),
+    )
+
+
+def server_history_html(history: ServerHistory) -> Markup:
+    """Since when it is there, and its uptime bars."""
+    now, record = history.read_at, history.record
+    facts: list[tuple[str, float | None, str]] = [("First seen", record.first_seen, "")]
+    if history.online:
+        facts.append(("Online since", record.online_since, text.duration(now - record.online_since)))
+    else:
+        facts.append(("Last online", record.last_online or None, "" if record.last_online else "never"))
+        facts.append(("Last seen", record.last_seen, ""))
+    facts.append(("Came online", None, text.count(record.sessions, "time")))
+    looks = {hour.hour: (hour.looked, hour.online) for hour in history.hours}
+    return _render("server_history", rows=charts.uptime_bars(looks, now, history.uptimes()), facts=facts)
+
+
+def make_event(incident: Incident, now: float) -> Event:
+    ended = incident.end is not None
+    lasted = (now if incident.end is None else incident.end) - incident.start
+    withdrawn = incident.outcome is Outcome.WITHDRAWN
+    return Event(
+        id=incident.id,
+        name=text.cut(incident.name, 60) or text.cut(incident.dht_prefix, 60) or "(nameless)",
+        href=text.model_href(incident.dht_prefix),
+        official=incident.official,
+        tone="idle" if withdrawn else "good" if ended else "bad",
+        state="withdrawn" if withdrawn else "recovered" if ended else "ongoing",
+        start=incident.start,
+        end=incident.end,
+        duration="less than a minute" if lasted < MINUTE else text.duration(lasted),
+        blocks=f"{incident.covered_blocks} of {text.count(incident.num_blocks, 'block')} were left at worst",
+        summary=summary(incident),
+    )
+
+
+def summary(incident: Incident) -> str:
+    """The cause in words, without any markup."""
+    if incident.last_healthy is None:
+        return "No crawl has found this model healthy yet: some of its blocks have no server."
+    sentences = [_stretch(lost) for lost in incident.cause]
+    if incident.more_blocks:
+        sentences.append(f"And {text.count(incident.more_blocks, 'more stretch')} of blocks.")
+    return " ".join(sentences) or "Its blocks lost their servers."
+
+
+def _stretch(lost: LostBlocks) -> str:
+    one = lost.end - lost.start == 1
+    blocks = f"Block {lost.start}" if one else f"Blocks {lost.start} to {lost.end - 1}"
+    if not lost.servers:
+        return f"{blocks} had no server."
+    named = [_server(server) for server in lost.servers[:MAX_NAMED]]
+    left_out = len(lost.servers) - len(named) + lost.more_servers
+    if left_out:
+        named.append(f"{left_out:,} more")
+    return f"{blocks} lost all servers: {', '.join(named)}."
+
+
+def _server(server: LostServer) -> str:
+    return f"…{text.cut(server.peer_id[-6:])} ({server.start}:{server.end}) {_FATES[server.fate]}"
+
+
+def events(incidents: Sequence[Incident], now: float) -> tuple[list[Event], list[Event]]:
+    """Return those that last, and those that ended."""
+    made = [make_event(incident, now) for incident in incidents]
+    return [event for event in made if event.end is None], [event for event in made if event.end is not None]
+
+
+def stylesheet() -> str:
+    """The address of the charts' own style; a page never runs with that of another version."""
+    return f"/static/history.css?v={_fingerprint()}"
+
+
+@cache
+def _fingerprint() -> str:
+    return sha256((API_DIR / "static" / "history.css").read_bytes()).hexdigest()[:10]
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=FileSystemLoader(API_DIR / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        auto_reload=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        iso=lambda seconds: f"{text.utc(seconds):%Y-%m-%dT%H:%M:%SZ}",
+        utc=lambda seconds: f"{text.utc(seconds):%Y-%m-%d %H:%M} UTC",
+    )
+    return environment.get_template("_charts.html")
+
+
+def _render(macro: str, **values: object) -> Markup:
+    return Markup(getattr(_template().module, macro)(stylesheet=stylesheet(), **values))  # noqa: S704 - escaped by it

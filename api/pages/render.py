@@ -1,0 +1,232 @@
+"""From views to HTML. `Pages` holds the compiled templates; its methods do no I/O and keep no state."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from api.pages import banner, cards, check, pings, rows, server, text
+from api.pages import history as past
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from markupsafe import Markup
+
+    from api.pages.view import CheckView, View
+    from shared.snapshot import Snapshot
+
+API_DIR = Path(__file__).resolve().parent.parent
+STATIC_DIR = API_DIR / "static"
+
+MAX_CARDS = 40
+"""Models drawn in full on the overview; anyone may announce more, and those are only listed."""
+MAX_LISTED = 500
+"""Models that the overview names after the cards."""
+MAX_OVERVIEW_ROWS = 400
+"""Servers listed on the overview over all models."""
+MAX_MODEL_ROWS = 5_000
+"""Servers listed on a model's page; of more, the fastest. The JSON has all."""
+MAX_CONTRIBUTORS = 12
+MAX_ISSUES = 200
+MAX_CHIPS = 8
+"""Models named in the verdict."""
+
+
+class Pages:
+    """Renders every page. Built once, by the app; reads the templates and static files at construction only."""
+
+    def __init__(self) -> None:
+        self._environment = Environment(
+            loader=FileSystemLoader(API_DIR / "templates"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            auto_reload=False,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._environment.filters.update(cut=text.cut, period=text.period, iso=_iso, utc=_utc, count=text.count)
+        self._environment.globals.update(
+            # A page never runs with the style or the script of another version of itself.
+            css=f"/static/app.css?v={_fingerprint('app.css')}",
+            js=f"/static/app.js?v={_fingerprint('app.js')}",
+            icon=f"/static/favicon.svg?v={_fingerprint('favicon.svg')}",
+        )
+        names = ("overview", "model", "server", "check", "problem", "incidents")
+        self._templates = {name: self._environment.get_template(f"{name}.html") for name in names}
+
+    def overview(self, view: View) -> str:
+        """The page that answers "can I use this swarm now?", for any view: also without a snapshot."""
+        snapshot = view.snapshot
+        models = snapshot.models if snapshot is not None else ()
+        shown, budget = [], MAX_OVERVIEW_ROWS
+        for model in models[:MAX_CARDS]:
+            shown.append(cards.make_card(model, max_rows=min(budget, cards.FULL_TABLE), stale=view.stale))
+            budget -= len(shown[-1].rows)
+        headline = banner.headline(view, shown)
+        served = [card for card in shown if card.num_servers]
+        return self._render(
+            "overview",
+            _swarm_context(view, headline.title, "swarm"),
+            headline=headline,
+            cards=shown,
+            usable=[card for card in served if card.path.usable][:MAX_CHIPS],
+            unusable=[card for card in served if not card.path.usable][:MAX_CHIPS],
+            more_models=[
+                (text.cut(model.name, 60) or "(nameless)", text.model_href(model.dht_prefix), model.state.value)
+                for model in models[MAX_CARDS : MAX_CARDS + MAX_LISTED]
+            ],
+            figures=_figures(snapshot, served) if snapshot is not None else (),
+            bootstrap=banner.bootstrap(snapshot, view.show_addresses) if snapshot is not None else (),
+            issues=_issues(snapshot) if snapshot is not None else (),
+            more_issues=max(0, len(snapshot.reachability_issues) - MAX_ISSUES) if snapshot is not None else 0,
+            contributors=_contributors(snapshot) if snapshot is not None else (),
+            refused=sorted(snapshot.refused.by_reason.items()) if snapshot is not None else (),
+        )
+
+    def model(self, view: View, dht_prefix: str, *, history: Markup | None = None) -> str | None:
+        """One model and all its servers; None where the snapshot (or the lack of one) does not know it.
+
+        `history` is the section that `api.pages.history` makes of its past; None where that cannot be read.
+        """
+        snapshot = view.snapshot
+        model = next((m for m in snapshot.models if m.dht_prefix == dht_prefix), None) if snapshot else None
+        if model is None:
+            return None
+        card = cards.make_card(model, max_rows=0, stale=view.stale)
+        listed = model.servers
+        if len(listed) > MAX_MODEL_ROWS:
+            listed = tuple(rows.fastest(listed, MAX_MODEL_ROWS))
+        state = "can be used" if card.path.usable else f"{card.covered} of {card.num_blocks} blocks"
+        return self._render(
+            "model",
+            _swarm_context(view, f"{card.short_name}: {state}", "swarm"),
+            card=card,
+            history=history,
+            rows=rows.make_rows(listed, model.num_blocks),
+            left_out=len(model.servers) - len(listed),
+            matrix=pings.make_matrix(model),
+            measured=any(server.next_pings for server in model.servers),
+        )
+
+    def server(self, view: View, peer_id: str, *, history: Markup | None = None) -> str | None:
+        """One server or bootstrap peer; None where the snapshot (or the lack of one) does not know it."""
+        found = server.make_server(view, peer_id)
+        if found is None:
+            return None
+        context = _swarm_context(view, f"…{found.short_id} {found.title}", "swarm")
+        return self._render("server", context, server=found, history=history)
+
+    def incidents(
+        self, view: View, ongoing: Sequence[past.Event], ended: Sequence[past.Event], *, left_out: int = 0
+    ) -> str:
+        """Outages of all models: those that last, and those that ended; `left_out` of the latter are not listed."""
+        title = f"{len(ongoing)} ongoing" if ongoing else "none ongoing"
+        return self._render(
+            "incidents",
+            _swarm_context(view, f"Incidents: {title}", "incidents"),
+            ongoing=ongoing,
+            ended=ended,
+            left_out=left_out,
+            stylesheet=past.stylesheet(),
+        )
+
+    def check(self, *, peer_id: str | None, answer: CheckView | None, problem: str | None) -> str:
+        """The form that asks about one peer and, given an `answer` or a `problem`, what came of it.
+
+        The form sends `GET /check?peer_id=…`.
+        """
+        result = check.make_result(peer_id or "", answer) if answer is not None else None
+        title = result.title if result is not None else "Check a server"
+        return self._render(
+            "check",
+            _context(title, "check"),
+            peer_id=text.clean(peer_id or ""),
+            server_href=text.server_href(peer_id) if peer_id else "",
+            result=result,
+            problem=problem,
+        )
+
+    def problem(self, status: int, title: str, detail: str, near: Sequence[tuple[str, str]] = ()) -> str:
+        """An error page; `near` holds (text, href) of what the reader may have meant."""
+        links = [
+            (name, href)
+            for name, href in near
+            if (href.startswith("/") and not href.startswith("//")) or text.safe_link(href)
+        ]
+        return self._render("problem", _context(title, ""), status=status, heading=title, detail=detail, near=links)
+
+    def _render(self, template: str, context: dict[str, Any], **more: Any) -> str:
+        return self._templates[template].render(context, **more)
+
+
+def _context(title: str, section: str) -> dict[str, Any]:
+    return {"title": title, "section": section, "snapshot": None, "snapshot_id": "", "live": False, "notices": ()}
+
+
+def _swarm_context(view: View, title: str, section: str) -> dict[str, Any]:
+    """What the frame of a page that follows the swarm needs."""
+    return {
+        "title": title,
+        "section": section,
+        "snapshot": view.snapshot,
+        "snapshot_id": view.snapshot_id or "",
+        "live": True,
+        "notices": banner.notices(view),
+    }
+
+
+def _figures(snapshot: Snapshot, served: Sequence[cards.Card]) -> list[tuple[str, str, str]]:
+    """(value, of how many, what) for the tiles beside the verdict."""
+    online = sum(card.num_online for card in served)
+    spans = sum(card.num_servers for card in served)
+    reached = sum(peer.verdict == "reachable" for peer in snapshot.bootstrap_peers)
+    peers = (f"{reached}", f"{len(snapshot.bootstrap_peers)}", "bootstrap peers up")
+    if not served:
+        return [peers]
+    return [
+        (f"{sum(card.path.usable for card in served)}", f"{len(served)}", "models usable"),
+        (f"{online:,}", f"{spans:,}", "servers online"),
+        peers,
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class IssueGroup:
+    """Servers that fail in the same way: the error, what to do, (short id, address of the page) of each."""
+
+    error: str
+    advice: str
+    peers: list[tuple[str, str]]
+
+
+def _issues(snapshot: Snapshot) -> list[IssueGroup]:
+    groups: dict[tuple[str, str], IssueGroup] = {}
+    for issue in snapshot.reachability_issues[:MAX_ISSUES]:
+        error, advice = text.cut(issue.error, text.MAX_ERROR), text.cut(issue.advice, 600)
+        group = groups.setdefault((error, advice), IssueGroup(error, advice, []))
+        group.peers.append((text.cut(issue.peer_id[-6:]), text.server_href(issue.peer_id)))
+    return list(groups.values())
+
+
+def _contributors(snapshot: Snapshot) -> list[tuple[text.Shown, str]]:
+    most = list(snapshot.top_contributors.items())[:MAX_CONTRIBUTORS]
+    return [
+        (text.shown_name(name), f"{text.number(blocks)} block{'s' if blocks != 1 else ''}") for name, blocks in most
+    ]
+
+
+def _iso(seconds: float) -> str:
+    return f"{text.utc(seconds):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _utc(seconds: float) -> str:
+    return f"{text.utc(seconds):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _fingerprint(name: str) -> str:
+    return hashlib.sha256((STATIC_DIR / name).read_bytes()).hexdigest()[:10]

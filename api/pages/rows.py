@@ -1,0 +1,134 @@
+"""A server as a row of a table, its span on the model's ruler."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from api.pages import text
+from shared.snapshot import PeerState, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from shared.snapshot import ModelReport, ServerReport
+
+MAX_ADAPTERS = 3
+"""LoRAs named in a row; the server's own page names all."""
+
+STATES = (PeerState.ONLINE, PeerState.JOINING, PeerState.UNREACHABLE, PeerState.OFFLINE)
+"""In the order in which pages count and list them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one row shows, as text. `x` and `width` place the span on the ruler, in percent."""
+
+    short_id: str
+    href: str
+    state: str
+    contributor: text.Shown | None
+    version: str
+    throughput: str
+    precision: str
+    adapters: tuple[text.Shown, ...]
+    more_adapters: int
+    cache: str
+    via: str
+    start: int
+    end: int
+    x: str
+    width: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ruler:
+    """Block numbers under a drawing: (percent, number) of each tick."""
+
+    blocks: int
+    ticks: tuple[tuple[str, int], ...]
+
+
+def make_row(server: ServerReport, num_blocks: int) -> Row:
+    return Row(
+        short_id=text.cut(server.peer_id[-6:]),
+        href=text.server_href(server.peer_id),
+        state=server.state.value,
+        contributor=contributor(server),
+        version=text.cut(server.version or "", 14),
+        throughput=text.number(server.throughput),
+        precision=precision(server),
+        adapters=tuple(text.adapter(name) for name in server.adapters[:MAX_ADAPTERS]),
+        more_adapters=max(0, len(server.adapters) - MAX_ADAPTERS),
+        cache=text.number(server.cache_tokens_left_per_block) if server.span.length else "",
+        via=via(server),
+        start=server.span.start,
+        end=server.span.end,
+        x=percent(server.span.start, num_blocks),
+        width=percent(server.span.length, num_blocks),
+    )
+
+
+def make_rows(servers: Iterable[ServerReport], num_blocks: int) -> list[Row]:
+    """Rows in the order of the blocks, so that the spans draw the chain from top left to bottom right."""
+    ordered = sorted(servers, key=lambda server: (server.span.start, server.span.end, server.peer_id))
+    return [make_row(server, num_blocks) for server in ordered]
+
+
+def fastest(servers: Iterable[ServerReport], limit: int) -> list[ServerReport]:
+    """The servers that claim most throughput, online ones first."""
+    return sorted(servers, key=lambda server: (server.state is not PeerState.ONLINE, -server.throughput))[:limit]
+
+
+def contributor(server: ServerReport) -> text.Shown | None:
+    if not server.show_public_name or not server.public_name:
+        return None
+    return text.shown_name(server.public_name, 22)
+
+
+def precision(server: ServerReport) -> str:
+    """`f16, nf4`: the type of the weights' numbers and the quantization, if any."""
+    parts = [(server.torch_dtype or "").replace("float", "f")]
+    if server.quant_type and server.quant_type.lower() != "none":
+        parts.append(server.quant_type)
+    return text.cut(", ".join(part for part in parts if part), 18)
+
+
+def via(server: ServerReport) -> str:
+    if server.using_relay is None:
+        return ""
+    return "relay" if server.using_relay else "direct"
+
+
+def percent(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.5g}%" if whole else "0%"
+
+
+def ruler(num_blocks: int) -> Ruler:
+    """Ticks at about four round distances; the last block's edge always has one."""
+    step = next(
+        (size * scale for scale in (1, 10, 100, 1000, 10_000) for size in (1, 2, 5) if num_blocks <= 5 * size * scale),
+        max(1, num_blocks),
+    )
+    # A tick that would run into the last one gives way to it.
+    numbers = [tick for tick in range(0, num_blocks, step) if num_blocks - tick > step / 2] + [num_blocks]
+    return Ruler(num_blocks, tuple((percent(tick, num_blocks), tick) for tick in numbers))
+
+
+def state_counts(model: ModelReport) -> list[tuple[str, int]]:
+    """How many servers are in each state that occurs."""
+    counts = dict.fromkeys(STATES, 0)
+    for server in model.servers:
+        counts[server.state] += 1
+    return [(state.value, amount) for state, amount in counts.items() if amount]
+
+
+def verdict_words(server: ServerReport) -> str:
+    """What the crawler found when it looked at the server, or why it did not look."""
+    if server.state in (PeerState.JOINING, PeerState.OFFLINE):
+        return "not dialled: only servers that announce to be online are"
+    return {
+        Verdict.REACHABLE: "reachable: it answered the monitor",
+        Verdict.UNREACHABLE: "unreachable: it did not answer the monitor",
+        Verdict.UNKNOWN: "not known: nobody could look, so its own word stands",
+    }[server.verdict]

@@ -1,0 +1,54 @@
+"""What a page is drawn from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from shared.snapshot import Verdict
+
+if TYPE_CHECKING:
+    from shared.reachability import Answer
+    from shared.snapshot import CrawlStatus, Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """The swarm as this process knows it at `now` (Unix seconds)."""
+
+    snapshot: Snapshot | None
+    status: CrawlStatus | None
+    now: float
+    redis_connected: bool
+    snapshot_id: str | None
+    """The id that `/events` sends for this snapshot: a page that is open knows by it whether it is up to date."""
+    show_addresses: bool
+    """Whether IP addresses and locations of servers may stand on a page."""
+    stale_after: float
+    """Seconds after which a snapshot counts as old."""
+
+    @property
+    def age(self) -> float | None:
+        """Seconds since the snapshot was taken; None without one."""
+        return None if self.snapshot is None else self.snapshot.age(self.now)
+
+    @property
+    def stale(self) -> bool:
+        return self.age is not None and self.age > self.stale_after
+
+
+@dataclass(frozen=True, slots=True)
+class CheckView:
+    """What the workers of each vantage point answered about one peer."""
+
+    answers: tuple[Answer, ...]
+    show_addresses: bool = True
+
+    @property
+    def verdict(self) -> Verdict:
+        """Reachable from anywhere is reachable; unreachable needs somebody who looked; else nobody knows."""
+        seen = {answer.outcome.verdict for answer in self.answers}
+        for verdict in (Verdict.REACHABLE, Verdict.UNREACHABLE):
+            if verdict in seen:
+                return verdict
+        return Verdict.UNKNOWN

@@ -1,0 +1,71 @@
+"""Errors as RFC 9457 problem documents: JSON for programs, a page for people."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from starlette.exceptions import HTTPException
+from starlette.responses import HTMLResponse, JSONResponse, Response
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from starlette.requests import Request
+
+PROBLEM_JSON = "application/problem+json"
+
+_DETAILS = {
+    404: "There is nothing at this address. The API is described at /openapi.json.",
+    405: "This address can only be read: GET or HEAD.",
+}
+
+
+class Problem(HTTPException):
+    """An error with words for the client. `members` are added to the document."""
+
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        near: Sequence[tuple[str, str]] = (),
+        **members: Any,
+    ) -> None:
+        super().__init__(status, detail, dict(headers or {}))
+        self.near = near
+        self.members = members
+
+
+def problem_response(
+    status: int, detail: str, *, headers: Mapping[str, str] | None = None, **members: Any
+) -> JSONResponse:
+    document = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+    return JSONResponse({**document, **members}, status, headers=headers, media_type=PROBLEM_JSON)
+
+
+async def on_http_error(request: Request, error: Exception) -> Response:
+    """Starlette's handler for all HTTP errors, also those of its own router."""
+    assert isinstance(error, HTTPException)  # noqa: S101 - registered for it
+    own = isinstance(error, Problem)
+    detail = error.detail if own else _DETAILS.get(error.status_code, error.detail)
+    near = error.near if isinstance(error, Problem) else ()
+    if wants_html(request) and not request.url.path.startswith("/api/"):
+        page = request.app.state.pages.problem(
+            error.status_code, HTTPStatus(error.status_code).phrase, detail, near=near
+        )
+        return HTMLResponse(page, error.status_code, headers=dict(error.headers or {}))
+    members = error.members if isinstance(error, Problem) else {}
+    if near:
+        members = {**members, "near_matches": [text for text, _ in near]}
+    return problem_response(error.status_code, detail, headers=error.headers, **members)
+
+
+async def on_failure(request: Request, error: Exception) -> Response:
+    """Our own mistake: said so, without its innards. The log has them."""
+    return problem_response(500, "The monitor failed to answer this. It has been logged.")
+
+
+def wants_html(request: Request) -> bool:
+    return "text/html" in request.headers.get("accept", "")

@@ -1,0 +1,179 @@
+"""`GET /api/v1/is_reachable/{peer_id}`: can the monitor reach this peer, and if not, why.
+
+Petals servers ask about themselves before they announce blocks. They read `success`, and at the end `message`
+and `your_ip`; on any error status they start unchecked. So a negative verdict is a 200 that somebody's look
+stands behind, and "nobody could look" is a 503.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import time
+from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import RedisError
+from starlette.responses import JSONResponse, Response
+
+from api.desk import RETRY_AFTER, NobodyCouldLookError
+from api.problems import Problem
+from shared.peer_id import BadPeerIdError, parse_peer_id
+from shared.reachability import Answer, advice, message
+from shared.snapshot import Verdict
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from api.desk import ReachabilityDesk
+    from api.settings import ApiSettings
+
+CORS = {"access-control-allow-origin": "*"}
+_PREFERENCE = (Verdict.REACHABLE, Verdict.UNREACHABLE, Verdict.UNKNOWN)
+
+
+async def is_reachable(request: Request) -> Response:
+    """The endpoint. 200 with a verdict; 400, 429, 503 problem documents without one."""
+    answers = await check(request, request.path_params["peer_id"])
+    document = reachability_document(answers, your_ip=client_address(request))
+    return JSONResponse(document, headers={"cache-control": "no-store", **CORS})
+
+
+async def without_peer_id(request: Request) -> Response:
+    """No id at all is a bad id, not an unknown page."""
+    raise Problem(400, "Bad peer id: the peer id is empty.", headers=CORS)
+
+
+async def check(request: Request, text: str) -> list[Answer]:
+    """Return every vantage point's answer about a peer, for a request. Raises `Problem`."""
+    started = time.monotonic()
+    settings: ApiSettings = request.app.state.settings
+    desk: ReachabilityDesk = request.app.state.desk
+    try:
+        peer_id = parse_peer_id(text)
+    except BadPeerIdError as error:
+        raise Problem(400, f"Bad peer id: {error}.", headers=CORS) from error
+    address = client_address(request)
+    trusted = _in_networks(address, settings)
+    deadline = started + settings.reachability_deadline
+    if settings.rate_limit and not trusted:
+        await _spend(desk, address, settings.rate_limit)
+    fresh = request.query_params.get("fresh") == "1"
+    if fresh and not trusted:
+        raise Problem(403, "A fresh check is for the monitor's trusted networks.", headers=CORS)
+    asking = asyncio.create_task(
+        desk.ask(peer_id, deadline=deadline, vantage=request.query_params.get("vantage"), fresh=fresh)
+    )
+    try:
+        answers = await _unless_hung_up(request, asking)
+    except NobodyCouldLookError as error:
+        raise _nobody(str(error)) from error
+    if all(answer.outcome.verdict is Verdict.UNKNOWN for answer in answers):
+        cause = answers[0].outcome.cause
+        raise _nobody(message(cause) if cause is not None else "no worker could look")
+    return answers
+
+
+def decide(answers: list[Answer]) -> Answer:
+    """The quorum rule: reachable if anyone reached it; unreachable if someone looked and nobody did."""
+    return min(answers, key=lambda answer: (_PREFERENCE.index(answer.outcome.verdict), answer.vantage))
+
+
+def reachability_document(answers: list[Answer], *, your_ip: str) -> dict[str, Any]:
+    """Return the public JSON. `ok` is what is documented, `success` what Petals servers read: always equal."""
+    decisive = decide(answers)
+    reachable = decisive.outcome.verdict is Verdict.REACHABLE
+    return {
+        "ok": reachable,
+        "success": reachable,
+        "message": None if reachable else _message(decisive),
+        "your_ip": your_ip,
+        **_evidence(decisive),
+        "disagreement": len({answer.outcome.verdict for answer in answers} - {Verdict.UNKNOWN}) > 1,
+        "vantages": [_evidence(answer) for answer in answers],
+    }
+
+
+def _message(answer: Answer) -> str:
+    words = answer.outcome.explanation or "The peer was not reached."
+    return f"{words} {advice(answer.outcome.cause)}" if answer.outcome.cause else words
+
+
+def _evidence(answer: Answer) -> dict[str, Any]:
+    outcome = answer.outcome
+    return {
+        "peer_id": answer.peer_id,
+        "vantage": answer.vantage,
+        "verdict": str(outcome.verdict),
+        "stage": str(outcome.stage),
+        "cause": outcome.cause,
+        "advice": advice(outcome.cause) if outcome.cause else None,
+        "addresses": list(outcome.addresses),
+        "relayed": outcome.relayed,
+        "rtt_ms": None if outcome.rtt is None else round(outcome.rtt * 1000, 2),
+        "protocol_ok": outcome.protocol_ok,
+        "checked_at": answer.checked_at,
+    }
+
+
+async def _spend(desk: ReachabilityDesk, address: str, limit: int) -> None:
+    try:
+        budget = await desk.count(address)
+    except (RedisError, OSError) as error:
+        raise _nobody("the monitor's queue is away") from error
+    if budget.used > limit:
+        seconds = max(1, round(budget.resets_in))
+        raise Problem(
+            429,
+            f"More than {limit} reachability requests a minute from {address}. A server needs four.",
+            headers={
+                **CORS,
+                "retry-after": str(seconds),
+                "ratelimit-policy": f'"default";q={limit};w=60',
+                "ratelimit": f'"default";r=0;t={seconds}',
+            },
+        )
+
+
+def _nobody(reason: str) -> Problem:
+    return Problem(
+        503,
+        f"Nobody could look: {reason.rstrip('.')}. This says nothing about the peer.",
+        headers={"retry-after": str(RETRY_AFTER), "cache-control": "no-store", **CORS},
+    )
+
+
+async def _unless_hung_up(request: Request, asking: asyncio.Task[list[Answer]]) -> list[Answer]:
+    """Give up with the client: what it asked for costs nothing more."""
+
+    async def hung_up() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    leaving = asyncio.create_task(hung_up())
+    try:
+        await asyncio.wait({asking, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not asking.done():
+            raise Problem(499, "The client hung up.")
+        return asking.result()
+    finally:
+        leaving.cancel()
+        asking.cancel()
+
+
+def client_address(request: Request) -> str:
+    """Return the caller's IP address: that of the connection, or what a trusted proxy says of it."""
+    host = request.client.host if request.client is not None else ""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return "unknown"
+    mapped = getattr(address, "ipv4_mapped", None)
+    return str(mapped or address)
+
+
+def _in_networks(address: str, settings: ApiSettings) -> bool:
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return any(parsed in network for network in settings.trusted)

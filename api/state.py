@@ -1,0 +1,50 @@
+"""`/api/v1/state` and `/swarm.txt` where the table of ready bodies has no answer: queries, and no snapshot yet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from starlette.responses import Response
+
+from api.problems import Problem
+from api.swarm import CORS, TEXT
+from shared.text_picture import text_picture
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from api.swarm import Swarm
+
+NO_SNAPSHOT_RETRY = 5
+
+
+async def state(request: Request) -> Response:
+    """The whole state as JSON. 503 before the first snapshot."""
+    body: Response | None = request.app.state.table.find(request.scope)  # an ASGI app, as a response is
+    if body is None:
+        raise no_snapshot(request.app.state.swarm)
+    return body
+
+
+async def text(request: Request) -> Response:
+    """The picture, with terminal colours where `?color=1` asks for them."""
+    swarm: Swarm = request.app.state.swarm
+    if swarm.snapshot is None:
+        raise no_snapshot(swarm)
+    color = request.query_params.get("color") == "1"
+    return Response(text_picture(swarm.snapshot, color=color), headers=CORS, media_type=TEXT)
+
+
+def no_snapshot(swarm: Swarm) -> Problem:
+    """What is said while there is nothing to show, with the reason where one is known."""
+    if swarm.status is not None and not swarm.status.ok:
+        reason = f"the last crawl failed: {swarm.status.error}"
+    elif not swarm.connected:
+        reason = "Redis is away"
+    else:
+        reason = "the first crawl has not ended"
+    return Problem(
+        503,
+        f"There is no snapshot of the swarm yet: {reason}.",
+        headers={**CORS, "retry-after": str(NO_SNAPSHOT_RETRY)},
+    )

@@ -1,0 +1,62 @@
+"""A swarm with a past for the tests of the api: published, recorded and served as in life."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import asynccontextmanager
+from xml.etree import ElementTree as ET
+
+import httpx
+
+from crawler.history import HistoryWriter
+from crawler.leader import Leadership
+from shared import keys
+from shared.snapshot import PeerState
+from shared.snapshot_store import SnapshotWriter
+from tests.api.serving import serve
+from tests.fakes import model, peer_id, server, snapshot
+
+NOW = time.time()
+HOSTILE = "<script>alert(1)</script>&\"' \u202e日本"
+ATOM = "{http://www.w3.org/2005/Atom}"
+
+
+def parse_xml(text):
+    return ET.fromstring(text)  # noqa: S314 - the monitor's own
+
+
+def swarm(state="healthy", taken_at=NOW):
+    servers = (server(1, 0, 5), server(2, 5, 8, next_pings={peer_id(1): 0.01}))
+    return snapshot(
+        model("official/demo", blocks=8, servers=servers if state == "healthy" else servers[:1], official=True),
+        model("second", blocks=4, servers=(server(1, 0, 2), server(3, 2, 4, PeerState.UNREACHABLE))),
+        model(HOSTILE, blocks=2, servers=(server(4, 0, 2),), name=HOSTILE, short_name=HOSTILE),
+        taken_at=taken_at,
+    )
+
+
+async def crawl(redis, *snapshots):
+    """Publish and record as the crawl loop does."""
+    leader = Leadership(redis, "tests")
+    await redis.delete(keys.CRAWLER_LEASE)
+    for each in snapshots:
+        assert await leader.hold()
+        await SnapshotWriter(redis).publish(each, leader.lease)
+        await HistoryWriter(redis).append(each, leader.lease)
+
+
+@asynccontextmanager
+async def client_of(redis_url, *, ready=True):
+    async with serve(redis_url) as base, httpx.AsyncClient(base_url=base) as http:
+        if ready:
+            async with asyncio.timeout(8):
+                while (await http.get("/api/v1/state")).status_code != 200:
+                    await asyncio.sleep(0.02)
+        yield http
+
+
+async def crawl_five(redis):
+    """Five crawls, the third and fourth of which found the official model broken."""
+    states = ["healthy", "healthy", "broken", "broken", "healthy"]
+    await crawl(redis, *(swarm(state, NOW - 60 * (len(states) - n)) for n, state in enumerate(states)))

@@ -1,0 +1,113 @@
+"""The past for people: pages, feed and badges."""
+
+from __future__ import annotations
+
+from html.parser import HTMLParser
+from urllib.parse import quote
+
+import pytest
+
+from tests.api.past import ATOM, HOSTILE, NOW, client_of, crawl, crawl_five, parse_xml
+from tests.fakes import model, peer_id, server, snapshot
+
+
+@pytest.fixture
+async def client(redis, redis_url):
+    await crawl_five(redis)
+    async with client_of(redis_url) as http:
+        yield http
+
+
+async def test_the_feed_is_valid_atom(client):
+    """Feed readers find ids, dates, titles and links, whatever the models are called."""
+    answer = await client.get("/incidents.atom")
+    assert answer.headers["content-type"].startswith("application/atom+xml")
+    feed = parse_xml(answer.content)
+    entries = feed.findall(f"{ATOM}entry")
+    assert len(entries) == 1
+    for element in (feed, *entries):
+        for name in ("id", "title", "updated"):
+            assert element.findtext(f"{ATOM}{name}")
+    assert entries[0].find(f"{ATOM}link").get("href").startswith(str(client.base_url))
+    forged = await client.get("/incidents.atom", headers={"host": 'evil"/><x'})
+    assert b"evil" not in forged.content
+
+
+async def test_an_incident_of_a_hostile_model_is_only_text(redis, redis_url):
+    """Markup, quotes and directions in a name reach feed, page and picture as harmless text."""
+
+    def named(*servers):
+        hostile = model(HOSTILE, blocks=8, servers=servers, name=HOSTILE, short_name=HOSTILE)
+        return lambda at: snapshot(hostile, taken_at=at)
+
+    up, down = named(server(1, 0, 8)), named(server(1, 0, 5))
+    await crawl(redis, up(NOW - 180), down(NOW - 120), down(NOW - 60))
+    async with client_of(redis_url) as http:
+        feed = parse_xml((await http.get("/incidents.atom")).content)
+        assert "<script>" in feed.find(f"{ATOM}entry").findtext(f"{ATOM}title")
+        for path in ("/incidents", f"/models/{quote(HOSTILE, safe='')}"):
+            html = (await http.get(path, headers={"accept": "text/html"})).text
+            assert "<script>alert" not in html
+            assert "&lt;script&gt;alert" in html
+        for metric in ("state", "coverage", "uptime"):
+            badge = await http.get(f"/badge/{quote(HOSTILE, safe='')}.svg?metric={metric}")
+            assert badge.status_code == 200
+            picture = parse_xml(badge.text)
+            assert not [element for element in picture.iter() if "script" in element.tag]
+            assert "\u202e" not in badge.text
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "words"),
+    [
+        ("/badge/official/demo.svg", 200, "official/demo: healthy"),
+        ("/badge/second.svg", 200, "second: broken"),
+        ("/badge/second.svg?metric=coverage", 200, "second: 2/4 blocks"),
+        ("/badge/official/demo.svg?metric=uptime", 200, "official/demo: uptime 60%"),
+        ("/badge/nobody.svg", 404, "petals: unknown"),
+    ],
+)
+async def test_badges(client, path, status, words):
+    """A badge is a small, cacheable SVG with its words for those that do not see it."""
+    answer = await client.get(path)
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "image/svg+xml"
+    assert "max-age" in answer.headers["cache-control"]
+    picture = parse_xml(answer.text)
+    assert picture.get("role") == "img"
+    assert picture.get("aria-label") == words
+    assert picture.findtext("{http://www.w3.org/2000/svg}title") == words
+    assert "style=" not in answer.text
+
+
+class Elements(HTMLParser):
+    def __init__(self, html):
+        super().__init__()
+        self.found = []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+
+@pytest.mark.parametrize("path", ["/models/official/demo", f"/servers/{peer_id(2)}", "/incidents"])
+async def test_pages_show_the_past_under_their_own_policy(client, path):
+    """Charts are there without scripts and inline styles, and each has words for those that do not see it."""
+    answer = await client.get(path, headers={"accept": "text/html"})
+    assert answer.status_code == 200
+    assert "style-src 'self'" in answer.headers["content-security-policy"]
+    elements = Elements(answer.text).found
+    assert not [attributes for _, attributes in elements if "style" in attributes]
+    (sheet,) = [each["href"] for tag, each in elements if tag == "link" and "history.css" in each.get("href", "")]
+    assert (await client.get(sheet)).status_code == 200
+    charts = [each for tag, each in elements if tag == "svg" and each.get("class") in ("u-bars", "curve")]
+    assert all(chart["role"] == "img" and chart["aria-label"] for chart in charts)
+    assert len(charts) == {"/models/official/demo": 6, "/incidents": 0}.get(path, 3)
+
+
+async def test_the_page_says_what_was_down(client):
+    """Uptimes and the incident stand on the model's page, in words."""
+    html = (await client.get("/models/official/demo")).text
+    assert "Last 24 hours <b>60.0 %</b>" in html
+    assert "was not announced any more" in html
+    assert "One model is down" in (await client.get("/incidents")).text

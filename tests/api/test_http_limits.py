@@ -1,0 +1,92 @@
+"""What a connection may send before it has asked anything."""
+
+import asyncio
+from contextlib import asynccontextmanager
+
+import pytest
+import uvicorn
+
+from api import http_limits
+from api.app import create_app
+from api.http_limits import MAX_HEAD_BYTES, BoundedHttp
+from api.settings import ApiSettings
+
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # redis-py, no server
+
+
+@asynccontextmanager
+async def connections(redis_url):
+    """Yield a function that connects to an api."""
+    config = uvicorn.Config(
+        create_app(ApiSettings(redis_url=redis_url)), port=0, log_config=None, http=BoundedHttp,
+        timeout_graceful_shutdown=1,
+    )  # fmt: skip
+    server = uvicorn.Server(config)
+    running = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield lambda: asyncio.open_connection("127.0.0.1", port)
+    finally:
+        server.should_exit = True
+        await running
+
+
+async def answer_to(connect, *parts):
+    reader, writer = await connect()
+    sent = 0
+    try:
+        for part in parts:
+            writer.write(part)
+            await writer.drain()
+            sent += len(part)
+        return await reader.read(200), sent
+    except ConnectionError:
+        return b"", sent
+    finally:
+        writer.close()
+
+
+async def test_a_head_that_does_not_end_is_refused(redis_url):
+    """One long header, many short ones, an endless path: little of it is taken in."""
+    chunk = b"a" * 65_536
+    lines = b"".join(b"x%d: y\r\n" % number for number in range(8_000))
+    async with connections(redis_url) as connect:
+        for start, more in ((b"GET /livez HTTP/1.1\r\nx: ", chunk), (b"GET /livez HTTP/1.1\r\n", lines)):
+            answer, sent = await answer_to(connect, start, *[more] * 500)
+            assert not answer or b" 431 " in answer
+            assert sent < 20 * 2**20
+        answer, _ = await answer_to(connect, b"GET /livez?", *[chunk] * 20)
+        assert b" 200 " not in answer
+
+
+async def test_a_large_head_within_the_limit_is_served(redis_url):
+    """As browsers with many cookies send; also the second request of a connection."""
+    async with connections(redis_url) as connect:
+        request = b"GET /livez HTTP/1.1\r\nhost: x\r\ncookie: " + b"c" * (MAX_HEAD_BYTES // 2) + b"\r\n\r\n"
+        reader, writer = await connect()
+        for _ in range(5):
+            writer.write(request)
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+            await asyncio.sleep(0.05)
+            reader._buffer.clear()
+        writer.close()
+
+
+async def test_a_body_is_not_read(redis_url):
+    """No route wants one: it is neither kept nor an error of the server."""
+    async with connections(redis_url) as connect:
+        head = b"POST /api/v1/state HTTP/1.1\r\nhost: x\r\ncontent-length: 100000000\r\n\r\n"
+        answer, sent = await answer_to(connect, head)
+        assert b" 405 " in answer
+        assert sent < 10**6
+
+
+async def test_a_connection_that_says_nothing_is_closed(redis_url, monkeypatch):
+    """Nor may it say it too slowly."""
+    monkeypatch.setattr(http_limits, "HEAD_WITHIN", 0.3)
+    async with connections(redis_url) as connect:
+        async with asyncio.timeout(3):
+            assert (await answer_to(connect))[0] == b""
+            assert (await answer_to(connect, b"GET /livez HTTP/1.1\r\nx: "))[0] == b""

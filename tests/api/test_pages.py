@@ -1,0 +1,692 @@
+"""What the pages promise, read out of the HTML that they produce."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import math
+import random
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from api.pages import Pages, near_models, near_servers, text
+from api.pages.cards import make_card
+from api.pages.coverage import (
+    HOP_OVERHEAD,
+    RIVALS,
+    UNKNOWN_DELAY,
+    Run,
+    bottleneck,
+    chain_seconds,
+    find_path,
+    in_words,
+    redundancy_runs,
+    slowest_stage,
+    typical_delay,
+)
+from shared.reachability import Stage
+from shared.snapshot import PeerState, Verdict
+from tests import page_snapshots as made
+
+VOID = {"meta", "link", "img", "br", "input"}
+
+
+class Page(HTMLParser):
+    """A page's elements, and its text as a reader sees it."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.unbalanced: list[str] = []
+        self.pieces: list[str] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open.pop() != tag:
+            self.unbalanced.append(tag)
+
+    def handle_data(self, data):
+        self.pieces.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.pieces).split())
+
+    def all(self, tag: str, **wanted: str) -> list[dict[str, str | None]]:
+        return [
+            attributes
+            for name, attributes in self.elements
+            if name == tag and all(value in (attributes.get(key.rstrip("_")) or "") for key, value in wanted.items())
+        ]
+
+
+@pytest.fixture(scope="module")
+def pages() -> Pages:
+    return Pages()
+
+
+@pytest.fixture(scope="module")
+def small():
+    return made.swarm_of_60()
+
+
+def every_page(pages: Pages) -> dict[str, str]:
+    """One of each page in each of its states."""
+    found = {
+        "nothing": pages.overview(made.make_view()),
+        "no-redis": pages.overview(made.make_view(redis_connected=False)),
+        "failed": pages.overview(made.make_view(status=made.failed_crawl())),
+        "private": pages.overview(made.make_view(made.private_empty())),
+        "problem": pages.problem(
+            404, made.EVIL, made.EVIL, [(made.EVIL, "/servers/x"), ("bad", "javascript:alert(9)")]
+        ),
+        "check": pages.check(peer_id=None, answer=None, problem=None),
+        "check-problem": pages.check(peer_id=made.EVIL, answer=None, problem=made.EVIL),
+    }
+    for name, snapshot in {"small": made.swarm_of_60(), "hostile": made.hostile_swarm()}.items():
+        view = made.make_view(snapshot, made.failed_crawl(made.NOW + 1), now=made.NOW + 900)
+        found[f"{name}-stale"] = pages.overview(view)
+        view = made.make_view(snapshot)
+        found[name] = pages.overview(view)
+        for model in snapshot.models:
+            found[f"{name}-model-{model.dht_prefix}"] = pages.model(view, model.dht_prefix) or ""
+            for server in model.servers:
+                found[f"{name}-server-{server.peer_id}"] = pages.server(view, server.peer_id) or ""
+    for outcome in (made.REACHED, made.TIMED_OUT, made.STILL_JOINING, made.NOBODY_LOOKED):
+        answer = made.check_view(outcome, msgspec.structs.replace(outcome, error=made.EVIL, addresses=(made.EVIL,)))
+        found[f"check-{outcome.verdict}-{outcome.stage}"] = pages.check(peer_id=made.EVIL, answer=answer, problem=None)
+    return found
+
+
+@pytest.fixture(scope="module")
+def all_pages(pages) -> dict[str, str]:
+    return every_page(pages)
+
+
+# --- Every page ---
+
+
+def test_every_page_is_whole_and_fits_the_csp(all_pages):
+    """Balanced tags, one h1, unique ids, no inline style or script, no handler, nothing from elsewhere."""
+    assert len(all_pages) > 80
+    for name, html in all_pages.items():
+        page = Page(html)
+        assert page.unbalanced == [], name
+        assert page.open == [], name
+        assert len(page.all("h1")) == 1, name
+        ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+        assert len(ids) == len(set(ids)), name
+        for tag, attributes in page.elements:
+            assert tag != "style", name
+            assert "style" not in attributes, name
+            assert not [key for key in attributes if key.startswith("on")], name
+        assert [script["src"].split("?")[0] for script in page.all("script")] == ["/static/app.js"], name
+        assert all(link["href"].startswith(("/static/", "/incidents.atom")) for link in page.all("link")), name
+        assert all(image["src"].startswith("/static/") for image in page.all("img")), name
+
+
+def test_every_page_is_labelled(all_pages):
+    """A title, a language, a skip link to the content, and a name for each thing that aria refers to."""
+    for name, html in all_pages.items():
+        page = Page(html)
+        assert page.all("html")[0]["lang"] == "en"
+        assert page.all("a", class_="skip")[0]["href"] == "#main"
+        assert "· Petals Health" in html.split("</title>")[0], name
+        ids = {attributes["id"] for _, attributes in page.elements if "id" in attributes}
+        for _, attributes in page.elements:
+            for key in ("aria-labelledby", "for"):
+                assert set((attributes.get(key) or "").split()) <= ids, name
+            if (attributes.get("href") or "").startswith("#") and attributes["href"] != "#":
+                assert attributes["href"][1:] in ids, (name, attributes["href"])
+
+
+def test_hostile_text_stays_text(all_pages):
+    """No name becomes markup, no link leads anywhere but to http(s) or a page of the monitor, no trick is left in."""
+    for name, html in all_pages.items():
+        page = Page(html)
+        assert "<script>alert" not in html, name
+        assert "<img src=x" not in html, name
+        assert not set(html) & set("\u202e\u202c\u200b\x00"), name
+        for link in page.all("a"):
+            href = link["href"]
+            assert href.startswith(("/", "#", "http://", "https://")), (name, href)
+            assert not href.startswith("//"), (name, href)
+            if href.startswith("http"):
+                assert "@" not in href.split("/")[2], (name, href)
+                assert {"nofollow", "noopener", "ugc"} <= set(link["rel"].split()), (name, href)
+
+
+def test_hostile_names_are_shown_cut_and_isolated(all_pages):
+    """A reader sees what the liar wrote, as text, cut to a bearable length and set apart from the sentence."""
+    page = Page(all_pages["hostile"])
+    assert '"><script>alert(1)</script>' in page.text
+    assert "javascript:alert(8)" in page.text
+    assert max(len(word) for word in page.text.split()) <= 200
+    assert len(page.all("bdi")) > 10
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "javascript:alert(1)",
+        "JaVaScRiPt:alert(1)",
+        "data:text/html,x",
+        "//evil.example",
+        "/local",
+        "https://",
+        "https://user@evil.example",
+        "https://good.example\\@evil.example",
+        "https://evil.example/\u202egnp",
+        "https://evil.example/ x",
+        "https://[::1",
+        " https://evil.example",
+        "ftp://evil.example",
+        "h" * 5000,
+        "",
+        None,
+    ],
+)
+def test_only_plain_http_addresses_become_links(url):
+    """Anything but http(s) to a visible host stays text."""
+    assert text.safe_link(url) is None
+
+
+@given(st.text(max_size=200))
+@settings(max_examples=200, deadline=None)
+def test_any_text_makes_a_safe_anchor_and_address(name):
+    """Ids hold ASCII letters, digits and dashes only; addresses are one path segment; both differ by name."""
+    assert text.anchor(name).replace("-", "").isalnum()
+    assert text.anchor(name).isascii()
+    assert text.anchor(name) != text.anchor(name + "x")
+    assert text.model_href(name).count("/") == 2
+    assert not set(text.model_href(name)) & set("\"'<>#? ")
+
+
+@given(st.floats(), st.floats())
+@settings(deadline=None)
+def test_any_number_and_time_can_be_written(one, other):
+    """No float breaks a page: not infinite, not huge, not nan."""
+    for value in (one, other):
+        assert len(text.number(value)) <= 15
+        assert text.milliseconds(value)
+        assert text.utc(value).year >= 1970
+
+
+# --- The overview ---
+
+
+def test_first_crawl_running(pages):
+    """Before anything is known the page says that the first crawl runs, and what to try if nothing comes."""
+    page = Page(pages.overview(made.make_view()))
+    assert "No snapshot yet: the first crawl is running" in page.text
+    assert "INITIAL_PEERS" in page.text
+    assert "make demo" in page.text
+
+
+def test_first_crawl_failed(pages):
+    """Where the first crawl failed the page says why, what was tried, and what to do."""
+    page = Page(pages.overview(made.make_view(status=made.failed_crawl())))
+    assert "the first crawl failed" in page.text
+    assert "No bootstrap peer answered." in page.text
+    assert "/ip4/203.0.113.9/tcp/31337" in page.text
+    assert "INITIAL_PEERS" in page.text
+
+
+def test_failed_crawl_keeps_the_last_snapshot(pages, small):
+    """A failed crawl is told with its age and reason, above the last good snapshot."""
+    page = Page(pages.overview(made.make_view(small, made.failed_crawl(made.NOW - 3), now=made.NOW + 200)))
+    assert "The last crawl failed 3 minutes ago. No bootstrap peer answered." in page.text
+    assert "StableBeluga2" in page.text
+
+
+def test_an_older_failure_is_not_told(pages, small):
+    """A failure before the snapshot was taken concerns nobody any more."""
+    page = Page(pages.overview(made.make_view(small, made.failed_crawl(small.taken_at - 60))))
+    assert "failed" not in page.text
+
+
+def test_stale_snapshot_is_told_in_the_past_tense(pages, small):
+    """An old snapshot says how old it is; nothing in it is told as if it were so now."""
+    page = Page(pages.overview(made.make_view(small, now=small.taken_at + 7 * 60 + 5)))
+    assert "The snapshot is 7 minutes old." in page.text
+    assert "The swarm was partly healthy when it was last seen" in page.text
+    assert "2 of 3 official models could be used." in page.text
+    assert "be used now" not in page.text
+
+
+def test_redis_away(pages, small):
+    """With Redis away the page says so, with or without a snapshot."""
+    assert "Redis is away." in Page(pages.overview(made.make_view(small, redis_connected=False))).text
+    assert "cannot reach its Redis" in Page(pages.overview(made.make_view(redis_connected=False))).text
+
+
+def test_private_empty_swarm_says_what_was_looked_for(pages):
+    """An empty private swarm names the models that were looked for, and who answered."""
+    page = Page(pages.overview(made.make_view(made.private_empty())))
+    assert "The private swarm is empty" in page.text
+    assert "1 of 1 bootstrap peer answered" in page.text
+    assert "my-local-llama" in page.text
+
+
+def test_unreachable_bootstrap_peers(pages, small):
+    """When no bootstrap peer can be reached the verdict is that nobody can join, whatever the models say."""
+    peers = [msgspec.structs.replace(peer, verdict=Verdict.UNREACHABLE) for peer in small.bootstrap_peers]
+    page = Page(pages.overview(made.make_view(msgspec.structs.replace(small, bootstrap_peers=tuple(peers)))))
+    assert "The swarm cannot be joined" in page.text
+
+
+def test_keys_that_did_not_answer_are_told(pages, small):
+    """Blocks that nobody could look at are not silently shown as empty."""
+    page = Page(pages.overview(made.make_view(msgspec.structs.replace(small, unanswered_keys=3))))
+    assert "3 keys of the swarm’s hash table did not answer in time." in page.text
+
+
+def test_overview_says_what_can_be_used_and_what_is_missing(pages, small):
+    """The verdict, each model's state, and the missing blocks by number."""
+    page = Page(pages.overview(made.make_view(small)))
+    assert "The swarm is partly healthy 2 of 3 official models can be used now." in page.text
+    assert "Cannot be used now: blocks 37–40 have no server." in page.text
+    assert "Cannot be used now: block 22 has no server." in page.text
+    assert "tokens/s" in page.text
+    assert "estimate" in page.text
+    assert page.all("a", href="https://huggingface.co/petals-team/StableBeluga2")
+    assert "limited use" in page.text
+    assert "5 records of the swarm could not be used" in page.text
+
+
+def test_overview_lists_servers_as_the_predecessor_did(pages, small):
+    """Each server: id, contributor where it may be shown, version, throughput, precision, LoRAs, cache, span."""
+    page = Page(pages.overview(made.make_view(small)))
+    for model in small.models:
+        for server in model.servers:
+            assert page.all("a", href=f"/servers/{server.peer_id}")
+            assert f"{server.span.start}:{server.span.end}" in page.text
+            assert server.version in page.text
+    assert page.all("a", href="https://huggingface.co/artek0chumak/bloom-lora")
+
+
+def test_names_are_shown_only_where_they_may(pages):
+    """A public name that has not been earned stands nowhere."""
+    server = made.make_server("shy", 0, 4, public_name="Shy Person", show_public_name=False)
+    view = made.make_view(made.make_snapshot([made.make_model("m", 4, [server])]))
+    for html in (pages.overview(view), pages.model(view, "m"), pages.server(view, server.peer_id)):
+        assert "Shy Person" not in html
+
+
+def test_issues_are_grouped_with_their_advice(pages, small):
+    """Servers that fail alike stand together under one error and its advice, each a link."""
+    page = Page(pages.overview(made.make_view(small)))
+    assert small.reachability_issues
+    assert page.text.count(small.reachability_issues[0].advice) == 1
+    for issue in small.reachability_issues:
+        assert page.all("a", href=f"/servers/{issue.peer_id}")
+
+
+def test_sixty_servers_fit_100_kb(pages, small):
+    """The overview of a swarm of 60 servers is at most 100 kB gzipped."""
+    assert small.num_servers == 60
+    assert len(gzip.compress(pages.overview(made.make_view(small)).encode())) <= 100_000
+
+
+def test_a_thousand_servers_are_limited_and_quick(pages):
+    """A thousand servers: the overview stays light, links to all, and renders in under 300 ms."""
+    snapshot = made.swarm_of(1000)
+    view = made.make_view(snapshot)
+    spent = []
+    for _ in range(3):
+        start = time.perf_counter()
+        html = pages.overview(view)
+        spent.append(time.perf_counter() - start)
+    page = Page(html)
+    assert min(spent) < 0.3
+    assert len(gzip.compress(html.encode())) <= 100_000
+    assert "The 30 fastest of 500 servers" in page.text
+    assert Page(pages.model(view, "model-0-hf") or "").text.count("tok/s") > 0
+    assert len(Page(pages.model(view, "model-0-hf") or "").all("td", class_="c-id")) == 500
+
+
+def test_many_models_are_listed_not_drawn(pages):
+    """Anyone can announce models: past some dozens they are only named."""
+    models = [made.make_model(f"m{n}", 4, [], official=False) for n in range(300)]
+    page = Page(pages.overview(made.make_view(made.make_snapshot(models))))
+    assert len(page.all("article")) == 40
+    assert page.all("a", href="/models/m299")
+
+
+# --- A model, a server, a check ---
+
+
+def test_unknown_names_have_no_page(pages, small):
+    """What the snapshot does not know is None, and so is everything while there is no snapshot."""
+    view = made.make_view(small)
+    assert pages.model(view, "no-such-model") is None
+    assert pages.server(view, made.peer_id("nobody")) is None
+    assert pages.model(made.make_view(), small.models[0].dht_prefix) is None
+    assert pages.server(made.make_view(), small.models[0].servers[0].peer_id) is None
+
+
+def test_unreachable_server_is_told_why_and_what_to_do(pages, small):
+    """Its page has the error, the advice, and the way to a check right now."""
+    issue = small.reachability_issues[0]
+    page = Page(pages.server(made.make_view(small), issue.peer_id) or "")
+    assert "cannot be reached" in page.text
+    assert issue.error in page.text
+    assert issue.advice in page.text
+    assert page.all("a", href=f"/check/{issue.peer_id}")
+
+
+def test_addresses_are_shown_only_on_request(pages, small):
+    """Without `show_addresses` no page holds an address or a place of a server or bootstrap peer."""
+    server = small.models[0].servers[0]
+    shown = pages.server(made.make_view(small), server.peer_id) or ""
+    assert server.multiaddrs[0] in shown
+    assert "Leipzig" in shown
+    view = made.make_view(small, made.failed_crawl(made.NOW + 1), now=made.NOW + 900, show_addresses=False)
+    failed = made.make_view(status=made.failed_crawl(), show_addresses=False)
+    for html in (pages.server(view, server.peer_id) or "", pages.overview(view), pages.overview(failed)):
+        assert "/ip4/" not in html
+        assert "Leipzig" not in html
+
+
+def test_bootstrap_peers_have_a_page(pages, small):
+    """A bootstrap peer that serves nothing can be looked at too."""
+    peer = small.bootstrap_peers[0]
+    assert "is a bootstrap peer" in Page(pages.server(made.make_view(small), peer.peer_id) or "").text
+
+
+def test_server_nobody_looked_at_is_not_called_reachable(pages):
+    """Unknown is told as unknown."""
+    server = made.make_server("unseen", 0, 4, verdict=Verdict.UNKNOWN)
+    view = made.make_view(made.make_snapshot([made.make_model("m", 4, [server])]))
+    page = Page(pages.server(view, server.peer_id) or "")
+    assert "says that it is online" in page.text
+    assert "nobody could look" in page.text
+
+
+def test_pings_in_both_directions(pages, small):
+    """A server's page tells whom it pinged and who pinged it; an infinite ping is no answer."""
+    model = small.models[1]
+    first, second = sorted(model.servers, key=lambda server: server.span.start)[:2]
+    assert second.peer_id in first.next_pings
+    assert "Pings from it to others" in Page(pages.server(made.make_view(small), first.peer_id) or "").text
+    assert "Pings from others to it" in Page(pages.server(made.make_view(small), second.peer_id) or "").text
+    assert "Pings between the servers" in Page(pages.model(made.make_view(small), model.dht_prefix) or "").text
+
+
+@pytest.mark.parametrize(
+    ("outcome", "title", "steps"),
+    [
+        (made.REACHED, "is reachable", ["done"] * 6),
+        (made.TIMED_OUT, "is not reachable", ["done", "done", "failed", "ahead", "ahead", "ahead"]),
+        (made.STILL_JOINING, "is reachable", ["done"] * 4 + ["stopped", "ahead"]),
+        (made.NOBODY_LOOKED, "Nobody could look", ["stopped"] + ["ahead"] * 5),
+    ],
+)
+def test_check_draws_how_far_it_came(pages, outcome, title, steps):
+    """The steps up to the answer, the one that failed, and words for each, so that colour is not needed."""
+    html = pages.check(peer_id=made.peer_id("checked"), answer=made.check_view(outcome), problem=None)
+    page = Page(html)
+    assert title in page.text
+    drawn = [item["class"] for item in page.all("li") if item.get("class") in ("done", "failed", "stopped", "ahead")]
+    assert drawn == steps
+    assert len(steps) == len(Stage)
+
+
+def test_nobody_could_look_is_never_unreachable(pages):
+    """No answer that holds only unknowns is told as unreachable; one place that reached the peer is enough."""
+    unknown = made.check_view(made.NOBODY_LOOKED, made.NOBODY_LOOKED)
+    assert unknown.verdict is Verdict.UNKNOWN
+    page = Page(pages.check(peer_id=made.peer_id("x"), answer=unknown, problem=None))
+    assert "not reachable" not in page.text
+    assert "unreachable" not in page.text
+    assert made.check_view().verdict is Verdict.UNKNOWN
+    assert made.check_view(made.TIMED_OUT, made.NOBODY_LOOKED).verdict is Verdict.UNREACHABLE
+    assert made.check_view(made.TIMED_OUT, made.REACHED).verdict is Verdict.REACHABLE
+
+
+def test_check_keeps_what_was_typed(pages):
+    """A refused id stands in the form again, beside the reason."""
+    page = Page(pages.check(peer_id="Qm0OIl", answer=None, problem="the peer id is not base58"))
+    assert page.all("input", id="ask-id")[0]["value"] == "Qm0OIl"
+    assert "the peer id is not base58" in page.text
+    assert page.all("form", action="/check")[0]["method"] == "get"
+
+
+def test_near_matches(pages, small):
+    """A few characters of an id, or a misspelt model, lead to the page that was meant."""
+    server = small.models[0].servers[0]
+    assert near_servers(small, "..." + server.peer_id[-6:]) == [(server.peer_id, f"/servers/{server.peer_id}")]
+    assert ("falcon-180B-chat", "/models/falcon-180B-chat") in near_models(small, "Falcon-180-chat")
+    assert near_models(small, "") == near_models(None, "x") == near_servers(None, "x") == []
+    page = Page(pages.problem(404, "No such model", "It is not in the snapshot.", near_models(small, "falcon")))
+    assert page.all("a", href="/models/falcon-180B-chat")
+
+
+def test_import_is_light():
+    """The pages load without hivemind, torch, petals or shared.p2p, and do nothing at import."""
+    code = (
+        "import sys, api.pages; "
+        "print([m for m in sys.modules if m.split('.')[0] in ('hivemind', 'torch', 'petals') or 'p2p' in m])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+# --- Coverage and paths, against brute force ---
+
+
+@st.composite
+def models(draw, max_servers=7):
+    """Small models whose servers are in any state, with speeds and pings that may be missing or absurd."""
+    blocks = draw(st.integers(1, 8))
+    speeds = st.sampled_from([None, 0.0, math.nan, 50.0, 100.0, 250.0, 400.0])
+    servers = []
+    for n in range(draw(st.integers(0, max_servers))):
+        start = draw(st.integers(0, blocks - 1))
+        end = draw(st.integers(start + 1, blocks))
+        state = draw(st.sampled_from([PeerState.ONLINE] * 4 + [PeerState.JOINING, PeerState.UNREACHABLE]))
+        targets = draw(st.lists(st.integers(0, max_servers), max_size=3, unique=True))
+        pings = {made.peer_id(f"p{m}"): draw(st.sampled_from([0.002, 0.1, 0.4, math.inf, math.nan])) for m in targets}
+        servers.append(
+            made.make_server(f"p{n}", start, end, state, inference_rps=draw(speeds), next_pings=pings or None)
+        )
+    return made.make_model("m", blocks, servers)
+
+
+def brute_force_chains(servers, blocks):
+    """Every chain in which each server works to the end of its span, as (server, start, end) steps."""
+
+    def extend(position):
+        if position == blocks:
+            yield []
+        for server in servers:
+            if server.span.start <= position < server.span.end:
+                for rest in extend(server.span.end):
+                    yield [(server, position, server.span.end), *rest]
+
+    return list(extend(0))
+
+
+def seconds(chain, delay):
+    """The formula of `find_path`, written down once more."""
+    total, before = delay, None
+    for server, start, end in chain:
+        ping = (before.next_pings or {}).get(server.peer_id) if before else None
+        hop = delay if ping is None or math.isnan(ping) else min(ping / 2, 5.0)
+        total += hop + HOP_OVERHEAD + (end - start) / server.inference_rps
+        before = server
+    return total
+
+
+@given(models())
+@settings(max_examples=300, deadline=None)
+def test_path_exists_exactly_when_a_chain_does(model):
+    """A path is found where brute force finds one; it is a real chain; its worst redundancy is the model's."""
+    online = [server for server in model.servers if server.state is PeerState.ONLINE]
+    path = find_path(model)
+    assert (path is not None) == bool(brute_force_chains(online, model.num_blocks))
+    if path is None:
+        return
+    assert path.worst_redundancy == min(model.redundancy())
+    position = 0
+    for hop in path.hops:
+        assert hop.server in online
+        assert hop.start == position
+        assert hop.server.span.start <= position < hop.end == hop.server.span.end
+        position = hop.end
+    assert position == model.num_blocks
+
+
+@given(models())
+@settings(max_examples=300, deadline=None)
+def test_estimate_is_that_of_the_fastest_chain(model):
+    """The estimate is brute force's best where few servers share an end, never above it, None without speeds."""
+    path = find_path(model)
+    if path is None:
+        return
+    online = [server for server in model.servers if server.state is PeerState.ONLINE]
+    rated = [server for server in online if server.inference_rps and not math.isnan(server.inference_rps)]
+    delay = typical_delay(online)
+    chains = brute_force_chains(rated, model.num_blocks)
+    if not chains:
+        assert path.tokens_per_second is None
+        return
+    best = 1 / min(seconds(chain, delay) for chain in chains)
+    assert path.tokens_per_second == pytest.approx(1 / chain_seconds(path.hops, delay))
+    assert path.tokens_per_second <= best * (1 + 1e-9)
+    shared_ends = [sum(server.span.end == end for server in rated) for end in range(model.num_blocks + 1)]
+    if max(shared_ends) <= RIVALS:
+        assert path.tokens_per_second == pytest.approx(best)
+
+
+def test_without_speeds_the_chain_has_the_fewest_servers():
+    """Where nobody tells a speed the chain is the shortest one, and there is no estimate."""
+    spans = [(0, 4), (0, 6), (4, 8), (5, 10), (8, 12), (9, 12)]
+    servers = [made.make_server(n, *span, inference_rps=None) for n, span in enumerate(spans)]
+    path = find_path(made.make_model("m", 12, servers))
+    assert path is not None
+    assert [(hop.start, hop.end) for hop in path.hops] == [(0, 6), (6, 10), (10, 12)]
+    assert path.tokens_per_second is None
+
+
+def test_estimate_by_hand():
+    """Two servers, 100 ms between them: 1 / (10/100 + 10/200 + 2 x 0.018 + three one-way delays of 50 ms)."""
+    second = made.make_server("second", 10, 20, inference_rps=200.0)
+    first = made.make_server("first", 0, 10, inference_rps=100.0, next_pings={second.peer_id: 0.1})
+    path = find_path(made.make_model("m", 20, [first, second]))
+    assert path is not None
+    assert path.tokens_per_second == pytest.approx(1 / (0.1 + 0.05 + 2 * 0.018 + 3 * 0.05))
+    assert typical_delay([second]) == UNKNOWN_DELAY
+
+
+def test_a_hop_that_does_not_answer_is_avoided():
+    """Of two ways, the one over a connection that does not answer is not the one that is estimated."""
+    good, bad = (
+        made.make_server("good", 5, 10, inference_rps=100.0),
+        made.make_server("bad", 5, 10, inference_rps=200.0),
+    )
+    first = made.make_server("1", 0, 5, inference_rps=100.0, next_pings={good.peer_id: 0.01, bad.peer_id: math.inf})
+    path = find_path(made.make_model("m", 10, [first, good, bad]))
+    assert path is not None
+    assert path.hops[1].server is good
+
+
+@pytest.mark.parametrize(
+    ("ping", "one_way"), [(math.inf, 5.0), (60.0, 5.0), (math.nan, UNKNOWN_DELAY), (-1.0, UNKNOWN_DELAY), (0.0, 0.0)]
+)
+def test_absurd_pings_do_not_break_the_estimate(ping, one_way):
+    """The only way over a hop that did not answer counts 5 s, as Petals reckons; nonsense counts as unknown."""
+    second = made.make_server("second", 5, 10, inference_rps=100.0)
+    first = made.make_server("first", 0, 5, inference_rps=100.0, next_pings={second.peer_id: ping})
+    path = find_path(made.make_model("m", 10, [first, second]))
+    assert path is not None
+    ends = 2 * typical_delay([first])
+    assert path.tokens_per_second == pytest.approx(1 / (0.1 + 2 * 0.018 + ends + one_way))
+
+
+@given(st.lists(st.integers(0, 4), max_size=60))
+def test_runs_tile_the_model(redundancy):
+    """Runs put end to end are the list they came from, and neighbours differ."""
+    runs = redundancy_runs(redundancy)
+    assert [run.redundancy for run in runs for _ in range(run.start, run.end)] == redundancy
+    assert all(one.end == two.start and one.redundancy != two.redundancy for one, two in itertools.pairwise(runs))
+
+
+@pytest.mark.parametrize(
+    ("redundancy", "words"),
+    [
+        ([], "no block has an online, reachable server"),
+        ([0, 0], "no block has an online, reachable server"),
+        ([1, 0, 2], "block 1 has no server"),
+        ([1, 0, 0, 2], "blocks 1–2 have no server"),
+        ([0, 1, 0, 1, 0], "blocks 0, 2 and 4 have no server"),
+        ([0, 1] * 6, "blocks 0, 2, 4, 6 and 2 more ranges have no server"),
+        ([1, 1], "every block has exactly one server"),
+        ([2, 1, 3], "block 1 depends on a single server"),
+        ([2, 1, 1, 3], "blocks 1–2 depend on a single server"),
+        ([2, 3], "every block has at least 2 servers"),
+        ([3, 3], "every block has at least 3 servers"),
+    ],
+)
+def test_bottleneck_in_words(redundancy, words):
+    """What is missing, or where it is thin, in a clause."""
+    assert bottleneck(redundancy_runs(redundancy)) == words
+
+
+def test_many_ranges_are_counted_not_listed():
+    """Only the first ranges are named."""
+    assert in_words([(0, 1), (2, 3), (4, 5), (6, 7), (8, 9)]) == "blocks 0, 2, 4, 6 and 1 more range"
+    assert redundancy_runs([1, 1, 0]) == [Run(0, 2, 1), Run(2, 3, 0)]
+
+
+@given(models())
+@settings(max_examples=200, deadline=None)
+def test_slowest_stage_is_the_least_sum(model):
+    """The throughput of the slowest stage is the least sum over a block; none where a block has no server."""
+    sums = [
+        sum(s.throughput for s in model.servers if s.state is PeerState.ONLINE and s.span.start <= b < s.span.end)
+        for b in range(model.num_blocks)
+    ]
+    stage = slowest_stage(model)
+    if min(sums) == 0:
+        assert stage is None
+        return
+    assert stage is not None
+    assert stage.throughput == pytest.approx(min(sums))
+    assert all(value == pytest.approx(stage.throughput) for value in sums[stage.start : stage.end])
+
+
+def test_ten_thousand_servers_are_searched_fast():
+    """A path through 126 blocks held by 10,000 servers, each with pings, is found within a second."""
+    rng = random.Random(1)
+    ids = [made.peer_id(f"big{n}") for n in range(200)]
+    servers = []
+    for n in range(10_000):
+        start = rng.randrange(0, 120)
+        end = min(126, start + rng.randrange(1, 40))
+        pings = {rng.choice(ids): 0.05 for _ in range(4)}
+        servers.append(made.make_server(f"big{n}", start, end, next_pings=pings))
+    model = made.make_model("big", 126, [*servers, made.make_server("whole", 0, 126)])
+    spent = []
+    for _ in range(3):
+        start = time.perf_counter()
+        assert find_path(model) is not None
+        spent.append(time.perf_counter() - start)
+    assert min(spent) < 1
+    assert make_card(model).covered == 126

@@ -1,0 +1,407 @@
+"""The pages in a real Chromium, under the CSP that the app sends: each test's docstring is its promise."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from contextlib import contextmanager
+from itertools import product
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import uvicorn
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import expect, sync_playwright
+from starlette.applications import Starlette
+from starlette.responses import HTMLResponse, StreamingResponse
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from api.pages import Pages
+from api.pages.render import STATIC_DIR
+from tests import page_snapshots as made
+
+CHROMIUM = "/usr/bin/chromium"
+ARGUMENTS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+CSP = (
+    "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="no Chromium here: apt-get install chromium"),
+]
+
+
+class Site:
+    """The pages on a port of this machine, with events; `publish` is what the crawler's next snapshot does."""
+
+    def __init__(self):
+        self.pages = Pages()
+        self.view = made.make_view(made.swarm_of_60())
+        self.events_work = True
+        self.closing = False
+        self.page_fetches = 0
+        self.fixed = _fixed_pages(self.pages)
+        routes = [
+            Route("/", self.overview),
+            Route("/models/{dht_prefix:path}", self.model),
+            Route("/servers/{peer_id:path}", self.server),
+            Route("/fixed/{name}", self.fixed_page),
+            Route("/events", self.events),
+            Mount("/static", StaticFiles(directory=STATIC_DIR)),
+        ]
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        config = uvicorn.Config(
+            Starlette(routes=routes), port=self.port, log_level="warning", ws="none", lifespan="off"
+        )
+        self.uvicorn = uvicorn.Server(config)
+        self.thread = threading.Thread(target=self.uvicorn.run, daemon=True)
+
+    def publish(self, snapshot, snapshot_id):
+        self.view = made.make_view(snapshot, snapshot_id=snapshot_id)
+
+    def _html(self, text):
+        self.page_fetches += 1
+        if text is None:
+            text = self.pages.problem(404, "Not here", "The snapshot knows nothing of that name.")
+        return HTMLResponse(text, headers={"Content-Security-Policy": CSP, "Cache-Control": "no-cache"})
+
+    async def overview(self, request):
+        return self._html(self.pages.overview(self.view))
+
+    async def model(self, request):
+        return self._html(self.pages.model(self.view, request.path_params["dht_prefix"]))
+
+    async def server(self, request):
+        return self._html(self.pages.server(self.view, request.path_params["peer_id"]))
+
+    async def fixed_page(self, request):
+        return self._html(self.fixed[request.path_params["name"]])
+
+    async def events(self, request):
+        if not self.events_work:
+            return HTMLResponse("gone", 404)
+
+        async def stream():
+            sent, told = None, None
+            while not self.closing and not await request.is_disconnected():
+                if sent != self.view.snapshot_id:
+                    sent = self.view.snapshot_id
+                    yield f"event: snapshot\ndata: {sent}\n\n"
+                if told != self.view.status:
+                    told = self.view.status
+                    yield f"event: status\ndata: {told.attempted_at}\n\n"
+                await asyncio.sleep(0.05)
+
+        return StreamingResponse(stream(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+
+def _fixed_pages(pages):
+    """Pages that no live swarm shows at will, by name."""
+    small, checked = made.swarm_of_60(), made.peer_id("checked")
+    known = next(s.peer_id for m in small.models for s in m.servers if s.state == "unreachable")
+    stale = made.make_view(small, made.failed_crawl(made.NOW + 220), now=made.NOW + 400, redis_connected=False)
+    hostile, none = made.make_view(made.hostile_swarm()), made.make_view()
+    views = {
+        "waiting": pages.overview(none),
+        "failed": pages.overview(made.make_view(status=made.failed_crawl())),
+        "stale": pages.overview(stale),
+        "private-empty": pages.overview(made.make_view(made.private_empty())),
+        "hostile": pages.overview(hostile),
+        "hostile-model": pages.model(hostile, hostile.snapshot.models[0].dht_prefix),
+        "hostile-server": pages.server(hostile, made.EVIL),
+        "unreachable-server": pages.server(made.make_view(small), known),
+        "problem": pages.problem(404, "No such server", "No server of that id.", [("QmNear", "/servers/QmNear")]),
+        "check": pages.check(peer_id=None, answer=None, problem=None),
+        "check-refused": pages.check(peer_id=made.EVIL, answer=None, problem="the peer id is not base58"),
+    }
+    outcomes = {
+        "reached": (made.REACHED,),
+        "timed-out": (made.TIMED_OUT, made.REACHED),
+        "joining": (made.STILL_JOINING,),
+        "unknown": (made.NOBODY_LOOKED,),
+    }
+    for name, outcome in outcomes.items():
+        views[f"check-{name}"] = pages.check(peer_id=checked, answer=made.check_view(*outcome), problem=None)
+    return {name: text for name, text in views.items() if text is not None}
+
+
+FIXED = [
+    *("waiting", "failed", "stale", "private-empty", "hostile", "hostile-model", "hostile-server"),
+    *("unreachable-server", "problem", "check", "check-refused"),
+    *("check-reached", "check-timed-out", "check-joining", "check-unknown"),
+]
+PATHS = ["/", "/models/StableBeluga2-hf", "/models/falcon-180B-chat", *(f"/fixed/{name}" for name in FIXED)]
+
+
+@pytest.fixture(scope="module")
+def site():
+    running = Site()
+    running.thread.start()
+    deadline = time.monotonic() + 10
+    while not running.uvicorn.started:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    yield running
+    running.closing = True
+    running.uvicorn.should_exit = True
+    running.thread.join(10)
+    assert not running.thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(autouse=True)
+def _first_snapshot(site):
+    site.publish(made.swarm_of_60(), "1-0")
+    site.events_work = True
+
+
+@contextmanager
+def opened(browser, site, path, **context):
+    """A page that must end without a console error, a script error or a request to anyone else."""
+    opened_context = browser.new_context(**context)
+    page = opened_context.new_page()
+    wrong = []
+    page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("dialog", lambda dialog: (wrong.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+    opened_context.on(
+        "request", lambda request: None if urlsplit(request.url).port == site.port else wrong.append(request.url)
+    )
+    try:
+        response = page.goto(site.url + path)
+        assert response is not None
+        assert response.headers["content-security-policy"] == CSP
+        yield page
+        assert wrong == []
+    finally:
+        opened_context.close()
+
+
+@pytest.mark.parametrize(("path", "script"), list(product(PATHS, (True, False))))
+def test_every_view_is_quiet_and_fits(browser, site, path, script):
+    """Each view on a phone and a desktop, light and dark, with and without JS: no error, no overflow, a heading."""
+    for width, scheme in product((390, 1440), ("light", "dark")):
+        size = {"width": width, "height": 900}
+        with opened(browser, site, path, viewport=size, color_scheme=scheme, java_script_enabled=script) as page:
+            assert page.locator("h1").count() == 1
+            assert page.locator("h1").bounding_box()["width"] > 0
+            # The page as a whole never scrolls sideways.
+            assert page.locator("html").bounding_box()["width"] <= width
+            if script:
+                assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_every_view_is_accessible(browser, site, path):
+    """axe finds nothing to complain about, on a phone in the dark and a desktop in the light."""
+    for width, scheme in ((390, "dark"), (1440, "light")):
+        with opened(browser, site, path, viewport={"width": width, "height": 900}, color_scheme=scheme) as page:
+            page.evaluate("document.querySelectorAll('details').forEach(details => { details.open = true })")
+            results = Axe().run(page)
+            assert results.violations_count == 0, results.generate_report()
+
+
+def test_without_script_the_model_page_lists_all_servers(browser, site):
+    """A reader without JS has the whole table, and no tools that would do nothing."""
+    with opened(browser, site, "/models/StableBeluga2-hf", java_script_enabled=False) as page:
+        assert page.locator("#rows tr").count() == 24
+        expect(page.locator("#tools")).to_be_hidden()
+        expect(page.locator("footer time")).to_contain_text("UTC")
+
+
+def test_search_filter_and_sort(browser, site):
+    """The table is searched, filtered and sorted, and the address says how, so that it can be passed on."""
+    with opened(browser, site, "/models/StableBeluga2-hf") as page:
+        shown = page.locator("#rows tr:not([hidden])")
+        page.fill("#block", "79")
+        assert all(cell.endswith(":80") for cell in shown.locator(".c-span").all_inner_texts())
+        page.fill("#block", "")
+        page.select_option("#state", "online")
+        assert set(shown.locator(".c-state").all_inner_texts()) == {"online"}
+        page.get_by_role("button", name="tok/s").click()
+        speeds = [float(cell.replace(",", "")) for cell in shown.locator(".c-rps").all_inner_texts()]
+        assert speeds == sorted(speeds, reverse=True)
+        assert page.locator("th.c-rps").get_attribute("aria-sort") == "descending"
+        needle = page.locator("#rows tr:not([hidden]) .c-id").first.inner_text()
+        page.fill("#q", needle)
+        expect(shown).to_have_count(1)
+        address = page.url
+        assert "#?" in address
+        page.goto(site.url)
+        page.goto(address)
+        expect(shown).to_have_count(1)
+        assert page.input_value("#q") == needle
+        page.get_by_role("button", name="Clear").click()
+        expect(shown).to_have_count(24)
+        assert "#" not in page.url
+
+
+def test_times_are_local_with_utc_on_hover(browser, site):
+    """The footer tells the age, and the reader's own time and UTC on hover."""
+    with opened(browser, site, "/", timezone_id="Asia/Tokyo", locale="en-GB") as page:
+        time_element = page.locator("footer time")
+        expect(time_element).to_contain_text("ago")
+        title = time_element.get_attribute("title")
+        assert "UTC" in title
+        assert "2025" in title
+        assert title.split(" · ")[0] != title.split(" · ")[1]
+
+
+def changed_swarm():
+    """The swarm of 60 with one server more in its first model and one gone unreachable."""
+    before = made.swarm_of_60()
+    model = before.models[0]
+    new = made.make_server("newcomer", 0, 4)
+    gone = made.make_server("b1", 30, 60, made.PeerState.UNREACHABLE)
+    kept = [server for server in model.servers if server.peer_id != gone.peer_id]
+    changed = made.make_model("StableBeluga2-hf", 80, [*kept, gone, new])
+    return made.make_snapshot([changed, *before.models[1:]]), new, gone
+
+
+def test_live_update_keeps_what_the_reader_holds(browser, site):
+    """A new snapshot changes the page in place: scroll, filter, sorting, focus and open details stay."""
+    with opened(browser, site, "/models/StableBeluga2-hf", viewport={"width": 1440, "height": 500}) as page:
+        page.wait_for_selector("#live.on")
+        page.locator("#ping-matrix > summary").click()
+        page.fill("#q", "2.")
+        page.get_by_role("button", name="tok/s").click()
+        row = page.locator("#rows tr:not([hidden]) a").nth(5)
+        target = row.get_attribute("href")
+        row.focus()
+        page.evaluate("scrollTo({ top: 430, behavior: 'instant' })")
+        top = row.bounding_box()["y"]
+        snapshot, new, gone = changed_swarm()
+        site.publish(snapshot, "2-0")
+        expect(page.locator("body")).to_have_attribute("data-snapshot", "2-0")
+        assert page.locator("#rows tr").count() == 25
+        assert page.locator(f"#rows tr:has(a[href$='{gone.peer_id}'])").get_attribute("class") == "unreachable"
+        assert page.locator(f"#rows tr:has(a[href$='{new.peer_id}'])").count() == 1
+        assert page.input_value("#q") == "2."
+        assert page.locator("th.c-rps").get_attribute("aria-sort") == "descending"
+        speeds = [float(c.replace(",", "")) for c in page.locator("#rows tr:not([hidden]) .c-rps").all_inner_texts()]
+        assert speeds == sorted(speeds, reverse=True)
+        assert page.evaluate("document.activeElement.getAttribute('href')") == target
+        assert page.locator("#ping-matrix").get_attribute("open") is not None
+        assert page.evaluate("scrollY") > 300
+        # The row stays under the reader's eyes, give or take the rows that came and went above it.
+        assert abs(page.locator(f"#rows a[href='{target}']").bounding_box()["y"] - top) <= 70
+
+
+def test_live_update_of_the_overview(browser, site):
+    """The overview's verdict and title follow the swarm; a half-typed peer id and folded tables are left alone."""
+    with opened(browser, site, "/") as page:
+        page.wait_for_selector("#live.on")
+        page.fill("#ask-id", "12D3Koo")
+        folded = page.locator("details.servers").nth(1)
+        was_open = folded.get_attribute("open") is not None
+        folded.locator("summary").click()
+        broken = made.make_snapshot([made.make_model("StableBeluga2-hf", 80, [made.make_server("b0", 0, 30)])])
+        site.publish(changed_swarm()[0], "2-0")
+        expect(page.locator("body")).to_have_attribute("data-snapshot", "2-0")
+        assert (folded.get_attribute("open") is not None) != was_open
+        site.publish(broken, "3-0")
+        expect(page.locator("h1")).to_have_text("The swarm is broken")
+        assert page.title().startswith("The swarm is broken")
+        assert page.input_value("#ask-id") == "12D3Koo"
+
+
+def test_a_failed_crawl_is_told_on_open_pages(browser, site):
+    """The snapshot stays the same, but its reader learns that the crawl after it failed."""
+    snapshot = site.view.snapshot
+    site.view = made.make_view(snapshot, made.failed_crawl(made.NOW - 100), snapshot_id="1-0")
+    with opened(browser, site, "/") as page:
+        page.wait_for_selector("#live.on")
+        assert page.locator(".notice").count() == 0
+        page.wait_for_timeout(200)
+        site.view = made.make_view(snapshot, made.failed_crawl(made.NOW - 1), snapshot_id="1-0")
+        expect(page.locator(".notice")).to_contain_text("The last crawl failed")
+
+
+def test_polls_where_events_do_not_come_through(browser, site):
+    """Without events the page says so and asks by itself, as often as the crawler looks."""
+    site.events_work = False
+    context = browser.new_context()
+    page = context.new_page()
+    page.clock.install()
+    page.goto(site.url)
+    expect(page.locator("#live")).to_have_text("Updates every 60 s")
+    snapshot, _, _ = changed_swarm()
+    site.publish(snapshot, "2-0")
+    page.clock.run_for(70_000)
+    expect(page.locator("body")).to_have_attribute("data-snapshot", "2-0")
+    context.close()
+
+
+def test_a_hidden_page_asks_for_nothing(browser, site):
+    """A page in the background closes its events and catches up when it is looked at again."""
+    with opened(browser, site, "/") as page:
+        page.wait_for_selector("#live.on")
+        page.evaluate(
+            "Object.defineProperty(document, 'hidden', { get: () => window.away, configurable: true });"
+            "window.away = true; document.dispatchEvent(new Event('visibilitychange'))"
+        )
+        asked = site.page_fetches
+        site.publish(changed_swarm()[0], "2-0")
+        page.wait_for_timeout(2500)
+        assert site.page_fetches == asked
+        page.evaluate("window.away = false; document.dispatchEvent(new Event('visibilitychange'))")
+        expect(page.locator("body")).to_have_attribute("data-snapshot", "2-0")
+
+
+def test_a_thousand_rows_stay_smooth(browser, site):
+    """Searching 1,000 servers takes less than 200 ms a keystroke, and so does sorting them."""
+    site.publish(made.swarm_of(2000), "1-0")
+    with opened(browser, site, "/models/model-0-hf", viewport={"width": 1440, "height": 900}) as page:
+        assert page.locator("#rows tr").count() == 1000
+        spent = page.evaluate(
+            """() => {
+                const field = document.getElementById('q'), start = performance.now();
+                for (const text of ['2', '2.3', '2.3.0', '']) {
+                    field.value = text;
+                    field.dispatchEvent(new Event('input', { bubbles: true }));
+                    document.body.offsetHeight;
+                }
+                document.querySelector('th.c-rps button').click();
+                document.body.offsetHeight;
+                return (performance.now() - start) / 5;
+            }"""
+        )
+        assert spent < 200
+
+
+def test_the_keyboard_reaches_everything(browser, site):
+    """The first Tab offers to skip to the content, and what has the focus is seen to have it."""
+    with opened(browser, site, "/") as page:
+        page.keyboard.press("Tab")
+        skip = page.locator(".skip")
+        expect(skip).to_be_focused()
+        assert skip.bounding_box()["y"] >= 0
+        page.keyboard.press("Enter")
+        expect(page.locator("main")).to_be_focused()
+        page.keyboard.press("Tab")
+        assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
