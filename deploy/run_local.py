@@ -1,0 +1,169 @@
+"""The whole monitor on one machine: `make run`, or `make demo` for a private swarm to look at.
+
+Starts Redis (REDIS_URL if set, else an embedded server), the api, the crawler and the workers, restarts what
+dies, and ends all of it on Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from deploy import embedded_redis
+from deploy.supervisor import Child, Supervisor
+
+ROOT = Path(__file__).resolve().parent.parent
+DEMO_MODELS = [
+    {
+        "dht_prefix": "StableBeluga2-hf",
+        "num_blocks": 80,
+        "repository": "https://huggingface.co/petals-team/StableBeluga2",
+    }
+]
+DEMO_PERIOD = "15"
+START_TIMEOUT = 60.0
+BAD_START = 2
+
+
+def main() -> int:
+    arguments = _parser().parse_args()
+    port = int(os.environ.get("API_PORT", "8000"))
+    if _is_taken(port):
+        print(f"Port {port} is taken: set API_PORT to another one.", file=sys.stderr)
+        return BAD_START
+    return asyncio.run(_run(arguments, port))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m deploy.run_local", description=__doc__)
+    parser.add_argument("--demo", action="store_true", help="start a private swarm on 127.0.0.1 and monitor it")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="reachability workers (default 1)")
+    parser.add_argument(
+        "--data", type=Path, default=ROOT / ".data", help="folder of the embedded Redis (default .data)"
+    )
+    return parser
+
+
+def say(text: str) -> None:
+    print(f"[monitor] {text}", file=sys.stderr, flush=True)
+
+
+async def _run(arguments: argparse.Namespace, port: int) -> int:
+    stop = asyncio.Event()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(name, stop.set)
+    supervisor = Supervisor(say)
+    starting = asyncio.create_task(_start_all(supervisor, arguments, port))
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+            await stopping
+    except TimeoutError as error:
+        say(str(error))
+        return 1
+    finally:
+        say("stopping")
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        await supervisor.stop()
+    return 0
+
+
+async def _start_all(supervisor: Supervisor, arguments: argparse.Namespace, port: int) -> None:
+    environment = {"API_PORT": str(port), "PYTHONUNBUFFERED": "1"}
+    if os.environ.get("REDIS_URL"):
+        say("using the Redis at REDIS_URL")
+    else:
+        redis_port = embedded_redis.free_port()
+        data = None if arguments.demo else arguments.data
+        supervisor.start(Child("redis", embedded_redis.command(redis_port, data)))
+        environment["REDIS_URL"] = f"redis://127.0.0.1:{redis_port}/0"
+        await _until(lambda: _is_taken(redis_port), "the embedded Redis did not start")
+        say(f"embedded Redis on port {redis_port}" + (f", data in {data}" if data else ", without persistence"))
+
+    supervisor.start(Child("api", _module("api"), environment))
+    page = f"http://127.0.0.1:{port}/"
+    await _until(lambda: _answers(page + "livez"), "the api did not start")
+    say(f"the page is at {page}")
+
+    if arguments.demo:
+        environment |= await _start_demo_swarm(supervisor)
+    supervisor.start(Child("crawler", _module("crawler"), environment))
+    for number in range(arguments.workers):
+        supervisor.start(Child(f"worker {number + 1}", _module("reachability_worker"), environment))
+    await _until(lambda: _state(page) is not None, None)
+    state = _state(page)
+    if state is None:
+        say("the swarm cannot be seen yet; the page says which bootstrap peers were tried, and what failed.")
+        say("Another swarm: set INITIAL_PEERS. Something to look at: make demo.")
+    else:
+        servers = sum(len(model["server_rows"]) for model in state["model_reports"])
+        say(f"first snapshot: {len(state['model_reports'])} models, {servers} servers. Ctrl-C ends the monitor.")
+
+
+async def _start_demo_swarm(supervisor: Supervisor) -> dict[str, str]:
+    say("starting a private swarm of simulated servers")
+    told: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def hear(line: str) -> None:
+        if line.startswith("INITIAL_PEERS=") and not told.done():
+            told.set_result(line.partition("=")[2])
+
+    supervisor.start(Child("demo swarm", [sys.executable, "-m", "deploy.demo_swarm"], on_line=hear))
+    async with asyncio.timeout(START_TIMEOUT):
+        initial_peers = await told
+    return {"INITIAL_PEERS": initial_peers, "MODELS": json.dumps(DEMO_MODELS), "CRAWL_PERIOD": DEMO_PERIOD}
+
+
+def _module(name: str) -> list[str]:
+    return [sys.executable, "-m", name]
+
+
+async def _until(condition: object, failure: str | None) -> None:
+    """Wait for a condition; at the end of the time raise, or go on where no failure is named."""
+    assert callable(condition)  # noqa: S101
+    end = time.monotonic() + (START_TIMEOUT if failure else START_TIMEOUT / 2)
+    while not await asyncio.to_thread(condition):
+        if time.monotonic() > end:
+            if failure is None:
+                return
+            raise TimeoutError(failure)
+        await asyncio.sleep(0.1)
+
+
+def _is_taken(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(0.5)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2):
+            return True
+    except (OSError, urllib.error.URLError):
+        return False
+
+
+def _state(page: str) -> dict[str, list[dict[str, list[object]]]] | None:
+    try:
+        with urllib.request.urlopen(page + "api/v1/state", timeout=2) as answer:
+            state: dict[str, list[dict[str, list[object]]]] = json.load(answer)
+            return state
+    except (OSError, ValueError):
+        return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,164 @@
+"""Petals servers without a model: real hivemind nodes that announce blocks and answer `rpc_info`.
+
+For the demo, the tests and the benchmarks. Each has its own p2pd, so it can be closed, frozen and dialled like
+a genuine server; the wire format is petals' own (`ServerInfo.to_tuple`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Self
+
+from hivemind.dht.node import DHTNode
+from hivemind.p2p import P2PContext  # noqa: TC002 - hivemind reads the handler's annotations
+from hivemind.proto import runtime_pb2
+from hivemind.utils import MSGPackSerializer
+
+from shared.p2p import petals_wire
+from shared.p2p.petals_wire import (
+    MODEL_INDEX_KEY,
+    ModelInfo,
+    ServerInfo,
+    ServerState,
+    block_key,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+RECORD_LIFETIME = 60.0
+"""Seconds for which an announcement stands. Petals servers use about as much and renew it before."""
+
+CLOSE_WITHIN = 3.0
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model as servers announce it under `_petals.models`."""
+
+    dht_prefix: str
+    num_blocks: int
+    repository: str | None = None
+
+
+@dataclass(frozen=True)
+class Announcement:
+    """What a server says of itself in the records of its blocks."""
+
+    model: Model
+    start: int
+    end: int
+    state: str = "online"
+    throughput: float = 100.0
+    info: dict[str, Any] = field(default_factory=dict)
+
+    def to_tuple(self) -> tuple[int, float, dict[str, Any]]:
+        defaults = {
+            "version": "2.2.0.post1",
+            "torch_dtype": "bfloat16",
+            "quant_type": "nf4",
+            "using_relay": False,
+            "cache_tokens_left": 8192 * (self.end - self.start),
+        }
+        server_info = ServerInfo(
+            state=ServerState[self.state.upper()],
+            throughput=self.throughput,
+            start_block=self.start,
+            end_block=self.end,
+            **{**defaults, **self.info},
+        )
+        packed: tuple[int, float, dict[str, Any]] = server_info.to_tuple()
+        return packed
+
+
+class TransformerConnectionHandler(petals_wire.TransformerConnectionHandler):  # the name is the protocol's
+    """What a server that has its blocks answers."""
+
+    async def rpc_info(self, request: runtime_pb2.ExpertUID, context: P2PContext) -> runtime_pb2.ExpertInfo:
+        info = {"version": "2.2.0.post1", "dht_client_mode": False, "cache_tokens_available": 4096}
+        return runtime_pb2.ExpertInfo(serialized_info=MSGPackSerializer.dumps(info))
+
+
+class SimulatedServer:
+    """One server. `announcement` may be None: then it is a DHT node that serves nothing (a bootstrap peer)."""
+
+    def __init__(self, node: DHTNode, announcement: Announcement | None) -> None:
+        self.node = node
+        self.announcement = announcement
+
+    @classmethod
+    async def start(
+        cls,
+        initial_peers: list[str] | None = None,
+        announcement: Announcement | None = None,
+        *,
+        serves: bool = True,
+        address: str = "127.0.0.1",
+        port: int = 0,
+        identity: Path | None = None,
+    ) -> Self:
+        """Start a node on a free port of 127.0.0.1. With `serves=False` it lacks the Petals handler.
+
+        `identity` is a file that keeps its peer id over restarts; it is made where there is none.
+        """
+        keeps = {} if identity is None else {"identity_path": str(identity)}
+        node = await DHTNode.create(initial_peers=initial_peers, host_maddrs=[f"/ip4/{address}/tcp/{port}"], **keeps)
+        if announcement is not None and serves:
+            await TransformerConnectionHandler().add_p2p_handlers(node.p2p)
+        return cls(node, announcement)
+
+    @property
+    def peer_id(self) -> str:
+        return str(self.node.peer_id)
+
+    @property
+    def daemon_pid(self) -> int:
+        return int(self.node.p2p._child.pid)  # noqa: SLF001 - hivemind offers no other way
+
+    async def addresses(self) -> list[str]:
+        """Return full multiaddrs, for `INITIAL_PEERS`."""
+        return [str(address) for address in await self.node.get_visible_maddrs()]
+
+    async def announce(self, *, state: str | None = None, via: SimulatedServer | None = None) -> None:
+        """Write the records of all blocks, through another node where this one is gone."""
+        if self.announcement is None:
+            return
+        announcement = self.announcement if state is None else replace(self.announcement, state=state)
+        await announce(via or self, self.peer_id, announcement)
+
+    def freeze(self) -> None:
+        """Stop its daemon as if the machine hung: the port accepts, nothing answers."""
+        os.kill(self.daemon_pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        os.kill(self.daemon_pid, signal.SIGCONT)
+
+    async def close(self) -> None:
+        with suppress(ProcessLookupError):
+            self.thaw()
+        # hivemind waits for ever for a daemon that is gone: closed before, or ended by a signal to the whole group.
+        if self.node.p2p._child.returncode is not None:  # noqa: SLF001 - hivemind offers no other way
+            return
+        with suppress(Exception):
+            async with asyncio.timeout(CLOSE_WITHIN):
+                await self.node.shutdown()
+
+
+async def announce(via: SimulatedServer, peer_id: str, announcement: Announcement) -> None:
+    """Write a server's records through any node: nothing in the DHT checks who writes."""
+    expires = time.time() + RECORD_LIFETIME
+    model = announcement.model
+    index = ModelInfo(num_blocks=model.num_blocks, repository=model.repository).to_dict()
+    blocks = range(announcement.start, announcement.end)
+    await via.node.store(MODEL_INDEX_KEY, index, expires, subkey=model.dht_prefix)
+    await via.node.store_many(
+        [block_key(model.dht_prefix, block) for block in blocks],
+        [announcement.to_tuple()] * len(blocks),
+        expires,
+        subkeys=[peer_id] * len(blocks),
+    )

@@ -1,0 +1,114 @@
+"""Keep a few processes running: restart what dies, end all of it cleanly.
+
+Each child leads its own process group, so that nothing it started (p2pd) outlives it, whatever ended it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import signal
+import sys
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+STOP_GRACE = 10.0
+RESTART_DELAYS = (0.5, 1, 2, 5, 10)
+"""Seconds before the first, second, … restart in a row; the last one stays."""
+STEADY_AFTER = 30.0
+"""Seconds after which a child that dies is taken to have run well before."""
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(slots=True)
+class Child:
+    """One process to keep running."""
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    on_line: Callable[[str], None] | None = None
+    """Called with each line of its standard output, if given."""
+    process: asyncio.subprocess.Process | None = None
+
+
+class Supervisor:
+    """Runs children until `stop`."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._children: list[tuple[Child, asyncio.Task[None]]] = []
+
+    def start(self, child: Child) -> None:
+        self._children.append((child, asyncio.create_task(self._keep(child))))
+
+    async def stop(self) -> None:
+        """End the children, the latest first, each with its whole process group."""
+        for _, keeper in self._children:
+            keeper.cancel()
+        await asyncio.gather(*(keeper for _, keeper in self._children), return_exceptions=True)
+        for child, _ in reversed(self._children):
+            await _end(child)
+
+    async def _keep(self, child: Child) -> None:
+        failures = 0
+        loop = asyncio.get_running_loop()
+        while True:
+            started = loop.time()
+            child.process = await _spawn(child)
+            if child.on_line is not None and child.process.stdout is not None:
+                async for line in child.process.stdout:
+                    child.on_line(line.decode(errors="replace").rstrip())
+            code = await child.process.wait()
+            _kill_group(child)
+            failures = 0 if loop.time() - started > STEADY_AFTER else failures + 1
+            delay = RESTART_DELAYS[min(failures, len(RESTART_DELAYS)) - 1] if failures else RESTART_DELAYS[0]
+            self._say(f"{child.name} ended ({_how(code)}); starting it again in {delay:g} s")
+            await asyncio.sleep(delay)
+
+
+async def _spawn(child: Child) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *child.command,
+        env={**os.environ, **child.environment},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=None if child.on_line is None else asyncio.subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=_die_with_parent,
+    )
+
+
+def _die_with_parent() -> None:
+    """Even if this supervisor is killed, its children hear of it (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+async def _end(child: Child) -> None:
+    if child.process is None:
+        return
+    if child.process.returncode is None:
+        with suppress(ProcessLookupError):
+            child.process.terminate()
+        try:
+            async with asyncio.timeout(STOP_GRACE):
+                await child.process.wait()
+        except TimeoutError:
+            pass
+    _kill_group(child)
+    await child.process.wait()
+
+
+def _kill_group(child: Child) -> None:
+    assert child.process is not None  # noqa: S101 - called for started children
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.process.pid, signal.SIGKILL)
+
+
+def _how(code: int) -> str:
+    return f"by {signal.Signals(-code).name}" if code < 0 else f"with code {code}"

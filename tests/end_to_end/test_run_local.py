@@ -1,0 +1,193 @@
+"""`make demo` as a newcomer runs it: the whole monitor as processes, on a private swarm."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from deploy.embedded_redis import free_port
+
+pytestmark = pytest.mark.end_to_end
+ROOT = Path(__file__).resolve().parents[2]
+START = 90
+
+
+def get(url, accept="*/*", timeout=10):
+    request = urllib.request.Request(url, headers={"accept": accept})
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+    except OSError:
+        return 0, ""
+
+
+def until(condition, seconds, what):
+    deadline = time.monotonic() + seconds
+    while not (result := condition()):
+        assert time.monotonic() < deadline, f"not in time: {what}"
+        time.sleep(0.2)
+    return result
+
+
+def descendants(pid):
+    """All processes below one, by /proc."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                stat = (entry / "stat").read_text()
+            except OSError:
+                continue
+            parent = int(stat.rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(entry.name))
+    found, waiting = [], [pid]
+    while waiting:
+        below = children.get(waiting.pop(), [])
+        found += below
+        waiting += below
+    return found
+
+
+class Monitor:
+    def __init__(self, log, *options, **environment):
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        clean = {name: value for name, value in os.environ.items() if name not in ("INITIAL_PEERS", "REDIS_URL")}
+        self.log = log
+        with log.open("w") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "deploy.run_local", *options],
+                cwd=ROOT, env={**clean, "API_PORT": str(self.port), **environment}, stderr=output, stdout=output,
+            )  # fmt: skip
+
+    def state(self):
+        status, body = get(self.url + "/api/v1/state")
+        return json.loads(body) if status == 200 else None
+
+    def stop(self):
+        left = descendants(self.process.pid)
+        self.process.send_signal(signal.SIGINT)
+        code = self.process.wait(40)
+        time.sleep(0.5)
+        return code, [pid for pid in left if Path(f"/proc/{pid}/exe").exists()]
+
+
+@pytest.fixture
+def start(tmp_path):
+    started = []
+
+    def run(*options, **environment):
+        monitor = Monitor(tmp_path / "log", *options, **environment)
+        started.append(monitor)
+        return monitor
+
+    yield run
+    for monitor in started:
+        if monitor.process.poll() is None:
+            monitor.process.send_signal(signal.SIGTERM)
+            try:
+                monitor.process.wait(40)
+            except subprocess.TimeoutExpired:
+                monitor.process.kill()
+
+
+@pytest.mark.timeout(240)
+def test_the_demo_shows_a_living_swarm_heals_and_ends_cleanly(start):
+    """Page within a minute, every kind of server, checks answered, a killed part restarted, no orphan at the end."""
+    demo = start("--demo")
+    until(lambda: get(demo.url + "/")[0] == 200, START, "the page")
+    state = until(demo.state, START, "the first snapshot")
+
+    rows = [row for model in state["model_reports"] for row in model["server_rows"]]
+    by_state = {}
+    for row in rows:
+        by_state.setdefault(row["state"], []).append(row)
+    assert by_state.keys() == {"online", "joining", "offline", "unreachable"}
+    assert [model["state"] for model in state["model_reports"]] == ["healthy", "broken", "healthy"]
+    assert state["model_reports"][0]["official"]
+    assert state["top_contributors"]
+
+    # A worker answers from its own node.
+    def check(row):
+        status, body = get(f"{demo.url}/api/v1/is_reachable/{row['peer_id']}")
+        return json.loads(body) if status == 200 else None
+
+    assert until(lambda: check(by_state["online"][0]), 20, "a verdict")["success"] is True
+    assert check(by_state["joining"][0])["success"] is True
+    assert {check(row)["cause"] for row in by_state["unreachable"]} == {"refused", "frozen"}
+
+    # Pages, text, metrics.
+    assert "Swarm state" in get(demo.url + "/", accept="text/plain")[1]
+    assert rows[0]["peer_id"] in get(f"{demo.url}/servers/{rows[0]['peer_id']}")[1]
+    assert 'n_blocks{model="StableBeluga2-hf"} 80' in get(demo.url + "/metrics")[1]
+
+    # kill -9 a worker: it is back by itself.
+    pids = [
+        pid for pid in descendants(demo.process.pid)
+        if b"reachability_worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]  # fmt: skip
+    assert pids
+    os.kill(pids[0], signal.SIGKILL)
+    until(lambda: "worker 1 ended (by SIGKILL)" in demo.log.read_text(), 10, "the supervisor's word")
+    until(lambda: check(by_state["online"][1]), 40, "a verdict from the new worker")
+
+    code, left = demo.stop()
+    assert code == 0
+    assert left == []
+
+
+@pytest.mark.timeout(120)
+def test_without_a_reachable_swarm_the_page_says_so(start, tmp_path):
+    """No hang, no crash: the page is up, names the peers tried, what failed, and what to do."""
+    nobody = "/ip4/127.0.0.1/tcp/9/p2p/QmedTaZXmULqwspJXz44SsPZyTNKxhnnFvYRajfH7MGhCY"
+    monitor = start("--data", str(tmp_path / "data"), INITIAL_PEERS=nobody, CRAWL_PERIOD="5")
+    until(lambda: "/ip4/127.0.0.1/tcp/9" in get(monitor.url + "/")[1], START, "the peers that were tried")
+    page = get(monitor.url + "/")[1]
+    assert "refused" in page
+    assert "make demo" in page
+    assert "INITIAL_PEERS" in page
+    status, body = get(monitor.url + "/api/v1/is_reachable/QmedTaZXmULqwspJXz44SsPZyTNKxhnnFvYRajfH7MGhCY")
+    assert status == 503, body
+    code, left = monitor.stop()
+    assert (code, left) == (0, [])
+
+
+@pytest.mark.parametrize("module", ["crawler", "api", "reachability_worker"])
+def test_bad_settings_are_told_together(module):
+    """One message that names each variable; exit code 2."""
+    bad = {"REDIS_URL": "http://x", "LOG_LEVEL": "loud", "INITIAL_PEERS": "nonsense", "API_PORT": "many"}
+    run = subprocess.run(
+        [sys.executable, "-m", module], cwd=ROOT, env={**os.environ, **bad}, capture_output=True, text=True, timeout=60
+    )
+    assert run.returncode == 2
+    assert re.search(r"REDIS_URL: .*\n.*LOG_LEVEL: ", run.stderr)
+    assert ("API_PORT" if module == "api" else "INITIAL_PEERS") in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize("module", ["crawler", "api", "reachability_worker"])
+def test_help_and_configuration_are_printed(module):
+    """Every setting with its default and meaning; secrets are masked."""
+    environment = {**os.environ, "REDIS_URL": "redis://user:secret@127.0.0.1:1/0"}
+    for option in ("--help", "--print-config"):
+        run = subprocess.run(
+            [sys.executable, "-m", module, option],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert run.returncode == 0
+        assert "REDIS_URL" in run.stdout
+        assert "secret" not in run.stdout
