@@ -1,0 +1,199 @@
+"""A genuine Petals server on this machine: its environment, a private swarm for it, and the server itself.
+
+The server's packages cannot be met beside the monitor's (transformers 4.34, tokenizers 0.14), so they have an
+environment of their own beside `.venv`. Everything listens on 127.0.0.1 and nothing asks the Internet, but for the
+environment's one-time build.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shlex
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+from tests.petals_server.processes import Group, free_port
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+ENVIRONMENT = ROOT / ".venv-petals"
+PYTHON = ENVIRONMENT / "bin" / "python"
+REQUIREMENTS = tuple(ROOT / "deploy" / "requirements" / name for name in ("torch.txt", "petals-server.txt"))
+STAMP = ENVIRONMENT / ".installed"
+
+SWITCH = "PETALS_SERVER_TESTS"
+"""Environment variable: 1 builds the environment where it is missing, 0 skips the tests, unset takes what is there."""
+
+OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    # A starting server asks PyPI for news without a time-out; here it is refused at once.
+    "HTTPS_PROXY": "http://127.0.0.1:9",
+    "NO_PROXY": "127.0.0.1",
+    "HIVEMIND_COLORS": "false",
+    "OMP_NUM_THREADS": "1",
+    "PYTHONUNBUFFERED": "1",
+}
+
+BOOTSTRAP_WITHIN = 30.0
+SERVER_WITHIN = 90.0
+"""Seconds; an idle machine with 2 cores needs 2 and 6."""
+
+
+def _fingerprint() -> str:
+    return hashlib.sha256(b"".join(path.read_bytes() for path in REQUIREMENTS)).hexdigest()
+
+
+def reason_to_skip() -> str | None:
+    """Say why these tests cannot run here, or None."""
+    switch = os.environ.get(SWITCH)
+    if switch == "0":
+        return f"{SWITCH}=0"
+    if switch != "1" and not _is_installed():
+        return f"the Petals server's environment is not built (1.6 GB): make test-petals, or {SWITCH}=1"
+    return None
+
+
+def _is_installed() -> bool:
+    return STAMP.is_file() and STAMP.read_text() == _fingerprint()
+
+
+@cache
+def venv() -> Path:
+    """Return the python of the server's environment; build it where it is missing or its list has changed.
+
+    torch goes first: TORCH_PIP_ARGS may choose its build, and any build will do. The rest is the whole closure,
+    pinned, and goes in without a resolver: petals' own pins cannot be met beside hivemind 1.1.12.
+    """
+    if not _is_installed():
+        torch, packages = REQUIREMENTS
+        pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([sys.executable, "-m", "venv", str(ENVIRONMENT)], check=True)
+        subprocess.run([*pip, *shlex.split(os.environ.get("TORCH_PIP_ARGS", "")), "-r", str(torch)], check=True)
+        subprocess.run([*pip, "--no-deps", "-r", str(packages)], check=True)
+        STAMP.write_text(_fingerprint())
+    return PYTHON
+
+
+def make_model(folder: Path, layers: int) -> Path:
+    """Return `folder` with a tiny random Llama of so many layers in it."""
+    _run([venv(), HERE / "make_model.py", folder, "--layers", str(layers)], folder.parent)
+    return folder
+
+
+def ask_as_petals(
+    url: str, peer_id: str, folder: Path, *, wait_time: float = 0.0, retry_delay: float = 1.0
+) -> dict[str, str]:
+    """Return what the genuine `validate_reachability` makes of the monitor at `url` (validate.py says how).
+
+    It asks `wait_time // retry_delay + 1` times until it gets a yes.
+    """
+    options = ["--wait-time", str(wait_time), "--retry-delay", str(retry_delay)]
+    output = _run([venv(), HERE / "validate.py", url, peer_id, *options], folder)
+    outcome: dict[str, str] = json.loads(output.splitlines()[-1])
+    return outcome
+
+
+def _run(command: list[str | Path], folder: Path) -> str:
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=folder,
+        env=dict(os.environ) | _environment(folder),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    return OFFLINE | {"HF_HOME": str(folder / "hugging-face"), "PETALS_CACHE": str(folder / "petals-cache")}
+
+
+class Bootstrap(Group):
+    """The first node of a private swarm: hivemind's own command-line DHT node."""
+
+    def __init__(self, folder: Path) -> None:
+        """Start it and return when others can join at `address`."""
+        maddr = f"/ip4/127.0.0.1/tcp/{free_port()}"
+        options = ["--host_maddrs", maddr, "--announce_maddrs", maddr]
+        command: list[str | Path] = [venv(), "-m", "hivemind.hivemind_cli.run_dht", *options]
+        super().__init__("bootstrap", command, folder, _environment(folder))
+        try:
+            self.address = self.wait_for_line(rf"--initial_peers ({maddr}/p2p/\w+)", BOOTSTRAP_WITHIN).group(1)
+        except BaseException:
+            self.kill()
+            raise
+
+
+class PetalsServer(Group):
+    """A genuine `petals.cli.run_server` on CPU that serves blocks of a model folder."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        initial_peers: list[str],
+        model: Path,
+        dht_prefix: str,
+        blocks: tuple[int, int],
+        public_name: str,
+        update_period: float = 5.0,
+        expiration: float = 60.0,
+        reachability_api: str | None = None,
+    ) -> None:
+        """Start it. `wait_until_started` waits. `folder` keeps its log and its identity, under its public name.
+
+        `expiration` is how long its records live in the DHT without it, in seconds. With `reachability_api` it asks
+        that URL about itself before it serves, and stops itself where it gets no yes.
+        """
+        maddr = f"/ip4/127.0.0.1/tcp/{free_port()}"
+        options: dict[str, list[str | Path]] = {
+            "--dht_prefix": [dht_prefix],
+            "--initial_peers": [*initial_peers],
+            "--host_maddrs": [maddr],
+            "--announce_maddrs": [maddr],
+            "--identity_path": [folder / f"{public_name}.id"],
+            "--device": ["cpu"],
+            "--torch_dtype": ["float32"],
+            "--throughput": ["123.5"],
+            "--public_name": [public_name],
+            "--block_indices": [f"{blocks[0]}:{blocks[1]}"],
+            "--num_handlers": ["1"],
+            "--attn_cache_tokens": ["64"],
+            "--update_period": [str(update_period)],
+            "--expiration": [str(expiration)],
+            "--no_auto_relay": [],
+        }
+        env = _environment(folder)
+        if reachability_api is None:
+            options["--skip_reachability_check"] = []
+        else:
+            env["REACHABILITY_API_URL"] = reachability_api
+        arguments = [str(part) for option, values in options.items() for part in (option, *values)]
+        command: list[str | Path] = [venv(), HERE / "runner.py", model, *arguments]
+        super().__init__(public_name, command, folder, env)
+
+    def wait_until_started(self, timeout: float = SERVER_WITHIN) -> str:
+        """Return its peer id once it takes requests; its ONLINE record reaches the DHT in the same second."""
+        self.wait_for_line(r"\[INFO\] Started", timeout)
+        return self.peer_id
+
+    def leave(self) -> None:
+        """End it as Ctrl+C does: it announces that it is offline first. Raise `AssertionError` where it does not.
+
+        Its exit code says nothing: some runs end in a segmentation fault (-11) after all is done.
+        """
+        obeyed = self.stop()
+        assert obeyed is not None, f"no reaction to SIGINT\n{self.tail()}"
+        assert "Module container shut down successfully" in self.output(), self.tail()
+
+    @property
+    def peer_id(self) -> str:
+        return self.wait_for_line(r"Running a server on \['/ip4/\S+/p2p/(\w+)'", SERVER_WITHIN).group(1)

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from deploy.embedded_redis import free_port
+from deploy.simulated_server import Announcement, Model
+from tests.reliability.parts import Part, Published, get, until
+
+MODEL = Model("demo-model", 12, "https://huggingface.co/demo/model")
+
+
+@pytest.fixture
+def start(tmp_path):
+    """`start("crawler", REDIS_URL=…)`: a part that does not outlive the test."""
+    parts, numbers = [], itertools.count()
+
+    def run(*command, **environment):
+        part = Part(command, tmp_path / f"{command[0]}-{next(numbers)}.log", **environment)
+        parts.append(part)
+        return part
+
+    yield run
+    for part in parts:
+        part.end()
+
+
+@pytest.fixture
+def start_api(start):
+    """An api that answers: (part, address)."""
+
+    def run(redis_url, **environment):
+        port = free_port()
+        part = start("api", REDIS_URL=redis_url, API_PORT=str(port), **environment)
+        url = f"http://127.0.0.1:{port}"
+        until(lambda: get(url + "/livez")[0] == 200, 20, "the api")
+        return part, url
+
+    return run
+
+
+@pytest.fixture
+def live(swarm):
+    """A server of the private swarm that serves the whole model."""
+    server = swarm.start(Announcement(MODEL, 0, 12))
+    server.announcement = Announcement(MODEL, 0, 12)
+    return server
+
+
+@pytest.fixture
+def published(redis_server):
+    return Published(redis_server.url)

@@ -1,0 +1,109 @@
+"""Crawlers that die, freeze, lose their daemon or their swarm. docs/reliability.md lists what is promised."""
+
+import os
+import signal
+import time
+
+import msgspec
+import pytest
+
+from crawler.leader import LEASE_SECONDS, RENEW_EVERY
+from shared import keys
+from shared.snapshot import CrawlStatus, PeerState
+from tests.reliability.parts import get, until
+
+pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(90)]
+PERIOD = 2.0
+CRAWL_WITHIN = 4.0
+"""Seconds for one crawl of the small swarm on a busy machine."""
+
+
+@pytest.fixture
+def crawler(start, swarm, redis_server):
+    def run(**more):
+        return start(
+            "crawler", REDIS_URL=redis_server.url, INITIAL_PEERS=",".join(swarm.initial_peers),
+            CRAWL_PERIOD=str(PERIOD), DIAL_TIMEOUT="2", **more,
+        )  # fmt: skip
+
+    return run
+
+
+def test_a_killed_leader_is_replaced_within_the_lease_and_one_crawl(crawler, live, published):
+    """Two crawlers, one leads; kill -9 it, and the other's first snapshot comes."""
+    crawlers = [crawler(), crawler()]
+    until(published.snapshot, 30, "a first snapshot")
+    until(lambda: all(part.said("leading") or part.pid != published.leader_pid() for part in crawlers), 10, "a leader")
+    time.sleep(1)  # the other one is up too
+    leader = next(part for part in crawlers if part.pid == published.leader_pid())
+    leader.kill()
+    killed = time.time()
+    bound = LEASE_SECONDS + RENEW_EVERY + CRAWL_WITHIN
+    snapshot, _ = until(lambda: published.newer_than(killed), bound, "a snapshot of the other crawler")
+    assert published.leader_pid() != leader.pid
+    assert snapshot.models[0].servers[0].state is PeerState.ONLINE
+
+
+def test_a_leader_that_was_frozen_cannot_overwrite_what_is_newer(crawler, live, published):
+    """SIGSTOP, another takes over, SIGCONT: Redis refuses the old one, which notices that another leads."""
+    first = crawler()
+    until(lambda: published.leader_pid() == first.pid and published.snapshot(), 30, "a snapshot of the first")
+    second = crawler()
+    time.sleep(2)
+    first.freeze()
+    until(lambda: published.leader_pid() == second.pid, 15, "the second to lead")
+    snapshot, _ = until(lambda: published.newer_than(time.time() - 1), 15, "a snapshot of the second")
+    own = snapshot.crawler_peer_id
+    first.thaw()
+    ends, newest = time.monotonic() + 3 * PERIOD, snapshot.taken_at
+    while time.monotonic() < ends:
+        snapshot = published.snapshot()
+        assert snapshot.crawler_peer_id == own
+        assert snapshot.taken_at >= newest
+        newest = snapshot.taken_at
+        time.sleep(0.1)
+    assert first.said("another crawler leads")
+
+
+def test_a_crawler_heals_when_its_daemons_are_killed(crawler, live, published):
+    """And says "unreachable" of nobody meanwhile."""
+    part = crawler()
+    until(published.snapshot, 30, "a snapshot")
+    for pid in part.daemons():
+        os.kill(pid, signal.SIGKILL)
+    killed = time.time()
+    seen, healed = [], None
+    while healed is None or published.snapshot().taken_at <= healed:
+        snapshot = published.snapshot()
+        seen.append(snapshot.models[0].servers[0].state)
+        healed = healed or (snapshot.taken_at if snapshot.taken_at > killed else None)
+        assert time.time() - killed < 20, "no snapshot after the daemons were killed"
+        time.sleep(0.1)
+    assert set(seen) == {PeerState.ONLINE}
+
+
+def test_without_the_swarm_the_last_snapshot_stays_and_the_reason_is_shown(crawler, start_api, live, published, swarm):
+    """Bootstrap peers that do not answer are no empty swarm; when they are back, so are snapshots."""
+    crawler()
+    _, url = start_api(published_url(published))
+    until(lambda: get(url + "/api/v1/state")[0] == 200, 30, "the state")
+    swarm.bootstrap.freeze()
+
+    def failed():
+        entries = published.redis.xrevrange(keys.CRAWLS, count=1)
+        status = msgspec.json.decode(entries[0][1][b"status"], type=CrawlStatus) if entries else None
+        return status is not None and status.error
+
+    reason, _ = until(failed, 20, "a failed crawl")
+    assert "no bootstrap peer answered" in reason
+    before = published.snapshot()
+    until(lambda: "no bootstrap peer answered" in get(url + "/")[1].lower(), 10, "the reason on the page")
+    assert f'"last_updated":{before.taken_at}' in get(url + "/api/v1/state")[1]
+    swarm.bootstrap.thaw()
+    thawed = time.time()
+    until(lambda: published.newer_than(thawed), 20, "a snapshot after the swarm is back")
+
+
+def published_url(published):
+    options = published.redis.connection_pool.connection_kwargs
+    return f"redis://127.0.0.1:{options['port']}/0"

@@ -1,0 +1,96 @@
+"""Redis behind Sentinel: the leader is killed, a replica takes over, and everything goes on by itself."""
+
+import shutil
+import subprocess
+import time
+
+import pytest
+import redis as sync_redis
+
+from deploy import embedded_redis
+from deploy.embedded_redis import free_port
+from shared import keys
+from shared.redis_client import sentinel_place
+from tests.conftest import RedisServer
+from tests.fakes import peer_id
+from tests.reliability.parts import Published, get, state, until
+
+pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(90)]
+SERVICE = "petals"
+
+
+@pytest.fixture
+def sentinel(tmp_path):
+    """A leader, a replica and a Sentinel that fails over after a second: (port of the Sentinel, leader, replica)."""
+    leader = RedisServer()
+    leader.start()
+    replica = RedisServer("--replicaof", f"127.0.0.1 {leader.port}", "--repl-diskless-sync-delay", "0")
+    replica.start()
+    until(lambda: sync_redis.Redis.from_url(replica.url).info()["master_link_status"] == "up", 15, "the replica")
+    port = free_port()
+    config = tmp_path / "sentinel.conf"
+    config.write_text(
+        f"port {port}\nbind 127.0.0.1\ndir {tmp_path}\nsentinel monitor {SERVICE} 127.0.0.1 {leader.port} 1\n"
+        f"sentinel down-after-milliseconds {SERVICE} 1000\nsentinel failover-timeout {SERVICE} 5000\n"
+    )
+    binary = embedded_redis.command(port, None)[0]
+    process = subprocess.Popen([binary, str(config), "--sentinel"], stdout=subprocess.DEVNULL)
+    client = sync_redis.Redis(port=port)
+    until(lambda: answers(client) and client.sentinel_slaves(SERVICE), 15, "the Sentinel to know the replica")
+    yield port, leader, replica
+    process.kill()
+    process.wait()
+    replica.kill()
+    leader.kill()
+    shutil.rmtree(tmp_path, ignore_errors=True)
+
+
+def answers(client):
+    try:
+        return client.ping()
+    except sync_redis.ConnectionError:
+        return False
+
+
+def test_a_fail_over_is_waited_out_by_all_parts(start, start_api, swarm, live, sentinel):
+    """kill -9 the leading Redis: snapshots go on in the new leader, the api serves throughout, checks are answered."""
+    port, leader, replica = sentinel
+    url = f"sentinel://127.0.0.1:{port}/{SERVICE}/0"
+    peers = ",".join(swarm.initial_peers)
+    start("crawler", REDIS_URL=url, INITIAL_PEERS=peers, CRAWL_PERIOD="2")
+    start("reachability_worker", REDIS_URL=url, INITIAL_PEERS=peers)
+    _, api = start_api(url)
+    until(lambda: state(api), 30, "the state")
+    until(lambda: get(f"{api}/api/v1/is_reachable/{live.peer_id}")[0] == 200, 20, "a verdict")
+    leader.kill()
+    killed = time.time()
+    assert get(api + "/api/v1/state")[0] == 200
+    status, body, _ = get(f"{api}/api/v1/is_reachable/{peer_id(1)}")
+    assert status == 503
+    assert "success" not in body
+    promoted = Published(replica.url)
+    until(lambda: promoted.newer_than(killed), 25, "a snapshot in the new leader")
+    assert promoted.redis.exists(keys.CRAWLER_LEASE)
+    until(lambda: state(api)["last_updated"] > killed, 15, "the api to follow")
+    until(lambda: get(f"{api}/api/v1/is_reachable/{live.peer_id}")[0] == 200, 25, "a verdict again")
+
+
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        ("sentinel://a:1,b:2/petals/3", ([("a", 1), ("b", 2)], "petals", {"db": 3})),
+        ("sentinel://a/petals", ([("a", 26379)], "petals", {"db": 0})),
+        ("sentinel://:p%40ss@a:1/petals", ([("a", 1)], "petals", {"db": 0, "password": "p@ss"})),
+        ("redis://a:1/0", None),
+    ],
+)
+def test_what_a_url_says(url, place):
+    """Sentinels with their ports, the service, the database, and Redis's password."""
+    assert sentinel_place(url) == place
+
+
+@pytest.mark.parametrize("url", ["sentinel://", "sentinel://a:1", "sentinel://a:x/petals", "sentinel://a/petals/x"])
+def test_what_a_url_must_say(url):
+    """Mistakes are told at start."""
+    with pytest.raises(ValueError, match="expected"):
+        sentinel_place(url)
