@@ -1,0 +1,94 @@
+"""The dashboard of reachability checks: are they answered, how fast, and with what."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from deploy.grafana.panels import AMBER, GREEN, RATE, RED, graph, new_board, number, quantile, quantiles, variable
+
+if TYPE_CHECKING:
+    from grafana_foundation_sdk.builders.dashboard import Dashboard
+
+VANTAGE = 'vantage=~"$vantage"'
+
+
+def board() -> Dashboard:
+    made = new_board("reachability", "Petals: reachability checks", "What servers hear when they ask about themselves.")
+    made.with_variable(variable("vantage", "label_values(petals_worker_looking, vantage)"))
+    made.with_panel(
+        number(
+            "Workers that look",
+            "Fit and not suspended.",
+            (f"sum by (vantage) (petals_worker_looking{{{VANTAGE}}})", "{{vantage}}"),
+            steps=((None, RED), (1, GREEN)),
+        )
+    )
+    made.with_panel(
+        number(
+            "Waiting for a worker",
+            "Checks in the queue.",
+            (f"max by (vantage) (petals_worker_queue_checks{{{VANTAGE}}})", "{{vantage}}"),
+        )
+    )
+    made.with_panel(
+        number(
+            "Oldest in the queue",
+            "A caller waits nine seconds in all.",
+            (f"max by (vantage) (petals_worker_queue_oldest_age_seconds{{{VANTAGE}}})", "{{vantage}}"),
+            unit="s",
+            steps=((None, GREEN), (1, AMBER), (3, RED)),
+        )
+    )
+    made.with_panel(number("Callers waiting", "In the api.", ("sum(petals_api_checks_waiting)", "waiting")))
+    made.with_panel(
+        graph(
+            "Verdicts",
+            "Unknown: nobody could look. Never told as unreachable.",
+            (f"sum by (verdict) (rate(petals_worker_checks_total{{{VANTAGE}}}{RATE}))", "{{verdict}}"),
+            unit="ops",
+            stacked=True,
+        )
+    )
+    made.with_panel(
+        graph(
+            "Why not",
+            "Checks that did not end well, by stage and cause.",
+            (
+                f'sum by (stage, cause) (rate(petals_worker_checks_total{{verdict!="reachable", {VANTAGE}}}{RATE}))',
+                "{{stage}}: {{cause}}",
+            ),
+            unit="ops",
+        )
+    )
+    made.with_panel(
+        graph(
+            "Answers",
+            "is_reachable by status; 503 is: nobody could look.",
+            (
+                f'sum by (status) (rate(petals_api_requests_total{{route=~"/api/v1/is_reachable/.*"}}{RATE}))',
+                "{{status}}",
+            ),
+            unit="reqps",
+            stacked=True,
+        )
+    )
+    made.with_panel(quantiles("Duration of a look", "In the worker.", "petals_worker_check_duration_seconds"))
+    made.with_panel(
+        graph(
+            "Stages of a look, p90",
+            "Look-up in the DHT, dial with its handshake, the question whether it serves.",
+            (quantile(0.9, "petals_worker_stage_duration_seconds", "stage"), "{{stage}}"),
+            unit="s",
+        )
+    )
+    made.with_panel(quantiles("Reply lag", "From verdict to api.", "petals_api_reply_lag_seconds"))
+    made.with_panel(
+        graph("Checks held", "By worker.", ("petals_worker_checks_in_flight", "{{instance}}"), stacked=True)
+    )
+    return made.with_panel(
+        graph(
+            "Nodes opened",
+            "A guide beyond the first of a process: the worker had lost the swarm. Diallers are replaced by plan.",
+            ("sum by (role) (petals_worker_nodes_opened_total)", "{{role}}"),
+        )
+    )

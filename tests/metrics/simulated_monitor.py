@@ -1,0 +1,111 @@
+"""The monitor's processes for tests of what they export: real ones, but for the swarm, which is made up."""
+
+import asyncio
+import subprocess
+import sys
+import time
+from contextlib import asynccontextmanager, suppress
+
+import httpx
+import redis as sync_redis
+
+from crawler.leader import Leadership
+from crawler.metrics import CrawlerMetrics
+from crawler.swarm import Observation
+from deploy.embedded_redis import free_port
+from reachability_worker.metrics import WorkerMetrics
+from reachability_worker.worker import ConcurrentWorker
+from shared import keys
+from shared.reachability import Cause, DialOutcome, Stage
+from shared.redis_client import connect
+from shared.snapshot import CrawlStatus, Refusals, Verdict
+from shared.snapshot_store import SnapshotWriter
+from tests.fakes import FakeProber
+
+REACHED = DialOutcome(
+    Verdict.REACHABLE, Stage.ANSWERED, addresses=("/ip4/127.0.0.1/tcp/1",), rtt=0.002, relayed=False, protocol_ok=True,
+    durations={"lookup": 0.001, "dial": 0.002, "protocol": 0.003},
+)  # fmt: skip
+REFUSED = DialOutcome(
+    Verdict.UNREACHABLE, Stage.DIAL, Cause.REFUSED, "connection refused", durations={"lookup": 0.001, "dial": 0.002}
+)
+
+
+@asynccontextmanager
+async def worker_on(redis_url, prober=None, metrics=None, *, vantage="default"):
+    """A worker in this loop, whose peers are simulated."""
+    redis, connection = connect(redis_url, "worker"), sync_redis.Redis.from_url(redis_url)
+    worker = ConcurrentWorker(
+        vantage, prober or FakeProber(REACHED), connection=connection, redis=redis, metrics=metrics or WorkerMetrics(),
+        checks_at_once=100, verdict_reuse=0.5, shutdown_grace=0.0,
+    )  # fmt: skip
+    running = asyncio.create_task(worker.run())
+    while not connection.zcard(keys.workers(vantage)):
+        await asyncio.sleep(0.02)
+    try:
+        yield worker
+    finally:
+        worker.stop()
+        await asyncio.wait_for(running, 10)
+        await redis.aclose()
+        connection.close()
+
+
+async def publish(redis, made, lease=None):
+    """Write a snapshot as the leading crawler would."""
+    if lease is None:
+        leadership = Leadership(redis, "test")
+        await leadership.hold()
+        lease = leadership.lease
+    writer = SnapshotWriter(redis)
+    await writer.publish(made, lease)
+    await writer.report(CrawlStatus(made.taken_at - made.update_duration, ok=True, snapshot_taken_at=made.taken_at))
+
+
+def crawled(metrics, made):
+    """Tell the crawler's metrics of a crawl as the crawl loop does."""
+    dials = {server.peer_id: REACHED for model in made.models for server in model.servers}
+    phases = {"join": 0.1, "look_up": 1.0, "dial": 0.4}
+    metrics.observed(Observation((), (), dials, {}, Refusals({"bad_span": 1}), 2, "QmCrawler", phases, 100))
+    metrics.crawled(made)
+    for phase in ("publish", "record"):
+        with metrics.phase(phase):
+            pass
+
+
+@asynccontextmanager
+async def api_process(redis_url, **environment):
+    """`python -m api` as a process; yields its public and its private port."""
+    public, private = free_port(), free_port()
+    variables = {
+        "REDIS_URL": redis_url, "API_PORT": str(public), "API_METRICS_PORT": str(private), **environment,
+    }  # fmt: skip
+    process = subprocess.Popen([sys.executable, "-m", "api"], env={"PATH": "/usr/bin:/bin", **variables})
+    try:
+        async with httpx.AsyncClient() as client:
+            deadline = time.monotonic() + 15
+            while True:
+                with suppress(httpx.HTTPError):
+                    if (await client.get(f"http://127.0.0.1:{public}/readyz")).status_code == 200:
+                        break
+                assert time.monotonic() < deadline, "the api did not start"
+                assert process.poll() is None
+                await asyncio.sleep(0.1)
+        yield public, private
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@asynccontextmanager
+async def crawler_metrics(redis):
+    """A crawler's endpoint on a free port; yields its metrics and the port."""
+    metrics, port = CrawlerMetrics(), free_port()
+    metrics.serve(port)
+    metrics.leading.set(1)
+    watching = asyncio.create_task(metrics.watch_redis(redis))
+    try:
+        yield metrics, port
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)

@@ -1,0 +1,57 @@
+"""A real crawl and a real look fill the metrics that describe them."""
+
+import asyncio
+import time
+
+import pytest
+
+from crawler.crawl_loop import crawl_once
+from crawler.metrics import CrawlerMetrics
+from crawler.settings import CrawlerSettings
+from deploy.simulated_server import Announcement, Model
+from reachability_worker.prober import Prober
+from shared.p2p.node import SwarmNode
+from shared.snapshot import Verdict
+
+pytestmark = pytest.mark.swarm
+
+MODEL = Model("demo-model", 6, "https://huggingface.co/demo/model")
+
+
+async def test_a_crawl_tells_its_phases_look_ups_and_dials(swarm):
+    """Every phase that it went through, a key for the index and for each block, a dial for each online server."""
+    swarm.start(Announcement(MODEL, 0, 6))
+    metrics = CrawlerMetrics()
+    async with await SwarmNode.open() as guide:
+        settings = CrawlerSettings(initial_peers=swarm.initial_peers)
+        snapshot = await crawl_once(settings, guide, metrics)
+    read = metrics.registry.get_sample_value
+    phases = ("join", "look_up", "dial")
+    took = [read("petals_crawler_phase_duration_seconds_sum", {"phase": phase}) for phase in phases]
+    assert all(seconds > 0 for seconds in took)
+    assert sum(took) <= snapshot.update_duration
+    assert read("petals_crawler_lookups_total", {"outcome": "answered"}) >= 7
+    assert read("petals_crawler_lookups_total", {"outcome": "unanswered"}) == 0
+    reached = {"verdict": "reachable", "stage": "answered", "cause": "none"}
+    assert read("petals_crawler_dials_total", reached) == 1
+    assert read("petals_crawler_connect_duration_seconds_count") == 1
+
+
+async def test_a_look_tells_how_long_each_stage_took(swarm):
+    """Look-up, dial and protocol of a server that answers; less for one that does not."""
+    live = swarm.start(Announcement(MODEL, 0, 6))
+    dead = swarm.start(Announcement(MODEL, 0, 6))
+    swarm.close_server(dead)
+    prober = Prober(swarm.bootstrap_peers, check_timeout=5, dials_at_once=16)
+    keeping_fit = asyncio.create_task(prober.run())
+    assert await prober.until_fit(10)
+    started = time.monotonic()
+    good = await prober.look(live.peer_id, started + 5)
+    seconds = time.monotonic() - started
+    bad = await prober.look(dead.peer_id, time.monotonic() + 5)
+    keeping_fit.cancel()
+    await asyncio.gather(keeping_fit, return_exceptions=True)
+    assert list(good.durations) == ["lookup", "dial", "protocol"]
+    assert sum(good.durations.values()) <= seconds
+    assert bad.verdict is Verdict.UNREACHABLE
+    assert "protocol" not in bad.durations
