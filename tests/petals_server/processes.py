@@ -50,6 +50,11 @@ def wait_for(what: str, look: Callable[[], T | None], timeout: float, *, every: 
         time.sleep(every)
 
 
+def _hear_sigint() -> None:
+    """Whoever starts the tests in the background has SIGINT ignored, which a child would inherit."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Group:
     """One program in a session and process group of its own, with its output in a file."""
 
@@ -66,6 +71,7 @@ class Group:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=_hear_sigint,  # noqa: PLW1509 - no thread runs here
             )
         self.pgid = self.process.pid
         # Reads a pipe that only this process holds open: it ends the group when this process dies in whatever way.
