@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 
 import uvicorn
@@ -11,7 +10,7 @@ from api.app import create_app
 from api.http_limits import BoundedHttp
 from api.settings import ApiSettings
 from shared import logs
-from shared.settings import load, settings_table
+from shared.settings import command_line, load, settings_table
 
 SHUTDOWN_GRACE = 12
 """Seconds that open requests get after SIGTERM: a check takes up to nine. Event streams are cut."""
@@ -20,7 +19,7 @@ KEEP_ALIVE = 65
 
 
 def main() -> int:
-    arguments = _parser().parse_args()
+    arguments = command_line("api", __doc__, ApiSettings).parse_args()
     settings = load(ApiSettings)
     if arguments.print_config:
         print(settings_table(ApiSettings, settings))  # noqa: T201
@@ -43,17 +42,6 @@ def main() -> int:
         backlog=4096,
     )
     return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m api",
-        description=__doc__,
-        epilog="settings, from environment variables:\n" + settings_table(ApiSettings),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--print-config", action="store_true", help="print the settings in force and end")
-    return parser
 
 
 if __name__ == "__main__":

@@ -136,7 +136,6 @@ class ReachabilityDesk:
         self._vantages: list[str] = []
         self._vantages_at = -VANTAGES_LAST
         self._finding_vantages: asyncio.Task[list[str]] | None = None
-        self.last_reply_at: float | None = None
         self.on_reply: Callable[[Answer], None] = lambda _: None
         """Told of each reply that comes in, for metrics."""
 
@@ -285,7 +284,6 @@ class ReachabilityDesk:
                     self._settle(answer)
                 except (msgspec.MsgspecError, KeyError) as error:
                     log.warning("reply not readable", error=str(error))
-            self.last_reply_at = time.time()
 
     async def _admit_in_batches(self) -> None:
         """Send what has gathered in one pipeline: the number of connections does not grow with the callers."""

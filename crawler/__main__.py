@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import os
 import signal
@@ -28,12 +27,14 @@ from crawler.webhook import parse_target
 from shared import logs
 from shared.p2p.node import NodeError, SwarmNode
 from shared.redis_client import connect
-from shared.settings import load, settings_table
+from shared.settings import command_line, load, settings_table
 from shared.snapshot_store import SnapshotWriter
 from shared.state_document import state_document
 from shared.text_picture import text_picture
 
 if TYPE_CHECKING:
+    import argparse
+
     from redis.asyncio import Redis
 
 
@@ -57,17 +58,11 @@ def main() -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m crawler",
-        description=__doc__,
-        epilog="settings, from environment variables:\n" + settings_table(CrawlerSettings),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line("crawler", __doc__, CrawlerSettings)
     parser.add_argument("--once", action="store_true", help="crawl once without Redis, print the state, end")
     parser.add_argument("--diagnose", action="store_true", help="say step by step what can be seen, and what is wrong")
     parser.add_argument("--watch", action="store_true", help="draw the picture anew after each crawl, without Redis")
     parser.add_argument("--format", choices=("json", "text"), default="json", help="what --once prints")
-    parser.add_argument("--print-config", action="store_true", help="print the settings in force and end")
     return parser
 
 

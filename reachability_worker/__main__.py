@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import os
 import resource
 import sys
 import time
+from typing import TYPE_CHECKING
 
 from reachability_worker.metrics import WorkerMetrics
 from reachability_worker.prober import Prober
@@ -17,8 +17,11 @@ from shared import logs
 from shared.peer_id import BadPeerIdError, parse_peer_id
 from shared.reachability import DialOutcome, advice
 from shared.redis_client import connect, connect_sync
-from shared.settings import load, settings_table
+from shared.settings import command_line, load, settings_table
 from shared.snapshot import Verdict
+
+if TYPE_CHECKING:
+    import argparse
 
 START_TIMEOUT = 10.0
 EXIT_CODES = {Verdict.REACHABLE: 0, Verdict.UNREACHABLE: 1, Verdict.UNKNOWN: 2}
@@ -44,16 +47,10 @@ def main() -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m reachability_worker",
-        description=__doc__,
-        epilog="settings, from environment variables:\n" + settings_table(WorkerSettings),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line("reachability_worker", __doc__, WorkerSettings)
     parser.add_argument(
         "--check", metavar="PEER_ID", help="look at one peer now; exit code 0 reachable, 1 unreachable, 2 unknown"
     )
-    parser.add_argument("--print-config", action="store_true", help="print the settings in force and end")
     return parser
 
 

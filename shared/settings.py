@@ -6,6 +6,7 @@ way in: it prints what is wrong, names each variable, and exits with 2.
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from typing import Any, Literal, TypeVar
@@ -17,7 +18,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared.redis_client import sentinel_place
 
-__all__ = ["CommaSeparated", "Field", "Settings", "load", "settings_table"]
+__all__ = ["CommaSeparated", "Field", "Settings", "command_line", "load", "settings_table"]
 
 CommaSeparated = NoDecode
 """Marks a list field that is written `a,b,c` (or as a JSON list) in its variable."""
@@ -97,6 +98,18 @@ def without_password(url: str) -> str:
         return url
     host = parts.netloc.rpartition("@")[2]
     return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
+
+
+def command_line(service: str, description: str | None, settings_class: type[Settings]) -> argparse.ArgumentParser:
+    """Return the parser that every service begins with: `--help` with its settings, and `--print-config`."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {service}",
+        description=description,
+        epilog="settings, from environment variables:\n" + settings_table(settings_class),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--print-config", action="store_true", help="print the settings in force and end")
+    return parser
 
 
 def settings_table(settings_class: type[Settings], values: Settings | None = None) -> str:
