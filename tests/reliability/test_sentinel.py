@@ -22,9 +22,12 @@ SERVICE = "petals"
 @pytest.fixture
 def sentinel(tmp_path):
     """A leader, a replica and a Sentinel that fails over after a second: (port of the Sentinel, leader, replica)."""
-    leader = RedisServer()
+    # A replica writes the leader's data to a file in its working folder before it loads it.
+    leader = RedisServer("--dir", str(tmp_path))
     leader.start()
-    replica = RedisServer("--replicaof", f"127.0.0.1 {leader.port}", "--repl-diskless-sync-delay", "0")
+    replica = RedisServer(
+        "--dir", str(tmp_path), "--replicaof", f"127.0.0.1 {leader.port}", "--repl-diskless-sync-delay", "0"
+    )
     replica.start()
     until(lambda: sync_redis.Redis.from_url(replica.url).info()["master_link_status"] == "up", 15, "the replica")
     port = free_port()
