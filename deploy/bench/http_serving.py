@@ -37,7 +37,7 @@ SERVER_CORE, LOAD_CORE = "0", "1"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m deploy.bench_http", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m deploy.bench.http_serving", description=__doc__)
     parser.add_argument("--bare", nargs=2, metavar=("FOLDER", "PORT"), help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=int, default=2, help="of load for each figure (default 2)")
     parser.add_argument("--sizes", type=int, nargs="*", default=SIZES, help="servers in the snapshot")
@@ -80,7 +80,7 @@ def _bench(servers: int, seconds: int) -> Iterator[dict[str, Any]]:
             (folder / name).write_bytes(body)
             (folder / f"{name}.json").write_text(json.dumps(headers))
         stack.enter_context(_process(
-            "taskset", "-c", SERVER_CORE, sys.executable, "-m", "deploy.bench_http",
+            "taskset", "-c", SERVER_CORE, sys.executable, "-m", "deploy.bench.http_serving",
             "--bare", str(folder), str(bare_port),
         ))  # fmt: skip
         _until(lambda: _fetch(bare_port, "/"))
