@@ -13,7 +13,7 @@ from starlette.responses import Response
 from api.history_cache import HistoryAwayError
 from api.pages import text
 from api.problems import Problem
-from api.swarm import CORS
+from api.rendering import CORS
 from shared.snapshot import ModelState
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from starlette.responses import Response, StreamingResponse
 
 from api.problems import Problem
-from api.swarm import CORS
+from api.rendering import CORS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator

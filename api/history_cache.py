@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 
 from api.bodies import Body
 from api.problems import Problem
-from api.swarm import CORS, JSON
+from api.rendering import CORS, JSON
 from shared.history import Resolution
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from starlette.responses import Response
 
 from api.problems import Problem
-from api.swarm import CORS, TEXT
+from api.rendering import CORS, TEXT
 from shared.text_picture import text_picture
 
 if TYPE_CHECKING:
