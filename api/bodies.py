@@ -45,6 +45,8 @@ class Body:
     encoded: dict[str, bytes] = field(repr=False)
     """The content by its content coding."""
     _variants: dict[str, _Variant] = field(repr=False)
+    route: str = ""
+    """What it is counted as, where that is not its path."""
 
     @classmethod
     def make(
@@ -55,17 +57,18 @@ class Body:
         headers: dict[str, str] | None = None,
         vary: str = "Accept-Encoding",
         old: Body | None = None,
+        route: str = "",
     ) -> Body:
         """Compress `content`, unless `old` is of the same, and prepare its headers."""
         etag = hashlib.blake2b(content, digest_size=12).hexdigest()
         encoded = old.encoded if old is not None and old.etag == etag else _encode(content)
         variants = _prepare(encoded, etag, content_type, {"vary": vary, **(headers or {})})
-        return cls(etag, content, content_type, encoded, variants)
+        return cls(etag, content, content_type, encoded, variants, route)
 
     def with_headers(self, headers: dict[str, str], *, vary: str = "Accept-Encoding") -> Body:
         """Return the same content under other headers."""
         variants = _prepare(self.encoded, self.etag, self.content_type, {"vary": vary, **headers})
-        return Body(self.etag, self.content, self.content_type, self.encoded, variants)
+        return Body(self.etag, self.content, self.content_type, self.encoded, variants, self.route)
 
     async def send(self, scope: Scope, send: Send) -> None:
         """Answer a GET or HEAD, in the best encoding that the client takes, with 304 where it has it already."""
@@ -163,7 +166,7 @@ class BodyTable:
         self._bodies: dict[str, Body] = {}
         self._alternatives: dict[str, tuple[bytes, Body]] = {}
         self.served = Counter[str]()
-        """Requests answered, by path. A plain count: this is the hot path."""
+        """Requests answered, by route. A plain count: this is the hot path."""
 
     def replace(self, bodies: dict[str, Body], alternatives: dict[str, tuple[bytes, Body]]) -> None:
         self._bodies, self._alternatives = bodies, alternatives
@@ -175,7 +178,7 @@ class BodyTable:
         if alternative is not None and _asks_for(scope, alternative[0]):
             body = alternative[1]
         if body is not None:
-            self.served[path] += 1
+            self.served[body.route or path] += 1
         return body
 
 

@@ -20,9 +20,9 @@ from api.documents import (
     ServerIssue,
     ServerShare,
 )
+from api.headers import CORS
 from api.pages import near_models, near_servers
 from api.problems import Problem
-from api.rendering import CORS
 from api.state import no_snapshot
 from shared.history import slowest_block
 from shared.peer_id import BadPeerIdError, parse_peer_id

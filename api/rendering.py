@@ -15,7 +15,9 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.registry import Collector
 
+from api import badges
 from api.bodies import Body
+from api.headers import CORS, HTML, JSON, METRICS_TEXT, OPENMETRICS, SECURITY_HEADERS, TEXT
 from api.legacy_metrics import LegacyCollector
 from api.swarm_metrics import AgeCollector, SwarmCollector
 from shared.state_document import state_document
@@ -30,26 +32,10 @@ if TYPE_CHECKING:
     from api.pages.view import View
     from shared.snapshot import Snapshot
 
-HTML = "text/html; charset=utf-8"
-TEXT = "text/plain; charset=utf-8"
-JSON = "application/json"
-METRICS_TEXT = "text/plain; version=0.0.4; charset=utf-8"
-OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 END_OF_OPENMETRICS = b"# EOF\n"
 STATE_PATH = "/api/v1/state"
 TEXT_PATH = "/swarm.txt"
 BY_ACCEPT = "Accept, Accept-Encoding"
-CORS = {"access-control-allow-origin": "*"}
-SECURITY_HEADERS = {
-    "content-security-policy": (
-        "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self'; "
-        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-    ),
-    "referrer-policy": "no-referrer",
-    "x-content-type-options": "nosniff",
-    "cross-origin-opener-policy": "same-origin",
-    "permissions-policy": "geolocation=(), camera=(), microphone=()",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +75,7 @@ class Renderer:
         made = self._make_of_snapshot(view)
         openmetrics = (b"application/openmetrics-text", _metrics(view, made, openmetrics=True))
         metrics = _metrics(view, made, openmetrics=False)
-        by_path = {"/": self._overview, "/metrics": metrics, "/api/prometheus": metrics}
+        by_path = {"/": self._overview, "/metrics": metrics, "/api/prometheus": metrics, **badges.ready(view)}
         alternatives = {"/metrics": openmetrics, "/api/prometheus": openmetrics}
         if made is not None:
             headers = {**cached, **CORS}

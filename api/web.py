@@ -9,11 +9,11 @@ from urllib.parse import quote
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 
 from api import reachability
+from api.headers import SECURITY_HEADERS
 from api.history_cache import HistoryAwayError
 from api.pages import CheckView, near_models, near_servers
 from api.pages.history import ModelPast, model_history_html, server_history_html
 from api.problems import Problem
-from api.rendering import SECURITY_HEADERS
 from api.state import no_snapshot
 from shared.history import Resolution
 from shared.peer_id import BadPeerIdError, parse_peer_id

@@ -52,7 +52,8 @@ def test_a_new_snapshot_makes_all_anew(renderer):
     first = renderer.bodies(view).by_path
     other = made.make_snapshot([made.make_model("m", 4, [made.make_server("one", 0, 4)])])
     second = renderer.bodies(dataclasses.replace(view, snapshot=other)).by_path
-    assert all(second[path].etag != first[path].etag for path in first)
+    assert all(second[path].etag != first[path].etag for path in ("/", "/metrics", "/api/v1/state", "/swarm.txt"))
+    assert {path for path in second if path.startswith("/badge/")} == {"/badge/m.svg"}
 
 
 def test_a_stale_snapshot_leaves_the_metrics_but_not_the_state(renderer):
