@@ -50,7 +50,11 @@ bench-reachability: $(INSTALLED)  ## The reachability path against SimpleWorker,
 
 .PHONY: bench-http
 bench-http: $(INSTALLED)  ## The api against a bare ASGI app and nginx (needs wrk)
-	$(BIN)/python -m deploy.bench.http_serving $(ARGS)
+	$(BIN)/python -m deploy.bench.serving $(ARGS)
+
+.PHONY: bench-crawl
+bench-crawl: $(INSTALLED)  ## The crawler against the plain way, on private swarms of 60 to 10,000 servers
+	$(BIN)/python -m deploy.bench.crawl $(ARGS)
 
 .PHONY: bench-history
 bench-history: $(INSTALLED)  ## What history costs in Redis
