@@ -52,6 +52,10 @@ bench-reachability: $(INSTALLED)  ## The reachability path against SimpleWorker,
 bench-http: $(INSTALLED)  ## The api against a bare ASGI app and nginx (needs wrk)
 	$(BIN)/python -m deploy.bench.serving $(ARGS)
 
+.PHONY: benchmarks
+benchmarks: $(INSTALLED)  ## All of the bench-… targets, written into docs/benchmarks.md and the README
+	$(BIN)/python -m deploy.bench.summary $(ARGS)
+
 .PHONY: bench-crawl
 bench-crawl: $(INSTALLED)  ## The crawler against the plain way, on private swarms of 60 to 10,000 servers
 	$(BIN)/python -m deploy.bench.crawl $(ARGS)

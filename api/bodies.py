@@ -1,7 +1,7 @@
 """Bodies that are made once and sent many times: rendered and compressed ahead, then only copied.
 
 A `Body` holds one representation of a resource in each encoding, with its response headers ready as ASGI wants
-them. `CachedBodies` is an ASGI layer in front of the router that answers from a table of them.
+them. A `BodyTable` holds those that stand ready, by path.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import brotli
 import zstandard
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+    from starlette.types import Message, Receive, Scope, Send
 
 GZIP_LEVEL, BROTLI_QUALITY, ZSTD_LEVEL = 6, 5, 6
 MIN_COMPRESSED = 500
@@ -143,22 +143,6 @@ def _choose(accepted: bytes) -> str:
     return choice
 
 
-class CachedBodies:
-    """Answers what is in the table, hands everything else on."""
-
-    def __init__(self, app: ASGIApp, table: BodyTable) -> None:
-        self.app = app
-        self.table = table
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not scope["query_string"] and scope["method"] in ("GET", "HEAD"):
-            body = self.table.find(scope)
-            if body is not None:
-                await body.send(scope, send)
-                return
-        await self.app(scope, receive, send)
-
-
 class BodyTable:
     """Bodies by path, and a second form of some paths for clients that ask for it by its media type."""
 
@@ -171,15 +155,26 @@ class BodyTable:
     def replace(self, bodies: dict[str, Body], alternatives: dict[str, tuple[bytes, Body]]) -> None:
         self._bodies, self._alternatives = bodies, alternatives
 
+    def answer_to(self, scope: Scope) -> Body | None:
+        """Return what answers a request of no more than a path; None where something else has to."""
+        if scope["query_string"] or scope["method"] not in _SAFE:
+            return None
+        return self.find(scope)
+
     def find(self, scope: Scope) -> Body | None:
+        """Return what stands under the request's path, whatever else it asks."""
         path = scope["path"]
         body = self._bodies.get(path)
+        if body is None:
+            return None
         alternative = self._alternatives.get(path)
         if alternative is not None and _asks_for(scope, alternative[0]):
             body = alternative[1]
-        if body is not None:
-            self.served[body.route or path] += 1
+        self.served[body.route or path] += 1
         return body
+
+
+_SAFE = frozenset({"GET", "HEAD"})
 
 
 def _asks_for(scope: Scope, media_type: bytes) -> bool:

@@ -23,7 +23,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from crawler.leader import Leadership
 from deploy import embedded_redis, synthetic
@@ -42,6 +42,7 @@ PUBLICATIONS = 5
 
 
 _RATE = re.compile(r"Requests/sec:\s+([\d.]+)")
+_REQUESTS = re.compile(r"(\d+) requests in")
 _P99 = re.compile(r"99%\s+([\d.]+)(us|ms|s)")
 _TO_MS = {"us": 0.001, "ms": 1.0, "s": 1000.0}
 
@@ -80,13 +81,29 @@ class Answer:
         return dict(self.headers).get(name, "")
 
 
-@dataclass(frozen=True)
-class Ports:
-    """Who answers where."""
+class Target(NamedTuple):
+    """A server under load."""
 
-    api: int
-    bare: int
-    nginx: int | None
+    port: int
+    pid: int
+
+
+@dataclass(frozen=True)
+class Targets:
+    """All of them."""
+
+    api: Target
+    bare: Target
+    nginx: Target | None
+
+
+class Result(NamedTuple):
+    """What wrk measured, and what the server took for it."""
+
+    per_s: float
+    p99_ms: float
+    cpu_seconds: float
+    """Of the server, for one request: what a busy machine does not change."""
 
 
 @dataclass(frozen=True)
@@ -97,18 +114,19 @@ class Load:
     seconds: int
     header: tuple[str, str] | None
 
-    def on(self, port: int, path: str) -> tuple[float, float]:
-        """Return requests a second and the 99th percentile in ms."""
+    def on(self, target: Target, path: str) -> Result:
         more = ["-H", f"{self.header[0]}: {self.header[1]}"] if self.header else []
+        cpu = _cpu_seconds(target.pid)
         output = subprocess.run(
             ["taskset", "-c", LOAD_CORE, "wrk", "-t1", f"-c{self.connections}", f"-d{self.seconds}s", "--latency",
-             "-H", f"accept-encoding: {ENCODING}", *more, f"http://127.0.0.1:{port}{path}"],
+             "-H", f"accept-encoding: {ENCODING}", *more, f"http://127.0.0.1:{target.port}{path}"],
             capture_output=True, text=True, check=True,
         ).stdout  # fmt: skip
-        rate, p99 = _RATE.search(output), _P99.search(output)
-        if rate is None or p99 is None:
+        rate, p99, requests = _RATE.search(output), _P99.search(output), _REQUESTS.search(output)
+        if rate is None or p99 is None or requests is None:
             raise RuntimeError(f"wrk said: {output[:500]}")
-        return float(rate[1]), float(p99[1]) * _TO_MS[p99[2]]
+        per_request = (_cpu_seconds(target.pid) - cpu) / int(requests[1])
+        return Result(float(rate[1]), float(p99[1]) * _TO_MS[p99[2]], per_request)
 
 
 def main() -> int:
@@ -147,21 +165,21 @@ def _bench(servers: int, seconds: int) -> dict[str, Any]:
         for case, answer in answers.items():
             (folder / case.name).write_bytes(answer.body)
             (folder / f"{case.name}.json").write_text(json.dumps([answer.status, answer.headers]))
-        stack.enter_context(_process(
+        bare = stack.enter_context(_process(
             "taskset", "-c", SERVER_CORE, sys.executable, "-m", "deploy.bench.serving",
             "--bare", str(folder), str(bare_port),
         ))  # fmt: skip
         _until(lambda: _get(bare_port, "/page"))
-        with_nginx = shutil.which("nginx") is not None
-        if with_nginx:
-            stack.enter_context(_nginx(folder, nginx_port))
+        nginx = None
+        if shutil.which("nginx") is not None:
+            nginx = Target(nginx_port, stack.enter_context(_nginx(folder, nginx_port)).pid)
             _until(lambda: _get(nginx_port, "/page"))
+        targets = Targets(Target(api_port, api.pid), Target(bare_port, bare.pid), nginx)
         rows = []
         for case, answer in answers.items():
             for connections in CONNECTIONS:
                 load = Load(connections, seconds, case.condition(answer))
-                ports = Ports(api_port, bare_port, nginx_port if with_nginx and not case.revalidates else None)
-                rows.append({"servers": servers, "body_bytes": len(answer.body), **_row(case, load, ports)})
+                rows.append({"servers": servers, "body_bytes": len(answer.body), **_row(case, load, targets)})
                 _print(rows[-1])
         loaded = _rss(api.pid)
         fresh = asyncio.run(_freshness(url, servers, stack, api_port))
@@ -176,15 +194,18 @@ def _bench(servers: int, seconds: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _row(case: Case, load: Load, ports: Ports) -> dict[str, Any]:
-    before = load.on(ports.bare, f"/{case.name}")
-    ours = load.on(ports.api, case.path)
-    after = load.on(ports.bare, f"/{case.name}")
-    per_s, p99 = ((before[place] + after[place]) / 2 for place in (0, 1))
-    nginx = None if ports.nginx is None else ours[0] / load.on(ports.nginx, f"/{case.name}")[0]
+def _row(case: Case, load: Load, targets: Targets) -> dict[str, Any]:
+    before = load.on(targets.bare, f"/{case.name}")
+    ours = load.on(targets.api, case.path)
+    after = load.on(targets.bare, f"/{case.name}")
+    bare = Result(*(statistics.mean(pair) for pair in zip(before, after, strict=True)))
+    nginx = None
+    if targets.nginx is not None and not case.revalidates:
+        nginx = ours.per_s / load.on(targets.nginx, f"/{case.name}").per_s
     return {
-        "case": case.name, "connections": load.connections, "api_per_s": ours[0], "to_bare": ours[0] / per_s,
-        "to_nginx": nginx, "p99_ms": ours[1], "p99_to_bare": ours[1] / p99,
+        "case": case.name, "connections": load.connections, "api_per_s": ours.per_s, "p99_ms": ours.p99_ms,
+        "to_bare": ours.per_s / bare.per_s, "p99_to_bare": ours.p99_ms / bare.p99_ms,
+        "cpu_us": ours.cpu_seconds * 1e6, "cpu_to_bare": bare.cpu_seconds / ours.cpu_seconds, "to_nginx": nginx,
     }  # fmt: skip
 
 
@@ -192,7 +213,7 @@ def _print(row: dict[str, Any]) -> None:
     nginx = f"{row['to_nginx']:.2f} of nginx" if row["to_nginx"] else ""
     print(
         f"{row['servers']:6} servers, {row['case']:9} {row['connections']:3} connections: {row['api_per_s']:6.0f}/s, "
-        f"{row['to_bare']:.2f} of bare ASGI, p99 {row['p99_ms']:.2f} ms, {row['p99_to_bare']:.2f} of bare; {nginx}",
+        f"{row['to_bare']:.2f} of bare ASGI ({row['cpu_to_bare']:.2f} by CPU time), p99 {row['p99_ms']:.2f} ms, {row['p99_to_bare']:.2f} of bare; {nginx}",
         flush=True,
     )
 
@@ -273,7 +294,7 @@ def _api(url: str, port: int) -> Any:
 
 
 @contextmanager
-def _nginx(folder: Path, port: int) -> Iterator[None]:
+def _nginx(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
     config = folder / "nginx.conf"
     config.write_text(
         f"daemon off; worker_processes 1; worker_cpu_affinity 01; pid {folder}/nginx.pid; error_log /dev/null; "
@@ -281,8 +302,8 @@ def _nginx(folder: Path, port: int) -> Iterator[None]:
         f"server {{ listen 127.0.0.1:{port}; root {folder}; }} }}"
     )
     folder.chmod(0o755)
-    with _process("nginx", "-c", str(config), "-p", str(folder)):
-        yield
+    with _process("nginx", "-c", str(config), "-p", str(folder)) as process:
+        yield process
 
 
 @contextmanager
@@ -342,6 +363,12 @@ def _until(condition: Callable[[], Any]) -> None:
         if time.monotonic() > end:
             raise TimeoutError("a server under test did not do what it should")
         time.sleep(0.005)
+
+
+def _cpu_seconds(pid: int) -> float:
+    """Return the processor time that a process has taken."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _rss(pid: int) -> float:
