@@ -73,7 +73,7 @@ def _print(row: dict[str, Any]) -> None:
 
 
 def _bench(servers: int, max_live: int, one_way: float) -> dict[str, Any]:
-    models, blocks = SIZES.get(servers, (12, 80))
+    models, blocks = SIZES.get(servers, (4, 20))
     live = min(round(servers * LIVE_SHARE), max_live)
     plan = {"servers": servers, "live": live, "models": models, "blocks": blocks, "one_way": one_way}
     with ExitStack() as stack:

@@ -244,8 +244,11 @@ def bench_crowd(url: str) -> dict[str, float]:
             page = await asyncio.to_thread(_page_latency, port)
             return await asking, time.monotonic() - started, page
 
-        cpu_before = _cpu(worker.pid) + _cpu(api.pid)
+        cpu_before, redis_before = _cpu(worker.pid) + _cpu(api.pid), _redis_work(connection)
         answers, took, page_busy = asyncio.run(crowd_and_page())
+        redis_commands, redis_bytes = (
+            after - before for before, after in zip(redis_before, _redis_work(connection), strict=True)
+        )
         live = sorted(seconds for status, seconds, success in answers if success)
         result |= {
             "half_frozen_answered": sum(status == 200 for status, _, _ in answers),  # noqa: PLR2004
@@ -253,6 +256,8 @@ def bench_crowd(url: str) -> dict[str, float]:
             "half_frozen_live_p99_s": live[int(len(live) * 0.99)],
             "half_frozen_checks_per_s": CALLERS / took,
             "cpu_ms_per_check": (_cpu(worker.pid) + _cpu(api.pid) - cpu_before) * 1000 / CALLERS,
+            "redis_commands_per_check": redis_commands / CALLERS,
+            "redis_bytes_per_check": redis_bytes / CALLERS,
             "page_idle_ms": page_idle * 1000,
             "page_while_1000_hang_ms": page_busy * 1000,
             "api_rss_mb": _rss(api.pid),
@@ -311,6 +316,13 @@ def _cpu(pid: int) -> float:
 def _rss(pid: int) -> float:
     with open(f"/proc/{pid}/statm") as statm:
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def _redis_work(connection: sync_redis.Redis) -> tuple[int, int]:
+    """Return the commands that Redis has run, those inside scripts too, and the bytes that went in and out."""
+    stats: Any = connection.info("stats")
+    traffic = stats["total_net_input_bytes"] + stats["total_net_output_bytes"]
+    return int(stats["total_commands_processed"]), int(traffic)
 
 
 def _connections(connection: sync_redis.Redis, name: str) -> int:

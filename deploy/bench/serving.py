@@ -213,7 +213,8 @@ def _print(row: dict[str, Any]) -> None:
     nginx = f"{row['to_nginx']:.2f} of nginx" if row["to_nginx"] else ""
     print(
         f"{row['servers']:6} servers, {row['case']:9} {row['connections']:3} connections: {row['api_per_s']:6.0f}/s, "
-        f"{row['to_bare']:.2f} of bare ASGI ({row['cpu_to_bare']:.2f} by CPU time), p99 {row['p99_ms']:.2f} ms, {row['p99_to_bare']:.2f} of bare; {nginx}",
+        f"{row['to_bare']:.2f} of bare ASGI ({row['cpu_to_bare']:.2f} by CPU time), "
+        f"p99 {row['p99_ms']:.2f} ms, {row['p99_to_bare']:.2f} of bare; {nginx}",
         flush=True,
     )
 

@@ -74,11 +74,7 @@ def machine() -> str:
 
 def report(data: dict[str, Any]) -> str:
     """Return docs/benchmarks.md."""
-    parts = [
-        "# Benchmarks",
-        "Written by `make benchmarks`; not by hand. Each ratio is to a reference that ran in the same minutes on the "
-        "same machine. Absolute figures are this machine's; `docs/scaling.md` says what follows from them.",
-    ]
+    parts = ["# Benchmarks", _ABOUT]
     for name, target in BENCHES.items():
         if name in data:
             found = data[name]
@@ -92,6 +88,15 @@ def with_figures(readme: str, data: dict[str, Any]) -> str:
     before, _, rest = readme.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n{_few_that_matter(data)}\n{END}{after}"
+
+
+_ABOUT = """\
+Written by `make benchmarks`; not by hand. Each ratio is to a reference that ran in the same minutes on the same
+machine. Absolute figures are this machine's; [scaling.md](scaling.md) says what follows from them."""
+_ABOUT_CRAWLS = """\
+The plain way: look all blocks up, then dial by peer id, 128 at once, then list addresses. Of the servers one in ten
+is frozen; the live ones are real libp2p nodes, as many as the machine has memory for; the others refuse or are
+unknown. All nodes are 50 ms away and back. Later crawls know who is silent."""
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -109,9 +114,7 @@ def _crawl(rows: list[dict[str, Any]]) -> list[str]:
         return ", ".join(f"{name} {seconds:.1f}" for name, seconds in row["crawler"]["phases"].items())
 
     return [
-        "The plain way: look all blocks up, then dial by peer id, 128 at once, then list addresses. Of the servers "
-        "one in ten is frozen; the live ones are real libp2p nodes, as many as the machine has memory for; the others "
-        "refuse or are unknown. All nodes are 50 ms away and back. Later crawls know who is silent.",
+        _ABOUT_CRAWLS,
         _by_column(rows, {
             "servers": lambda row: f"{row['servers']:,}",
             "live": lambda row: f"{row['live']}",
@@ -182,7 +185,12 @@ def _history(rows: list[dict[str, Any]]) -> list[str]:
     ]  # fmt: skip
 
 
-_SECTIONS = {"crawl": _crawl, "serving": _serving, "reachability": _reachability, "history": _history}
+_SECTIONS: dict[str, Callable[[Any], list[str]]] = {
+    "crawl": _crawl,
+    "serving": _serving,
+    "reachability": _reachability,
+    "history": _history,
+}
 
 
 def _few_that_matter(data: dict[str, Any]) -> str:
