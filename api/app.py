@@ -33,6 +33,7 @@ from api.pages import Pages
 from api.pages.render import STATIC_DIR
 from api.problems import on_failure, on_http_error
 from api.request_id import RequestId
+from api.request_rate import RequestRate
 from api.swarm import Swarm
 from shared.history_store import HistoryReader
 from shared.redis_client import connect
@@ -103,6 +104,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     past = connect(settings.redis_url, "api history", max_connections=READS_AT_ONCE)
     app.state.history = HistoryCache(HistoryReader(past))
     app.state.desk = ReachabilityDesk(redis, max_queued=settings.max_queued_checks)
+    app.state.request_rate = RequestRate(redis)
     app.state.metrics.desk, app.state.metrics.swarm = app.state.desk, app.state.swarm
     app.state.desk.on_reply = app.state.metrics.replied
     if settings.api_metrics_port:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import RedisError
 from starlette.responses import JSONResponse, Response
 
-from api.desk import RETRY_AFTER, NobodyCouldLookError
+from api.admission import NobodyCouldLookError
 from api.problems import Problem
 from shared.peer_id import BadPeerIdError, parse_peer_id
 from shared.reachability import Answer, advice, message
@@ -25,8 +25,11 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from api.desk import ReachabilityDesk
+    from api.request_rate import RequestRate
     from api.settings import ApiSettings
 
+RETRY_AFTER = 5
+"""Seconds that a caller is told to wait where nobody could look."""
 CORS = {"access-control-allow-origin": "*"}
 _PREFERENCE = (Verdict.REACHABLE, Verdict.UNREACHABLE, Verdict.UNKNOWN)
 
@@ -56,7 +59,7 @@ async def check(request: Request, text: str) -> list[Answer]:
     trusted = _in_networks(address, settings)
     deadline = started + settings.reachability_deadline
     if settings.rate_limit and not trusted:
-        await _spend(desk, address, settings.rate_limit)
+        await _spend(request.app.state.request_rate, address, settings.rate_limit)
     fresh = request.query_params.get("fresh") == "1"
     if fresh and not trusted:
         raise Problem(403, "A fresh check is for the monitor's trusted networks.", headers=CORS)
@@ -115,9 +118,9 @@ def _evidence(answer: Answer) -> dict[str, Any]:
     }
 
 
-async def _spend(desk: ReachabilityDesk, address: str, limit: int) -> None:
+async def _spend(rate: RequestRate, address: str, limit: int) -> None:
     try:
-        budget = await desk.count(address)
+        budget = await rate.count(address)
     except (RedisError, OSError) as error:
         raise _nobody("the monitor's queue is away") from error
     if budget.used > limit:
