@@ -87,3 +87,4 @@ lock:  ## Pin all dependencies anew, with hashes
 	$(LOCK) --constraint deploy/requirements/dev.txt --extra api pyproject.toml -o deploy/requirements/api.txt
 	$(LOCK) --constraint deploy/requirements/dev.txt --extra crawler --extra worker pyproject.toml -o deploy/requirements/swarm.txt
 	$(LOCK) --constraint deploy/requirements/dev.txt --extra embedded pyproject.toml -o deploy/requirements/embedded.txt
+	$(LOCK) --constraint deploy/requirements/dev.txt --extra tracing pyproject.toml -o deploy/requirements/tracing.txt

@@ -19,7 +19,7 @@ from rq import Queue
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
-from shared import keys
+from shared import keys, tracing
 from shared.reachability import CHECK_FUNCTION, RENEWAL, Answer, decode_answer, queue_name
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ redis.call('RPUSH', KEYS[4], ARGV[1])
 return {'LEAD', ARGV[1]}
 """
 
+_DECISIONS = {b"HIT": "reused", b"JOIN": "joined", b"LEAD": "began", b"NOWORKER": "no_worker", b"FULL": "full"}
 _REFUSALS = {b"NOWORKER": "no worker is looking now", b"FULL": "too many checks are waiting"}
 
 
@@ -80,6 +81,8 @@ class Question:
     """Whether a verdict from before the question does not answer it."""
     request_id: str
     """Of the caller who asked first: goes with the job."""
+    traceparent: str = ""
+    """Of the latest admission: goes with the job, beside the request id."""
     job_id: str = ""
     """The check that was joined or begun last; admitting again recognises it by this."""
 
@@ -106,14 +109,29 @@ class Admissions:
 
     async def admit(self, question: Question) -> Admitted:
         """Raise `NobodyCouldLookError` where no worker lives or too many checks wait; `redis.RedisError`, `OSError`."""
-        decided: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
-        self._asked.put_nowait((question, decided))
-        decision, *rest = await decided
-        if decision in _REFUSALS:
-            raise NobodyCouldLookError(_REFUSALS[decision])
-        if decision == b"HIT":
-            return Admitted(decode_answer(rest[0]), "", began=False)
-        return Admitted(None, rest[0].decode(), began=decision == b"LEAD")
+        queue = queue_name(question.vantage)
+        with tracing.span(
+            f"admit {queue}",
+            tracing.Kind.PRODUCER,
+            attributes={
+                "messaging.system": "rq",
+                "messaging.operation.type": "send",
+                "messaging.operation.name": "admit",
+                "messaging.destination.name": queue,
+            },
+        ) as span:
+            question.traceparent = span.traceparent
+            decided: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+            self._asked.put_nowait((question, decided))
+            decision, *rest = await decided
+            span.set({"petals.admission": _DECISIONS[decision]})
+            if decision in _REFUSALS:
+                raise NobodyCouldLookError(_REFUSALS[decision])
+            if decision == b"HIT":
+                return Admitted(decode_answer(rest[0]), "", began=False)
+            job_id = rest[0].decode()
+            span.set({"messaging.message.id": job_id})
+            return Admitted(None, job_id, began=decision == b"LEAD")
 
     async def run(self) -> None:
         """Send what has gathered, until cancelled."""
@@ -167,7 +185,9 @@ class Admissions:
             failure_ttl=60,
             description=f"look at {question.peer_id}",
         )
-        fields = [item for pair in job.to_dict().items() for item in pair] + ["request_id", question.request_id]
+        fields = [item for pair in job.to_dict().items() for item in pair] + [
+            "request_id", question.request_id, "traceparent", question.traceparent,
+        ]  # fmt: skip
         return (
             [
                 keys.verdict(question.vantage, question.peer_id),

@@ -34,7 +34,9 @@ from api.pages.render import STATIC_DIR
 from api.problems import on_failure, on_http_error
 from api.request_id import RequestId
 from api.request_rate import RequestRate
+from api.request_spans import RequestSpans
 from api.swarm import Swarm
+from shared import tracing
 from shared.history_store import HistoryReader
 from shared.redis_client import connect
 from shared.snapshot_store import SnapshotReader
@@ -84,6 +86,7 @@ def create_app(settings: ApiSettings) -> Starlette:
             Middleware(CachedBodies, table=table),
             Middleware(metrics.RequestMetrics, metrics=own_metrics),
             Middleware(RequestId),
+            *([Middleware(RequestSpans, trusted=settings.trusted)] if settings.otel_exporter_otlp_endpoint else []),
         ],
         exception_handlers={HTTPException: on_http_error, Exception: on_failure},
         lifespan=_lifespan,
@@ -119,3 +122,4 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
         with suppress(Exception):
             await redis.aclose()
             await past.aclose()
+        await asyncio.to_thread(tracing.stop)

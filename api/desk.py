@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 
 from api.admission import Admissions, NobodyCouldLookError, Question
 from api.request_id import current_request_id
-from shared import keys
+from shared import keys, tracing
 from shared.reachability import Answer, decode_answer
 from shared.snapshot import Verdict
 from shared.stream_tail import StreamTail
@@ -146,9 +146,13 @@ class ReachabilityDesk:
         watch.question.deadline = max(watch.question.deadline, deadline)
         try:
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                return await asyncio.shield(watch.result)
+                answer = await asyncio.shield(watch.result)
         except TimeoutError:
             raise NobodyCouldLookError("no worker answered in time") from None
+        else:
+            # Whoever shares a look that another request began finds it from his own trace.
+            tracing.current().link(answer.traceparent)
+            return answer
         finally:
             watch.waiters -= 1
             if not watch.waiters:

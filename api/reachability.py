@@ -8,7 +8,6 @@ stands behind, and "nobody could look" is a 503.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from redis.exceptions import RedisError
 from starlette.responses import JSONResponse, Response
 
 from api.admission import NobodyCouldLookError
+from api.client import client_address, is_trusted
 from api.problems import Problem
 from shared.peer_id import BadPeerIdError, parse_peer_id
 from shared.reachability import Answer, advice, message
@@ -37,7 +37,7 @@ _PREFERENCE = (Verdict.REACHABLE, Verdict.UNREACHABLE, Verdict.UNKNOWN)
 async def is_reachable(request: Request) -> Response:
     """The endpoint. 200 with a verdict; 400, 429, 503 problem documents without one."""
     answers = await check(request, request.path_params["peer_id"])
-    document = reachability_document(answers, your_ip=client_address(request))
+    document = reachability_document(answers, your_ip=client_address(request.scope))
     return JSONResponse(document, headers={"cache-control": "no-store", **CORS})
 
 
@@ -55,8 +55,8 @@ async def check(request: Request, text: str) -> list[Answer]:
         peer_id = parse_peer_id(text)
     except BadPeerIdError as error:
         raise Problem(400, f"Bad peer id: {error}.", headers=CORS) from error
-    address = client_address(request)
-    trusted = _in_networks(address, settings)
+    address = client_address(request.scope)
+    trusted = is_trusted(address, settings.trusted)
     deadline = started + settings.reachability_deadline
     if settings.rate_limit and not trusted:
         await _spend(request.app.state.request_rate, address, settings.rate_limit)
@@ -161,22 +161,3 @@ async def _unless_hung_up(request: Request, asking: asyncio.Task[list[Answer]]) 
     finally:
         leaving.cancel()
         asking.cancel()
-
-
-def client_address(request: Request) -> str:
-    """Return the caller's IP address: that of the connection, or what a trusted proxy says of it."""
-    host = request.client.host if request.client is not None else ""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return "unknown"
-    mapped = getattr(address, "ipv4_mapped", None)
-    return str(mapped or address)
-
-
-def _in_networks(address: str, settings: ApiSettings) -> bool:
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    return any(parsed in network for network in settings.trusted)

@@ -24,7 +24,7 @@ from crawler.metrics import CrawlerMetrics
 from crawler.settings import CrawlerSettings
 from crawler.swarm import SwarmUnavailableError
 from crawler.webhook import parse_target
-from shared import logs
+from shared import logs, tracing
 from shared.p2p.node import NodeError, SwarmNode
 from shared.redis_client import connect
 from shared.settings import command_line, load, settings_table
@@ -53,7 +53,9 @@ def main() -> int:
         with suppress(KeyboardInterrupt):
             asyncio.run(_watch(settings))
         return 0
+    tracing.start(settings.otel_exporter_otlp_endpoint, "crawler")
     asyncio.run(_run(settings))
+    tracing.stop()
     return 0
 
 

@@ -16,6 +16,7 @@ from crawler.dial_queue import DialQueue
 from crawler.model_index import first_that_fit, reached, served_before, served_first, standing
 from crawler.reading import RecordReader
 from crawler.records import RefusedError, ServerRecord, check_block, clean_text, read_model
+from shared import tracing
 from shared.p2p.dial import classify, dial
 from shared.p2p.node import any_true
 from shared.p2p.petals_wire import MODEL_INDEX_KEY, block_key
@@ -145,6 +146,7 @@ class Crawl:
     def _ended(self, phase: str) -> None:
         now = time.monotonic()
         self._phases[phase], self._phase_began = now - self._phase_began, now
+        tracing.current().stages({phase: self._phases[phase]})
 
     async def _join(self) -> tuple[BootstrapPeer, ...]:
         errors = await self.guide.join(self.bootstrap_peers, self.dial_timeout)

@@ -7,7 +7,7 @@ import time
 import zlib
 from typing import NamedTuple
 
-from shared import request_id
+from shared import request_id, tracing
 from shared.peer_id import BadPeerIdError, parse_peer_id
 from shared.reachability import CHECK_FUNCTION
 
@@ -27,15 +27,18 @@ class Check(NamedTuple):
     peer_id: str
     deadline: float
     request_id: str = ""
+    traceparent: str = ""
+    """The span that asked."""
 
 
-def read_check(job_id: str, packed: bytes, seconds_left: float, asked_by: bytes) -> Check:
-    """Return what a job's fields say. Raises `BadJobError`; a request id that is not sane is dropped."""
+def read_check(job_id: str, packed: bytes, seconds_left: float, asked_by: bytes, traceparent: bytes) -> Check:
+    """Return what a job's fields say. Raises `BadJobError`; a request id or trace that is not sane is dropped."""
     return Check(
         job_id,
         read_job(job_id, packed),
         time.monotonic() + seconds_left - ANSWER_RESERVE,
         request_id.sane(asked_by.decode("latin-1")) or "",
+        tracing.sane(traceparent.decode("latin-1")),
     )
 
 

@@ -35,6 +35,7 @@ class Registration(BaseWorker):
             maintenance_interval=MAINTENANCE_INTERVAL,
             log_job_description=False,
         )
+        self.queue_name = queue_name(vantage)
         self.queue_key: str = self.queues[0].key
         self.wip_key: str = self.queues[0].started_job_registry.key
 

@@ -54,10 +54,10 @@ class Results:
         self._on_written = on_written
         self._finished: asyncio.Queue[_Finished] = asyncio.Queue()
 
-    def put(self, check: Check, outcome: DialOutcome) -> None:
+    def put(self, check: Check, outcome: DialOutcome, traceparent: str = "") -> None:
         """Take a check's outcome. What nobody could see is told, but not reused."""
         reuse_ms = 0 if outcome.verdict is Verdict.UNKNOWN else self._reuse_ms
-        answer = Answer(check.peer_id, self._vantage, time.time(), outcome, check.request_id)
+        answer = Answer(check.peer_id, self._vantage, time.time(), outcome, check.request_id, traceparent)
         self._finished.put_nowait(_Finished(check, encode_answer(answer), reuse_ms))
 
     async def run(self) -> None:

@@ -24,6 +24,7 @@ from reachability_worker.job import BadJobError, Check, read_check
 from reachability_worker.registration import Registration
 from reachability_worker.results import Results
 from reachability_worker.scripts import Scripts
+from reachability_worker.spans import check_span, note_outcome
 from shared import keys
 from shared.reachability import RENEWAL, WORKER_LEASE, Cause, DialOutcome
 
@@ -161,12 +162,12 @@ class ConcurrentWorker:
                 away = True
                 await asyncio.sleep(0.25)
                 continue
-            for job_id, packed, left_ms, asked_by in jobs:
-                self._start(job_id.decode(), packed, left_ms / 1000, asked_by)
+            for job_id, packed, left_ms, asked_by, traceparent in jobs:
+                self._start(job_id.decode(), packed, left_ms / 1000, asked_by, traceparent)
 
-    def _start(self, job_id: str, packed: bytes, seconds_left: float, asked_by: bytes) -> None:
+    def _start(self, job_id: str, packed: bytes, seconds_left: float, asked_by: bytes, traceparent: bytes) -> None:
         try:
-            check = read_check(job_id, packed, seconds_left, asked_by)
+            check = read_check(job_id, packed, seconds_left, asked_by, traceparent)
         except BadJobError as error:
             log.warning("job refused", job_id=job_id[:64], reason=str(error))
             self._metrics.refused.inc()
@@ -179,6 +180,12 @@ class ConcurrentWorker:
     async def _run(self, check: Check) -> None:
         # In the task's own context: whatever is logged about this check names the request that it is for.
         structlog.contextvars.bind_contextvars(request_id=check.request_id)
+        with check_span(check, self._registration.queue_name) as span:
+            outcome = await self._look(check)
+            note_outcome(span, outcome)
+            self._results.put(check, outcome, span.traceparent)
+
+    async def _look(self, check: Check) -> DialOutcome:
         started = time.monotonic()
         try:
             outcome = await self._prober.look(check.peer_id, check.deadline)
@@ -189,7 +196,7 @@ class ConcurrentWorker:
             outcome = DialOutcome.unknown(Cause.OTHER, error=repr(error)[:200])
         self._metrics.checked(outcome, time.monotonic() - started)
         log.debug("looked", peer_id=check.peer_id, verdict=outcome.verdict, stage=outcome.stage, cause=outcome.cause)
-        self._results.put(check, outcome)
+        return outcome
 
     def _written(self, checks: list[Check]) -> None:
         for check in checks:
