@@ -10,6 +10,7 @@ from rq.worker import WorkerStatus
 from rq.worker.base import BaseWorker
 
 from shared.reachability import queue_name
+from shared.rq_job import InertJob
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -31,6 +32,7 @@ class Registration(BaseWorker):
             [queue_name(vantage)],
             connection=connection,
             serializer=JSONSerializer,
+            job_class=InertJob,
             worker_ttl=WORKER_TTL,
             maintenance_interval=MAINTENANCE_INTERVAL,
             log_job_description=False,
