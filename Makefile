@@ -60,6 +60,10 @@ bench-history: $(INSTALLED)  ## What history costs in Redis
 prove-compose: $(INSTALLED)  ## Prove docker-compose.yml on a real engine (root where it must start one)
 	$(BIN)/python -m deploy.prove_compose $(ARGS)
 
+.PHONY: prove-alerts
+prove-alerts: $(INSTALLED)  ## Kill each part of a running monitor and watch its alert fire and resolve (needs prometheus)
+	$(BIN)/python -m deploy.prove_alerts
+
 .PHONY: fuzz
 fuzz: $(INSTALLED)  ## Feed hostile records through the whole path, for FUZZ_SECONDS (60)
 	$(BIN)/python -m deploy.fuzz_records --seconds $(or $(FUZZ_SECONDS),60)
