@@ -184,10 +184,11 @@ class ReachabilityDesk:
         place = watch.question.vantage, watch.question.peer_id
         if self._watches.get(place) is watch:
             del self._watches[place]
-        if watch.pursuit is not None:
-            watch.pursuit.cancel()
-        if watch.result.done() and not watch.result.cancelled():
+        if watch.result.done():
+            # The pursuit ends by itself. A reply may be here before Redis's word that the question was admitted.
             watch.result.exception()  # seen: nobody is left to raise it to
+        elif watch.pursuit is not None:
+            watch.pursuit.cancel()
 
     def _settle(self, answer: Answer) -> None:
         watch = self._watches.get((answer.vantage, answer.peer_id))

@@ -22,7 +22,9 @@ from crawler.leader import Leadership
 from crawler.notice_queue import BACKOFF, NoticeQueue
 from crawler.settings import CrawlerSettings
 from crawler.webhook import DeliveryError, Webhook, parse_target, post
+from deploy.simulated_server import Announcement, Model
 from tests.fakes import model, server, snapshot
+from tests.reliability.parts import Part, until
 
 SECRET = b"a secret"
 
@@ -304,3 +306,27 @@ def test_the_secret_is_not_shown():
     assert "hush" not in str(settings)
     assert "hush" not in str(settings.incident_webhook_secret)
     assert webhook.signature(b"hush", "1", b"{}").startswith("sha256=")
+
+
+@pytest.mark.swarm
+@pytest.mark.timeout(120)
+def test_a_real_crawler_tells_a_real_receiver(swarm, redis_url, receiver, tmp_path):
+    """`python -m crawler` with the settings alone: a server is killed, its model breaks, the receiver is told."""
+    whole = Announcement(Model("demo-model", 12, "https://huggingface.co/demo/model"), 0, 12)
+    live = swarm.start(whole)
+    crawler = Part(
+        ["crawler"], tmp_path / "crawler.log", REDIS_URL=redis_url, INITIAL_PEERS=",".join(swarm.initial_peers),
+        CRAWL_PERIOD="1", DIAL_TIMEOUT="1", MODELS="demo-model:12", INCIDENT_WEBHOOK_URL=receiver.url,
+        INCIDENT_WEBHOOK_SECRET=SECRET.decode(), INCIDENT_WEBHOOK_ALLOW_PRIVATE="true",
+    )  # fmt: skip
+    try:
+        until(lambda: crawler.said('"servers": 1, "unreachable": 0'), 30, "a crawl that sees the server")
+        time.sleep(6)  # the notices look every five seconds, and tell only what begins after their first look
+        swarm.close_server(live)
+        until(lambda: receiver.received, 40, "the notice")
+    finally:
+        crawler.end()
+    headers, body = receiver.received[0]
+    assert receiver.events[0] == ("incident.opened", "demo-model")
+    assert headers["X-Petals-Signature"] == webhook.signature(SECRET, headers["X-Petals-Timestamp"], body)
+    assert SECRET.decode() not in crawler.log.read_text()
