@@ -68,6 +68,7 @@ def cuts(monitor: Monitor) -> list[Cut]:
         Cut("both crawlers", monitor.crawlers, down | stale | {"PetalsNoCrawlerLeads"}, set()),
         Cut("both workers", monitor.workers, down | unanswered | {"PetalsNoWorkerLooks"}, set()),
         Cut("one api of two", monitor.apis[1:], down, set()),
+        Cut("both apis", monitor.apis, down | {"PetalsPageDown"}, {"PetalsSnapshotMissing"} | unanswered),
         Cut(
             "Redis",
             [monitor.redis],
