@@ -67,6 +67,9 @@ class RequestSpans:
 
             try:
                 await self.app(scope, receive, note)
+            except Exception:
+                span.set({"http.response.status_code": _SERVER_ERROR})  # which another layer is about to send
+                raise
             finally:
                 route = getattr(scope.get("route"), "path", None)
                 if route is not None:

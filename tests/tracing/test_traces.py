@@ -1,5 +1,6 @@
 """Traces of the real processes, as a collector that they send to gets them."""
 
+import asyncio
 import json
 import os
 import signal
@@ -15,8 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from api.request_spans import RequestSpans
 from deploy.embedded_redis import free_port
 from reachability_worker.job import read_check
+from shared import tracing
 from shared.reachability import CHECK_FUNCTION
 from shared.tracing import NO_SPAN, sane, span
 from tests.fakes import peer_id
@@ -97,9 +100,9 @@ def test_one_trace_goes_from_the_caller_through_api_queue_and_worker_to_the_dial
     collector, start, start_api, swarm, live
 ):
     """Real processes, real Redis, a real peer: each span's parent is the one that asked for it."""
-    tracing = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
-    start("reachability_worker", INITIAL_PEERS=",".join(swarm.initial_peers), **tracing)
-    _, url = start_api(**tracing)
+    traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
+    start("reachability_worker", INITIAL_PEERS=",".join(swarm.initial_peers), **traced)
+    _, url = start_api(**traced)
     until_a_worker_looks(url, live.peer_id)
     time.sleep(0.3)
     collector.spans.clear()
@@ -133,9 +136,9 @@ def test_one_trace_goes_from_the_caller_through_api_queue_and_worker_to_the_dial
 @pytest.mark.swarm
 def test_requests_that_share_a_look_link_to_it(collector, start, start_api, swarm, live):
     """One look, several traces: each request keeps its own, and points to the look that answered it."""
-    tracing = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
-    start("reachability_worker", INITIAL_PEERS=",".join(swarm.initial_peers), VERDICT_REUSE="30", **tracing)
-    (_, one), (_, two) = start_api(**tracing), start_api(**tracing)
+    traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
+    start("reachability_worker", INITIAL_PEERS=",".join(swarm.initial_peers), VERDICT_REUSE="30", **traced)
+    (_, one), (_, two) = start_api(**traced), start_api(**traced)
     until_a_worker_looks(one, live.peer_id)
     (look,) = collector.wait_for(lambda span: span.name == "process reachability-default", "the look")
     answer = httpx.get(f"{two}/api/v1/is_reachable/{live.peer_id}", headers={"X-Request-ID": "second"}, timeout=10)
@@ -188,6 +191,23 @@ def test_a_request_that_nobody_could_answer_is_an_error(collector, start_api):
     assert span_of(collector, f"GET {IS_REACHABLE}", http__response__status_code=503).failed
     assert get(f"{url}/api/v1/is_reachable/nonsense")[0] == 400
     assert not span_of(collector, f"GET {IS_REACHABLE}", http__response__status_code=400).failed
+
+
+async def test_a_failure_of_ours_is_a_500(collector, monkeypatch):
+    """With what was raised, for whoever has to mend it."""
+
+    async def broken(scope, receive, send):
+        raise RuntimeError("a mistake")
+
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+    tracing.start(collector.url, "api")
+    scope = {"type": "http", "method": "GET", "path": "/x", "scheme": "http", "headers": [], "client": None}
+    with pytest.raises(RuntimeError):
+        await RequestSpans(broken, ())(scope, None, None)
+    await asyncio.to_thread(tracing.stop)
+    failed = span_of(collector, "GET", url__path="/x")
+    assert failed.failed
+    assert failed.attributes["http.response.status_code"] == 500
 
 
 @pytest.mark.swarm
