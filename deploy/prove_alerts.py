@@ -158,6 +158,7 @@ def main() -> int:
         prometheus = running.enter_context(LocalPrometheus(folder, monitor.ports, faster=FASTER))
         targets = sum(map(len, monitor.ports.values()))
         until(lambda: len(prometheus.query("up == 1")) == targets, "a scrape of each part")
+        until(lambda: not prometheus.firing() - OF_THE_DEMO, "the end of what fired before the first scrapes")
         try:
             stay_quiet(prometheus, QUIET_SECONDS)
             print(f"all is well for {QUIET_SECONDS:g} s, with {targets} targets up: no alert", flush=True)
