@@ -26,7 +26,7 @@ from crawler.settings import CrawlerSettings
 from crawler.swarm import SwarmUnavailableError
 from crawler.webhook import Webhook, parse_target
 from shared import logs, tracing
-from shared.p2p.node import NodeError, SwarmNode
+from shared.p2p.node import NodeError, SwarmNode, allow_many_files
 from shared.redis_client import connect, connect_sync
 from shared.settings import command_line, load, settings_table
 from shared.snapshot_store import SnapshotWriter
@@ -46,6 +46,7 @@ def main() -> int:
         print(settings_table(CrawlerSettings, settings))  # noqa: T201
         return 0
     logs.configure(settings, "crawler")
+    allow_many_files()
     if arguments.once:
         return asyncio.run(_once(settings, arguments.format))
     if arguments.diagnose:

@@ -1,4 +1,4 @@
-"""`python -m deploy.bench_history`: what the history takes in Redis (MEMORY USAGE), and how long a crawl's entry takes.
+"""`python -m deploy.bench.history`: what the history takes in Redis (MEMORY USAGE), and how long a crawl's entry takes.
 
 Rings have their full size from the first write on, so a few crawls show what a year comes to.
 """
@@ -35,7 +35,7 @@ CRAWLS = 5
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m deploy.bench_history", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m deploy.bench.history", description=__doc__)
     parser.add_argument("servers", type=int, nargs="*", default=[60, 1_000, 5_000], help="servers a swarm")
     asyncio.run(_run(parser.parse_args().servers))
     return 0

@@ -117,7 +117,7 @@ def _until(condition: Any, seconds: float = 30.0) -> None:
 def _running_worker(url: str, frozen_seconds: float) -> Iterator[subprocess.Popen[bytes]]:
     connection = sync_redis.Redis.from_url(url)
     connection.flushall()
-    with _process(sys.executable, "-m", "deploy.bench_reachability", "--worker", url, str(frozen_seconds)) as process:
+    with _process(sys.executable, "-m", "deploy.bench.reachability", "--worker", url, str(frozen_seconds)) as process:
         _until(lambda: connection.zcard(keys.workers(VANTAGE)))
         yield process
 
@@ -169,7 +169,7 @@ def bench_jobs(url: str) -> dict[str, float]:
     connection.flushall()
     queue = Queue("simple", connection=connection, serializer=JSONSerializer)
     for number in range(SIMPLE_JOBS):
-        queue.enqueue(f"{__package__}.bench_reachability.check_peer", peer_id(number), 0.0, result_ttl=0)
+        queue.enqueue(f"{__package__}.reachability.check_peer", peer_id(number), 0.0, result_ttl=0)
     started = time.monotonic()
     _simple_worker(url)
     simple = SIMPLE_JOBS / (time.monotonic() - started)
@@ -274,7 +274,7 @@ def bench_crowd(url: str) -> dict[str, float]:
     queue = Queue("simple", connection=connection, serializer=JSONSerializer)
     sample = 8
     for number in range(sample):
-        queue.enqueue(f"{__package__}.bench_reachability.check_peer", peer_id(number), FROZEN_SECONDS, result_ttl=0)
+        queue.enqueue(f"{__package__}.reachability.check_peer", peer_id(number), FROZEN_SECONDS, result_ttl=0)
     started = time.monotonic()
     _simple_worker(url)
     result["simple_worker_half_frozen_per_s"] = sample / (time.monotonic() - started)
@@ -387,7 +387,7 @@ async def bench_silent_peers(count: int = 1_000) -> dict[str, float]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m deploy.bench_reachability", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m deploy.bench.reachability", description=__doc__)
     parser.add_argument("--worker", nargs=2, metavar=("URL", "SECONDS"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
