@@ -68,6 +68,10 @@ bench-history: $(INSTALLED)  ## What history costs in Redis
 prove-compose: $(INSTALLED)  ## Prove docker-compose.yml on a real engine (root where it must start one)
 	$(BIN)/python -m deploy.prove_compose $(ARGS)
 
+.PHONY: prove-alerts
+prove-alerts: $(INSTALLED)  ## Kill each part of a running monitor and watch its alert fire and resolve (needs prometheus)
+	$(BIN)/python -m deploy.prove_alerts
+
 .PHONY: fuzz
 fuzz: $(INSTALLED)  ## Feed hostile records through the whole path, for FUZZ_SECONDS (60)
 	$(BIN)/python -m deploy.fuzz_records --seconds $(or $(FUZZ_SECONDS),60)
@@ -95,3 +99,4 @@ lock:  ## Pin all dependencies anew, with hashes
 	$(LOCK) --constraint deploy/requirements/dev.txt --extra api pyproject.toml -o deploy/requirements/api.txt
 	$(LOCK) --constraint deploy/requirements/dev.txt --extra crawler --extra worker pyproject.toml -o deploy/requirements/swarm.txt
 	$(LOCK) --constraint deploy/requirements/dev.txt --extra embedded pyproject.toml -o deploy/requirements/embedded.txt
+	$(LOCK) --constraint deploy/requirements/dev.txt --extra tracing pyproject.toml -o deploy/requirements/tracing.txt

@@ -9,7 +9,7 @@ import uvicorn
 from api.app import create_app
 from api.http_limits import BoundedHttp
 from api.settings import ApiSettings
-from shared import logs
+from shared import logs, tracing
 from shared.settings import command_line, load, settings_table
 
 SHUTDOWN_GRACE = 12
@@ -25,6 +25,7 @@ def main() -> int:
         print(settings_table(ApiSettings, settings))  # noqa: T201
         return 0
     logs.configure(settings, "api")
+    tracing.start(settings.otel_exporter_otlp_endpoint, "api")
     uvicorn.run(
         create_app(settings),
         host=settings.api_host,

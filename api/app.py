@@ -33,7 +33,10 @@ from api.pages import Pages
 from api.pages.render import STATIC_DIR
 from api.problems import on_failure, on_http_error
 from api.request_id import RequestId
+from api.request_rate import RequestRate
+from api.request_spans import RequestSpans
 from api.swarm import Swarm
+from shared import tracing
 from shared.history_store import HistoryReader
 from shared.redis_client import connect
 from shared.snapshot_store import SnapshotReader
@@ -98,6 +101,7 @@ def create_app(settings: ApiSettings) -> Starlette:
         middleware=[
             Middleware(metrics.RequestMetrics, metrics=own_metrics),
             Middleware(RequestId),
+            *([Middleware(RequestSpans, trusted=settings.trusted)] if settings.otel_exporter_otlp_endpoint else []),
         ],
         exception_handlers={HTTPException: on_http_error, Exception: on_failure},
         lifespan=_lifespan,
@@ -118,6 +122,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     past = connect(settings.redis_url, "api history", max_connections=READS_AT_ONCE)
     app.state.history = HistoryCache(HistoryReader(past))
     app.state.desk = ReachabilityDesk(redis, max_queued=settings.max_queued_checks)
+    app.state.request_rate = RequestRate(redis)
     app.state.metrics.desk, app.state.metrics.swarm = app.state.desk, app.state.swarm
     app.state.desk.on_reply = app.state.metrics.replied
     if settings.api_metrics_port:
@@ -132,3 +137,4 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
         with suppress(Exception):
             await redis.aclose()
             await past.aclose()
+        await asyncio.to_thread(tracing.stop)

@@ -8,14 +8,14 @@ stands behind, and "nobody could look" is a 503.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import time
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
 from starlette.responses import JSONResponse, Response
 
-from api.desk import RETRY_AFTER, NobodyCouldLookError
+from api.admission import NobodyCouldLookError
+from api.client import client_address, is_trusted
 from api.problems import Problem
 from shared.peer_id import BadPeerIdError, parse_peer_id
 from shared.reachability import Answer, advice, message
@@ -25,8 +25,11 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from api.desk import ReachabilityDesk
+    from api.request_rate import RequestRate
     from api.settings import ApiSettings
 
+RETRY_AFTER = 5
+"""Seconds that a caller is told to wait where nobody could look."""
 CORS = {"access-control-allow-origin": "*"}
 _PREFERENCE = (Verdict.REACHABLE, Verdict.UNREACHABLE, Verdict.UNKNOWN)
 
@@ -34,7 +37,7 @@ _PREFERENCE = (Verdict.REACHABLE, Verdict.UNREACHABLE, Verdict.UNKNOWN)
 async def is_reachable(request: Request) -> Response:
     """The endpoint. 200 with a verdict; 400, 429, 503 problem documents without one."""
     answers = await check(request, request.path_params["peer_id"])
-    document = reachability_document(answers, your_ip=client_address(request))
+    document = reachability_document(answers, your_ip=client_address(request.scope))
     return JSONResponse(document, headers={"cache-control": "no-store", **CORS})
 
 
@@ -52,11 +55,11 @@ async def check(request: Request, text: str) -> list[Answer]:
         peer_id = parse_peer_id(text)
     except BadPeerIdError as error:
         raise Problem(400, f"Bad peer id: {error}.", headers=CORS) from error
-    address = client_address(request)
-    trusted = _in_networks(address, settings)
+    address = client_address(request.scope)
+    trusted = is_trusted(address, settings.trusted)
     deadline = started + settings.reachability_deadline
     if settings.rate_limit and not trusted:
-        await _spend(desk, address, settings.rate_limit)
+        await _spend(request.app.state.request_rate, address, settings.rate_limit)
     fresh = request.query_params.get("fresh") == "1"
     if fresh and not trusted:
         raise Problem(403, "A fresh check is for the monitor's trusted networks.", headers=CORS)
@@ -115,9 +118,9 @@ def _evidence(answer: Answer) -> dict[str, Any]:
     }
 
 
-async def _spend(desk: ReachabilityDesk, address: str, limit: int) -> None:
+async def _spend(rate: RequestRate, address: str, limit: int) -> None:
     try:
-        budget = await desk.count(address)
+        budget = await rate.count(address)
     except (RedisError, OSError) as error:
         raise _nobody("the monitor's queue is away") from error
     if budget.used > limit:
@@ -158,22 +161,3 @@ async def _unless_hung_up(request: Request, asking: asyncio.Task[list[Answer]]) 
     finally:
         leaving.cancel()
         asking.cancel()
-
-
-def client_address(request: Request) -> str:
-    """Return the caller's IP address: that of the connection, or what a trusted proxy says of it."""
-    host = request.client.host if request.client is not None else ""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return "unknown"
-    mapped = getattr(address, "ipv4_mapped", None)
-    return str(mapped or address)
-
-
-def _in_networks(address: str, settings: ApiSettings) -> bool:
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    return any(parsed in network for network in settings.trusted)

@@ -21,12 +21,13 @@ from crawler.history import HistoryWriter
 from crawler.incident_notices import IncidentNotices
 from crawler.leader import Leadership
 from crawler.metrics import CrawlerMetrics
+from crawler.notice_queue import NoticeQueue
 from crawler.settings import CrawlerSettings
 from crawler.swarm import SwarmUnavailableError
-from crawler.webhook import parse_target
-from shared import logs
+from crawler.webhook import Webhook, parse_target
+from shared import logs, tracing
 from shared.p2p.node import NodeError, SwarmNode, allow_many_files
-from shared.redis_client import connect
+from shared.redis_client import connect, connect_sync
 from shared.settings import command_line, load, settings_table
 from shared.snapshot_store import SnapshotWriter
 from shared.state_document import state_document
@@ -54,7 +55,9 @@ def main() -> int:
         with suppress(KeyboardInterrupt):
             asyncio.run(_watch(settings))
         return 0
+    tracing.start(settings.otel_exporter_otlp_endpoint, "crawler")
     asyncio.run(_run(settings))
+    tracing.stop()
     return 0
 
 
@@ -127,15 +130,15 @@ def _notices(
 ) -> IncidentNotices:
     assert settings.incident_webhook_url is not None  # noqa: S101 - called where there is one
     secret = settings.incident_webhook_secret
-    return IncidentNotices(
-        redis,
-        leadership,
-        metrics,
+    webhook = Webhook(
         parse_target(settings.incident_webhook_url),
         secret=None if secret is None else secret.get_secret_value().encode(),
         allow_private=settings.incident_webhook_allow_private,
-        official_only=settings.incident_webhook_models == "official",
     )
+    queue = NoticeQueue(
+        connect_sync(settings.redis_url), webhook.deliver, lambda outcome: metrics.notices.labels(outcome).inc()
+    )
+    return IncidentNotices(redis, leadership, queue, official_only=settings.incident_webhook_models == "official")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from crawler.leader import RENEW_EVERY
 from crawler.redial import RedialSchedule
 from crawler.report import build_snapshot
 from crawler.swarm import Crawl, SwarmUnavailableError
+from shared import tracing
 from shared.p2p.node import Dialler, NodeError, SwarmNode
 from shared.snapshot import CrawlStatus, Snapshot
 from shared.snapshot_store import DeposedError, SnapshotWriter
@@ -147,7 +148,10 @@ class CrawlLoop:
         while True:
             await self._leads.wait()
             started = time.monotonic()
-            await self._crawl()
+            with tracing.span("crawl") as span:
+                if span.trace_id:
+                    structlog.contextvars.bind_contextvars(trace_id=span.trace_id)
+                await self._crawl()
             elapsed = time.monotonic() - started
             if elapsed > self._settings.crawl_period:
                 log.warning("the crawl took longer than its period", seconds=round(elapsed, 1))
@@ -174,15 +178,16 @@ class CrawlLoop:
         self._metrics.crawled(snapshot)
         size = None
         try:
-            with self._metrics.phase("publish"):
+            with self._metrics.phase("publish"), tracing.span("publish"):
                 size = await self._publish(snapshot)
             await self._report(CrawlStatus(attempted_at, ok=True, snapshot_taken_at=snapshot.taken_at))
-            with self._metrics.phase("record"):
+            with self._metrics.phase("record"), tracing.span("record"):
                 await self._record(snapshot)
         except DeposedError as error:
             log.warning("snapshot not published: another crawler leads", reason=str(error))
         except (RedisError, OSError) as error:
             log.warning("snapshot not published: redis is away or full", error=str(error))
+        tracing.current().set({"petals.servers": snapshot.num_servers, "petals.models": len(snapshot.models)})
         log.info(
             "crawled",
             seconds=round(snapshot.update_duration, 2),
@@ -225,6 +230,7 @@ class CrawlLoop:
             bootstrap_peers={peer.peer_id: peer.error for peer in peers if peer.error},
         )
         self._metrics.failed()
+        tracing.current().fail(reason)
         # A fresh guide next time: it may itself be what failed.
         await self._drop_guide()
         await self._report(

@@ -88,7 +88,7 @@ class CrawlerMetrics:
             self._crawls.labels(outcome)
         for outcome in ("answered", "unanswered"):
             self._lookups.labels(outcome)
-        for outcome in ("delivered", "failed"):
+        for outcome in ("delivered", "failed", "given_up"):
             self.notices.labels(outcome)
         for phase in PHASES:
             self._phase.labels(phase)

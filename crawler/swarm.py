@@ -17,6 +17,7 @@ from crawler.model_index import first_that_fit, reached, served_before, served_f
 from crawler.reading import RecordReader
 from crawler.records import RefusedError, ServerRecord, check_block, clean_text, read_model
 from crawler.redial import RedialSchedule, Silence
+from shared import tracing
 from shared.p2p.dial import classify, dial
 from shared.p2p.node import any_true
 from shared.p2p.petals_wire import MODEL_INDEX_KEY, block_key
@@ -160,6 +161,7 @@ class Crawl:
     def _ended(self, phase: str) -> None:
         now = time.monotonic()
         self._phases[phase], self._phase_began = now - self._phase_began, now
+        tracing.current().stages({phase: self._phases[phase]})
 
     async def _join(self) -> tuple[BootstrapPeer, ...]:
         errors = await self.guide.join(self.bootstrap_peers, self.dial_timeout)

@@ -80,6 +80,18 @@ def post(target: Target, body: bytes, *, secret: bytes | None, allow_private: bo
         raise DeliveryError(f"the receiver answered {status}")
 
 
+class Webhook(NamedTuple):
+    """The operator's receiver."""
+
+    target: Target
+    secret: bytes | None
+    allow_private: bool
+
+    def deliver(self, body: bytes) -> None:
+        """As `post`."""
+        post(self.target, body, secret=self.secret, allow_private=self.allow_private)
+
+
 def _connect(target: Target, *, allow_private: bool) -> socket.socket:
     address = _checked_address(target, allow_private=allow_private)
     plain = socket.create_connection((address, target.port), timeout=TIMEOUT)

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 import structlog
 
+from reachability_worker.spans import note_outcome
+from shared import tracing
 from shared.p2p.dial import dial
 from shared.p2p.node import Dialler, NodeError, SwarmNode, any_true
 from shared.reachability import Cause, DialOutcome
@@ -118,7 +120,7 @@ class Prober:
             return DialOutcome.unknown(Cause.NODE_UNFIT, error=self.unfit_reason)
         if time.monotonic() - dialler.opened_at > DIALLER_LIFETIME:
             dialler = await self._replace(dialler)
-        outcome = await dial(guide, dialler, peer_id, deadline=deadline)
+        outcome = await self._dial(guide, dialler, peer_id, deadline)
         if outcome.cause is Cause.BACKOFF:
             outcome = await self._look_afresh(guide, dialler, peer_id, deadline)
         if outcome.verdict is Verdict.REACHABLE:
@@ -142,7 +144,14 @@ class Prober:
         if seen is not None and time.monotonic() - seen[0] < RECENT_FAILURE:
             return seen[1]
         dialler = await self._replace(dialler)
-        return await dial(guide, dialler, peer_id, deadline=deadline)
+        return await self._dial(guide, dialler, peer_id, deadline)
+
+    async def _dial(self, guide: SwarmNode, dialler: Dialler, peer_id: str, deadline: float) -> DialOutcome:
+        with tracing.span("dial") as span:
+            outcome = await dial(guide, dialler, peer_id, deadline=deadline)
+            span.stages(outcome.durations)
+            note_outcome(span, outcome)
+            return outcome
 
     def _remember(self, peer_id: str, outcome: DialOutcome) -> None:
         seen = self._failures.get(peer_id)

@@ -20,7 +20,8 @@ local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 """
 
 # KEYS: queue, wip. ARGV: how many, worker's name, now as RQ writes it, seconds a start counts without renewal,
-# prefix of in-flight keys, execution id. Returns {id, packed call, milliseconds left, request id} for each job.
+# prefix of in-flight keys, execution id. Returns {id, packed call, milliseconds left, request id, traceparent} for
+# each job.
 # A job id is PEER-NONCE. An id whose job is gone has expired; one past its deadline is dropped.
 _TAKE = (
     _CLOCK
@@ -30,7 +31,7 @@ for _ = 1, tonumber(ARGV[1]) do
   local id = redis.call('LPOP', KEYS[1])
   if not id then break end
   local job = 'rq:job:' .. id
-  local fields = redis.call('HMGET', job, 'data', 'deadline_ms', 'request_id')
+  local fields = redis.call('HMGET', job, 'data', 'deadline_ms', 'request_id', 'traceparent')
   local left = (tonumber(fields[2]) or 0) - now_ms
   if fields[1] and left > 0 then
     local until_s = time[1] + tonumber(ARGV[4])
@@ -47,7 +48,7 @@ for _ = 1, tonumber(ARGV[1]) do
     if peer and redis.call('GET', ARGV[5] .. peer) == id then
       redis.call('PEXPIRE', ARGV[5] .. peer, tonumber(ARGV[4]) * 1000)
     end
-    taken[#taken + 1] = {id, fields[1], left, fields[3] or ''}
+    taken[#taken + 1] = {id, fields[1], left, fields[3] or '', fields[4] or ''}
   elseif fields[1] then
     redis.call('DEL', job)
   end

@@ -2,47 +2,31 @@
 
 RQ's own workers run one job at a time (a fork each, or in place). A check is 99% waiting, so this one takes
 jobs in batches, runs each as a task, and writes the results back in batches. To RQ it is a worker like any
-other: it registers, beats, obeys `rq suspend` and `rq worker-pool`'s signals, and its jobs stand in
-StartedJobRegistry.
-
-What is in Redis is never trusted: a job is JSON, names the one known function, and is never imported.
+other: it registers, beats, obeys `rq suspend` and `rq worker-pool`'s signals (`registration`), and its jobs stand
+in StartedJobRegistry.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import signal
 import time
-import zlib
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import structlog
 from redis.exceptions import RedisError
-from rq.serializers import JSONSerializer
-from rq.suspension import is_suspended
 from rq.utils import now as rq_now
 from rq.utils import utcformat
-from rq.worker import WorkerStatus
-from rq.worker.base import BaseWorker
 
+from reachability_worker.job import BadJobError, Check, read_check
+from reachability_worker.registration import Registration
+from reachability_worker.results import Results
 from reachability_worker.scripts import Scripts
-from shared import keys, request_id
-from shared.peer_id import BadPeerIdError, parse_peer_id
-from shared.reachability import (
-    CHECK_FUNCTION,
-    RENEWAL,
-    REPLIES_KEPT,
-    WORKER_LEASE,
-    Answer,
-    Cause,
-    DialOutcome,
-    encode_answer,
-    queue_name,
-)
-from shared.snapshot import Verdict
+from reachability_worker.spans import check_span, note_outcome
+from shared import keys
+from shared.reachability import RENEWAL, WORKER_LEASE, Cause, DialOutcome
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -56,38 +40,12 @@ WAIT_SECONDS = 1
 """How long an idle worker waits in one blocking read. Under the socket time-out, and under the lease."""
 RENEW_EVERY = 1.0
 MAINTAIN_EVERY = 2.0
-MAX_JOB_BYTES = 16 * 1024
-ANSWER_RESERVE = 0.3
-"""Seconds of a question's time that are kept to bring the answer back."""
-MAINTENANCE_INTERVAL = 10
-"""Seconds between RQ's own cleanings of its registries."""
-WORKER_TTL = 30
-"""Seconds after which RQ forgets a worker that does not beat."""
 
 log = structlog.get_logger()
 
 
-class Check(NamedTuple):
-    """A job taken: its id, the peer, and until when to look, in monotonic seconds."""
-
-    job_id: str
-    peer_id: str
-    deadline: float
-    request_id: str = ""
-
-
-class _Finished(NamedTuple):
-    check: Check
-    answer: bytes
-    reuse_ms: int
-
-
-class BadJobError(ValueError):
-    """The job is not a check."""
-
-
-class ConcurrentWorker(BaseWorker):
-    """`work()` runs until SIGTERM or SIGINT; then what is in flight is finished or handed back."""
+class ConcurrentWorker:
+    """`run` goes on until `stop`; then what is in flight is finished or handed back."""
 
     def __init__(
         self,
@@ -101,29 +59,27 @@ class ConcurrentWorker(BaseWorker):
         verdict_reuse: float,
         shutdown_grace: float,
     ) -> None:
-        super().__init__(
-            [queue_name(vantage)],
-            connection=connection,
-            serializer=JSONSerializer,
-            worker_ttl=WORKER_TTL,
-            maintenance_interval=MAINTENANCE_INTERVAL,
-            log_job_description=False,
-        )
+        self._registration = Registration(vantage, connection)
+        self._queue_key, self._wip_key = self._registration.queue_key, self._registration.wip_key
         self._vantage = vantage
         self._prober = prober
         self._redis = redis
         self._metrics = metrics
         self._checks_at_once = checks_at_once
-        self._reuse_ms = int(verdict_reuse * 1000)
         self._shutdown_grace = shutdown_grace
         self._scripts = Scripts(redis)
         self._execution = uuid4().hex
         """One execution id for the process: with the job's id it is unique, and RQ asks for no more."""
-        self._queue_key: str = self.queues[0].key
-        self._wip_key: str = self.queues[0].started_job_registry.key
+        self._results = Results(
+            self._scripts,
+            self._registration,
+            vantage=vantage,
+            execution=self._execution,
+            verdict_reuse=verdict_reuse,
+            on_written=self._written,
+        )
         self._in_flight: dict[str, asyncio.Task[None]] = {}
         self._room = asyncio.Event()
-        self._finished: asyncio.Queue[_Finished] = asyncio.Queue()
         self._stopping = asyncio.Event()
         self._suspended = False
 
@@ -137,8 +93,8 @@ class ConcurrentWorker(BaseWorker):
         Redis may go and come back meanwhile, also empty.
         """
         self._room.set()
-        await self._until_redis(asyncio.to_thread(self._register))
-        finisher = asyncio.create_task(self._write_finished())
+        await self._register()
+        finisher = asyncio.create_task(self._results.run())
         others = [asyncio.create_task(self._renew()), asyncio.create_task(self._maintain())]
         taker = asyncio.create_task(self._take())
         try:
@@ -153,7 +109,7 @@ class ConcurrentWorker(BaseWorker):
                 task.cancel()
             await asyncio.gather(taker, finisher, *others, return_exceptions=True)
             with suppress(RedisError, OSError):
-                await asyncio.to_thread(self.register_death)
+                await asyncio.to_thread(self._registration.register_death)
 
     def stop(self) -> None:
         self._stopping.set()
@@ -162,21 +118,19 @@ class ConcurrentWorker(BaseWorker):
         for name in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(name, self.stop)
 
-    def _register(self) -> None:
-        self.register_birth()  # type: ignore[no-untyped-call]
-        self.set_state(WorkerStatus.IDLE)
-
-    async def _until_redis(self, first: Any) -> None:
-        try:
-            await first
-        except (RedisError, OSError) as error:
-            log.warning("redis is away; trying again every second", error=str(error))
-            while True:
+    async def _register(self) -> None:
+        away = False
+        while True:
+            try:
+                await asyncio.to_thread(self._registration.register)
+                break
+            except (RedisError, OSError) as error:
+                if not away:
+                    log.warning("redis is away; trying again every second", error=str(error))
+                away = True
                 await asyncio.sleep(1)
-                with suppress(RedisError, OSError):
-                    await asyncio.to_thread(self._register)
-                    log.info("redis is back")
-                    return
+        if away:
+            log.info("redis is back")
 
     async def _take(self) -> None:
         away = False
@@ -194,7 +148,7 @@ class ConcurrentWorker(BaseWorker):
                     keys=[self._queue_key, self._wip_key],
                     args=[
                         min(TAKE_AT_ONCE, self._checks_at_once - self.in_flight),
-                        self.name,
+                        self._registration.name,
                         utcformat(rq_now()),
                         RENEWAL,
                         keys.inflight(self._vantage, ""),
@@ -208,21 +162,16 @@ class ConcurrentWorker(BaseWorker):
                 away = True
                 await asyncio.sleep(0.25)
                 continue
-            for job_id, packed, left_ms, asked_by in jobs:
-                self._start(job_id.decode(), packed, left_ms / 1000, asked_by)
+            for job_id, packed, left_ms, asked_by, traceparent in jobs:
+                self._start(job_id.decode(), packed, left_ms / 1000, asked_by, traceparent)
 
-    def _start(self, job_id: str, packed: bytes, seconds_left: float, asked_by: bytes = b"") -> None:
+    def _start(self, job_id: str, packed: bytes, seconds_left: float, asked_by: bytes, traceparent: bytes) -> None:
         try:
-            check = Check(
-                job_id,
-                read_job(job_id, packed),
-                time.monotonic() + seconds_left - ANSWER_RESERVE,
-                request_id.sane(asked_by.decode("latin-1")) or "",
-            )
+            check = read_check(job_id, packed, seconds_left, asked_by, traceparent)
         except BadJobError as error:
             log.warning("job refused", job_id=job_id[:64], reason=str(error))
             self._metrics.refused.inc()
-            self._finish(Check(job_id, "", 0.0), DialOutcome.unknown(Cause.OTHER, error="not a check"))
+            self._results.put(Check(job_id, "", 0.0), DialOutcome.unknown(Cause.OTHER, error="not a check"))
             return
         self._in_flight[job_id] = asyncio.create_task(self._run(check))
         if self.in_flight >= self._checks_at_once:
@@ -231,6 +180,12 @@ class ConcurrentWorker(BaseWorker):
     async def _run(self, check: Check) -> None:
         # In the task's own context: whatever is logged about this check names the request that it is for.
         structlog.contextvars.bind_contextvars(request_id=check.request_id)
+        with check_span(check, self._registration.queue_name) as span:
+            outcome = await self._look(check)
+            note_outcome(span, outcome)
+            self._results.put(check, outcome, span.traceparent)
+
+    async def _look(self, check: Check) -> DialOutcome:
         started = time.monotonic()
         try:
             outcome = await self._prober.look(check.peer_id, check.deadline)
@@ -241,40 +196,12 @@ class ConcurrentWorker(BaseWorker):
             outcome = DialOutcome.unknown(Cause.OTHER, error=repr(error)[:200])
         self._metrics.checked(outcome, time.monotonic() - started)
         log.debug("looked", peer_id=check.peer_id, verdict=outcome.verdict, stage=outcome.stage, cause=outcome.cause)
-        self._finish(check, outcome)
+        return outcome
 
-    def _finish(self, check: Check, outcome: DialOutcome) -> None:
-        reuse_ms = 0 if outcome.verdict is Verdict.UNKNOWN else self._reuse_ms
-        answer = Answer(check.peer_id, self._vantage, time.time(), outcome, check.request_id)
-        self._finished.put_nowait(_Finished(check, encode_answer(answer), reuse_ms))
-
-    async def _write_finished(self) -> None:
-        """Write results in batches: as many as came while the last batch was written."""
-        while True:
-            batch = [await self._finished.get()]
-            while not self._finished.empty() and len(batch) < TAKE_AT_ONCE:
-                batch.append(self._finished.get_nowait())
-            jobs = [item for done in batch for item in (done.check.job_id, done.answer, done.reuse_ms)]
-            while True:
-                try:
-                    await self._scripts.finish(
-                        keys=[self._wip_key, self.key, keys.REPLIES],
-                        args=[
-                            self._execution,
-                            keys.inflight(self._vantage, ""),
-                            keys.verdict(self._vantage, ""),
-                            REPLIES_KEPT,
-                            *jobs,
-                        ],
-                    )
-                    break
-                except (RedisError, OSError) as error:
-                    # The answers are kept; a caller whose time has passed meanwhile was told that nobody could look.
-                    log.warning("results not written; trying again", error=str(error), results=len(batch))
-                    await asyncio.sleep(0.25)
-            for done in batch:
-                self._in_flight.pop(done.check.job_id, None)
-            self._room.set()
+    def _written(self, checks: list[Check]) -> None:
+        for check in checks:
+            self._in_flight.pop(check.job_id, None)
+        self._room.set()
 
     async def _renew(self) -> None:
         while True:
@@ -291,8 +218,8 @@ class ConcurrentWorker(BaseWorker):
         renewed: list[int] = await self._scripts.renew(
             keys=[self._wip_key, keys.VANTAGES, keys.workers(self._vantage), self._queue_key],
             args=[
-                self.name, self._vantage, lease, keys.inflight(self._vantage, ""), RENEWAL, self._execution,
-                *self._in_flight,
+                self._registration.name, self._vantage, lease, keys.inflight(self._vantage, ""), RENEWAL,
+                self._execution, *self._in_flight,
             ],
         )  # fmt: skip
         return renewed
@@ -305,18 +232,8 @@ class ConcurrentWorker(BaseWorker):
                 lost = await self._scripts.reconcile(keys=[self._wip_key])
                 if lost:
                     log.warning("dropped checks that a lost worker had started", checks=lost)
-                await asyncio.to_thread(self._beat)
+                self._suspended = await asyncio.to_thread(self._registration.beat, busy=bool(self._in_flight))
             await asyncio.sleep(MAINTAIN_EVERY)
-
-    def _beat(self) -> None:
-        if not self.connection.hexists(self.key, "birth"):  # a Redis that came back empty
-            self.connection.delete(self.key)
-            self.register_birth()  # type: ignore[no-untyped-call]
-        self.heartbeat()
-        self.set_state(WorkerStatus.BUSY if self._in_flight else WorkerStatus.IDLE)
-        self._suspended = bool(is_suspended(self.connection, self))
-        if self.should_run_maintenance_tasks:
-            self.clean_registries()  # type: ignore[no-untyped-call]
 
     async def _drain(self) -> None:
         """Give the checks in flight their grace, then put the rest back for the next worker."""
@@ -333,23 +250,3 @@ class ConcurrentWorker(BaseWorker):
             if not self._in_flight:
                 break
             await asyncio.sleep(0.05)
-
-
-def read_job(job_id: str, packed: bytes) -> str:
-    """Return the peer id that a job asks about. Raises `BadJobError` for everything that is not a check."""
-    try:
-        unpacked = zlib.decompressobj().decompress(packed, MAX_JOB_BYTES)
-        function, instance, args, kwargs = json.loads(unpacked)
-    except (zlib.error, ValueError, TypeError, RecursionError) as error:
-        raise BadJobError("not RQ's JSON") from error
-    if function != CHECK_FUNCTION or instance is not None or kwargs:
-        raise BadJobError("not a call of the known function")
-    if not isinstance(args, list) or len(args) != 1 or not isinstance(args[0], str):
-        raise BadJobError("not one peer id")
-    try:
-        peer_id = parse_peer_id(args[0])
-    except BadPeerIdError as error:
-        raise BadJobError(str(error)) from error
-    if job_id.rpartition("-")[0] != peer_id:
-        raise BadJobError("the job's id names another peer")
-    return peer_id

@@ -25,6 +25,8 @@
 | rq:job:P-NONCE                | hash       | api; RQ's job; expires soon after its deadline                         |
 | rq:queue:reachability-V       | list       | api; RQ's queue of job ids                                             |
 | rq:wip:reachability-V         | sorted set | workers; RQ's StartedJobRegistry                                       |
+| rq:queue:incident-notices     | list       | leading crawler; notices for the webhook, rq:job:notice-… with them    |
+| rq:scheduled:incident-notices | sorted set | leading crawler; when a notice is tried again, a day at most           |
 """
 
 SNAPSHOTS = "petals:snapshots"

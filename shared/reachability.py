@@ -196,6 +196,8 @@ class Answer(msgspec.Struct, frozen=True):
     outcome: DialOutcome
     request_id: str = ""
     """Whose request the worker looked for; a verdict that is used again keeps its first one."""
+    traceparent: str = ""
+    """The look's span, where looks are traced: requests that share it link to it."""
 
 
 _answer_encoder = msgspec.json.Encoder()

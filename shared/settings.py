@@ -41,6 +41,12 @@ class Settings(BaseSettings):
         "auto", description="`auto` writes for people on a terminal and JSON elsewhere."
     )
 
+    otel_exporter_otlp_endpoint: str | None = Field(
+        None,
+        description="http(s) address of an OpenTelemetry collector (OTLP/HTTP) that takes traces; none: nothing is "
+        "traced. Needs the extra [tracing]; OpenTelemetry's other OTEL_… variables hold too.",
+    )
+
     @field_validator("redis_url")
     @classmethod
     def _is_redis_url(cls, value: str) -> str:
@@ -52,6 +58,13 @@ class Settings(BaseSettings):
         if scheme not in ("redis", "rediss"):
             raise ValueError("expected redis://, rediss://, unix:// or sentinel://")
         RedisDsn(value)
+        return value
+
+    @field_validator("otel_exporter_otlp_endpoint")
+    @classmethod
+    def _is_http(cls, value: str | None) -> str | None:
+        if value is not None and (urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).hostname):
+            raise ValueError("expected http://HOST:PORT or https://HOST:PORT")
         return value
 
     @field_validator("*", mode="before")

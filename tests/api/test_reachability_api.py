@@ -4,38 +4,16 @@ import asyncio
 import subprocess
 import sys
 import time
-from contextlib import asynccontextmanager
 
 import httpx
 import pytest
 import redis as sync_redis
 
-from reachability_worker.metrics import WorkerMetrics
-from reachability_worker.worker import ConcurrentWorker
 from shared import keys
 from shared.reachability import Cause, DialOutcome
-from shared.redis_client import connect
 from tests.api.serving import serve
 from tests.fakes import REACHED, REFUSED, FakeProber, peer_id
-
-
-@asynccontextmanager
-async def worker_on(url, prober, vantage="default", checks_at_once=2000):
-    redis, connection = connect(url, "worker"), sync_redis.Redis.from_url(url)
-    worker = ConcurrentWorker(
-        vantage, prober, connection=connection, redis=redis, metrics=WorkerMetrics(),
-        checks_at_once=checks_at_once, verdict_reuse=2.0, shutdown_grace=0.0,
-    )  # fmt: skip
-    running = asyncio.create_task(worker.run())
-    while not connection.zcard(keys.workers(vantage)):
-        await asyncio.sleep(0.02)
-    try:
-        yield worker
-    finally:
-        worker.stop()
-        await asyncio.wait_for(running, 10)
-        await redis.aclose()
-        connection.close()
+from tests.reachability_worker.simulated_worker import worker_on
 
 
 @pytest.fixture
@@ -138,7 +116,10 @@ async def test_a_fresh_check_looks_again_and_others_reuse(redis_url, client):
 
 async def test_two_vantage_points_decide_by_the_quorum_rule(redis_url, client):
     """Reachable if anyone reached it; the disagreement is shown; one can be asked alone."""
-    async with worker_on(redis_url, FakeProber(REFUSED), "east"), worker_on(redis_url, FakeProber(REACHED), "west"):
+    async with (
+        worker_on(redis_url, FakeProber(REFUSED), vantage="east"),
+        worker_on(redis_url, FakeProber(REACHED), vantage="west"),
+    ):
         both = (await ask(client, peer_id(1))).json()
         east = (await ask(client, peer_id(1), vantage="east")).json()
         nowhere = await ask(client, peer_id(1), vantage="north")

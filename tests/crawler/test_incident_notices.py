@@ -7,18 +7,24 @@ import json
 import socket
 import threading
 import time
+from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+import redis as sync_redis
+from rq import Queue
+from rq.serializers import JSONSerializer
 
 from crawler import webhook
 from crawler.history import HistoryWriter
 from crawler.incident_notices import IncidentNotices
 from crawler.leader import Leadership
-from crawler.metrics import CrawlerMetrics
+from crawler.notice_queue import BACKOFF, NoticeQueue
 from crawler.settings import CrawlerSettings
-from crawler.webhook import DeliveryError, parse_target, post
+from crawler.webhook import DeliveryError, Webhook, parse_target, post
+from deploy.simulated_server import Announcement, Model
 from tests.fakes import model, server, snapshot
+from tests.reliability.parts import Part, until
 
 SECRET = b"a secret"
 
@@ -65,11 +71,12 @@ def receiver():
 class Monitor:
     """A leading crawler, as far as incidents are concerned: each crawl is a minute after the last."""
 
-    def __init__(self, redis, receiver, **more):
-        self.redis, self.leadership, self.metrics = redis, Leadership(redis, "one"), CrawlerMetrics()
+    def __init__(self, redis, connection, receiver, *, official_only=True):
+        self.redis, self.leadership, self.outcomes = redis, Leadership(redis, "one"), Counter()
         self.writer, self.at = HistoryWriter(redis), time.time() + 1
-        options = {"secret": SECRET, "allow_private": True, "official_only": True, **more}
-        self.notices = IncidentNotices(redis, self.leadership, self.metrics, parse_target(receiver.url), **options)
+        webhook = Webhook(parse_target(receiver.url), SECRET, allow_private=True)
+        self.queue = NoticeQueue(connection, webhook.deliver, lambda outcome: self.outcomes.update([outcome]))
+        self.notices = IncidentNotices(redis, self.leadership, self.queue, official_only=official_only)
 
     async def crawl(self, *healthy, official=True):
         await self.leadership.hold()
@@ -79,13 +86,17 @@ class Monitor:
             made = snapshot(model("Beluga-hf", 8, servers, official=official), taken_at=self.at)
             await self.writer.append(made, self.leadership.lease)
 
-    def count(self, outcome):
-        return self.metrics.registry.get_sample_value("petals_crawler_incident_notices_total", {"outcome": outcome})
+
+@pytest.fixture
+def connection(redis_url):
+    made = sync_redis.Redis.from_url(redis_url)
+    yield made
+    made.close()
 
 
-async def test_opening_and_end_are_told_once_each_and_signed(redis, receiver):
+async def test_opening_and_end_are_told_once_each_and_signed(redis, connection, receiver):
     """Whoever knows the secret can prove the sender, the time and the content."""
-    monitor = Monitor(redis, receiver)
+    monitor = Monitor(redis, connection, receiver)
     await monitor.notices.tell()
     await monitor.crawl(True, False, False)
     await monitor.notices.tell()
@@ -93,7 +104,7 @@ async def test_opening_and_end_are_told_once_each_and_signed(redis, receiver):
     assert receiver.events == [("incident.opened", "Beluga-hf")]
     await monitor.crawl(False, True, True)
     await monitor.notices.tell()
-    again = Monitor(redis, receiver)  # a restart, or another leader
+    again = Monitor(redis, connection, receiver)  # a restart, or another leader
     await again.notices.tell()
     assert receiver.events == [("incident.opened", "Beluga-hf"), ("incident.closed", "Beluga-hf")]
     headers, body = receiver.received[1]
@@ -105,26 +116,108 @@ async def test_opening_and_end_are_told_once_each_and_signed(redis, receiver):
     assert document["incident"]["outcome"] == "recovered"
 
 
-async def test_a_receiver_that_fails_is_tried_again(redis, receiver, monkeypatch):
-    """With growing pauses, until it takes the notice: an outage of the receiver loses nothing."""
-    monkeypatch.setattr("crawler.incident_notices.BACKOFF", (0.05, 0.1))
-    monkeypatch.setattr("crawler.incident_notices.LOOK_EVERY", 0.05)
-    monitor = Monitor(redis, receiver)
+async def test_a_receiver_that_fails_is_tried_again(redis, connection, receiver, monkeypatch):
+    """With pauses, until it takes the notice: an outage of the receiver loses nothing, and the order stays."""
+    monkeypatch.setattr("crawler.notice_queue.BACKOFF", (1, 1, 1))
+    monkeypatch.setattr("crawler.incident_notices.LOOK_EVERY", 0.1)
+    monitor = Monitor(redis, connection, receiver)
     await monitor.notices.tell()
     await monitor.crawl(True, False, False, True, True)
     receiver.answers = [503, 429, 302]
     running = asyncio.create_task(monitor.notices.run())
-    async with asyncio.timeout(10):
-        while len(receiver.received) < 2:
+    async with asyncio.timeout(20):
+        while monitor.outcomes["delivered"] < 2:
             await asyncio.sleep(0.05)
     running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
     assert receiver.events == [("incident.opened", "Beluga-hf"), ("incident.closed", "Beluga-hf")]
-    assert (monitor.count("failed"), monitor.count("delivered")) == (3, 2)
+    assert monitor.outcomes == {"failed": 3, "delivered": 2}
+    assert not connection.keys("rq:job:*")
+    assert not connection.exists("rq:scheduler-lock:incident-notices")
 
 
-async def test_the_past_and_strangers_models_are_not_told(redis, receiver):
+def test_the_pauses_grow_to_an_hour_and_last_a_day():
+    """Neither a storm on a receiver that is starting, nor a notice that comes when nobody remembers why."""
+    assert list(BACKOFF) == sorted(BACKOFF)
+    assert BACKOFF[0] == 5
+    assert 86400 < sum(BACKOFF) < 1.1 * 86400
+
+
+async def test_a_notice_waits_in_rq_until_it_is_due(redis, connection, receiver):
+    """Its books are RQ's: the job stands in ScheduledJobRegistry, at the time of the next attempt."""
+    monitor = Monitor(redis, connection, receiver)
+    await monitor.notices.tell()
+    await monitor.crawl(True, False, False)
+    receiver.answers = [503]
+    before = time.time()
+    await monitor.notices.tell()
+    await monitor.notices.tell()
+    queue = Queue("incident-notices", connection=connection)
+    (waiting,) = queue.scheduled_job_registry.get_job_ids()
+    due = queue.scheduled_job_registry.get_scheduled_time(waiting).timestamp()
+    assert 4 <= due - before <= 8
+    assert receiver.received == []
+    connection.zadd(queue.scheduled_job_registry.key, {waiting: before - 10})
+    monitor.queue.close()  # a restart, or another leader
+    await Monitor(redis, connection, receiver).notices.tell()
+    assert receiver.events == [("incident.opened", "Beluga-hf")]
+
+
+async def test_a_notice_that_nobody_takes_is_given_up_and_kept_for_the_operator(
+    redis, connection, receiver, monkeypatch
+):
+    """It stands among RQ's failed jobs, can be sent again by `rq requeue`, and does not hold back the end."""
+    monkeypatch.setattr("crawler.notice_queue.BACKOFF", (1,))
+    monitor = Monitor(redis, connection, receiver)
+    await monitor.notices.tell()
+    await monitor.crawl(True, False, False, True, True)
+    receiver.answers = [500, 500]
+    async with asyncio.timeout(15):
+        while not receiver.received:
+            await monitor.notices.tell()
+            await asyncio.sleep(0.1)
+    assert receiver.events == [("incident.closed", "Beluga-hf")]
+    assert monitor.outcomes == {"failed": 2, "given_up": 1, "delivered": 1}
+    queue = Queue("incident-notices", connection=connection, serializer=JSONSerializer)
+    (given_up,) = queue.failed_job_registry.get_job_ids()
+    queue.failed_job_registry.requeue(given_up)
+    await monitor.notices.tell()
+    assert receiver.events[1:] == [("incident.opened", "Beluga-hf")]
+
+
+async def test_a_delivery_whose_crawler_was_lost_is_tried_again(redis, connection, receiver):
+    """A crawler that is killed while it tells loses nothing."""
+    monitor = Monitor(redis, connection, receiver)
+    await monitor.notices.tell()
+    await monitor.crawl(True, False, False)
+    receiver.answers = [503]
+    await monitor.notices.tell()
+    registry = Queue("incident-notices", connection=connection).scheduled_job_registry
+    (job,) = registry.get_job_ids()
+    connection.zrem(registry.key, job)  # as it stands when the crawler dies in the middle of the delivery
+    connection.hset(f"rq:job:{job}", "status", "started")
+    connection.zadd("rq:wip:incident-notices", {f"{job}:gone": time.time() - 1})
+    monitor.queue.close()
+    again = Monitor(redis, connection, receiver)
+    await again.notices.tell()
+    assert registry.get_job_ids() == [job]
+
+
+async def test_what_stands_in_redis_is_neither_run_nor_sent(redis, connection, receiver):
+    """Another function, another address, no notice at all: nothing of it happens."""
+    queue = Queue("incident-notices", connection=connection, serializer=JSONSerializer)
+    monitor = Monitor(redis, connection, receiver)
+    queue.enqueue("os._exit", 1, job_id="evil")
+    queue.enqueue("crawler.tell", "http://169.254.169.254/", job_id="no-notice")
+    queue.enqueue("crawler.tell", json.dumps({"id": "x"}), job_id="half-a-notice")
+    await monitor.notices.tell()
+    assert receiver.received == []
+    assert set(queue.failed_job_registry.get_job_ids()) == {"evil", "no-notice", "half-a-notice"}
+
+
+async def test_the_past_and_strangers_models_are_not_told(redis, connection, receiver):
     """What was before the webhook is on the pages; anyone can announce a model and take it away again."""
-    monitor = Monitor(redis, receiver)
+    monitor = Monitor(redis, connection, receiver)
     monitor.at = time.time() - 3600
     await monitor.crawl(True, False, False)
     await monitor.notices.tell()
@@ -133,18 +226,18 @@ async def test_the_past_and_strangers_models_are_not_told(redis, receiver):
     await monitor.crawl(True, True, False, False, official=False)
     await monitor.notices.tell()
     assert receiver.events == []
-    everyone = Monitor(redis, receiver, official_only=False)
+    everyone = Monitor(redis, connection, receiver, official_only=False)
     await everyone.notices.tell()
     assert receiver.events == [("incident.opened", "Beluga-hf")]
 
 
-async def test_only_the_leader_tells(redis, receiver, monkeypatch):
+async def test_only_the_leader_tells(redis, connection, receiver, monkeypatch):
     """Two crawlers, one notice."""
     monkeypatch.setattr("crawler.incident_notices.LOOK_EVERY", 0.05)
-    leader = Monitor(redis, receiver)
+    leader = Monitor(redis, connection, receiver)
     await leader.notices.tell()
     await leader.crawl(True, False, False)
-    standby = Monitor(redis, receiver)
+    standby = Monitor(redis, connection, receiver)
     assert not await standby.leadership.hold()
     running = asyncio.create_task(standby.notices.run())
     await asyncio.sleep(0.3)
@@ -213,3 +306,27 @@ def test_the_secret_is_not_shown():
     assert "hush" not in str(settings)
     assert "hush" not in str(settings.incident_webhook_secret)
     assert webhook.signature(b"hush", "1", b"{}").startswith("sha256=")
+
+
+@pytest.mark.swarm
+@pytest.mark.timeout(120)
+def test_a_real_crawler_tells_a_real_receiver(swarm, redis_url, receiver, tmp_path):
+    """`python -m crawler` with the settings alone: a server is killed, its model breaks, the receiver is told."""
+    whole = Announcement(Model("demo-model", 12, "https://huggingface.co/demo/model"), 0, 12)
+    live = swarm.start(whole)
+    crawler = Part(
+        ["crawler"], tmp_path / "crawler.log", REDIS_URL=redis_url, INITIAL_PEERS=",".join(swarm.initial_peers),
+        CRAWL_PERIOD="1", DIAL_TIMEOUT="1", MODELS="demo-model:12", INCIDENT_WEBHOOK_URL=receiver.url,
+        INCIDENT_WEBHOOK_SECRET=SECRET.decode(), INCIDENT_WEBHOOK_ALLOW_PRIVATE="true",
+    )  # fmt: skip
+    try:
+        until(lambda: crawler.said('"servers": 1, "unreachable": 0'), 30, "a crawl that sees the server")
+        time.sleep(6)  # the notices look every five seconds, and tell only what begins after their first look
+        swarm.close_server(live)
+        until(lambda: receiver.received, 40, "the notice")
+    finally:
+        crawler.end()
+    headers, body = receiver.received[0]
+    assert receiver.events[0] == ("incident.opened", "demo-model")
+    assert headers["X-Petals-Signature"] == webhook.signature(SECRET, headers["X-Petals-Timestamp"], body)
+    assert SECRET.decode() not in crawler.log.read_text()

@@ -31,7 +31,8 @@ SETTINGS = {"api": ApiSettings, "crawler": CrawlerSettings, "reachability_worker
 SET_BY_THE_IMAGE = {
     "API_HOST", "API_PORT", "API_METRICS_PORT", "CRAWLER_METRICS_PORT", "WORKER_METRICS_PORT", "LOG_FORMAT",
 }  # fmt: skip
-OF_THE_LAUNCHER = {"DEMO_SWARM_URL"}  # deploy/with_swarm.py reads it, no service does
+# No setting of a service: deploy/with_swarm.py and OpenTelemetry read them.
+OF_OTHERS = {"DEMO_SWARM_URL", "OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"}
 OF_OPERATORS = {"monitoring.coreos.com"}  # kinds that no schema here knows
 
 
@@ -93,7 +94,7 @@ def test_redis_has_no_way_out_and_the_api_has_none(compose):
 
 @pytest.mark.parametrize("service", SETTINGS)
 def test_compose_passes_every_setting_of_a_service_and_no_other(compose, service):
-    passed = set(compose["services"][service]["environment"]) - OF_THE_LAUNCHER
+    passed = set(compose["services"][service]["environment"]) - OF_OTHERS
     if "<<" in passed:
         pytest.fail("merge keys were not resolved")
     known = variables(SETTINGS[service]) - SET_BY_THE_IMAGE
@@ -233,7 +234,7 @@ def test_kubernetes_names_only_settings_that_exist():
     for overlay in OVERLAYS:
         for one in yaml.safe_load_all(kustomize(KUBERNETES / "overlays" / overlay)):
             if one["kind"] == "ConfigMap":
-                assert set(one["data"]) <= ALL_VARIABLES | OF_THE_LAUNCHER, overlay
+                assert set(one["data"]) <= ALL_VARIABLES | OF_OTHERS, overlay
 
 
 def test_the_keda_example_scales_what_exists():

@@ -7,20 +7,16 @@ import time
 from contextlib import asynccontextmanager, suppress
 
 import httpx
-import redis as sync_redis
 
 from crawler.leader import Leadership
 from crawler.metrics import CrawlerMetrics
 from crawler.swarm import Observation
 from deploy.embedded_redis import free_port
-from reachability_worker.metrics import WorkerMetrics
-from reachability_worker.worker import ConcurrentWorker
-from shared import keys
 from shared.reachability import Cause, DialOutcome, Stage
-from shared.redis_client import connect
 from shared.snapshot import CrawlStatus, Refusals, Verdict
 from shared.snapshot_store import SnapshotWriter
 from tests.fakes import FakeProber
+from tests.reachability_worker import simulated_worker
 
 REACHED = DialOutcome(
     Verdict.REACHABLE, Stage.ANSWERED, addresses=("/ip4/127.0.0.1/tcp/1",), rtt=0.002, relayed=False, protocol_ok=True,
@@ -31,24 +27,10 @@ REFUSED = DialOutcome(
 )
 
 
-@asynccontextmanager
-async def worker_on(redis_url, prober=None, metrics=None, *, vantage="default"):
-    """A worker in this loop, whose peers are simulated."""
-    redis, connection = connect(redis_url, "worker"), sync_redis.Redis.from_url(redis_url)
-    worker = ConcurrentWorker(
-        vantage, prober or FakeProber(REACHED), connection=connection, redis=redis, metrics=metrics or WorkerMetrics(),
-        checks_at_once=100, verdict_reuse=0.5, shutdown_grace=0.0,
-    )  # fmt: skip
-    running = asyncio.create_task(worker.run())
-    while not connection.zcard(keys.workers(vantage)):
-        await asyncio.sleep(0.02)
-    try:
-        yield worker
-    finally:
-        worker.stop()
-        await asyncio.wait_for(running, 10)
-        await redis.aclose()
-        connection.close()
+def worker_on(redis_url, prober=None, metrics=None, **more):
+    """A worker in this loop, whose peers are simulated, each stage of their checks timed."""
+    prober = prober or FakeProber(REACHED)
+    return simulated_worker.worker_on(redis_url, prober, metrics=metrics, verdict_reuse=0.5, **more)
 
 
 async def publish(redis, made, lease=None):

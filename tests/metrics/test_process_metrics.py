@@ -22,7 +22,7 @@ def read(registry: CollectorRegistry, name, **labels):
     return registry.get_sample_value(name, labels)
 
 
-async def eventually(condition, within=5.0):
+async def eventually(condition, within=15.0):
     deadline = time.monotonic() + within
     while not condition():
         assert time.monotonic() < deadline

@@ -5,7 +5,6 @@ Changed are only addresses, and times that would make the tests long.
 
 import asyncio
 import json
-import re
 import subprocess
 import threading
 import time
@@ -19,6 +18,7 @@ import pytest
 import yaml
 
 from deploy.embedded_redis import free_port
+from deploy.local_prometheus import command, write_configuration
 from reachability_worker.metrics import WorkerMetrics
 from shared.redis_client import connect
 from shared.snapshot import PeerState, Refusals
@@ -63,28 +63,15 @@ async def until(condition, within, what):
 
 @asynccontextmanager
 async def prometheus(folder, targets, *, alertmanager=None, hold=None):
-    """Run it on the shipped configuration, with other addresses and a scrape a second; `hold` replaces every `for`."""
-    config = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
-    config["global"] = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
-    for job in config["scrape_configs"]:
-        job.pop("dns_sd_configs", None)
-        job.pop("scrape_interval", None)
-        job["static_configs"] = [{"targets": [f"127.0.0.1:{targets[job['job_name']]}"]}]
-    managers = [] if alertmanager is None else [{"static_configs": [{"targets": [f"127.0.0.1:{alertmanager}"]}]}]
-    config["alerting"] = {"alertmanagers": managers}
-    rules = (FOLDER / "rules.yml").read_text()
-    if hold is not None:
-        rules = re.sub(r"(?m)^(\s+for:).*$", rf"\1 {hold}", rules)
-    (folder / "rules.yml").write_text(rules)
-    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+    """Run it on the shipped configuration, with other addresses and a scrape a second; `hold` seconds for each rule."""
+    ports = {job: [port] for job, port in targets.items()}
+    held = {} if hold is None else {"duration": lambda _: hold}
+    write_configuration(folder, ports, alertmanager=alertmanager, **held)
     port = free_port()
     async with (
-        running(
-            "prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data",
-            f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn",
-        ),
+        running(*command(folder, port)),
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}/api/v1") as client,
-    ):  # fmt: skip
+    ):
         yield client
 
 
@@ -215,7 +202,7 @@ async def test_a_snapshot_that_gets_stale_reaches_an_operator(redis_url, tmp_pat
         }  # fmt: skip
         async with (
             alertmanager(tmp_path, webhook.server_port) as manager,
-            prometheus(tmp_path, targets, alertmanager=manager, hold="1s") as client,
+            prometheus(tmp_path, targets, alertmanager=manager, hold=1) as client,
         ):
             alert = await until(delivered("firing"), 25, "the alert was not delivered")
             assert alert["annotations"]["runbook"] == "docs/runbooks.md#petalssnapshotstale"

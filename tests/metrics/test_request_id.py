@@ -1,6 +1,7 @@
 """One id from the caller's header to the worker's log line and the reply."""
 
 import asyncio
+import json
 
 import httpx
 import pytest
@@ -9,11 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import LogCapture
 
+from deploy.embedded_redis import free_port
 from shared import keys, request_id
 from shared.reachability import decode_answer
 from tests.api.serving import serve
 from tests.fakes import REACHED, FakeProber, peer_id
 from tests.metrics.simulated_monitor import worker_on
+from tests.reliability.parts import Part, get, until
 
 INSANE = ("", "abc", "x" * 65, "two words", "semi;colon", "új-azonosító", "-leading", '"quoted"')
 
@@ -97,3 +100,26 @@ async def test_a_job_with_a_hostile_id_is_checked_without_it(redis_url, redis, l
         async with worker_on(redis_url, prober):
             assert (await asking).status_code == 200
     assert next(entry for entry in logged if entry["event"] == "looking")["request_id"] == ""
+
+
+@pytest.mark.parametrize(("level", "told"), [("info", False), ("debug", True)])
+async def test_no_line_a_request_unless_debugging(redis_url, tmp_path, level, told):
+    """An api process answers requests of all kinds in silence; at the level debug, each line bears its request's id."""
+    port = free_port()
+    api = Part(["api"], tmp_path / "api.log", REDIS_URL=redis_url, API_PORT=str(port), LOG_LEVEL=level)
+    try:
+        await asyncio.to_thread(until, lambda: get(f"http://127.0.0.1:{port}/readyz")[0] == 200, 20, "the api")
+        before = api.log.read_text()
+        async with worker_on(redis_url), httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10) as http:
+            for number in range(5):
+                headers = {"X-Request-ID": f"request-{number}"}
+                answer = await http.get(f"/api/v1/is_reachable/{peer_id(number)}", headers=headers)
+                assert answer.status_code == 200
+                for path in ("/", "/check", "/metrics", "/nothing", "/api/v1/is_reachable/nonsense"):
+                    await http.get(path, headers=headers)
+        lines = [json.loads(line) for line in api.log.read_text().removeprefix(before).splitlines()]
+    finally:
+        api.end()
+    asked = [line["request_id"] for line in lines if line["event"] == "asked"]
+    assert asked == ([f"request-{number}" for number in range(5)] if told else [])
+    assert told or lines == []

@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 import zlib
-from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 import redis as sync_redis
@@ -12,30 +12,15 @@ from rq import Queue, Worker
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from reachability_worker.metrics import WorkerMetrics
-from reachability_worker.worker import BadJobError, ConcurrentWorker, read_job
+from reachability_worker.job import BadJobError, read_job
 from shared import keys
 from shared.reachability import CHECK_FUNCTION, decode_answer, queue_name
-from shared.redis_client import connect
 from shared.snapshot import Verdict
 from tests.fakes import REACHED, REFUSED, FakeProber, peer_id
+from tests.reachability_worker import simulated_worker
 
 QUEUE = queue_name("here")
-
-
-@asynccontextmanager
-async def worker_on(url, prober, **more):
-    options = {"checks_at_once": 2000, "verdict_reuse": 5.0, "shutdown_grace": 2.0, **more}
-    redis, connection = connect(url, "worker"), sync_redis.Redis.from_url(url)
-    worker = ConcurrentWorker("here", prober, connection=connection, redis=redis, metrics=WorkerMetrics(), **options)
-    running = asyncio.create_task(worker.run())
-    try:
-        yield worker
-    finally:
-        worker.stop()
-        await asyncio.wait_for(running, 10)
-        await redis.aclose()
-        connection.close()
+worker_on = partial(simulated_worker.worker_on, vantage="here", verdict_reuse=5.0, shutdown_grace=2.0)
 
 
 def enqueue(connection, peer, seconds=9.0, job_id=None):

@@ -1,0 +1,39 @@
+"""How many requests a client address has made this minute, counted for all replicas together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from shared import keys
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+WINDOW_MS = 60_000
+
+# KEYS: the client's counter. ARGV: window. Returns the count and the milliseconds until it begins anew.
+_COUNT = """
+local count = redis.call('INCR', KEYS[1])
+if count == 1 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
+return {count, redis.call('PTTL', KEYS[1])}
+"""
+
+
+class Budget(NamedTuple):
+    """What a client address has used of its requests a minute."""
+
+    used: int
+    resets_in: float
+    """Seconds."""
+
+
+class RequestRate:
+    """One a process."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._count = redis.register_script(_COUNT)
+
+    async def count(self, address: str) -> Budget:
+        """Count one request of a client. Raises `redis.RedisError`."""
+        used, resets_in_ms = await self._count(keys=[keys.rate(address)], args=[WINDOW_MS])
+        return Budget(used, max(0, resets_in_ms) / 1000)

@@ -1,0 +1,62 @@
+"""What stands in an RQ job, read as the hostile text that it is: JSON, the one known call, and never an import."""
+
+from __future__ import annotations
+
+import json
+import time
+import zlib
+from typing import NamedTuple
+
+from shared import request_id, tracing
+from shared.peer_id import BadPeerIdError, parse_peer_id
+from shared.reachability import CHECK_FUNCTION
+
+MAX_JOB_BYTES = 16 * 1024
+ANSWER_RESERVE = 0.3
+"""Seconds of a question's time that are kept to bring the answer back."""
+
+
+class BadJobError(ValueError):
+    """The job is not a check."""
+
+
+class Check(NamedTuple):
+    """A job taken: its id, the peer, and until when to look, in monotonic seconds."""
+
+    job_id: str
+    peer_id: str
+    deadline: float
+    request_id: str = ""
+    traceparent: str = ""
+    """The span that asked."""
+
+
+def read_check(job_id: str, packed: bytes, seconds_left: float, asked_by: bytes, traceparent: bytes) -> Check:
+    """Return what a job's fields say. Raises `BadJobError`; a request id or trace that is not sane is dropped."""
+    return Check(
+        job_id,
+        read_job(job_id, packed),
+        time.monotonic() + seconds_left - ANSWER_RESERVE,
+        request_id.sane(asked_by.decode("latin-1")) or "",
+        tracing.sane(traceparent.decode("latin-1")),
+    )
+
+
+def read_job(job_id: str, packed: bytes) -> str:
+    """Return the peer id that a job asks about. Raises `BadJobError` for everything that is not a check."""
+    try:
+        unpacked = zlib.decompressobj().decompress(packed, MAX_JOB_BYTES)
+        function, instance, args, kwargs = json.loads(unpacked)
+    except (zlib.error, ValueError, TypeError, RecursionError) as error:
+        raise BadJobError("not RQ's JSON") from error
+    if function != CHECK_FUNCTION or instance is not None or kwargs:
+        raise BadJobError("not a call of the known function")
+    if not isinstance(args, list) or len(args) != 1 or not isinstance(args[0], str):
+        raise BadJobError("not one peer id")
+    try:
+        peer_id = parse_peer_id(args[0])
+    except BadPeerIdError as error:
+        raise BadJobError(str(error)) from error
+    if job_id.rpartition("-")[0] != peer_id:
+        raise BadJobError("the job's id names another peer")
+    return peer_id

@@ -1,0 +1,90 @@
+"""Bring answers back: as many in one step as came while the last ones were written, and none lost to an outage."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+import structlog
+from redis.exceptions import RedisError
+
+from shared import keys
+from shared.reachability import REPLIES_KEPT, Answer, DialOutcome, encode_answer
+from shared.snapshot import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from reachability_worker.job import Check
+    from reachability_worker.registration import Registration
+    from reachability_worker.scripts import Scripts
+
+WRITTEN_AT_ONCE = 250
+TRY_AGAIN = 0.25
+"""Seconds."""
+
+log = structlog.get_logger()
+
+
+class _Finished(NamedTuple):
+    check: Check
+    answer: bytes
+    reuse_ms: int
+
+
+class Results:
+    """Answers of one worker on their way into Redis: the reply stream, the verdict to reuse, the job's end."""
+
+    def __init__(
+        self,
+        scripts: Scripts,
+        registration: Registration,
+        *,
+        vantage: str,
+        execution: str,
+        verdict_reuse: float,
+        on_written: Callable[[list[Check]], None],
+    ) -> None:
+        self._scripts = scripts
+        self._registration = registration
+        self._vantage = vantage
+        self._execution = execution
+        self._reuse_ms = int(verdict_reuse * 1000)
+        self._on_written = on_written
+        self._finished: asyncio.Queue[_Finished] = asyncio.Queue()
+
+    def put(self, check: Check, outcome: DialOutcome, traceparent: str = "") -> None:
+        """Take a check's outcome. What nobody could see is told, but not reused."""
+        reuse_ms = 0 if outcome.verdict is Verdict.UNKNOWN else self._reuse_ms
+        answer = Answer(check.peer_id, self._vantage, time.time(), outcome, check.request_id, traceparent)
+        self._finished.put_nowait(_Finished(check, encode_answer(answer), reuse_ms))
+
+    async def run(self) -> None:
+        """Write until cancelled."""
+        while True:
+            batch = [await self._finished.get()]
+            while not self._finished.empty() and len(batch) < WRITTEN_AT_ONCE:
+                batch.append(self._finished.get_nowait())
+            await self._write(batch)
+            self._on_written([done.check for done in batch])
+
+    async def _write(self, batch: list[_Finished]) -> None:
+        jobs = [item for done in batch for item in (done.check.job_id, done.answer, done.reuse_ms)]
+        while True:
+            try:
+                await self._scripts.finish(
+                    keys=[self._registration.wip_key, self._registration.key, keys.REPLIES],
+                    args=[
+                        self._execution,
+                        keys.inflight(self._vantage, ""),
+                        keys.verdict(self._vantage, ""),
+                        REPLIES_KEPT,
+                        *jobs,
+                    ],
+                )
+                break
+            except (RedisError, OSError) as error:
+                # The answers are kept; a caller whose time has passed meanwhile was told that nobody could look.
+                log.warning("results not written; trying again", error=str(error), results=len(batch))
+                await asyncio.sleep(TRY_AGAIN)
