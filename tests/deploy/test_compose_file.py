@@ -10,7 +10,7 @@ import yaml
 
 from api.settings import ApiSettings
 from crawler.settings import CrawlerSettings
-from deploy import container_engine
+from deploy import stand_ins
 from reachability_worker.settings import WorkerSettings
 from tests.deploy.tools import run, tool
 
@@ -127,6 +127,7 @@ def test_every_mounted_file_exists(compose):
 
 def test_the_proof_makes_the_base_images_that_are_used(compose):
     dockerfile = (DEPLOY / "Dockerfile").read_text()
-    assert f"PYTHON_IMAGE={container_engine.PYTHON_IMAGE}\n" in dockerfile
-    for service, image in (("redis", container_engine.REDIS_IMAGE), ("nginx", container_engine.NGINX_IMAGE)):
+    assert f"PYTHON_IMAGE={stand_ins.PYTHON_IMAGE}\n" in dockerfile
+    for service in ("redis", "nginx", "prometheus", "alertmanager"):
+        image = getattr(stand_ins, f"{service.upper()}_IMAGE")
         assert compose["services"][service]["image"].endswith(f":-{image}}}")
