@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 import ssl
 import subprocess
 from contextlib import asynccontextmanager
@@ -42,14 +43,36 @@ class Backend:
         writer.close()
 
 
+class Names(asyncio.DatagramProtocol):
+    """What Docker's DNS is in the stack: says every address of the api, whatever is asked."""
+
+    def __init__(self, addresses):
+        self.addresses = addresses
+
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def datagram_received(self, data, address):
+        question = data[12 : data.index(b"\0", 12) + 5]
+        answers = b"".join(
+            b"\xc0\x0c\0\1\0\1" + (1).to_bytes(4) + (4).to_bytes(2) + socket.inet_aton(one) for one in self.addresses
+        )
+        counts = b"\0\1" + len(self.addresses).to_bytes(2) + b"\0\0\0\0"
+        self.transport.sendto(data[:2] + b"\x81\x80" + counts + question + answers, address)
+
+
 class Site:
     def __init__(self, plain, secure, backend):
         self.plain, self.secure, self.backend = plain, secure, backend
 
 
 @asynccontextmanager
-async def nginx(folder, backend_port, ports):
-    """Run the shipped configuration on free ports and in a folder of its own; only addresses and paths differ."""
+async def nginx(folder, backend_port, *addresses):
+    """Run the shipped configuration in front of the api's addresses; only ports and paths differ."""
+    ports = free_port(), free_port()
+    names, _ = await asyncio.get_running_loop().create_datagram_endpoint(
+        lambda: Names(addresses or ("127.0.0.1",)), ("127.0.0.1", 0)
+    )
     (folder / "mime.types").write_text("types {}")
     (folder / "servers").mkdir()
     (folder / "certificates").mkdir()
@@ -58,7 +81,8 @@ async def nginx(folder, backend_port, ports):
         text = (FOLDER / name).read_text().replace("/tmp/", f"{folder}/").replace("/etc/nginx/", f"{folder}/")
         text = text.replace("listen 8080", f"listen 127.0.0.1:{ports[0]}")
         text = text.replace("listen 8443", f"listen 127.0.0.1:{ports[1]}")
-        text = text.replace("http://api:8000", f"http://127.0.0.1:{backend_port}")
+        text = text.replace("http://api:8000", f"http://api:{backend_port}")
+        text = text.replace("resolver 127.0.0.11 ", f"resolver 127.0.0.1:{names.get_extra_info('sockname')[1]} ")
         (folder / ("servers/tls.conf" if name == "tls.conf" else name)).write_text(text)
     process = subprocess.Popen(
         [tool("nginx"), "-c", str(folder / "nginx.conf"), "-g", "daemon off; master_process off;"]
@@ -79,13 +103,14 @@ async def nginx(folder, backend_port, ports):
     finally:
         process.terminate()
         process.wait(10)
+        names.close()
 
 
 @pytest.fixture
 async def site(tmp_path):
     backend = Backend()
     server = await asyncio.start_server(backend.serve, "127.0.0.1", 0)
-    async with server, nginx(tmp_path, server.sockets[0].getsockname()[1], (free_port(), free_port())) as clients:
+    async with server, nginx(tmp_path, server.sockets[0].getsockname()[1]) as clients:
         yield Site(*clients, backend)
         backend.free.set()
 
@@ -154,7 +179,7 @@ async def test_without_an_api_pages_are_kept_and_checks_are_unknown(tmp_path):
     """A check that nobody can make is a 503, never a verdict."""
     backend = Backend()
     server = await asyncio.start_server(backend.serve, "127.0.0.1", 0)
-    async with nginx(tmp_path, server.sockets[0].getsockname()[1], (free_port(), free_port())) as (plain, _):
+    async with nginx(tmp_path, server.sockets[0].getsockname()[1]) as (plain, _):
         await plain.get("/")
         server.close()
         await server.wait_closed()
@@ -163,3 +188,17 @@ async def test_without_an_api_pages_are_kept_and_checks_are_unknown(tmp_path):
     assert (page.status_code, page.headers["x-cache"]) == (200, "STALE")
     assert check.status_code == 503
     assert "Nothing was checked" in check.json()["detail"]
+
+
+async def test_replicas_that_do_not_listen_yet_fail_no_request(tmp_path):
+    """A starting container's address is known before it listens, and a stopping one's after: the others answer.
+
+    Docker's DNS names both. While many replicas are replaced, most of the addresses may lead nowhere.
+    """
+    backend = Backend()
+    addresses = [f"127.0.1.{number}" for number in range(1, 9)]
+    server = await asyncio.start_server(backend.serve, addresses[0], 0)
+    async with server, nginx(tmp_path, server.sockets[0].getsockname()[1], *addresses) as (plain, _):
+        # Few enough for the limits, and more than chance would let through.
+        answers = [await plain.get(path) for n in range(25) for path in (f"/?{n}", "/api/v1/is_reachable/x")]
+    assert {answer.status_code for answer in answers} == {200}
