@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import Counter
@@ -9,24 +10,31 @@ from typing import TYPE_CHECKING, Self
 
 import httpx
 
+from deploy.demo_swarm import HEALTHY
 from deploy.proof.failures import everything_works_again
 from deploy.proof.stack import ROOT, SCALE, Stack, expect
 
 if TYPE_CHECKING:
     from types import TracebackType
 
+SHOWN = HEALTHY.dht_prefix.removesuffix("-hf")
+"""A model of the demo swarm, as each form of the snapshot names it."""
+THREADS = 3
 LOAD_INTERVAL = 0.1
 """Seconds between requests of one thread: all together stay under nginx's limits for one address."""
 
 
 class Load:
-    """Pages and checks, from several threads, each on a new connection, none from the cache."""
+    """Checks, pages, documents and pictures, each on a new connection, none from the cache.
+
+    An answer is right when it says something: a page that knows no models is as wrong as an error.
+    """
 
     def __init__(self, stack: Stack) -> None:
-        self._page = str(stack.client.base_url)
-        self._peers = stack.peers("online")
+        self._site = str(stack.client.base_url)
+        self._peers = itertools.cycle(stack.peers("online"))
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._ask, args=(number,)) for number in range(3)]
+        self._threads = [threading.Thread(target=self._ask, args=(number,)) for number in range(THREADS)]
         self.failures: list[str] = []
         self.answers: Counter[str] = Counter()
         self.slowest: dict[str, float] = {}
@@ -43,29 +51,37 @@ class Load:
             thread.join()
 
     def _ask(self, thread: int) -> None:
-        number = 0
-        while not self._stop.is_set():
-            number += 1
-            peer_id = self._peers[(number + thread) % len(self._peers)]
-            what = "checks" if number % 4 == 0 else "pages"
-            path = f"/api/v1/is_reachable/{peer_id}" if what == "checks" else f"/?n={thread}-{number}"
+        for number in itertools.count():
+            kind, path, expected = self._next(f"{thread}-{number}", number + thread)
             started = time.monotonic()
             try:
-                answer = httpx.get(self._page + path, timeout=20)
-                fine = answer.status_code == httpx.codes.OK and (what == "pages" or answer.json()["success"] is True)
+                answer = httpx.get(self._site + path, headers={"accept": "text/html, */*"}, timeout=20)
+                fine = answer.status_code == httpx.codes.OK and expected in answer.text
                 words = f"{answer.status_code} {answer.text[:200]!r}"
             except httpx.HTTPError as error:
                 fine, words = False, repr(error)
-            took = time.monotonic() - started
-            self.answers[what] += 1
-            self.slowest[what] = max(self.slowest.get(what, 0.0), took)
+            self.answers[kind] += 1
+            self.slowest[kind] = max(self.slowest.get(kind, 0.0), time.monotonic() - started)
             if not fine:
                 self.failures.append(f"{started - self._began:.1f} s: {path}: {words}")
-            self._stop.wait(LOAD_INTERVAL)
+            if self._stop.wait(LOAD_INTERVAL):
+                return
+
+    def _next(self, name: str, turn: int) -> tuple[str, str, str]:
+        """A kind of request, its path, and what its answer must contain."""
+        match turn % 4:
+            case 0:
+                return "checks", f"/api/v1/is_reachable/{next(self._peers)}?{name}", '"success":true'
+            case 1:
+                return "pages", f"/?{name}", SHOWN
+            case 2:
+                return "documents", f"/api/v1/state?{name}", SHOWN
+            case _:
+                return "pictures", f"/swarm.txt?{name}", SHOWN
 
     def told(self) -> str:
         return ", ".join(
-            f"{count} {what} (slowest {self.slowest[what]:.2f} s)" for what, count in sorted(self.answers.items())
+            f"{count} {kind} (slowest {self.slowest[kind]:.2f} s)" for kind, count in sorted(self.answers.items())
         )
 
 
