@@ -188,8 +188,8 @@ class ConcurrentWorker(BaseWorker):
             try:
                 # Waits until the queue is not empty: moves the first id onto its own place.
                 first = await self._redis.blmove(self._queue_key, self._queue_key, WAIT_SECONDS, "LEFT", "LEFT")
-                if first is None:
-                    continue
+                if first is None or self._suspended or not self._prober.fit:
+                    continue  # it stays where it is, for another worker
                 jobs = await self._scripts.take(
                     keys=[self._queue_key, self._wip_key],
                     args=[
@@ -241,7 +241,11 @@ class ConcurrentWorker(BaseWorker):
             outcome = DialOutcome.unknown(Cause.OTHER, error=repr(error)[:200])
         self._metrics.checked(outcome, time.monotonic() - started)
         log.debug("looked", peer_id=check.peer_id, verdict=outcome.verdict, stage=outcome.stage, cause=outcome.cause)
-        self._finish(check, outcome)
+        if outcome.cause is Cause.NODE_UNFIT and not self._prober.fit and time.monotonic() < check.deadline:
+            # Not its own fault: another worker may well be able to look. Where none is, callers hear that from the api.
+            await self._hand_back([check.job_id])
+        else:
+            self._finish(check, outcome)
 
     def _finish(self, check: Check, outcome: DialOutcome) -> None:
         reuse_ms = 0 if outcome.verdict is Verdict.UNKNOWN else self._reuse_ms
@@ -324,15 +328,22 @@ class ConcurrentWorker(BaseWorker):
             await asyncio.wait(self._in_flight.values(), timeout=self._shutdown_grace)
         left = [job_id for job_id, task in self._in_flight.items() if not task.done()]
         for job_id in left:
-            self._in_flight.pop(job_id).cancel()
+            self._in_flight[job_id].cancel()
         if left:
-            log.info("handed back", checks=len(left))
-            with suppress(RedisError, OSError):
-                await self._scripts.hand_back(keys=[self._queue_key, self._wip_key], args=[self._execution, *left])
+            await self._hand_back(left)
         for _ in range(20):
             if not self._in_flight:
                 break
             await asyncio.sleep(0.05)
+
+    async def _hand_back(self, job_ids: list[str]) -> None:
+        """Put checks back, whole and in front, for the next worker that can look."""
+        log.info("handed back", checks=len(job_ids))
+        for job_id in job_ids:
+            self._in_flight.pop(job_id, None)
+        self._room.set()
+        with suppress(RedisError, OSError):
+            await self._scripts.hand_back(keys=[self._queue_key, self._wip_key], args=[self._execution, *job_ids])
 
 
 def read_job(job_id: str, packed: bytes) -> str:

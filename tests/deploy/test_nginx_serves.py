@@ -73,7 +73,7 @@ async def nginx(folder, backend_port, *addresses):
     names, _ = await asyncio.get_running_loop().create_datagram_endpoint(
         lambda: Names(addresses or ("127.0.0.1",)), ("127.0.0.1", 0)
     )
-    (folder / "mime.types").write_text("types {}")
+    (folder / "mime.types").write_text("types { text/plain txt; }")
     (folder / "servers").mkdir()
     (folder / "certificates").mkdir()
     certificate = make_certificate(folder / "certificates")
