@@ -46,15 +46,23 @@ check: $(INSTALLED)  ## Lint, types and architecture
 
 .PHONY: bench-reachability
 bench-reachability: $(INSTALLED)  ## The reachability path against SimpleWorker, bare pipelines and a bare dial
-	$(BIN)/python -m deploy.bench_reachability
+	$(BIN)/python -m deploy.bench.reachability
 
 .PHONY: bench-http
 bench-http: $(INSTALLED)  ## The api against a bare ASGI app and nginx (needs wrk)
-	$(BIN)/python -m deploy.bench_http $(ARGS)
+	$(BIN)/python -m deploy.bench.serving $(ARGS)
+
+.PHONY: benchmarks
+benchmarks: $(INSTALLED)  ## All of the bench-… targets, written into docs/benchmarks.md and the README
+	$(BIN)/python -m deploy.bench.summary $(ARGS)
+
+.PHONY: bench-crawl
+bench-crawl: $(INSTALLED)  ## The crawler against the plain way, on private swarms of 60 to 10,000 servers
+	$(BIN)/python -m deploy.bench.crawl $(ARGS)
 
 .PHONY: bench-history
 bench-history: $(INSTALLED)  ## What history costs in Redis
-	$(BIN)/python -m deploy.bench_history
+	$(BIN)/python -m deploy.bench.history
 
 .PHONY: prove-compose
 prove-compose: $(INSTALLED)  ## Prove docker-compose.yml on a real engine (root where it must start one)

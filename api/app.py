@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -26,7 +26,7 @@ from api import (
     state,
     web,
 )
-from api.bodies import BodyTable, CachedBodies
+from api.bodies import BodyTable
 from api.desk import ReachabilityDesk
 from api.history_cache import READS_AT_ONCE, HistoryCache
 from api.pages import Pages
@@ -41,17 +41,34 @@ from shared.snapshot_store import SnapshotReader
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from starlette.types import Receive, Scope, Send
+
     from api.settings import ApiSettings
 
 FIRST_LOOK = 2.0
 """Seconds that a starting replica gives Redis to show what is there, before it serves without."""
 
 
+class Monitor(Starlette):
+    """Answers what stands ready in the table before anything else is asked."""
+
+    def __init__(self, table: BodyTable, **options: Any) -> None:
+        super().__init__(**options)
+        self._table = table
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (body := self._table.answer_to(scope)) is not None:
+            await body.send(scope, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
 def create_app(settings: ApiSettings) -> Starlette:
     """Build the app. Nothing is connected before its lifespan begins; it serves without waiting for Redis."""
     table = BodyTable()
     own_metrics = metrics.ApiMetrics(table)
-    app = Starlette(
+    app = Monitor(
+        table,
         routes=[
             Route("/", web.overview),
             Route("/models/{dht_prefix:path}", web.model),
@@ -82,8 +99,6 @@ def create_app(settings: ApiSettings) -> Starlette:
             Mount("/static", StaticFiles(directory=STATIC_DIR)),
         ],
         middleware=[
-            # Ready bodies first: they need nothing of what follows.
-            Middleware(CachedBodies, table=table),
             Middleware(metrics.RequestMetrics, metrics=own_metrics),
             Middleware(RequestId),
         ],

@@ -10,19 +10,23 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from starlette.responses import Response
 
+from api.bodies import Body
+from api.headers import CORS
 from api.history_cache import HistoryAwayError
 from api.pages import text
 from api.problems import Problem
-from api.swarm import CORS
 from shared.snapshot import ModelState
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
+    from api.pages.view import View
     from api.swarm import Swarm
     from shared.snapshot import ModelReport
 
 MAX_LABEL = 40
+ROUTE = "/badge/{dht_prefix}.svg"
+SVG = "image/svg+xml"
 CACHE_SECONDS = 60
 GREEN, AMBER, RED, GREY = "#12734a", "#8a5200", "#b3261e", "#5d596f"
 """Dark enough for white letters: a contrast of 4.5 and more."""
@@ -55,19 +59,37 @@ async def badge(request: Request) -> Response:
     model = next((report for report in swarm.snapshot.models if report.dht_prefix == prefix), None)
     if model is None:
         return _response(Badge("petals", "unknown", GREY), 404)
-    label = text.cut(model.short_name, MAX_LABEL) or "petals"
+    label = _label(model)
     if given == Metric.UPTIME:
         uptime = None
         with suppress(HistoryAwayError):
             uptime = (await request.app.state.history.model(prefix)).uptimes()[UPTIME_WINDOW]
         return _response(uptime_badge(label, uptime))
-    if swarm.view().stale:
-        return _response(Badge(label, "unknown", GREY))
-    return _response(state_badge(label, model) if given == Metric.STATE else coverage_badge(label, model))
+    view = swarm.view()
+    if given == Metric.STATE:
+        return _response(state_badge(model, view))
+    return _response(Badge(label, "unknown", GREY) if view.stale else coverage_badge(label, model))
 
 
-def state_badge(label: str, model: ModelReport) -> Badge:
-    return Badge(label, str(model.state), GREEN if model.state is ModelState.HEALTHY else RED)
+def ready(view: View) -> dict[str, Body]:
+    """Return the state badges of all models by path, for the table of ready bodies."""
+    models = view.snapshot.models if view.snapshot is not None else ()
+    return {
+        f"/badge/{model.dht_prefix}.svg": Body.make(
+            draw(state_badge(model, view)).encode(), SVG, headers=_headers(CACHE_SECONDS), route=ROUTE
+        )
+        for model in models
+    }
+
+
+def state_badge(model: ModelReport, view: View) -> Badge:
+    if view.stale:
+        return Badge(_label(model), "unknown", GREY)
+    return Badge(_label(model), str(model.state), GREEN if model.state is ModelState.HEALTHY else RED)
+
+
+def _label(model: ModelReport) -> str:
+    return text.cut(model.short_name, MAX_LABEL) or "petals"
 
 
 def coverage_badge(label: str, model: ModelReport) -> Badge:
@@ -127,14 +149,14 @@ def text_width(words: str) -> int:
 
 
 def _response(badge: Badge, status: int = 200) -> Response:
-    return Response(
-        draw(badge),
-        status,
-        media_type="image/svg+xml",
-        headers={
-            **CORS,
-            "cache-control": f"public, max-age={CACHE_SECONDS if status == 200 else 5}",  # noqa: PLR2004 - OK
-            "content-security-policy": "default-src 'none'",
-            "x-content-type-options": "nosniff",
-        },
-    )
+    headers = _headers(CACHE_SECONDS if status == 200 else 5)  # noqa: PLR2004 - OK
+    return Response(draw(badge), status, media_type=SVG, headers=headers)
+
+
+def _headers(seconds: int) -> dict[str, str]:
+    return {
+        **CORS,
+        "cache-control": f"public, max-age={seconds}",
+        "content-security-policy": "default-src 'none'",
+        "x-content-type-options": "nosniff",
+    }

@@ -1,7 +1,7 @@
 """Bodies that are made once and sent many times: rendered and compressed ahead, then only copied.
 
 A `Body` holds one representation of a resource in each encoding, with its response headers ready as ASGI wants
-them. `CachedBodies` is an ASGI layer in front of the router that answers from a table of them.
+them. A `BodyTable` holds those that stand ready, by path.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import brotli
 import zstandard
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+    from starlette.types import Message, Receive, Scope, Send
 
 GZIP_LEVEL, BROTLI_QUALITY, ZSTD_LEVEL = 6, 5, 6
 MIN_COMPRESSED = 500
@@ -42,36 +42,33 @@ class Body:
     etag: str
     content: bytes
     content_type: str
+    encoded: dict[str, bytes] = field(repr=False)
+    """The content by its content coding."""
     _variants: dict[str, _Variant] = field(repr=False)
+    route: str = ""
+    """What it is counted as, where that is not its path."""
 
     @classmethod
     def make(
-        cls, content: bytes, content_type: str, *, headers: dict[str, str] | None = None, vary: str = "Accept-Encoding"
+        cls,
+        content: bytes,
+        content_type: str,
+        *,
+        headers: dict[str, str] | None = None,
+        vary: str = "Accept-Encoding",
+        old: Body | None = None,
+        route: str = "",
     ) -> Body:
+        """Compress `content`, unless `old` is of the same, and prepare its headers."""
         etag = hashlib.blake2b(content, digest_size=12).hexdigest()
-        encoded = {"identity": content}
-        if len(content) >= MIN_COMPRESSED:
-            encoded["zstd"] = zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(content)
-            encoded["br"] = brotli.compress(content, quality=BROTLI_QUALITY)
-            encoded["gzip"] = gzip.compress(content, GZIP_LEVEL, mtime=0)
-        common = {"vary": vary, **(headers or {})}
-        variants = {}
-        for encoding, data in encoded.items():
-            # A strong validator is of the bytes: each encoding has its own.
-            tag = f'"{etag}"' if encoding == "identity" else f'"{etag}-{encoding}"'
-            cacheable = [(name.encode(), value.encode()) for name, value in {**common, "etag": tag}.items()]
-            entity = [(b"content-type", content_type.encode()), (b"content-length", str(len(data)).encode())]
-            if encoding != "identity":
-                entity.append((b"content-encoding", encoding.encode()))
-            start = {"type": "http.response.start", "status": 200, "headers": [*entity, *cacheable]}
-            variants[encoding] = _Variant(
-                start=start,
-                head={"type": "http.response.body", "body": b""},
-                body={"type": "http.response.body", "body": data},
-                not_modified={"type": "http.response.start", "status": 304, "headers": cacheable},
-                etag=tag.encode(),
-            )
-        return cls(etag, content, content_type, variants)
+        encoded = old.encoded if old is not None and old.etag == etag else _encode(content)
+        variants = _prepare(encoded, etag, content_type, {"vary": vary, **(headers or {})})
+        return cls(etag, content, content_type, encoded, variants, route)
+
+    def with_headers(self, headers: dict[str, str], *, vary: str = "Accept-Encoding") -> Body:
+        """Return the same content under other headers."""
+        variants = _prepare(self.encoded, self.etag, self.content_type, {"vary": vary, **headers})
+        return Body(self.etag, self.content, self.content_type, self.encoded, variants, self.route)
 
     async def send(self, scope: Scope, send: Send) -> None:
         """Answer a GET or HEAD, in the best encoding that the client takes, with 304 where it has it already."""
@@ -92,6 +89,34 @@ class Body:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """A body is an ASGI app, and so can stand as a Starlette response."""
         await self.send(scope, send)
+
+
+def _encode(content: bytes) -> dict[str, bytes]:
+    encoded = {"identity": content}
+    if len(content) >= MIN_COMPRESSED:
+        encoded["zstd"] = zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(content)
+        encoded["br"] = brotli.compress(content, quality=BROTLI_QUALITY)
+        encoded["gzip"] = gzip.compress(content, GZIP_LEVEL, mtime=0)
+    return encoded
+
+
+def _prepare(encoded: dict[str, bytes], etag: str, content_type: str, headers: dict[str, str]) -> dict[str, _Variant]:
+    variants = {}
+    for encoding, data in encoded.items():
+        # A strong validator is of the bytes: each encoding has its own.
+        tag = f'"{etag}"' if encoding == "identity" else f'"{etag}-{encoding}"'
+        cacheable = [(name.encode(), value.encode()) for name, value in {**headers, "etag": tag}.items()]
+        entity = [(b"content-type", content_type.encode()), (b"content-length", str(len(data)).encode())]
+        if encoding != "identity":
+            entity.append((b"content-encoding", encoding.encode()))
+        variants[encoding] = _Variant(
+            start={"type": "http.response.start", "status": 200, "headers": [*entity, *cacheable]},
+            head={"type": "http.response.body", "body": b""},
+            body={"type": "http.response.body", "body": data},
+            not_modified={"type": "http.response.start", "status": 304, "headers": cacheable},
+            etag=tag.encode(),
+        )
+    return variants
 
 
 _chosen: dict[bytes, str] = {}
@@ -118,22 +143,6 @@ def _choose(accepted: bytes) -> str:
     return choice
 
 
-class CachedBodies:
-    """Answers what is in the table, hands everything else on."""
-
-    def __init__(self, app: ASGIApp, table: BodyTable) -> None:
-        self.app = app
-        self.table = table
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not scope["query_string"] and scope["method"] in ("GET", "HEAD"):
-            body = self.table.find(scope)
-            if body is not None:
-                await body.send(scope, send)
-                return
-        await self.app(scope, receive, send)
-
-
 class BodyTable:
     """Bodies by path, and a second form of some paths for clients that ask for it by its media type."""
 
@@ -141,20 +150,31 @@ class BodyTable:
         self._bodies: dict[str, Body] = {}
         self._alternatives: dict[str, tuple[bytes, Body]] = {}
         self.served = Counter[str]()
-        """Requests answered, by path. A plain count: this is the hot path."""
+        """Requests answered, by route. A plain count: this is the hot path."""
 
     def replace(self, bodies: dict[str, Body], alternatives: dict[str, tuple[bytes, Body]]) -> None:
         self._bodies, self._alternatives = bodies, alternatives
 
+    def answer_to(self, scope: Scope) -> Body | None:
+        """Return what answers a request of no more than a path; None where something else has to."""
+        if scope["query_string"] or scope["method"] not in _SAFE:
+            return None
+        return self.find(scope)
+
     def find(self, scope: Scope) -> Body | None:
+        """Return what stands under the request's path, whatever else it asks."""
         path = scope["path"]
         body = self._bodies.get(path)
+        if body is None:
+            return None
         alternative = self._alternatives.get(path)
         if alternative is not None and _asks_for(scope, alternative[0]):
             body = alternative[1]
-        if body is not None:
-            self.served[path] += 1
+        self.served[body.route or path] += 1
         return body
+
+
+_SAFE = frozenset({"GET", "HEAD"})
 
 
 def _asks_for(scope: Scope, media_type: bytes) -> bool:

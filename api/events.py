@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from starlette.responses import Response, StreamingResponse
 
+from api.headers import CORS
 from api.problems import Problem
-from api.swarm import CORS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator

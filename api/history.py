@@ -13,10 +13,10 @@ from api.documents import (
     ServerHistoryDocument,
     ServerPoint,
 )
+from api.headers import CORS
 from api.history_cache import HistoryAwayError, history_is_away
 from api.models_api import checked_peer_id, unknown
 from api.problems import Problem
-from api.swarm import CORS
 from shared.history import HOUR, Resolution
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import RedisError
 
 from api.bodies import Body
+from api.headers import CORS, JSON
 from api.problems import Problem
-from api.swarm import CORS, JSON
 from shared.history import Resolution
 
 if TYPE_CHECKING:

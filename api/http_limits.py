@@ -24,25 +24,25 @@ class BoundedHttp(HttpToolsProtocol):
 
     _head_bytes = 0
     _in_head = True
-    _head_timer: asyncio.TimerHandle | None = None
+    _head_began = 0.0
+    _watch: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._head_timer = self.loop.call_later(HEAD_WITHIN, transport.close)
+        self._head_began = self.loop.time()
+        self._watch = self.loop.call_later(HEAD_WITHIN, self._look_at_head)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_timer()
+        if self._watch is not None:
+            self._watch.cancel()
         super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._head_bytes, self._in_head = 0, True
-        if self._head_timer is None:
-            self._head_timer = self.loop.call_later(HEAD_WITHIN, self.transport.close)
+        self._head_bytes, self._in_head, self._head_began = 0, True, self.loop.time()
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        self._stop_timer()
         super().on_headers_complete()
 
     def data_received(self, data: bytes) -> None:
@@ -52,7 +52,10 @@ class BoundedHttp(HttpToolsProtocol):
             self.transport.write(_TOO_LARGE)
             self.transport.close()
 
-    def _stop_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+    def _look_at_head(self) -> None:
+        """Close the connection if its head is late, else come back; a timer for each request would cost more."""
+        left = self._head_began + HEAD_WITHIN - self.loop.time() if self._in_head else HEAD_WITHIN
+        if left <= 0:
+            self.transport.close()
+        else:
+            self._watch = self.loop.call_later(left, self._look_at_head)

@@ -12,11 +12,11 @@ import msgspec
 from starlette.responses import HTMLResponse, Response
 
 from api.documents import IncidentEntry, IncidentsDocument
+from api.headers import CORS, SECURITY_HEADERS
 from api.history_cache import FRESH_SECONDS, HistoryAwayError, history_is_away
 from api.pages import text
 from api.pages.history import events, make_event, summary
 from api.problems import Problem
-from api.swarm import CORS, SECURITY_HEADERS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -20,10 +20,10 @@ from api.documents import (
     ServerIssue,
     ServerShare,
 )
+from api.headers import CORS
 from api.pages import near_models, near_servers
 from api.problems import Problem
 from api.state import no_snapshot
-from api.swarm import CORS
 from shared.history import slowest_block
 from shared.peer_id import BadPeerIdError, parse_peer_id
 from shared.snapshot import Snapshot, Verdict

@@ -9,7 +9,7 @@ import msgspec
 
 from api import documents, state_schema
 from api.bodies import Body
-from api.swarm import CORS, JSON
+from api.headers import CORS, JSON
 
 if TYPE_CHECKING:
     from starlette.requests import Request

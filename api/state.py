@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from starlette.responses import Response
 
+from api.headers import CORS, TEXT
 from api.problems import Problem
-from api.swarm import CORS, TEXT
 from shared.text_picture import text_picture
 
 if TYPE_CHECKING:

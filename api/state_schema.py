@@ -62,6 +62,8 @@ class PeerIpInfo(Document):
 class Reachability(Document):
     verdict: Verdict
     error: str | None
+    dialled_at: float | None
+    """Where the verdict is from an earlier crawl, as a silent server's may be: when it was dialled."""
 
 
 class ServerRow(Document):

@@ -9,12 +9,12 @@ from urllib.parse import quote
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 
 from api import reachability
+from api.headers import SECURITY_HEADERS
 from api.history_cache import HistoryAwayError
 from api.pages import CheckView, near_models, near_servers
 from api.pages.history import ModelPast, model_history_html, server_history_html
 from api.problems import Problem
 from api.state import no_snapshot
-from api.swarm import SECURITY_HEADERS
 from shared.history import Resolution
 from shared.peer_id import BadPeerIdError, parse_peer_id
 from shared.text_picture import text_picture

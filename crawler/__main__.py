@@ -25,7 +25,7 @@ from crawler.settings import CrawlerSettings
 from crawler.swarm import SwarmUnavailableError
 from crawler.webhook import parse_target
 from shared import logs
-from shared.p2p.node import NodeError, SwarmNode
+from shared.p2p.node import NodeError, SwarmNode, allow_many_files
 from shared.redis_client import connect
 from shared.settings import command_line, load, settings_table
 from shared.snapshot_store import SnapshotWriter
@@ -45,6 +45,7 @@ def main() -> int:
         print(settings_table(CrawlerSettings, settings))  # noqa: T201
         return 0
     logs.configure(settings, "crawler")
+    allow_many_files()
     if arguments.once:
         return asyncio.run(_once(settings, arguments.format))
     if arguments.diagnose:

@@ -7,17 +7,19 @@ import time
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
+from crawler.models import MAX_BLOCKS
 from crawler.records import RefusedError, read_server
 from shared.p2p.petals_wire import block_key
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
+    from crawler.models import Model
     from shared.p2p.node import SwarmNode
     from shared.p2p.raw_values import SubkeyValues
 
 KEYS_A_BATCH = 16
-BATCHES_AT_ONCE = 32
+BATCHES_AT_ONCE = 8
 VALUES_PROBED = 8
 """Values under one block that are tried for a sound one."""
 
@@ -27,6 +29,24 @@ class Place(NamedTuple):
 
     dht_prefix: str
     block: int
+
+
+def spread(models: Sequence[Model]) -> list[Place]:
+    """Return all blocks of the models in an order of which every beginning samples each model evenly.
+
+    A server stands under each of its blocks: the first few of this order name most servers.
+    """
+    places = [
+        (_reversed_bits(block), number, Place(model.dht_prefix, block))
+        for number, model in enumerate(models)
+        for block in range(model.num_blocks)
+    ]
+    return [place for _, _, place in sorted(places)]
+
+
+def _reversed_bits(number: int) -> int:
+    """Return the van der Corput order: 0, 512, 256, 768, 128, … come first among the blocks of a model."""
+    return int(f"{number:0{MAX_BLOCKS.bit_length()}b}"[::-1], 2)
 
 
 class Answer(NamedTuple):
@@ -48,8 +68,14 @@ class BlockReader:
     async def read(self, places: Sequence[Place]) -> AsyncIterator[Answer]:
         """Yield each batch's answer as it comes."""
         batches = [places[start : start + KEYS_A_BATCH] for start in range(0, len(places), KEYS_A_BATCH)]
-        for answer in asyncio.as_completed([self._look_up(batch) for batch in batches]):
-            yield await answer
+        # Tasks, because as_completed would begin bare coroutines in any order.
+        tasks = [asyncio.create_task(self._look_up(batch)) for batch in batches]
+        try:
+            for answer in asyncio.as_completed(tasks):
+                yield await answer
+        finally:
+            for task in tasks:
+                task.cancel()
 
     async def served(self, places: Sequence[Place]) -> list[Place]:
         """Return those blocks for which one of the first few values is a sound record."""

@@ -14,6 +14,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from crawler.leader import RENEW_EVERY
+from crawler.redial import RedialSchedule
 from crawler.report import build_snapshot
 from crawler.swarm import Crawl, SwarmUnavailableError
 from shared.p2p.node import Dialler, NodeError, SwarmNode
@@ -40,8 +41,9 @@ async def crawl_once(
     metrics: CrawlerMetrics | None = None,
     *,
     last: Snapshot | None = None,
+    redial: RedialSchedule | None = None,
 ) -> Snapshot:
-    """One pass: observe, judge. Who was reached in the `last` snapshot is looked at first.
+    """One pass: observe, judge. Who was reached in the `last` snapshot is looked at first, whom `redial` pauses not.
 
     Raises `SwarmUnavailableError`, `NodeError`.
     """
@@ -59,6 +61,7 @@ async def crawl_once(
                 settings.dial_timeout,
                 settings.lookup_timeout,
                 last,
+                RedialSchedule() if redial is None else redial,
             ).run()
     except TimeoutError:
         raise SwarmUnavailableError(f"the crawl did not end within {MAX_CRAWL_SECONDS:g} s") from None
@@ -92,6 +95,7 @@ class CrawlLoop:
         self._history = history
         self._guide: SwarmNode | None = None
         self._last: Snapshot | None = None
+        self._redial = RedialSchedule()
         self._empty_crawls = 0
         self._leads = asyncio.Event()
 
@@ -155,7 +159,9 @@ class CrawlLoop:
         try:
             if self._guide is None:
                 self._guide = await SwarmNode.open()
-            snapshot = await crawl_once(self._settings, self._guide, self._metrics, last=self._last)
+            snapshot = await crawl_once(
+                self._settings, self._guide, self._metrics, last=self._last, redial=self._redial
+            )
             self._doubt_emptiness(snapshot)
         except (SwarmUnavailableError, NodeError) as error:
             await self._failed(error, attempted_at)

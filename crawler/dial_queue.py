@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import resource
 import time
 from typing import TYPE_CHECKING
 
@@ -12,19 +13,29 @@ if TYPE_CHECKING:
 
     from shared.reachability import DialOutcome
 
-DIALS_AT_ONCE = 512
+SETTLING_AT_ONCE = 512
+"""Dials in their first second, which is when they cost work, here and in the daemon."""
+SETTLES_WITHIN = 1.0
+"""Seconds after which a dial has answered, or waits for a silent peer and costs nothing but its place."""
+DIALS_AT_ONCE = 3_500
+"""Dials in all: under p2pd's limit (`shared.p2p.node.SWARM_DIALS_AT_ONCE`). Each takes a file or two, of those
+that the system allows."""
 
 
 class DialQueue:
-    """Begins to dial as servers are added. No dial begins that may not end by `until` (monotonic seconds)."""
+    """Begins to dial as servers are added. No dial begins that may not end by `until` (monotonic seconds).
+
+    Silent peers do not hold up the others: they wait together, for one deadline in all.
+    """
 
     def __init__(self, dial: Callable[[str], Awaitable[DialOutcome]], *, longest: float, until: float) -> None:
         self._dial = dial
         self._begin_until = until - longest
         self._waiting: list[tuple[bool, int, str]] = []
         self._added: set[str] = set()
-        self._workers = 0
+        self._starters = 0
         self._tasks: list[asyncio.Task[None]] = []
+        self._room = asyncio.Semaphore(min(DIALS_AT_ONCE, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 3))
         self.outcomes: dict[str, DialOutcome] = {}
 
     @property
@@ -38,21 +49,37 @@ class DialQueue:
             return
         self._added.add(peer_id)
         heapq.heappush(self._waiting, (not known, turn, peer_id))
-        if self._workers < DIALS_AT_ONCE:
-            self._workers += 1
-            self._tasks.append(asyncio.create_task(self._work()))
+        if self._starters < SETTLING_AT_ONCE:
+            self._starters += 1
+            self._tasks.append(asyncio.create_task(self._start_dials()))
 
-    async def _work(self) -> None:
+    async def _start_dials(self) -> None:
         try:
-            while self._waiting and time.monotonic() <= self._begin_until:
+            while True:
+                await self._room.acquire()
+                if not self._waiting or time.monotonic() > self._begin_until:
+                    self._room.release()
+                    return
                 _, _, peer_id = heapq.heappop(self._waiting)
-                self.outcomes[peer_id] = await self._dial(peer_id)
+                dial = asyncio.create_task(self._dial_one(peer_id))
+                self._tasks.append(dial)
+                await asyncio.wait({dial}, timeout=SETTLES_WITHIN)
         finally:
-            self._workers -= 1
+            self._starters -= 1
+
+    async def _dial_one(self, peer_id: str) -> None:
+        try:
+            self.outcomes[peer_id] = await self._dial(peer_id)
+        finally:
+            self._room.release()
 
     async def finish(self) -> None:
         """Wait for all that can be done in time. Nothing may be added after it."""
-        await asyncio.gather(*self._tasks)
+        done = 0
+        while done < len(self._tasks):
+            tasks = self._tasks[done:]
+            done += len(tasks)
+            await asyncio.gather(*tasks)
 
     def cancel(self) -> None:
         for task in self._tasks:

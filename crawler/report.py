@@ -118,7 +118,8 @@ def _server_report(
     peer_id: str, announced: Mapping[int, ServerRecord], model: Model, observation: Observation
 ) -> ServerReport:
     span, record = best_span(announced, model.num_blocks)
-    dial = observation.dials.get(peer_id) if record.state is PeerState.ONLINE else None
+    dial = observation.outcome(peer_id) if record.state is PeerState.ONLINE else None
+    paused = observation.paused.get(peer_id)
     state = peer_state(record.state, dial)
     return ServerReport(
         peer_id=peer_id,
@@ -129,6 +130,7 @@ def _server_report(
         throughput=record.throughput,
         verdict=dial.verdict if dial is not None else Verdict.UNKNOWN,
         error=dial.explanation if dial is not None else None,
+        dialled_at=paused.dialled_at if dial is not None and paused is not None else None,
         conflict=conflict(record, dial, observation.versions.get(peer_id)) if dial is not None else None,
         public_name=record.public_name,
         version=record.version,
@@ -160,7 +162,8 @@ def _issues(observation: Observation) -> tuple[ReachabilityIssue, ...]:
         for peer in observation.bootstrap_peers
         if peer.verdict is Verdict.UNREACHABLE
     }
-    for peer_id, dial in observation.dials.items():
+    outcomes = {peer_id: silence.outcome for peer_id, silence in observation.paused.items()} | dict(observation.dials)
+    for peer_id, dial in outcomes.items():
         if dial.verdict is Verdict.UNREACHABLE and dial.cause is not None:
             issues[peer_id] = ReachabilityIssue(peer_id, dial.explanation or message(dial.cause), advice(dial.cause))
     return tuple(issues[peer_id] for peer_id in sorted(issues))

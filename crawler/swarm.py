@@ -11,18 +11,19 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from crawler.blocks import BlockReader, Place
+from crawler.blocks import BlockReader, spread
 from crawler.dial_queue import DialQueue
 from crawler.model_index import first_that_fit, reached, served_before, served_first, standing
 from crawler.reading import RecordReader
 from crawler.records import RefusedError, ServerRecord, check_block, clean_text, read_model
+from crawler.redial import RedialSchedule, Silence
 from shared.p2p.dial import classify, dial
 from shared.p2p.node import any_true
 from shared.p2p.petals_wire import MODEL_INDEX_KEY, block_key
 from shared.snapshot import BootstrapPeer, PeerState, Refusals, Snapshot, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from crawler.models import Model
     from shared.p2p.node import Dialler, SwarmNode
@@ -74,6 +75,15 @@ class Observation:
     """Petals versions of the servers that answered, by their own word."""
     undialled: int = 0
     """Servers that say they are online and that there was no time to dial."""
+    paused: Mapping[str, Silence] = field(default_factory=dict)
+    """Servers that were silent in earlier crawls and not dialled in this one: what still stands of them."""
+
+    def outcome(self, peer_id: str) -> DialOutcome | None:
+        """Return the latest dial's outcome; None where nobody dialled."""
+        if (dial := self.dials.get(peer_id)) is not None:
+            return dial
+        silence = self.paused.get(peer_id)
+        return None if silence is None else silence.outcome
 
 
 @dataclass(slots=True)
@@ -92,8 +102,11 @@ class Crawl:
     lookup_timeout: float = 10.0
     last: Snapshot | None = None
     """What the crawl before saw: who was reached then goes first now."""
+    redial: RedialSchedule = field(default_factory=RedialSchedule)
+    """Whom not to dial yet. Learns from a crawl that ran to its end."""
     _refused: Counter[str] = field(default_factory=Counter)
     _examples: dict[str, str] = field(default_factory=dict)
+    _paused: dict[str, Silence] = field(default_factory=dict)
     _unanswered: int = 0
     _answered: int = 0
     _phases: dict[str, float] = field(default_factory=dict)
@@ -128,6 +141,7 @@ class Crawl:
         if any(outcome.verdict is not Verdict.REACHABLE for outcome in self._dials.outcomes.values()):
             await self._check_ourselves(bootstrap)
             self._ended("self_check")
+        self.redial.learn(self._dials.outcomes, self._paused)
         return Observation(
             bootstrap_peers=bootstrap,
             models=tuple(observed),
@@ -140,6 +154,7 @@ class Crawl:
             phases=dict(self._phases),
             answered_keys=self._answered,
             undialled=self._dials.left_out,
+            paused=self._paused,
         )
 
     def _ended(self, phase: str) -> None:
@@ -173,11 +188,11 @@ class Crawl:
 
     async def _observe_models(self) -> list[ObservedModel]:
         """Look at the official models and at as many of the announced ones as there is room for, in this order."""
-        official = asyncio.gather(*map(self._observe, self.official_models))
+        official = asyncio.create_task(self._observe(self.official_models))
         announced = await self._announced_models()
         before = {model.dht_prefix for model in served_before(self.last)}
         chosen = first_that_fit([model for model in announced if model.dht_prefix in before])
-        first = asyncio.gather(*map(self._observe, chosen))
+        first = asyncio.create_task(self._observe(chosen))
         others = [model for model in announced if model.dht_prefix not in before]
         if len(more := first_that_fit(others, beside=chosen)) < len(others):
             more = first_that_fit(await served_first(others, self._blocks.served), beside=chosen)
@@ -185,7 +200,7 @@ class Crawl:
         for model in announced:
             if model.dht_prefix not in seen:
                 self._refuse("too_many_models", model.dht_prefix)
-        found = [*await first, *await asyncio.gather(*map(self._observe, more))]
+        found = [*await first, *await self._observe(more)]
         return [*await official, *sorted(found, key=lambda one: standing(one.model))]
 
     async def _announced_models(self) -> list[Model]:
@@ -208,30 +223,35 @@ class Crawl:
                 self._refuse(str(error), f"{MODEL_INDEX_KEY}/{prefix}")
         return sorted(announced, key=standing)
 
-    async def _observe(self, model: Model) -> ObservedModel:
-        announcements: dict[str, dict[int, ServerRecord]] = {}
-        places = [Place(model.dht_prefix, block) for block in range(model.num_blocks)]
-        async for found, missing in self._blocks.read(places):
+    async def _observe(self, models: Sequence[Model]) -> list[ObservedModel]:
+        """Read all blocks of these models, spread over them, so that most servers are known, and dialled, early."""
+        observed = {model.dht_prefix: ObservedModel(model, {}) for model in models}
+        async for found, missing in self._blocks.read(spread(models)):
             self._answered += len(found)
             self._unanswered += missing
-            for (_, block), values in found.items():
+            for place, values in found.items():
                 for number, (subkey, packed) in enumerate(values.items()):
                     if number % ENTRIES_A_TURN == 0:
                         await asyncio.sleep(0)
-                    self._take(announcements, model, block, subkey, packed)
-        return ObservedModel(model, announcements)
+                    self._take(observed[place.dht_prefix], place.block, subkey, packed)
+        return list(observed.values())
 
-    def _take(
-        self, announcements: dict[str, dict[int, ServerRecord]], model: Model, block: int, subkey: str, packed: bytes
-    ) -> None:
+    def _take(self, observed: ObservedModel, block: int, subkey: str, packed: bytes) -> None:
+        dht_prefix, announcements = observed.model.dht_prefix, observed.announcements
         try:
-            peer_id, record = self._records.read(model.dht_prefix, subkey, packed)
+            peer_id, record = self._records.read(dht_prefix, subkey, packed)
             check_block(record, block)
         except RefusedError as error:
-            self._refuse(str(error), f"{block_key(model.dht_prefix, block)}/{subkey}")
+            self._refuse(str(error), f"{block_key(dht_prefix, block)}/{subkey}")
             return
         announcements.setdefault(peer_id, {})[block] = record
-        if record.state is PeerState.ONLINE:
+        if record.state is not PeerState.ONLINE:
+            return
+        if peer_id in self._paused:
+            return
+        if (silence := self.redial.paused(peer_id)) is not None:
+            self._paused[peer_id] = silence
+        else:
             self._dials.add(peer_id, known=peer_id in self._known, turn=len(announcements))
 
     async def _dial(self, peer_id: str) -> DialOutcome:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from reachability_worker.prober import Prober
 from reachability_worker.settings import WorkerSettings
 from reachability_worker.worker import ConcurrentWorker
 from shared import logs
+from shared.p2p.node import allow_many_files
 from shared.peer_id import BadPeerIdError, parse_peer_id
 from shared.reachability import DialOutcome, advice
 from shared.redis_client import connect, connect_sync
@@ -34,7 +34,7 @@ def main() -> int:
         print(settings_table(WorkerSettings, settings))  # noqa: T201
         return 0
     logs.configure(settings, "reachability_worker")
-    _raise_file_limit()
+    allow_many_files()
     if arguments.check is not None:
         try:
             peer_id = parse_peer_id(arguments.check)
@@ -52,12 +52,6 @@ def _parser() -> argparse.ArgumentParser:
         "--check", metavar="PEER_ID", help="look at one peer now; exit code 0 reachable, 1 unreachable, 2 unknown"
     )
     return parser
-
-
-def _raise_file_limit() -> None:
-    """A check holds a socket here and one in the daemon; many systems begin with 1024 files."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _run(settings: WorkerSettings) -> None:

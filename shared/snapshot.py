@@ -73,6 +73,9 @@ class ServerReport(msgspec.Struct, frozen=True):
     verdict: Verdict = Verdict.UNKNOWN
     error: str | None = None
     """Why the dial failed; None when it did not or was not made."""
+    dialled_at: float | None = None
+    """When the dial was made that `verdict` is from, where it was not in this crawl: a silent server's, for some
+    minutes (`crawler.redial`)."""
     conflict: str | None = None
     """What the peer itself says against its record, which anyone can write; None where nothing does."""
     public_name: str | None = None

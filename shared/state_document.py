@@ -97,7 +97,11 @@ def _server_row(server: ServerReport, pings_to_me: dict[str, float | None], show
         },
         "adapters": [{"name": name, "short_name": name.rpartition("/")[2]} for name in server.adapters],
         "pings_to_me": pings_to_me,
-        "reachability": {"verdict": str(server.verdict), "error": server.error},
+        "reachability": {
+            "verdict": str(server.verdict),
+            "error": server.error,
+            "dialled_at": server.dialled_at,
+        },
         "conflict": server.conflict,
     }
     if server.cache_tokens_left is not None:

@@ -37,6 +37,8 @@ class Share:
     facts: tuple[tuple[str, str], ...]
     adapters: tuple[text.Shown, ...]
     verdict: str
+    dialled_at: float | None
+    """Unix seconds of the dial behind the verdict, where it was made in an earlier crawl."""
     pings_to: tuple[Ping, ...]
     pings_from: tuple[Ping, ...]
 
@@ -161,6 +163,7 @@ def _share(model: ModelReport, server: ServerReport) -> Share:
         facts=tuple((name, value) for name, value in facts if value),
         adapters=tuple(text.adapter(name) for name in server.adapters[:50]),
         verdict=rows.verdict_words(server),
+        dialled_at=server.dialled_at,
         pings_to=_pings(model, server.next_pings or {}),
         pings_from=_pings(model, _pings_from(model, server.peer_id)),
     )

@@ -108,17 +108,17 @@ async def _find_node(
             async with node.stream(ask, PROTOCOL) as (reader, writer):
                 writer.write(_request(PeerID.from_base58(target).to_bytes()))
                 await writer.drain()
-                return _closer_peers(await _read_message(reader))
+                return _closer_peers(await read_message(reader))
     except (TimeoutError, P2PDaemonError, OSError, EOFError, ValueError, IndexError):
         return None
 
 
 def _request(key: bytes) -> bytes:
-    message = b"\x08" + bytes((FIND_NODE,)) + b"\x12" + _varint(len(key)) + key
-    return _varint(len(message)) + message
+    message = b"\x08" + bytes((FIND_NODE,)) + b"\x12" + varint(len(key)) + key
+    return varint(len(message)) + message
 
 
-def _varint(number: int) -> bytes:
+def varint(number: int) -> bytes:
     packed = bytearray()
     while number > 0x7F:  # noqa: PLR2004 - seven bits a byte
         packed.append(number & 0x7F | 0x80)
@@ -139,7 +139,7 @@ def _read_varint(data: bytes, place: int) -> tuple[int, int]:
             raise ValueError("varint too long")
 
 
-async def _read_message(reader: asyncio.StreamReader) -> bytes:
+async def read_message(reader: asyncio.StreamReader) -> bytes:
     length = shift = 0
     while True:
         byte = (await reader.readexactly(1))[0]
@@ -159,9 +159,9 @@ _CLOSER_PEERS, _PEER_ID, _PEER_ADDRESS = 8, 1, 2
 
 def _closer_peers(message: bytes) -> dict[str, tuple[str, ...]]:
     peers: dict[str, tuple[str, ...]] = {}
-    for field, value in _bytes_fields(message):
+    for field, value in bytes_fields(message):
         if field == _CLOSER_PEERS:
-            parts = _bytes_fields(value)
+            parts = bytes_fields(value)
             ids = [part for number, part in parts if number == _PEER_ID]
             packed = [part for number, part in parts if number == _PEER_ADDRESS]
             if ids and len(peers) < MAX_CLOSER_PEERS:
@@ -176,7 +176,7 @@ def _address(packed: bytes) -> str | None:
         return None
 
 
-def _bytes_fields(message: bytes) -> list[tuple[int, bytes]]:
+def bytes_fields(message: bytes) -> list[tuple[int, bytes]]:
     """Return a protobuf message's length-delimited fields. Raises `ValueError` or `IndexError` for other bytes."""
     fields, place = [], 0
     while place < len(message):

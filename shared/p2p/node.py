@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import time
 from collections import Counter
 from contextlib import asynccontextmanager, suppress
@@ -49,16 +50,22 @@ class NodeError(Exception):
     """The node's own daemon failed; nothing is said about any peer."""
 
 
-class _Daemon(P2P):  # type: ignore[misc]
+class Daemon(P2P):  # type: ignore[misc]
     """hivemind's wrapper of p2pd, which can also run without libp2p's own DHT."""
 
     DHT_MODE_MAPPING: ClassVar[dict[str, dict[str, int]]] = {**P2P.DHT_MODE_MAPPING, "none": {}}
 
 
+def allow_many_files() -> None:
+    """Raise this process's limit of open files: a dial holds some, and many systems begin with 1024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 async def _start_daemon(dht_mode: str) -> P2P:
     os.environ.setdefault("LIBP2P_SWARM_FD_LIMIT", str(SWARM_DIALS_AT_ONCE))  # the daemon inherits it
     try:
-        return await _Daemon.create(
+        return await Daemon.create(
             dht_mode=dht_mode, no_listen=True, auto_nat=False, nat_port_map=False, startup_timeout=DAEMON_START_TIMEOUT
         )
     except (P2PDaemonError, OSError) as error:

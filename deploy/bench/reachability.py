@@ -117,7 +117,7 @@ def _until(condition: Any, seconds: float = 30.0) -> None:
 def _running_worker(url: str, frozen_seconds: float) -> Iterator[subprocess.Popen[bytes]]:
     connection = sync_redis.Redis.from_url(url)
     connection.flushall()
-    with _process(sys.executable, "-m", "deploy.bench_reachability", "--worker", url, str(frozen_seconds)) as process:
+    with _process(sys.executable, "-m", "deploy.bench.reachability", "--worker", url, str(frozen_seconds)) as process:
         _until(lambda: connection.zcard(keys.workers(VANTAGE)))
         yield process
 
@@ -169,7 +169,7 @@ def bench_jobs(url: str) -> dict[str, float]:
     connection.flushall()
     queue = Queue("simple", connection=connection, serializer=JSONSerializer)
     for number in range(SIMPLE_JOBS):
-        queue.enqueue(f"{__package__}.bench_reachability.check_peer", peer_id(number), 0.0, result_ttl=0)
+        queue.enqueue(f"{__package__}.reachability.check_peer", peer_id(number), 0.0, result_ttl=0)
     started = time.monotonic()
     _simple_worker(url)
     simple = SIMPLE_JOBS / (time.monotonic() - started)
@@ -244,8 +244,11 @@ def bench_crowd(url: str) -> dict[str, float]:
             page = await asyncio.to_thread(_page_latency, port)
             return await asking, time.monotonic() - started, page
 
-        cpu_before = _cpu(worker.pid) + _cpu(api.pid)
+        cpu_before, redis_before = _cpu(worker.pid) + _cpu(api.pid), _redis_work(connection)
         answers, took, page_busy = asyncio.run(crowd_and_page())
+        redis_commands, redis_bytes = (
+            after - before for before, after in zip(redis_before, _redis_work(connection), strict=True)
+        )
         live = sorted(seconds for status, seconds, success in answers if success)
         result |= {
             "half_frozen_answered": sum(status == 200 for status, _, _ in answers),  # noqa: PLR2004
@@ -253,6 +256,8 @@ def bench_crowd(url: str) -> dict[str, float]:
             "half_frozen_live_p99_s": live[int(len(live) * 0.99)],
             "half_frozen_checks_per_s": CALLERS / took,
             "cpu_ms_per_check": (_cpu(worker.pid) + _cpu(api.pid) - cpu_before) * 1000 / CALLERS,
+            "redis_commands_per_check": redis_commands / CALLERS,
+            "redis_bytes_per_check": redis_bytes / CALLERS,
             "page_idle_ms": page_idle * 1000,
             "page_while_1000_hang_ms": page_busy * 1000,
             "api_rss_mb": _rss(api.pid),
@@ -274,7 +279,7 @@ def bench_crowd(url: str) -> dict[str, float]:
     queue = Queue("simple", connection=connection, serializer=JSONSerializer)
     sample = 8
     for number in range(sample):
-        queue.enqueue(f"{__package__}.bench_reachability.check_peer", peer_id(number), FROZEN_SECONDS, result_ttl=0)
+        queue.enqueue(f"{__package__}.reachability.check_peer", peer_id(number), FROZEN_SECONDS, result_ttl=0)
     started = time.monotonic()
     _simple_worker(url)
     result["simple_worker_half_frozen_per_s"] = sample / (time.monotonic() - started)
@@ -311,6 +316,13 @@ def _cpu(pid: int) -> float:
 def _rss(pid: int) -> float:
     with open(f"/proc/{pid}/statm") as statm:
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def _redis_work(connection: sync_redis.Redis) -> tuple[int, int]:
+    """Return the commands that Redis has run, those inside scripts too, and the bytes that went in and out."""
+    stats: Any = connection.info("stats")
+    traffic = stats["total_net_input_bytes"] + stats["total_net_output_bytes"]
+    return int(stats["total_commands_processed"]), int(traffic)
 
 
 def _connections(connection: sync_redis.Redis, name: str) -> int:
@@ -387,7 +399,7 @@ async def bench_silent_peers(count: int = 1_000) -> dict[str, float]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m deploy.bench_reachability", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m deploy.bench.reachability", description=__doc__)
     parser.add_argument("--worker", nargs=2, metavar=("URL", "SECONDS"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:

@@ -1,4 +1,4 @@
-"""`python -m deploy.bench_history`: what the history takes in Redis (MEMORY USAGE), and how long a crawl's entry takes.
+"""`python -m deploy.bench.history`: what the history takes in Redis (MEMORY USAGE), and how long a crawl's entry takes.
 
 Rings have their full size from the first write on, so a few crawls show what a year comes to.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import hashlib
+import json
 import subprocess
 import time
 from collections import Counter
@@ -35,7 +36,7 @@ CRAWLS = 5
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m deploy.bench_history", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m deploy.bench.history", description=__doc__)
     parser.add_argument("servers", type=int, nargs="*", default=[60, 1_000, 5_000], help="servers a swarm")
     asyncio.run(_run(parser.parse_args().servers))
     return 0
@@ -44,6 +45,7 @@ def main() -> int:
 async def _run(sizes: list[int]) -> None:
     print(f"{MODELS} models of {BLOCKS} blocks, {CRAWLS} crawls")
     kinds: list[str] = []
+    rows = []
     for number, servers in enumerate(sizes):
         usage, entry_ms, script_ms = await measure(servers)
         if number == 0:
@@ -52,6 +54,8 @@ async def _run(sizes: list[int]) -> None:
             print(f"{'servers':>8} {'total kB':>9} {'entry ms':>9} {'script ms':>9}  {heads}")
         cells = "  ".join(f"{usage[kind] / 1000:>13,.1f} kB" for kind in kinds)
         print(f"{servers:>8,} {usage.total() / 1000:>9,.1f} {entry_ms:>9.1f} {script_ms:>9.1f}  {cells}")
+        rows.append({"servers": servers, "bytes": usage.total(), "entry_ms": entry_ms, "script_ms": script_ms})
+    print(json.dumps(rows))
 
 
 async def measure(servers: int) -> tuple[Counter[str], float, float]:

@@ -1,0 +1,65 @@
+"""Bodies are made once a snapshot; what changes with time changes without making the rest again."""
+
+import dataclasses
+
+import pytest
+
+from api.pages import Pages
+from api.rendering import Renderer
+from tests import page_snapshots as made
+
+
+@pytest.fixture
+def renderer():
+    return Renderer(Pages())
+
+
+def headers_of(body):
+    return dict(body._variants["gzip"].start["headers"])
+
+
+def test_time_alone_makes_nothing_again(renderer):
+    view = made.make_view(made.swarm_of_60())
+    first = renderer.bodies(view).by_path
+    later = renderer.bodies(dataclasses.replace(view, now=view.now + 5)).by_path
+    for path in ("/", "/api/v1/state", "/swarm.txt"):
+        assert later[path].etag == first[path].etag
+        for coding in ("gzip", "br", "zstd"):
+            assert later[path].encoded[coding] is first[path].encoded[coding]
+    before, after = (
+        int(headers_of(body)[b"cache-control"].split(b"max-age=")[1].split(b",")[0])
+        for body in (first["/api/v1/state"], later["/api/v1/state"])
+    )
+    assert after == before - 5
+
+
+def test_ages_go_on(renderer):
+    view = made.make_view(made.swarm_of_60())
+    old = renderer.bodies(view).by_path["/metrics"].content
+    new = renderer.bodies(dataclasses.replace(view, now=view.now + 5)).by_path["/metrics"].content
+    differ = [line for line in zip(old.splitlines(), new.splitlines(), strict=True) if line[0] != line[1]]
+    assert [line[0].split()[0] for line in differ] == [b"petals_snapshot_age_seconds"]
+
+
+def test_openmetrics_has_one_end(renderer):
+    _, body = renderer.bodies(made.make_view(made.swarm_of_60())).alternatives["/metrics"]
+    assert body.content.count(b"# EOF") == 1
+    assert body.content.endswith(b"# EOF\n")
+
+
+def test_a_new_snapshot_makes_all_anew(renderer):
+    view = made.make_view(made.swarm_of_60())
+    first = renderer.bodies(view).by_path
+    other = made.make_snapshot([made.make_model("m", 4, [made.make_server("one", 0, 4)])])
+    second = renderer.bodies(dataclasses.replace(view, snapshot=other)).by_path
+    assert all(second[path].etag != first[path].etag for path in ("/", "/metrics", "/api/v1/state", "/swarm.txt"))
+    assert {path for path in second if path.startswith("/badge/")} == {"/badge/m.svg"}
+
+
+def test_a_stale_snapshot_leaves_the_metrics_but_not_the_state(renderer):
+    view = made.make_view(made.swarm_of_60())
+    renderer.bodies(view)
+    stale = renderer.bodies(dataclasses.replace(view, now=view.now + 10 * view.stale_after)).by_path
+    assert b"petals_servers " not in stale["/metrics"].content
+    assert b"petals_snapshot_age_seconds" in stale["/metrics"].content
+    assert stale["/api/v1/state"].content

@@ -1,0 +1,51 @@
+"""The benchmarks' figures in the documents are those that were measured, and the swarm they run on is sound."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from deploy.bench import summary
+
+
+@pytest.fixture
+def data():
+    return json.loads(summary.DATA.read_text())
+
+
+def test_the_report_is_what_the_figures_say(data):
+    assert summary.REPORT.read_text() == summary.report(data)
+    assert set(data) == set(summary.BENCHES)
+
+
+def test_the_readme_has_the_same_figures(data):
+    readme = summary.README.read_text()
+    assert summary.with_figures(readme, data) == readme
+    assert readme.count(summary.BEGIN) == readme.count(summary.END) == 1
+
+
+def test_figures_are_replaced_not_added(data):
+    text = f"before\n{summary.BEGIN}\nold\n{summary.END}\nafter\n"
+    once = summary.with_figures(text, data)
+    assert "old" not in once
+    assert once.startswith("before\n")
+    assert once.endswith("\nafter\n")
+    assert summary.with_figures(once, data) == once
+
+
+@pytest.mark.swarm
+@pytest.mark.timeout(180)
+def test_a_small_crawl_is_measured_against_the_plain_way():
+    """The whole harness, on a swarm of twenty: every live server is found, and nobody else is."""
+    done = subprocess.run(
+        [sys.executable, "-m", "deploy.bench.crawl", "--sizes", "20", "--live", "4", "--one-way", "0.005"],
+        capture_output=True, text=True, timeout=170,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(done.stdout.splitlines()[-1])
+    assert (row["servers"], row["live"]) == (20, 4)
+    assert row["crawler"]["called_unreachable"] == 0
+    assert row["crawler"]["asked"]["keys"] > 0
+    assert row["crawler"]["snapshot_bytes"] > 0
+    assert row["ratio"] > 0
