@@ -80,6 +80,10 @@ fuzz: $(INSTALLED)  ## Feed hostile records through the whole path, for FUZZ_SEC
 dashboards: $(INSTALLED)  ## Write the Grafana dashboards anew from deploy/grafana/*.py
 	$(BIN)/python -m deploy.grafana.dashboards
 
+.PHONY: screenshots
+screenshots: $(INSTALLED)  ## Take the README's screenshots anew from the demo (needs chromium)
+	$(BIN)/python -m deploy.screenshots
+
 .PHONY: check-rules
 check-rules:  ## Check and test the Prometheus rules (needs promtool)
 	cd deploy/prometheus && promtool check rules rules.yml && promtool check config prometheus.yml && promtool test rules rules_test.yml

@@ -48,6 +48,9 @@ if TYPE_CHECKING:
 
     from api.settings import ApiSettings
 
+FIRST_LOOK = 2.0
+"""Seconds that a starting replica gives Redis to show what is there, before it serves without."""
+
 
 class Monitor(Starlette):
     """Answers what stands ready in the table before anything else is asked."""
@@ -129,6 +132,8 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
         app.state.metrics.serve(settings.api_metrics_port)
     tasks = [asyncio.create_task(app.state.swarm.run()), asyncio.create_task(app.state.desk.run())]
     try:
+        # It listens after this. Beside replicas that know the swarm, one that does not yet would answer wrongly.
+        await app.state.swarm.first_look(FIRST_LOOK)
         yield
     finally:
         for task in tasks:

@@ -38,6 +38,7 @@ class Swarm:
         self.snapshot_id: str | None = None
         self.status: CrawlStatus | None = None
         self._news = asyncio.Event()
+        self._looked = asyncio.Event()
         self._rendering = asyncio.Lock()
         self._render_now()  # pages before the first snapshot: they say that there is none yet
 
@@ -67,6 +68,12 @@ class Swarm:
             tasks.create_task(self._follow())
             tasks.create_task(self._keep_fresh())
 
+    async def first_look(self, seconds: float) -> None:
+        """Wait until what is in Redis is served, but no longer than this: Redis may be away."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._looked.wait()
+
     async def changed(self) -> None:
         """Wait for the next snapshot or status."""
         await self._news.wait()
@@ -78,6 +85,7 @@ class Swarm:
             if news.status is not None:
                 self.status = news.status
             await self._render()
+            self._looked.set()
             # All that wait now are woken; later ones wait for the next.
             news_told, self._news = self._news, asyncio.Event()
             news_told.set()

@@ -23,7 +23,9 @@ MAX_CLOCK_SKEW = 3.0
 
 async def diagnose(settings: CrawlerSettings, say: Callable[[str], None]) -> bool:
     """Go through what a crawl needs, telling each finding. Return whether the swarm can be seen."""
-    say(f"{'Private' if settings.private_swarm else 'Public'} swarm, {len(settings.bootstrap_peers)} bootstrap peers:")
+    say(
+        f"{'Private' if settings.private_swarm else 'Public'} swarm. Bootstrap peers ({len(settings.bootstrap_peers)}):"
+    )
     async with await SwarmNode.open() as node:
         errors = await node.join(settings.bootstrap_peers, settings.dial_timeout)
         for peer_id, error in errors.items():

@@ -12,37 +12,19 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
-import threading
 import time
 from contextlib import suppress
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
-from urllib.parse import urlsplit
+
+from deploy.package_indexes import PackageIndexes
+from deploy.stand_ins import StandInError, make_stand_in
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 DEBIAN_PACKAGES = ("docker.io", "docker-compose", "iptables", "debootstrap")
-PYTHON_IMAGE, REDIS_IMAGE, NGINX_IMAGE = "python:3.11-slim-bookworm", "redis:7-bookworm", "nginx:1.28-bookworm"
-"""As in deploy/Dockerfile and docker-compose.yml."""
-STAND_INS: dict[str, tuple[tuple[str, ...], str]] = {
-    PYTHON_IMAGE: (
-        ("ca-certificates", "python3.11", "python3-pip"),
-        # The official image has its Python under /usr/local.
-        "for name in python python3 python3.11; do ln -s /usr/bin/python3.11 /usr/local/bin/$name; done",
-    ),
-    REDIS_IMAGE: (
-        ("redis-server",),
-        "groupmod -g 999 redis && usermod -u 999 redis && mkdir /data && chown redis:redis /data",
-    ),
-    NGINX_IMAGE: (("nginx-light",), "true"),
-}
-"""Image: the Debian packages in it, and what makes it look like the official one."""
-NOT_IN_IMAGES = ("var/cache/apt", "var/lib/apt/lists", "dev", "proc", "sys", "usr/share/doc", "usr/share/man")
 ENGINE_STARTS_WITHIN = 30.0
 
 
@@ -107,8 +89,15 @@ class Engine:
             say(f"pulled {image}")
             return
         started = time.monotonic()
-        self._make_stand_in(image)
+        try:
+            make_stand_in(image, self.docker, self.environment, self._work if self._work.exists() else None)
+        except StandInError as error:
+            raise EngineUnavailableError(str(error)) from error
         say(f"no registry: made a stand-in for {image} in {time.monotonic() - started:.0f} s")
+
+    def size(self, image: str) -> float:
+        """Return an image's size in MB (10⁶ bytes), all its layers together."""
+        return int(self.run(self.docker, "image", "inspect", "--format", "{{.Size}}", image)) / 1e6
 
     def build(self, target: str, tag: str, root: Path) -> float:
         """Build a target of deploy/Dockerfile; return the seconds that it took."""
@@ -189,89 +178,9 @@ class Engine:
             raise EngineUnavailableError("there is no compose: neither `docker compose` nor docker-compose")
         self.compose = compose
 
-    def _make_stand_in(self, image: str) -> None:
-        if os.geteuid() != 0 or shutil.which("debootstrap") is None:
-            raise EngineUnavailableError(f"{image} cannot be pulled, and a stand-in needs root and debootstrap")
-        packages, finish = STAND_INS[image]
-        with tempfile.TemporaryDirectory(dir=self._work if self._work.exists() else None) as folder:
-            root = Path(folder, "root")
-            log = Path(folder, "log")
-            with log.open("wb") as out:
-                done = subprocess.run(
-                    ["debootstrap", "--variant=minbase", f"--include={','.join(packages)}", "bookworm", str(root)],
-                    stdout=out, stderr=out, check=False,
-                )  # fmt: skip
-            if done.returncode:
-                raise EngineUnavailableError(f"debootstrap failed: {log.read_text(errors='replace')[-500:]}")
-            subprocess.run(["chroot", str(root), "sh", "-ec", finish], check=True)
-            importing = subprocess.Popen(
-                [self.docker, "import", "-", image],
-                env=self.environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
-            )  # fmt: skip
-            assert importing.stdin is not None  # noqa: S101 - it is a pipe
-            with importing.stdin as pipe, tarfile.open(fileobj=pipe, mode="w|") as archive:
-                archive.add(root, arcname=".", filter=_belongs)
-            if importing.wait():
-                raise EngineUnavailableError(f"docker import of the stand-in for {image} failed")
-
-
-def _belongs(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    path = member.name.removeprefix("./")
-    return None if any(path == top or path.startswith(f"{top}/") for top in NOT_IN_IMAGES) else member
-
 
 def _compose_command() -> list[str] | None:
     with suppress(FileNotFoundError):
         if subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode == 0:
             return ["docker", "compose"]
     return ["docker-compose"] if shutil.which("docker-compose") else None
-
-
-class PackageIndexes:
-    """pip's configuration as a build can use it: what lies in folders of this machine is served over loopback."""
-
-    def __init__(self) -> None:
-        self._servers: list[ThreadingHTTPServer] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for server in self._servers:
-            server.shutdown()
-            server.server_close()
-
-    def pip_configuration(self) -> str:
-        """Return a pip.conf for inside the build."""
-        told = subprocess.run(
-            [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True
-        )
-        settings: dict[str, list[str]] = {}
-        for line in told.stdout.splitlines():
-            name, _, value = line.partition("=")
-            option = name.rpartition(".")[2]
-            if option in ("index-url", "extra-index-url", "find-links", "trusted-host"):
-                settings.setdefault(option, []).extend(value.strip("'\"").replace("\\n", " ").split())
-        lines = ["[global]", "cert = /run/secrets/ca"]
-        for option, values in settings.items():
-            served = dict.fromkeys(self._reachable(value, option) for value in values)
-            lines += [f"{option} =", *(f"    {value}" for value in served)]
-        return "\n".join(lines) + "\n"
-
-    def _reachable(self, place: str, option: str) -> str:
-        parts = urlsplit(place)
-        if option == "trusted-host" or parts.scheme not in ("", "file"):
-            return place
-        folder = Path(parts.path)
-        # An index links to files beside itself; a folder of files is listed as it is.
-        top = folder if option == "find-links" else folder.parent
-        server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(top)))
-        self._servers.append(server)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        path = "" if option == "find-links" else f"{folder.name}/"
-        return f"http://127.0.0.1:{server.server_port}/{path}"
-
-
-class _Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
-        """One line a file of a package index is too much."""

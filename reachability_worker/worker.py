@@ -142,8 +142,8 @@ class ConcurrentWorker:
             try:
                 # Waits until the queue is not empty: moves the first id onto its own place.
                 first = await self._redis.blmove(self._queue_key, self._queue_key, WAIT_SECONDS, "LEFT", "LEFT")
-                if first is None:
-                    continue
+                if first is None or self._suspended or not self._prober.fit:
+                    continue  # it stays where it is, for another worker
                 jobs = await self._scripts.take(
                     keys=[self._queue_key, self._wip_key],
                     args=[
@@ -183,7 +183,11 @@ class ConcurrentWorker:
         with check_span(check, self._registration.queue_name) as span:
             outcome = await self._look(check)
             note_outcome(span, outcome)
-            self._results.put(check, outcome, span.traceparent)
+            if outcome.cause is Cause.NODE_UNFIT and not self._prober.fit and time.monotonic() < check.deadline:
+                # Not the peer's fault: another worker may be able to look. Where none is, the api tells the callers.
+                await self._hand_back([check.job_id])
+            else:
+                self._results.put(check, outcome, span.traceparent)
 
     async def _look(self, check: Check) -> DialOutcome:
         started = time.monotonic()
@@ -241,12 +245,19 @@ class ConcurrentWorker:
             await asyncio.wait(self._in_flight.values(), timeout=self._shutdown_grace)
         left = [job_id for job_id, task in self._in_flight.items() if not task.done()]
         for job_id in left:
-            self._in_flight.pop(job_id).cancel()
+            self._in_flight[job_id].cancel()
         if left:
-            log.info("handed back", checks=len(left))
-            with suppress(RedisError, OSError):
-                await self._scripts.hand_back(keys=[self._queue_key, self._wip_key], args=[self._execution, *left])
+            await self._hand_back(left)
         for _ in range(20):
             if not self._in_flight:
                 break
             await asyncio.sleep(0.05)
+
+    async def _hand_back(self, job_ids: list[str]) -> None:
+        """Put checks back, whole and in front, for the next worker that can look."""
+        log.info("handed back", checks=len(job_ids))
+        for job_id in job_ids:
+            self._in_flight.pop(job_id, None)
+        self._room.set()
+        with suppress(RedisError, OSError):
+            await self._scripts.hand_back(keys=[self._queue_key, self._wip_key], args=[self._execution, *job_ids])

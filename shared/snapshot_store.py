@@ -80,7 +80,7 @@ class SnapshotWriter:
 
 
 class News(NamedTuple):
-    """What a follower is given: whichever of the two is new."""
+    """What a follower is given: whichever of the two is new. Neither: Redis was asked, and has nothing new."""
 
     snapshot: Snapshot | None
     status: CrawlStatus | None
@@ -112,5 +112,5 @@ class SnapshotReader:
                 except (UnknownSchemaError, ValueError, KeyError) as error:
                     # A newer crawler during a rolling upgrade: what we have is better than an error page.
                     log.warning("published document not readable", key=entry.key, error=str(error))
-            if snapshot is not None or status is not None:
+            if snapshot is not None or status is not None or not entries:
                 yield News(snapshot, status, snapshot_id)

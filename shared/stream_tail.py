@@ -45,26 +45,30 @@ class StreamTail:
             self.cursors[key] = await self._newest_id(key) or START
 
     async def follow(self) -> AsyncIterator[list[Entry]]:
-        """Yield new entries, for ever; an empty list when Redis came back. Outages are waited out and logged."""
+        """Yield new entries, for ever. Outages are waited out and logged.
+
+        When Redis is first asked, and when it came back, what is there is yielded at once, also where that is nothing.
+        """
         log = structlog.get_logger()
         while True:
             positions: Any = dict(self.cursors)
             try:
-                streams: Any = await self._redis.xread(positions, block=BLOCK_MS)
+                streams: Any = await self._redis.xread(positions, block=BLOCK_MS if self.connected else None)
                 if not streams:
                     await self._rewind_if_anew()
+                _raise_if_cancelled()
             except (RedisError, OSError) as error:
                 if self.connected or self.last_error is None:
                     log.warning("redis is away", reading=self._about, error=str(error))
                 self.connected, self.last_error = False, str(error)
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
-            if not self.connected:
+            anew = not self.connected
+            if anew:
                 if self.last_error is not None:
                     log.info("redis is back", reading=self._about)
                     await self._rewind_quietly()
                 self.connected, self.last_error = True, None
-                yield []
             entries = [
                 Entry(key.decode(), entry_id.decode(), fields)
                 for key, rows in streams or []
@@ -72,7 +76,7 @@ class StreamTail:
             ]
             for entry in entries:
                 self.cursors[entry.key] = entry.entry_id
-            if entries:
+            if entries or anew:
                 yield entries
 
     async def _rewind_quietly(self) -> None:
@@ -95,6 +99,17 @@ class StreamTail:
             return None
         newest: bytes = info["last-generated-id"]
         return newest.decode()
+
+
+def _raise_if_cancelled() -> None:
+    """End a loop whose cancellation was swallowed.
+
+    redis-py sends through `asyncio.wait_for`, which before Python 3.12 returns normally where the cancellation comes
+    in the very moment in which it is done. A service would then never stop.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _as_numbers(entry_id: str) -> tuple[int, int]:

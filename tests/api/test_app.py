@@ -12,6 +12,8 @@ import httpx
 import pytest
 import zstandard
 
+from api.app import create_app
+from api.settings import ApiSettings
 from crawler.leader import Leadership
 from shared.redis_client import connect
 from shared.snapshot import BootstrapPeer, CrawlStatus, Location, PeerState, Verdict
@@ -278,3 +280,23 @@ def test_the_api_never_loads_torch():
     )
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True).stdout
     assert json.loads(loaded) == []
+
+
+async def test_a_new_replica_knows_the_swarm_before_it_listens(publisher, redis_url):
+    """Beside others that know it, "there is no snapshot yet" would be a wrong answer."""
+    await publisher.publish(RICH)
+    app = create_app(ApiSettings(redis_url=redis_url))
+    async with app.router.lifespan_context(app):
+        assert app.state.swarm.snapshot is not None
+        assert (
+            b"demo-model"
+            in app.state.table.find({"type": "http", "method": "GET", "path": "/api/v1/state", "headers": []}).content
+        )
+
+
+async def test_a_replica_on_an_empty_redis_serves_at_once(redis_url):
+    """It has looked, and there is nothing: it waits for no crawl."""
+    app = create_app(ApiSettings(redis_url=redis_url))
+    async with app.router.lifespan_context(app):
+        assert app.state.swarm.connected
+        assert app.state.swarm.snapshot is None

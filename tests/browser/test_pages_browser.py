@@ -22,19 +22,9 @@ from starlette.staticfiles import StaticFiles
 
 from api.pages import Pages
 from api.pages.render import STATIC_DIR
+from deploy.chromium import ARGUMENTS, CHROMIUM
 from tests import page_snapshots as made
 
-CHROMIUM = "/usr/bin/chromium"
-ARGUMENTS = [
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 CSP = (
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"

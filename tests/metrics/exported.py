@@ -1,5 +1,6 @@
 """Every metric name that any of the monitor's processes exports, read from the collectors themselves."""
 
+import os
 import shutil
 
 import promql_parser
@@ -62,8 +63,9 @@ def names_in(expression):
 
 
 def needs(program):
-    """Skip a test on a machine that lacks one of Debian's programs."""
+    """Skip a test on a machine that lacks one of Debian's programs; in CI it runs, and fails."""
     package = {"promtool": "prometheus"}.get(program, program)
     return pytest.mark.skipif(
-        shutil.which(program) is None, reason=f"{program} is not installed (apt-get install {package})"
+        shutil.which(program) is None and not os.environ.get("CI"),
+        reason=f"{program} is not installed (apt-get install {package})",
     )

@@ -136,6 +136,25 @@ async def test_an_unknown_outcome_is_told_but_not_reused(redis_url, rq_redis):
     assert not rq_redis.exists(keys.verdict("here", peer_id(1)))
 
 
+async def test_a_worker_that_turns_out_unfit_hands_its_check_to_another(redis_url, rq_redis):
+    """One worker that is cut off from the swarm costs no caller an answer that another one can give."""
+    from shared.reachability import Cause, DialOutcome
+
+    class CutOff(FakeProber):
+        async def look(self, peer, deadline):
+            self.fit = False
+            return await super().look(peer, deadline)
+
+    cut_off = CutOff(DialOutcome.unknown(Cause.NODE_UNFIT))
+    async with worker_on(redis_url, cut_off):
+        job = enqueue(rq_redis, peer_id(1))
+        await until(lambda: cut_off.looks and rq_redis.lrange(f"rq:queue:{QUEUE}", 0, -1) == [job.id.encode()])
+        async with worker_on(redis_url, FakeProber()):
+            (answer,) = await until(lambda: replies(rq_redis))
+    assert answer.outcome.verdict is Verdict.REACHABLE
+    assert cut_off.looks == [peer_id(1)]
+
+
 async def test_an_unfit_worker_gives_up_its_lease_and_takes_nothing(redis_url, rq_redis):
     """So that callers hear at once that nobody can look, and another worker gets the work."""
     prober = FakeProber()
