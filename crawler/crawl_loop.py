@@ -154,7 +154,7 @@ class CrawlLoop:
         attempted_at = time.time()
         try:
             if self._guide is None:
-                self._guide = await SwarmNode.open()
+                self._guide = await SwarmNode.open(self._settings.dial_private_addresses)
             snapshot = await crawl_once(self._settings, self._guide, self._metrics, last=self._last)
             self._doubt_emptiness(snapshot)
         except (SwarmUnavailableError, NodeError) as error:

@@ -24,7 +24,7 @@ MAX_CLOCK_SKEW = 3.0
 async def diagnose(settings: CrawlerSettings, say: Callable[[str], None]) -> bool:
     """Go through what a crawl needs, telling each finding. Return whether the swarm can be seen."""
     say(f"{'Private' if settings.private_swarm else 'Public'} swarm, {len(settings.bootstrap_peers)} bootstrap peers:")
-    async with await SwarmNode.open() as node:
+    async with await SwarmNode.open(settings.dial_private_addresses) as node:
         errors = await node.join(settings.bootstrap_peers, settings.dial_timeout)
         for peer_id, error in errors.items():
             places = ", ".join(settings.bootstrap_peers[peer_id])
