@@ -32,6 +32,8 @@ LOOK_UPS_WITHIN = 40.0
 """Seconds from a crawl's start. Keys that no time is left for did not answer."""
 DIALS_WITHIN = 60.0
 """Seconds from a crawl's start. Servers that no time is left for stay unknown."""
+MAX_CLOCK_AHEAD = 20.0
+"""Seconds. By a clock that is ahead, records look expired: servers, then all of them, would seem to have left."""
 ENTRIES_A_TURN = 100
 """Entries of one answer that are read before the dials in flight get their turn."""
 MAX_EXAMPLES = 10
@@ -115,6 +117,10 @@ class Crawl:
         """Raises `SwarmUnavailableError` where nothing can be said about the swarm."""
         self.guide.refused_subkeys.clear()
         bootstrap = await self._join()
+        if (ahead := await self.guide.clock_ahead()) > MAX_CLOCK_AHEAD:
+            raise SwarmUnavailableError(
+                f"this machine's clock is {ahead:.0f} s ahead of the bootstrap peers'", bootstrap
+            )
         self._ended("join")
         try:
             observed = await self._observe_models()

@@ -300,6 +300,11 @@ class SwarmNode(Dialler):
             return None
         return float(answer.dht_time) - (started + time.time()) / 2
 
+    async def clock_ahead(self) -> float:
+        """Return by how many seconds this machine's clock is ahead of all bootstrap peers'; 0 where it is not."""
+        skews = await asyncio.gather(*(self.clock_skew(peer_id) for peer_id in self._joined))
+        return max(0.0, min((-skew for skew in skews if skew is not None), default=0.0))
+
     async def look_up(self, keys: Collection[str], timeout: float) -> dict[str, SubkeyValues | None]:  # noqa: ASYNC109 - partial answers are kept
         """Read dictionaries, undecoded: None for a key that nobody holds; one that did not answer is missing."""
         return await self._reader.look_up(keys, timeout)

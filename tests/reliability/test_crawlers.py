@@ -89,12 +89,7 @@ def test_without_the_swarm_the_last_snapshot_stays_and_the_reason_is_shown(crawl
     until(lambda: get(url + "/api/v1/state")[0] == 200, 30, "the state")
     swarm.bootstrap.freeze()
 
-    def failed():
-        entries = published.redis.xrevrange(keys.CRAWLS, count=1)
-        status = msgspec.json.decode(entries[0][1][b"status"], type=CrawlStatus) if entries else None
-        return status is not None and status.error
-
-    reason, _ = until(failed, 20, "a failed crawl")
+    reason, _ = until(lambda: (found := status(published)) and found.error, 20, "a failed crawl")
     assert "no bootstrap peer answered" in reason
     before = published.snapshot()
     until(lambda: "no bootstrap peer answered" in get(url + "/")[1].lower(), 10, "the reason on the page")
@@ -102,6 +97,37 @@ def test_without_the_swarm_the_last_snapshot_stays_and_the_reason_is_shown(crawl
     swarm.bootstrap.thaw()
     thawed = time.time()
     until(lambda: published.newer_than(thawed), 20, "a snapshot after the swarm is back")
+
+
+def test_a_restarted_crawler_goes_on_from_what_was_published(crawler, live, published, swarm):
+    """Its own first crawls fail or find nothing: the last snapshot stays, and the status names it."""
+    first = crawler()
+    before, _ = until(published.snapshot, 30, "a snapshot")
+    first.end()
+    before = published.snapshot()
+    published.redis.delete(keys.CRAWLER_LEASE)
+    swarm.bootstrap.freeze()
+    second = crawler()
+    failed = until(lambda: (found := status(published)) and not found.ok and found, 20, "a failed crawl")[0]
+    assert failed.snapshot_taken_at == before.taken_at
+    assert published.snapshot() == before
+    # The swarm is back, and its nodes have forgotten all records: no empty swarm is published at once.
+    swarm.bootstrap.thaw()
+    for server in (swarm.bootstrap, live):
+        swarm.call(forget(server.node.protocol.storage))
+    until(lambda: "announced no server at all" in (status(published).error or ""), 20, "the doubt")
+    assert published.snapshot() == before
+    assert second.said("goes_on_from")
+
+
+async def forget(storage):
+    for key in [key for key, _ in storage.items()]:
+        del storage[key]
+
+
+def status(published):
+    entries = published.redis.xrevrange(keys.CRAWLS, count=1)
+    return msgspec.json.decode(entries[0][1][b"status"], type=CrawlStatus) if entries else None
 
 
 def published_url(published):
