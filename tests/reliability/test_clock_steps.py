@@ -1,6 +1,7 @@
 """The crawler's clock steps, on a real process (libfaketime): the page goes on, nothing is lost, no age is negative."""
 
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -34,16 +35,16 @@ class SteppingClock:
 
 @pytest.mark.skipif(LIBFAKETIME is None, reason="needs libfaketime (Debian: faketime)")
 @pytest.mark.parametrize("offset", [7200, -7200])
-async def test_a_crawler_whose_clock_steps_freezes_nothing_and_loses_nothing(
-    start, start_api, swarm, live, redis_server, published, tmp_path, offset
+async def test_a_crawler_whose_clock_steps_freezes_nothing_and_loses_nothing(  # noqa: PLR0917 - fixtures
+    start, start_api, swarm, live, published, tmp_path, offset
 ):
     """Two hours forward or backward, and back again: snapshots go on with the right time, and so does the history."""
     clock = SteppingClock(tmp_path)
     crawler = start(
-        "crawler", REDIS_URL=redis_server.url, INITIAL_PEERS=",".join(swarm.initial_peers), CRAWL_PERIOD="1",
+        "crawler", REDIS_URL=published.url, INITIAL_PEERS=",".join(swarm.initial_peers), CRAWL_PERIOD="1",
         **clock.environment,
     )  # fmt: skip
-    _, url = start_api(redis_server.url)
+    _, url = start_api(published.url)
     until(lambda: state(url), 30, "the state")
     seen = []
     for step in (offset, 0):
@@ -56,14 +57,14 @@ async def test_a_crawler_whose_clock_steps_freezes_nothing_and_loses_nothing(
             assert published.snapshot().models[0].servers[0].state is PeerState.ONLINE
             continue
         for _ in range(2):
-            snapshot, _ = until(lambda: published.newer_than(max([stepped, *seen])), 15, "a snapshot after the step")
+            snapshot, _ = until(partial(published.newer_than, max([stepped, *seen])), 15, "a snapshot after the step")
             seen.append(snapshot.taken_at)
             assert abs(snapshot.taken_at - time.time()) < 5
             assert snapshot.update_duration < 60
             assert snapshot.models[0].servers[0].state is PeerState.ONLINE
         until(lambda: state(url)["last_updated"] >= seen[-1], 10, "the api to follow")
     assert crawler.said("clock differs from redis's")
-    redis = connect(redis_server.url, "tests")
+    redis = connect(published.url, "tests")
     try:
         hours = await HistoryReader(redis).model("demo-model", Resolution.HOUR, time.time())
         server = await HistoryReader(redis).server(live.peer_id, time.time())
