@@ -64,6 +64,12 @@ prove-compose: $(INSTALLED)  ## Prove docker-compose.yml on a real engine (root 
 fuzz: $(INSTALLED)  ## Feed hostile records through the whole path, for FUZZ_SECONDS (60)
 	$(BIN)/python -m deploy.fuzz_records --seconds $(or $(FUZZ_SECONDS),60)
 
+.PHONY: audit
+audit:  ## Known vulnerabilities in the locked dependencies, and their hashes (asks pypi.org)
+	test -x .venv-audit/bin/pip-audit || $(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/pip install --quiet --disable-pip-version-check --require-hashes -r deploy/requirements/audit.txt
+	.venv-audit/bin/python -m deploy.audit
+
 .PHONY: dashboards
 dashboards: $(INSTALLED)  ## Write the Grafana dashboards anew from deploy/grafana/*.py
 	$(BIN)/python -m deploy.grafana.dashboards
@@ -87,3 +93,4 @@ lock:  ## Pin all dependencies anew, with hashes
 	$(LOCK) --constraint deploy/requirements/dev.txt --extra api pyproject.toml -o deploy/requirements/api.txt
 	$(LOCK) --constraint deploy/requirements/dev.txt --extra crawler --extra worker pyproject.toml -o deploy/requirements/swarm.txt
 	$(LOCK) --constraint deploy/requirements/dev.txt --extra embedded pyproject.toml -o deploy/requirements/embedded.txt
+	echo pip-audit | $(LOCK) --upgrade - -o deploy/requirements/audit.txt
