@@ -56,6 +56,10 @@ bench-http: $(INSTALLED)  ## The api against a bare ASGI app and nginx (needs wr
 bench-history: $(INSTALLED)  ## What history costs in Redis
 	$(BIN)/python -m deploy.bench_history
 
+.PHONY: bench-floods
+bench-floods: $(INSTALLED)  ## What floods of fake servers and models cost a crawl, against an honest one of the size that is kept
+	$(BIN)/python -m tests.crawler.bench_floods
+
 .PHONY: prove-compose
 prove-compose: $(INSTALLED)  ## Prove docker-compose.yml on a real engine (root where it must start one)
 	$(BIN)/python -m deploy.prove_compose $(ARGS)

@@ -1,8 +1,8 @@
-"""`make audit`: are the locked dependencies pinned by hash, and does anybody know of a vulnerability in them?
+"""`make audit`: locked dependencies are pinned by hash, and pip-audit knows of no vulnerability in them.
 
 Exit code 0: all were looked up, nothing is known. 1: something is known, or not pinned. 3: not audited, since no
-advisory service could be asked. pip-audit itself says "no known vulnerabilities" of packages that the service does not know; so
-it is first asked about a release that is known to be vulnerable, and what it skipped is named.
+advisory service could be asked. pip-audit itself says "no known vulnerabilities" of packages that the service does
+not know; so it is first asked about a release that is known to be vulnerable, and what it skipped is named.
 """
 
 from __future__ import annotations
@@ -40,9 +40,7 @@ def main() -> int:
         known = audit()
     except NotAuditedError as error:
         print(f"NOT RUN: the look-up of known vulnerabilities. {error}")
-        print(
-            "Run `make audit` where pypi.org can be reached ; a mirror of its files alone has no advisories."
-        )
+        print("Run `make audit` where pypi.org can be reached; a mirror of its files alone has no advisories.")
         return FOUND if wrong else NOT_RUN
     for line in known:
         print(f"vulnerable: {line}")
