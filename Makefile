@@ -68,6 +68,14 @@ prove-compose: $(INSTALLED)  ## Prove docker-compose.yml on a real engine (root 
 fuzz: $(INSTALLED)  ## Feed hostile records through the whole path, for FUZZ_SECONDS (60)
 	$(BIN)/python -m deploy.fuzz_records --seconds $(or $(FUZZ_SECONDS),60)
 
+.PHONY: prove-reliability
+prove-reliability: $(INSTALLED)  ## Hurt every part, and print faults, requests, wrong answers, lost data, recovery times
+	$(BIN)/python -m deploy.prove_reliability
+
+.PHONY: soak
+soak: $(INSTALLED)  ## Checks without end for SOAK_SECONDS (600): memory, files and Redis keys must stay flat
+	SOAK_SECONDS=$(or $(SOAK_SECONDS),600) $(BIN)/python -m pytest tests/reliability/test_soak.py -s
+
 .PHONY: audit
 audit:  ## Known vulnerabilities in the locked dependencies, and their hashes (asks pypi.org)
 	test -x .venv-audit/bin/pip-audit || $(PYTHON) -m venv .venv-audit

@@ -1,6 +1,5 @@
-"""API replicas that are stopped or killed, and a soak: nothing grows."""
+"""API replicas that are stopped or killed."""
 
-import os
 import signal
 import threading
 import time
@@ -8,10 +7,9 @@ import time
 import pytest
 
 from tests.fakes import peer_id
-from tests.reliability.parts import Published, get, until
+from tests.reliability.parts import get, until
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(90)]
-SOAK_SECONDS = float(os.environ.get("SOAK_SECONDS", "20"))
 
 
 def path(number):
@@ -57,45 +55,3 @@ def test_a_killed_replica_takes_nothing_with_it(start, start_api, redis_server):
     assert time.monotonic() - started < 9
     for thread in lost:
         thread.join(5)
-
-
-def test_nothing_grows_in_a_soak(start, start_api, redis_server):
-    """Checks of ever new peers for SOAK_SECONDS: memory, files and Redis keys are flat after the first third."""
-    worker = simulated_worker(start, redis_server.url, 0.05)
-    api, url = start_api(redis_server.url, RATE_LIMIT="0")
-    redis = Published(redis_server.url).redis
-    until(lambda: get(url + path(0))[0] == 200, 20, "a verdict")
-    stop, codes = threading.Event(), []
-
-    def ask(lane):
-        number = lane * 10**6
-        while not stop.is_set():
-            number += 1
-            codes.append(get(url + path(number))[0])
-            time.sleep(0.02)
-
-    lanes = [threading.Thread(target=ask, args=(lane,)) for lane in range(1, 5)]
-    for lane in lanes:
-        lane.start()
-
-    def measure(seconds):
-        ends, seen = time.monotonic() + seconds, []
-        while time.monotonic() < ends:
-            seen.append((worker.memory(), api.memory(), worker.files(), api.files(), redis.dbsize()))
-            time.sleep(0.25)
-        return [max(column) for column in zip(*seen, strict=True)]
-
-    time.sleep(6)  # verdicts live for 5 s: from here on as many end as begin
-    early = measure(SOAK_SECONDS / 3)
-    time.sleep(SOAK_SECONDS / 3)
-    late = measure(SOAK_SECONDS / 3)
-    stop.set()
-    for lane in lanes:
-        lane.join(10)
-    assert set(codes) == {200}
-    assert len(codes) > 10 * SOAK_SECONDS
-    worker_memory, api_memory, worker_files, api_files, stored = (b - a for a, b in zip(early, late, strict=True))
-    assert max(worker_memory, api_memory) < 6_000
-    assert max(worker_files, api_files) <= 4
-    assert stored <= 0.2 * early[4] + 20
-    until(lambda: redis.keys("rq:job:*") == [], 10, "no job is left")
