@@ -4,10 +4,14 @@ import signal
 import threading
 import time
 
+import msgspec
 import pytest
 
-from tests.fakes import peer_id
-from tests.reliability.parts import get, until
+from shared import keys
+from shared.snapshot import SCHEMA_VERSION, encode
+from tests.fakes import peer_id, snapshot
+from tests.reliability.load import note
+from tests.reliability.parts import Published, get, until
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(90)]
 
@@ -55,3 +59,30 @@ def test_a_killed_replica_takes_nothing_with_it(start, start_api, redis_server):
     assert time.monotonic() - started < 9
     for thread in lost:
         thread.join(5)
+
+
+def test_a_rolling_upgrade_shows_no_error_page(start_api, redis_server):
+    """An old api meets a snapshot of a schema that it cannot read: it serves what it has, or says that it has none."""
+    redis = Published(redis_server.url).redis
+    _, running = start_api(redis_server.url)
+    known = snapshot()
+    redis.xadd(
+        keys.SNAPSHOTS, {"taken_at": repr(known.taken_at), "snapshot": encode(known)}, maxlen=1, approximate=False
+    )
+    until(lambda: get(running + "/api/v1/state")[0] == 200, 10, "the state")
+    newer = msgspec.structs.replace(known, schema=SCHEMA_VERSION + 1, taken_at=known.taken_at + 60)
+    redis.xadd(
+        keys.SNAPSHOTS, {"taken_at": repr(newer.taken_at), "snapshot": encode(newer)}, maxlen=1, approximate=False
+    )
+    _, started = start_api(redis_server.url)
+    ends = time.monotonic() + 2
+    while time.monotonic() < ends:
+        for path in ("/", "/swarm.txt", "/metrics", "/api/v1/models"):
+            assert get(running + path)[0] == 200, path
+        assert f'"last_updated":{known.taken_at}' in get(running + "/api/v1/state")[1]
+        status, page, _ = get(started + "/")
+        assert status == 200
+        assert "No snapshot yet" in page, page[page.find("<h1") :][:300]
+        assert get(started + "/api/v1/state")[0] == 503
+        time.sleep(0.2)
+    note("an old api meets a newer schema", faults=1, wrong=0, failed=0)
