@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from crawler.crawl_loop import crawl_once
 from crawler.swarm import SwarmUnavailableError
-from shared.p2p.dial import classify
+from shared.p2p.dial_words import classify
 from shared.p2p.node import SwarmNode
 from shared.p2p.petals_wire import MODEL_INDEX_KEY
 from shared.snapshot import PeerState

@@ -16,7 +16,8 @@ from crawler.dial_queue import DialQueue
 from crawler.model_index import first_that_fit, reached, served_before, served_first, standing
 from crawler.reading import RecordReader
 from crawler.records import RefusedError, ServerRecord, check_block, clean_text, read_model
-from shared.p2p.dial import classify, dial
+from shared.p2p.dial import dial
+from shared.p2p.dial_words import classify
 from shared.p2p.node import any_true
 from shared.p2p.petals_wire import MODEL_INDEX_KEY, block_key
 from shared.snapshot import BootstrapPeer, PeerState, Refusals, Snapshot, Verdict

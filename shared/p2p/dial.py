@@ -1,21 +1,22 @@
-"""Look at one peer, and say as data what was found. p2pd's words are classified here and nowhere else."""
+"""Look at one peer, and say as data what was found."""
 
 from __future__ import annotations
 
 import asyncio
 import re
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 from google.protobuf.message import DecodeError
 from hivemind.p2p.p2p_daemon_bindings.control import P2PDaemonError, P2PHandlerError
 from hivemind.proto import runtime_pb2
 
+from shared.p2p.dial_words import classify, clean
 from shared.p2p.kad import SEARCH_WITHIN
 from shared.p2p.petals_wire import PeerID, TransformerConnectionHandler
 from shared.p2p.rpc_info import read_version
-from shared.reachability import NOBODY_COULD_LOOK, Cause, DialOutcome, Stage
+from shared.reachability import Cause, DialOutcome, Stage
 from shared.snapshot import Verdict
 
 if TYPE_CHECKING:
@@ -24,74 +25,10 @@ if TYPE_CHECKING:
     from shared.p2p.kad import Search
     from shared.p2p.node import Dialler, SwarmNode
 
-MAX_ERROR_CHARS = 300
-MAX_ADDRESSES = 16
 KNOCK_TIMEOUT = 0.4
 """Seconds kept of a deadline to see, after a dial that hung, whether the port accepts at all."""
 RPC_INFO_TIMEOUT = 2.0
 """Seconds that a peer which is already connected gets to say that it serves blocks."""
-
-
-class _Sign(NamedTuple):
-    words: str
-    stage: Stage
-    cause: Cause
-
-
-# In the order of what tells most: the first sign found in the daemon's words decides.
-_SIGNS = (
-    _Sign("protocols not supported", Stage.PROTOCOL, Cause.PROTOCOL_MISSING),
-    _Sign("protocol not supported", Stage.PROTOCOL, Cause.PROTOCOL_MISSING),
-    _Sign("failed to find any peer in table", Stage.LOOKUP, Cause.NODE_UNFIT),
-    _Sign("routing: not found", Stage.LOOKUP, Cause.NO_ADDRESS),
-    _Sign("peer id mismatch", Stage.SECURITY, Cause.WRONG_PEER),
-    _Sign("NO_RESERVATION", Stage.DIAL, Cause.NO_RELAY_RESERVATION),
-    _Sign("negotiate security protocol: context deadline", Stage.SECURITY, Cause.FROZEN),
-    _Sign("negotiate security protocol: read tcp", Stage.SECURITY, Cause.RESET),
-    _Sign("negotiate security protocol: EOF", Stage.SECURITY, Cause.RESET),
-    _Sign("message did not have trailing newline", Stage.SECURITY, Cause.NOT_LIBP2P),
-    _Sign("negotiate security protocol", Stage.SECURITY, Cause.NOT_LIBP2P),
-    _Sign("negotiate stream multiplexer", Stage.SECURITY, Cause.FROZEN),
-    _Sign("connection refused", Stage.DIAL, Cause.REFUSED),
-    _Sign("connection reset", Stage.DIAL, Cause.RESET),
-    _Sign("i/o timeout", Stage.DIAL, Cause.TIMEOUT),
-    _Sign("context deadline exceeded", Stage.DIAL, Cause.TIMEOUT),
-    _Sign("no route to host", Stage.DIAL, Cause.NO_HOST_ROUTE),
-    _Sign("dial backoff", Stage.DIAL, Cause.BACKOFF),
-    _Sign("network is unreachable", Stage.DIAL, Cause.NO_LOCAL_ROUTE),
-    _Sign("cannot assign requested address", Stage.DIAL, Cause.NO_LOCAL_ROUTE),
-    _Sign("no good addresses", Stage.DIAL, Cause.NOT_DIALABLE),
-    _Sign("no addresses", Stage.DIAL, Cause.NOT_DIALABLE),
-    _Sign("dial to self attempted", Stage.DIAL, Cause.NOT_DIALABLE),
-)
-
-_TRIED_ADDRESS = re.compile(r"^\s*\* \[(?P<address>[^\]\s]{1,256})\]", re.MULTILINE)
-_PREAMBLE = re.compile(r"failed to dial:? |all dials failed\s*|(12D3KooW|Qm)\w+: ")
-_UNPRINTABLE = re.compile(r"[^\x20-\x7e]+")
-
-
-def classify(words: str) -> DialOutcome:
-    """Turn a failed dial's text into an outcome. Unknown words are `Cause.OTHER`: a failure all the same."""
-    sign = next((sign for sign in _SIGNS if sign.words in words), _Sign("", Stage.DIAL, Cause.OTHER))
-    if sign.cause is Cause.PROTOCOL_MISSING:
-        verdict = Verdict.REACHABLE
-    elif sign.cause in NOBODY_COULD_LOOK:
-        verdict = Verdict.UNKNOWN
-    else:
-        verdict = Verdict.UNREACHABLE
-    return DialOutcome(
-        verdict,
-        sign.stage,
-        sign.cause,
-        _clean(words),
-        addresses=tuple(_TRIED_ADDRESS.findall(words)[:MAX_ADDRESSES]),
-        protocol_ok=False if sign.cause is Cause.PROTOCOL_MISSING else None,
-    )
-
-
-def _clean(words: str) -> str:
-    text = _PREAMBLE.sub("", words.removeprefix("Connect failed. msg="))
-    return _UNPRINTABLE.sub(" ", text)[:MAX_ERROR_CHARS].strip()
 
 
 async def dial(
@@ -127,7 +64,7 @@ async def _dial(
     except (OSError, EOFError) as error:
         return _node_failed(error)
     if failures is not None:
-        return classify("\n".join(failures)) if failures else _not_located(guide, search)
+        return classify(*failures) if failures else _not_located(guide, search)
     begun[Stage.PROTOCOL] = time.monotonic()
 
     served = await _ask(dialler, peer_id, min(deadline, time.monotonic() + RPC_INFO_TIMEOUT))
@@ -193,7 +130,7 @@ async def _ask(node: Dialler, peer_id: str, deadline: float) -> DialOutcome | No
     except (P2PHandlerError, DecodeError) as error:
         # It answered, if not well: a live peer.
         return DialOutcome(
-            Verdict.REACHABLE, Stage.ANSWERED, Cause.HANDLER_FAILED, _clean(str(error)), protocol_ok=False
+            Verdict.REACHABLE, Stage.ANSWERED, Cause.HANDLER_FAILED, clean(str(error)), protocol_ok=False
         )
     if version := read_version(answer.serialized_info):
         node.versions[peer_id] = version
@@ -245,7 +182,7 @@ async def _knock(host: str, port: int) -> bool:
 
 
 def _node_failed(error: Exception) -> DialOutcome:
-    return DialOutcome.unknown(Cause.NODE_UNFIT, stage=Stage.DIAL, error=_clean(f"p2pd: {error!r}"))
+    return DialOutcome.unknown(Cause.NODE_UNFIT, stage=Stage.DIAL, error=clean(f"p2pd: {error!r}"))
 
 
 def _loop_time(deadline: float) -> float:
