@@ -64,6 +64,10 @@ bench-crawl: $(INSTALLED)  ## The crawler against the plain way, on private swar
 bench-history: $(INSTALLED)  ## What history costs in Redis
 	$(BIN)/python -m deploy.bench.history
 
+.PHONY: bench-floods
+bench-floods: $(INSTALLED)  ## What floods of fake servers and models cost a crawl, against an honest one of the size that is kept
+	$(BIN)/python -m tests.crawler.bench_floods
+
 .PHONY: prove-compose
 prove-compose: $(INSTALLED)  ## Prove docker-compose.yml on a real engine (root where it must start one)
 	$(BIN)/python -m deploy.prove_compose $(ARGS)
@@ -75,6 +79,20 @@ prove-alerts: $(INSTALLED)  ## Kill each part of a running monitor and watch its
 .PHONY: fuzz
 fuzz: $(INSTALLED)  ## Feed hostile records through the whole path, for FUZZ_SECONDS (60)
 	$(BIN)/python -m deploy.fuzz_records --seconds $(or $(FUZZ_SECONDS),60)
+
+.PHONY: prove-reliability
+prove-reliability: $(INSTALLED)  ## Hurt every part, and print faults, requests, wrong answers, lost data, recovery times
+	$(BIN)/python -m deploy.prove_reliability
+
+.PHONY: soak
+soak: $(INSTALLED)  ## Checks without end for SOAK_SECONDS (600): memory, files and Redis keys must stay flat
+	SOAK_SECONDS=$(or $(SOAK_SECONDS),600) $(BIN)/python -m pytest tests/reliability/test_soak.py -s
+
+.PHONY: audit
+audit:  ## Known vulnerabilities in the locked dependencies, and their hashes (asks pypi.org)
+	test -x .venv-audit/bin/pip-audit || $(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/pip install --quiet --disable-pip-version-check --require-hashes -r deploy/requirements/audit.txt
+	.venv-audit/bin/python -m deploy.audit
 
 .PHONY: dashboards
 dashboards: $(INSTALLED)  ## Write the Grafana dashboards anew from deploy/grafana/*.py
@@ -104,3 +122,4 @@ lock:  ## Pin all dependencies anew, with hashes
 	$(LOCK) --constraint deploy/requirements/dev.txt --extra crawler --extra worker pyproject.toml -o deploy/requirements/swarm.txt
 	$(LOCK) --constraint deploy/requirements/dev.txt --extra embedded pyproject.toml -o deploy/requirements/embedded.txt
 	$(LOCK) --constraint deploy/requirements/dev.txt --extra tracing pyproject.toml -o deploy/requirements/tracing.txt
+	echo pip-audit | $(LOCK) --upgrade - -o deploy/requirements/audit.txt

@@ -22,6 +22,8 @@ from shared.reachability import Answer, advice, message
 from shared.snapshot import Verdict
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from starlette.requests import Request
 
     from api.desk import ReachabilityDesk
@@ -76,7 +78,7 @@ async def check(request: Request, text: str) -> list[Answer]:
     return answers
 
 
-def decide(answers: list[Answer]) -> Answer:
+def decide(answers: Sequence[Answer]) -> Answer:
     """The quorum rule: reachable if anyone reached it; unreachable if someone looked and nobody did."""
     return min(answers, key=lambda answer: (_PREFERENCE.index(answer.outcome.verdict), answer.vantage))
 

@@ -118,6 +118,7 @@ class StateDocument(Document):
     bootstrap_peers: list[StateBootstrapPeer]
     refused_records: dict[str, int]
     undialled_servers: int
+    unanswered_keys: int
 
 
 class Evidence(Document):

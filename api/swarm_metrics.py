@@ -54,6 +54,11 @@ class SwarmCollector(Collector):
             "Servers that say they are online and that the last crawl had no time to dial.",
             snapshot.undialled_servers,
         )
+        yield gauge(
+            "petals_servers_conflicting",
+            "Servers that say otherwise than a record under their name, which anyone can write.",
+            snapshot.num_conflicts,
+        )
         bootstrap = GaugeMetricFamily(
             "petals_bootstrap_peer_up", "1 where the bootstrap peer answered.", labels=["peer_id"]
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote
 
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
@@ -12,7 +12,7 @@ from api import reachability
 from api.headers import SECURITY_HEADERS
 from api.history_cache import HistoryAwayError
 from api.pages import CheckView, near_models, near_servers
-from api.pages.history import ModelPast, model_history_html, server_history_html
+from api.pages.history import ModelPast, model_history_html
 from api.problems import Problem
 from api.state import no_snapshot
 from shared.history import Resolution
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from api.history_cache import HistoryCache
     from api.pages import Pages
     from api.swarm import Swarm
+
+T = TypeVar("T")
 
 HISTORY_SECONDS = 0.5
 """How long a page waits for its history."""
@@ -67,7 +69,9 @@ async def server(request: Request) -> Response:
         raise _unknown(swarm, "server", given, why=f"{error}") from error
     if peer_id != given:
         return RedirectResponse(f"/servers/{peer_id}")
-    history = await _history(_server_history(request, peer_id))
+    if swarm.snapshot is None:
+        raise no_snapshot(swarm)
+    history = await _history(request.app.state.history.server(peer_id))
     page = request.app.state.pages.server(swarm.view(), peer_id, history=history)
     if page is None:
         raise _unknown(swarm, "server", peer_id)
@@ -101,16 +105,11 @@ async def _model_history(request: Request, prefix: str) -> Markup:
     return model_history_html(ModelPast(hours, minutes, own))
 
 
-async def _server_history(request: Request, peer_id: str) -> Markup | None:
-    found = await request.app.state.history.server(peer_id)
-    return None if found is None else server_history_html(found)
-
-
-async def _history(section: Awaitable[Markup | None]) -> Markup | None:
-    """The past on a page, or none of it: the page does not wait for it long, and does without."""
+async def _history(past: Awaitable[T]) -> T | None:
+    """The past for a page, or none of it: the page does not wait for it long, and does without."""
     try:
         async with asyncio.timeout(HISTORY_SECONDS):
-            return await section
+            return await past
     except (HistoryAwayError, TimeoutError):
         return None
 

@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
 
 async def _once(settings: CrawlerSettings, form: str) -> int:
     try:
-        async with await SwarmNode.open() as node:
+        async with await SwarmNode.open(settings.dial_private_addresses) as node:
             snapshot = await crawl_once(settings, node)
     except (SwarmUnavailableError, NodeError) as error:
         print(f"The swarm cannot be seen: {error}.", file=sys.stderr)  # noqa: T201
@@ -89,7 +89,7 @@ async def _once(settings: CrawlerSettings, form: str) -> int:
 
 
 async def _watch(settings: CrawlerSettings) -> None:
-    async with await SwarmNode.open() as node:
+    async with await SwarmNode.open(settings.dial_private_addresses) as node:
         with Live(Text("The first crawl is running."), auto_refresh=False, vertical_overflow="visible") as screen:
             while True:
                 started = time.monotonic()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import structlog
 from redis.exceptions import RedisError
 
+from crawler.clock import SharedClock
 from crawler.leader import RENEW_EVERY
 from crawler.redial import RedialSchedule
 from crawler.report import build_snapshot
@@ -48,7 +49,7 @@ async def crawl_once(
 
     Raises `SwarmUnavailableError`, `NodeError`.
     """
-    started = time.time()
+    started = time.monotonic()
     try:
         # A fresh dialler for each crawl: a daemon remembers failed dials for up to five minutes, and would go on
         # calling a server unreachable that came back meanwhile.
@@ -68,10 +69,11 @@ async def crawl_once(
         raise SwarmUnavailableError(f"the crawl did not end within {MAX_CRAWL_SECONDS:g} s") from None
     if metrics is not None:
         metrics.observed(observation)
+    ended = time.time()
     snapshot = build_snapshot(
         observation,
-        started_at=started,
-        ended_at=time.time(),
+        started_at=ended - (time.monotonic() - started),
+        ended_at=ended,
         update_period=settings.crawl_period,
         private_swarm=settings.private_swarm,
     )
@@ -98,6 +100,7 @@ class CrawlLoop:
         self._last: Snapshot | None = None
         self._redial = RedialSchedule()
         self._empty_crawls = 0
+        self._clock = SharedClock(writer)
         self._leads = asyncio.Event()
 
     async def run(self) -> None:
@@ -119,8 +122,7 @@ class CrawlLoop:
                 led = self._leads.is_set()
                 if await self._leadership.hold():
                     if not led:
-                        self._metrics.elections.inc()
-                        log.info("leading", lease=self._leadership.lease)
+                        await self._take_over()
                     self._leads.set()
                     await self._restore()
                 else:
@@ -136,6 +138,17 @@ class CrawlLoop:
                 redis_away = True
             self._metrics.leading.set(self._leads.is_set())
             await asyncio.sleep(RENEW_EVERY)
+
+    async def _take_over(self) -> None:
+        """Go on from what the leader before published: the facts of the last good crawl are not this process's own."""
+        published = await self._writer.latest()
+        ours = published is not None and any(
+            peer.peer_id in self._settings.bootstrap_peers for peer in published.bootstrap_peers
+        )
+        if published is not None and ours and (self._last is None or published.taken_at > self._last.taken_at):
+            self._last = published
+        self._metrics.elections.inc()
+        log.info("leading", lease=self._leadership.lease, goes_on_from=self._last.taken_at if self._last else None)
 
     async def _restore(self) -> None:
         """Put the last snapshot back at once where Redis came back empty."""
@@ -159,10 +172,10 @@ class CrawlLoop:
             await asyncio.sleep(self._settings.crawl_period - elapsed % self._settings.crawl_period)
 
     async def _crawl(self) -> None:
-        attempted_at = time.time()
+        attempted_at = await self._clock.now()
         try:
             if self._guide is None:
-                self._guide = await SwarmNode.open()
+                self._guide = await SwarmNode.open(self._settings.dial_private_addresses)
             snapshot = await crawl_once(
                 self._settings, self._guide, self._metrics, last=self._last, redial=self._redial
             )
@@ -174,7 +187,7 @@ class CrawlLoop:
             log.exception("crawl failed")
             await self._failed(error, attempted_at)
             return
-        self._last = snapshot
+        snapshot = self._last = await self._clock.dated(snapshot)
         self._metrics.crawled(snapshot)
         size = None
         try:

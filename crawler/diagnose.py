@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from crawler.crawl_loop import crawl_once
 from crawler.swarm import SwarmUnavailableError
-from shared.p2p.dial import classify
+from shared.p2p.dial_words import classify
 from shared.p2p.node import SwarmNode
 from shared.p2p.petals_wire import MODEL_INDEX_KEY
 from shared.snapshot import PeerState
@@ -26,7 +26,7 @@ async def diagnose(settings: CrawlerSettings, say: Callable[[str], None]) -> boo
     say(
         f"{'Private' if settings.private_swarm else 'Public'} swarm. Bootstrap peers ({len(settings.bootstrap_peers)}):"
     )
-    async with await SwarmNode.open() as node:
+    async with await SwarmNode.open(settings.dial_private_addresses) as node:
         errors = await node.join(settings.bootstrap_peers, settings.dial_timeout)
         for peer_id, error in errors.items():
             places = ", ".join(settings.bootstrap_peers[peer_id])

@@ -16,7 +16,7 @@ from crawler.history_commands import YEAR, FollowedModel, look_commands, model_c
 from crawler.incidents import Watch, absent, judged
 from shared import keys
 from shared.history import LOOKS, MINUTE, Resolution, unpack_look
-from shared.server_history import HEADER_BYTES, LIFE_SECONDS
+from shared.server_history import HEADER_BYTES, LIFE_SECONDS, place_of
 from shared.snapshot import ModelState, PeerState, Snapshot
 from shared.snapshot_store import DeposedError
 
@@ -29,6 +29,8 @@ MAX_MODELS = 100
 """Models with a history. Official ones come first, then those that were ever healthy."""
 MAX_SERVERS = 5_000
 """Servers with a history. Those that were never online go first, then those not seen for longest."""
+CLOCK_TOLERANCE = 60.0
+"""Seconds by which a recorded crawl may lie in the future of Redis's clock."""
 
 # KEYS: lease, head, models, servers, watch, open incidents.
 # ARGV: the writer's lease, the head that it read, the new head, models kept, servers kept, oldest score of a model,
@@ -81,9 +83,13 @@ class HistoryWriter:
         reading.get(keys.HISTORY_HEAD)
         reading.hgetall(keys.INCIDENT_WATCH)
         reading.getrange(keys.HISTORY_LOOKS, LOOKS.offset(hour), LOOKS.offset(hour) + LOOKS.width - 1)
-        head, watched, look = await reading.execute()
+        reading.time()
+        head, watched, look, (now, _) = await reading.execute()
         last = float(head) if head else 0.0
-        if head and at <= last:
+        # A crawl from the future was dated by a clock that was ahead: it does not bar the right ones.
+        if was_ahead := last > now + CLOCK_TOLERANCE:
+            last = 0.0
+        if at <= last:
             return False
         watches = {prefix.decode(): _read_watch(data) for prefix, data in watched.items()}
         models = _choose_models(snapshot, watches)
@@ -97,14 +103,18 @@ class HistoryWriter:
                 reading.getrange(key, place, place + resolution.ring.width - 1)
         for peer_id in servers:
             reading.getrange(keys.history_of_server(peer_id), 0, HEADER_BYTES - 1)
+        for peer_id in servers if was_ahead else ():
+            reading.getrange(keys.history_of_server(peer_id), place_of(hour), place_of(hour))
         found: list[bytes] = await reading.execute()
-        rings, headers = found[: len(models) * len(Resolution)], found[len(models) * len(Resolution) :]
+        of_models = len(models) * len(Resolution)
+        rings, of_servers = found[:of_models], found[of_models:]
 
         looked = unpack_look(look, hour)
         commands = look_commands(hour, looked, first=not look, new_minute=at // MINUTE > last // MINUTE)
         for number, model in enumerate(models):
             commands += model_commands(model, rings[number * len(Resolution) :], at)
-        commands += server_commands(servers, headers, at, last_look=int(last), looked=looked)
+        headers, stood = of_servers[: len(servers)], of_servers[len(servers) :]
+        commands += server_commands(servers, headers, at, last_look=int(last), looked=looked, stood=stood)
         await self._write(commands, lease, head or b"", at)
         return True
 

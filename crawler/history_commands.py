@@ -13,6 +13,8 @@ from shared.history import DAY, LOOKS, Resolution, pack_look, pack_model, sample
 from shared.server_history import LIFE_SECONDS, changes, seen, unpack_header
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from shared.snapshot import ModelReport, ModelState
 
 MAX_CLOSED_INCIDENTS = 500
@@ -92,14 +94,22 @@ def _incident_commands(
 
 
 def server_commands(
-    servers: dict[str, bool], headers: list[bytes], at: float, *, last_look: int, looked: int
+    servers: dict[str, bool], headers: list[bytes], at: float, *, last_look: int, looked: int, stood: Sequence[bytes]
 ) -> list[Command]:
+    """`stood` has the byte of this hour in each server's ring; it is empty where no header can be of a later hour."""
     commands: list[Command] = []
     standings: list[float | str] = []
-    for (peer_id, online), data in zip(servers.items(), headers, strict=True):
+    for number, ((peer_id, online), data) in enumerate(zip(servers.items(), headers, strict=True)):
         key = keys.history_of_server(peer_id)
         before = unpack_header(data)
-        after = seen(before, at, online=online, last_look=last_look, missed=looked)
+        after = seen(
+            before,
+            at,
+            online=online,
+            last_look=last_look,
+            missed=looked,
+            stood=int.from_bytes(stood[number]) if stood else 0,
+        )
         commands += [("SETRANGE", key, place, piece) for place, piece in changes(before, after)]
         if before is None or before.hour != after.hour:
             commands.append(("EXPIRE", key, LIFE_SECONDS))

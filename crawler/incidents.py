@@ -90,7 +90,9 @@ def step(
 
     Nothing is remembered of a model that was withdrawn.
     """
-    if watch is None:
+    if watch is not None:
+        watch = _not_after(watch, at)
+    else:
         watch = Watch(model.name, model.official, model.num_blocks, last_served=at)
     watch = msgspec.structs.replace(
         watch,
@@ -104,6 +106,28 @@ def step(
     if state is ModelState.HEALTHY:
         return _found_healthy(watch, model, at)
     return _found_broken(watch, model, at)
+
+
+def _not_after(watch: Watch, at: float) -> Watch:
+    """Cut what a clock that was ahead has remembered: nothing lasts less than no time."""
+
+    def cut(incident: Incident | None) -> Incident | None:
+        if incident is None or incident.start <= at:
+            return incident
+        return msgspec.structs.replace(incident, start=at)
+
+    if max(watch.last_served, watch.last_healthy or 0.0, watch.healthy_since) <= at and (
+        watch.suspected is cut(watch.suspected) and watch.incident is cut(watch.incident)
+    ):
+        return watch
+    return msgspec.structs.replace(
+        watch,
+        last_served=min(watch.last_served, at),
+        last_healthy=None if watch.last_healthy is None else min(watch.last_healthy, at),
+        healthy_since=min(watch.healthy_since, at),
+        suspected=cut(watch.suspected),
+        incident=cut(watch.incident),
+    )
 
 
 def _found_healthy(watch: Watch, model: ModelReport, at: float) -> tuple[Watch, Incident | None]:

@@ -18,7 +18,8 @@ from crawler.reading import RecordReader
 from crawler.records import RefusedError, ServerRecord, check_block, clean_text, read_model
 from crawler.redial import RedialSchedule, Silence
 from shared import tracing
-from shared.p2p.dial import classify, dial
+from shared.p2p.dial import dial
+from shared.p2p.dial_words import classify
 from shared.p2p.node import any_true
 from shared.p2p.petals_wire import MODEL_INDEX_KEY, block_key
 from shared.snapshot import BootstrapPeer, PeerState, Refusals, Snapshot, Verdict
@@ -34,6 +35,8 @@ LOOK_UPS_WITHIN = 40.0
 """Seconds from a crawl's start. Keys that no time is left for did not answer."""
 DIALS_WITHIN = 60.0
 """Seconds from a crawl's start. Servers that no time is left for stay unknown."""
+MAX_CLOCK_AHEAD = 20.0
+"""Seconds. By a clock that is ahead, records look expired: servers, then all of them, would seem to have left."""
 ENTRIES_A_TURN = 100
 """Entries of one answer that are read before the dials in flight get their turn."""
 MAX_EXAMPLES = 10
@@ -129,6 +132,10 @@ class Crawl:
         """Raises `SwarmUnavailableError` where nothing can be said about the swarm."""
         self.guide.refused_subkeys.clear()
         bootstrap = await self._join()
+        if (ahead := await self.guide.clock_ahead()) > MAX_CLOCK_AHEAD:
+            raise SwarmUnavailableError(
+                f"this machine's clock is {ahead:.0f} s ahead of the bootstrap peers'", bootstrap
+            )
         self._ended("join")
         try:
             observed = await self._observe_models()

@@ -90,6 +90,7 @@ def _prober(settings: WorkerSettings, metrics: WorkerMetrics) -> Prober:
         settings.bootstrap_peers,
         check_timeout=settings.check_timeout,
         dials_at_once=settings.dials_at_once,
+        dial_private=settings.dial_private_addresses,
         on_node_opened=lambda role: metrics.nodes_opened.labels(role).inc(),
     )
 

@@ -18,6 +18,7 @@ import structlog
 
 from reachability_worker.spans import note_outcome
 from shared import tracing
+from shared.p2p.addresses import DialPrivate
 from shared.p2p.dial import dial
 from shared.p2p.node import Dialler, NodeError, SwarmNode, any_true
 from shared.reachability import Cause, DialOutcome
@@ -61,11 +62,13 @@ class Prober:
         *,
         check_timeout: float,
         dials_at_once: int,
+        dial_private: DialPrivate = DialPrivate.AUTO,
         on_node_opened: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._bootstrap_peers = bootstrap_peers
         self._check_timeout = check_timeout
         self._slots = asyncio.Semaphore(dials_at_once)
+        self._dial_private = dial_private
         self._on_node_opened = on_node_opened
         self._guide: SwarmNode | None = None
         self._dialler: Dialler | None = None
@@ -240,7 +243,7 @@ class Prober:
             self._retire(self._dialler)
         self._guide = self._dialler = None
         try:
-            guide, dialler = await SwarmNode.open(), await Dialler.open()
+            guide, dialler = await SwarmNode.open(self._dial_private), await Dialler.open()
         except NodeError as error:
             self._set_fit(str(error))
             return

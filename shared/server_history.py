@@ -36,17 +36,25 @@ class ServerRecord(msgspec.Struct, frozen=True):
     """Minutes of its first hour in which somebody looked before it was there."""
 
 
-def seen(before: ServerRecord | None, at: float, *, online: bool, last_look: int, missed: int) -> ServerRecord:
+def seen(
+    before: ServerRecord | None, at: float, *, online: bool, last_look: int, missed: int, stood: int = 0
+) -> ServerRecord:
     """Return the header after a crawl that ended `at` and found the server announced.
 
     `last_look` is the end of the recorded crawl before this one (0 without one), `missed` the minutes of this hour
-    in which somebody looked before this crawl.
+    in which somebody looked before this crawl; `stood` is what the ring has for this hour, where the header is of a
+    later one: by a clock that was ahead.
     """
     now = int(at)
     hour = now // HOUR
     if before is None:
         before = ServerRecord(first_seen=now, last_seen=now, hour=hour, missed=min(missed, 60))
-    minutes = before.minutes if before.hour == hour else 0
+    elif before.last_seen > now:
+        # By a clock that was ahead.
+        before = msgspec.structs.replace(
+            before, first_seen=min(before.first_seen, now), last_online=min(before.last_online, now)
+        )
+    minutes = before.minutes if before.hour == hour else min(stood, 60) if before.hour > hour else 0
     if not online:
         return msgspec.structs.replace(before, last_seen=now, hour=hour, minutes=minutes)
     if before.hour != hour or before.last_online // MINUTE != now // MINUTE:
@@ -63,10 +71,15 @@ def seen(before: ServerRecord | None, at: float, *, online: bool, last_look: int
     )
 
 
+def place_of(hour: int) -> int:
+    """Return where the byte of an hour stands."""
+    return HEADER_BYTES + hour % HOURS_KEPT
+
+
 def changes(before: ServerRecord | None, after: ServerRecord) -> list[tuple[int, bytes]]:
-    """Return what to write where: (offset, bytes), at most three pieces."""
+    """Return what to write where: (offset, bytes), a few pieces."""
     header = _HEADER.pack(*msgspec.structs.astuple(after))
-    place = HEADER_BYTES + after.hour % HOURS_KEPT
+    place = place_of(after.hour)
     if before is None:
         ring = bytearray(HOURS_KEPT)
         ring[after.hour % HOURS_KEPT] = after.minutes
@@ -74,6 +87,9 @@ def changes(before: ServerRecord | None, after: ServerRecord) -> list[tuple[int,
     if after.hour - before.hour >= HOURS_KEPT:
         return [(0, header + bytes(HOURS_KEPT)), (place, bytes((after.minutes,)))]
     pieces = [(0, header), (place, bytes((after.minutes,)))]
+    # Hours that a clock which was ahead has written: they would be read as the lap before's.
+    ahead = range(max(after.hour, before.hour - HOURS_KEPT) + 1, before.hour + 1)
+    pieces += [(place_of(hour), b"\0") for hour in ahead if (hour - after.hour) % HOURS_KEPT]
     # Hours in which it was not announced still hold what the lap before wrote there.
     first, last = (before.hour + 1) % HOURS_KEPT, after.hour % HOURS_KEPT
     if after.hour - before.hour > 1:

@@ -190,6 +190,11 @@ class Snapshot(msgspec.Struct, frozen=True):
         """Distinct peers; one that serves two models counts once."""
         return len({server.peer_id for model in self.models for server in model.servers})
 
+    @property
+    def num_conflicts(self) -> int:
+        """Distinct peers that say otherwise than a record under their name."""
+        return len({server.peer_id for model in self.models for server in model.servers if server.conflict})
+
 
 class CrawlStatus(msgspec.Struct, frozen=True):
     """How the latest attempt to crawl went. Published beside the snapshot, also when the crawl failed."""

@@ -6,7 +6,7 @@ that was away finds what it missed under the same key, and following costs a pro
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import structlog
@@ -73,6 +73,19 @@ class SnapshotWriter:
     async def report(self, status: CrawlStatus) -> None:
         """Say how the latest attempt went, also where it failed. Raises `redis.RedisError`."""
         await self._redis.xadd(keys.CRAWLS, {"status": msgspec.json.encode(status)}, maxlen=1, approximate=False)
+
+    async def latest(self) -> Snapshot | None:
+        """Return what is published; None where nothing is that this version can read. Raises `redis.RedisError`."""
+        entries: Any = await self._redis.xrevrange(keys.SNAPSHOTS, count=1)
+        try:
+            return decode(entries[0][1][b"snapshot"]) if entries else None
+        except (UnknownSchemaError, ValueError, KeyError):
+            return None
+
+    async def now(self) -> float:
+        """Return Redis's clock, the one that all crawlers share. Raises `redis.RedisError`."""
+        seconds, microseconds = await self._redis.time()
+        return float(seconds) + microseconds / 1e6
 
     async def published(self) -> bool:
         """Whether a snapshot is there: it is not on a Redis that came back empty."""

@@ -42,6 +42,7 @@ def state_document(snapshot: Snapshot, *, show_addresses: bool = True) -> dict[s
         ],
         "refused_records": snapshot.refused.by_reason,
         "undialled_servers": snapshot.undialled_servers,
+        "unanswered_keys": snapshot.unanswered_keys,
     }
 
 

@@ -36,9 +36,22 @@ def text_picture(snapshot: Snapshot, *, color: bool = False) -> str:
         parts += ["Reachability issues:", ""]
         parts += [f"{issue.peer_id} | {issue.error}" for issue in snapshot.reachability_issues]
         parts += [""]
+    if notes := _notes(snapshot):
+        parts += [*notes, ""]
     updated = datetime.fromtimestamp(snapshot.taken_at, UTC)
     parts += [f"Last updated: {updated:%Y-%m-%d %H:%M:%S} UTC, every {snapshot.update_period:g} s"]
     return "\n".join(parts) + "\n"
+
+
+def _notes(snapshot: Snapshot) -> list[str]:
+    """What is to be known of the picture itself: where nobody could look, and what was not believed."""
+    counted = (
+        (snapshot.unanswered_keys, "keys of the swarm's hash table did not answer: there may be more servers"),
+        (snapshot.undialled_servers, "servers were not dialled for lack of time: their own word stands"),
+        (snapshot.num_conflicts, "servers say otherwise than the records under their names, which anyone can write"),
+        (snapshot.refused.total, "records could not be used"),
+    )
+    return [f"Note: {count} {words}." for count, words in counted if count]
 
 
 def swarm_state(snapshot: Snapshot) -> str:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
     from api.pages.view import CheckView, View
+    from shared.history_store import ServerHistory
     from shared.snapshot import Snapshot
 
 API_DIR = Path(__file__).resolve().parent.parent
@@ -113,13 +114,16 @@ class Pages:
             measured=any(server.next_pings for server in model.servers),
         )
 
-    def server(self, view: View, peer_id: str, *, history: Markup | None = None) -> str | None:
-        """One server or bootstrap peer; None where the snapshot (or the lack of one) does not know it."""
+    def server(self, view: View, peer_id: str, *, history: ServerHistory | None = None) -> str | None:
+        """One server or bootstrap peer and its past; None where neither this nor the snapshot knows it."""
         found = server.make_server(view, peer_id)
+        if found is None and history is not None:
+            found = server.make_left(view, history)
         if found is None:
             return None
         context = _swarm_context(view, f"…{found.short_id} {found.title}", "swarm")
-        return self._render("server", context, server=found, history=history)
+        section = None if history is None else past.server_history_html(history)
+        return self._render("server", context, server=found, history=section)
 
     def incidents(
         self, view: View, ongoing: Sequence[past.Event], ended: Sequence[past.Event], *, left_out: int = 0

@@ -125,6 +125,8 @@ def state_counts(model: ModelReport) -> list[tuple[str, int]]:
 
 def verdict_words(server: ServerReport) -> str:
     """What the crawler found when it looked at the server, or why it did not look."""
+    if server.conflict:
+        return f"reachable, but: {text.cut(server.conflict, text.MAX_ERROR)}"
     if server.state in (PeerState.JOINING, PeerState.OFFLINE):
         return "not dialled: only servers that announce to be online are"
     return {

@@ -10,9 +10,14 @@ from shared.snapshot import PeerState, Verdict
 
 if TYPE_CHECKING:
     from api.pages.view import View
+    from shared.history_store import ServerHistory
     from shared.snapshot import BootstrapPeer, ModelReport, ServerReport, Snapshot
 
 MAX_PINGS_SHOWN = 100
+CONFLICT_ADVICE = (
+    "Records carry no signature: anyone can write one in this server’s name, and this one may be forged. Where the "
+    "server has just been started anew, it passes within minutes."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +97,27 @@ def make_server(view: View, peer_id: str) -> ServerView | None:
     )
 
 
+def make_left(view: View, history: ServerHistory) -> ServerView:
+    """Return what is shown of a server that the snapshot does not know any more, but the history does."""
+    record = history.record
+    ago = text.duration(max(0.0, view.now - record.last_seen))
+    online = f"last online {text.duration(max(0.0, view.now - record.last_online))} ago" if record.last_online else ""
+    return ServerView(
+        peer_id=text.clean(history.peer_id),
+        short_id=text.cut(history.peer_id[-6:]),
+        check_href=text.check_href(history.peer_id),
+        contributor=None,
+        tone="idle",
+        title="has left the swarm",
+        text=f"It was last announced {ago} ago, and {online or 'no crawl ever found it online'}.",
+        shares=(),
+        errors=(),
+        addresses=(),
+        location="",
+        bootstrap="",
+    )
+
+
 def _headline(servers: list[ServerReport], bootstrap: BootstrapPeer | None) -> tuple[str, str, str]:
     """Tone, what follows the id, a sentence: by the worst of its states, for that is what needs a hand."""
     if not servers:
@@ -112,6 +138,8 @@ def _headline(servers: list[ServerReport], bootstrap: BootstrapPeer | None) -> t
         PeerState.OFFLINE: ("idle", "is offline", "It said goodbye; its announcement will expire in a few minutes."),
     }
     states = {server.state for server in servers}
+    if states == {PeerState.ONLINE} and any(server.conflict for server in servers):
+        return "warn", "is online, but its record is in doubt", "The monitor reached it, and it says otherwise."
     return next(said for state, said in words.items() if state in states)
 
 
@@ -122,6 +150,12 @@ def _bootstrap(peer: BootstrapPeer | None) -> str:
 
 
 def _errors(snapshot: Snapshot, peer_id: str, servers: list[ServerReport]) -> tuple[tuple[str, str], ...]:
+    conflicts = dict.fromkeys(server.conflict for server in servers if server.conflict)
+    found = _failures(snapshot, peer_id, servers)
+    return (*found, *((text.cut(conflict, text.MAX_ERROR), CONFLICT_ADVICE) for conflict in conflicts))
+
+
+def _failures(snapshot: Snapshot, peer_id: str, servers: list[ServerReport]) -> tuple[tuple[str, str], ...]:
     issues = [issue for issue in snapshot.reachability_issues if issue.peer_id == peer_id]
     if issues:
         return tuple((text.cut(issue.error, text.MAX_ERROR), text.cut(issue.advice, 600)) for issue in issues)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from api.reachability import decide
 from shared.snapshot import Verdict
 
 if TYPE_CHECKING:
@@ -46,9 +47,5 @@ class CheckView:
 
     @property
     def verdict(self) -> Verdict:
-        """Reachable from anywhere is reachable; unreachable needs somebody who looked; else nobody knows."""
-        seen = {answer.outcome.verdict for answer in self.answers}
-        for verdict in (Verdict.REACHABLE, Verdict.UNREACHABLE):
-            if verdict in seen:
-                return verdict
-        return Verdict.UNKNOWN
+        """What the JSON endpoint says of the same answers."""
+        return decide(self.answers).outcome.verdict if self.answers else Verdict.UNKNOWN

@@ -333,7 +333,7 @@ async def bench_silent_peers(count: int = 1_000) -> dict[str, float]:
     """Real dials: a live peer is checked while 1,000 others accept TCP and stay silent; and the bare dial alone."""
     from deploy.simulated_server import Announcement, Model, SimulatedServer
     from reachability_worker.prober import Prober
-    from shared.p2p.kad import Whereabouts
+    from shared.p2p.kad import Search
     from shared.p2p.swarm_settings import bootstrap_peers
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -352,7 +352,9 @@ async def bench_silent_peers(count: int = 1_000) -> dict[str, float]:
     guide, dialler = prober._guide, prober._dialler  # noqa: SLF001
     assert guide is not None  # noqa: S101
     assert dialler is not None  # noqa: S101
-    place = (await guide.locate(live.peer_id)).addresses
+    search = guide.search(live.peer_id)
+    await search.run(lambda _: None)
+    place = tuple(search.addresses)
     bare, whole = [], []
     for _ in range(50):
         await dialler.disconnect(live.peer_id)
@@ -364,12 +366,12 @@ async def bench_silent_peers(count: int = 1_000) -> dict[str, float]:
         whole.append(time.monotonic() - started)
 
     silent_ids = {peer_id(n) for n in range(count)}
-    locate = guide.locate
+    genuine = guide.search
 
-    async def locate_or_silent(peer: str) -> Whereabouts:
-        return Whereabouts((address,), finished=True) if peer in silent_ids else await locate(peer)
+    def search_or_silent(peer: str) -> Search:
+        return Search.told(guide, peer, (address,)) if peer in silent_ids else genuine(peer)
 
-    guide.locate = locate_or_silent  # type: ignore[assignment, method-assign]
+    guide.search = search_or_silent  # type: ignore[assignment, method-assign]
     hanging = [asyncio.create_task(prober.look(peer, time.monotonic() + 8)) for peer in silent_ids]
     await asyncio.sleep(1.5)
     times, right = [], 0

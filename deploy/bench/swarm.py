@@ -34,7 +34,7 @@ from hivemind.utils.timed_storage import TimedStorage
 from deploy import embedded_redis
 from deploy.bench.delaying_proxy import DelayingProxy
 from deploy.simulated_server import Announcement, Model, TransformerConnectionHandler
-from shared.p2p.kad import PROTOCOL, bytes_fields, read_message, varint
+from shared.p2p.kad_wire import PROTOCOL, bytes_fields, read_message, varint
 from shared.p2p.node import Daemon, Dialler
 from shared.p2p.petals_wire import MODEL_INDEX_KEY, ModelInfo, block_key
 

@@ -1,94 +1,34 @@
-"""Look at one peer, and say as data what was found. p2pd's words are classified here and nowhere else."""
+"""Look at one peer, and say as data what was found."""
 
 from __future__ import annotations
 
 import asyncio
 import re
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 from google.protobuf.message import DecodeError
 from hivemind.p2p.p2p_daemon_bindings.control import P2PDaemonError, P2PHandlerError
 from hivemind.proto import runtime_pb2
 
+from shared.p2p.dial_words import classify, clean
+from shared.p2p.kad import SEARCH_WITHIN
 from shared.p2p.petals_wire import PeerID, TransformerConnectionHandler
 from shared.p2p.rpc_info import read_version
-from shared.reachability import NOBODY_COULD_LOOK, Cause, DialOutcome, Stage
+from shared.reachability import Cause, DialOutcome, Stage
 from shared.snapshot import Verdict
 
 if TYPE_CHECKING:
-    from shared.p2p.kad import Whereabouts
+    from collections.abc import Iterable
+
+    from shared.p2p.kad import Search
     from shared.p2p.node import Dialler, SwarmNode
 
-MAX_ERROR_CHARS = 300
-MAX_ADDRESSES = 16
 KNOCK_TIMEOUT = 0.4
 """Seconds kept of a deadline to see, after a dial that hung, whether the port accepts at all."""
 RPC_INFO_TIMEOUT = 2.0
 """Seconds that a peer which is already connected gets to say that it serves blocks."""
-
-
-class _Sign(NamedTuple):
-    words: str
-    stage: Stage
-    cause: Cause
-
-
-# In the order of what tells most: the first sign found in the daemon's words decides.
-_SIGNS = (
-    _Sign("protocols not supported", Stage.PROTOCOL, Cause.PROTOCOL_MISSING),
-    _Sign("protocol not supported", Stage.PROTOCOL, Cause.PROTOCOL_MISSING),
-    _Sign("failed to find any peer in table", Stage.LOOKUP, Cause.NODE_UNFIT),
-    _Sign("routing: not found", Stage.LOOKUP, Cause.NO_ADDRESS),
-    _Sign("peer id mismatch", Stage.SECURITY, Cause.WRONG_PEER),
-    _Sign("NO_RESERVATION", Stage.DIAL, Cause.NO_RELAY_RESERVATION),
-    _Sign("negotiate security protocol: context deadline", Stage.SECURITY, Cause.FROZEN),
-    _Sign("negotiate security protocol: read tcp", Stage.SECURITY, Cause.RESET),
-    _Sign("negotiate security protocol: EOF", Stage.SECURITY, Cause.RESET),
-    _Sign("message did not have trailing newline", Stage.SECURITY, Cause.NOT_LIBP2P),
-    _Sign("negotiate security protocol", Stage.SECURITY, Cause.NOT_LIBP2P),
-    _Sign("negotiate stream multiplexer", Stage.SECURITY, Cause.FROZEN),
-    _Sign("connection refused", Stage.DIAL, Cause.REFUSED),
-    _Sign("connection reset", Stage.DIAL, Cause.RESET),
-    _Sign("i/o timeout", Stage.DIAL, Cause.TIMEOUT),
-    _Sign("context deadline exceeded", Stage.DIAL, Cause.TIMEOUT),
-    _Sign("no route to host", Stage.DIAL, Cause.NO_HOST_ROUTE),
-    _Sign("dial backoff", Stage.DIAL, Cause.BACKOFF),
-    _Sign("network is unreachable", Stage.DIAL, Cause.NO_LOCAL_ROUTE),
-    _Sign("cannot assign requested address", Stage.DIAL, Cause.NO_LOCAL_ROUTE),
-    _Sign("no good addresses", Stage.DIAL, Cause.NOT_DIALABLE),
-    _Sign("no addresses", Stage.DIAL, Cause.NOT_DIALABLE),
-    _Sign("dial to self attempted", Stage.DIAL, Cause.NOT_DIALABLE),
-)
-
-_TRIED_ADDRESS = re.compile(r"^\s*\* \[(?P<address>[^\]\s]{1,256})\]", re.MULTILINE)
-_PREAMBLE = re.compile(r"failed to dial:? |all dials failed\s*|(12D3KooW|Qm)\w+: ")
-_UNPRINTABLE = re.compile(r"[^\x20-\x7e]+")
-
-
-def classify(words: str) -> DialOutcome:
-    """Turn a failed dial's text into an outcome. Unknown words are `Cause.OTHER`: a failure all the same."""
-    sign = next((sign for sign in _SIGNS if sign.words in words), _Sign("", Stage.DIAL, Cause.OTHER))
-    if sign.cause is Cause.PROTOCOL_MISSING:
-        verdict = Verdict.REACHABLE
-    elif sign.cause in NOBODY_COULD_LOOK:
-        verdict = Verdict.UNKNOWN
-    else:
-        verdict = Verdict.UNREACHABLE
-    return DialOutcome(
-        verdict,
-        sign.stage,
-        sign.cause,
-        _clean(words),
-        addresses=tuple(_TRIED_ADDRESS.findall(words)[:MAX_ADDRESSES]),
-        protocol_ok=False if sign.cause is Cause.PROTOCOL_MISSING else None,
-    )
-
-
-def _clean(words: str) -> str:
-    text = _PREAMBLE.sub("", words.removeprefix("Connect failed. msg="))
-    return _UNPRINTABLE.sub(" ", text)[:MAX_ERROR_CHARS].strip()
 
 
 async def dial(
@@ -113,22 +53,19 @@ async def _dial(
     guide: SwarmNode, dialler: Dialler, peer_id: str, *, deadline: float, must_serve: bool, begun: dict[Stage, float]
 ) -> DialOutcome:
     """Do it, and note in `begun` when each stage began."""
-    place: Whereabouts | None = None
+    search = guide.search(peer_id)
     try:
         async with asyncio.timeout_at(_loop_time(deadline - KNOCK_TIMEOUT)):
             # An old connection would answer for a peer that is gone: the daemon notices only later.
-            place = (await asyncio.gather(dialler.disconnect(peer_id), guide.locate(peer_id)))[1]
-            if not place.addresses:
-                return _not_located(guide, place)
-            begun[Stage.DIAL] = time.monotonic()
-            await dialler.connect(peer_id, place.addresses)
-            begun[Stage.PROTOCOL] = time.monotonic()
+            await dialler.disconnect(peer_id)
+            failures = await _reach(dialler, peer_id, search, deadline, begun)
     except TimeoutError:
-        return await _hung(guide, dialler, place)
-    except P2PDaemonError as error:
-        return classify(str(error))
+        return await _hung(guide, dialler, search)
     except (OSError, EOFError) as error:
         return _node_failed(error)
+    if failures is not None:
+        return classify(*failures) if failures else _not_located(guide, search)
+    begun[Stage.PROTOCOL] = time.monotonic()
 
     served = await _ask(dialler, peer_id, min(deadline, time.monotonic() + RPC_INFO_TIMEOUT))
     if served is None or served.verdict is not Verdict.REACHABLE:
@@ -140,7 +77,41 @@ async def _dial(
         else:
             served = DialOutcome(Verdict.REACHABLE, Stage.PROTOCOL)
     rtt = begun[Stage.PROTOCOL] - begun[Stage.DIAL]
-    return msgspec.structs.replace(served, rtt=rtt, addresses=place.addresses)
+    return msgspec.structs.replace(served, rtt=rtt, addresses=tuple(search.addresses))
+
+
+async def _reach(
+    dialler: Dialler, peer_id: str, search: Search, deadline: float, begun: dict[Stage, float]
+) -> list[str] | None:
+    """Dial each address as soon as it is named, while the search goes on: what one node names may be a lie.
+
+    Return None at the first connection, else, when the search is over and all dials have ended, why each failed.
+    Raises `OSError` or `EOFError` where a daemon is gone.
+    """
+    dials: list[asyncio.Task[None]] = []
+
+    def found(addresses: tuple[str, ...]) -> None:
+        begun.setdefault(Stage.DIAL, time.monotonic())
+        # p2pd dials a peer's further addresses beside those that it is dialling.
+        dials.append(asyncio.create_task(dialler.connect(peer_id, addresses)))
+
+    patience = min(SEARCH_WITHIN, (deadline - time.monotonic()) / 2)
+    searching = asyncio.create_task(search.run(found, patience))
+    try:
+        while running := [task for task in (searching, *dials) if not task.done()]:
+            await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            if any(dial.done() and dial.exception() is None for dial in dials):
+                return None
+        searching.result()
+        failures = [error for dial in dials if (error := dial.exception()) is not None]
+        for error in failures:
+            if not isinstance(error, P2PDaemonError):
+                raise error
+        return [str(error) for error in failures]
+    finally:
+        for task in (searching, *dials):
+            task.cancel()
+        await asyncio.gather(searching, *dials, return_exceptions=True)
 
 
 async def _ask(node: Dialler, peer_id: str, deadline: float) -> DialOutcome | None:
@@ -159,40 +130,41 @@ async def _ask(node: Dialler, peer_id: str, deadline: float) -> DialOutcome | No
     except (P2PHandlerError, DecodeError) as error:
         # It answered, if not well: a live peer.
         return DialOutcome(
-            Verdict.REACHABLE, Stage.ANSWERED, Cause.HANDLER_FAILED, _clean(str(error)), protocol_ok=False
+            Verdict.REACHABLE, Stage.ANSWERED, Cause.HANDLER_FAILED, clean(str(error)), protocol_ok=False
         )
     if version := read_version(answer.serialized_info):
         node.versions[peer_id] = version
     return DialOutcome(Verdict.REACHABLE, Stage.ANSWERED, rtt=time.monotonic() - started, protocol_ok=True)
 
 
-def _not_located(guide: SwarmNode, place: Whereabouts) -> DialOutcome:
+def _not_located(guide: SwarmNode, search: Search) -> DialOutcome:
     """No address: the peer's failure where the swarm's nodes said so, ours where they did not answer."""
-    if place.withheld:
+    if search.withheld:
         # A host name may stand for a public address: nobody looked.
-        if any(address.startswith("/dns") for address in place.withheld):
+        if any(address.startswith("/dns") for address in search.withheld):
             return DialOutcome.unknown(Cause.NO_LOCAL_ROUTE, stage=Stage.LOOKUP)
-        return DialOutcome(Verdict.UNREACHABLE, Stage.LOOKUP, Cause.NOT_DIALABLE, addresses=place.withheld)
-    if not place.finished or not guide.is_alive:
+        return DialOutcome(Verdict.UNREACHABLE, Stage.LOOKUP, Cause.NOT_DIALABLE, addresses=search.withheld)
+    if not search.over or not guide.is_alive:
         return DialOutcome.unknown(Cause.LOOKUP_UNFINISHED, stage=Stage.LOOKUP)
     return DialOutcome(Verdict.UNREACHABLE, Stage.LOOKUP, Cause.NO_ADDRESS)
 
 
-async def _hung(guide: SwarmNode, dialler: Dialler, place: Whereabouts | None) -> DialOutcome:
+async def _hung(guide: SwarmNode, dialler: Dialler, search: Search) -> DialOutcome:
     """Tell a dial that hung, the peer's failure, from our own; and a silent port from a silent process."""
     if not (guide.is_alive and dialler.is_alive):
         return DialOutcome.unknown(Cause.NODE_UNFIT, stage=Stage.DIAL, error="p2pd has ended")
-    if place is None:
+    if not search.over:
+        # Others might have named another address.
         return DialOutcome.unknown(Cause.LOOKUP_UNFINISHED, stage=Stage.LOOKUP)
-    if await _accepts_tcp(place.addresses):
-        return DialOutcome(Verdict.UNREACHABLE, Stage.SECURITY, Cause.FROZEN, addresses=place.addresses)
-    return DialOutcome(Verdict.UNREACHABLE, Stage.DIAL, Cause.TIMEOUT, addresses=place.addresses)
+    if await _accepts_tcp(search.addresses):
+        return DialOutcome(Verdict.UNREACHABLE, Stage.SECURITY, Cause.FROZEN, addresses=tuple(search.addresses))
+    return DialOutcome(Verdict.UNREACHABLE, Stage.DIAL, Cause.TIMEOUT, addresses=tuple(search.addresses))
 
 
 _DIRECT_TCP = re.compile(r"/ip[46]/(?P<host>[0-9a-fA-F.:]+)/tcp/(?P<port>\d+)")
 
 
-async def _accepts_tcp(addresses: tuple[str, ...]) -> bool:
+async def _accepts_tcp(addresses: Iterable[str]) -> bool:
     """Whether any direct address accepts a TCP connection: the machine is there, the program is not."""
     places = filter(None, map(_DIRECT_TCP.fullmatch, addresses))
     tasks = [asyncio.create_task(_knock(place["host"], int(place["port"]))) for place in places]
@@ -210,7 +182,7 @@ async def _knock(host: str, port: int) -> bool:
 
 
 def _node_failed(error: Exception) -> DialOutcome:
-    return DialOutcome.unknown(Cause.NODE_UNFIT, stage=Stage.DIAL, error=_clean(f"p2pd: {error!r}"))
+    return DialOutcome.unknown(Cause.NODE_UNFIT, stage=Stage.DIAL, error=clean(f"p2pd: {error!r}"))
 
 
 def _loop_time(deadline: float) -> float:

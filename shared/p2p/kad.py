@@ -5,190 +5,166 @@ nobody can tell "no address is known" from "the address does not answer" — the
 failure, the second is the peer's. Asking the swarm's nodes ourselves takes 1-4 ms, never dials the peer, and
 gives the addresses that are then dialled.
 
-Wire format: https://github.com/libp2p/specs/blob/master/kad-dht/README.md, messages FIND_NODE with
-length-prefixed protobuf on the protocol /ipfs/kad/1.0.0.
+Any node may lie. So the bootstrap peers, which the operator chose, are all asked and asked first; the search goes
+on while what was named is dialled; and no node's answer can take the room of the others'.
+
+Wire format: shared/p2p/kad_wire.py.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import time
+from itertools import chain, zip_longest
+from typing import TYPE_CHECKING, Self
 
 from hivemind.p2p import PeerID
 from hivemind.p2p.p2p_daemon_bindings.control import P2PDaemonError
-from hivemind.utils.multiaddr import Multiaddr
+
+from shared.p2p.kad_wire import PROTOCOL, closer_peers, find_node, read_message
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from shared.p2p.node import Dialler
 
-PROTOCOL = "/ipfs/kad/1.0.0"
-FIND_NODE = 4
 ASK_TIMEOUT = 1.0
 """Seconds for one node's answer."""
 ASKED_AT_ONCE = 3
 MAX_ASKED = 12
 """Nodes asked in one search: beyond the nearest dozen nobody knows more."""
-MAX_MESSAGE_BYTES = 256 * 1024
-MAX_CLOSER_PEERS = 32
-"""Peers taken from one answer; libp2p's nodes name 20."""
-MAX_ADDRESSES = 16
-MAX_VARINT_BITS = 63
+NEAREST = 4
+"""The search is over when so many nodes answered to which no known node that was not asked is nearer."""
+SEARCH_WITHIN = 2.0
+"""Seconds for which a search that found addresses goes on asking others."""
+DIALLED_AT_ONCE = 3
+"""Addresses that one node's answer brings to the dial at once, the rest at the search's end. p2pd dials eight of a
+peer: an answer that could fill these with silent ones would keep a live peer's true address waiting."""
+HEAD_START = 0.3
+"""Seconds in which p2pd begins to dial these before the rest comes: it keeps no order among addresses that wait."""
+MAX_DIALLED = 16
+"""Addresses of one peer that are dialled, whoever names more."""
+MAX_STEP_ADDRESSES = 4
+"""Addresses at which a node on the way is dialled: a stranger named them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Whereabouts:
-    """What the swarm's nodes say of a peer's addresses."""
+class Search:
+    """A search for one peer's addresses, and what the swarm's nodes said of them so far. `run` it once."""
 
-    addresses: tuple[str, ...]
-    finished: bool
-    """Whether "no addresses" can be believed: nodes answered, and the nearest ones had nothing nearer to name."""
-    withheld: tuple[str, ...] = ()
-    """Where there are no others: the peer's addresses that may not be dialled."""
+    def __init__(
+        self, node: Dialler, peer_id: str, start: Iterable[str], may_dial: Callable[[str], bool] = lambda _: True
+    ) -> None:
+        self.addresses: list[str] = []
+        """Those to be dialled, in the order in which they were named."""
+        self.withheld: tuple[str, ...] = ()
+        """Of the peer's addresses, some that `may_dial` denied."""
+        self.over = False
+        """Whether everybody was asked who is worth it, and somebody answered: so "no address" can be believed."""
+        self._node = node
+        self._peer_id = peer_id
+        self._target = _place(peer_id)
+        self._may_dial = may_dial
+        self._start = frozenset(start)
+        self._known: dict[str, tuple[str, ...]] = dict.fromkeys(self._start, ())
+        self._distances = {name: _place(name) ^ self._target for name in self._start}
+        self._asked: set[str] = set()
+        self._answered: list[int] = []
+        """Distances of those who answered."""
+        self._left: list[tuple[str, ...]] = []
+        """Addresses beyond the first few of each answer."""
 
+    @classmethod
+    def told(cls, node: Dialler, peer_id: str, addresses: Iterable[str]) -> Self:
+        """A search whose result is known before it is run."""
+        search = cls(node, peer_id, ())
+        search._left.append(tuple(addresses))
+        search._answered.append(0)
+        return search
 
-async def locate(
-    node: Dialler, peer_id: str, start: Iterable[str], may_dial: Callable[[str], bool] = lambda _: True
-) -> Whereabouts:
-    """Search from the `start` peers (connected ones) towards the peer. Bounded by `MAX_ASKED`; never raises.
+    async def run(self, found: Callable[[tuple[str, ...]], None], patience: float = SEARCH_WITHIN) -> None:
+        """Ask the start peers (connected ones), then towards the peer. Never raises for what nodes do.
 
-    Addresses that `may_dial` denies are neither returned nor dialled on the way.
-    """
-    withheld: tuple[str, ...] = ()
-    target = _distance_key(peer_id)
-    known: dict[str, tuple[str, ...]] = dict.fromkeys(start, ())
-    asked: set[str] = set()
-    answered = 0
-    while len(asked) < MAX_ASKED:
-        nearest = sorted((name for name in known if name not in asked), key=lambda name: _distance_key(name) ^ target)
-        batch = [name for name in nearest if name != peer_id][:ASKED_AT_ONCE]
-        if not batch:
-            break
-        asked.update(batch)
-        tasks = [asyncio.create_task(_find_node(node, name, known[name], peer_id, may_dial)) for name in batch]
+        `found` is called with new addresses as soon as a node names any. Addresses that `may_dial` denies are
+        neither given nor dialled on the way. `patience` is seconds for the others, once a node has named addresses.
+        """
+        asking: dict[asyncio.Task[dict[str, tuple[str, ...]] | None], str] = {}
+        ends: float | None = None
         try:
-            news = 0
-            for answer in asyncio.as_completed(tasks):
-                closer = await answer
-                if closer is None:
-                    continue
-                answered += 1
-                if here := closer.pop(peer_id, ()):
-                    if allowed := tuple(filter(may_dial, here)):
-                        return Whereabouts(allowed, finished=True)
-                    withheld = here
-                fresh = {name: addresses for name, addresses in closer.items() if name not in known}
-                known |= fresh
-                news += len(fresh)
+            while ends is None or time.monotonic() < ends:
+                for name in self._next()[: ASKED_AT_ONCE - len(asking)]:
+                    self._asked.add(name)
+                    asking[asyncio.create_task(self._ask(name))] = name
+                if not asking:
+                    break
+                left = None if ends is None else max(0.0, ends - time.monotonic())
+                done, _ = await asyncio.wait(asking, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    name, closer = asking.pop(task), task.result()
+                    if closer is not None:
+                        self._answered.append(self._distances[name])
+                        self._take(closer.pop(self._peer_id, ()), found)
+                        self._learn(closer)
+                if self.addresses and ends is None:
+                    ends = time.monotonic() + patience
         finally:
-            for task in tasks:
+            for task in asking:
                 task.cancel()
-        if answered and not news:
-            break
-    return Whereabouts((), finished=answered > 0, withheld=withheld)
+        self.over = bool(self._answered)
+        if self.addresses and any(self._left):
+            await asyncio.sleep(HEAD_START)
+        # In turns, one of each answer after another: what is cut off is not one node's part.
+        turns = chain.from_iterable(zip_longest(*self._left))
+        self._give((address for address in turns if address is not None), found)
+
+    def _next(self) -> list[str]:
+        """Whom to ask, in this order: the start peers, then the nearest, until enough of these answered."""
+        enough = sorted(self._answered)[NEAREST - 1] if len(self._answered) >= NEAREST else None
+        waiting = [
+            (name not in self._start, distance, name)
+            for name, distance in self._distances.items()
+            if name not in self._asked and (name in self._start or enough is None or distance < enough)
+        ]
+        return [name for _, _, name in sorted(waiting)][: max(0, MAX_ASKED - len(self._asked))]
+
+    def _learn(self, closer: Mapping[str, tuple[str, ...]]) -> None:
+        for name, addresses in closer.items():
+            if name not in self._known:
+                self._known[name] = addresses
+                self._distances[name] = _place(name) ^ self._target
+
+    def _take(self, named: tuple[str, ...], found: Callable[[tuple[str, ...]], None]) -> None:
+        allowed = tuple(filter(self._may_dial, named))
+        if named and not allowed:
+            self.withheld = named
+        if allowed:
+            self._give(allowed[:DIALLED_AT_ONCE], found)
+            self._left.append(allowed[DIALLED_AT_ONCE:])
+
+    def _give(self, named: Iterable[str], found: Callable[[tuple[str, ...]], None]) -> None:
+        room = MAX_DIALLED - len(self.addresses)
+        new = tuple(address for address in dict.fromkeys(named) if address not in self.addresses)[:room]
+        if new:
+            self.addresses += new
+            found(new)
+
+    async def _ask(self, name: str) -> dict[str, tuple[str, ...]] | None:
+        """Ask one node for the peers nearest to the target; None where it does not answer."""
+        addresses = self._known[name]
+        if addresses and not (addresses := tuple(filter(self._may_dial, addresses))[:MAX_STEP_ADDRESSES]):
+            return None
+        try:
+            async with asyncio.timeout(ASK_TIMEOUT):
+                if addresses:
+                    await self._node.connect(name, addresses)
+                async with self._node.stream(name, PROTOCOL) as (reader, writer):
+                    writer.write(find_node(PeerID.from_base58(self._peer_id).to_bytes()))
+                    await writer.drain()
+                    return closer_peers(await read_message(reader))
+        except (TimeoutError, P2PDaemonError, OSError, EOFError, ValueError, IndexError):
+            return None
 
 
-def _distance_key(peer_id: str) -> int:
+def _place(peer_id: str) -> int:
+    """Where a peer stands in Kademlia's space; the distance of two is their XOR."""
     return int.from_bytes(hashlib.sha256(PeerID.from_base58(peer_id).to_bytes()).digest(), "big")
-
-
-async def _find_node(
-    node: Dialler, ask: str, addresses: tuple[str, ...], target: str, may_dial: Callable[[str], bool]
-) -> dict[str, tuple[str, ...]] | None:
-    """Ask one node for the peers nearest to the target; None where it does not answer."""
-    if addresses and not (addresses := tuple(filter(may_dial, addresses))):
-        return None
-    try:
-        async with asyncio.timeout(ASK_TIMEOUT):
-            if addresses:
-                await node.connect(ask, addresses)
-            async with node.stream(ask, PROTOCOL) as (reader, writer):
-                writer.write(_request(PeerID.from_base58(target).to_bytes()))
-                await writer.drain()
-                return _closer_peers(await read_message(reader))
-    except (TimeoutError, P2PDaemonError, OSError, EOFError, ValueError, IndexError):
-        return None
-
-
-def _request(key: bytes) -> bytes:
-    message = b"\x08" + bytes((FIND_NODE,)) + b"\x12" + varint(len(key)) + key
-    return varint(len(message)) + message
-
-
-def varint(number: int) -> bytes:
-    packed = bytearray()
-    while number > 0x7F:  # noqa: PLR2004 - seven bits a byte
-        packed.append(number & 0x7F | 0x80)
-        number >>= 7
-    packed.append(number)
-    return bytes(packed)
-
-
-def _read_varint(data: bytes, place: int) -> tuple[int, int]:
-    number = shift = 0
-    while True:
-        byte = data[place]
-        number |= (byte & 0x7F) << shift
-        place, shift = place + 1, shift + 7
-        if byte < 0x80:  # noqa: PLR2004 - the last byte
-            return number, place
-        if shift > MAX_VARINT_BITS:
-            raise ValueError("varint too long")
-
-
-async def read_message(reader: asyncio.StreamReader) -> bytes:
-    length = shift = 0
-    while True:
-        byte = (await reader.readexactly(1))[0]
-        length |= (byte & 0x7F) << shift
-        if byte < 0x80:  # noqa: PLR2004 - a varint's last byte
-            break
-        shift += 7
-        if length > MAX_MESSAGE_BYTES:
-            break
-    if length > MAX_MESSAGE_BYTES:
-        raise ValueError("message too long")
-    return await reader.readexactly(length)
-
-
-_CLOSER_PEERS, _PEER_ID, _PEER_ADDRESS = 8, 1, 2
-
-
-def _closer_peers(message: bytes) -> dict[str, tuple[str, ...]]:
-    peers: dict[str, tuple[str, ...]] = {}
-    for field, value in bytes_fields(message):
-        if field == _CLOSER_PEERS:
-            parts = bytes_fields(value)
-            ids = [part for number, part in parts if number == _PEER_ID]
-            packed = [part for number, part in parts if number == _PEER_ADDRESS]
-            if ids and len(peers) < MAX_CLOSER_PEERS:
-                peers[str(PeerID(ids[0]))] = tuple(filter(None, map(_address, packed[:MAX_ADDRESSES])))
-    return peers
-
-
-def _address(packed: bytes) -> str | None:
-    try:
-        return str(Multiaddr(packed))
-    except Exception:  # noqa: BLE001 - multiaddr has no common error; the bytes are a stranger's
-        return None
-
-
-def bytes_fields(message: bytes) -> list[tuple[int, bytes]]:
-    """Return a protobuf message's length-delimited fields. Raises `ValueError` or `IndexError` for other bytes."""
-    fields, place = [], 0
-    while place < len(message):
-        tag, place = _read_varint(message, place)
-        if tag & 7 == 0:
-            _, place = _read_varint(message, place)
-        elif tag & 7 == 2:  # noqa: PLR2004 - protobuf's wire type "length-delimited"
-            length, place = _read_varint(message, place)
-            if place + length > len(message):
-                raise ValueError("truncated message")
-            fields.append((tag >> 3, message[place : place + length]))
-            place += length
-        else:
-            raise ValueError("unexpected wire type")
-    return fields

@@ -22,8 +22,8 @@ from hivemind.p2p.p2p_daemon_bindings.utils import ControlFailure, raise_if_fail
 from hivemind.proto import dht_pb2, p2pd_pb2
 from hivemind.utils.multiaddr import Multiaddr
 
-from shared.p2p.addresses import is_private_swarm, is_public
-from shared.p2p.kad import Whereabouts, locate
+from shared.p2p.addresses import DialPrivate, is_public
+from shared.p2p.kad import Search
 from shared.p2p.look_up import DHTReader
 
 if TYPE_CHECKING:
@@ -210,9 +210,10 @@ class Dialler:
 class SwarmNode(Dialler):
     """A client-mode node of the swarm: it also reads the DHT. It stores nothing there and does not listen."""
 
-    def __init__(self, p2p: P2P, dht: DHTNode) -> None:
+    def __init__(self, p2p: P2P, dht: DHTNode, dial_private: DialPrivate = DialPrivate.AUTO) -> None:
         super().__init__(p2p)
         self._dht = dht
+        self._dial_private = dial_private
         self.refused_subkeys: Counter[str] = Counter()
         """Dictionary entries refused while answers were unpacked, by reason; the caller may clear it."""
         self._reader = DHTReader(dht, self.refused_subkeys)
@@ -220,7 +221,7 @@ class SwarmNode(Dialler):
         self._joined: tuple[str, ...] = ()
 
     @classmethod
-    async def open(cls) -> Self:
+    async def open(cls, dial_private: DialPrivate = DialPrivate.AUTO) -> Self:
         """Start a daemon and a DHT client on it; `join` comes next. Raises `NodeError`."""
         p2p = await _start_daemon("client")
         dht = await DHTNode.create(
@@ -233,7 +234,7 @@ class SwarmNode(Dialler):
             cache_on_store=False,
             reuse_get_requests=False,
         )
-        return cls(p2p, dht)
+        return cls(p2p, dht, dial_private)
 
     async def close(self) -> None:
         """End the DHT client and the daemon."""
@@ -241,16 +242,16 @@ class SwarmNode(Dialler):
             await self._dht.shutdown()
         await super().close()
 
-    async def locate(self, peer_id: str) -> Whereabouts:
-        """Ask the swarm's nodes where a peer is, beginning with the bootstrap peers that answered `join`.
+    def search(self, peer_id: str) -> Search:
+        """Return a search for a peer's addresses, which begins with the bootstrap peers that answered `join`.
 
         Of the bootstrap peers themselves it is known, and where there is but one, nobody else could tell.
         """
         if peer_id in self._bootstrap_peers:
-            return Whereabouts(tuple(self._bootstrap_peers[peer_id]), finished=True)
-        if is_private_swarm(self._bootstrap_peers):
-            return await locate(self, peer_id, self._joined)
-        return await locate(self, peer_id, self._joined, may_dial=is_public)
+            return Search.told(self, peer_id, self._bootstrap_peers[peer_id])
+        if self._dial_private.allows(self._bootstrap_peers):
+            return Search(self, peer_id, self._joined)
+        return Search(self, peer_id, self._joined, may_dial=is_public)
 
     async def join(self, bootstrap_peers: Mapping[str, Sequence[str]], timeout: float) -> dict[str, str | None]:  # noqa: ASYNC109 - one for each peer
         """Connect to each bootstrap peer (`{peer_id: addresses}`) and begin look-ups from those that answer.
@@ -305,6 +306,11 @@ class SwarmNode(Dialler):
         except Exception:  # noqa: BLE001 - a diagnosis goes on without this finding
             return None
         return float(answer.dht_time) - (started + time.time()) / 2
+
+    async def clock_ahead(self) -> float:
+        """Return by how many seconds this machine's clock is ahead of all bootstrap peers'; 0 where it is not."""
+        skews = await asyncio.gather(*(self.clock_skew(peer_id) for peer_id in self._joined))
+        return max(0.0, min((-skew for skew in skews if skew is not None), default=0.0))
 
     async def look_up(self, keys: Collection[str], timeout: float) -> dict[str, SubkeyValues | None]:  # noqa: ASYNC109 - partial answers are kept
         """Read dictionaries, undecoded: None for a key that nobody holds; one that did not answer is missing."""

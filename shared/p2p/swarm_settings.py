@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from hivemind.utils.multiaddr import Multiaddr
 from pydantic import field_validator
 
-from shared.p2p.addresses import is_private_swarm
+from shared.p2p.addresses import DialPrivate, is_private_swarm
 from shared.p2p.petals_wire import PUBLIC_INITIAL_PEERS
 from shared.peer_id import BadPeerIdError, parse_peer_id
 from shared.settings import CommaSeparated, Field, Settings, split_list
@@ -20,6 +20,12 @@ class SwarmSettings(Settings):
         default_factory=lambda: list(PUBLIC_INITIAL_PEERS),
         description="The swarm's bootstrap peers as multiaddrs `/ip4/…/tcp/…/p2p/ID`, comma-separated; "
         "default: the public Petals swarm's.",
+    )
+
+    dial_private_addresses: DialPrivate = Field(
+        DialPrivate.AUTO,
+        description="Whether private, loopback and other unroutable addresses are dialled, which anyone can announce; "
+        "`auto`: only where the swarm is your own and a bootstrap peer of it has no public address; `yes`; `no`.",
     )
 
     _split = field_validator("initial_peers", mode="before")(split_list)

@@ -66,6 +66,9 @@ class SyntheticSwarm:
     async def hears(self):
         return True
 
+    async def clock_ahead(self):
+        return 0.0
+
     async def reaches(self, peer, addresses):
         return True
 

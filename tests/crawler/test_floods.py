@@ -1,6 +1,5 @@
 """Floods: whatever number of models, servers and records anyone announces, a crawl ends and honest ones are seen."""
 
-import time
 import tracemalloc
 
 import pytest
@@ -80,28 +79,28 @@ async def test_look_ups_end_in_time_however_slow_the_swarm_is(flooded, monkeypat
     monkeypatch.setattr(swarm, "LOOK_UPS_WITHIN", 1.0)
     official = (Model("official", 1024), Model("official-2", 1024))
     flooded.look_up_seconds = 0.4
-    started = time.monotonic()
     snapshot = await crawl(flooded, monkeypatch, official=official)
-    assert time.monotonic() - started < 3
+    # All of the 2,048 keys would have taken longer: some were never asked for.
+    assert flooded.looked_up.total() < 2_048
     assert snapshot.unanswered_keys > 0
 
 
-async def test_a_hundred_thousand_fake_servers_cost_bounded_time_and_memory(flooded, monkeypatch):
+async def test_a_hundred_thousand_fake_servers_cost_bounded_work_and_memory(flooded, monkeypatch):
     """Records of strangers are read up to a limit; the honest server, known from before, keeps its place."""
     before = await crawl(flooded, monkeypatch)
     for number in range(100_000):
         flooded.announce_server(HONEST, peer_id(number + 10), 0, 4, reached=False)
     flooded.goes_last(HONEST, peer_id(1))
+    flooded.dials.clear()
     tracemalloc.start()
-    started = time.monotonic()
     snapshot = await crawl(flooded, monkeypatch, last=before)
-    seconds, (_, peak) = time.monotonic() - started, tracemalloc.get_traced_memory()
+    _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert seconds < 60
     assert peak < 200 * 2**20
     servers = {server.peer_id: server for server in snapshot.models[0].servers}
     assert servers[peer_id(1)].state is PeerState.ONLINE
     assert len(servers) <= reading.MAX_RECORDS
+    assert len(flooded.dials) == len(set(flooded.dials)) <= reading.MAX_RECORDS
     assert snapshot.refused.by_reason["too_many_records"] > 0
 
 
@@ -115,9 +114,8 @@ async def test_dials_end_in_time_and_known_servers_go_first(flooded, monkeypatch
         flooded.announce_server(HONEST, peer_id(number + 10), 0, 4, reached=False)
     flooded.goes_last(HONEST, peer_id(1))
     flooded.dials.clear()
-    started = time.monotonic()
     snapshot = await crawl(flooded, monkeypatch, last=before, dial_timeout=0.5)
-    assert time.monotonic() - started < 3
+    assert len(flooded.dials) < 500
     assert peer_id(1) in flooded.dials[:120]
     servers = {server.peer_id: server for server in snapshot.models[0].servers}
     assert servers[peer_id(1)].verdict is Verdict.REACHABLE

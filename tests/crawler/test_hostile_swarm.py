@@ -17,7 +17,7 @@ from deploy.simulated_server import Announcement, Model, announce
 from shared.p2p import addresses, petals_wire
 from shared.p2p.dial import dial
 from shared.p2p.node import Dialler, SwarmNode
-from shared.reachability import Cause, Stage
+from shared.reachability import Cause, Stage, message
 from shared.snapshot import ModelState, PeerState, Verdict
 from tests.fakes import peer_id
 
@@ -172,6 +172,15 @@ async def test_whatever_rpc_info_answers_the_dial_ends_in_time_with_bounded_text
     assert dialler.versions == {}
     assert len(outcome.error or "") <= 300
     assert (outcome.error or "x").isprintable()
+
+
+async def test_the_operator_can_forbid_private_addresses_in_a_swarm_of_its_own(swarm):
+    """Told `no`, a crawl calls a server at a private address what it is: not dialable from outside."""
+    swarm.start(Announcement(MODEL, 0, 12))
+    settings = CrawlerSettings(initial_peers=swarm.initial_peers, dial_timeout=4, dial_private_addresses="no")
+    async with await SwarmNode.open(settings.dial_private_addresses) as guide:
+        snapshot = await crawl_once(settings, guide)
+    assert [issue.error for issue in snapshot.reachability_issues] == [message(Cause.NOT_DIALABLE)]
 
 
 async def test_a_public_swarms_private_addresses_are_not_dialled(swarm, monkeypatch):

@@ -108,6 +108,12 @@ def test_a_bootstrap_peer_that_is_down_is_an_issue():
     assert "bootstrap" in issue.advice
 
 
+def test_a_span_that_ends_far_out_is_cut_to_the_model():
+    """It counts for the blocks that there are, and for nothing more."""
+    span, _ = best_span({11: ServerRecord(PeerState.ONLINE, 1.0, 8, 10**9)}, 12)
+    assert (span.start, span.end) == (8, 12)
+
+
 spans = st.tuples(st.integers(0, 11), st.integers(1, 6)).map(lambda pair: (pair[0], min(12, pair[0] + pair[1])))
 records_of_one = st.dictionaries(
     st.integers(0, 11),

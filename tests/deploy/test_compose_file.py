@@ -78,6 +78,16 @@ def test_every_service_is_limited_hardened_and_watched(compose):
         assert {"mem_limit", "pids_limit"} <= set(service), name
 
 
+def test_no_container_runs_as_root(compose):
+    """By the service's own word, or by that of its stage in the Dockerfile."""
+    stages = re.split(r"^FROM ", (DEPLOY / "Dockerfile").read_text(), flags=re.MULTILINE)[1:]
+    users = {stage.split()[2]: re.findall(r"^USER (\d+):", stage, re.MULTILINE) for stage in stages if " AS " in stage}
+    for name, service in compose["services"].items():
+        target = service["build"]["target"] if "build" in service else None
+        user = service.get("user", "").split(":")[0] or (users[target][-1:] or ["0"])[0]
+        assert int(user) > 0, name
+
+
 def test_only_nginx_is_published_to_the_world(compose):
     for name, service in compose["services"].items():
         ports = service.get("ports", [])

@@ -117,7 +117,7 @@ async def test_waiting_for_a_slot_is_not_failing(swarm):
 
 async def test_hundreds_of_silent_peers_do_not_make_a_live_one_look_dead(swarm):
     """p2pd's default of 160 dials at once made live peers time out behind silent ones."""
-    from shared.p2p.kad import Whereabouts
+    from shared.p2p.kad import Search
 
     over = asyncio.Event()
 
@@ -126,11 +126,11 @@ async def test_hundreds_of_silent_peers_do_not_make_a_live_one_look_dead(swarm):
         writer.close()
 
     listener = await asyncio.start_server(say_nothing, "127.0.0.1", 0, backlog=1024)
-    silent = Whereabouts((f"/ip4/127.0.0.1/tcp/{listener.sockets[0].getsockname()[1]}",), finished=True)
+    silent = f"/ip4/127.0.0.1/tcp/{listener.sockets[0].getsockname()[1]}"
     live = swarm.start(Announcement(MODEL, 0, 4))
     async with prober_in(swarm) as prober:
-        locate = prober._guide.locate
-        prober._guide.locate = lambda peer: locate(peer) if peer == live.peer_id else asyncio.sleep(0, silent)
+        guide, search = prober._guide, prober._guide.search
+        guide.search = lambda peer: search(peer) if peer == live.peer_id else Search.told(guide, peer, (silent,))
         hanging = [asyncio.create_task(look(prober, peer_id(n))) for n in range(400)]
         await asyncio.sleep(1)
         for _ in range(3):

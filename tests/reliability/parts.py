@@ -105,6 +105,7 @@ class Published:
     """What stands in Redis."""
 
     def __init__(self, url):
+        self.url = url
         self.redis = sync_redis.Redis.from_url(url)
 
     def snapshot(self):

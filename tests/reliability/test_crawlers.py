@@ -10,6 +10,7 @@ import pytest
 from crawler.leader import LEASE_SECONDS, RENEW_EVERY
 from shared import keys
 from shared.snapshot import CrawlStatus, PeerState
+from tests.reliability.load import note
 from tests.reliability.parts import get, until
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(90)]
@@ -39,7 +40,8 @@ def test_a_killed_leader_is_replaced_within_the_lease_and_one_crawl(crawler, liv
     leader.kill()
     killed = time.time()
     bound = LEASE_SECONDS + RENEW_EVERY + CRAWL_WITHIN
-    snapshot, _ = until(lambda: published.newer_than(killed), bound, "a snapshot of the other crawler")
+    snapshot, took = until(lambda: published.newer_than(killed), bound, "a snapshot of the other crawler")
+    note("kill -9 of the leading crawler", faults=1, recovery_seconds=round(took, 1), wrong=0)
     assert published.leader_pid() != leader.pid
     assert snapshot.models[0].servers[0].state is PeerState.ONLINE
 
@@ -62,6 +64,7 @@ def test_a_leader_that_was_frozen_cannot_overwrite_what_is_newer(crawler, live, 
         assert snapshot.taken_at >= newest
         newest = snapshot.taken_at
         time.sleep(0.1)
+    note("a leader that was frozen and wakes", faults=1, wrong=0, lost=0)
     assert first.said("another crawler leads")
 
 
@@ -79,6 +82,7 @@ def test_a_crawler_heals_when_its_daemons_are_killed(crawler, live, published):
         healed = healed or (snapshot.taken_at if snapshot.taken_at > killed else None)
         assert time.time() - killed < 20, "no snapshot after the daemons were killed"
         time.sleep(0.1)
+    note("kill -9 of both daemons of a crawler", faults=2, recovery_seconds=round(healed - killed, 1), wrong=0)
     assert set(seen) == {PeerState.ONLINE}
 
 
@@ -89,19 +93,46 @@ def test_without_the_swarm_the_last_snapshot_stays_and_the_reason_is_shown(crawl
     until(lambda: get(url + "/api/v1/state")[0] == 200, 30, "the state")
     swarm.bootstrap.freeze()
 
-    def failed():
-        entries = published.redis.xrevrange(keys.CRAWLS, count=1)
-        status = msgspec.json.decode(entries[0][1][b"status"], type=CrawlStatus) if entries else None
-        return status is not None and status.error
-
-    reason, _ = until(failed, 20, "a failed crawl")
+    reason, _ = until(lambda: (found := status(published)) and found.error, 20, "a failed crawl")
     assert "no bootstrap peer answered" in reason
     before = published.snapshot()
     until(lambda: "no bootstrap peer answered" in get(url + "/")[1].lower(), 10, "the reason on the page")
     assert f'"last_updated":{before.taken_at}' in get(url + "/api/v1/state")[1]
     swarm.bootstrap.thaw()
     thawed = time.time()
-    until(lambda: published.newer_than(thawed), 20, "a snapshot after the swarm is back")
+    _, took = until(lambda: published.newer_than(thawed), 20, "a snapshot after the swarm is back")
+    note("no bootstrap peer answers", faults=1, recovery_seconds=round(took, 1), wrong=0)
+
+
+def test_a_restarted_crawler_goes_on_from_what_was_published(crawler, live, published, swarm):
+    """Its own first crawls fail or find nothing: the last snapshot stays, and the status names it."""
+    first = crawler()
+    before, _ = until(published.snapshot, 30, "a snapshot")
+    first.end()
+    before = published.snapshot()
+    published.redis.delete(keys.CRAWLER_LEASE)
+    swarm.bootstrap.freeze()
+    second = crawler()
+    failed = until(lambda: (found := status(published)) and not found.ok and found, 20, "a failed crawl")[0]
+    assert failed.snapshot_taken_at == before.taken_at
+    assert published.snapshot() == before
+    # The swarm is back, and its nodes have forgotten all records: no empty swarm is published at once.
+    swarm.bootstrap.thaw()
+    for server in (swarm.bootstrap, live):
+        swarm.call(forget(server.node.protocol.storage))
+    until(lambda: "announced no server at all" in (status(published).error or ""), 20, "the doubt")
+    assert published.snapshot() == before
+    assert second.said("goes_on_from")
+
+
+async def forget(storage):
+    for key in [key for key, _ in storage.items()]:
+        del storage[key]
+
+
+def status(published):
+    entries = published.redis.xrevrange(keys.CRAWLS, count=1)
+    return msgspec.json.decode(entries[0][1][b"status"], type=CrawlStatus) if entries else None
 
 
 def published_url(published):

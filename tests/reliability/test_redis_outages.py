@@ -2,13 +2,15 @@
 
 import threading
 import time
+from contextlib import suppress
 
 import pytest
-from redis.exceptions import OutOfMemoryError
+from redis.exceptions import ConnectionError, OutOfMemoryError  # noqa: A004 - Redis's own
 
 from shared import keys
 from tests.conftest import RedisServer
 from tests.fakes import peer_id
+from tests.reliability.load import note
 from tests.reliability.parts import Published, SlowProxy, get, state, until
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(90)]
@@ -47,7 +49,8 @@ def test_a_redis_that_comes_back_empty_is_filled_at_once(start, start_api, swarm
     assert (status, "success" in body) == (503, False)
     assert seconds < 9.5
     redis_server.start()
-    again, _ = until(published.snapshot, 10, "the snapshot in the new Redis")
+    again, took = until(published.snapshot, 10, "the snapshot in the new Redis")
+    note("Redis killed, back and empty", faults=1, recovery_seconds=round(took, 1), wrong=0, lost=0)
     assert again.taken_at == first["last_updated"]
     assert crawler.said("republished the last snapshot")
     until(looks(url, 3), 15, "a verdict again")
@@ -96,7 +99,8 @@ def test_a_full_redis_corrupts_nothing(start, start_api, swarm, live):
         full.set()
         filling.join()
         published.redis.delete("filler")
-        until(lambda: published.newer_than(before.taken_at), 15, "a new snapshot")
+        _, took = until(lambda: published.newer_than(before.taken_at), 15, "a new snapshot")
+        note("Redis full", faults=1, recovery_seconds=round(took, 1), wrong=0, lost=0)
         until(looks(url, 3), 15, "a verdict again")
     finally:
         server.kill()
@@ -132,3 +136,37 @@ def test_a_redis_with_persistence_keeps_what_it_had_over_kill_9(start, swarm, li
         assert published.redis.get(keys.HISTORY_HEAD) == head
     finally:
         server.kill()
+
+
+def test_a_redis_with_persistence_loses_at_most_its_last_second(tmp_path):
+    """kill -9 while it is written to all the time: what it had acknowledged a second before is there again."""
+    server = RedisServer("--appendonly", "yes", "--appendfsync", "everysec", "--dir", str(tmp_path))
+    server.start()
+    try:
+        redis, acknowledged = Published(server.url).redis, []
+        stop = threading.Event()
+        writing = threading.Thread(target=write, args=(redis, acknowledged, stop))
+        writing.start()
+        until(lambda: len(acknowledged) > 3000, 20, "some writes")
+        server.kill()
+        killed = time.monotonic()
+        stop.set()
+        writing.join()
+        server.start()
+        kept = int(Published(server.url).redis.get("counter"))
+        lost = acknowledged[kept:]
+        seconds = round(max((killed - at for at in lost), default=0.0), 3)
+        note(
+            "kill -9 of Redis under writes", faults=1, requests=len(acknowledged), lost=len(lost), lost_seconds=seconds
+        )
+        assert all(killed - at <= 1 for at in lost)
+    finally:
+        server.kill()
+
+
+def write(redis, acknowledged, stop):
+    """Count up; note when each count was acknowledged."""
+    with suppress(ConnectionError):
+        while not stop.is_set():
+            redis.incr("counter")
+            acknowledged.append(time.monotonic())

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import time
+from contextlib import suppress
 
 import pytest
 import redis as sync_redis
@@ -13,6 +14,7 @@ from shared import keys
 from shared.redis_client import sentinel_place
 from tests.conftest import RedisServer
 from tests.fakes import peer_id
+from tests.reliability.load import Load, note
 from tests.reliability.parts import Published, get, state, until
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(90)]
@@ -48,6 +50,12 @@ def sentinel(tmp_path):
     shutil.rmtree(tmp_path, ignore_errors=True)
 
 
+def leads(client):
+    """Whether it was promoted; it cuts its connections when it is."""
+    with suppress(sync_redis.ConnectionError):
+        return client.info()["role"] == "master"
+
+
 def answers(client):
     try:
         return client.ping()
@@ -62,20 +70,37 @@ def test_a_fail_over_is_waited_out_by_all_parts(start, start_api, swarm, live, s
     peers = ",".join(swarm.initial_peers)
     start("crawler", REDIS_URL=url, INITIAL_PEERS=peers, CRAWL_PERIOD="2")
     start("reachability_worker", REDIS_URL=url, INITIAL_PEERS=peers)
-    _, api = start_api(url)
+    _, api = start_api(url, RATE_LIMIT="0")
     until(lambda: state(api), 30, "the state")
     until(lambda: get(f"{api}/api/v1/is_reachable/{live.peer_id}")[0] == 200, 20, "a verdict")
-    leader.kill()
-    killed = time.time()
-    assert get(api + "/api/v1/state")[0] == 200
-    status, body, _ = get(f"{api}/api/v1/is_reachable/{peer_id(1)}")
-    assert status == 503
-    assert "success" not in body
+
+    def whom(number):
+        """The live server, and ever new ids that nobody has."""
+        return (live.peer_id, True) if number % 2 else (peer_id(number + 10**6), False)
+
     promoted = Published(replica.url)
-    until(lambda: promoted.newer_than(killed), 25, "a snapshot in the new leader")
+    with Load(api, whom, lanes=60, a_second=200) as load:
+        until(lambda: load.codes[200] > 200, 20, "the load")
+        leader.kill()
+        killed = time.time()
+        assert get(api + "/api/v1/state")[0] == 200
+        until(lambda: leads(promoted.redis), 15, "the promotion")
+        promotion = time.monotonic()
+        before = load.codes[200]
+        _, back = until(lambda: load.codes[200] > before + 20, 5, "verdicts again")
+        until(lambda: promoted.newer_than(killed), 25, "a snapshot in the new leader")
+        until(lambda: state(api)["last_updated"] > killed, 15, "the api to follow")
+        until(lambda: time.monotonic() > promotion + 8, 10, "some more load")
+    note(
+        "fail-over of Redis behind Sentinel", faults=1, requests=load.answered, wrong=len(load.wrong), lost=load.lost,
+        nobody_could_look=load.codes[503], recovery_seconds=round(back, 2), slowest_answer=round(load.slowest, 2),
+    )  # fmt: skip
     assert promoted.redis.exists(keys.CRAWLER_LEASE)
-    until(lambda: state(api)["last_updated"] > killed, 15, "the api to follow")
-    until(lambda: get(f"{api}/api/v1/is_reachable/{live.peer_id}")[0] == 200, 25, "a verdict again")
+    assert (load.wrong, load.lost) == ([], 0)
+    assert set(load.codes) == {200, 503}
+    assert load.slowest < 9.5
+    until(lambda: promoted.redis.keys("rq:job:*") == [], 15, "no orphan job")
+    assert promoted.redis.zcard("rq:wip:reachability-default") == 0
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shared.p2p.addresses import is_private_swarm, is_public
+from shared.p2p.addresses import DialPrivate, is_private_swarm, is_public
 from shared.p2p.petals_wire import PUBLIC_INITIAL_PEERS
 from shared.p2p.swarm_settings import bootstrap_peers
 from tests.fakes import peer_id
@@ -68,3 +68,25 @@ def test_a_swarm_is_private_when_none_of_its_bootstrap_peers_is_the_public_ones(
     assert not is_private_swarm(public)
     assert not is_private_swarm([peer_id(1), next(iter(public))])
     assert is_private_swarm([peer_id(1)])
+
+
+PUBLIC = {peer_id(1): ["/ip4/8.8.8.8/tcp/1"], peer_id(2): ["/ip4/10.0.0.2/tcp/1", "/ip4/8.8.4.4/tcp/1"]}
+INSIDE = {**PUBLIC, peer_id(3): ["/ip4/10.0.0.3/tcp/1"]}
+IN_A_CLUSTER = {peer_id(1): ["/dns4/bootstrap.swarm.svc/tcp/1"]}
+
+
+@pytest.mark.parametrize(
+    ("setting", "peers", "allowed"),
+    [
+        ("auto", PUBLIC, False),
+        ("auto", INSIDE, True),
+        ("auto", IN_A_CLUSTER, True),
+        ("auto", bootstrap_peers(PUBLIC_INITIAL_PEERS), False),
+        ("yes", PUBLIC, True),
+        ("yes", bootstrap_peers(PUBLIC_INITIAL_PEERS), True),
+        ("no", INSIDE, False),
+    ],
+)
+def test_private_addresses_are_dialled_where_the_swarm_is_in_a_private_network_or_as_told(setting, peers, allowed):
+    """`DIAL_PRIVATE_ADDRESSES`. The public swarm's own bootstrap peers have host names: these change nothing."""
+    assert DialPrivate(setting).allows(peers) is allowed

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shared.p2p.dial import classify
+from shared.p2p.dial_words import classify
 from shared.reachability import NOBODY_COULD_LOOK, Cause, Stage, advice, message
 from shared.snapshot import Verdict
 
@@ -62,6 +62,15 @@ def test_an_address_that_works_for_nobody_here_does_not_hide_a_refusal():
     outcome = classify(words)
     assert outcome.cause is Cause.REFUSED
     assert outcome.addresses == ("/ip6/2001:db8::1/tcp/1", "/ip4/192.0.2.1/tcp/1")
+
+
+def test_an_address_that_was_not_dialled_is_not_judged_by_others():
+    """The daemon remembers a failure of the true address, and a liar's closed port refuses: nobody looked anew."""
+    lie = dial_failed("dial tcp4 192.0.2.9:1: connect: connection refused", "/ip4/192.0.2.9/tcp/1")
+    assert classify(lie, dial_failed("dial backoff")).cause is Cause.BACKOFF
+    # Tried, failed, and named again by another node: it was dialled in this look.
+    tried = dial_failed("dial tcp4 192.0.2.1:1: connect: connection refused")
+    assert classify(tried, dial_failed("dial backoff")).cause is Cause.REFUSED
 
 
 def test_a_peers_words_cannot_carry_control_codes():

@@ -1,0 +1,108 @@
+"""The messages of libp2p's Kademlia that a search needs, in bytes.
+
+Format: https://github.com/libp2p/specs/blob/master/kad-dht/README.md: FIND_NODE with length-prefixed protobuf on
+the protocol /ipfs/kad/1.0.0. p2pd has no call for it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hivemind.p2p import PeerID
+from hivemind.utils.multiaddr import Multiaddr
+
+if TYPE_CHECKING:
+    import asyncio
+
+PROTOCOL = "/ipfs/kad/1.0.0"
+FIND_NODE = 4
+MAX_MESSAGE_BYTES = 256 * 1024
+MAX_CLOSER_PEERS = 32
+"""Peers taken from one answer; libp2p's nodes name 20."""
+MAX_ADDRESSES = 16
+"""Addresses taken of each of them."""
+MAX_VARINT_BITS = 63
+
+
+def find_node(key: bytes) -> bytes:
+    """Return the question for the peers nearest to a key."""
+    message = b"\x08" + bytes((FIND_NODE,)) + b"\x12" + varint(len(key)) + key
+    return varint(len(message)) + message
+
+
+def varint(number: int) -> bytes:
+    packed = bytearray()
+    while number > 0x7F:  # noqa: PLR2004 - seven bits a byte
+        packed.append(number & 0x7F | 0x80)
+        number >>= 7
+    packed.append(number)
+    return bytes(packed)
+
+
+def _read_varint(data: bytes, place: int) -> tuple[int, int]:
+    number = shift = 0
+    while True:
+        byte = data[place]
+        number |= (byte & 0x7F) << shift
+        place, shift = place + 1, shift + 7
+        if byte < 0x80:  # noqa: PLR2004 - the last byte
+            return number, place
+        if shift > MAX_VARINT_BITS:
+            raise ValueError("varint too long")
+
+
+async def read_message(reader: asyncio.StreamReader) -> bytes:
+    """Return one message. Raises `ValueError` for one that is too long, `EOFError` where it ends early."""
+    length = shift = 0
+    while True:
+        byte = (await reader.readexactly(1))[0]
+        length |= (byte & 0x7F) << shift
+        if byte < 0x80:  # noqa: PLR2004 - a varint's last byte
+            break
+        shift += 7
+        if length > MAX_MESSAGE_BYTES:
+            break
+    if length > MAX_MESSAGE_BYTES:
+        raise ValueError("message too long")
+    return await reader.readexactly(length)
+
+
+_CLOSER_PEERS, _PEER_ID, _PEER_ADDRESS = 8, 1, 2
+
+
+def closer_peers(message: bytes) -> dict[str, tuple[str, ...]]:
+    """Return the peers that an answer names and their addresses. Raises `ValueError`, `IndexError` for other bytes."""
+    peers: dict[str, tuple[str, ...]] = {}
+    for field, value in bytes_fields(message):
+        if field == _CLOSER_PEERS:
+            parts = bytes_fields(value)
+            ids = [part for number, part in parts if number == _PEER_ID]
+            packed = [part for number, part in parts if number == _PEER_ADDRESS]
+            if ids and len(peers) < MAX_CLOSER_PEERS:
+                peers[str(PeerID(ids[0]))] = tuple(filter(None, map(_address, packed[:MAX_ADDRESSES])))
+    return peers
+
+
+def _address(packed: bytes) -> str | None:
+    try:
+        return str(Multiaddr(packed))
+    except Exception:  # noqa: BLE001 - multiaddr has no common error; the bytes are a stranger's
+        return None
+
+
+def bytes_fields(message: bytes) -> list[tuple[int, bytes]]:
+    """Return a protobuf message's length-delimited fields. Raises `ValueError` or `IndexError` for other bytes."""
+    fields, place = [], 0
+    while place < len(message):
+        tag, place = _read_varint(message, place)
+        if tag & 7 == 0:
+            _, place = _read_varint(message, place)
+        elif tag & 7 == 2:  # noqa: PLR2004 - protobuf's wire type "length-delimited"
+            length, place = _read_varint(message, place)
+            if place + length > len(message):
+                raise ValueError("truncated message")
+            fields.append((tag >> 3, message[place : place + length]))
+            place += length
+        else:
+            raise ValueError("unexpected wire type")
+    return fields

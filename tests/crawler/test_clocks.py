@@ -1,0 +1,70 @@
+"""Clocks that are wrong or step: nothing freezes, nothing is lost, no age is negative."""
+
+import time
+
+import pytest
+
+from crawler.clock import SharedClock
+from crawler.history import HistoryWriter
+from crawler.incidents import step
+from shared.history import HOUR, Resolution
+from shared.history_store import HistoryReader
+from shared.snapshot import ModelState
+from shared.snapshot_store import SnapshotWriter
+from tests.crawler.recording import lead, record
+from tests.fakes import model, peer_id, server, snapshot
+
+DAY = 86400.0
+
+
+def whole():
+    return model(servers=(server(1, 0, 8),))
+
+
+@pytest.mark.parametrize("ahead", [HOUR, DAY, 20 * DAY])
+async def test_a_history_that_was_written_ahead_of_time_goes_on_at_once(redis, ahead):
+    """Redis's clock was ahead, and was set right: crawls are recorded again, and what was before it is still there."""
+    start = time.time() // HOUR * HOUR - HOUR
+    right = [snapshot(whole(), taken_at=start + 60 * minute) for minute in range(10)]
+    await record(redis, *right[:8], snapshot(whole(), taken_at=start + 2 * HOUR + ahead))
+    writer, leader = HistoryWriter(redis), await lead_again(redis)
+    for each in right[8:]:
+        assert await writer.append(each, leader.lease)
+    reader = HistoryReader(redis)
+    found = await reader.model("demo-model", Resolution.MINUTE, start + 600)
+    assert [slot.slot - start // 60 for slot in found.slots] == list(range(10))
+    of_server = await reader.server(peer_id(1), start + 600)
+    assert [(hour.hour, hour.looked, hour.online) for hour in of_server.hours] == [(start // HOUR, 10, 10)]
+    header = of_server.record
+    assert start == header.first_seen <= header.online_since <= header.last_online == start + 540
+    assert of_server.uptimes()["24h"] == 1.0
+
+
+async def lead_again(redis):
+    await redis.delete("petals:crawler:lease")
+    return await lead(redis)
+
+
+def test_an_incident_that_began_in_the_future_has_no_negative_length():
+    """It began by a clock that was ahead, and ends by the right one."""
+    watch, closed = None, None
+    for at, state in ((100.0, True), (5000.0, False), (5060.0, False), (160.0, True), (220.0, True)):
+        report = whole() if state else model()
+        watch, closed = step(watch, report, ModelState.HEALTHY if state else ModelState.BROKEN, at)
+    assert closed is not None
+    assert closed.start <= closed.end == 160.0
+    assert watch.last_healthy == 220.0
+
+
+@pytest.mark.parametrize("ahead", [-DAY, DAY, 3600.0])
+async def test_a_crawlers_wrong_clock_is_put_right_by_rediss(redis, monkeypatch, ahead):
+    """What it dates is neither from the future, which would look fresh for ever, nor too old to be published."""
+    writer = SnapshotWriter(redis)
+    clock, right = SharedClock(writer), time.time
+    monkeypatch.setattr("crawler.clock.time.time", lambda: right() + ahead)
+    dated = await clock.dated(snapshot(whole(), taken_at=right() + ahead))
+    assert abs(dated.taken_at - right()) < 5
+    assert abs(await clock.now() - right()) < 5
+    monkeypatch.setattr("crawler.clock.time.time", right)
+    dated = await clock.dated(snapshot(whole(), taken_at=right()))
+    assert abs(dated.taken_at - right()) < 5

@@ -1,0 +1,78 @@
+"""The crawler's clock steps, on a real process (libfaketime): the page goes on, nothing is lost, no age is negative."""
+
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from shared.history import Resolution
+from shared.history_store import HistoryReader
+from shared.redis_client import connect
+from shared.snapshot import PeerState
+from tests.reliability.load import note
+from tests.reliability.parts import get, state, until
+
+pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(90)]
+LIBFAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
+
+
+class SteppingClock:
+    """What a process believes the time to be: `offset` seconds from the right one. Monotonic time stays as it is."""
+
+    def __init__(self, folder):
+        self._file = folder / "offset"
+        self.step(0)
+        self.environment = {
+            "LD_PRELOAD": str(LIBFAKETIME), "FAKETIME_TIMESTAMP_FILE": str(self._file), "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }  # fmt: skip
+
+    def step(self, offset):
+        new = self._file.with_suffix(".new")
+        new.write_text(f"{offset:+d}\n")
+        new.replace(self._file)
+
+
+@pytest.mark.skipif(LIBFAKETIME is None, reason="needs libfaketime (Debian: faketime)")
+@pytest.mark.parametrize("offset", [7200, -7200])
+async def test_a_crawler_whose_clock_steps_freezes_nothing_and_loses_nothing(  # noqa: PLR0917 - fixtures
+    start, start_api, swarm, live, published, tmp_path, offset
+):
+    """Two hours forward or backward, and back again: snapshots go on with the right time, and so does the history."""
+    clock = SteppingClock(tmp_path)
+    crawler = start(
+        "crawler", REDIS_URL=published.url, INITIAL_PEERS=",".join(swarm.initial_peers), CRAWL_PERIOD="1",
+        **clock.environment,
+    )  # fmt: skip
+    _, url = start_api(published.url)
+    until(lambda: state(url), 30, "the state")
+    seen = []
+    for step in (offset, 0):
+        clock.step(step)
+        time.sleep(1.5)  # a crawl that began before the step may end after it
+        stepped = time.time()
+        if step > 0:
+            # All records look expired: nobody could look, which is no empty swarm.
+            until(lambda: "s ahead of the bootstrap peers" in get(url + "/")[1], 15, "the reason on the page")
+            assert published.snapshot().models[0].servers[0].state is PeerState.ONLINE
+            continue
+        for _ in range(2):
+            snapshot, _ = until(partial(published.newer_than, max([stepped, *seen])), 15, "a snapshot after the step")
+            seen.append(snapshot.taken_at)
+            assert abs(snapshot.taken_at - time.time()) < 5
+            assert snapshot.update_duration < 60
+            assert snapshot.models[0].servers[0].state is PeerState.ONLINE
+        until(lambda: state(url)["last_updated"] >= seen[-1], 10, "the api to follow")
+    assert crawler.said("clock differs from redis's")
+    note(f"the crawler's clock steps by {offset:+} s and back", faults=2, wrong=0, lost=0)
+    redis = connect(published.url, "tests")
+    try:
+        hours = await HistoryReader(redis).model("demo-model", Resolution.HOUR, time.time())
+        server = await HistoryReader(redis).server(live.peer_id, time.time())
+    finally:
+        await redis.aclose()
+    assert sum(slot.looks for slot in hours.slots) >= len(seen)
+    assert sum(slot.looks for slot in hours.slots) == sum(slot.healthy for slot in hours.slots)
+    assert server.record.first_seen <= server.record.online_since <= server.record.last_online <= time.time() + 1
+    assert server.record.sessions == 1

@@ -1,0 +1,109 @@
+"""A real libp2p node of the swarm that answers FIND_NODE with whatever a test wants it to say."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+
+from hivemind.dht.node import DHTNode
+from hivemind.p2p import PeerID
+from hivemind.utils.multiaddr import Multiaddr
+
+from shared.p2p.kad_wire import PROTOCOL, read_message
+from shared.p2p.node import Daemon
+
+
+def varint(number):
+    packed = bytearray()
+    while number > 127:
+        packed.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*packed, number])
+
+
+def _field(number, value):
+    return varint(number << 3 | 2) + varint(len(value)) + value
+
+
+def answer(peers):
+    """A FIND_NODE answer that names `{peer_id: addresses}`."""
+    message = b"\x08\x04"
+    for peer_id, addresses in peers.items():
+        packed = _field(1, PeerID.from_base58(peer_id).to_bytes())
+        packed += b"".join(_field(2, Multiaddr(address).to_bytes()) for address in addresses)
+        message += _field(8, packed)
+    return varint(len(message)) + message
+
+
+class LyingNode:
+    """Answers hivemind's pings as an honest node; asked about a peer, it names what `says` has for that one."""
+
+    def __init__(self, node):
+        self.node = node
+        self.says = {}
+        self.asked = 0
+
+    @classmethod
+    async def start(cls):
+        """Its daemon runs no Kademlia of its own, so that the protocol is free for this handler."""
+        p2p = await Daemon.create(
+            dht_mode="none", host_maddrs=["/ip4/127.0.0.1/tcp/0"], auto_nat=False, nat_port_map=False
+        )
+        liar = cls(await DHTNode.create(p2p=p2p))
+        await p2p.add_binary_stream_handler(PROTOCOL, liar._handle)
+        return liar
+
+    async def _handle(self, _, reader, writer):
+        try:
+            question = await read_message(reader)
+            # Daemons ask on their own account too, about themselves and at random.
+            lies = [lie for peer_id, lie in self.says.items() if PeerID.from_base58(peer_id).to_bytes() in question]
+            self.asked += len(lies)
+            writer.write(answer(lies[0] if lies else {}))
+            await writer.drain()
+        finally:
+            writer.close()
+
+    async def address(self):
+        return str((await self.node.get_visible_maddrs())[0])
+
+    async def close(self):
+        await self.node.shutdown()
+        await self.node.p2p.shutdown()
+
+
+def id_near(peer_id, number):
+    """A valid peer id whose place in Kademlia's space is near another's, as an attacker can search for."""
+
+    def place(key):
+        return int.from_bytes(hashlib.sha256(key).digest(), "big")
+
+    target = place(PeerID.from_base58(peer_id).to_bytes())
+    tried = (b"\x12\x20" + hashlib.sha256(b"%d %d" % (number, attempt)).digest() for attempt in range(2_000))
+    return str(PeerID(min(tried, key=lambda key: place(key) ^ target)))
+
+
+class Tarpit:
+    """Ports that accept connections and say nothing, as an attacker's do; counts the connections."""
+
+    def __init__(self, count):
+        self._count = count
+        self._servers = []
+        self._over = asyncio.Event()
+        self.knocks = 0
+
+    async def __aenter__(self):
+        self._servers = [await asyncio.start_server(self._hold, "127.0.0.1", 0) for _ in range(self._count)]
+        self.addresses = [f"/ip4/127.0.0.1/tcp/{one.sockets[0].getsockname()[1]}" for one in self._servers]
+        return self
+
+    async def __aexit__(self, *_):
+        for one in self._servers:
+            one.close()
+        self._over.set()
+        await asyncio.sleep(0.1)
+
+    async def _hold(self, _, writer):
+        self.knocks += 1
+        await self._over.wait()
+        writer.close()

@@ -1,0 +1,132 @@
+"""Any node of the swarm can name wrong addresses for a peer: a live server is found all the same."""
+
+import asyncio
+import time
+
+import pytest
+import pytest_asyncio
+
+from deploy.simulated_server import Announcement, Model
+from shared.p2p.dial import dial
+from shared.p2p.kad import DIALLED_AT_ONCE, MAX_ASKED, MAX_DIALLED, Search
+from shared.p2p.node import Dialler, SwarmNode
+from shared.p2p.swarm_settings import bootstrap_peers
+from shared.reachability import Cause
+from shared.snapshot import Verdict
+from tests.fakes import peer_id
+from tests.shared.lying_node import LyingNode, Tarpit, id_near
+
+pytestmark = pytest.mark.swarm
+CLOSED_PORT = "/ip4/127.0.0.1/tcp/1"
+
+
+@pytest_asyncio.fixture
+async def liar():
+    node = await LyingNode.start()
+    yield node
+    await node.close()
+
+
+@pytest_asyncio.fixture
+async def eyes(swarm, liar):
+    """A guide that joined through an honest and a lying bootstrap peer, and a dialler."""
+    peers = bootstrap_peers([await liar.address(), *swarm.initial_peers])
+    async with await SwarmNode.open() as guide, await Dialler.open() as dialler:
+        errors = await guide.join(peers, 5)
+        assert set(errors.values()) == {None}
+        yield guide, dialler
+
+
+async def look(eyes, peer):
+    return await dial(*eyes, peer, deadline=time.monotonic() + 5)
+
+
+async def look_with_the_lie_first(swarm, liar, eyes, peer):
+    """The honest node is held back until the liar has spoken and what it named was dialled."""
+    swarm.bootstrap.freeze()
+    try:
+        looking = asyncio.create_task(look(eyes, peer))
+        async with asyncio.timeout(4):
+            while not liar.asked:
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)
+        assert not looking.done()
+    finally:
+        swarm.bootstrap.thaw()
+    return await looking
+
+
+@pytest.mark.parametrize("lie", ["a closed port", "another node's address"])
+async def test_a_lie_that_comes_first_does_not_make_a_live_server_unreachable(swarm, liar, eyes, lie):
+    """It is dialled and fails; then the honest node's answer is dialled too."""
+    live, bystander = swarm.start(Announcement(Model("m", 4), 0, 4)), swarm.start()
+    elsewhere = addresses(swarm, bystander)[0].rpartition("/p2p/")[0]
+    liar.says = {live.peer_id: {live.peer_id: [CLOSED_PORT if lie == "a closed port" else elsewhere]}}
+    outcome = await look_with_the_lie_first(swarm, liar, eyes, live.peer_id)
+    assert outcome.verdict is Verdict.REACHABLE
+
+
+async def test_a_liar_cannot_take_all_the_room_of_a_dial(swarm, liar, eyes):
+    """p2pd dials eight addresses of a peer at once: sixteen that hang would keep the true one waiting."""
+    live = swarm.start(Announcement(Model("m", 4), 0, 4))
+    async with Tarpit(16) as tarpit:
+        liar.says = {live.peer_id: {live.peer_id: tarpit.addresses}}
+        outcome = await look_with_the_lie_first(swarm, liar, eyes, live.peer_id)
+        assert outcome.verdict is Verdict.REACHABLE
+        assert tarpit.knocks <= DIALLED_AT_ONCE
+
+
+async def test_a_liar_cannot_lead_the_search_away(swarm, liar, eyes):
+    """It names nodes near the peer that do not exist: the bootstrap peers are asked before any of these."""
+    live = swarm.start(Announcement(Model("m", 4), 0, 4))
+    liar.says = {live.peer_id: {id_near(live.peer_id, number): [CLOSED_PORT] for number in range(20)}}
+    outcome = await look_with_the_lie_first(swarm, liar, eyes, live.peer_id)
+    assert outcome.verdict is Verdict.REACHABLE
+
+
+async def test_a_dead_peer_is_still_called_unreachable_where_somebody_lies(swarm, liar, eyes):
+    """Its old address and the lie were both dialled, once."""
+    dead = swarm.start(Announcement(Model("m", 4), 0, 4))
+    address = addresses(swarm, dead)[0].rpartition("/p2p/")[0]
+    swarm.close_server(dead)
+    liar.says = {dead.peer_id: {dead.peer_id: [CLOSED_PORT, address]}}
+    outcome = await look(eyes, dead.peer_id)
+    assert (outcome.verdict, outcome.cause) == (Verdict.UNREACHABLE, Cause.REFUSED)
+
+
+async def test_a_liar_makes_nobody_an_amplifier(liar, eyes):
+    """However many addresses and nodes it names: one look dials few, each once."""
+    nobody = peer_id(77)
+    async with Tarpit(20) as named, Tarpit(16) as steps:
+        near = {id_near(nobody, number): steps.addresses for number in range(31)}
+        liar.says = {nobody: {**near, nobody: named.addresses}}
+        outcome = await look(eyes, nobody)
+        assert (outcome.verdict, outcome.cause) == (Verdict.UNREACHABLE, Cause.FROZEN)
+        # A dial that hung is followed by one knock at each address.
+        assert named.knocks <= 2 * MAX_DIALLED
+        assert steps.knocks <= MAX_ASKED * 4
+
+
+async def test_nobody_is_believed_before_others_were_asked(swarm, liar, eyes):
+    """The time ends with the honest node still silent: nobody knows whether it would have named another address."""
+    liar.says = {peer_id(5): {peer_id(5): [CLOSED_PORT]}}
+    guide, _ = eyes
+    search = Search(guide, peer_id(5), (str(liar.node.peer_id), swarm.bootstrap.peer_id))
+    named = []
+    swarm.bootstrap.freeze()
+    try:
+        running = asyncio.create_task(search.run(named.append))
+        async with asyncio.timeout(4):
+            while not named:
+                await asyncio.sleep(0.01)
+        assert not search.over
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    finally:
+        swarm.bootstrap.thaw()
+    assert named == [(CLOSED_PORT,)]
+    assert not search.over
+
+
+def addresses(swarm, server):
+    return swarm.call(server.addresses())
