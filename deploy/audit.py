@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 REQUIREMENTS = Path(__file__).parent / "requirements"
-HASHED = ("api.txt", "swarm.txt", "embedded.txt", "dev.txt", "audit.txt")
+HASHED = ("api.txt", "swarm.txt", "embedded.txt", "dev.txt", "audit.txt", "tracing.txt")
 CHOSEN_BY_MACHINE = ("torch.txt", "petals.txt")
 """Pinned without hashes: torch's build is the machine's choice, and petals is installed with --no-deps."""
 CANARY = "jinja2==2.4.1\n"

@@ -39,6 +39,7 @@ class _Side(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self._other: _Side | None = None
         self._on_the_way: deque[bytes | None] = deque()
+        self._arrived = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
@@ -55,6 +56,7 @@ class _Side(asyncio.Protocol):
                 self.transport.abort()
             return
         self._other = other
+        self._deliver()
 
     def pair_with(self, other: _Side) -> None:
         self._other = other
@@ -70,11 +72,20 @@ class _Side(asyncio.Protocol):
         asyncio.get_running_loop().call_later(self._one_way, self._arrive)
 
     def _arrive(self) -> None:
-        data = self._on_the_way.popleft()
+        self._arrived += 1
+        self._deliver()
+
+    def _deliver(self) -> None:
+        """Say what has arrived, once the other side is there to say it."""
         transport = self._other.transport if self._other is not None else None
-        if transport is None or transport.is_closing():
+        if transport is None:
             return
-        if data is None:
-            transport.close()
-        else:
-            transport.write(data)
+        while self._arrived:
+            self._arrived -= 1
+            data = self._on_the_way.popleft()
+            if transport.is_closing():
+                continue
+            if data is None:
+                transport.close()
+            else:
+                transport.write(data)

@@ -139,12 +139,12 @@ class Hub:
 
 async def _listen(proxy: DelayingProxy) -> tuple[P2P, str]:
     """Start a daemon that knows no DHT, and return it with its address behind the proxy."""
-    port = embedded_redis.free_port()
     p2p = await Daemon.create(
-        dht_mode="none", host_maddrs=[_address(port)], auto_nat=False, nat_port_map=False, use_relay=False,
+        dht_mode="none", host_maddrs=[_address(0)], auto_nat=False, nat_port_map=False, use_relay=False,
         startup_timeout=START_WITHIN,
     )  # fmt: skip
-    return p2p, _address(await proxy.in_front_of(port))
+    (own,) = await p2p.get_visible_maddrs()
+    return p2p, _address(await proxy.in_front_of(int(own["tcp"])))
 
 
 def _address(port: int) -> str:
