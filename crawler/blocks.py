@@ -1,9 +1,11 @@
-"""Look up blocks in batches, so many at once, and none after the crawl's time for it is over."""
+"""Look up blocks in batches, as many at once as the swarm takes, and none after the crawl's time for it is over."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
+from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,7 +21,9 @@ if TYPE_CHECKING:
     from shared.p2p.raw_values import SubkeyValues
 
 KEYS_A_BATCH = 16
-BATCHES_AT_ONCE = 8
+BATCHES_AT_FIRST, MAX_BATCHES = 4, 16
+QUICK, QUICK_SECONDS = 2.0, 0.2
+"""A batch is quick if it takes no more than so many times as long as the quickest one, and so many seconds."""
 VALUES_PROBED = 8
 """Values under one block that are tried for a sound one."""
 
@@ -57,25 +61,33 @@ class Answer(NamedTuple):
 
 
 class BlockReader:
-    """Reads for one crawl, until `until` (monotonic seconds). Batches wait for each other in the order asked."""
+    """Reads for one crawl, until `until` (monotonic seconds), in the order asked.
+
+    How many batches are under way at once follows from how they fare, for nobody knows how much the nodes that
+    hold the keys can take: one more after each quick one, half as many after one that did not answer in full.
+    What such a batch lacks is asked once more.
+    """
 
     def __init__(self, guide: SwarmNode, timeout: float, until: float) -> None:
         self._guide = guide
         self._timeout = timeout
         self._until = until
-        self._slots = asyncio.Semaphore(BATCHES_AT_ONCE)
+        self._waiting: deque[_Batch] = deque()
+        self._under_way: set[asyncio.Task[None]] = set()
+        self._room = BATCHES_AT_FIRST
+        self._quickest = math.inf
 
     async def read(self, places: Sequence[Place]) -> AsyncIterator[Answer]:
         """Yield each batch's answer as it comes."""
-        batches = [places[start : start + KEYS_A_BATCH] for start in range(0, len(places), KEYS_A_BATCH)]
-        # Tasks, because as_completed would begin bare coroutines in any order.
-        tasks = [asyncio.create_task(self._look_up(batch)) for batch in batches]
+        batches = [_Batch(places[start : start + KEYS_A_BATCH]) for start in range(0, len(places), KEYS_A_BATCH)]
+        self._waiting += batches
+        self._start_some()
         try:
-            for answer in asyncio.as_completed(tasks):
+            for answer in asyncio.as_completed([batch.answer for batch in batches]):
                 yield await answer
         finally:
-            for task in tasks:
-                task.cancel()
+            for batch in batches:
+                batch.answer.cancel()
 
     async def served(self, places: Sequence[Place]) -> list[Place]:
         """Return those blocks for which one of the first few values is a sound record."""
@@ -86,12 +98,53 @@ class BlockReader:
             if any(map(_is_sound, islice(values.values(), VALUES_PROBED)))
         ]
 
-    async def _look_up(self, places: Sequence[Place]) -> Answer:
-        keys = {block_key(*place): place for place in places}
-        async with self._slots:
-            left = self._until - time.monotonic()
+    def _start_some(self) -> None:
+        while self._waiting and len(self._under_way) < self._room:
+            batch = self._waiting.popleft()
+            if not batch.answer.done():
+                task = asyncio.create_task(self._look_up(batch))
+                self._under_way.add(task)
+                task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._under_way.discard(task)
+        self._start_some()
+
+    async def _look_up(self, batch: _Batch) -> None:
+        keys = {block_key(*place): place for place in batch.places}
+        began = time.monotonic()
+        left = self._until - began
+        try:
             found = await self._guide.look_up(keys, min(left, self._timeout)) if left > 0 else {}
-        return Answer({keys[key]: values or {} for key, values in found.items()}, len(keys) - len(found))
+        except Exception as error:  # noqa: BLE001 - whoever reads is told
+            if not batch.answer.done():
+                batch.answer.set_exception(error)
+            return
+        self._adapt(time.monotonic() - began, complete=len(found) == len(keys))
+        batch.found |= {keys[key]: values or {} for key, values in found.items()}
+        batch.places = [place for place in batch.places if place not in batch.found]
+        if batch.places and not batch.asked_again and left > 0:
+            batch.asked_again = True
+            self._waiting.append(batch)
+        elif not batch.answer.done():
+            batch.answer.set_result(Answer(batch.found, len(batch.places)))
+
+    def _adapt(self, took: float, *, complete: bool) -> None:
+        self._quickest = min(self._quickest, took)
+        if not complete:
+            self._room = max(1, self._room // 2)
+        elif took < self._quickest * QUICK + QUICK_SECONDS:
+            self._room = min(MAX_BATCHES, self._room + 1)
+
+
+class _Batch:
+    """Blocks to look up together: those that have no answer yet, and what the others hold."""
+
+    def __init__(self, places: Sequence[Place]) -> None:
+        self.places = places
+        self.found: dict[Place, SubkeyValues] = {}
+        self.asked_again = False
+        self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
 
 def _is_sound(packed: bytes) -> bool:

@@ -16,12 +16,14 @@ from crawler.dial_queue import DialQueue
 from crawler.model_index import first_that_fit, reached, served_before, served_first, standing
 from crawler.reading import RecordReader
 from crawler.records import RefusedError, ServerRecord, check_block, clean_text, read_model
-from crawler.redial import RedialSchedule, Silence
+from crawler.redial import SILENT, RedialSchedule, Silence
+from crawler.strain import Strain
 from shared import tracing
 from shared.p2p.dial import dial
 from shared.p2p.dial_words import classify
 from shared.p2p.node import any_true
 from shared.p2p.petals_wire import MODEL_INDEX_KEY, block_key
+from shared.reachability import Cause, DialOutcome
 from shared.snapshot import BootstrapPeer, PeerState, Refusals, Snapshot, Verdict
 
 if TYPE_CHECKING:
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
 
     from crawler.models import Model
     from shared.p2p.node import Dialler, SwarmNode
-    from shared.reachability import DialOutcome
 
 LOOK_UPS_WITHIN = 40.0
 """Seconds from a crawl's start. Keys that no time is left for did not answer."""
@@ -120,12 +121,14 @@ class Crawl:
     _blocks: BlockReader = field(init=False)
     _records: RecordReader = field(init=False)
     _dials: DialQueue = field(init=False)
+    _strain: Strain = field(init=False)
 
     def __post_init__(self) -> None:
         self._phase_began = self._began
         self._known = reached(self.last)
         self._blocks = BlockReader(self.guide, self.lookup_timeout, self._began + LOOK_UPS_WITHIN)
         self._records = RecordReader(self._known)
+        self._strain = Strain(self.dialler.identify)
         self._dials = DialQueue(self._dial, longest=self.dial_timeout, until=self._began + DIALS_WITHIN)
 
     async def run(self) -> Observation:
@@ -137,12 +140,14 @@ class Crawl:
                 f"this machine's clock is {ahead:.0f} s ahead of the bootstrap peers'", bootstrap
             )
         self._ended("join")
+        watching = asyncio.create_task(self._strain.watch())
         try:
             observed = await self._observe_models()
             self._ended("look_up")
             await self._dials.finish()
             self._ended("dial")
         finally:
+            watching.cancel()
             self._dials.cancel()
         if self._unanswered and not self._answered:
             raise SwarmUnavailableError("no node of the swarm answered a look-up", bootstrap)
@@ -264,9 +269,11 @@ class Crawl:
             self._dials.add(peer_id, known=peer_id in self._known, turn=len(announcements))
 
     async def _dial(self, peer_id: str) -> DialOutcome:
-        return await dial(
-            self.guide, self.dialler, peer_id, deadline=time.monotonic() + self.dial_timeout, must_serve=True
-        )
+        began = time.monotonic()
+        outcome = await dial(self.guide, self.dialler, peer_id, deadline=began + self.dial_timeout, must_serve=True)
+        if outcome.cause in SILENT and self._strain.since(began):
+            return DialOutcome.unknown(Cause.NODE_UNFIT, stage=outcome.stage, error="the crawler was too busy to hear")
+        return outcome
 
     def _refuse(self, reason: str, where: str) -> None:
         self._refused[reason] += 1

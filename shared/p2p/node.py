@@ -155,6 +155,11 @@ class Dialler:
                 )
             )
 
+    async def identify(self) -> str:
+        """Ask the daemon who it is: the least that it can be asked."""
+        response = await self._ask_daemon(p2pd_pb2.Request(type=p2pd_pb2.Request.IDENTIFY))
+        return str(PeerID(response.identify.id))
+
     async def connections(self) -> dict[str, tuple[str, ...]]:
         """Return the remote multiaddrs of all open connections, by peer id."""
         response = await self._ask_daemon(p2pd_pb2.Request(type=p2pd_pb2.Request.LIST_PEERS))

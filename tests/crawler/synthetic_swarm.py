@@ -72,6 +72,9 @@ class SyntheticSwarm:
     async def reaches(self, peer, addresses):
         return True
 
+    async def identify(self):
+        return self.peer_id
+
     async def connections(self):
         return {}
 

@@ -1,11 +1,14 @@
-"""In which order blocks are looked up."""
+"""In which order blocks are looked up, and how many at once."""
 
 import asyncio
+import time
+from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crawler.blocks import BATCHES_AT_ONCE, KEYS_A_BATCH, BlockReader, spread
+from crawler.blocks import BATCHES_AT_FIRST, KEYS_A_BATCH, MAX_BATCHES, BlockReader, spread
 from crawler.models import MAX_BLOCKS, Model
 from shared.p2p.petals_wire import block_key
 
@@ -27,31 +30,95 @@ def test_every_beginning_samples_the_whole_model(blocks, models):
 
 
 class Guide:
-    """Answers all look-ups when told to; notes their order."""
+    """Answers all look-ups when told to, but for those keys that it is to lose so many times; notes what is asked."""
 
     def __init__(self):
         self.asked = []
         self.answer = asyncio.Event()
+        self.answer.set()
+        self.lose = Counter()
+        self.under_way = self.most = 0
 
     async def look_up(self, keys, timeout):
         self.asked.append(list(keys))
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        await asyncio.sleep(0)
         await self.answer.wait()
-        return dict.fromkeys(keys)
+        self.under_way -= 1
+        lost = {key for key in keys if self.lose[key] > 0}
+        self.lose.subtract(lost)
+        return {key: None for key in keys if key not in lost}
 
 
-async def test_batches_go_out_in_order_and_so_many_at_once():
-    guide = Guide()
-    places = spread([Model("m", 1000)])
-    reader = BlockReader(guide, 5.0, asyncio.get_running_loop().time() + 1e6)
+def reader(guide):
+    return BlockReader(guide, 5.0, time.monotonic() + 60)
 
-    async def read():
-        return [answer async for answer in reader.read(places)]
 
-    reading = asyncio.create_task(read())
-    await asyncio.sleep(0.05)
-    assert len(guide.asked) == BATCHES_AT_ONCE
-    guide.answer.set()
-    answers = await reading
+async def read(blocks, places):
+    return [answer async for answer in blocks.read(places)]
+
+
+async def test_batches_go_out_in_order():
+    guide, places = Guide(), spread([Model("m", 1000)])
+    answers = await read(reader(guide), places)
     assert [key for batch in guide.asked for key in batch] == [block_key(*place) for place in places]
     assert sum(len(answer.found) for answer in answers) == 1000
     assert max(map(len, guide.asked)) == KEYS_A_BATCH
+
+
+async def test_as_many_go_out_at_once_as_fare_well():
+    """Few at first; more while they are answered in full, never more than the bound."""
+    guide = Guide()
+    guide.answer.clear()
+    reading = asyncio.create_task(read(reader(guide), spread([Model("m", 1000)])))
+    await asyncio.sleep(0.02)
+    assert guide.under_way == BATCHES_AT_FIRST
+    guide.answer.set()
+    await reading
+    assert BATCHES_AT_FIRST < guide.most <= MAX_BATCHES
+
+
+async def test_fewer_go_out_after_one_that_did_not_answer_in_full():
+    guide = Guide()
+    places = spread([Model("m", 1000)])
+    guide.lose.update({block_key(*place): 2 for place in places})
+    blocks = reader(guide)
+    await read(blocks, places)
+    guide.most = 0
+    guide.answer.clear()
+    reading = asyncio.create_task(read(blocks, places))
+    await asyncio.sleep(0.02)
+    assert guide.under_way == 1
+    guide.answer.set()
+    await reading
+
+
+async def test_what_a_batch_lacks_is_asked_once_more():
+    guide, places = Guide(), spread([Model("m", 64)])
+    once, always = block_key(*places[3]), block_key(*places[40])
+    guide.lose.update({once: 1, always: 9})
+    answers = await read(reader(guide), places)
+    assert sum(len(answer.found) for answer in answers) == 63
+    assert sum(answer.missing for answer in answers) == 1
+    assert Counter(key for batch in guide.asked for key in batch) == {block_key(*place): 1 for place in places} | {
+        once: 2,
+        always: 2,
+    }
+
+
+async def test_nothing_is_asked_after_the_time_is_over():
+    guide = Guide()
+    answers = await read(BlockReader(guide, 5.0, time.monotonic() - 1), spread([Model("m", 64)]))
+    assert (guide.asked, sum(answer.missing for answer in answers)) == ([], 64)
+
+
+async def test_an_error_reaches_who_reads():
+    guide = Guide()
+
+    async def broken(keys, timeout):
+        raise RuntimeError("ours")
+
+    guide.look_up = broken
+    with pytest.raises(RuntimeError, match="ours"):
+        await read(reader(guide), spread([Model("m", 64)]))
