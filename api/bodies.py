@@ -155,6 +155,10 @@ class BodyTable:
     def replace(self, bodies: dict[str, Body], alternatives: dict[str, tuple[bytes, Body]]) -> None:
         self._bodies, self._alternatives = bodies, alternatives
 
+    def put(self, path: str, body: Body) -> None:
+        """Replace one."""
+        self._bodies = {**self._bodies, path: body}
+
     def answer_to(self, scope: Scope) -> Body | None:
         """Return what answers a request of no more than a path; None where something else has to."""
         if scope["query_string"] or scope["method"] not in _SAFE:

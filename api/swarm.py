@@ -105,7 +105,10 @@ class Swarm:
                 log.exception("the snapshot could not be rendered; the pages before it stay")
 
     def _render_now(self) -> None:
-        bodies = self._renderer.bodies(self.view())
+        view = self.view()
+        page = self._renderer.page(view)
+        self.table.put("/", page)  # what most ask for does not wait for the rest
+        bodies = self._renderer.bodies(view, page)
         self.table.replace(bodies.by_path, bodies.alternatives)
         _release_free_memory()
 

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from api.bodies import BodyTable
 from api.pages import Pages
 from api.rendering import Renderer
 from tests import page_snapshots as made
@@ -14,14 +15,18 @@ def renderer():
     return Renderer(Pages())
 
 
+def every_body(renderer, view):
+    return renderer.bodies(view, renderer.page(view))
+
+
 def headers_of(body):
     return dict(body._variants["gzip"].start["headers"])
 
 
 def test_time_alone_makes_nothing_again(renderer):
     view = made.make_view(made.swarm_of_60())
-    first = renderer.bodies(view).by_path
-    later = renderer.bodies(dataclasses.replace(view, now=view.now + 5)).by_path
+    first = every_body(renderer, view).by_path
+    later = every_body(renderer, dataclasses.replace(view, now=view.now + 5)).by_path
     for path in ("/", "/api/v1/state", "/swarm.txt"):
         assert later[path].etag == first[path].etag
         for coding in ("gzip", "br", "zstd"):
@@ -35,31 +40,41 @@ def test_time_alone_makes_nothing_again(renderer):
 
 def test_ages_go_on(renderer):
     view = made.make_view(made.swarm_of_60())
-    old = renderer.bodies(view).by_path["/metrics"].content
-    new = renderer.bodies(dataclasses.replace(view, now=view.now + 5)).by_path["/metrics"].content
+    old = every_body(renderer, view).by_path["/metrics"].content
+    new = every_body(renderer, dataclasses.replace(view, now=view.now + 5)).by_path["/metrics"].content
     differ = [line for line in zip(old.splitlines(), new.splitlines(), strict=True) if line[0] != line[1]]
     assert [line[0].split()[0] for line in differ] == [b"petals_snapshot_age_seconds"]
 
 
 def test_openmetrics_has_one_end(renderer):
-    _, body = renderer.bodies(made.make_view(made.swarm_of_60())).alternatives["/metrics"]
+    _, body = every_body(renderer, made.make_view(made.swarm_of_60())).alternatives["/metrics"]
     assert body.content.count(b"# EOF") == 1
     assert body.content.endswith(b"# EOF\n")
 
 
 def test_a_new_snapshot_makes_all_anew(renderer):
     view = made.make_view(made.swarm_of_60())
-    first = renderer.bodies(view).by_path
+    first = every_body(renderer, view).by_path
     other = made.make_snapshot([made.make_model("m", 4, [made.make_server("one", 0, 4)])])
-    second = renderer.bodies(dataclasses.replace(view, snapshot=other)).by_path
+    second = every_body(renderer, dataclasses.replace(view, snapshot=other)).by_path
     assert all(second[path].etag != first[path].etag for path in ("/", "/metrics", "/api/v1/state", "/swarm.txt"))
     assert {path for path in second if path.startswith("/badge/")} == {"/badge/m.svg"}
 
 
 def test_a_stale_snapshot_leaves_the_metrics_but_not_the_state(renderer):
     view = made.make_view(made.swarm_of_60())
-    renderer.bodies(view)
-    stale = renderer.bodies(dataclasses.replace(view, now=view.now + 10 * view.stale_after)).by_path
+    every_body(renderer, view)
+    stale = every_body(renderer, dataclasses.replace(view, now=view.now + 10 * view.stale_after)).by_path
     assert b"petals_servers " not in stale["/metrics"].content
     assert b"petals_snapshot_age_seconds" in stale["/metrics"].content
     assert stale["/api/v1/state"].content
+
+
+def test_the_page_does_not_wait_for_the_rest(renderer):
+    """It is made first, and stands in the table while the others are made."""
+    table = BodyTable()
+    view = made.make_view(made.swarm_of_60())
+    table.put("/", renderer.page(view))
+    scope = {"path": "/", "query_string": b"", "method": "GET", "headers": []}
+    assert table.answer_to(scope).content_type.startswith("text/html")
+    assert table.answer_to({**scope, "path": "/metrics"}) is None
