@@ -13,23 +13,33 @@ if TYPE_CHECKING:
 
     from shared.reachability import DialOutcome
 
-SETTLING_AT_ONCE = 512
+SETTLING_AT_ONCE = 128
 """Dials in their first second, which is when they cost work, here and in the daemon."""
 SETTLES_WITHIN = 1.0
 """Seconds after which a dial has answered, or waits for a silent peer and costs nothing but its place."""
+BUSY_PAUSE = 0.05
 DIALS_AT_ONCE = 3_500
 """Dials in all: under p2pd's limit (`shared.p2p.node.SWARM_DIALS_AT_ONCE`). Each takes a file or two, of those
 that the system allows."""
 
 
 class DialQueue:
-    """Begins to dial as servers are added. No dial begins that may not end by `until` (monotonic seconds).
+    """Begins to dial as servers are added, unless this machine is `busy`.
 
-    Silent peers do not hold up the others: they wait together, for one deadline in all.
+    No dial begins that may not end by `until` (monotonic seconds). Silent peers do not hold up the others: they
+    wait together, for one deadline in all.
     """
 
-    def __init__(self, dial: Callable[[str], Awaitable[DialOutcome]], *, longest: float, until: float) -> None:
+    def __init__(
+        self,
+        dial: Callable[[str], Awaitable[DialOutcome]],
+        *,
+        longest: float,
+        until: float,
+        busy: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._dial = dial
+        self._busy = busy
         self._begin_until = until - longest
         self._waiting: list[tuple[bool, int, str]] = []
         self._added: set[str] = set()
@@ -57,6 +67,8 @@ class DialQueue:
         try:
             while True:
                 await self._room.acquire()
+                while self._busy():  # noqa: ASYNC110 - nothing tells when it ends
+                    await asyncio.sleep(BUSY_PAUSE)
                 if not self._waiting or time.monotonic() > self._begin_until:
                     self._room.release()
                     return

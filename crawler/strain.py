@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 EVERY = 0.2
 TOLERATED = 0.5
 """Seconds for a question that takes a millisecond at rest. A dial has ten times as long."""
+BUSY = 0.1
+"""Seconds of the same, after which nothing new should be begun."""
 GIVEN_UP = 10.0
 
 
@@ -40,6 +42,10 @@ class Strain:
         """Whether an answer has been late at any time since then (monotonic seconds)."""
         self._note()
         return self._late_at >= moment
+
+    def now(self) -> bool:
+        """Whether an answer is late at this moment."""
+        return self._asked_at is not None and time.monotonic() - self._asked_at > EVERY + BUSY
 
     def _note(self) -> None:
         now = time.monotonic()

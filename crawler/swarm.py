@@ -129,7 +129,9 @@ class Crawl:
         self._blocks = BlockReader(self.guide, self.lookup_timeout, self._began + LOOK_UPS_WITHIN)
         self._records = RecordReader(self._known)
         self._strain = Strain(self.dialler.identify)
-        self._dials = DialQueue(self._dial, longest=self.dial_timeout, until=self._began + DIALS_WITHIN)
+        self._dials = DialQueue(
+            self._dial, longest=self.dial_timeout, until=self._began + DIALS_WITHIN, busy=self._strain.now
+        )
 
     async def run(self) -> Observation:
         """Raises `SwarmUnavailableError` where nothing can be said about the swarm."""

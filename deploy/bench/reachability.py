@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, cast
 
 import base58
@@ -329,6 +329,12 @@ def _connections(connection: sync_redis.Redis, name: str) -> int:
     return sum(client["name"] == name for client in connection.client_list())
 
 
+async def _say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(asyncio.CancelledError):
+        await asyncio.sleep(30)
+    writer.close()
+
+
 async def bench_silent_peers(count: int = 1_000) -> dict[str, float]:
     """Real dials: a live peer is checked while 1,000 others accept TCP and stay silent; and the bare dial alone."""
     from deploy.simulated_server import Announcement, Model, SimulatedServer
@@ -336,11 +342,7 @@ async def bench_silent_peers(count: int = 1_000) -> dict[str, float]:
     from shared.p2p.kad import Search
     from shared.p2p.swarm_settings import bootstrap_peers
 
-    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(30)
-        writer.close()
-
-    listener = await asyncio.start_server(silent, "127.0.0.1", 0, backlog=4096)
+    listener = await asyncio.start_server(_say_nothing, "127.0.0.1", 0, backlog=4096)
     address = f"/ip4/127.0.0.1/tcp/{listener.sockets[0].getsockname()[1]}"
     bootstrap = await SimulatedServer.start()
     initial_peers = await bootstrap.addresses()

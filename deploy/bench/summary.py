@@ -37,7 +37,7 @@ def main() -> int:
     data: dict[str, Any] = json.loads(DATA.read_text()) if DATA.exists() else {}
     for name in [] if arguments.write else arguments.only:
         data[name] = {"date": time.strftime("%Y-%m-%d"), "machine": machine(), "figures": _run(name)}
-        DATA.write_text(json.dumps(data, indent=1, sort_keys=True) + "\n")
+        DATA.write_text(json.dumps(data, indent=1) + "\n")
     REPORT.write_text(report(data))
     README.write_text(with_figures(README.read_text(), data))
     return 0
@@ -119,11 +119,12 @@ def _crawl(rows: list[dict[str, Any]]) -> list[str]:
             "servers": lambda row: f"{row['servers']:,}",
             "live": lambda row: f"{row['live']}",
             "first crawl": lambda row: f"{row['crawler']['seconds']:.1f} s",
-            "of the plain way": lambda row: f"{row['ratio']:.2f}",
+            "of the plain way": lambda row: f"{row['ratio']:.2f}" if "ratio" in row else "",
             "later crawls": lambda row: f"{row['crawler']['steady_seconds']:.1f} s",
-            "of the plain way ": lambda row: f"{row['steady_ratio']:.2f}",
+            "of the plain way ": lambda row: f"{row['steady_ratio']:.2f}" if "ratio" in row else "",
+            "live ones not looked at": lambda row: f"{row['crawler']['nobody_looked']}",
             "live ones called unreachable": lambda row: f"{row['crawler']['called_unreachable']}",
-            "by the plain way": lambda row: f"{row['sequential']['called_unreachable']}",
+            "by the plain way": lambda row: f"{row['sequential']['called_unreachable']}" if "ratio" in row else "",
         }),
         _by_column(rows, {
             "servers": lambda row: f"{row['servers']:,}",
@@ -231,7 +232,7 @@ def _few_that_matter(data: dict[str, Any]) -> str:
         rows.append((
             f"a crawl of {row['servers']:,} servers",
             f"{ours['seconds']:.1f} s, later {ours['steady_seconds']:.1f} s",
-            f"{row['ratio']:.2f} and {row['steady_ratio']:.2f} × look up, then dial",
+            f"{row['ratio']:.2f} and {row['steady_ratio']:.2f} × look up, then dial" if "ratio" in row else "",
         ))  # fmt: skip
     return _table(("What", "Figure", "Reference in the same run"), rows)
 

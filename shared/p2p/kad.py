@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from functools import lru_cache
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Self
 
@@ -165,6 +166,7 @@ class Search:
             return None
 
 
+@lru_cache(maxsize=4096)
 def _place(peer_id: str) -> int:
     """Where a peer stands in Kademlia's space; the distance of two is their XOR."""
     return int.from_bytes(hashlib.sha256(PeerID.from_base58(peer_id).to_bytes()).digest(), "big")

@@ -6,6 +6,7 @@ the protocol /ipfs/kad/1.0.0. p2pd has no call for it.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from hivemind.p2p import PeerID
@@ -21,6 +22,8 @@ MAX_CLOSER_PEERS = 32
 """Peers taken from one answer; libp2p's nodes name 20."""
 MAX_ADDRESSES = 16
 """Addresses taken of each of them."""
+MAX_ID_BYTES, MAX_ADDRESS_BYTES = 64, 256
+"""Longer ones are nobody's. A peer id takes 34 to 42, an address over a relay some 60."""
 MAX_VARINT_BITS = 63
 
 
@@ -76,13 +79,20 @@ def closer_peers(message: bytes) -> dict[str, tuple[str, ...]]:
     for field, value in bytes_fields(message):
         if field == _CLOSER_PEERS:
             parts = bytes_fields(value)
-            ids = [part for number, part in parts if number == _PEER_ID]
-            packed = [part for number, part in parts if number == _PEER_ADDRESS]
+            ids = [part for number, part in parts if number == _PEER_ID and len(part) <= MAX_ID_BYTES]
+            packed = [part for number, part in parts if number == _PEER_ADDRESS and len(part) <= MAX_ADDRESS_BYTES]
             if ids and len(peers) < MAX_CLOSER_PEERS:
-                peers[str(PeerID(ids[0]))] = tuple(filter(None, map(_address, packed[:MAX_ADDRESSES])))
+                peers[_name(ids[0])] = tuple(filter(None, map(_address, packed[:MAX_ADDRESSES])))
     return peers
 
 
+# Nodes of the swarm name each other, and themselves, in nearly every answer.
+@lru_cache(maxsize=4096)
+def _name(peer_id: bytes) -> str:
+    return str(PeerID(peer_id))
+
+
+@lru_cache(maxsize=4096)
 def _address(packed: bytes) -> str | None:
     try:
         return str(Multiaddr(packed))

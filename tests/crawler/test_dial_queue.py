@@ -95,3 +95,15 @@ async def test_an_error_of_ours_is_raised(small):
     dials.add("one", known=False, turn=0)
     with pytest.raises(RuntimeError, match="one"):
         await dials.finish()
+
+
+async def test_nothing_is_begun_while_the_machine_is_busy(small):
+    peers, busy = Peers(), [True]
+    dials = DialQueue(peers.dial, longest=1.0, until=time.monotonic() + 60, busy=lambda: busy[0])
+    for turn in range(3):
+        dials.add(f"live {turn}", known=False, turn=turn)
+    await asyncio.sleep(0.2)
+    assert peers.dialled == []
+    busy[0] = False
+    await dials.finish()
+    assert len(dials.outcomes) == 3
