@@ -12,7 +12,8 @@ import signal
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Self
+from pathlib import Path
+from typing import Any, Self
 
 from hivemind.dht.node import DHTNode
 from hivemind.p2p import P2PContext  # noqa: TC002 - hivemind reads the handler's annotations
@@ -28,13 +29,11 @@ from shared.p2p.petals_wire import (
     block_key,
 )
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 RECORD_LIFETIME = 60.0
 """Seconds for which an announcement stands. Petals servers use about as much and renew it before."""
 
 CLOSE_WITHIN = 3.0
+STOPS_WITHIN = 2.0
 
 
 @dataclass(frozen=True)
@@ -132,8 +131,16 @@ class SimulatedServer:
         await announce(via or self, self.peer_id, announcement)
 
     def freeze(self) -> None:
-        """Stop its daemon as if the machine hung: the port accepts, nothing answers."""
+        """Stop its daemon as if the machine hung: the port accepts, nothing answers. Returns once it has stopped."""
         os.kill(self.daemon_pid, signal.SIGSTOP)
+        # On a busy machine its threads would go on answering for some milliseconds.
+        end = time.monotonic() + STOPS_WITHIN
+        while not self._has_stopped() and time.monotonic() < end:
+            time.sleep(0.001)
+
+    def _has_stopped(self) -> bool:
+        tasks = Path(f"/proc/{self.daemon_pid}/task").glob("*/stat")
+        return all(task.read_text().rpartition(")")[2].split()[0] == "T" for task in tasks)
 
     def thaw(self) -> None:
         os.kill(self.daemon_pid, signal.SIGCONT)
