@@ -1,7 +1,7 @@
 """How close the api comes to the limit: the same answers from a bare ASGI app on the same uvicorn, and from nginx.
 
 `make bench-http` prints ratios and JSON. wrk (Debian) loads one server process at a time from the other core, on
-127.0.0.1, for some seconds; each figure of the api stands between two of the bare app, because machines are noisy.
+127.0.0.1, for a second; each figure of the api stands between two of the bare app, because machines are noisy.
 Beside it: memory, the time to the first page, and how soon a published snapshot is served.
 """
 
@@ -132,7 +132,7 @@ class Load:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m deploy.bench.serving", description=__doc__)
     parser.add_argument("--bare", nargs=2, metavar=("FOLDER", "PORT"), help=argparse.SUPPRESS)
-    parser.add_argument("--seconds", type=int, default=2, help="of load for each figure (default 2)")
+    parser.add_argument("--seconds", type=int, default=1, help="of load for each figure (default 1)")
     parser.add_argument("--sizes", type=int, nargs="*", default=SIZES, help="servers in the snapshot")
     arguments = parser.parse_args()
     if arguments.bare:
