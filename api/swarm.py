@@ -85,6 +85,8 @@ class Swarm:
             if news.status is not None:
                 self.status = news.status
             await self._render()
+            if news.snapshot is not None:
+                await asyncio.to_thread(_release_free_memory)
             self._looked.set()
             # All that wait now are woken; later ones wait for the next.
             news_told, self._news = self._news, asyncio.Event()
@@ -110,7 +112,6 @@ class Swarm:
         self.table.put("/", page)  # what most ask for does not wait for the rest
         bodies = self._renderer.bodies(view, page)
         self.table.replace(bodies.by_path, bodies.alternatives)
-        _release_free_memory()
 
 
 def _release_free_memory() -> None:
