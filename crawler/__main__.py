@@ -28,7 +28,7 @@ from crawler.webhook import Webhook, parse_target
 from shared import logs, tracing
 from shared.p2p.node import NodeError, SwarmNode, allow_many_files
 from shared.redis_client import connect, connect_sync
-from shared.settings import command_line, load, settings_table
+from shared.settings import begin, command_line
 from shared.snapshot_store import SnapshotWriter
 from shared.state_document import state_document
 from shared.text_picture import text_picture
@@ -40,11 +40,7 @@ if TYPE_CHECKING:
 
 
 def main() -> int:
-    arguments = _parser().parse_args()
-    settings = load(CrawlerSettings)
-    if arguments.print_config:
-        print(settings_table(CrawlerSettings, settings))  # noqa: T201
-        return 0
+    arguments, settings = begin(_parser(), CrawlerSettings)
     logs.configure(settings, "crawler")
     allow_many_files()
     if arguments.once:

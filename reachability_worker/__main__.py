@@ -17,7 +17,7 @@ from shared.p2p.node import allow_many_files
 from shared.peer_id import BadPeerIdError, parse_peer_id
 from shared.reachability import DialOutcome, advice
 from shared.redis_client import connect, connect_sync
-from shared.settings import command_line, load, settings_table
+from shared.settings import begin, command_line
 from shared.snapshot import Verdict
 
 if TYPE_CHECKING:
@@ -28,11 +28,7 @@ EXIT_CODES = {Verdict.REACHABLE: 0, Verdict.UNREACHABLE: 1, Verdict.UNKNOWN: 2}
 
 
 def main() -> int:
-    arguments = _parser().parse_args()
-    settings = load(WorkerSettings)
-    if arguments.print_config:
-        print(settings_table(WorkerSettings, settings))  # noqa: T201
-        return 0
+    arguments, settings = begin(_parser(), WorkerSettings)
     logs.configure(settings, "reachability_worker")
     allow_many_files()
     if arguments.check is not None:

@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared.redis_client import sentinel_place
 
-__all__ = ["CommaSeparated", "Field", "Settings", "command_line", "load", "settings_table"]
+__all__ = ["CommaSeparated", "Field", "Settings", "begin", "command_line", "load", "settings_table"]
 
 CommaSeparated = NoDecode
 """Marks a list field that is written `a,b,c` (or as a JSON list) in its variable."""
@@ -123,6 +123,16 @@ def command_line(service: str, description: str | None, settings_class: type[Set
     )
     parser.add_argument("--print-config", action="store_true", help="print the settings in force and end")
     return parser
+
+
+def begin(parser: argparse.ArgumentParser, settings_class: type[S]) -> tuple[argparse.Namespace, S]:
+    """Read the command line and the environment. `--print-config` is answered here, and ends the process."""
+    arguments = parser.parse_args()
+    settings = load(settings_class)
+    if arguments.print_config:
+        print(settings_table(settings_class, settings))  # noqa: T201
+        sys.exit(0)
+    return arguments, settings
 
 
 def settings_table(settings_class: type[Settings], values: Settings | None = None) -> str:

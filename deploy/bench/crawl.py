@@ -31,7 +31,6 @@ LIVE_SHARE, MAX_LIVE = 0.6, 100
 ONE_WAY = 0.025
 DIAL_TIMEOUT = 5.0
 SWARM_CORE, CRAWL_CORE = "0", "1"
-BUILD_WITHIN = 300.0
 WAYS = ("sequential", "crawler")
 
 

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import hashlib
 import json
 import os
 import statistics
-import subprocess
 import sys
 import time
 from contextlib import contextmanager, suppress
@@ -26,6 +24,8 @@ from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
 from deploy import embedded_redis
+from deploy.bench.processes import cpu_seconds, process, rss_mb, until
+from deploy.synthetic import peer_id
 from shared import keys, logs
 from shared.reachability import CHECK_FUNCTION, Cause, DialOutcome, Stage, queue_name
 from shared.redis_client import connect
@@ -33,6 +33,7 @@ from shared.settings import Settings
 from shared.snapshot import Verdict
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Iterator
 
 VANTAGE = "default"
@@ -43,10 +44,6 @@ SIMPLE_JOBS = 400
 CALLERS = 1_000
 MANY_CALLERS, FEW_PEERS = 10_000, 100
 OPEN_AT_ONCE = 1_500
-
-
-def peer_id(number: int) -> str:
-    return base58.b58encode(b"\x12\x20" + hashlib.sha256(f"bench {number}".encode()).digest()).decode()
 
 
 class SimulatedProber:
@@ -96,40 +93,22 @@ def _simple_worker(url: str) -> None:
 
 
 @contextmanager
-def _process(*command: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(command, env={**os.environ, **environment}, stderr=subprocess.DEVNULL)
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait(15)
-
-
-def _until(condition: Any, seconds: float = 30.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            raise TimeoutError("the benchmark's parts did not start")
-        time.sleep(0.01)
-
-
-@contextmanager
 def _running_worker(url: str, frozen_seconds: float) -> Iterator[subprocess.Popen[bytes]]:
     connection = sync_redis.Redis.from_url(url)
     connection.flushall()
-    with _process(sys.executable, "-m", "deploy.bench.reachability", "--worker", url, str(frozen_seconds)) as process:
-        _until(lambda: connection.zcard(keys.workers(VANTAGE)))
-        yield process
+    with process(sys.executable, "-m", "deploy.bench.reachability", "--worker", url, str(frozen_seconds)) as worker:
+        until(lambda: connection.zcard(keys.workers(VANTAGE)))
+        yield worker
 
 
 @contextmanager
 def _running_api(url: str) -> Iterator[tuple[str, int, subprocess.Popen[bytes]]]:
     port = embedded_redis.free_port()
-    with _process(
+    with process(
         sys.executable, "-m", "api", REDIS_URL=url, API_PORT=str(port), RATE_LIMIT="0", LOG_LEVEL="error"
-    ) as process:
-        _until(lambda: _http_status(port, "/readyz") == 200)  # noqa: PLR2004
-        yield "127.0.0.1", port, process
+    ) as api:
+        until(lambda: _http_status(port, "/readyz") == 200)  # noqa: PLR2004
+        yield "127.0.0.1", port, api
 
 
 def _http_status(port: int, path: str) -> int:
@@ -158,12 +137,12 @@ def bench_jobs(url: str) -> dict[str, float]:
     connection = sync_redis.Redis.from_url(url)
     with _running_worker(url, 0.0):
         _enqueue_checks(connection, range(200))
-        _until(lambda: connection.xlen(keys.REPLIES) == 200)  # noqa: PLR2004 - warm
+        until(lambda: connection.xlen(keys.REPLIES) == 200)  # noqa: PLR2004 - warm
         connection.delete(keys.REPLIES)
         _enqueue_checks(connection, range(JOBS), hold=True)
         started = time.monotonic()
         connection.rename("held", f"rq:queue:{QUEUE}")
-        _until(lambda: connection.xlen(keys.REPLIES) >= JOBS, 60)
+        until(lambda: connection.xlen(keys.REPLIES) >= JOBS, 60)
         ours = JOBS / (time.monotonic() - started)
 
     connection.flushall()
@@ -244,7 +223,7 @@ def bench_crowd(url: str) -> dict[str, float]:
             page = await asyncio.to_thread(_page_latency, port)
             return await asking, time.monotonic() - started, page
 
-        cpu_before, redis_before = _cpu(worker.pid) + _cpu(api.pid), _redis_work(connection)
+        cpu_before, redis_before = cpu_seconds(worker.pid) + cpu_seconds(api.pid), _redis_work(connection)
         answers, took, page_busy = asyncio.run(crowd_and_page())
         redis_commands, redis_bytes = (
             after - before for before, after in zip(redis_before, _redis_work(connection), strict=True)
@@ -255,16 +234,16 @@ def bench_crowd(url: str) -> dict[str, float]:
             "half_frozen_seconds": took,
             "half_frozen_live_p99_s": live[int(len(live) * 0.99)],
             "half_frozen_checks_per_s": CALLERS / took,
-            "cpu_ms_per_check": (_cpu(worker.pid) + _cpu(api.pid) - cpu_before) * 1000 / CALLERS,
+            "cpu_ms_per_check": (cpu_seconds(worker.pid) + cpu_seconds(api.pid) - cpu_before) * 1000 / CALLERS,
             "redis_commands_per_check": redis_commands / CALLERS,
             "redis_bytes_per_check": redis_bytes / CALLERS,
             "page_idle_ms": page_idle * 1000,
             "page_while_1000_hang_ms": page_busy * 1000,
-            "api_rss_mb": _rss(api.pid),
+            "api_rss_mb": rss_mb(api.pid),
             "api_redis_connections": _connections(connection, "api"),
         }
         connection.flushdb()
-        _until(lambda: connection.zcard(keys.workers(VANTAGE)))
+        until(lambda: connection.zcard(keys.workers(VANTAGE)))
         before = _looks(connection)
         asked = [_even(200_000 + n % FEW_PEERS) for n in range(MANY_CALLERS)]
         started = time.monotonic()
@@ -305,17 +284,6 @@ def _page_latency(port: int) -> float:
         return statistics.median(times)
 
     return asyncio.run(measure())
-
-
-def _cpu(pid: int) -> float:
-    with open(f"/proc/{pid}/stat") as stat:
-        fields = stat.read().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _rss(pid: int) -> float:
-    with open(f"/proc/{pid}/statm") as statm:
-        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def _redis_work(connection: sync_redis.Redis) -> tuple[int, int]:
@@ -391,8 +359,8 @@ async def bench_silent_peers(count: int = 1_000) -> dict[str, float]:
         "silent_called_unreachable": sum(outcome.verdict is Verdict.UNREACHABLE for outcome in outcomes),
         "live_meanwhile_right_of_10": right,
         "live_meanwhile_max_s": max(times),
-        "worker_rss_mb": _rss(os.getpid()),
-        "p2pd_rss_mb": _rss(dialler.daemon_pid),
+        "worker_rss_mb": rss_mb(os.getpid()),
+        "p2pd_rss_mb": rss_mb(dialler.daemon_pid),
     }
     keeping.cancel()
     await asyncio.gather(keeping, return_exceptions=True)
@@ -411,9 +379,9 @@ def main() -> int:
         return 0
     port = embedded_redis.free_port()
     url = f"redis://127.0.0.1:{port}/0"
-    with _process(*embedded_redis.command(port, None)):
+    with process(*embedded_redis.command(port, None)):
         connection = sync_redis.Redis.from_url(url)
-        _until(lambda: _pings(connection))
+        until(lambda: _pings(connection))
         figures = bench_jobs(url) | bench_crowd(url)
     figures |= asyncio.run(bench_silent_peers())
     ratios = {

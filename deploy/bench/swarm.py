@@ -12,7 +12,6 @@ stay there packed: the nodes are not what is measured.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import random
 import sys
 import time
@@ -20,7 +19,6 @@ from collections import Counter
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
-import base58
 import msgspec
 import uvloop
 from hivemind.dht.node import DHTNode
@@ -28,13 +26,13 @@ from hivemind.dht.routing import DHTID
 from hivemind.dht.storage import DHTLocalStorage, DictionaryDHTValue
 from hivemind.p2p import P2P, PeerID
 from hivemind.utils import MSGPackSerializer
-from hivemind.utils.multiaddr import Multiaddr
 from hivemind.utils.timed_storage import TimedStorage
 
-from deploy import embedded_redis
+from deploy import embedded_redis, synthetic
 from deploy.bench.delaying_proxy import DelayingProxy
+from deploy.simulated_kad import answer, closer_peer
 from deploy.simulated_server import Announcement, Model, TransformerConnectionHandler
-from shared.p2p.kad_wire import PROTOCOL, bytes_fields, read_message, varint
+from shared.p2p.kad_wire import PROTOCOL, bytes_fields, read_message
 from shared.p2p.node import Daemon, Dialler
 from shared.p2p.petals_wire import MODEL_INDEX_KEY, ModelInfo, block_key
 
@@ -131,8 +129,7 @@ class Hub:
             while True:
                 key = dict(bytes_fields(await read_message(reader))).get(2, b"")
                 self.find_node_requests += 1
-                answer = b"\x08\x04" + self._directory.get(key, b"") + self._directory[b""]
-                writer.write(varint(len(answer)) + answer)
+                writer.write(answer(self._directory.get(key, b"") + self._directory[b""]))
                 await writer.drain()
         writer.close()
 
@@ -149,13 +146,6 @@ async def _listen(proxy: DelayingProxy) -> tuple[P2P, str]:
 
 def _address(port: int) -> str:
     return f"/ip4/127.0.0.1/tcp/{port}"
-
-
-def _closer_peer(peer_id: str, address: str) -> bytes:
-    """Return a peer as libp2p's FIND_NODE answers name it (field 8: id, addresses)."""
-    parts = ((1, PeerID.from_base58(peer_id).to_bytes()), (2, Multiaddr(address).to_bytes()))
-    peer = b"".join(bytes((number << 3 | 2,)) + varint(len(value)) + value for number, value in parts)
-    return b"\x42" + varint(len(peer)) + peer
 
 
 class Swarm:
@@ -175,9 +165,9 @@ class Swarm:
             hub = await Hub.start(self._proxy, self._directory, self._packed)
             await asyncio.gather(*map(hub.meet, self._hubs))
             self._hubs.append(hub)
-        self._directory[b""] = b"".join(_closer_peer(hub.peer_id, hub.address) for hub in self._hubs)
+        self._directory[b""] = b"".join(closer_peer(hub.peer_id, [hub.address]) for hub in self._hubs)
         await asyncio.gather(*(self._start_live() for _ in range(self._plan.live)))
-        others = [_made_up_peer_id(number) for number in range(self._plan.servers - len(self._live))]
+        others = [synthetic.peer_id(number) for number in range(self._plan.servers - len(self._live))]
         await self._place(others)
         self._announce([*self._live, *others])
         return Ground([f"{hub.address}/p2p/{hub.peer_id}" for hub in self._hubs], list(self._live), others)
@@ -201,7 +191,7 @@ class Swarm:
             self._enter(peer_id, _address(refusing))
 
     def _enter(self, peer_id: str, address: str) -> None:
-        self._directory[PeerID.from_base58(peer_id).to_bytes()] = _closer_peer(peer_id, address)
+        self._directory[PeerID.from_base58(peer_id).to_bytes()] = closer_peer(peer_id, [address])
 
     def _announce(self, peer_ids: list[str]) -> None:
         rng = random.Random(7)  # noqa: S311 - the same swarm each time
@@ -245,10 +235,6 @@ class Swarm:
         self._proxy.close()
         daemons = [*self._live.values(), *(hub.p2p for hub in self._hubs)]
         await asyncio.gather(*(daemon.shutdown() for daemon in daemons), return_exceptions=True)
-
-
-def _made_up_peer_id(number: int) -> str:
-    return base58.b58encode(b"\x12\x20" + hashlib.sha256(f"bench {number}".encode()).digest()).decode()
 
 
 async def main() -> None:

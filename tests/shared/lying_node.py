@@ -7,32 +7,10 @@ import hashlib
 
 from hivemind.dht.node import DHTNode
 from hivemind.p2p import PeerID
-from hivemind.utils.multiaddr import Multiaddr
 
+from deploy.simulated_kad import answer, closer_peer
 from shared.p2p.kad_wire import PROTOCOL, read_message
 from shared.p2p.node import Daemon
-
-
-def varint(number):
-    packed = bytearray()
-    while number > 127:
-        packed.append(number & 127 | 128)
-        number >>= 7
-    return bytes([*packed, number])
-
-
-def _field(number, value):
-    return varint(number << 3 | 2) + varint(len(value)) + value
-
-
-def answer(peers):
-    """A FIND_NODE answer that names `{peer_id: addresses}`."""
-    message = b"\x08\x04"
-    for peer_id, addresses in peers.items():
-        packed = _field(1, PeerID.from_base58(peer_id).to_bytes())
-        packed += b"".join(_field(2, Multiaddr(address).to_bytes()) for address in addresses)
-        message += _field(8, packed)
-    return varint(len(message)) + message
 
 
 class LyingNode:
@@ -59,7 +37,8 @@ class LyingNode:
             # Daemons ask on their own account too, about themselves and at random.
             lies = [lie for peer_id, lie in self.says.items() if PeerID.from_base58(peer_id).to_bytes() in question]
             self.asked += len(lies)
-            writer.write(answer(lies[0] if lies else {}))
+            named = lies[0] if lies else {}
+            writer.write(answer(b"".join(closer_peer(*peer) for peer in named.items())))
             await writer.drain()
         finally:
             writer.close()

@@ -1,0 +1,29 @@
+"""The other side of a search: what a node of the swarm answers to FIND_NODE. For tests and benchmarks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hivemind.p2p import PeerID
+from hivemind.utils.multiaddr import Multiaddr
+
+from shared.p2p.kad_wire import FIND_NODE, varint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+def closer_peer(peer_id: str, addresses: Iterable[str]) -> bytes:
+    """Return a peer and its addresses as an answer names them (field 8)."""
+    packed = _field(1, PeerID.from_base58(peer_id).to_bytes())
+    return _field(8, packed + b"".join(_field(2, Multiaddr(address).to_bytes()) for address in addresses))
+
+
+def answer(closer_peers: bytes) -> bytes:
+    """Return the whole message, with its length in front."""
+    message = b"\x08" + bytes((FIND_NODE,)) + closer_peers
+    return varint(len(message)) + message
+
+
+def _field(number: int, value: bytes) -> bytes:
+    return varint(number << 3 | 2) + varint(len(value)) + value
