@@ -148,16 +148,13 @@ class BodyTable:
 
     def __init__(self) -> None:
         self._bodies: dict[str, Body] = {}
-        self._alternatives: dict[str, tuple[bytes, Body]] = {}
+        self._alternatives: dict[str, tuple[bytes, Body | None]] = {}
         self.served = Counter[str]()
         """Requests answered, by route. A plain count: this is the hot path."""
 
-    def replace(self, bodies: dict[str, Body], alternatives: dict[str, tuple[bytes, Body]]) -> None:
+    def replace(self, bodies: dict[str, Body], alternatives: dict[str, tuple[bytes, Body | None]]) -> None:
+        """Answer with these from now on. An alternative that is None is somebody else's to answer."""
         self._bodies, self._alternatives = bodies, alternatives
-
-    def put(self, path: str, body: Body) -> None:
-        """Replace one."""
-        self._bodies = {**self._bodies, path: body}
 
     def answer_to(self, scope: Scope) -> Body | None:
         """Return what answers a request of no more than a path; None where something else has to."""
@@ -174,6 +171,8 @@ class BodyTable:
         alternative = self._alternatives.get(path)
         if alternative is not None and _asks_for(scope, alternative[0]):
             body = alternative[1]
+            if body is None:
+                return None
         self.served[body.route or path] += 1
         return body
 

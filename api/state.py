@@ -1,8 +1,8 @@
-"""`/api/v1/state` and `/swarm.txt` where the table of ready bodies has no answer: queries, and no snapshot yet."""
+"""`/api/v1/state` and `/swarm.txt` where the table of ready bodies has no answer: queries, and before the first one."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from starlette.responses import Response
 
@@ -13,17 +13,23 @@ from shared.text_picture import text_picture
 if TYPE_CHECKING:
     from starlette.requests import Request
 
+    from api.bodies import BodyTable
     from api.swarm import Swarm
 
 NO_SNAPSHOT_RETRY = 5
 
 
 async def state(request: Request) -> Response:
-    """The whole state as JSON. 503 before the first snapshot."""
-    body: Response | None = request.app.state.table.find(request.scope)  # an ASGI app, as a response is
+    """The whole state as JSON. 503 before the first snapshot; a replica that is making its first one is waited for."""
+    table: BodyTable = request.app.state.table
+    swarm: Swarm = request.app.state.swarm
+    body = table.find(request.scope)
+    if body is None and swarm.snapshot is not None:
+        await swarm.rendered()
+        body = table.find(request.scope)
     if body is None:
-        raise no_snapshot(request.app.state.swarm)
-    return body
+        raise no_snapshot(swarm)
+    return cast("Response", body)  # an ASGI app, which is all that a response has to be
 
 
 async def text(request: Request) -> Response:

@@ -40,7 +40,8 @@ class Swarm:
         self._news = asyncio.Event()
         self._looked = asyncio.Event()
         self._rendering = asyncio.Lock()
-        self._render_now()  # pages before the first snapshot: they say that there is none yet
+        for bodies in self._renderer.render(self.view()):  # before the first snapshot: they say that there is none
+            self.table.replace(*bodies)
 
     @property
     def connected(self) -> bool:
@@ -69,10 +70,15 @@ class Swarm:
             tasks.create_task(self._keep_fresh())
 
     async def first_look(self, seconds: float) -> None:
-        """Wait until what is in Redis is served, but no longer than this: Redis may be away."""
+        """Wait until pages show what is in Redis, but no longer than this: Redis may be away."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._looked.wait()
+
+    async def rendered(self) -> None:
+        """Wait for the render that is under way, where one is."""
+        async with self._rendering:
+            pass
 
     async def changed(self) -> None:
         """Wait for the next snapshot or status."""
@@ -87,7 +93,6 @@ class Swarm:
             await self._render()
             if news.snapshot is not None:
                 await asyncio.to_thread(_release_free_memory)
-            self._looked.set()
             # All that wait now are woken; later ones wait for the next.
             news_told, self._news = self._news, asyncio.Event()
             news_told.set()
@@ -102,16 +107,12 @@ class Swarm:
         """In a thread: no request waits for a render, and what was rendered before serves until then."""
         async with self._rendering:
             try:
-                await asyncio.to_thread(self._render_now)
+                rendered = self._renderer.render(self.view())
+                while (bodies := await asyncio.to_thread(next, rendered, None)) is not None:
+                    self.table.replace(*bodies)
+                    self._looked.set()
             except Exception:
                 log.exception("the snapshot could not be rendered; the pages before it stay")
-
-    def _render_now(self) -> None:
-        view = self.view()
-        page = self._renderer.page(view)
-        self.table.put("/", page)  # what most ask for does not wait for the rest
-        bodies = self._renderer.bodies(view, page)
-        self.table.replace(bodies.by_path, bodies.alternatives)
 
 
 def _release_free_memory() -> None:

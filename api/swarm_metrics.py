@@ -8,6 +8,7 @@ bootstrap peers; `api.server_metrics` has the servers'.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -151,12 +152,12 @@ class SwarmCollector(Collector):
             "petals_servers_using_relay", "Servers behind a relay.", sum(bool(server.using_relay) for server in servers)
         )
         measured = (seconds for server in servers for seconds in (server.next_pings or {}).values())
-        pings = [seconds for seconds in measured if seconds >= 0]  # and no NaN
+        pings = sorted(seconds for seconds in measured if seconds >= 0)  # and no NaN
         # A histogram of now, not of all time: it can shrink, which a counter must not.
         histogram = GaugeHistogramMetricFamily(
             "petals_ping_seconds", "Pings between servers, as they announce them; unanswered ones are in +Inf."
         )
-        counts = [(str(bound), float(sum(seconds <= bound for seconds in pings))) for bound in PING_BUCKETS]
+        counts = [(str(bound), float(bisect_right(pings, bound))) for bound in PING_BUCKETS]
         histogram.add_metric([], [*counts, ("+Inf", float(len(pings)))], gsum_value=sum(filter(math.isfinite, pings)))
         yield histogram
 

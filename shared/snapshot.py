@@ -1,7 +1,8 @@
 """What one crawl saw, judged: the document that the crawler publishes and everything else shows.
 
 Start reading here. A `Snapshot` is immutable and versioned; it holds facts and verdicts, no display text.
-Times are Unix seconds, durations and pings are seconds, throughputs are tokens per second.
+Times are Unix seconds, durations and pings are seconds, throughputs are tokens per second. `gc=False`: it cannot
+contain itself, and a large swarm's would lengthen every walk of the garbage collector.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Verdict(StrEnum):
     """Nobody looked, or nobody could: never shown as unreachable."""
 
 
-class Span(msgspec.Struct, frozen=True):
+class Span(msgspec.Struct, frozen=True, gc=False):
     """Blocks `start <= block < end` of one model."""
 
     start: int
@@ -52,7 +53,7 @@ class Span(msgspec.Struct, frozen=True):
         return self.end - self.start
 
 
-class Location(msgspec.Struct, frozen=True):
+class Location(msgspec.Struct, frozen=True, gc=False):
     """Where an IP address is, by the operator's own database."""
 
     country: str | None = None
@@ -60,7 +61,7 @@ class Location(msgspec.Struct, frozen=True):
     city: str | None = None
 
 
-class ServerReport(msgspec.Struct, frozen=True):
+class ServerReport(msgspec.Struct, frozen=True, gc=False):
     """One server's span in one model: what it announces, and what the crawler found."""
 
     peer_id: str
@@ -106,7 +107,7 @@ class ModelState(StrEnum):
     BROKEN = "broken"
 
 
-class ModelReport(msgspec.Struct, frozen=True):
+class ModelReport(msgspec.Struct, frozen=True, gc=False):
     """One model of the swarm and the servers that announce blocks of it, by peer id."""
 
     dht_prefix: str
@@ -134,7 +135,7 @@ class ModelReport(msgspec.Struct, frozen=True):
         return result
 
 
-class BootstrapPeer(msgspec.Struct, frozen=True):
+class BootstrapPeer(msgspec.Struct, frozen=True, gc=False):
     """A peer through which nodes join the swarm, and whether the crawler could connect to it."""
 
     peer_id: str
@@ -160,7 +161,7 @@ class Refusals(msgspec.Struct, frozen=True):
         return sum(self.by_reason.values())
 
 
-class Snapshot(msgspec.Struct, frozen=True):
+class Snapshot(msgspec.Struct, frozen=True, gc=False):
     """The whole swarm at one moment."""
 
     schema: int

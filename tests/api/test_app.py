@@ -5,6 +5,7 @@ import gzip
 import json
 import subprocess
 import sys
+import threading
 import time
 
 import brotli
@@ -12,6 +13,7 @@ import httpx
 import pytest
 import zstandard
 
+from api import rendering
 from api.app import create_app
 from api.settings import ApiSettings
 from crawler.leader import Leadership
@@ -282,16 +284,29 @@ def test_the_api_never_loads_torch():
     assert json.loads(loaded) == []
 
 
-async def test_a_new_replica_knows_the_swarm_before_it_listens(publisher, redis_url):
-    """Beside others that know it, "there is no snapshot yet" would be a wrong answer."""
+async def test_a_new_replica_knows_the_swarm_before_it_listens(publisher, redis_url, monkeypatch):
+    """Beside others that know it, "there is no snapshot yet" would be wrong; what takes longest is waited for."""
+    make, may = rendering._Documents.make, threading.Event()
+    monkeypatch.setattr(rendering._Documents, "make", lambda *args, **more: may.wait(10) and make(*args, **more))
     await publisher.publish(RICH)
-    app = create_app(ApiSettings(redis_url=redis_url))
-    async with app.router.lifespan_context(app):
-        assert app.state.swarm.snapshot is not None
-        assert (
-            b"demo-model"
-            in app.state.table.find({"type": "http", "method": "GET", "path": "/api/v1/state", "headers": []}).content
-        )
+    async with serve(redis_url) as url, httpx.AsyncClient(base_url=url, timeout=5) as client:
+        state = asyncio.create_task(client.get("/api/v1/state"))
+        picture = {"accept": "text/plain"}
+        for path, headers in (("/", {}), ("/metrics", {}), ("/swarm.txt", {}), ("/", picture)):
+            answer = await client.get(path, headers=headers)
+            assert answer.status_code == 200
+            assert "demo-model" in answer.text
+        assert not state.done()
+        may.set()
+        assert "demo-model" in (await state).text
+
+
+async def test_text_asked_for_before_the_first_snapshot_is_an_error(client):
+    """A terminal gets no page of HTML."""
+    answer = await client.get("/", headers={"accept": "text/plain"})
+    assert answer.status_code == 503
+    assert "no snapshot" in answer.text
+    assert "<html" not in answer.text
 
 
 async def test_a_replica_on_an_empty_redis_serves_at_once(redis_url):

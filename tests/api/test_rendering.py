@@ -16,7 +16,8 @@ def renderer():
 
 
 def every_body(renderer, view):
-    return renderer.bodies(view, renderer.page(view))
+    *_, bodies = renderer.render(view)
+    return bodies
 
 
 def headers_of(body):
@@ -70,11 +71,31 @@ def test_a_stale_snapshot_leaves_the_metrics_but_not_the_state(renderer):
     assert stale["/api/v1/state"].content
 
 
-def test_the_page_does_not_wait_for_the_rest(renderer):
-    """It is made first, and stands in the table while the others are made."""
-    table = BodyTable()
+def test_the_page_does_not_wait_for_the_documents(renderer):
+    """The first snapshot's badges and metrics come with its page; the state, which takes longest, comes last."""
     view = made.make_view(made.swarm_of_60())
-    table.put("/", renderer.page(view))
+    first, whole = renderer.render(view)
+    assert {"/", "/metrics"} < set(first.by_path)
+    assert first.alternatives["/"][1] is None
+    assert set(whole.by_path) - set(first.by_path) == {"/api/v1/state", "/swarm.txt"}
+
+
+def test_a_new_page_does_not_wait_for_anything(renderer):
+    """All else is the last snapshot's until it is made: as it was, its cache times too, so that nobody keeps it."""
+    view = made.make_view(made.swarm_of_60())
+    old = every_body(renderer, view).by_path
+    other = made.make_snapshot([made.make_model("m", 4, [made.make_server("one", 0, 4)])])
+    steps = [bodies.by_path for bodies in renderer.render(dataclasses.replace(view, snapshot=other, now=view.now + 9))]
+    assert [step["/"].etag != old["/"].etag for step in steps] == [True, True, True]
+    assert [step["/metrics"] is not old["/metrics"] for step in steps] == [False, True, True]
+    assert [step["/api/v1/state"] is not old["/api/v1/state"] for step in steps] == [False, False, True]
+
+
+def test_without_a_snapshot_the_router_says_so(renderer):
+    """The page can say it, a text cannot: whoever asks for text gets an error instead of a page."""
+    view = dataclasses.replace(made.make_view(made.swarm_of_60()), snapshot=None)
+    table = BodyTable()
+    table.replace(*every_body(renderer, view))
     scope = {"path": "/", "query_string": b"", "method": "GET", "headers": []}
     assert table.answer_to(scope).content_type.startswith("text/html")
-    assert table.answer_to({**scope, "path": "/metrics"}) is None
+    assert table.answer_to({**scope, "headers": [(b"accept", b"text/plain")]}) is None
