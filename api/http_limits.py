@@ -1,7 +1,7 @@
-"""Bounds on what a connection may send before it has asked anything: uvicorn's httptools protocol has none.
+"""Bounds on what a connection may send: uvicorn's httptools protocol has none.
 
-Without them one client makes the process hold hundreds of megabytes of header, or a file for each connection
-that says nothing. Bodies need no bound: no route reads one, and uvicorn stops reading after 64 kB.
+Without them one client makes the process hold hundreds of megabytes of header or trailer, or a file for each
+connection that says nothing.
 """
 
 from __future__ import annotations
@@ -13,49 +13,57 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 if TYPE_CHECKING:
     import asyncio
 
-MAX_HEAD_BYTES = 64 * 1024
-HEAD_WITHIN = 20.0
-"""Seconds for a request's first line and headers to arrive, from the connection's or the request's beginning."""
+MAX_REQUEST_BYTES = 64 * 1024
+"""Of one request: its head, and a body that no route reads."""
+REQUEST_WITHIN = 20.0
+"""Seconds for a whole request to arrive, the first one from its connection's beginning; it has at least half of it."""
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
 class BoundedHttp(HttpToolsProtocol):
-    """For `uvicorn.run(http=…)`."""
+    """For `uvicorn.run(http=…)`. Costs a request that arrives in one piece a comparison, and no timer."""
 
-    _head_bytes = 0
-    _in_head = True
-    _head_began = 0.0
+    _partial: object = None
+    """The scope of the request that `_received` counts the bytes of."""
+    _received = 0
+    _late: object = None
+    """The same of the request that was not whole when `_watch` last looked; this object before the first one."""
     _watch: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._head_began = self.loop.time()
-        self._watch = self.loop.call_later(HEAD_WITHIN, self._look_at_head)
+        self._watch = self.loop.call_later(REQUEST_WITHIN / 2, self._look)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._watch is not None:
             self._watch.cancel()
         super().connection_lost(exc)
 
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._head_bytes, self._in_head, self._head_began = 0, True, self.loop.time()
-
-    def on_headers_complete(self) -> None:
-        self._in_head = False
-        super().on_headers_complete()
-
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        self._head_bytes += len(data)
-        if self._in_head and self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
-            self.transport.write(_TOO_LARGE)
-            self.transport.close()
+        if self._mid_request():
+            if self._partial is not self.scope:
+                self._partial, self._received = self.scope, 0
+            self._received += len(data)
+            if self._received > MAX_REQUEST_BYTES and not self.transport.is_closing():
+                self._refuse()
 
-    def _look_at_head(self) -> None:
-        """Close the connection if its head is late, else come back; a timer for each request would cost more."""
-        left = self._head_began + HEAD_WITHIN - self.loop.time() if self._in_head else HEAD_WITHIN
-        if left <= 0:
+    def _mid_request(self) -> bool:
+        """Whether more of the latest request, or the first one, has to arrive."""
+        cycle = self.cycle
+        return cycle is None or cycle.more_body or cycle.scope is not self.scope
+
+    def _refuse(self) -> None:
+        cycle = self.cycle
+        if cycle is None or (cycle.response_complete and cycle.scope is not self.scope):
+            self.transport.write(_TOO_LARGE)  # else this would be taken for the answer to another request
+        self.transport.close()
+
+    def _look(self) -> None:
+        """Close the connection if the request that was not whole at the last look still is not."""
+        partial = (self.scope or self) if self._mid_request() else None
+        if partial is not None and partial is self._late:
             self.transport.close()
-        else:
-            self._watch = self.loop.call_later(left, self._look_at_head)
+            return
+        self._late = partial
+        self._watch = self.loop.call_later(REQUEST_WITHIN / 2, self._look)

@@ -8,7 +8,7 @@ import uvicorn
 
 from api import http_limits
 from api.app import create_app
-from api.http_limits import MAX_HEAD_BYTES, BoundedHttp
+from api.http_limits import MAX_REQUEST_BYTES, BoundedHttp
 from api.settings import ApiSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # redis-py, no server
@@ -64,7 +64,7 @@ async def test_a_head_that_does_not_end_is_refused(redis_url):
 async def test_a_large_head_within_the_limit_is_served(redis_url):
     """As browsers with many cookies send; also the second request of a connection."""
     async with connections(redis_url) as connect:
-        request = b"GET /livez HTTP/1.1\r\nhost: x\r\ncookie: " + b"c" * (MAX_HEAD_BYTES // 2) + b"\r\n\r\n"
+        request = b"GET /livez HTTP/1.1\r\nhost: x\r\ncookie: " + b"c" * (MAX_REQUEST_BYTES // 2) + b"\r\n\r\n"
         reader, writer = await connect()
         for _ in range(5):
             writer.write(request)
@@ -72,6 +72,16 @@ async def test_a_large_head_within_the_limit_is_served(redis_url):
             await asyncio.sleep(0.05)
             reader._buffer.clear()
         writer.close()
+
+
+async def test_trailers_that_do_not_end_are_refused(redis_url):
+    """They come after a chunked body, and so after the answer; each would be kept with the request's headers."""
+    head = b"POST /livez HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\n"
+    lines = b"".join(b"x%d: y\r\n" % number for number in range(8_000))
+    async with connections(redis_url) as connect:
+        answer, sent = await answer_to(connect, head, *[lines] * 500)
+        assert not answer or b" 405 " in answer
+        assert sent < 20 * 2**20
 
 
 async def test_a_body_is_not_read(redis_url):
@@ -85,8 +95,23 @@ async def test_a_body_is_not_read(redis_url):
 
 async def test_a_connection_that_says_nothing_is_closed(redis_url, monkeypatch):
     """Nor may it say it too slowly."""
-    monkeypatch.setattr(http_limits, "HEAD_WITHIN", 0.3)
+    monkeypatch.setattr(http_limits, "REQUEST_WITHIN", 0.3)
     async with connections(redis_url) as connect:
         async with asyncio.timeout(3):
             assert (await answer_to(connect))[0] == b""
             assert (await answer_to(connect, b"GET /livez HTTP/1.1\r\nx: "))[0] == b""
+            body = b"POST /livez HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n1"
+            assert b" 405 " in (await answer_to(connect, body))[0]
+
+
+async def test_a_connection_may_rest_between_requests(redis_url, monkeypatch):
+    """As browsers and proxies let them: uvicorn's own time for that is another."""
+    monkeypatch.setattr(http_limits, "REQUEST_WITHIN", 0.2)
+    async with connections(redis_url) as connect:
+        reader, writer = await connect()
+        for _ in range(3):
+            writer.write(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+            await asyncio.sleep(0.5)
+            reader._buffer.clear()
+        writer.close()
