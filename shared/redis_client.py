@@ -1,13 +1,14 @@
 """How every service reaches Redis: with time-outs, few retries, and a name that `CLIENT LIST` shows.
 
 A URL names one server, or with `sentinel://` the Sentinels that know which one leads now: each new connection
-asks them, so a fail-over is an outage like any other, which callers wait out.
+asks them, so a fail-over is an outage like any other, which callers wait out. With `sentinels://` both are asked
+over TLS, as with `rediss://`.
 """
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import redis as sync_redis
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -23,7 +24,7 @@ RETRIES = 2
 SENTINEL_TIMEOUT = 1.0
 """Seconds that one Sentinel gets to say who leads, before the next one is asked."""
 SENTINEL_PORT = 26379
-_SENTINEL_OPTIONS = {"socket_timeout": SENTINEL_TIMEOUT, "socket_connect_timeout": SENTINEL_TIMEOUT}
+_SENTINEL_OPTIONS: dict[str, Any] = {"socket_timeout": SENTINEL_TIMEOUT, "socket_connect_timeout": SENTINEL_TIMEOUT}
 
 POOL_TIMEOUT = 3.0
 """Seconds that a command waits for a free connection: many callers share few."""
@@ -35,6 +36,9 @@ class SentinelPlace(NamedTuple):
     sentinels: list[tuple[str, int]]
     service: str
     options: dict[str, Any]
+    """For Redis."""
+    tls: dict[str, Any]
+    """For Redis and the Sentinels."""
 
 
 class _BlockingSentinelPool(SentinelConnectionPool, BlockingConnectionPool):
@@ -55,9 +59,9 @@ def connect(url: str, name: str, *, max_connections: int = 8) -> Redis:
     place = sentinel_place(url)
     if place is None:
         return Redis.from_pool(BlockingConnectionPool.from_url(url, **options))
-    sentinel = Sentinel(place.sentinels, **_SENTINEL_OPTIONS)  # type: ignore[no-untyped-call]
+    sentinel = Sentinel(place.sentinels, sentinel_kwargs=_SENTINEL_OPTIONS | place.tls)  # type: ignore[no-untyped-call]
     client: Redis = sentinel.master_for(
-        place.service, connection_pool_class=_BlockingSentinelPool, **options, **place.options
+        place.service, connection_pool_class=_BlockingSentinelPool, **options, **place.options, **place.tls
     )
     return client
 
@@ -67,21 +71,25 @@ def connect_sync(url: str) -> sync_redis.Redis:
     place = sentinel_place(url)
     if place is None:
         return sync_redis.Redis.from_url(url, socket_connect_timeout=CONNECT_TIMEOUT)
-    sentinel = SyncSentinel(place.sentinels, **_SENTINEL_OPTIONS)  # type: ignore[no-untyped-call]
+    sentinel = SyncSentinel(place.sentinels, sentinel_kwargs=_SENTINEL_OPTIONS | place.tls)  # type: ignore[no-untyped-call]
     client: sync_redis.Redis = sentinel.master_for(  # type: ignore[no-untyped-call]
-        place.service, socket_timeout=SOCKET_TIMEOUT, socket_connect_timeout=CONNECT_TIMEOUT, **place.options
+        place.service,
+        socket_timeout=SOCKET_TIMEOUT,
+        socket_connect_timeout=CONNECT_TIMEOUT,
+        **place.options,
+        **place.tls,
     )
     return client
 
 
 def sentinel_place(url: str) -> SentinelPlace | None:
-    """Return what a `sentinel://` URL says, None for another one. Raises `ValueError` that says what is wrong."""
+    """Return what a `sentinel(s)://` URL says, None for another one. Raises `ValueError` that says what is wrong."""
     parts = urlsplit(url)
-    if parts.scheme != "sentinel":
+    if parts.scheme not in ("sentinel", "sentinels"):
         return None
     service, _, db = parts.path.strip("/").partition("/")
     if not service or not (db.isdigit() or not db):
-        raise ValueError("expected sentinel://HOST:PORT,HOST:PORT/SERVICE/DB")
+        raise ValueError(f"expected {parts.scheme}://HOST:PORT,HOST:PORT/SERVICE/DB")
     sentinels = []
     for address in parts.netloc.rpartition("@")[2].split(","):
         host, _, port = address.rpartition(":") if ":" in address else (address, "", str(SENTINEL_PORT))
@@ -93,4 +101,9 @@ def sentinel_place(url: str) -> SentinelPlace | None:
         options["username"] = unquote(parts.username)
     if parts.password:
         options["password"] = unquote(parts.password)
-    return SentinelPlace(sentinels, service, options)
+    tls: dict[str, Any] = {"ssl": True} if parts.scheme == "sentinels" else {}
+    for name, value in parse_qsl(parts.query):
+        if not tls or name != "ssl_ca_certs":
+            raise ValueError(f"unknown option {name!r}: sentinels:// takes ssl_ca_certs")
+        tls[name] = value
+    return SentinelPlace(sentinels, service, options, tls)

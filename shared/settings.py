@@ -34,7 +34,7 @@ class Settings(BaseSettings):
     redis_url: str = Field(
         "redis://127.0.0.1:6379/0",
         description="Redis: `redis://`, `rediss://` (TLS) or `unix://`, with user and password if it asks for them; "
-        "`sentinel://HOST:PORT,HOST:PORT/SERVICE/DB` follows a fail-over.",
+        "`sentinel://HOST:PORT,HOST:PORT/SERVICE/DB` follows a fail-over (`sentinels://`: all over TLS).",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="How much is logged.")
     log_format: Literal["auto", "console", "json"] = Field(
@@ -56,7 +56,7 @@ class Settings(BaseSettings):
         if sentinel_place(value) is not None:
             return value
         if scheme not in ("redis", "rediss"):
-            raise ValueError("expected redis://, rediss://, unix:// or sentinel://")
+            raise ValueError("expected redis://, rediss://, unix://, sentinel:// or sentinels://")
         RedisDsn(value)
         return value
 

@@ -3,7 +3,7 @@
 import shutil
 import subprocess
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 
 import pytest
 import redis as sync_redis
@@ -11,7 +11,7 @@ import redis as sync_redis
 from deploy import embedded_redis
 from deploy.embedded_redis import free_port
 from shared import keys
-from shared.redis_client import sentinel_place
+from shared.redis_client import connect_sync, sentinel_place
 from tests.conftest import RedisServer
 from tests.fakes import peer_id
 from tests.reliability.load import Load, note
@@ -106,9 +106,14 @@ def test_a_fail_over_is_waited_out_by_all_parts(start, start_api, swarm, live, s
 @pytest.mark.parametrize(
     ("url", "place"),
     [
-        ("sentinel://a:1,b:2/petals/3", ([("a", 1), ("b", 2)], "petals", {"db": 3})),
-        ("sentinel://a/petals", ([("a", 26379)], "petals", {"db": 0})),
-        ("sentinel://:p%40ss@a:1/petals", ([("a", 1)], "petals", {"db": 0, "password": "p@ss"})),
+        ("sentinel://a:1,b:2/petals/3", ([("a", 1), ("b", 2)], "petals", {"db": 3}, {})),
+        ("sentinel://a/petals", ([("a", 26379)], "petals", {"db": 0}, {})),
+        ("sentinel://:p%40ss@a:1/petals", ([("a", 1)], "petals", {"db": 0, "password": "p@ss"}, {})),
+        ("sentinels://a:1/petals", ([("a", 1)], "petals", {"db": 0}, {"ssl": True})),
+        (
+            "sentinels://a:1/petals?ssl_ca_certs=/ca",
+            ([("a", 1)], "petals", {"db": 0}, {"ssl": True, "ssl_ca_certs": "/ca"}),
+        ),
         ("redis://a:1/0", None),
     ],
 )
@@ -122,3 +127,56 @@ def test_what_a_url_must_say(url):
     """Mistakes are told at start."""
     with pytest.raises(ValueError, match="expected"):
         sentinel_place(url)
+
+
+@pytest.mark.parametrize("url", ["sentinels://a/petals?ssl_cert_reqs=none", "sentinel://a/petals?ssl_ca_certs=/ca"])
+def test_no_option_of_a_url_is_ignored(url):
+    """Least of all one that somebody meant to be safe with."""
+    with pytest.raises(ValueError, match="unknown option"):
+        sentinel_place(url)
+
+
+@pytest.fixture
+def tls_sentinel(tmp_path):
+    """A Redis and a Sentinel that take TLS alone: (port of the Sentinel, the certificate of both)."""
+    binary, openssl = shutil.which("redis-server"), shutil.which("openssl")
+    if binary is None or openssl is None:
+        pytest.skip("needs Debian's redis-server, which can do TLS, and openssl")
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    subprocess.run(
+        [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost",
+         "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    tls = ["port 0", "bind 127.0.0.1", f"dir {tmp_path}", f"tls-cert-file {certificate}", f"tls-key-file {key}",
+           f"tls-ca-cert-file {certificate}", "tls-auth-clients no", "tls-replication yes"]  # fmt: skip
+    redis_port, port = free_port(), free_port()
+    monitor = f"sentinel monitor {SERVICE} 127.0.0.1 {redis_port} 1"
+    parts = []
+    for name, own in (("redis", [f"tls-port {redis_port}", "save ''"]), ("sentinel", [f"tls-port {port}", monitor])):
+        config = tmp_path / f"{name}.conf"
+        config.write_text("\n".join([*tls, *own]) + "\n")
+        mode = ["--sentinel"] if name == "sentinel" else []
+        parts.append(subprocess.Popen([binary, config, *mode], stdout=subprocess.DEVNULL))
+    client = sync_redis.Redis(port=port, ssl=True, ssl_ca_certs=str(certificate))
+    until(lambda: answers(client), 15, "the Sentinel over TLS")
+    yield port, certificate
+    for part in parts:
+        part.kill()
+        part.wait()
+
+
+def test_sentinel_and_redis_over_tls(start, start_api, swarm, live, tls_sentinel):
+    """`sentinels://`: snapshots and checks work; with another authority, or without TLS, nothing is said at all."""
+    port, certificate = tls_sentinel
+    place = f"127.0.0.1:{port}/{SERVICE}/0"
+    url = f"sentinels://{place}?ssl_ca_certs={certificate}"
+    peers = ",".join(swarm.initial_peers)
+    start("crawler", REDIS_URL=url, INITIAL_PEERS=peers, CRAWL_PERIOD="2")
+    start("reachability_worker", REDIS_URL=url, INITIAL_PEERS=peers)
+    _, api = start_api(url)
+    until(lambda: state(api), 30, "the state")
+    until(lambda: get(f"{api}/api/v1/is_reachable/{live.peer_id}")[0] == 200, 20, "a verdict")
+    for wrong in (f"sentinels://{place}", f"sentinel://{place}"):
+        with pytest.raises(sync_redis.ConnectionError), closing(connect_sync(wrong)) as client:
+            client.ping()
