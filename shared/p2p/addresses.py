@@ -49,6 +49,11 @@ def is_private_swarm(bootstrap_peer_ids: Iterable[str]) -> bool:
     return public.isdisjoint(bootstrap_peer_ids)
 
 
+def anywhere(_address: str) -> bool:
+    """Whether an address may be dialled in a network of the operator's own: any may."""
+    return True
+
+
 def is_public(address: str) -> bool:
     """Whether a multiaddr names a public IP address. A host name does not: it may resolve to anything."""
     _, protocol, host, *_ = (*address.split("/"), "", "", "")

@@ -23,12 +23,13 @@ from typing import TYPE_CHECKING, Self
 from hivemind.p2p import PeerID
 from hivemind.p2p.p2p_daemon_bindings.control import P2PDaemonError
 
-from shared.p2p.kad_wire import PROTOCOL, closer_peers, find_node, read_message
+from shared.p2p.addresses import anywhere
+from shared.p2p.kad_wire import closer_peers, find_node
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from shared.p2p.node import Dialler
+    from shared.p2p.node import SwarmNode
 
 ASK_TIMEOUT = 1.0
 """Seconds for one node's answer."""
@@ -54,7 +55,7 @@ class Search:
     """A search for one peer's addresses, and what the swarm's nodes said of them so far. `run` it once."""
 
     def __init__(
-        self, node: Dialler, peer_id: str, start: Iterable[str], may_dial: Callable[[str], bool] = lambda _: True
+        self, node: SwarmNode, peer_id: str, start: Iterable[str], may_dial: Callable[[str], bool] = anywhere
     ) -> None:
         self.addresses: list[str] = []
         """Those to be dialled, in the order in which they were named."""
@@ -76,7 +77,7 @@ class Search:
         """Addresses beyond the first few of each answer."""
 
     @classmethod
-    def told(cls, node: Dialler, peer_id: str, addresses: Iterable[str]) -> Self:
+    def told(cls, node: SwarmNode, peer_id: str, addresses: Iterable[str]) -> Self:
         """A search whose result is known before it is run."""
         search = cls(node, peer_id, ())
         search._left.append(tuple(addresses))
@@ -158,10 +159,8 @@ class Search:
             async with asyncio.timeout(ASK_TIMEOUT):
                 if addresses:
                     await self._node.connect(name, addresses)
-                async with self._node.stream(name, PROTOCOL) as (reader, writer):
-                    writer.write(find_node(PeerID.from_base58(self._peer_id).to_bytes()))
-                    await writer.drain()
-                    return closer_peers(await read_message(reader))
+                question = find_node(PeerID.from_base58(self._peer_id).to_bytes())
+                return closer_peers(await self._node.kad_streams.ask(name, question, keep=name in self._start))
         except (TimeoutError, P2PDaemonError, OSError, EOFError, ValueError, IndexError):
             return None
 

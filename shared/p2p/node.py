@@ -12,7 +12,7 @@ import os
 import resource
 import time
 from collections import Counter
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from hivemind.dht.node import DHTNode
@@ -22,13 +22,15 @@ from hivemind.p2p.p2p_daemon_bindings.utils import ControlFailure, raise_if_fail
 from hivemind.proto import dht_pb2, p2pd_pb2
 from hivemind.utils.multiaddr import Multiaddr
 
-from shared.p2p.addresses import DialPrivate, is_public
+from shared.p2p.addresses import DialPrivate, anywhere, is_public
 from shared.p2p.kad import Search
+from shared.p2p.kad_wire import PROTOCOL as KAD_PROTOCOL
+from shared.p2p.kept_streams import KeptStreams
 from shared.p2p.look_up import DHTReader
 
 if TYPE_CHECKING:
     from asyncio import StreamReader, StreamWriter
-    from collections.abc import AsyncIterator, Collection, Coroutine, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 
     from shared.p2p.raw_values import SubkeyValues
 
@@ -174,32 +176,30 @@ class Dialler:
 
         hivemind's own calls leave it open then, one for each dial that hung.
         """
-        async with self._request(request) as (response, _, _):
-            return response
+        response, _, writer = await self._begin(request)
+        writer.close()
+        return response
 
-    @asynccontextmanager
-    async def stream(self, peer_id: str, protocol: str) -> AsyncIterator[tuple[StreamReader, StreamWriter]]:
-        """Open a stream to a peer, dialling it first if need be. Raises as `connect`."""
+    async def open_stream(self, peer_id: str, protocol: str) -> tuple[StreamReader, StreamWriter]:
+        """Open a stream to a peer, dialling it first if need be; the caller closes the writer. Raises as `connect`."""
         request = p2pd_pb2.Request(
             type=p2pd_pb2.Request.STREAM_OPEN,
             streamOpen=p2pd_pb2.StreamOpenRequest(peer=PeerID.from_base58(peer_id).to_bytes(), proto=[protocol]),
         )
-        async with self._request(request) as (_, reader, writer):
-            yield reader, writer
+        _, reader, writer = await self._begin(request)
+        return reader, writer
 
-    @asynccontextmanager
-    async def _request(
-        self, request: p2pd_pb2.Request
-    ) -> AsyncIterator[tuple[p2pd_pb2.Response, StreamReader, StreamWriter]]:
+    async def _begin(self, request: p2pd_pb2.Request) -> tuple[p2pd_pb2.Response, StreamReader, StreamWriter]:
         reader, writer = await self._p2p._client.control.daemon_connector.open_connection()  # noqa: SLF001
         try:
             await write_pbmsg(writer, request)
             response = p2pd_pb2.Response()
             await read_pbmsg_safe(reader, response)
             raise_if_failed(response)
-            yield response, reader, writer
-        finally:
+        except BaseException:
             writer.close()
+            raise
+        return response, reader, writer
 
     async def reaches(self, peer_id: str, addresses: Iterable[str]) -> bool:
         """Whether a new connection to a peer that is known to be there succeeds: tests this node, not the peer."""
@@ -224,6 +224,8 @@ class SwarmNode(Dialler):
         self._reader = DHTReader(dht, self.refused_subkeys)
         self._bootstrap_peers: dict[str, Sequence[str]] = {}
         self._joined: tuple[str, ...] = ()
+        self._may_dial: Callable[[str], bool] = is_public
+        self.kad_streams = KeptStreams(self, KAD_PROTOCOL)
 
     @classmethod
     async def open(cls, dial_private: DialPrivate = DialPrivate.AUTO) -> Self:
@@ -243,6 +245,7 @@ class SwarmNode(Dialler):
 
     async def close(self) -> None:
         """End the DHT client and the daemon."""
+        self.kad_streams.close()
         with suppress(Exception):
             await self._dht.shutdown()
         await super().close()
@@ -254,9 +257,7 @@ class SwarmNode(Dialler):
         """
         if peer_id in self._bootstrap_peers:
             return Search.told(self, peer_id, self._bootstrap_peers[peer_id])
-        if self._dial_private.allows(self._bootstrap_peers):
-            return Search(self, peer_id, self._joined)
-        return Search(self, peer_id, self._joined, may_dial=is_public)
+        return Search(self, peer_id, self._joined, self._may_dial)
 
     async def join(self, bootstrap_peers: Mapping[str, Sequence[str]], timeout: float) -> dict[str, str | None]:  # noqa: ASYNC109 - one for each peer
         """Connect to each bootstrap peer (`{peer_id: addresses}`) and begin look-ups from those that answer.
@@ -265,6 +266,7 @@ class SwarmNode(Dialler):
         bootstrap peers were away finds the swarm again by it.
         """
         self._bootstrap_peers = dict(bootstrap_peers)
+        self._may_dial = anywhere if self._dial_private.allows(bootstrap_peers) else is_public
         errors = await asyncio.gather(
             *(self._join_one(peer_id, addresses, timeout) for peer_id, addresses in bootstrap_peers.items())
         )

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgpack
 from hivemind.dht.storage import DictionaryDHTValue
-from hivemind.utils import MSGPackSerializer
+from hivemind.utils import MSGPackSerializer, get_dht_time
+from hivemind.utils.timed_storage import ValueWithExpiration
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -51,13 +52,30 @@ class RawValues:
         body = msgpack.unpackb(data, ext_hook=msgpack.ExtType).data
         # raw: keys stay bytes, so that one of bad UTF-8 costs one entry; nested extensions stay opaque.
         _, _, entries = msgpack.unpackb(body, raw=True, strict_map_key=False, ext_hook=msgpack.ExtType)
-        dictionary = DictionaryDHTValue()
-        with dictionary.freeze():
-            for entry in entries:
-                reason = _store(dictionary, entry)
-                if reason is not None:
-                    self._refused[reason] += 1
+        dictionary = _RawDictionary()
+        for entry in entries:
+            reason = _store(dictionary, entry)
+            if reason is not None:
+                self._refused[reason] += 1
         return dictionary
+
+
+class _RawDictionary(DictionaryDHTValue):  # type: ignore[misc]
+    """The latest entry of each subkey of those that have not expired: hivemind's, without what it needs to be kept.
+
+    A crawl reads each record of a large swarm from several nodes, and throws all of it away a moment later.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._began = get_dht_time()
+
+    def store(self, key: str, value: bytes, expiration_time: float) -> bool:
+        known = self.data.get(key)
+        if expiration_time < self._began or (known is not None and known.expiration_time >= expiration_time):
+            return False
+        self.data[key] = ValueWithExpiration(value, expiration_time)
+        return True
 
 
 def _is_dictionary(data: bytes) -> bool:

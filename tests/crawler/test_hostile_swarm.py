@@ -190,6 +190,7 @@ async def test_a_public_swarms_private_addresses_are_not_dialled(swarm, monkeypa
         await guide.join(swarm.bootstrap_peers, 5)
         assert (await dial(guide, dialler, server.peer_id, deadline=time.monotonic() + 5)).verdict is Verdict.REACHABLE
         monkeypatch.setattr(addresses, "PUBLIC_INITIAL_PEERS", swarm.initial_peers)
+        await guide.join(swarm.bootstrap_peers, 5)
         outcome = await dial(guide, dialler, server.peer_id, deadline=time.monotonic() + 5)
         assert (outcome.verdict, outcome.stage) == (Verdict.UNREACHABLE, Stage.LOOKUP)
         assert outcome.cause is Cause.NOT_DIALABLE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from contextlib import suppress
 
 from hivemind.dht.node import DHTNode
 from hivemind.p2p import PeerID
@@ -14,12 +15,16 @@ from shared.p2p.node import Daemon
 
 
 class LyingNode:
-    """Answers hivemind's pings as an honest node; asked about a peer, it names what `says` has for that one."""
+    """Answers hivemind's pings as an honest node; asked about a peer, it names what `says` has for that one.
+
+    It answers so many questions on a stream (`answers_a_stream`) and closes it; each answer takes `delay` seconds.
+    """
 
     def __init__(self, node):
         self.node = node
         self.says = {}
-        self.asked = 0
+        self.asked = self.streams = 0
+        self.answers_a_stream, self.delay = 1, 0.0
 
     @classmethod
     async def start(cls):
@@ -32,16 +37,18 @@ class LyingNode:
         return liar
 
     async def _handle(self, _, reader, writer):
-        try:
-            question = await read_message(reader)
-            # Daemons ask on their own account too, about themselves and at random.
-            lies = [lie for peer_id, lie in self.says.items() if PeerID.from_base58(peer_id).to_bytes() in question]
-            self.asked += len(lies)
-            named = lies[0] if lies else {}
-            writer.write(answer(b"".join(closer_peer(*peer) for peer in named.items())))
-            await writer.drain()
-        finally:
-            writer.close()
+        self.streams += 1
+        with suppress(EOFError, OSError):
+            for _ in range(self.answers_a_stream):
+                question = await read_message(reader)
+                # Daemons ask on their own account too, about themselves and at random.
+                lies = [lie for peer_id, lie in self.says.items() if PeerID.from_base58(peer_id).to_bytes() in question]
+                self.asked += len(lies)
+                named = lies[0] if lies else {}
+                await asyncio.sleep(self.delay)
+                writer.write(answer(b"".join(closer_peer(*peer) for peer in named.items())))
+                await writer.drain()
+        writer.close()
 
     async def address(self):
         return str((await self.node.get_visible_maddrs())[0])

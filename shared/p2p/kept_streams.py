@@ -1,0 +1,64 @@
+"""Questions to nodes of the swarm, many on one stream: opening one costs p2pd and the node more than the question."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple
+
+from shared.p2p.kad_wire import read_message
+
+if TYPE_CHECKING:
+    from asyncio import StreamReader, StreamWriter
+
+    from shared.p2p.node import Dialler
+
+KEPT = 32
+"""Streams to one node that wait for the next question."""
+
+
+class _Stream(NamedTuple):
+    reader: StreamReader
+    writer: StreamWriter
+
+
+class KeptStreams:
+    """Of one protocol on which length-prefixed questions and answers take turns. A peer may close one at any time."""
+
+    def __init__(self, node: Dialler, protocol: str) -> None:
+        self._node = node
+        self._protocol = protocol
+        self._idle: defaultdict[str, list[_Stream]] = defaultdict(list)
+
+    async def ask(self, peer_id: str, question: bytes, *, keep: bool) -> bytes:
+        """Return a connected peer's answer; `keep` says whether it will be asked again. Has no time-out.
+
+        Raises what `Dialler.open_stream` raises, `EOFError` for an answer that ends early, `ValueError` for one that
+        is too long. Such a stream is closed, as is one whose answer the caller does not wait for.
+        """
+        while self._idle[peer_id]:
+            with suppress(OSError, EOFError):  # closed since its last answer
+                return await self._ask_on(self._idle[peer_id].pop(), peer_id, question, keep=keep)
+        stream = _Stream(*await self._node.open_stream(peer_id, self._protocol))
+        return await self._ask_on(stream, peer_id, question, keep=keep)
+
+    async def _ask_on(self, stream: _Stream, peer_id: str, question: bytes, *, keep: bool) -> bytes:
+        try:
+            stream.writer.write(question)
+            await stream.writer.drain()
+            answer = await read_message(stream.reader)
+        except BaseException:
+            stream.writer.close()
+            raise
+        idle = self._idle[peer_id]
+        if keep and len(idle) < KEPT:
+            idle.append(stream)
+        else:
+            stream.writer.close()
+        return answer
+
+    def close(self) -> None:
+        """Close those that wait."""
+        for stream in (stream for idle in self._idle.values() for stream in idle):
+            stream.writer.close()
+        self._idle.clear()
