@@ -60,10 +60,12 @@ class Monitor(Starlette):
         self._table = table
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (body := self._table.answer_to(scope)) is not None:
-            await body.send(scope, send)
-        else:
+        if scope["type"] != "http" or (answer := self._table.answer(scope)) is None:
             await super().__call__(scope, receive, send)
+            return
+        start, body = answer
+        await send(start)
+        await send(body)
 
 
 def create_app(settings: ApiSettings) -> Starlette:

@@ -10,7 +10,7 @@ import gzip
 import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import brotli
 import zstandard
@@ -22,17 +22,22 @@ GZIP_LEVEL, BROTLI_QUALITY, ZSTD_LEVEL = 6, 5, 6
 MIN_COMPRESSED = 500
 """Bytes; below that, headers weigh more than what compression saves."""
 
+_NOTHING = {"type": "http.response.body", "body": b""}
 _ENCODINGS = ("zstd", "br", "gzip")
 """In the order of preference: the client's choice among equals is ours."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Variant:
-    start: Message
-    head: Message
-    body: Message
-    not_modified: Message
+Answer: TypeAlias = "tuple[Message, Message]"
+"""The two ASGI messages of a response: its start, and its whole body."""
+
+
+class _Variant(NamedTuple):
+    """Each answer that one encoding can be."""
+
     etag: bytes
+    whole: Answer
+    head: Answer
+    not_modified: Answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,25 +75,21 @@ class Body:
         variants = _prepare(self.encoded, self.etag, self.content_type, {"vary": vary, **headers})
         return Body(self.etag, self.content, self.content_type, self.encoded, variants, self.route)
 
-    async def send(self, scope: Scope, send: Send) -> None:
+    def answer(self, scope: Scope) -> Answer:
         """Answer a GET or HEAD, in the best encoding that the client takes, with 304 where it has it already."""
-        accepted = if_none_match = b""
-        for name, value in scope["headers"]:
-            if name == b"accept-encoding":
-                accepted = value
-            elif name == b"if-none-match":
-                if_none_match = value
+        headers = dict(scope["headers"])
+        accepted = headers.get(b"accept-encoding", b"")
         variant = self._variants[_choose(accepted) if len(self._variants) > 1 else "identity"]
+        if_none_match = headers.get(b"if-none-match")
         if if_none_match and (variant.etag in if_none_match or if_none_match == b"*"):
-            await send(variant.not_modified)
-            await send(variant.head)
-            return
-        await send(variant.start)
-        await send(variant.head if scope["method"] == "HEAD" else variant.body)
+            return variant.not_modified
+        return variant.head if scope["method"] == "HEAD" else variant.whole
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """A body is an ASGI app, and so can stand as a Starlette response."""
-        await self.send(scope, send)
+        start, body = self.answer(scope)
+        await send(start)
+        await send(body)
 
 
 def _encode(content: bytes) -> dict[str, bytes]:
@@ -109,12 +110,13 @@ def _prepare(encoded: dict[str, bytes], etag: str, content_type: str, headers: d
         entity = [(b"content-type", content_type.encode()), (b"content-length", str(len(data)).encode())]
         if encoding != "identity":
             entity.append((b"content-encoding", encoding.encode()))
+        start = {"type": "http.response.start", "status": 200, "headers": [*entity, *cacheable]}
+        not_modified = {"type": "http.response.start", "status": 304, "headers": cacheable}
         variants[encoding] = _Variant(
-            start={"type": "http.response.start", "status": 200, "headers": [*entity, *cacheable]},
-            head={"type": "http.response.body", "body": b""},
-            body={"type": "http.response.body", "body": data},
-            not_modified={"type": "http.response.start", "status": 304, "headers": cacheable},
             etag=tag.encode(),
+            whole=(start, {"type": "http.response.body", "body": data}),
+            head=(start, _NOTHING),
+            not_modified=(not_modified, _NOTHING),
         )
     return variants
 
@@ -156,11 +158,12 @@ class BodyTable:
         """Answer with these from now on. An alternative that is None is somebody else's to answer."""
         self._bodies, self._alternatives = bodies, alternatives
 
-    def answer_to(self, scope: Scope) -> Body | None:
-        """Return what answers a request of no more than a path; None where something else has to."""
+    def answer(self, scope: Scope) -> Answer | None:
+        """Answer a request of no more than a path; None where something else has to."""
         if scope["query_string"] or scope["method"] not in _SAFE:
             return None
-        return self.find(scope)
+        body = self.find(scope)
+        return None if body is None else body.answer(scope)
 
     def find(self, scope: Scope) -> Body | None:
         """Return what stands under the request's path, whatever else it asks."""

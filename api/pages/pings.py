@@ -35,10 +35,10 @@ def make_matrix(model: ModelReport) -> Matrix | None:
     if not targets:
         return None
     return Matrix(
-        tuple((text.cut(peer_id[-6:]), text.server_href(peer_id)) for peer_id in targets),
+        tuple((f"…{text.cut(peer_id[-6:])}", text.server_href(peer_id)) for peer_id in targets),
         tuple(
             (
-                text.cut(server.peer_id[-6:]),
+                f"…{text.cut(server.peer_id[-6:])}",
                 text.server_href(server.peer_id),
                 tuple(_cell((server.next_pings or {}).get(peer_id)) for peer_id in targets),
             )

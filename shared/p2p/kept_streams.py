@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -28,7 +27,8 @@ class KeptStreams:
     def __init__(self, node: Dialler, protocol: str) -> None:
         self._node = node
         self._protocol = protocol
-        self._idle: defaultdict[str, list[_Stream]] = defaultdict(list)
+        self._idle: dict[str, list[_Stream]] = {}
+        """By peer; no entry for those that are not kept, of whom there is no end."""
 
     async def ask(self, peer_id: str, question: bytes, *, keep: bool) -> bytes:
         """Return a connected peer's answer; `keep` says whether it will be asked again. Has no time-out.
@@ -36,9 +36,9 @@ class KeptStreams:
         Raises what `Dialler.open_stream` raises, `EOFError` for an answer that ends early, `ValueError` for one that
         is too long. Such a stream is closed, as is one whose answer the caller does not wait for.
         """
-        while self._idle[peer_id]:
+        while idle := self._idle.get(peer_id):
             with suppress(OSError, EOFError):  # closed since its last answer
-                return await self._ask_on(self._idle[peer_id].pop(), peer_id, question, keep=keep)
+                return await self._ask_on(idle.pop(), peer_id, question, keep=keep)
         stream = _Stream(*await self._node.open_stream(peer_id, self._protocol))
         return await self._ask_on(stream, peer_id, question, keep=keep)
 
@@ -50,8 +50,7 @@ class KeptStreams:
         except BaseException:
             stream.writer.close()
             raise
-        idle = self._idle[peer_id]
-        if keep and len(idle) < KEPT:
+        if keep and len(idle := self._idle.setdefault(peer_id, [])) < KEPT:
             idle.append(stream)
         else:
             stream.writer.close()

@@ -89,4 +89,4 @@ async def test_only_who_is_asked_again_is_kept(node, guide):
     streams = KeptStreams(guide, PROTOCOL)
     question = find_node(b"\x00" * 34)
     assert closer_peers(await streams.ask(name, question, keep=False)) == {}
-    assert not streams._idle[name]
+    assert not streams._idle
