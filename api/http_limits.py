@@ -1,7 +1,8 @@
-"""Bounds on what a connection may send: uvicorn's httptools protocol has none.
+"""Bounds on what a connection may send, which uvicorn's httptools protocol has none of, and on how long it may rest.
 
-Without them one client makes the process hold hundreds of megabytes of header or trailer, or a file for each
-connection that says nothing.
+Without the first one client makes the process hold hundreds of megabytes of header or trailer, or a file for each
+connection that says nothing. The second is uvicorn's own keep-alive time, which costs it a timer for each request;
+one look at each connection every few seconds does for both.
 """
 
 from __future__ import annotations
@@ -26,17 +27,19 @@ class BoundedHttp(HttpToolsProtocol):
     _partial: object = None
     """The scope of the request that `_received` counts the bytes of."""
     _received = 0
-    _late: object = None
-    """The same of the request that was not whole when `_watch` last looked; this object before the first one."""
-    _watch: asyncio.TimerHandle | None = None
+    _awaited: object = None
+    """What the peer had to go on from at the last look: the latest request, or the connection before the first one."""
+    _still = 0.0
+    """Seconds for which, at least, nothing came of it."""
+    _next_look: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._watch = self.loop.call_later(REQUEST_WITHIN / 2, self._look)
+        self._next_look = self.loop.call_later(REQUEST_WITHIN / 2, self._look)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
+        if self._next_look is not None:
+            self._next_look.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -47,6 +50,15 @@ class BoundedHttp(HttpToolsProtocol):
             self._received += len(data)
             if self._received > MAX_REQUEST_BYTES and not self.transport.is_closing():
                 self._refuse()
+
+    def on_response_complete(self) -> None:
+        # What uvicorn does here, but for its timer.
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
 
     def _mid_request(self) -> bool:
         """Whether more of the latest request, or the first one, has to arrive."""
@@ -60,10 +72,14 @@ class BoundedHttp(HttpToolsProtocol):
         self.transport.close()
 
     def _look(self) -> None:
-        """Close the connection if the request that was not whole at the last look still is not."""
-        partial = (self.scope or self) if self._mid_request() else None
-        if partial is not None and partial is self._late:
+        """Close the connection if its peer has been still for too long."""
+        mid_request = self._mid_request()
+        awaited = (self.scope or self) if mid_request or self.cycle.response_complete else None
+        if awaited is not None and awaited is self._awaited:
+            self._still += REQUEST_WITHIN / 2
+        else:
+            self._awaited, self._still = awaited, 0.0
+        if self._still >= (REQUEST_WITHIN / 2 if mid_request else self.timeout_keep_alive):
             self.transport.close()
-            return
-        self._late = partial
-        self._watch = self.loop.call_later(REQUEST_WITHIN / 2, self._look)
+        else:
+            self._next_look = self.loop.call_later(REQUEST_WITHIN / 2, self._look)

@@ -274,7 +274,7 @@ def _looks(connection: sync_redis.Redis) -> int:
     """Return how many verdicts were given since Redis was emptied: one a look."""
     if not connection.exists(keys.REPLIES):
         return 0
-    return int(cast("dict[str, Any]", connection.xinfo_stream(keys.REPLIES))["entries-added"])
+    return int(connection.xinfo_stream(keys.REPLIES)["entries-added"])
 
 
 def _page_latency(port: int) -> float:

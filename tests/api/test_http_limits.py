@@ -15,11 +15,11 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 
 
 @asynccontextmanager
-async def connections(redis_url):
+async def connections(redis_url, **options):
     """Yield a function that connects to an api."""
     config = uvicorn.Config(
         create_app(ApiSettings(redis_url=redis_url)), port=0, log_config=None, http=BoundedHttp,
-        timeout_graceful_shutdown=1,
+        timeout_graceful_shutdown=1, **options,
     )  # fmt: skip
     server = uvicorn.Server(config)
     running = asyncio.create_task(server.serve())
@@ -114,4 +114,39 @@ async def test_a_connection_may_rest_between_requests(redis_url, monkeypatch):
             assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
             await asyncio.sleep(0.5)
             reader._buffer.clear()
+        writer.close()
+
+
+async def test_a_connection_that_rests_for_too_long_is_closed(redis_url, monkeypatch):
+    """After uvicorn's keep-alive time, and not before: whoever asks again meanwhile starts it anew."""
+    monkeypatch.setattr(http_limits, "REQUEST_WITHIN", 0.2)
+    async with connections(redis_url, timeout_keep_alive=1) as connect:
+        reader, writer = await connect()
+        loop = asyncio.get_running_loop()
+        for _ in range(3):
+            writer.write(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert (await reader.readuntil(b'alive"}')).startswith(b"HTTP/1.1 200")
+            answered = loop.time()
+            await asyncio.sleep(0.6)
+        async with asyncio.timeout(5):
+            assert await reader.read() == b""
+        assert loop.time() - answered >= 1
+        writer.close()
+
+
+async def test_requests_that_come_at_once_are_answered_in_their_order(redis_url):
+    """HTTP/1.1 pipelining, with answers ready and answers made."""
+    paths = ["/livez", "/metrics", "/readyz", "/nothing", "/", "/openapi.json"] * 3
+    async with connections(redis_url) as connect:
+        reader, writer = await connect()
+        writer.write(b"".join(f"GET {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode() for path in paths))
+        kinds = []
+        for _ in paths:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+            length = int(head.partition("content-length: ")[2].partition("\r\n")[0])
+            await reader.readexactly(length)
+            kinds.append((int(head.split(" ")[1]), head.partition("content-type: ")[2].partition("\r\n")[0]))
+        assert kinds[:6] * 3 == kinds
+        assert [status for status, _ in kinds[:6]] == [200, 200, 200, 404, 200, 200]
+        assert "text/html" in kinds[4][1]
         writer.close()
