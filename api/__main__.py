@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import sys
-from contextlib import suppress
 
 import uvicorn
 
+from api import heap
 from api.app import create_app
 from api.http_limits import BoundedHttp
 from api.settings import ApiSettings
@@ -19,8 +17,6 @@ SHUTDOWN_GRACE = 12
 """Seconds that open requests get after SIGTERM: a check takes up to nine. Event streams are cut."""
 KEEP_ALIVE = 65
 """Seconds; longer than a usual proxy keeps its side, so that the proxy closes first."""
-_M_ARENA_MAX = -8
-"""In malloc.h."""
 
 
 def main() -> int:
@@ -28,7 +24,7 @@ def main() -> int:
     logs.configure(settings, "api")
     tracing.start(settings.otel_exporter_otlp_endpoint, "api")
     app = create_app(settings)
-    _settle_memory()
+    heap.settle()
     uvicorn.run(
         app,
         host=settings.api_host,
@@ -46,14 +42,6 @@ def main() -> int:
         backlog=4096,
     )
     return 0
-
-
-def _settle_memory() -> None:
-    """Spare requests the collector's walks over all that was imported, and the process a heap for each thread."""
-    gc.collect()
-    gc.freeze()
-    with suppress(OSError, AttributeError):  # only glibc has it
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
 if __name__ == "__main__":

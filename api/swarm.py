@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import structlog
 
+from api import heap
 from api.pages import View
 from api.rendering import Renderer
 
@@ -92,7 +92,7 @@ class Swarm:
                 self.status = news.status
             await self._render()
             if news.snapshot is not None:
-                await asyncio.to_thread(_release_free_memory)
+                await asyncio.to_thread(heap.give_back)
             # All that wait now are woken; later ones wait for the next.
             news_told, self._news = self._news, asyncio.Event()
             news_told.set()
@@ -113,9 +113,3 @@ class Swarm:
                     self._looked.set()
             except Exception:
                 log.exception("the snapshot could not be rendered; the pages before it stay")
-
-
-def _release_free_memory() -> None:
-    """Hand what a render left behind back to the system, which glibc would not: some MB, more in large swarms."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)

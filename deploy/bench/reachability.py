@@ -244,13 +244,12 @@ def bench_crowd(url: str) -> dict[str, float]:
         }
         connection.flushdb()
         until(lambda: connection.zcard(keys.workers(VANTAGE)))
-        before = _looks(connection)
         asked = [_even(200_000 + n % FEW_PEERS) for n in range(MANY_CALLERS)]
         started = time.monotonic()
         crowd = asyncio.run(_crowd(port, asked))
         result |= {
             "coalesced_answered": sum(status == 200 for status, _, _ in crowd),  # noqa: PLR2004
-            "coalesced_looks": _looks(connection) - before,
+            "coalesced_looks": connection.xinfo_stream(keys.REPLIES)["entries-added"],  # one verdict a look
             "coalesced_callers_per_s": MANY_CALLERS / (time.monotonic() - started),
         }
     # SimpleWorker on the same half-frozen peers, for as long as it takes to see its rate.
@@ -268,13 +267,6 @@ def bench_crowd(url: str) -> dict[str, float]:
 def _even(number: int) -> str:
     """A live peer, near a number."""
     return next(p for p in (peer_id(number * 64 + n) for n in range(64)) if base58.b58decode(p)[-1] % 2 == 0)
-
-
-def _looks(connection: sync_redis.Redis) -> int:
-    """Return how many verdicts were given since Redis was emptied: one a look."""
-    if not connection.exists(keys.REPLIES):
-        return 0
-    return int(connection.xinfo_stream(keys.REPLIES)["entries-added"])
 
 
 def _page_latency(port: int) -> float:

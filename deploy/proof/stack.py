@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 import httpx
 
 from deploy.embedded_redis import free_port
+from deploy.self_signed import make_certificate
 from deploy.stand_ins import ALERTMANAGER_IMAGE, NGINX_IMAGE, PROMETHEUS_IMAGE, REDIS_IMAGE
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Stack:
     def __init__(self, engine: Engine, folder: Path) -> None:
         self.engine = engine
         self.ports = {name: free_port() for name in ("http", "https", "prometheus", "alertmanager")}
-        trust = ssl.create_default_context(cafile=str(make_certificate(folder)))
+        trust = ssl.create_default_context(cafile=str(make_certificate(folder)[0]))
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.ports['http']}", timeout=20)
         self.secure = httpx.Client(
             base_url=f"https://localhost:{self.ports['https']}", http2=True, verify=trust, timeout=20
@@ -144,19 +145,3 @@ class Stack:
         """Peer ids of the servers that the page shows in this state."""
         rows = (row for model in self.state().get("model_reports", []) for row in model["server_rows"])
         return [row["peer_id"] for row in rows if row["state"] == state]
-
-
-def make_certificate(folder: Path) -> Path:
-    """Write a certificate for localhost into a folder as compose.tls.yml wants it; return its file."""
-    certificate, key = folder / "fullchain.pem", folder / "privkey.pem"
-    subprocess.run(
-        [
-            "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost",
-            "-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(certificate),
-        ],
-        capture_output=True, check=True,
-    )  # fmt: skip
-    # nginx reads both without root, and this key is worth nothing.
-    folder.chmod(0o755)
-    key.chmod(0o644)
-    return certificate

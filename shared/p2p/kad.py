@@ -66,6 +66,7 @@ class Search:
         self._node = node
         self._peer_id = peer_id
         self._target = _place(peer_id)
+        self._question = find_node(PeerID.from_base58(peer_id).to_bytes())
         self._may_dial = may_dial
         self._start = frozenset(start)
         self._known: dict[str, tuple[str, ...]] = dict.fromkeys(self._start, ())
@@ -159,8 +160,7 @@ class Search:
             async with asyncio.timeout(ASK_TIMEOUT):
                 if addresses:
                     await self._node.connect(name, addresses)
-                question = find_node(PeerID.from_base58(self._peer_id).to_bytes())
-                return closer_peers(await self._node.kad_streams.ask(name, question, keep=name in self._start))
+                return closer_peers(await self._node.kad_streams.ask(name, self._question, keep=name in self._start))
         except (TimeoutError, P2PDaemonError, OSError, EOFError, ValueError, IndexError):
             return None
 

@@ -10,6 +10,7 @@ import pytest
 
 from api.settings import ApiSettings
 from crawler.settings import CrawlerSettings
+from deploy.self_signed import make_certificate
 from reachability_worker.settings import WorkerSettings
 from tests.deploy.tools import run, tool
 
@@ -58,10 +59,8 @@ def test_nginx_takes_its_configuration(tmp_path, with_tls):
         (tmp_path / ("servers/tls.conf" if name == "tls.conf" else name)).write_text(text)
     if with_tls:
         (tmp_path / "certificates").mkdir()
-        run(
-            tool("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost",
-            "-keyout", str(tmp_path / "certificates/privkey.pem"), "-out", str(tmp_path / "certificates/fullchain.pem"),
-        )  # fmt: skip
+        tool("openssl")
+        make_certificate(tmp_path / "certificates")
     else:
         (tmp_path / "servers/tls.conf").unlink()
     run(nginx, "-t", "-c", str(tmp_path / "nginx.conf"))

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from deploy.embedded_redis import free_port
-from deploy.proof.stack import make_certificate
+from deploy.self_signed import make_certificate
 from tests.deploy.tools import tool
 
 FRESH = 2.2
@@ -76,7 +76,7 @@ async def nginx(folder, backend_port, *addresses):
     (folder / "mime.types").write_text("types { text/plain txt; }")
     (folder / "servers").mkdir()
     (folder / "certificates").mkdir()
-    certificate = make_certificate(folder / "certificates")
+    certificate, _ = make_certificate(folder / "certificates")
     for name in ("nginx.conf", "site.conf", "tls.conf"):
         text = (FOLDER / name).read_text().replace("/tmp/", f"{folder}/").replace("/etc/nginx/", f"{folder}/")
         text = text.replace("listen 8080", f"listen 127.0.0.1:{ports[0]}")

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 
 import pytest
 
 from deploy.embedded_redis import free_port
+from deploy.self_signed import make_certificate
 from deploy.simulated_server import Announcement, Model
 from tests.reliability.parts import Part, Published, get, until
 
@@ -51,3 +53,12 @@ def live(swarm):
 @pytest.fixture
 def published(redis_server):
     return Published(redis_server.url)
+
+
+@pytest.fixture
+def tls(tmp_path):
+    """What a Redis over TLS needs: (a redis-server that can do it, certificate, key)."""
+    binary = shutil.which("redis-server")
+    if binary is None or shutil.which("openssl") is None:
+        pytest.skip("needs Debian's redis-server, which can do TLS, and openssl")
+    return binary, *make_certificate(tmp_path)

@@ -32,6 +32,14 @@ def until(condition, seconds, what):
     return result, time.monotonic() - started
 
 
+def answers(client):
+    """Whether a Redis does."""
+    try:
+        return client.ping()
+    except sync_redis.RedisError:
+        return False
+
+
 def get(url, timeout=12):
     """Return status, body and headers; status 0 where nobody answers."""
     try:

@@ -1,6 +1,5 @@
 """Who comes from outside, on real processes: slow and endless requests, other methods, secrets, TLS to Redis."""
 
-import shutil
 import socket
 import subprocess
 import time
@@ -15,7 +14,7 @@ from api.settings import ApiSettings
 from deploy.embedded_redis import free_port
 from tests.fakes import peer_id
 from tests.reliability.load import note
-from tests.reliability.parts import get, until
+from tests.reliability.parts import answers, get, until
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(90)]
 SLOW = 400
@@ -93,17 +92,9 @@ def test_no_secret_is_logged_or_printed(start, service):
 
 
 @pytest.fixture
-def tls_redis(tmp_path):
+def tls_redis(tmp_path, tls):
     """A Redis that takes TLS alone, and one user who may touch the monitor's keys alone: (address, certificate)."""
-    binary, openssl = shutil.which("redis-server"), shutil.which("openssl")
-    if binary is None or openssl is None:
-        pytest.skip("needs Debian's redis-server, which can do TLS, and openssl")
-    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
-    subprocess.run(
-        [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost",
-         "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", key, "-out", certificate],
-        check=True, capture_output=True,
-    )  # fmt: skip
+    binary, certificate, key = tls
     port = free_port()
     acl = tmp_path / "users.acl"
     acl.write_text(
@@ -147,10 +138,3 @@ def test_redis_over_tls_as_a_user_who_may_touch_only_the_monitors_keys(start, st
     for wrong in (url.replace(PASSWORD, "guess"), url.replace("rediss", "redis").partition("?")[0]):
         with pytest.raises(sync_redis.RedisError):
             sync_redis.Redis.from_url(wrong, socket_timeout=2).ping()
-
-
-def answers(client):
-    try:
-        return client.ping()
-    except sync_redis.RedisError:
-        return False

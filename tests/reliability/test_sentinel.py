@@ -15,7 +15,7 @@ from shared.redis_client import connect_sync, sentinel_place
 from tests.conftest import RedisServer
 from tests.fakes import peer_id
 from tests.reliability.load import Load, note
-from tests.reliability.parts import Published, get, state, until
+from tests.reliability.parts import Published, answers, get, state, until
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(90)]
 SERVICE = "petals"
@@ -54,13 +54,6 @@ def leads(client):
     """Whether it was promoted; it cuts its connections when it is."""
     with suppress(sync_redis.ConnectionError):
         return client.info()["role"] == "master"
-
-
-def answers(client):
-    try:
-        return client.ping()
-    except sync_redis.ConnectionError:
-        return False
 
 
 def test_a_fail_over_is_waited_out_by_all_parts(start, start_api, swarm, live, sentinel):
@@ -137,25 +130,17 @@ def test_no_option_of_a_url_is_ignored(url):
 
 
 @pytest.fixture
-def tls_sentinel(tmp_path):
+def tls_sentinel(tmp_path, tls):
     """A Redis and a Sentinel that take TLS alone: (port of the Sentinel, the certificate of both)."""
-    binary, openssl = shutil.which("redis-server"), shutil.which("openssl")
-    if binary is None or openssl is None:
-        pytest.skip("needs Debian's redis-server, which can do TLS, and openssl")
-    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
-    subprocess.run(
-        [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost",
-         "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    tls = ["port 0", "bind 127.0.0.1", f"dir {tmp_path}", f"tls-cert-file {certificate}", f"tls-key-file {key}",
+    binary, certificate, key = tls
+    common = ["port 0", "bind 127.0.0.1", f"dir {tmp_path}", f"tls-cert-file {certificate}", f"tls-key-file {key}",
            f"tls-ca-cert-file {certificate}", "tls-auth-clients no", "tls-replication yes"]  # fmt: skip
     redis_port, port = free_port(), free_port()
     monitor = f"sentinel monitor {SERVICE} 127.0.0.1 {redis_port} 1"
     parts = []
     for name, own in (("redis", [f"tls-port {redis_port}", "save ''"]), ("sentinel", [f"tls-port {port}", monitor])):
         config = tmp_path / f"{name}.conf"
-        config.write_text("\n".join([*tls, *own]) + "\n")
+        config.write_text("\n".join([*common, *own]) + "\n")
         mode = ["--sentinel"] if name == "sentinel" else []
         parts.append(subprocess.Popen([binary, config, *mode], stdout=subprocess.DEVNULL))
     client = sync_redis.Redis(port=port, ssl=True, ssl_ca_certs=str(certificate))
