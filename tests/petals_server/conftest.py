@@ -22,6 +22,7 @@ LAYERS = {TINY: 4, TWELVE: 12}
 """Models by DHT prefix: one below and one above the 10 blocks from which a server's public name is shown."""
 
 
+@pytest.hookimpl(tryfirst=True)  # tests/conftest.py looks at the mark
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark all tests of this folder, and skip them where no server can be started."""
     reason = reason_to_skip()

@@ -1,29 +1,21 @@
-"""A genuine Petals server on this machine: its environment, a private swarm for it, and the server itself.
+"""A genuine Petals server on this machine, and a private swarm for it.
 
-The server's packages cannot be met beside the monitor's (transformers 4.34, tokenizers 0.14), so they have an
-environment of their own beside `.venv`. Everything listens on 127.0.0.1 and nothing asks the Internet, but for the
-environment's one-time build.
+Everything listens on 127.0.0.1 and nothing asks the Internet, but for the one-time build of the server's environment.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import shlex
 import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
-from tests.petals_server.processes import Group, free_port
+from deploy.embedded_redis import free_port
+from tests.petals_server.environment import PYTHON, build, is_installed
+from tests.petals_server.processes import Group
 
 HERE = Path(__file__).parent
-ROOT = HERE.parent.parent
-ENVIRONMENT = ROOT / ".venv-petals"
-PYTHON = ENVIRONMENT / "bin" / "python"
-REQUIREMENTS = tuple(ROOT / "deploy" / "requirements" / name for name in ("torch.txt", "petals-server.txt"))
-STAMP = ENVIRONMENT / ".installed"
 
 SWITCH = "PETALS_SERVER_TESTS"
 """Environment variable: 1 builds the environment where it is missing, 0 skips the tests, unset takes what is there."""
@@ -44,38 +36,20 @@ SERVER_WITHIN = 90.0
 """Seconds; an idle machine with 2 cores needs 2 and 6."""
 
 
-def _fingerprint() -> str:
-    return hashlib.sha256(b"".join(path.read_bytes() for path in REQUIREMENTS)).hexdigest()
-
-
 def reason_to_skip() -> str | None:
     """Say why these tests cannot run here, or None."""
     switch = os.environ.get(SWITCH)
     if switch == "0":
         return f"{SWITCH}=0"
-    if switch != "1" and not _is_installed():
+    if switch != "1" and not is_installed():
         return f"the Petals server's environment is not built (1.6 GB): make test-petals, or {SWITCH}=1"
     return None
 
 
-def _is_installed() -> bool:
-    return STAMP.is_file() and STAMP.read_text() == _fingerprint()
-
-
 @cache
 def venv() -> Path:
-    """Return the python of the server's environment; build it where it is missing or its list has changed.
-
-    torch goes first: TORCH_PIP_ARGS may choose its build, and any build will do. The rest is the whole closure,
-    pinned, and goes in without a resolver: petals' own pins cannot be met beside hivemind 1.1.12.
-    """
-    if not _is_installed():
-        torch, packages = REQUIREMENTS
-        pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([sys.executable, "-m", "venv", str(ENVIRONMENT)], check=True)
-        subprocess.run([*pip, *shlex.split(os.environ.get("TORCH_PIP_ARGS", "")), "-r", str(torch)], check=True)
-        subprocess.run([*pip, "--no-deps", "-r", str(packages)], check=True)
-        STAMP.write_text(_fingerprint())
+    """Return the python of the server's environment; build it first where it is missing or its list has changed."""
+    build()
     return PYTHON
 
 

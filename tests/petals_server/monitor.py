@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from tests.petals_server.harness import ROOT
-from tests.petals_server.processes import Group, accepts_connections, free_port, wait_for
+from deploy.embedded_redis import free_port
+from tests.petals_server.environment import ROOT
+from tests.petals_server.processes import Group, accepts_connections, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
