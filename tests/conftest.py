@@ -88,7 +88,7 @@ class RedisServer:
         command = embedded_redis.command(self.port, None, *self._options)
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 10
-        client = sync_redis.Redis.from_url(self.url)
+        client = self.client()
         while True:
             try:
                 client.ping()
@@ -97,6 +97,9 @@ class RedisServer:
                 assert time.monotonic() < deadline, "the Redis server did not start"
                 time.sleep(0.02)
         client.close()
+
+    def client(self) -> sync_redis.Redis:
+        return sync_redis.Redis.from_url(self.url)
 
     def kill(self) -> None:
         if self.process is not None:
@@ -116,7 +119,7 @@ def _session_redis():
 @pytest.fixture
 def redis_url(_session_redis):
     """An empty Redis for this test."""
-    client = sync_redis.Redis.from_url(_session_redis.url)
+    client = _session_redis.client()
     client.flushall()
     client.close()
     return _session_redis.url

@@ -106,6 +106,20 @@ class Bootstrap(Group):
             raise
 
 
+class Relay(Group):
+    """A bootstrap peer that relays for servers behind a NAT; it needs a public address (network.py)."""
+
+    def __init__(self, folder: Path, ip: str) -> None:
+        """Start it and return when others can join at `address`."""
+        command: list[str | Path] = [venv(), HERE / "relay.py", f"/ip4/{ip}/tcp/{free_port()}"]
+        super().__init__("relay", command, folder, _environment(folder))
+        try:
+            self.address = self.wait_for_line(r"--initial_peers (/ip4/\S+/p2p/\w+)", BOOTSTRAP_WITHIN).group(1)
+        except BaseException:
+            self.kill()
+            raise
+
+
 class PetalsServer(Group):
     """A genuine `petals.cli.run_server` on CPU that serves blocks of a model folder."""
 
@@ -121,18 +135,19 @@ class PetalsServer(Group):
         update_period: float = 5.0,
         expiration: float = 60.0,
         reachability_api: str | None = None,
+        relay: str | None = None,
     ) -> None:
         """Start it. `wait_until_started` waits. `folder` keeps its log and its identity, under its public name.
 
         `expiration` is how long its records live in the DHT without it, in seconds. With `reachability_api` it asks
-        that URL about itself before it serves, and stops itself where it gets no yes.
+        that URL about itself before it serves, and stops itself where it gets no yes. With `relay`, the address of
+        one, it can be reached through that alone; the relay takes it about three minutes after the start.
         """
         maddr = f"/ip4/127.0.0.1/tcp/{free_port()}"
         options: dict[str, list[str | Path]] = {
             "--dht_prefix": [dht_prefix],
             "--initial_peers": [*initial_peers],
             "--host_maddrs": [maddr],
-            "--announce_maddrs": [maddr],
             "--identity_path": [folder / f"{public_name}.id"],
             "--device": ["cpu"],
             "--torch_dtype": ["float32"],
@@ -143,9 +158,13 @@ class PetalsServer(Group):
             "--attn_cache_tokens": ["64"],
             "--update_period": [str(update_period)],
             "--expiration": [str(expiration)],
-            "--no_auto_relay": [],
         }
         env = _environment(folder)
+        if relay is None:
+            options["--announce_maddrs"] = [maddr]
+            options["--no_auto_relay"] = []
+        else:
+            env["TRUSTED_RELAY"] = relay
         if reachability_api is None:
             options["--skip_reachability_check"] = []
         else:
