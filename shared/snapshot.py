@@ -74,9 +74,12 @@ class ServerReport(msgspec.Struct, frozen=True, gc=False):
     verdict: Verdict = Verdict.UNKNOWN
     error: str | None = None
     """Why the dial failed; None when it did not or was not made."""
-    dialled_at: float | None = None
-    """When the dial was made that `verdict` is from, where it was not in this crawl: a silent server's, for some
-    minutes (`crawler.redial`)."""
+    relayed: bool | None = None
+    """Whether the crawler reached the server through a relay; None where it did not reach it."""
+    relay: str | None = None
+    """Peer id of that relay, or of the one that failed."""
+    rtt: float | None = None
+    """Seconds from the start of the connection to the moment at which it stood."""
     conflict: str | None = None
     """What the peer itself says against its record, which anyone can write; None where nothing does."""
     public_name: str | None = None

@@ -33,6 +33,7 @@ from deploy.bench.delaying_proxy import DelayingProxy
 from deploy.simulated_kad import answer, closer_peer
 from deploy.simulated_server import Announcement, Model, TransformerConnectionHandler
 from shared.p2p.kad_wire import PROTOCOL, bytes_fields, read_message
+from shared.p2p.multiaddr import from_text
 from shared.p2p.node import Daemon, Dialler
 from shared.p2p.petals_wire import MODEL_INDEX_KEY, ModelInfo, block_key
 
@@ -121,7 +122,7 @@ class Hub:
         return str(self.p2p.peer_id)
 
     async def meet(self, other: Hub) -> None:
-        await Dialler(self.p2p).connect(other.peer_id, [other.address])
+        await Dialler(self.p2p).connect(other.peer_id, [from_text(other.address)])
         await self._protocol.call_ping(other.p2p.peer_id)
 
     async def _serve_find_node(self, _: StreamInfo, reader: StreamReader, writer: StreamWriter) -> None:
