@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hivemind.p2p import PeerID
-from hivemind.utils.multiaddr import Multiaddr
-
+from shared.p2p.hivemind import Multiaddr, PeerID
 from shared.p2p.kad_wire import FIND_NODE, varint
 
 if TYPE_CHECKING:

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 from google.protobuf.message import DecodeError
-from hivemind.p2p.p2p_daemon_bindings.control import P2PDaemonError, P2PHandlerError
-from hivemind.proto import runtime_pb2
 
 from shared.p2p.dial_words import classify, clean
+from shared.p2p.hivemind import P2PDaemonError, P2PHandlerError, runtime_pb2
 from shared.p2p.kad import SEARCH_WITHIN
 from shared.p2p.petals_wire import PeerID, TransformerConnectionHandler
 from shared.p2p.rpc_info import read_version

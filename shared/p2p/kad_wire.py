@@ -9,8 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from hivemind.p2p import PeerID
-from hivemind.utils.multiaddr import Multiaddr
+from shared.p2p.hivemind import Multiaddr, PeerID
 
 if TYPE_CHECKING:
     import asyncio

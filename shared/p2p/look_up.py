@@ -10,16 +10,14 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from hivemind.dht.routing import DHTID
-
+from shared.p2p.hivemind import DHTID
 from shared.p2p.raw_values import RawValues, SubkeyValues
 
 if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Collection
 
-    from hivemind.dht.node import DHTNode
-    from hivemind.p2p import PeerID
+    from shared.p2p.hivemind import DHTNode, PeerID
 
 PING_TIMEOUT = 1.0
 """Seconds that a node which left a question open gets to show that it is there."""

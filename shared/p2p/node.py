@@ -15,14 +15,20 @@ from collections import Counter
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from hivemind.dht.node import DHTNode
-from hivemind.p2p import P2P, PeerID
-from hivemind.p2p.p2p_daemon_bindings.control import P2PDaemonError
-from hivemind.p2p.p2p_daemon_bindings.utils import ControlFailure, raise_if_failed, read_pbmsg_safe, write_pbmsg
-from hivemind.proto import dht_pb2, p2pd_pb2
-from hivemind.utils.multiaddr import Multiaddr
-
 from shared.p2p.addresses import DialPrivate, anywhere, is_public
+from shared.p2p.hivemind import (
+    P2P,
+    ControlFailure,
+    DHTNode,
+    Multiaddr,
+    P2PDaemonError,
+    PeerID,
+    dht_pb2,
+    p2pd_pb2,
+    raise_if_failed,
+    read_pbmsg_safe,
+    write_pbmsg,
+)
 from shared.p2p.kad import Search
 from shared.p2p.kad_wire import PROTOCOL as KAD_PROTOCOL
 from shared.p2p.kept_streams import KeptStreams
