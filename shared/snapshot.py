@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 import msgspec
-import zstandard
+from backports import zstd
 
 SCHEMA_VERSION = 1
 """Raised only when an older reader would misread the document. New fields have defaults instead."""
@@ -223,7 +223,7 @@ class _Header(msgspec.Struct):
 
 def encode(snapshot: Snapshot) -> bytes:
     """Return the snapshot as zstd-compressed msgpack."""
-    return zstandard.ZstdCompressor(level=3).compress(_snapshot_encoder.encode(snapshot))
+    return zstd.compress(_snapshot_encoder.encode(snapshot), level=3)
 
 
 def decode(data: bytes) -> Snapshot:
@@ -232,10 +232,13 @@ def decode(data: bytes) -> Snapshot:
     Raises `UnknownSchemaError` for a document of another schema, `ValueError` for what is no snapshot.
     """
     try:
-        document = zstandard.ZstdDecompressor().decompress(data, max_output_size=MAX_ENCODED_BYTES)
+        unpacker = zstd.ZstdDecompressor()
+        document = unpacker.decompress(data, max_length=MAX_ENCODED_BYTES)
+        if not unpacker.eof:
+            raise ValueError(f"not a snapshot: cut short, or longer than {MAX_ENCODED_BYTES} bytes")
         schema = msgspec.msgpack.decode(document, type=_Header).schema
         if schema != SCHEMA_VERSION:
             raise UnknownSchemaError(f"snapshot schema {schema}, this version reads {SCHEMA_VERSION}")
         return _snapshot_decoder.decode(document)
-    except (zstandard.ZstdError, msgspec.MsgspecError) as error:
+    except (zstd.ZstdError, msgspec.MsgspecError) as error:
         raise ValueError(f"not a snapshot: {error}") from error

@@ -152,9 +152,8 @@ def _report(figures: Any) -> None:
 
 
 async def _sequential(initial_peers: list[str]) -> None:
-    from hivemind.dht.node import DHTNode
-
     from deploy.bench import sequential_crawl
+    from shared.p2p.hivemind import DHTNode
 
     started = time.monotonic()
     node = await DHTNode.create(initial_peers=initial_peers, client_mode=True)

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 from google.protobuf.message import DecodeError
-from hivemind.p2p.p2p_daemon_bindings.control import P2PDaemonError, P2PHandlerError
-from hivemind.proto import runtime_pb2
 
 from shared.p2p.addresses import host_and_port
 from shared.p2p.dial_words import MAX_ADDRESSES, classify, clean, outcome_of
+from shared.p2p.hivemind import P2PDaemonError, P2PHandlerError, runtime_pb2
 from shared.p2p.kad import SEARCH_WITHIN
 from shared.p2p.multiaddr import is_circuit, relay_of, to_text
 from shared.p2p.petals_wire import PeerID, TransformerConnectionHandler

@@ -20,10 +20,8 @@ from functools import lru_cache
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Self
 
-from hivemind.p2p import PeerID
-from hivemind.p2p.p2p_daemon_bindings.control import P2PDaemonError
-
 from shared.p2p.addresses import AddressRules, Kind
+from shared.p2p.hivemind import P2PDaemonError, PeerID
 from shared.p2p.kad_wire import closer_peers, find_node
 from shared.p2p.multiaddr import is_circuit
 from shared.tasks import awaited, end

@@ -15,8 +15,7 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from hivemind.dht.routing import DHTID
-
+from shared.p2p.hivemind import DHTID
 from shared.p2p.raw_values import RawValues, SubkeyValues
 from shared.p2p.silence import SilentNodes
 from shared.tasks import awaited, end
@@ -24,8 +23,7 @@ from shared.tasks import awaited, end
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
-    from hivemind.dht.node import DHTNode
-    from hivemind.p2p import PeerID
+    from shared.p2p.hivemind import DHTNode, PeerID
 
 PINGED_AFTER = 0.3
 """Seconds that a node has left a request open when it is pinged beside: it may be silent, or its answer too large."""

@@ -17,13 +17,19 @@ from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, ClassVar, Self, TypeAlias
 
-from hivemind.dht.node import DHTNode
-from hivemind.p2p import P2P, PeerID
-from hivemind.p2p.p2p_daemon_bindings.control import P2PDaemonError
-from hivemind.p2p.p2p_daemon_bindings.utils import ControlFailure, raise_if_failed, read_pbmsg_safe, write_pbmsg
-from hivemind.proto import dht_pb2, p2pd_pb2
-
 from shared.p2p.addresses import AddressRules, DialPrivate, ip_of
+from shared.p2p.hivemind import (
+    P2P,
+    ControlFailure,
+    DHTNode,
+    P2PDaemonError,
+    PeerID,
+    dht_pb2,
+    p2pd_pb2,
+    raise_if_failed,
+    read_pbmsg_safe,
+    write_pbmsg,
+)
 from shared.p2p.kad import Search
 from shared.p2p.kad_wire import PROTOCOL as KAD_PROTOCOL
 from shared.p2p.kad_wire import bytes_fields, read_message

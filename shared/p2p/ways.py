@@ -18,10 +18,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 import base58
-from hivemind.p2p.p2p_daemon_bindings.control import P2PDaemonError
 
 from shared.p2p.addresses import AddressRules, Kind
 from shared.p2p.dial_words import Failure
+from shared.p2p.hivemind import P2PDaemonError
 from shared.p2p.multiaddr import circuit_through, components, split_circuit
 from shared.p2p.names import NotResolvedError, resolve
 from shared.reachability import Cause

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 
-from hivemind.utils import MSGPackSerializer
-
 from crawler import swarm
 from crawler.swarm import Crawl
+from shared.p2p.hivemind import MSGPackSerializer
 from shared.p2p.petals_wire import MODEL_INDEX_KEY, block_key
 from shared.reachability import Cause, DialOutcome, Stage
 from shared.snapshot import Verdict
