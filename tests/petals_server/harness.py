@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sysconfig
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from deploy.embedded_redis import free_port
 from tests.petals_server.environment import PYTHON, build, is_installed
@@ -70,6 +72,12 @@ def ask_as_petals(
     output = _run([venv(), HERE / "validate.py", url, peer_id, *options], folder)
     outcome: dict[str, str] = json.loads(output.splitlines()[-1])
     return outcome
+
+
+def call_python_api(first: str, address: str, folder: Path) -> dict[str, Any]:
+    """Return what `fetch_health_state` makes of a swarm, called from a process with torch (python_api.py says how)."""
+    packages = sysconfig.get_path("purelib")
+    return dict(json.loads(_run([venv(), HERE / "python_api.py", first, packages, address], folder).splitlines()[-1]))
 
 
 def _run(command: list[str | Path], folder: Path) -> str:
