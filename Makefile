@@ -56,6 +56,11 @@ petals-env:  ## The genuine server's environment (.venv-petals, 1.6 GB), where i
 test-petals: $(DEV_INSTALLED)  ## The monitor against genuine Petals servers (builds .venv-petals, 1.6 GB, once)
 	PETALS_SERVER_TESTS=1 TORCH_PIP_ARGS="$(TORCH_PIP_ARGS)" $(BIN)/python -m pytest tests/petals_server $(ARGS)
 
+.PHONY: mutate
+mutate: $(DEV_INSTALLED)  ## Do the tests bite? Mutates what decides, in Python and in Lua (MUTATE_SECONDS: a sample)
+	$(BIN)/python -m tests.mutation.lua $(if $(MUTATE_SECONDS),--seconds $(MUTATE_SECONDS))
+	$(BIN)/python -m tests.mutation.python $(if $(MUTATE_SECONDS),--seconds $(MUTATE_SECONDS))
+
 .PHONY: check
 check: $(DEV_INSTALLED)  ## Lint, types and architecture
 	$(BIN)/ruff check .

@@ -6,18 +6,16 @@ Tests that use no real part are marked `fast`, and are held to it. In a parallel
 from __future__ import annotations
 
 import asyncio
-import subprocess
 import sys
 import threading
 import time
 
 import pytest
 import pytest_asyncio
-import redis as sync_redis
 from hypothesis import settings
 
-from deploy import embedded_redis
 from shared.redis_client import connect
+from tests.redis_server import RedisServer
 
 # A machine that runs other tests at the same time is slow at any moment: that is no finding of a property test.
 settings.register_profile("tests", deadline=None)
@@ -73,39 +71,6 @@ def pytest_runtest_call(item: pytest.Item) -> object:
         _FastTests.running = False
         if _FastTests.tried:
             pytest.fail(f"no fast test: {_FastTests.tried}")
-
-
-class RedisServer:
-    """A Valkey process that a test may stop, kill and start again."""
-
-    def __init__(self, *options: str) -> None:
-        self.port = embedded_redis.free_port()
-        self.url = f"redis://127.0.0.1:{self.port}/0"
-        self._options = options
-        self.process: subprocess.Popen | None = None
-
-    def start(self) -> None:
-        command = embedded_redis.command(self.port, None, *self._options)
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 10
-        client = self.client()
-        while True:
-            try:
-                client.ping()
-                break
-            except sync_redis.ConnectionError:
-                assert time.monotonic() < deadline, "the Redis server did not start"
-                time.sleep(0.02)
-        client.close()
-
-    def client(self) -> sync_redis.Redis:
-        return sync_redis.Redis.from_url(self.url)
-
-    def kill(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-            self.process = None
 
 
 @pytest.fixture(scope="session")

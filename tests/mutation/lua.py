@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 from redis.exceptions import ResponseError
 
-from tests.conftest import RedisServer
+from tests.mutation.python import EXPECTED
+from tests.redis_server import RedisServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,9 +49,6 @@ RULES = [
 ]  # fmt: skip
 """What one token becomes: a regular expression, and the replacement of one match."""
 
-SURVIVORS: dict[str, str] = {}
-"""Mutants that no test can kill, as they are printed, and why."""
-
 KILLED, SURVIVED = "killed", "survived"
 WITHIN = 60
 """Seconds for the tests of one mutant: one that hangs is killed too."""
@@ -67,9 +65,8 @@ class Mutant(NamedTuple):
     script: str
 
     def __str__(self) -> str:
-        return (
-            f"{self.module}.{self.constant}:{self.line}: {self.before.strip()} -> {self.after.strip() or '(nothing)'}"
-        )
+        after = self.after.strip() or "(nothing)"
+        return f"{self.module}.{self.constant}: {self.before.strip()} -> {after}"
 
 
 def mutants() -> Iterator[Mutant]:
@@ -131,6 +128,12 @@ def main() -> int:
     if arguments.seconds:
         print(f"seed {arguments.seed}")  # noqa: T201
         random.Random(arguments.seed).shuffle(chosen)
+    scripts = dict.fromkeys((mutant.module, mutant.constant) for mutant in chosen[: 1 if arguments.seconds else None])
+    for module, constant in scripts:
+        unchanged = Mutant(module, constant, 0, "", "", getattr(sys.modules[module], constant))
+        if outcome(unchanged, SCRIPTS[module, constant]) == KILLED:
+            print(f"the tests of {module}.{constant} fail without any mutant")  # noqa: T201
+            return 1
     started, found = time.monotonic(), {KILLED: 0, SURVIVED: 0}
     unexpected = []
     for mutant in chosen:
@@ -139,7 +142,7 @@ def main() -> int:
         result = outcome(mutant, SCRIPTS[mutant.module, mutant.constant])
         found[result] += 1
         if result == SURVIVED:
-            expected = SURVIVORS.get(str(mutant))
+            expected = EXPECTED.get(str(mutant))
             unexpected += [] if expected else [mutant]
             print(f"{SURVIVED}: {mutant}" + (f" ({expected})" if expected else ""), flush=True)  # noqa: T201
     total = sum(found.values())
