@@ -21,6 +21,9 @@ async def test_each_request_counts_and_each_client_for_itself(redis, rate):
 async def test_the_minute_begins_with_the_first_request_and_is_not_prolonged(redis, rate):
     """Whoever goes on asking is let through again all the same, when the minute is over."""
     assert WINDOW_MS / 1000 - 1 < (await rate.count("192.0.2.1")).resets_in <= WINDOW_MS / 1000
+    before = await redis.pttl(keys.rate("192.0.2.1"))
+    resets_in = (await rate.count("192.0.2.1")).resets_in
+    assert await redis.pttl(keys.rate("192.0.2.1")) <= resets_in * 1000 <= before
     await redis.pexpire(keys.rate("192.0.2.1"), 10_000)
     for _ in range(3):
         assert 9 < (await rate.count("192.0.2.1")).resets_in <= 10

@@ -148,7 +148,7 @@ def test_pings_are_kept_for_peers_that_can_exist():
 )
 def test_prefixes_that_no_client_can_use_are_refused(prefix):
     """Petals splits keys at dots and chains at spaces."""
-    with pytest.raises(RefusedError, match="bad_prefix"):
+    with pytest.raises(RefusedError, match="^bad_prefix$"):
         read_model(prefix, packed({"num_blocks": 3, "repository": None}), private_swarm=True)
 
 

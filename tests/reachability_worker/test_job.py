@@ -11,6 +11,8 @@ from shared.reachability import CHECK_FUNCTION
 from tests.fakes import peer_id
 
 PEER = peer_id(1)
+KNOWN, NAMED = "^not a call of the known function$", "^the job's id names another peer$"
+ONE, JSON = "^not one peer id$", "^not RQ's JSON$"
 TRACEPARENT = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
 
 
@@ -26,20 +28,20 @@ def test_a_check_of_a_peer_is_read():
 @pytest.mark.parametrize(
     ("call", "why"),
     [
-        (["os.system", None, ["true"], {}], "known function"),
-        ([CHECK_FUNCTION, "builtins", [PEER], {}], "known function"),
-        ([CHECK_FUNCTION, None, [PEER], {"evil": 1}], "known function"),
-        ([CHECK_FUNCTION, None, [peer_id(2)], {}], "names another peer"),
+        (["os.system", None, ["true"], {}], KNOWN),
+        ([CHECK_FUNCTION, "builtins", [PEER], {}], KNOWN),
+        ([CHECK_FUNCTION, None, [PEER], {"evil": 1}], KNOWN),
+        ([CHECK_FUNCTION, None, [peer_id(2)], {}], NAMED),
         ([CHECK_FUNCTION, None, ["nonsense"], {}], "base58|peer id"),
-        ([CHECK_FUNCTION, None, [], {}], "not one peer id"),
-        ([CHECK_FUNCTION, None, [PEER, PEER], {}], "not one peer id"),
-        ([CHECK_FUNCTION, None, [7], {}], "not one peer id"),
-        ([CHECK_FUNCTION, None, PEER, {}], "not one peer id"),
-        ([CHECK_FUNCTION, None, "x", {}], "not one peer id"),
-        ("text", "known function"),
-        ("longer text", "not RQ's JSON"),
-        ([[[[]]]], "not RQ's JSON"),
-        (7, "not RQ's JSON"),
+        ([CHECK_FUNCTION, None, [], {}], ONE),
+        ([CHECK_FUNCTION, None, [PEER, PEER], {}], ONE),
+        ([CHECK_FUNCTION, None, [7], {}], ONE),
+        ([CHECK_FUNCTION, None, PEER, {}], ONE),
+        ([CHECK_FUNCTION, None, "x", {}], ONE),
+        ("text", KNOWN),
+        ("longer text", JSON),
+        ([[[[]]]], JSON),
+        (7, JSON),
     ],
 )
 def test_only_a_check_of_the_named_peer_is_a_job(call, why):
@@ -50,7 +52,7 @@ def test_only_a_check_of_the_named_peer_is_a_job(call, why):
 
 @pytest.mark.parametrize("job_id", [PEER, f"{PEER}-a-b", f"x{PEER}-a", "-a", ""])
 def test_a_job_answers_under_its_own_peers_name_alone(job_id):
-    with pytest.raises(BadJobError, match="names another peer"):
+    with pytest.raises(BadJobError, match=NAMED):
         read_job(job_id, packed([CHECK_FUNCTION, None, [PEER], {}]))
 
 
@@ -60,7 +62,7 @@ def test_a_job_answers_under_its_own_peers_name_alone(job_id):
 )
 def test_pickles_junk_and_bombs_are_refused(junk):
     """Nothing is unpickled, and nothing unpacks to more than a job can be."""
-    with pytest.raises(BadJobError, match="not RQ's JSON"):
+    with pytest.raises(BadJobError, match=JSON):
         read_job(f"{PEER}-abc", junk)
 
 
