@@ -24,7 +24,8 @@ from crawler.settings import CrawlerSettings
 from crawler.swarm import SwarmUnavailableError
 from crawler.webhook import Webhook, parse_target
 from shared import logs, tracing
-from shared.p2p.node import NodeError, SwarmNode, allow_many_files
+from shared.p2p.daemon import NodeError, allow_many_files
+from shared.p2p.dht_node import DHTClientNode
 from shared.redis_client import connect, connect_sync
 from shared.settings import begin, command_line
 from shared.snapshot_store import SnapshotWriter
@@ -70,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
 
 async def _once(settings: CrawlerSettings, form: str) -> int:
     try:
-        async with await SwarmNode.open(settings.dial_private_addresses) as node:
+        async with await DHTClientNode.open(settings.dial_private_addresses) as node:
             snapshot = await crawl_once(settings, node)
     except (SwarmUnavailableError, NodeError) as error:
         print(f"The swarm cannot be seen: {error}.", file=sys.stderr)  # noqa: T201
@@ -87,7 +88,7 @@ async def _once(settings: CrawlerSettings, form: str) -> int:
 
 
 async def _watch(settings: CrawlerSettings) -> None:
-    async with await SwarmNode.open(settings.dial_private_addresses) as node:
+    async with await DHTClientNode.open(settings.dial_private_addresses) as node:
         terminal = sys.stdout.isatty()
         print("The first crawl is running.", file=sys.stderr)  # noqa: T201
         while True:

@@ -18,7 +18,9 @@ from crawler.leader import RENEW_EVERY
 from crawler.report import build_snapshot
 from crawler.swarm import Crawl, SwarmUnavailableError
 from shared import tracing
-from shared.p2p.node import Dialler, NodeError, SwarmNode
+from shared.p2p.connect import ProberNode
+from shared.p2p.daemon import NodeError
+from shared.p2p.dht_node import DHTClientNode
 from shared.snapshot import CrawlStatus, Snapshot
 from shared.snapshot_store import DeposedError, SnapshotWriter
 
@@ -38,7 +40,7 @@ log = structlog.get_logger()
 
 async def crawl_once(
     settings: CrawlerSettings,
-    guide: SwarmNode,
+    dht_node: DHTClientNode,
     metrics: CrawlerMetrics | None = None,
     *,
     last: Snapshot | None = None,
@@ -49,12 +51,12 @@ async def crawl_once(
     """
     started = time.monotonic()
     try:
-        # A fresh dialler for each crawl: a daemon remembers failed dials for up to five minutes, and would go on
+        # A fresh prober_node for each crawl: a daemon remembers failed dials for up to five minutes, and would go on
         # calling a server unreachable that came back meanwhile.
-        async with asyncio.timeout(MAX_CRAWL_SECONDS), await Dialler.open() as dialler:
+        async with asyncio.timeout(MAX_CRAWL_SECONDS), await ProberNode.open() as prober_node:
             observation = await Crawl(
-                guide,
-                dialler,
+                dht_node,
+                prober_node,
                 settings.bootstrap_peers,
                 settings.official_models,
                 settings.private_swarm,
@@ -93,7 +95,7 @@ class CrawlLoop:
         self._leadership = leadership
         self._metrics = metrics
         self._history = history
-        self._guide: SwarmNode | None = None
+        self._dht_node: DHTClientNode | None = None
         self._last: Snapshot | None = None
         self._empty_crawls = 0
         self._clock = SharedClock(writer)
@@ -109,7 +111,7 @@ class CrawlLoop:
             with suppress(RedisError, OSError, TimeoutError):
                 async with asyncio.timeout(1):
                     await self._leadership.release()
-            await self._drop_guide()
+            await self._drop_node()
 
     async def _keep_lease(self) -> None:
         redis_away = False
@@ -170,9 +172,9 @@ class CrawlLoop:
     async def _crawl(self) -> None:
         attempted_at = await self._clock.now()
         try:
-            if self._guide is None:
-                self._guide = await SwarmNode.open(self._settings.dial_private_addresses)
-            snapshot = await crawl_once(self._settings, self._guide, self._metrics, last=self._last)
+            if self._dht_node is None:
+                self._dht_node = await DHTClientNode.open(self._settings.dial_private_addresses)
+            snapshot = await crawl_once(self._settings, self._dht_node, self._metrics, last=self._last)
             self._doubt_emptiness(snapshot)
         except (SwarmUnavailableError, NodeError) as error:
             await self._failed(error, attempted_at)
@@ -238,8 +240,8 @@ class CrawlLoop:
         )
         self._metrics.failed()
         tracing.current().fail(reason)
-        # A fresh guide next time: it may itself be what failed.
-        await self._drop_guide()
+        # A fresh dht_node next time: it may itself be what failed.
+        await self._drop_node()
         await self._report(
             CrawlStatus(
                 attempted_at,
@@ -254,7 +256,7 @@ class CrawlLoop:
         with suppress(RedisError, OSError):
             await self._writer.report(status)
 
-    async def _drop_guide(self) -> None:
-        if self._guide is not None:
-            await self._guide.close()
-            self._guide = None
+    async def _drop_node(self) -> None:
+        if self._dht_node is not None:
+            await self._dht_node.close()
+            self._dht_node = None

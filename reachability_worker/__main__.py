@@ -13,7 +13,7 @@ from reachability_worker.prober import Prober
 from reachability_worker.settings import WorkerSettings
 from reachability_worker.worker import ConcurrentWorker
 from shared import logs, tracing
-from shared.p2p.node import allow_many_files
+from shared.p2p.daemon import allow_many_files
 from shared.peer_id import BadPeerIdError, parse_peer_id
 from shared.reachability import DialOutcome, advice
 from shared.redis_client import connect, connect_sync
