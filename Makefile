@@ -30,8 +30,12 @@ demo: $(INSTALLED)  ## The same on a private swarm of simulated servers on 127.0
 	$(BIN)/python -m deploy.run_local --demo $(ARGS)
 
 .PHONY: test
-test: $(INSTALLED)  ## All tests
-	$(BIN)/python -m pytest $(ARGS)
+test: $(INSTALLED)  ## All tests but those of the next two
+	$(BIN)/python -m pytest -m "not internet" $(ARGS)
+
+.PHONY: test-internet
+test-internet: $(INSTALLED)  ## The monitor on an Internet of network namespaces: NATs, relays, firewalls (5 minutes, mostly waiting)
+	$(BIN)/python -m pytest tests/internet -m internet $(ARGS)
 
 .PHONY: test-petals
 test-petals: $(INSTALLED)  ## The monitor against a genuine Petals server (builds .venv-petals, 1.6 GB, once)

@@ -1,7 +1,7 @@
 """The program inside the box: builds the Internet, and looks at each situation once with a client and a monitor.
 
-It prints a JSON object a line: `{"phase": …}` as it goes on, `{"row": …}` for each situation (`table.Row`). It ends when
-its standard input does, however its parent came to an end; and everything that it started ends with it.
+It prints a JSON object a line: `{"phase": …}` as it goes on, `{"row": …}` for each situation. It ends when its
+standard input does, however its parent came to an end; and everything that it started ends with it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.internet.monitor import API_PORT, Monitor
 from tests.internet.names import Names
 from tests.internet.network import Internet, backbone
 from tests.internet.peers import Client, Experience, Server, ServerWithClock
-from tests.internet.situations import NO_SNAPSHOT, NOT_SHOWN, SERVERS, SITUATIONS, Plan, Situation, When
+from tests.internet.situations import NO_SNAPSHOT, NOT_SHOWN, SERVERS, SITUATIONS, Situation, When
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable
@@ -85,9 +85,10 @@ class Lab:
     def _made(self, kind: type[Server], host: Host, options: dict[str, Any]) -> Server:
         self._identities += 1
         client_mode = options.pop("client_mode", False)
+        daemon_options = options.pop("daemon_options", {})
         bootstrap = self.bootstrap if host.has_ip4 else self._bootstrap6
         identity = Path(f"/run/identity-{self._identities}")
-        return kind(host, bootstrap, identity, client_mode=client_mode, options=options)
+        return kind(host, bootstrap, identity, client_mode=client_mode, options=options, daemon_options=daemon_options)
 
     async def start(self) -> float:
         """Start all peers; return when (monotonic seconds) the last relayed server had started."""
@@ -108,8 +109,11 @@ class Lab:
         await self._each(server.start() for server in relayed)
         started = time.monotonic()
         await self._each(server.start() for server in self.servers.values() if server not in relayed)
-        await asyncio.gather(*(server.announce(RECORD_LIFETIME) for server in self.servers.values()))
         return started
+
+    async def announce(self) -> None:
+        """Have all servers announce themselves. Most of this is waiting for nodes that others cannot reach."""
+        await asyncio.gather(*(server.announce(RECORD_LIFETIME) for server in self.servers.values()))
 
     async def start_monitors(self, *names: str) -> None:
         """Start monitors, and wait until they are ready. Raise `TimeoutError`."""
@@ -122,8 +126,9 @@ class Lab:
 
     async def happen(self, when: When) -> None:
         """Let happen to the servers what is planned for this time."""
-        plans: Iterable[tuple[str, Plan]] = [item for item in SERVERS.items() if item[1].when is when]
-        await self._each(plan.then(self, self.servers[name]) for name, plan in plans if plan.then is not None)
+        await self._each(
+            plan.then[when](self, self.servers[name]) for name, plan in SERVERS.items() if when in plan.then
+        )
         if when is When.HALF_SILENT:
             self._silence_half()
         await asyncio.sleep(EFFECT)
@@ -137,7 +142,7 @@ class Lab:
         for name, server in nodes.items():
             if 2 * len(silent) >= everybody:
                 return
-            if name not in silent | needed and not SERVERS[name].clock and SERVERS[name].then is None:
+            if name not in silent | needed and not SERVERS[name].clock and not SERVERS[name].then:
                 server.freeze()
                 silent.add(name)
 
@@ -193,6 +198,7 @@ class Lab:
         return await asyncio.gather(*map(one, work))
 
     async def stop(self) -> None:
+        """End the monitors, so that they put their things away."""
         await asyncio.gather(*(monitor.stop() for monitor in self.monitors.values()))
 
 
@@ -207,7 +213,8 @@ def shown(snapshot: dict[str, Any] | None, peer_id: str) -> dict[str, Any]:
 
 
 def say(**what: Any) -> None:
-    print(json.dumps(what), flush=True)
+    sys.stdout.write(f"{json.dumps(what)}\n")
+    sys.stdout.flush()
 
 
 async def run(logs: Path) -> None:
@@ -219,6 +226,8 @@ async def run(logs: Path) -> None:
     lab = Lab(logs)
     phase("the network stands")
     started = await lab.start()
+    phase("all servers run")
+    await lab.announce()
     phase("all servers have announced themselves")
     await lab.happen(When.AT_ONCE)
     await lab.start_monitors("public")
@@ -233,39 +242,47 @@ async def run(logs: Path) -> None:
         await lab.look(when)
         phase(f"looked: {when}")
     await lab.stop()
+    end(0)
+
+
+async def wait(logs: Path) -> None:
+    """Have something of everything: a router, a wire, a daemon; and wait to be ended."""
+    lab = Lab(logs)
+    await lab.peer(lab.internet.host("far", one_way=0.1)).start()
+    say(phase="waiting")
+    await asyncio.Event().wait()
+
+
+def end(code: int) -> None:
+    """End this process at once, whatever hivemind's tasks still wait for: with it the kernel ends all others here."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def end_with_standard_input() -> None:
     """End this process at the end of its standard input."""
 
-    def wait() -> None:
+    def read() -> None:
         sys.stdin.buffer.read()
-        os._exit(1)
+        end(1)
 
-    threading.Thread(target=wait, daemon=True).start()
+    threading.Thread(target=read, daemon=True).start()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("logs", type=Path, help="a folder for the monitors' logs")
-    parser.add_argument("--network-only", action="store_true", help="build hosts only, and wait for the end")
+    parser.add_argument("--wait", action="store_true", help="start a peer on a host far away, and wait for the end")
     arguments = parser.parse_args()
     end_with_standard_input()
     box.furnish(NAME_SERVER)
     backbone(NAME_SERVER)
-    code = 1
     try:
-        if arguments.network_only:
-            Lab(arguments.logs)
-            say(phase="the network stands")
-            threading.Event().wait()
-        asyncio.run(run(arguments.logs))
-        code = 0
+        asyncio.run(wait(arguments.logs) if arguments.wait else run(arguments.logs))
     except BaseException:  # noqa: BLE001 - said, and the end all the same
         traceback.print_exc()
-    finally:
-        sys.stderr.flush()
-        os._exit(code)  # at once: with this process the kernel ends all others, whatever hivemind still waits for
+        end(1)
 
 
 if __name__ == "__main__":

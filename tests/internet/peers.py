@@ -12,13 +12,14 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hivemind.dht.node import DHTNode
 from hivemind.p2p import P2P, PeerID
-from hivemind.proto import runtime_pb2
+from hivemind.p2p.p2p_daemon_bindings.utils import read_pbmsg_safe, write_pbmsg
+from hivemind.proto import p2pd_pb2, runtime_pb2
 from hivemind.utils import MSGPackSerializer
 
 from deploy.simulated_server import Announcement, Model, SimulatedServer, TransformerConnectionHandler
@@ -33,17 +34,23 @@ if TYPE_CHECKING:
 CALL_TIMEOUT = 10.0
 """Seconds that a genuine client gives a server: twice Petals' `connect_timeout`."""
 START_TIMEOUT = 60.0
+P2P_CIRCUIT = b"\xa2\x02"
+"""`/p2p-circuit` in a multiaddr's bytes."""
 
 
-def daemon_of(host: Host) -> type[P2P]:
-    """Return hivemind's `P2P`, with the daemon on a host."""
+class BoxedP2P(P2P):
+    """hivemind's `P2P`, with its sockets in a folder that ends with the box."""
 
-    class HostedP2P(P2P):
-        _UNIX_SOCKET_PREFIX = "/unix/run/hivemind-"  # a folder that ends with the box
+    _UNIX_SOCKET_PREFIX = "/unix/run/hivemind-"
 
+
+def daemon_of(host: Host, **daemon_options: Any) -> type[P2P]:
+    """Return hivemind's `P2P` with the daemon on a host; `daemon_options` are p2pd's own."""
+
+    class HostedP2P(BoxedP2P):
         @staticmethod
         def _make_process_args(*args: Any, **kwargs: Any) -> list[str]:
-            return host.command(*P2P._make_process_args(*args, **kwargs))
+            return host.command(*P2P._make_process_args(*args, **kwargs, **daemon_options))
 
     return HostedP2P
 
@@ -66,13 +73,14 @@ class Server:
     """Whether its DHT node takes no requests, as a Petals server's does that found itself behind a NAT."""
     options: dict[str, Any] = field(default_factory=dict)
     """Further options of `P2P.create`."""
+    daemon_options: dict[str, Any] = field(default_factory=dict)
     peer_id: str = ""
 
     async def start(self, **changed: Any) -> None:
         """Start it; `changed` options are kept."""
         self.options |= changed
         options = {"host_maddrs": listen(), "dht_mode": "client" if self.client_mode else "server", **self.options}
-        p2p = await daemon_of(self.host).create(
+        p2p = await daemon_of(self.host, **self.daemon_options).create(
             self.bootstrap or None,
             identity_path=str(self.identity),
             check_if_identity_free=False,
@@ -104,6 +112,10 @@ class Server:
         """Stop its daemon: the kernel goes on accepting connections for it."""
         self._running.freeze()
 
+    def thaw(self) -> None:
+        """Let it go on."""
+        self._running.thaw()
+
     async def stop(self) -> None:
         """End it, and leave the host."""
         await self._running.node.shutdown()
@@ -119,12 +131,7 @@ class ServerWithClock(Server):
         """Start `server_with_clock.py` on the host."""
         assert self.announces is not None
         model, block = self.announces
-        settings = {
-            "bootstrap": self.bootstrap,
-            "model": model.dht_prefix,
-            "num_blocks": model.num_blocks,
-            "block": block,
-        }
+        settings = {"bootstrap": self.bootstrap, "model": asdict(model), "block": block}
         self._process = await asyncio.create_subprocess_exec(
             *self.host.command(sys.executable, "-m", "tests.internet.server_with_clock", json.dumps(settings)),
             env=os.environ | wrong_clock(self.clock),
@@ -171,6 +178,7 @@ class Experience:
     reached: bool
     seconds: float
     error: str = ""
+    relayed: bool = False
     tries: int = 1
 
 
@@ -198,7 +206,18 @@ class Client:
             return Experience(False, time.monotonic() - started, f"no answer in {CALL_TIMEOUT:g} s")
         except Exception as error:  # noqa: BLE001 - whatever goes wrong for a client is its experience
             return Experience(False, time.monotonic() - started, " ".join(str(error).split()))
-        return Experience(True, time.monotonic() - started)
+        seconds = time.monotonic() - started
+        return Experience(True, seconds, relayed=await self._relayed(peer_id))
+
+    async def _relayed(self, peer_id: str) -> bool:
+        """Whether circuits are all that connects the client to a peer."""
+        reader, writer = await self._p2p._client.control.daemon_connector.open_connection()
+        await write_pbmsg(writer, p2pd_pb2.Request(type=p2pd_pb2.Request.LIST_PEERS))
+        response = p2pd_pb2.Response()
+        await read_pbmsg_safe(reader, response)
+        writer.close()
+        ways = [way for peer in response.peers if str(PeerID(peer.id)) == peer_id for way in peer.addrs]
+        return bool(ways) and all(P2P_CIRCUIT in way for way in ways)
 
     async def stop(self) -> None:
         await self._p2p.shutdown()

@@ -24,8 +24,14 @@ def lab(logs: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
     command = box.command(sys.executable, "-m", "tests.internet.lab", str(logs), *options)
     with (logs / "lab.log").open("w") as log:
         process = subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
-        )  # fmt: skip
+            command,
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            start_new_session=True,
+        )
     assert process.stdin is not None
     assert process.stdout is not None
     try:
@@ -50,7 +56,7 @@ def rows(logs: Path) -> list[dict[str, Any]]:
             if "row" in said:
                 found.append(said["row"])
             else:
-                print(said, flush=True)
+                print(said, flush=True)  # noqa: T201 - pytest shows it where a test fails
         code = process.wait()
     log = (logs / "lab.log").read_text(errors="replace")
     assert code == 0, f"the lab ended with {code}:\n{log[-4000:]}"

@@ -11,24 +11,28 @@ import sys
 import time
 
 from hivemind.dht.node import DHTNode
-from hivemind.p2p import P2P
 
 from deploy.simulated_server import Announcement, Model, TransformerConnectionHandler
-from tests.internet.peers import START_TIMEOUT, announce, listen
+from tests.internet.peers import START_TIMEOUT, BoxedP2P, announce, listen
 
 
 async def main() -> None:
     settings = json.loads(sys.argv[1])
-    p2p = await P2P.create(settings["bootstrap"], host_maddrs=listen(), startup_timeout=START_TIMEOUT)
+    p2p = await BoxedP2P.create(settings["bootstrap"], host_maddrs=listen(), startup_timeout=START_TIMEOUT)
     # hivemind refuses to start by a wrong clock; a clock may go wrong later.
     node = await DHTNode.create(p2p=p2p, initial_peers=settings["bootstrap"], ensure_bootstrap_success=False)
     await TransformerConnectionHandler().add_p2p_handlers(p2p)
-    print(node.peer_id, flush=True)
-    model = Model(settings["model"], settings["num_blocks"])
+    _say(str(node.peer_id))
+    model = Model(**settings["model"])
     while lifetime := await asyncio.to_thread(sys.stdin.readline):
         announcement = Announcement(model, settings["block"], settings["block"] + 1)
         await announce(node, announcement, time.time() + float(lifetime))
-        print(lifetime.strip(), flush=True)
+        _say(lifetime.strip())
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

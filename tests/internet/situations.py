@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - a table is read by its rows
 """The situations that a server and a monitor can be in on the Internet, and what is right about each."""
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tests.internet.network import PORT
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from tests.internet.lab import Lab
     from tests.internet.peers import Server
@@ -21,8 +22,8 @@ class When(StrEnum):
 
     AT_ONCE = "at once"
     RESERVED = "reserved"
-    """Once NATed servers have found their relays, about three minutes after their start. The other monitors, which start
-    only meanwhile, look then too."""
+    """Once NATed servers have found their relays, about three minutes after their start. The other monitors look then
+    too: they start only meanwhile."""
     HALF_SILENT = "half silent"
     """At the end, when half of the DHT's nodes are frozen."""
 
@@ -60,8 +61,8 @@ def behind_nat(lab: Lab, name: str, *, announced: bool = False) -> Server:
     return lab.server(home.host(name), client_mode=True, **options)
 
 
-def relayed(lab: Lab, name: str, relay: str) -> Server:
-    """Behind a NAT, with a relay that it will ask for a place."""
+def relayed(lab: Lab, name: str, relay: str, *, alone: bool = False) -> Server:
+    """Behind a NAT, with a relay that it will ask for a place; `alone`: it looks for no other one beside it."""
     host = lab.internet.home(f"{name}-router").host(name)
     return lab.server(
         host,
@@ -69,6 +70,7 @@ def relayed(lab: Lab, name: str, relay: str) -> Server:
         force_reachability="private",
         use_auto_relay=True,
         trusted_relays=[lab.relays[relay].address],
+        daemon_options={"relayDiscovery": 0} if alone else {},
     )
 
 
@@ -111,6 +113,10 @@ async def loses(lab: Lab, server: Server) -> None:
 
 async def freezes(lab: Lab, server: Server) -> None:
     server.freeze()
+
+
+async def thaws(lab: Lab, server: Server) -> None:
+    server.thaw()
 
 
 async def another_program_listens(lab: Lab, server: Server) -> None:
@@ -158,12 +164,10 @@ async def relay_unplugged(lab: Lab, server: Server) -> None:
 
 @dataclass(frozen=True)
 class Plan:
-    """How to build a server, and what happens to it `then`."""
+    """How to build a server, and what happens to it then, before it is looked at."""
 
     build: Callable[..., Server]
-    then: Callable[[Lab, Server], Awaitable[None]] | None = None
-    when: When = When.AT_ONCE
-    """When the latter happens."""
+    then: Mapping[When, Callable[[Lab, Server], Awaitable[None]]] = field(default_factory=dict)
     clock: int = 0
     """Seconds that its clock is ahead."""
 
@@ -171,8 +175,8 @@ class Plan:
 SERVERS: dict[str, Plan] = {
     # The relayed ones first: their relay takes three minutes.
     "relayed": Plan(partial(relayed, relay="relay")),
-    "relayed-slowly": Plan(partial(relayed, relay="slow relay")),
-    "relay-goes": Plan(partial(relayed, relay="relay that goes"), relay_unplugged, When.RESERVED),
+    "relayed-slowly": Plan(partial(relayed, relay="slow relay", alone=True)),
+    "relay-goes": Plan(partial(relayed, relay="relay that goes", alone=True), {When.RESERVED: relay_unplugged}),
     "no-reservation": Plan(without_reservation),
     "direct-and-relay": Plan(partial(without_reservation, and_direct=True)),
     "public": Plan(public),
@@ -180,22 +184,23 @@ SERVERS: dict[str, Plan] = {
     "natted": Plan(behind_nat),
     "not-forwarded": Plan(partial(behind_nat, announced=True)),
     "neighbour": Plan(beside_the_monitor),
-    "dropping": Plan(public, drops),
-    "rejecting": Plan(public, rejects),
-    "frozen": Plan(public, freezes),
-    "other-program": Plan(public, another_program_listens),
-    "other-peer": Plan(public, another_peer_listens),
-    "unplugged": Plan(public, unplugged),
-    "stopped": Plan(public, stopped),
-    "new-port": Plan(public, new_port),
-    "new-address": Plan(public, new_address),
+    "dropping": Plan(public, {When.AT_ONCE: drops}),
+    "rejecting": Plan(public, {When.AT_ONCE: rejects}),
+    "frozen": Plan(public, {When.AT_ONCE: freezes}),
+    "comes-back": Plan(public, {When.AT_ONCE: freezes, When.RESERVED: thaws}),
+    "other-program": Plan(public, {When.AT_ONCE: another_program_listens}),
+    "other-peer": Plan(public, {When.AT_ONCE: another_peer_listens}),
+    "unplugged": Plan(public, {When.AT_ONCE: unplugged}),
+    "stopped": Plan(public, {When.AT_ONCE: stopped}),
+    "new-port": Plan(public, {When.AT_ONCE: new_port}),
+    "new-address": Plan(public, {When.AT_ONCE: new_address}),
     # Most DHT nodes cannot call it: so Petals makes its DHT node a client.
     "ipv6-only": Plan(partial(public, ipv4=False, ipv6=True, client_mode=True)),
     "quic-only": Plan(partial(public, host_maddrs=[f"/ip4/0.0.0.0/udp/{PORT}/quic-v1"])),
     "dns4": Plan(named),
-    "dnsaddr": Plan(partial(named, protocol="dnsaddr"), has_a_dnsaddr),
+    "dnsaddr": Plan(partial(named, protocol="dnsaddr"), {When.AT_ONCE: has_a_dnsaddr}),
     "dns4-hidden": Plan(partial(named, hidden=True)),
-    "lossy": Plan(public, loses),
+    "lossy": Plan(public, {When.AT_ONCE: loses}),
     "far": Plan(partial(public, one_way=0.15)),
     "clock-ahead": Plan(public, clock=3600),
     "clock-behind": Plan(public, clock=-3600),
@@ -240,6 +245,7 @@ SITUATIONS = (
     Situation("firewall drops", "dropping", reached=False, causes=("timeout",)),
     Situation("firewall rejects", "rejecting", reached=False, causes=("refused",)),
     Situation("accepts, then silent (frozen)", "frozen", reached=False, causes=("frozen",)),
+    Situation("silent for minutes, then back", "comes-back", reached=True, when=When.RESERVED),
     Situation("accepts, then silent (another program)", "other-program", reached=False, causes=("frozen",)),
     Situation("another peer at the address", "other-peer", reached=False, causes=("wrong_peer",)),
     Situation("server stopped", "stopped", reached=False, causes=("refused",)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -85,7 +85,7 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def write(document: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Put the table between the marks of a Markdown document, with today's date."""
-    date = datetime.datetime.now(tz=datetime.UTC).date()
+    date = dt.datetime.now(tz=dt.UTC).date()
     text = document.read_text()
     assert BEGINS in text, f"{document} has no line {BEGINS}"
     assert ENDS in text, f"{document} has no line {ENDS}"
@@ -95,7 +95,8 @@ def write(document: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def _client(row: Mapping[str, Any]) -> str:
     client = row["client"]
-    return f"{'reached' if client['reached'] else 'failed'} in {client['seconds']:.2f} s{_tries(client)}"
+    how = " over a relay" if client["relayed"] else ""
+    return f"{'reached' if client['reached'] else 'failed'}{how} in {client['seconds']:.2f} s{_tries(client)}"
 
 
 def _tries(part: Mapping[str, Any]) -> str:

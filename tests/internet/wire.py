@@ -10,8 +10,8 @@ import time
 from collections import deque
 
 SOL_PACKET, PACKET_VNET_HDR, PACKET_IGNORE_OUTGOING, ETH_P_ALL = 263, 15, 23, 3
-"""From linux/if_packet.h and if_ether.h. The virtio header in front of each frame carries what the sender's kernel left undone:
-checksums and segmentation; it is handed on as it came."""
+"""From linux/if_packet.h and if_ether.h. The virtio header in front of each frame says what the sender's kernel left
+undone, checksums and segmentation; it is handed on as it came."""
 LARGEST = 1 << 17
 
 
