@@ -130,10 +130,10 @@ class Lab:
             plan.then[when](self, self.servers[name]) for name, plan in SERVERS.items() if when in plan.then
         )
         if when is When.HALF_SILENT:
-            self._silence_half()
+            await self._silence_half()
         await asyncio.sleep(EFFECT)
 
-    def _silence_half(self) -> None:
+    async def _silence_half(self) -> None:
         """Freeze DHT nodes that no situation asks about from now on, until half of all are silent."""
         needed = {situation.server for situation in SITUATIONS if situation.when is When.HALF_SILENT}
         nodes = {name: server for name, server in self.servers.items() if not server.client_mode}
@@ -143,7 +143,7 @@ class Lab:
             if 2 * len(silent) >= everybody:
                 return
             if name not in silent | needed and not SERVERS[name].clock and not SERVERS[name].then:
-                server.freeze()
+                await server.freeze()
                 silent.add(name)
 
     async def reserved(self, started: float) -> None:
@@ -171,12 +171,14 @@ class Lab:
         began = time.time()
         situations = [situation for situation in SITUATIONS if situation.when is when]
         client = await Client.start(self._client_host, self.bootstrap)
+        announced = await client.announced(MODEL)
         rows = await self._each(self._look(situation, client) for situation in situations)
         await client.stop()
         monitors = {situation.monitor for situation in situations}
         found = await asyncio.gather(*(self.monitors[name].snapshot_begun_after(began) for name in monitors))
         snapshots = dict(zip(monitors, found, strict=True))
         for situation, row in zip(situations, rows, strict=True):
+            row["client"]["announced"] = row["peer_id"] in announced
             say(row={**row, "crawl": shown(snapshots[situation.monitor], row["peer_id"])})
 
     async def _look(self, situation: Situation, client: Client) -> dict[str, Any]:
@@ -220,8 +222,22 @@ def say(**what: Any) -> None:
 async def run(logs: Path) -> None:
     begun = time.monotonic()
 
+    lag = 0.0
+
+    async def measure_lag() -> None:
+        """Note by how many seconds this loop is late at most: all simulated peers answer through it."""
+        nonlocal lag
+        while True:
+            asked = time.monotonic()
+            await asyncio.sleep(0.1)
+            lag = max(lag, time.monotonic() - asked - 0.1)
+
     def phase(name: str) -> None:
-        say(phase=name, after=round(time.monotonic() - begun, 1))
+        nonlocal lag
+        say(phase=name, after=round(time.monotonic() - begun, 1), lag=round(lag, 2))
+        lag = 0.0
+
+    measuring = asyncio.create_task(measure_lag())
 
     lab = Lab(logs)
     phase("the network stands")
@@ -242,6 +258,7 @@ async def run(logs: Path) -> None:
         await lab.look(when)
         phase(f"looked: {when}")
     await lab.stop()
+    measuring.cancel()
     end(0)
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,7 @@ class Monitor:
     def __init__(self, host: Host, address: str, bootstrap: Sequence[str], logs: Path, clock: float = 0.0) -> None:
         """Start it. `address` is where the outside reaches the host; `clock` says how far ahead the host's clock is."""
         self.clock = clock
+        self._bootstrap_peer = bootstrap[0].rpartition("/")[2]
         self._client = httpx.AsyncClient(base_url=f"http://{address}:{API_PORT}", timeout=ANSWER_TIMEOUT)
         settings = {
             "INITIAL_PEERS": ",".join(bootstrap),
@@ -57,14 +59,12 @@ class Monitor:
             self._parts.append(part)
 
     async def until_ready(self) -> None:
-        """Wait for the api, and for a worker that looks. Raise `TimeoutError`."""
+        """Wait for the api, and for a worker that looks: at a bootstrap peer. Raise `TimeoutError`."""
         async with asyncio.timeout(READY_WITHIN):
             while True:
-                try:
-                    if (await self._client.get("/readyz")).is_success:
+                with suppress(httpx.TransportError):
+                    if (await self.check(self._bootstrap_peer, fresh=True)).get("success"):
                         return
-                except httpx.TransportError:
-                    pass
                 await asyncio.sleep(0.5)
 
     async def check(self, peer_id: str, *, fresh: bool = False) -> dict[str, Any]:

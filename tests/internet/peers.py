@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import subprocess
 import sys
@@ -108,9 +109,9 @@ class Server:
             info = {"using_relay": self.client_mode}
             await announce(self._running.node, Announcement(model, block, block + 1, info=info), time.time() + lifetime)
 
-    def freeze(self) -> None:
+    async def freeze(self) -> None:
         """Stop its daemon: the kernel goes on accepting connections for it."""
-        self._running.freeze()
+        await asyncio.to_thread(self._running.freeze)
 
     def thaw(self) -> None:
         """Let it go on."""
@@ -185,14 +186,20 @@ class Experience:
 class Client:
     """A hivemind client as Petals makes one: it joins as a client, and calls servers of which it knows the id only."""
 
-    def __init__(self, p2p: P2P) -> None:
+    def __init__(self, p2p: P2P, dht: DHTNode) -> None:
         self._p2p = p2p
+        self._dht = dht
 
     @classmethod
     async def start(cls, host: Host, bootstrap: Sequence[str]) -> Client:
         p2p = await daemon_of(host).create(list(bootstrap), dht_mode="client", startup_timeout=START_TIMEOUT)
-        await DHTNode.create(p2p=p2p, initial_peers=list(bootstrap), client_mode=True)
-        return cls(p2p)
+        return cls(p2p, await DHTNode.create(p2p=p2p, initial_peers=list(bootstrap), client_mode=True))
+
+    async def announced(self, model: Model) -> set[str]:
+        """Return the ids of the servers whose records it finds in the DHT."""
+        keys = [petals_wire.block_key(model.dht_prefix, block) for block in range(model.num_blocks)]
+        found = await self._dht.get_many(keys, sufficient_expiration_time=math.inf)
+        return {str(peer_id) for record in found.values() if record is not None for peer_id in record.value}
 
     async def call(self, peer_id: str) -> Experience:
         """Call `rpc_info`: the first thing that a Petals client does with a server."""

@@ -6,7 +6,7 @@ import datetime as dt
 import re
 from typing import TYPE_CHECKING, Any
 
-from tests.internet.situations import NO_SNAPSHOT, SITUATIONS, Situation, When
+from tests.internet.situations import NO_SNAPSHOT, NOT_SHOWN, SITUATIONS, Situation, When
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,9 +38,12 @@ def mistakes(situation: Situation, row: Mapping[str, Any]) -> list[str]:
     elif check["status"] != NOBODY_COULD_LOOK and check["cause"] not in situation.causes:
         named = ", ".join(map(str, situation.causes))
         found.append(f"cause: {check['cause']} at {check['stage']}, right is {named}: {words(row)}")
-    fitting = {"online" if reached else "unreachable", *situation.shown}
+    # Without a record that a client finds, there is no row to show.
+    fitting = {"online" if reached else "unreachable"} if row["client"].get("announced", True) else {NOT_SHOWN}
     if situation.nobody_could_look:
         fitting.add("online")  # as it announced itself
+    if situation.no_snapshot:
+        fitting.add(NO_SNAPSHOT)
     if crawl["state"] not in fitting:
         found.append(f"crawl: {crawl['state']}, right is {' or '.join(sorted(fitting))}: {crawl['error']}")
     return found
