@@ -7,20 +7,27 @@ anybody, where the kernel allows unprivileged user namespaces.
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from pathlib import Path
 
+CAP_SYS_ADMIN = 21
 TOOLS = ("unshare", "nsenter", "ip", "nft")
 
 
 def command(*program: str) -> list[str]:
     """Return the command line that runs a program in the box."""
-    become_root = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+    become_root = [] if _may_make_namespaces() else ["--user", "--map-root-user"]
     return [
         "unshare", *become_root, "--mount", "--net", "--pid", "--fork", "--mount-proc", "--kill-child", "--", *program
     ]  # fmt: skip
+
+
+def _may_make_namespaces() -> bool:
+    """Whether this process has the capability that it takes, without a user namespace."""
+    status = Path("/proc/self/status").read_text()
+    effective = next(line.split()[1] for line in status.splitlines() if line.startswith("CapEff:"))
+    return bool(int(effective, 16) >> CAP_SYS_ADMIN & 1)
 
 
 def unavailable() -> str | None:

@@ -137,12 +137,12 @@ class Lab:
         """Freeze DHT nodes that no situation asks about from now on, until half of all are silent."""
         needed = {situation.server for situation in SITUATIONS if situation.when is When.HALF_SILENT}
         nodes = {name: server for name, server in self.servers.items() if not server.client_mode}
-        silent = {name for name in nodes if name in ("dropping", "rejecting", "frozen", "unplugged", "stopped")}
+        silent = {name for name in nodes if SERVERS[name].fell_silent}
         everybody = len(nodes) + len(self.relays) + BOOTSTRAP_PEERS
         for name, server in nodes.items():
             if 2 * len(silent) >= everybody:
                 return
-            if name not in silent | needed and not SERVERS[name].clock and not SERVERS[name].then:
+            if name not in silent | needed and not SERVERS[name].clock:
                 await server.freeze()
                 silent.add(name)
 
@@ -167,16 +167,19 @@ class Lab:
             await client.stop()
 
     async def look(self, when: When) -> None:
-        """Look at all situations of a time, with one client as Petals has one, and print the rows."""
-        began = time.time()
+        """Look at all situations of a time, with one client as Petals has one, and print the rows.
+
+        What a crawl shows is that of the first one that begins from now on.
+        """
         situations = [situation for situation in SITUATIONS if situation.when is when]
+        monitors = {situation.monitor for situation in situations}
+        now = time.time()
+        crawls = [asyncio.create_task(self.monitors[name].snapshot_begun_after(now)) for name in monitors]
         client = await Client.start(self._client_host, self.bootstrap)
         announced = await client.announced(MODEL)
         rows = await self._each(self._look(situation, client) for situation in situations)
         await client.stop()
-        monitors = {situation.monitor for situation in situations}
-        found = await asyncio.gather(*(self.monitors[name].snapshot_begun_after(began) for name in monitors))
-        snapshots = dict(zip(monitors, found, strict=True))
+        snapshots = dict(zip(monitors, await asyncio.gather(*crawls), strict=True))
         for situation, row in zip(situations, rows, strict=True):
             row["client"]["announced"] = row["peer_id"] in announced
             say(row={**row, "crawl": shown(snapshots[situation.monitor], row["peer_id"])})
@@ -221,7 +224,6 @@ def say(**what: Any) -> None:
 
 async def run(logs: Path) -> None:
     begun = time.monotonic()
-
     lag = 0.0
 
     async def measure_lag() -> None:
@@ -238,7 +240,6 @@ async def run(logs: Path) -> None:
         lag = 0.0
 
     measuring = asyncio.create_task(measure_lag())
-
     lab = Lab(logs)
     phase("the network stands")
     started = await lab.start()

@@ -28,7 +28,7 @@ CRAWL_PERIOD = 15
 ANSWER_TIMEOUT = 10.0
 """What a Petals server gives the monitor."""
 READY_WITHIN = 90.0
-SNAPSHOT_WITHIN = 40.0
+SNAPSHOT_WITHIN = 60.0
 END_WITHIN = 15.0
 
 

@@ -171,6 +171,14 @@ class Plan:
     clock: int = 0
     """Seconds that its clock is ahead."""
 
+    @property
+    def fell_silent(self) -> bool:
+        """Whether what happened last leaves nobody at its addresses that answers."""
+        return bool(self.then) and [*self.then.values()][-1] in SILENCES
+
+
+SILENCES = (drops, rejects, freezes, another_program_listens, unplugged, stopped)
+
 
 SERVERS: dict[str, Plan] = {
     # The relayed ones first: their relay takes three minutes.
