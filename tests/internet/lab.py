@@ -93,7 +93,7 @@ class Lab:
     async def start(self) -> float:
         """Start all peers; return when (monotonic seconds) the last relayed server had started."""
         await self.names.serve(NAME_SERVER)
-        first = self.peer(self.internet.host("bootstrap-1", ipv6=True))
+        first = self.first_peer = self.peer(self.internet.host("bootstrap-1", ipv6=True))
         await first.start()
         self.bootstrap = [first.address]
         self._bootstrap6 = [f"/ip6/{first.host.ip6}/tcp/31337/p2p/{first.peer_id}"]

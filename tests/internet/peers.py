@@ -75,6 +75,8 @@ class Server:
     options: dict[str, Any] = field(default_factory=dict)
     """Further options of `P2P.create`."""
     daemon_options: dict[str, Any] = field(default_factory=dict)
+    herald: Server | None = None
+    """Whose node writes the record, where its own reaches too few nodes."""
     peer_id: str = ""
 
     async def start(self, **changed: Any) -> None:
@@ -103,11 +105,12 @@ class Server:
         return f"{place}/tcp/{PORT}/p2p/{self.peer_id}"
 
     async def announce(self, lifetime: float) -> None:
-        """Write its record, through its own node, as every Petals server does."""
+        """Write its record, through its own node, as every Petals server does, or through the `herald`'s."""
         if self.announces is not None:
             model, block = self.announces
-            info = {"using_relay": self.client_mode}
-            await announce(self._running.node, Announcement(model, block, block + 1, info=info), time.time() + lifetime)
+            announcement = Announcement(model, block, block + 1, info={"using_relay": self.client_mode})
+            node = (self.herald or self)._running.node
+            await announce(node, self.peer_id, announcement, time.time() + lifetime)
 
     async def freeze(self) -> None:
         """Stop its daemon: the kernel goes on accepting connections for it."""
@@ -161,9 +164,9 @@ def wrong_clock(ahead: float) -> dict[str, str]:
     return {"LD_PRELOAD": str(library), "FAKETIME": f"{ahead:+.0f}", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
 
 
-async def announce(node: DHTNode, announcement: Announcement, expires: float) -> None:
-    """Write a node's own records."""
-    model, peer_id = announcement.model, str(node.peer_id)
+async def announce(node: DHTNode, peer_id: str, announcement: Announcement, expires: float) -> None:
+    """Write a server's records through a node."""
+    model = announcement.model
     index = petals_wire.ModelInfo(num_blocks=model.num_blocks, repository=model.repository).to_dict()
     keys = [petals_wire.block_key(model.dht_prefix, block) for block in range(announcement.start, announcement.end)]
     await asyncio.gather(

@@ -26,7 +26,7 @@ async def main() -> None:
     model = Model(**settings["model"])
     while lifetime := await asyncio.to_thread(sys.stdin.readline):
         announcement = Announcement(model, settings["block"], settings["block"] + 1)
-        await announce(node, announcement, time.time() + float(lifetime))
+        await announce(node, str(node.peer_id), announcement, time.time() + float(lifetime))
         _say(lifetime.strip())
 
 

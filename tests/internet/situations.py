@@ -39,6 +39,13 @@ def public(
     return lab.server(host, **options)
 
 
+def ipv6_only(lab: Lab, name: str) -> Server:
+    """A host with an IPv6 address alone. Most DHT nodes cannot call it, so Petals makes its DHT node a client."""
+    server = public(lab, name, ipv4=False, ipv6=True, client_mode=True)
+    server.herald = lab.first_peer
+    return server
+
+
 def forwarded(lab: Lab, name: str) -> Server:
     """Behind a NAT that forwards the port, started with `--public_ip` and `--port`."""
     home = lab.internet.home(f"{name}-router")
@@ -202,8 +209,7 @@ SERVERS: dict[str, Plan] = {
     "stopped": Plan(public, {When.AT_ONCE: stopped}),
     "new-port": Plan(public, {When.AT_ONCE: new_port}),
     "new-address": Plan(public, {When.AT_ONCE: new_address}),
-    # Most DHT nodes cannot call it: so Petals makes its DHT node a client.
-    "ipv6-only": Plan(partial(public, ipv4=False, ipv6=True, client_mode=True)),
+    "ipv6-only": Plan(ipv6_only),
     "quic-only": Plan(partial(public, host_maddrs=[f"/ip4/0.0.0.0/udp/{PORT}/quic-v1"])),
     "dns4": Plan(named),
     "dnsaddr": Plan(partial(named, protocol="dnsaddr"), {When.AT_ONCE: has_a_dnsaddr}),

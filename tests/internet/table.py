@@ -39,7 +39,7 @@ def mistakes(situation: Situation, row: Mapping[str, Any]) -> list[str]:
         named = ", ".join(map(str, situation.causes))
         found.append(f"cause: {check['cause']} at {check['stage']}, right is {named}: {words(row)}")
     # Without a record that a client finds, there is no row to show.
-    fitting = {"online" if reached else "unreachable"} if row["client"].get("announced", True) else {NOT_SHOWN}
+    fitting = {"online" if reached else "unreachable"} if row["client"]["announced"] else {NOT_SHOWN}
     if situation.nobody_could_look:
         fitting.add("online")  # as it announced itself
     if situation.no_snapshot:
@@ -63,7 +63,8 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     for situation in SITUATIONS:
         row = found.get(situation.name)
         if row is None:
-            lines.append(_line((situation.name, "not looked at", "", "", "", "")))
+            lines.append(_line((f"**wrong** {situation.name}", "not looked at", "", "", "", "")))
+            wrong += 1
             continue
         bad = mistakes(situation, row)
         wrong += bool(bad)
