@@ -49,9 +49,10 @@ def lab(logs: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
 def rows(logs: Path) -> list[dict[str, Any]]:
     """Run the lab to its end; return all rows. Raise `AssertionError` with the log's end where it fails."""
     found = []
-    with lab(logs) as process:
+    with lab(logs) as process, (logs / "said.jsonl").open("w") as record:
         assert process.stdout is not None
         for line in process.stdout:
+            record.write(line)
             said = json.loads(line)
             if "row" in said:
                 found.append(said["row"])

@@ -180,11 +180,11 @@ class Plan:
 
     @property
     def fell_silent(self) -> bool:
-        """Whether what happened last leaves nobody at its addresses that answers."""
+        """Whether what happened last leaves its DHT node silent, or none of it."""
         return bool(self.then) and [*self.then.values()][-1] in SILENCES
 
 
-SILENCES = (drops, rejects, freezes, another_program_listens, unplugged, stopped)
+SILENCES = (drops, rejects, freezes, another_program_listens, another_peer_listens, unplugged, stopped)
 
 
 SERVERS: dict[str, Plan] = {
