@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import brotli
-import zstandard
+from backports import zstd
 
 if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope, Send
@@ -95,7 +95,7 @@ class Body:
 def _encode(content: bytes) -> dict[str, bytes]:
     encoded = {"identity": content}
     if len(content) >= MIN_COMPRESSED:
-        encoded["zstd"] = zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(content)
+        encoded["zstd"] = zstd.compress(content, level=ZSTD_LEVEL)
         encoded["br"] = brotli.compress(content, quality=BROTLI_QUALITY)
         encoded["gzip"] = gzip.compress(content, GZIP_LEVEL, mtime=0)
     return encoded

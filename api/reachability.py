@@ -18,7 +18,7 @@ from api.admission import NobodyCouldLookError
 from api.client import client_address, is_trusted
 from api.problems import Problem
 from shared.peer_id import BadPeerIdError, parse_peer_id
-from shared.reachability import Answer, advice, message
+from shared.reachability import Answer, advice, hints, message
 from shared.snapshot import Verdict
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ def reachability_document(answers: list[Answer], *, your_ip: str) -> dict[str, A
         "success": reachable,
         "message": None if reachable else _message(decisive),
         "your_ip": your_ip,
+        "hints": hints(decisive.outcome, your_ip),
         **_evidence(decisive),
         "disagreement": len({answer.outcome.verdict for answer in answers} - {Verdict.UNKNOWN}) > 1,
         "vantages": [_evidence(answer) for answer in answers],
@@ -113,7 +114,9 @@ def _evidence(answer: Answer) -> dict[str, Any]:
         "cause": outcome.cause,
         "advice": advice(outcome.cause) if outcome.cause else None,
         "addresses": list(outcome.addresses),
+        "reached_at": outcome.reached_at,
         "relayed": outcome.relayed,
+        "relay": outcome.relay,
         "rtt_ms": None if outcome.rtt is None else round(outcome.rtt * 1000, 2),
         "protocol_ok": outcome.protocol_ok,
         "checked_at": answer.checked_at,

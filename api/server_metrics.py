@@ -46,7 +46,10 @@ class ServerCollector(Collector):
             "petals_server_throughput_rps", "Requests per second, as announced.", labels=[*labels, "kind"]
         )
         cache = GaugeMetricFamily("petals_server_cache_tokens_left", "Free attention cache.", labels=labels)
-        relay = GaugeMetricFamily("petals_server_using_relay", "1 behind a relay.", labels=labels)
+        relay = GaugeMetricFamily("petals_server_using_relay", "1 where it announces to use a relay.", labels=labels)
+        relayed = GaugeMetricFamily(
+            "petals_server_relayed", "1 reached through a relay, 0 directly; absent where not reached.", labels=labels
+        )
         for name, server in self._servers.items():
             state.add_metric([*name, server.state.value], 1)
             if server.verdict is not Verdict.UNKNOWN:
@@ -61,5 +64,7 @@ class ServerCollector(Collector):
                 cache.add_metric(name, server.cache_tokens_left)
             if server.using_relay is not None:
                 relay.add_metric(name, server.using_relay)
-        yield from (state, reached, first, blocks, rps, cache, relay)
+            if server.relayed is not None:
+                relayed.add_metric(name, server.relayed)
+        yield from (state, reached, first, blocks, rps, cache, relay, relayed)
         yield gauge("petals_servers_overflow", "Servers without series of their own.", self._overflow)

@@ -62,8 +62,14 @@ class PeerIpInfo(Document):
 class Reachability(Document):
     verdict: Verdict
     error: str | None
-    dialled_at: float | None
-    """Where the verdict is from an earlier crawl, as a silent server's may be: when it was dialled."""
+    dialled_at: None
+    """Kept for readers of earlier versions: every verdict is from this crawl."""
+    relayed: bool | None
+    """Whether the crawler reached the server through a relay; null where it did not reach it."""
+    relay: str | None
+    """Peer id of that relay, or of the one that failed."""
+    rtt: float | None
+    """Seconds from the start of the connection to the moment at which it stood."""
 
 
 class ServerRow(Document):
@@ -131,7 +137,11 @@ class Evidence(Document):
     cause: str | None
     advice: str | None
     addresses: list[str]
+    reached_at: str | None
+    """Remote multiaddr of the connection that worked."""
     relayed: bool | None
+    relay: str | None
+    """Peer id of the relay that the way led over, or that failed."""
     rtt_ms: float | None
     protocol_ok: bool | None
     checked_at: float | None
@@ -144,6 +154,8 @@ class ReachabilityDocument(Evidence):
     success: bool
     message: str | None
     your_ip: str
+    hints: list[str]
+    """What the peer's operator can mend, where what is announced differs from where the caller asks from."""
     disagreement: bool
     vantages: list[Evidence]
 

@@ -149,7 +149,14 @@ class SwarmCollector(Collector):
             max(0, len(adapters) - MAX_ADAPTERS),
         )
         yield gauge(
-            "petals_servers_using_relay", "Servers behind a relay.", sum(bool(server.using_relay) for server in servers)
+            "petals_servers_using_relay",
+            "Servers that announce to be behind a relay.",
+            sum(bool(server.using_relay) for server in servers),
+        )
+        yield gauge(
+            "petals_servers_relayed",
+            "Servers that the crawler reached through a relay.",
+            sum(bool(server.relayed) for server in servers),
         )
         measured = (seconds for server in servers for seconds in (server.next_pings or {}).values())
         pings = sorted(seconds for seconds in measured if seconds >= 0)  # and no NaN

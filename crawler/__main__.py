@@ -12,8 +12,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
-from rich.live import Live
-from rich.text import Text
 
 from crawler.crawl_loop import CrawlLoop, crawl_once
 from crawler.diagnose import diagnose
@@ -37,6 +35,10 @@ if TYPE_CHECKING:
     import argparse
 
     from redis.asyncio import Redis
+
+
+CLEAR_SCREEN = "\x1b[H\x1b[2J\x1b[3J"
+"""To the upper left corner, clear the screen and what scrolled out of it: terminals' own codes (ECMA-48)."""
 
 
 def main() -> int:
@@ -86,15 +88,17 @@ async def _once(settings: CrawlerSettings, form: str) -> int:
 
 async def _watch(settings: CrawlerSettings) -> None:
     async with await SwarmNode.open(settings.dial_private_addresses) as node:
-        with Live(Text("The first crawl is running."), auto_refresh=False, vertical_overflow="visible") as screen:
-            while True:
-                started = time.monotonic()
-                try:
-                    picture = text_picture(await crawl_once(settings, node), color=True)
-                except SwarmUnavailableError as error:
-                    picture = f"The swarm cannot be seen: {error}."
-                screen.update(Text.from_ansi(picture), refresh=True)
-                await asyncio.sleep(max(1.0, settings.crawl_period - (time.monotonic() - started)))
+        terminal = sys.stdout.isatty()
+        print("The first crawl is running.", file=sys.stderr)  # noqa: T201
+        while True:
+            started = time.monotonic()
+            try:
+                picture = text_picture(await crawl_once(settings, node), color=terminal)
+            except SwarmUnavailableError as error:
+                picture = f"The swarm cannot be seen: {error}.\n"
+            sys.stdout.write(CLEAR_SCREEN * terminal + picture)
+            sys.stdout.flush()
+            await asyncio.sleep(max(1.0, settings.crawl_period - (time.monotonic() - started)))
 
 
 async def _run(settings: CrawlerSettings) -> None:

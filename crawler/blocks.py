@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from crawler.models import MAX_BLOCKS
 from crawler.records import RefusedError, read_server
 from shared.p2p.petals_wire import block_key
+from shared.tasks import awaited
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from crawler.models import Model
     from shared.p2p.node import SwarmNode
@@ -77,9 +78,12 @@ class BlockReader:
         self._room = BATCHES_AT_FIRST
         self._quickest = math.inf
 
-    async def read(self, places: Sequence[Place]) -> AsyncIterator[Answer]:
-        """Yield each batch's answer as it comes."""
-        batches = [_Batch(places[start : start + KEYS_A_BATCH]) for start in range(0, len(places), KEYS_A_BATCH)]
+    async def read(
+        self, places: Sequence[Place], on_values: Callable[[Place, SubkeyValues], None] | None = None
+    ) -> AsyncIterator[Answer]:
+        """Yield each batch's answer as it comes. `on_values` is told what each node holds as soon as it answers."""
+        starts = range(0, len(places), KEYS_A_BATCH)
+        batches = [_Batch(places[start : start + KEYS_A_BATCH], on_values) for start in starts]
         self._waiting += batches
         self._start_some()
         try:
@@ -102,7 +106,7 @@ class BlockReader:
         while self._waiting and len(self._under_way) < self._room:
             batch = self._waiting.popleft()
             if not batch.answer.done():
-                task = asyncio.create_task(self._look_up(batch))
+                task = awaited(self._look_up(batch))
                 self._under_way.add(task)
                 task.add_done_callback(self._ended)
 
@@ -115,7 +119,7 @@ class BlockReader:
         began = time.monotonic()
         left = self._until - began
         try:
-            found = await self._guide.look_up(keys, min(left, self._timeout)) if left > 0 else {}
+            found = await self._guide.look_up(keys, min(left, self._timeout), batch.tell(keys)) if left > 0 else {}
         except Exception as error:  # noqa: BLE001 - whoever reads is told
             if not batch.answer.done():
                 batch.answer.set_exception(error)
@@ -140,11 +144,18 @@ class BlockReader:
 class _Batch:
     """Blocks to look up together: those that have no answer yet, and what the others hold."""
 
-    def __init__(self, places: Sequence[Place]) -> None:
+    def __init__(self, places: Sequence[Place], on_values: Callable[[Place, SubkeyValues], None] | None = None) -> None:
         self.places = places
+        self._on_values = on_values
         self.found: dict[Place, SubkeyValues] = {}
         self.asked_again = False
         self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+    def tell(self, places: Mapping[str, Place]) -> Callable[[str, SubkeyValues], None] | None:
+        """Return what takes values by key, where somebody wants them early."""
+        if (on_values := self._on_values) is None:
+            return None
+        return lambda key, values: on_values(places[key], values)
 
 
 def _is_sound(packed: bytes) -> bool:

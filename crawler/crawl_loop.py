@@ -15,7 +15,6 @@ from redis.exceptions import RedisError
 
 from crawler.clock import SharedClock
 from crawler.leader import RENEW_EVERY
-from crawler.redial import RedialSchedule
 from crawler.report import build_snapshot
 from crawler.swarm import Crawl, SwarmUnavailableError
 from shared import tracing
@@ -43,9 +42,8 @@ async def crawl_once(
     metrics: CrawlerMetrics | None = None,
     *,
     last: Snapshot | None = None,
-    redial: RedialSchedule | None = None,
 ) -> Snapshot:
-    """One pass: observe, judge. Who was reached in the `last` snapshot is looked at first, whom `redial` pauses not.
+    """One pass: observe, judge. Who was reached in the `last` snapshot is dialled first.
 
     Raises `SwarmUnavailableError`, `NodeError`.
     """
@@ -63,7 +61,6 @@ async def crawl_once(
                 settings.dial_timeout,
                 settings.lookup_timeout,
                 last,
-                RedialSchedule() if redial is None else redial,
             ).run()
     except TimeoutError:
         raise SwarmUnavailableError(f"the crawl did not end within {MAX_CRAWL_SECONDS:g} s") from None
@@ -98,7 +95,6 @@ class CrawlLoop:
         self._history = history
         self._guide: SwarmNode | None = None
         self._last: Snapshot | None = None
-        self._redial = RedialSchedule()
         self._empty_crawls = 0
         self._clock = SharedClock(writer)
         self._leads = asyncio.Event()
@@ -176,9 +172,7 @@ class CrawlLoop:
         try:
             if self._guide is None:
                 self._guide = await SwarmNode.open(self._settings.dial_private_addresses)
-            snapshot = await crawl_once(
-                self._settings, self._guide, self._metrics, last=self._last, redial=self._redial
-            )
+            snapshot = await crawl_once(self._settings, self._guide, self._metrics, last=self._last)
             self._doubt_emptiness(snapshot)
         except (SwarmUnavailableError, NodeError) as error:
             await self._failed(error, attempted_at)

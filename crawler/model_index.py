@@ -61,6 +61,12 @@ def first_that_fit(models: Collection[Model], *, beside: Collection[Model] = ())
     return chosen
 
 
+def fit_early(models: Collection[Model]) -> bool:
+    """Whether these may be looked at before the whole index is known: they leave half of the room to the others."""
+    blocks = sum(model.num_blocks for model in models)
+    return len(models) <= MAX_ANNOUNCED_MODELS // 2 and blocks <= MAX_ANNOUNCED_BLOCKS // 2
+
+
 async def served_first(
     models: Collection[Model], is_served: Callable[[list[Place]], Awaitable[Collection[Place]]]
 ) -> list[Model]:

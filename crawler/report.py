@@ -69,6 +69,9 @@ def conflict(record: ServerRecord, dial: DialOutcome, version: str | None) -> st
         return "Its record says online, but the peer itself serves no Petals blocks (yet)."
     if version is not None and record.version is not None and version != record.version:
         return f"Its record says version {record.version}, but the peer itself says {version}."
+    if dial.relayed is not None and record.using_relay is not None and dial.relayed != record.using_relay:
+        announced, found = ("a relay", "directly") if record.using_relay else ("no relay", "through a relay")
+        return f"Its record says that it uses {announced}, but it was reached {found}."
     return None
 
 
@@ -118,8 +121,7 @@ def _server_report(
     peer_id: str, announced: Mapping[int, ServerRecord], model: Model, observation: Observation
 ) -> ServerReport:
     span, record = best_span(announced, model.num_blocks)
-    dial = observation.outcome(peer_id) if record.state is PeerState.ONLINE else None
-    paused = observation.paused.get(peer_id)
+    dial = observation.dials.get(peer_id) if record.state is PeerState.ONLINE else None
     state = peer_state(record.state, dial)
     return ServerReport(
         peer_id=peer_id,
@@ -130,7 +132,9 @@ def _server_report(
         throughput=record.throughput,
         verdict=dial.verdict if dial is not None else Verdict.UNKNOWN,
         error=dial.explanation if dial is not None else None,
-        dialled_at=paused.dialled_at if dial is not None and paused is not None else None,
+        relayed=dial.relayed if dial is not None else None,
+        relay=dial.relay if dial is not None else None,
+        rtt=dial.rtt if dial is not None and dial.verdict is Verdict.REACHABLE else None,
         conflict=conflict(record, dial, observation.versions.get(peer_id)) if dial is not None else None,
         public_name=record.public_name,
         version=record.version,
@@ -162,8 +166,7 @@ def _issues(observation: Observation) -> tuple[ReachabilityIssue, ...]:
         for peer in observation.bootstrap_peers
         if peer.verdict is Verdict.UNREACHABLE
     }
-    outcomes = {peer_id: silence.outcome for peer_id, silence in observation.paused.items()} | dict(observation.dials)
-    for peer_id, dial in outcomes.items():
+    for peer_id, dial in observation.dials.items():
         if dial.verdict is Verdict.UNREACHABLE and dial.cause is not None:
             issues[peer_id] = ReachabilityIssue(peer_id, dial.explanation or message(dial.cause), advice(dial.cause))
     return tuple(issues[peer_id] for peer_id in sorted(issues))

@@ -7,30 +7,36 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from crawler.blocks import BlockReader, spread
 from crawler.dial_queue import DialQueue
-from crawler.model_index import first_that_fit, reached, served_before, served_first, standing
+from crawler.model_index import first_that_fit, fit_early, reached, served_before, served_first, standing
 from crawler.reading import RecordReader
 from crawler.records import RefusedError, ServerRecord, check_block, clean_text, read_model
-from crawler.redial import SILENT, RedialSchedule, Silence
 from crawler.strain import Strain
 from shared import tracing
 from shared.p2p.dial import dial
 from shared.p2p.dial_words import classify
-from shared.p2p.node import any_true
+from shared.p2p.multiaddr import from_text, to_text
 from shared.p2p.petals_wire import MODEL_INDEX_KEY, block_key
+from shared.p2p.waiting import any_true
 from shared.reachability import Cause, DialOutcome
 from shared.snapshot import BootstrapPeer, PeerState, Refusals, Snapshot, Verdict
+from shared.tasks import awaited, end
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from crawler.blocks import Place
     from crawler.models import Model
     from shared.p2p.node import Dialler, SwarmNode
+    from shared.p2p.raw_values import SubkeyValues
 
 LOOK_UPS_WITHIN = 40.0
 """Seconds from a crawl's start. Keys that no time is left for did not answer."""
@@ -40,6 +46,8 @@ MAX_CLOCK_AHEAD = 20.0
 """Seconds. By a clock that is ahead, records look expired: servers, then all of them, would seem to have left."""
 ENTRIES_A_TURN = 100
 """Entries of one answer that are read before the dials in flight get their turn."""
+SILENT = frozenset({Cause.TIMEOUT, Cause.FROZEN, Cause.RELAY_AWAY, Cause.SILENT_BEHIND_RELAY})
+"""Causes that may be our own fault where this machine cannot keep up."""
 MAX_EXAMPLES = 10
 MAX_EXAMPLE_CHARS = 200
 
@@ -80,15 +88,8 @@ class Observation:
     """Petals versions of the servers that answered, by their own word."""
     undialled: int = 0
     """Servers that say they are online and that there was no time to dial."""
-    paused: Mapping[str, Silence] = field(default_factory=dict)
-    """Servers that were silent in earlier crawls and not dialled in this one: what still stands of them."""
-
-    def outcome(self, peer_id: str) -> DialOutcome | None:
-        """Return the latest dial's outcome; None where nobody dialled."""
-        if (dial := self.dials.get(peer_id)) is not None:
-            return dial
-        silence = self.paused.get(peer_id)
-        return None if silence is None else silence.outcome
+    refused_addresses: Mapping[str, int] = field(default_factory=dict)
+    """Addresses of servers that were not dialled, by reason."""
 
 
 @dataclass(slots=True)
@@ -107,11 +108,11 @@ class Crawl:
     lookup_timeout: float = 10.0
     last: Snapshot | None = None
     """What the crawl before saw: who was reached then goes first now."""
-    redial: RedialSchedule = field(default_factory=RedialSchedule)
-    """Whom not to dial yet. Learns from a crawl that ran to its end."""
     _refused: Counter[str] = field(default_factory=Counter)
     _examples: dict[str, str] = field(default_factory=dict)
-    _paused: dict[str, Silence] = field(default_factory=dict)
+    _observing: list[asyncio.Task[Any]] = field(default_factory=list)
+    _early: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    """Servers of each model that were named before their block was read whole."""
     _unanswered: int = 0
     _answered: int = 0
     _phases: dict[str, float] = field(default_factory=dict)
@@ -136,32 +137,30 @@ class Crawl:
     async def run(self) -> Observation:
         """Raises `SwarmUnavailableError` where nothing can be said about the swarm."""
         self.guide.refused_subkeys.clear()
-        bootstrap = await self._join()
-        if (ahead := await self.guide.clock_ahead()) > MAX_CLOCK_AHEAD:
-            raise SwarmUnavailableError(
-                f"this machine's clock is {ahead:.0f} s ahead of the bootstrap peers'", bootstrap
-            )
-        self._ended("join")
-        watching = asyncio.create_task(self._strain.watch())
+        self.guide.refused_addresses.clear()
+        joining = awaited(self.guide.join(self.bootstrap_peers, self.dial_timeout))
+        watching = awaited(self._strain.watch())
         try:
+            await self._joined(joining)
+            self._ended("join")
             observed = await self._observe_models()
             self._ended("look_up")
             await self._dials.finish()
             self._ended("dial")
+            bootstrap = self._bootstrap_peers(await joining)
         finally:
-            watching.cancel()
-            self._dials.cancel()
+            await end(joining, watching, *self._observing)
+            await self._dials.close()
         if self._unanswered and not self._answered:
-            raise SwarmUnavailableError("no node of the swarm answered a look-up", bootstrap)
+            raise SwarmUnavailableError("no node of the swarm answered a look-up", self._with_accounts(bootstrap))
         if any(outcome.verdict is not Verdict.REACHABLE for outcome in self._dials.outcomes.values()):
             await self._check_ourselves(bootstrap)
             self._ended("self_check")
-        self.redial.learn(self._dials.outcomes, self._paused)
         return Observation(
             bootstrap_peers=bootstrap,
             models=tuple(observed),
             dials=self._dials.outcomes,
-            addresses=await self.dialler.connections(),
+            addresses=await self._addresses(),
             versions=self.dialler.versions,
             refused=Refusals(dict((self._refused + self.guide.refused_subkeys).most_common()), dict(self._examples)),
             unanswered_keys=self._unanswered,
@@ -169,7 +168,7 @@ class Crawl:
             phases=dict(self._phases),
             answered_keys=self._answered,
             undialled=self._dials.left_out,
-            paused=self._paused,
+            refused_addresses=dict(self.guide.refused_addresses),
         )
 
     def _ended(self, phase: str) -> None:
@@ -177,9 +176,23 @@ class Crawl:
         self._phases[phase], self._phase_began = now - self._phase_began, now
         tracing.current().stages({phase: self._phases[phase]})
 
-    async def _join(self) -> tuple[BootstrapPeer, ...]:
-        errors = await self.guide.join(self.bootstrap_peers, self.dial_timeout)
-        peers = tuple(
+    async def _joined(self, joining: asyncio.Task[dict[str, str | None]]) -> None:
+        """Go on as soon as one bootstrap peer has answered: a silent one does not hold the crawl up."""
+        first = awaited(self.guide.has_joined.wait())
+        try:
+            await asyncio.wait({joining, first}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await end(first)
+        if joining.done() and all(error is not None for error in joining.result().values()):
+            raise SwarmUnavailableError("no bootstrap peer answered", self._bootstrap_peers(joining.result()))
+        if (ahead := await self.guide.clock_ahead()) > MAX_CLOCK_AHEAD:
+            raise SwarmUnavailableError(
+                f"this machine's clock is {ahead:.0f} s ahead of the bootstrap peers'",
+                self._bootstrap_peers(await joining),
+            )
+
+    def _bootstrap_peers(self, errors: Mapping[str, str | None]) -> tuple[BootstrapPeer, ...]:
+        return tuple(
             BootstrapPeer(
                 peer_id,
                 tuple(self.bootstrap_peers[peer_id]),
@@ -188,61 +201,108 @@ class Crawl:
             )
             for peer_id, error in errors.items()
         )
-        if all(peer.verdict is Verdict.UNREACHABLE for peer in peers):
-            raise SwarmUnavailableError("no bootstrap peer answered", peers)
-        return peers
+
+    def _with_accounts(self, bootstrap: tuple[BootstrapPeer, ...]) -> tuple[BootstrapPeer, ...]:
+        """Say of each bootstrap peer that was joined what it left open."""
+        return tuple(
+            peer if peer.error else msgspec.structs.replace(peer, error=self.guide.account(peer.peer_id))
+            for peer in bootstrap
+        )
+
+    async def _addresses(self) -> dict[str, tuple[str, ...]]:
+        """Return where each reached server was reached; a circuit is closed by now, and known from its dial."""
+        found = {peer_id: tuple(map(to_text, open_)) for peer_id, open_ in (await self.dialler.connections()).items()}
+        circuits = {peer_id: one.addresses for peer_id, one in self._dials.outcomes.items() if one.relayed}
+        return found | circuits
 
     async def _check_ourselves(self, bootstrap: tuple[BootstrapPeer, ...]) -> None:
         """A node that went deaf midway found silence everywhere: that would be about us, not about the swarm."""
         alive = [peer for peer in bootstrap if peer.verdict is Verdict.REACHABLE]
         heard, reached = await asyncio.gather(
             self.guide.hears(),
-            any_true(self.dialler.reaches(peer.peer_id, peer.addresses) for peer in alive),
+            any_true(self.dialler.reaches(peer.peer_id, map(from_text, peer.addresses)) for peer in alive),
         )
         if not heard or not reached:
             raise SwarmUnavailableError("the crawler's own node lost the swarm during the crawl", bootstrap)
 
     async def _observe_models(self) -> list[ObservedModel]:
-        """Look at the official models and at as many of the announced ones as there is room for, in this order."""
-        official = asyncio.create_task(self._observe(self.official_models))
-        announced = await self._announced_models()
+        """Look at the official models and at as many of the announced ones as there is room for, in this order.
+
+        Those that the first nodes name are looked at while other nodes are still silent.
+        """
+        official = self._begin(self.official_models)
+        first, indexing = await self._first_named()
+        found = [self._begin(first)]
+        announced = await self._announced_models(await indexing)
         before = {model.dht_prefix for model in served_before(self.last)}
-        chosen = first_that_fit([model for model in announced if model.dht_prefix in before])
-        first = asyncio.create_task(self._observe(chosen))
-        others = [model for model in announced if model.dht_prefix not in before]
+        left = [model for model in announced if model not in first]
+        known = first_that_fit([model for model in left if model.dht_prefix in before], beside=first)
+        found.append(self._begin(known))
+        chosen = [*first, *known]
+        others = [model for model in left if model.dht_prefix not in before]
         if len(more := first_that_fit(others, beside=chosen)) < len(others):
             more = first_that_fit(await served_first(others, self._blocks.served), beside=chosen)
         seen = {model.dht_prefix for model in (*chosen, *more)}
         for model in announced:
             if model.dht_prefix not in seen:
                 self._refuse("too_many_models", model.dht_prefix)
-        found = [*await first, *await self._observe(more)]
-        return [*await official, *sorted(found, key=lambda one: standing(one.model))]
+        found.append(self._begin(more))
+        observed = [model for one in found for model in await one]
+        return [*await official, *sorted(observed, key=lambda one: standing(one.model))]
 
-    async def _announced_models(self) -> list[Model]:
+    async def _first_named(self) -> tuple[list[Model], asyncio.Task[dict[str, SubkeyValues | None]]]:
+        """Return the models that the first node names, and the look-up of the index, which goes on.
+
+        A flood waits until the whole index is known, so that it cannot take the room of the others.
+        """
+        early: dict[str, Model] = {}
+        named = asyncio.Event()
+
+        def take(_: str, values: SubkeyValues) -> None:
+            early.update((model.dht_prefix, model) for model in self._announced(values, early=True))
+            named.set()
+
+        indexing = awaited(self.guide.look_up([MODEL_INDEX_KEY], self.lookup_timeout, take))
+        waiting = awaited(named.wait())
+        self._observing += (indexing, waiting)
+        await asyncio.wait({indexing, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        models = sorted(early.values(), key=standing)
+        return (models if fit_early(models) else []), indexing
+
+    def _begin(self, models: Sequence[Model]) -> asyncio.Task[list[ObservedModel]]:
+        task = awaited(self._observe(models))
+        self._observing.append(task)
+        return task
+
+    async def _announced_models(self, found: Mapping[str, SubkeyValues | None]) -> list[Model]:
         """Read the model index; official models are known already."""
-        found = await self.guide.look_up([MODEL_INDEX_KEY], self.lookup_timeout)
         self._answered += len(found)
         if MODEL_INDEX_KEY not in found:
             self._unanswered += 1
             return served_before(self.last)
+        announced: list[Model] = []
+        entries = iter((found[MODEL_INDEX_KEY] or {}).items())
+        while some := dict(islice(entries, ENTRIES_A_TURN)):
+            announced += self._announced(some)
+            await asyncio.sleep(0)
+        return sorted(announced, key=standing)
+
+    def _announced(self, values: SubkeyValues, *, early: bool = False) -> Iterator[Model]:
+        """Return the sound entries of a model index; the others are counted, once: not where they are read `early`."""
         official = {model.dht_prefix for model in self.official_models}
-        announced = []
-        for number, (prefix, packed) in enumerate((found[MODEL_INDEX_KEY] or {}).items()):
-            if number % ENTRIES_A_TURN == 0:
-                await asyncio.sleep(0)
+        for prefix, packed in islice(values.items(), ENTRIES_A_TURN if early else None):
             if prefix in official:
                 continue
             try:
-                announced.append(read_model(prefix, packed, private_swarm=self.private_swarm))
+                yield read_model(prefix, packed, private_swarm=self.private_swarm)
             except RefusedError as error:
-                self._refuse(str(error), f"{MODEL_INDEX_KEY}/{prefix}")
-        return sorted(announced, key=standing)
+                if not early:
+                    self._refuse(str(error), f"{MODEL_INDEX_KEY}/{prefix}")
 
     async def _observe(self, models: Sequence[Model]) -> list[ObservedModel]:
         """Read all blocks of these models, spread over them, so that most servers are known, and dialled, early."""
         observed = {model.dht_prefix: ObservedModel(model, {}) for model in models}
-        async for found, missing in self._blocks.read(spread(models)):
+        async for found, missing in self._blocks.read(spread(models), self._take_early):
             self._answered += len(found)
             self._unanswered += missing
             for place, values in found.items():
@@ -261,14 +321,21 @@ class Crawl:
             self._refuse(str(error), f"{block_key(dht_prefix, block)}/{subkey}")
             return
         announcements.setdefault(peer_id, {})[block] = record
-        if record.state is not PeerState.ONLINE:
-            return
-        if peer_id in self._paused:
-            return
-        if (silence := self.redial.paused(peer_id)) is not None:
-            self._paused[peer_id] = silence
-        else:
+        if record.state is PeerState.ONLINE:
             self._dials.add(peer_id, known=peer_id in self._known, turn=len(announcements))
+
+    def _take_early(self, place: Place, values: SubkeyValues) -> None:
+        """Dial whom the first node names under a block, while others that may know more are still silent."""
+        for subkey, packed in islice(values.items(), ENTRIES_A_TURN):
+            try:
+                peer_id, record = self._records.read(place.dht_prefix, subkey, packed)
+                check_block(record, place.block)
+            except RefusedError:
+                continue  # counted when the block is read
+            if record.state is PeerState.ONLINE:
+                turns = self._early[place.dht_prefix]
+                turns.add(peer_id)
+                self._dials.add(peer_id, known=peer_id in self._known, turn=len(turns))
 
     async def _dial(self, peer_id: str) -> DialOutcome:
         began = time.monotonic()

@@ -110,7 +110,6 @@ class Engine:
                 self.docker, "build", "--network", "host", "--target", target, "--tag", tag,
                 "--file", str(root / "deploy/Dockerfile"),
                 "--secret", f"id=pip_conf,src={configuration}", "--secret", f"id=ca,src={bundle}",
-                "--build-arg", f"TORCH_INDEX={os.environ.get('TORCH_INDEX', '')}",
                 str(root),
                 extra={"DOCKER_BUILDKIT": "1"},
             )  # fmt: skip

@@ -20,7 +20,6 @@ from collections import Counter
 from typing import Any
 
 import msgspec
-from hivemind.utils import MSGPackSerializer
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
@@ -34,6 +33,7 @@ from crawler.reading import RecordReader
 from crawler.records import RefusedError, check_block, read_model
 from crawler.report import build_snapshot
 from crawler.swarm import Observation, ObservedModel
+from shared.p2p.hivemind import MSGPackSerializer
 from shared.p2p.raw_values import RawValues
 from shared.reachability import Cause, DialOutcome, Stage
 from shared.snapshot import BootstrapPeer, Refusals, Snapshot, Verdict, decode, encode

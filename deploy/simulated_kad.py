@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hivemind.p2p import PeerID
-from hivemind.utils.multiaddr import Multiaddr
-
-from shared.p2p.kad_wire import FIND_NODE, varint
+from shared.p2p.hivemind import PeerID
+from shared.p2p.kad_wire import FIND_NODE
+from shared.p2p.multiaddr import from_text, varint
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-def closer_peer(peer_id: str, addresses: Iterable[str]) -> bytes:
+def closer_peer(peer_id: str, addresses: Iterable[str | bytes]) -> bytes:
     """Return a peer and its addresses as an answer names them (field 8)."""
     packed = _field(1, PeerID.from_base58(peer_id).to_bytes())
-    return _field(8, packed + b"".join(_field(2, Multiaddr(address).to_bytes()) for address in addresses))
+    return _field(8, packed + b"".join(_field(2, from_text(one) if isinstance(one, str) else one) for one in addresses))
 
 
 def answer(closer_peers: bytes) -> bytes:

@@ -15,12 +15,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-from hivemind.dht.node import DHTNode
-from hivemind.p2p import P2PContext  # noqa: TC002 - hivemind reads the handler's annotations
-from hivemind.proto import runtime_pb2
-from hivemind.utils import MSGPackSerializer
-
 from shared.p2p import petals_wire
+from shared.p2p.hivemind import (
+    DHTNode,
+    MSGPackSerializer,
+    P2PContext,
+    runtime_pb2,
+)
 from shared.p2p.petals_wire import (
     MODEL_INDEX_KEY,
     ModelInfo,

@@ -13,14 +13,15 @@ from collections import OrderedDict
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
-import msgspec
 import structlog
 
 from reachability_worker.spans import note_outcome
 from shared import tracing
 from shared.p2p.addresses import DialPrivate
-from shared.p2p.dial import dial
-from shared.p2p.node import Dialler, NodeError, SwarmNode, any_true
+from shared.p2p.dial import dial, with_way
+from shared.p2p.multiaddr import from_text
+from shared.p2p.node import Dialler, NodeError, SwarmNode
+from shared.p2p.waiting import any_true
 from shared.reachability import Cause, DialOutcome
 from shared.snapshot import Verdict
 
@@ -127,14 +128,12 @@ class Prober:
         if outcome.cause is Cause.BACKOFF:
             outcome = await self._look_afresh(guide, dialler, peer_id, deadline)
         if outcome.verdict is Verdict.REACHABLE:
-            used = await self._used_addresses(dialler, peer_id)
-            self._in_background(dialler.disconnect(peer_id))
             self._failures.pop(peer_id, None)
-            return msgspec.structs.replace(
-                outcome,
-                addresses=used or outcome.addresses,
-                relayed=all("/p2p-circuit" in address for address in used) if used else None,
-            )
+            if outcome.reached_at is not None:
+                return outcome  # over a relay, which has its circuit back
+            outcome = with_way(outcome, await self._connections(dialler, peer_id))
+            self._in_background(dialler.disconnect(peer_id))
+            return outcome
         if not await self._prove():
             self._set_fit("the self-test failed")
             return DialOutcome.unknown(Cause.NODE_UNFIT, stage=outcome.stage, error=self.unfit_reason)
@@ -165,10 +164,10 @@ class Prober:
         if len(self._failures) > REMEMBERED_FAILURES:
             self._failures.popitem(last=False)
 
-    async def _used_addresses(self, dialler: Dialler, peer_id: str) -> tuple[str, ...]:
+    async def _connections(self, dialler: Dialler, peer_id: str) -> tuple[bytes, ...]:
         try:
             async with asyncio.timeout(1):
-                return (await dialler.connections()).get(peer_id, ())
+                return await dialler.connections_to(peer_id)
         except (TimeoutError, NodeError, OSError, EOFError):
             return ()
 
@@ -191,7 +190,9 @@ class Prober:
             return False
         heard, reached = await asyncio.gather(
             guide.hears(),
-            any_true(dialler.reaches(peer_id, self._bootstrap_peers[peer_id]) for peer_id in self._joined),
+            any_true(
+                dialler.reaches(peer_id, map(from_text, self._bootstrap_peers[peer_id])) for peer_id in self._joined
+            ),
         )
         if heard and reached:
             self._proved_from = started

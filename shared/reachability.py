@@ -5,6 +5,7 @@ Unknown is a value: `Verdict.UNKNOWN` means that nobody could look, and is never
 
 from __future__ import annotations
 
+import ipaddress
 from enum import StrEnum
 
 import msgspec
@@ -54,6 +55,9 @@ class Cause(StrEnum):
     WRONG_PEER = "wrong_peer"
     NOT_LIBP2P = "not_libp2p"
     NO_RELAY_RESERVATION = "no_relay_reservation"
+    RELAY_AWAY = "relay_away"
+    RELAY_REFUSED = "relay_refused"
+    SILENT_BEHIND_RELAY = "silent_behind_relay"
     NOT_DIALABLE = "not_dialable"
     PROTOCOL_MISSING = "protocol_missing"
     HANDLER_FAILED = "handler_failed"
@@ -61,13 +65,25 @@ class Cause(StrEnum):
     # Nobody could look:
     LOOKUP_UNFINISHED = "lookup_unfinished"
     NO_LOCAL_ROUTE = "no_local_route"
+    NAME_NOT_RESOLVED = "name_not_resolved"
+    SAME_NETWORK = "same_network"
+    RELAY_FULL = "relay_full"
     NODE_UNFIT = "node_unfit"
     NO_SLOT = "no_slot"
     EXPIRED = "expired"
 
 
 NOBODY_COULD_LOOK = frozenset(
-    {Cause.LOOKUP_UNFINISHED, Cause.NO_LOCAL_ROUTE, Cause.NODE_UNFIT, Cause.NO_SLOT, Cause.EXPIRED}
+    {
+        Cause.LOOKUP_UNFINISHED,
+        Cause.NO_LOCAL_ROUTE,
+        Cause.NAME_NOT_RESOLVED,
+        Cause.SAME_NETWORK,
+        Cause.RELAY_FULL,
+        Cause.NODE_UNFIT,
+        Cause.NO_SLOT,
+        Cause.EXPIRED,
+    }
 )
 
 _WORDS: dict[Cause, tuple[str, str]] = {
@@ -123,6 +139,24 @@ _WORDS: dict[Cause, tuple[str, str]] = {
         "The peer announces a relay, but has no place on it now.",
         "Wait a few minutes until the server finds a relay again, or open a port and use --public_ip IP --port PORT.",
     ),
+    Cause.RELAY_AWAY: (
+        "The relay that the peer announces does not answer.",
+        (
+            "The server finds another relay by itself within some minutes, or after a restart. Better: forward a port "
+            "and start the server with --public_ip IP --port PORT, so that it needs no relay."
+        ),
+    ),
+    Cause.RELAY_REFUSED: (
+        "The relay that the peer announces refuses to connect to it.",
+        (
+            "Restart the server, so that it looks for another relay, or forward a port and use "
+            "--public_ip IP --port PORT."
+        ),
+    ),
+    Cause.SILENT_BEHIND_RELAY: (
+        "The peer's relay answers, but the peer behind it does not.",
+        "The process may be stopped or overloaded, or has lost its network. Restart the server if it does not recover.",
+    ),
     Cause.NOT_DIALABLE: (
         "The peer announces only addresses that cannot be dialled from here (private or unsupported ones).",
         "Announce a public address: start the server with --public_ip IP --port PORT.",
@@ -141,6 +175,18 @@ _WORDS: dict[Cause, tuple[str, str]] = {
         "This monitor has no route to the peer's kind of address (IPv6, for example).",
         "The peer may well be reachable for others.",
     ),
+    Cause.NAME_NOT_RESOLVED: (
+        "The host name in the peer's address does not resolve here.",
+        "Check the name, or announce an IP address: start the server with --public_ip IP --port PORT.",
+    ),
+    Cause.SAME_NETWORK: (
+        "The peer announces the address of the monitor's own router, which may not let the monitor in from inside.",
+        "Ask from outside this network: another monitor, or a client elsewhere.",
+    ),
+    Cause.RELAY_FULL: (
+        "The peer's relay has no room for another connection at this moment.",
+        "Ask again in a minute; if it stays so, forward a port and use --public_ip IP --port PORT.",
+    ),
     Cause.NODE_UNFIT: ("The monitor's own node is cut off from the swarm.", "Ask again in a minute."),
     Cause.NO_SLOT: ("The monitor is too busy to look in time.", "Ask again in a minute."),
     Cause.EXPIRED: ("The question expired before a worker could take it.", "Ask again in a minute."),
@@ -157,6 +203,37 @@ def advice(cause: Cause) -> str:
     return _WORDS[cause][1]
 
 
+def hints(outcome: DialOutcome, your_ip: str) -> list[str]:
+    """Say what an unreached peer's operator can mend, from what it announces and the address it asks from."""
+    if outcome.verdict is not Verdict.UNREACHABLE or not _is_public(your_ip):
+        return []
+    announced = {ip for ip in map(_direct_ip, outcome.addresses) if ip is not None}
+    public = {ip for ip in announced if _is_public(ip)}
+    mend = f"start the server with --public_ip {your_ip} --port PORT, and forward that port to it"
+    if announced and not public:
+        no_relay = (
+            ""
+            if any("/p2p-circuit" in address for address in outcome.addresses)
+            else (" Without a port, leave automatic relays on (do not pass --no_auto_relay).")
+        )
+        return [f"All addresses that the server announces are private ones: {mend}.{no_relay}"]
+    if public and your_ip not in public:
+        return [f"The server announces {', '.join(sorted(public))}, but asks from {your_ip}: {mend}."]
+    return []
+
+
+def _direct_ip(address: str) -> str | None:
+    _, protocol, host, *_ = (*address.split("/"), "", "", "")
+    return host if protocol in ("ip4", "ip6") and "/p2p-circuit" not in address else None
+
+
+def _is_public(text: str) -> bool:
+    try:
+        return ipaddress.ip_address(text).is_global
+    except ValueError:
+        return False
+
+
 class DialOutcome(msgspec.Struct, frozen=True):
     """What one look at one peer found. Durations are seconds."""
 
@@ -167,7 +244,12 @@ class DialOutcome(msgspec.Struct, frozen=True):
     """The daemon's own words, cleaned and cut."""
     addresses: tuple[str, ...] = ()
     """Multiaddrs that were used, tried or known, without the peer id."""
+    reached_at: str | None = None
+    """The remote address of the connection that worked, for those who ask; a circuit's where it led over a relay."""
     relayed: bool | None = None
+    """Whether the way that worked led over a relay; None where none worked."""
+    relay: str | None = None
+    """Peer id of the relay that the way led over, or that failed."""
     rtt: float | None = None
     """From the start of the connection to its first answer."""
     protocol_ok: bool | None = None

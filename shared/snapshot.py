@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 import msgspec
-import zstandard
+from backports import zstd
 
 SCHEMA_VERSION = 1
 """Raised only when an older reader would misread the document. New fields have defaults instead."""
@@ -74,9 +74,12 @@ class ServerReport(msgspec.Struct, frozen=True, gc=False):
     verdict: Verdict = Verdict.UNKNOWN
     error: str | None = None
     """Why the dial failed; None when it did not or was not made."""
-    dialled_at: float | None = None
-    """When the dial was made that `verdict` is from, where it was not in this crawl: a silent server's, for some
-    minutes (`crawler.redial`)."""
+    relayed: bool | None = None
+    """Whether the crawler reached the server through a relay; None where it did not reach it."""
+    relay: str | None = None
+    """Peer id of that relay, or of the one that failed."""
+    rtt: float | None = None
+    """Seconds from the start of the connection to the moment at which it stood."""
     conflict: str | None = None
     """What the peer itself says against its record, which anyone can write; None where nothing does."""
     public_name: str | None = None
@@ -220,7 +223,7 @@ class _Header(msgspec.Struct):
 
 def encode(snapshot: Snapshot) -> bytes:
     """Return the snapshot as zstd-compressed msgpack."""
-    return zstandard.ZstdCompressor(level=3).compress(_snapshot_encoder.encode(snapshot))
+    return zstd.compress(_snapshot_encoder.encode(snapshot), level=3)
 
 
 def decode(data: bytes) -> Snapshot:
@@ -229,10 +232,13 @@ def decode(data: bytes) -> Snapshot:
     Raises `UnknownSchemaError` for a document of another schema, `ValueError` for what is no snapshot.
     """
     try:
-        document = zstandard.ZstdDecompressor().decompress(data, max_output_size=MAX_ENCODED_BYTES)
+        unpacker = zstd.ZstdDecompressor()
+        document = unpacker.decompress(data, max_length=MAX_ENCODED_BYTES)
+        if not unpacker.eof:
+            raise ValueError(f"not a snapshot: cut short, or longer than {MAX_ENCODED_BYTES} bytes")
         schema = msgspec.msgpack.decode(document, type=_Header).schema
         if schema != SCHEMA_VERSION:
             raise UnknownSchemaError(f"snapshot schema {schema}, this version reads {SCHEMA_VERSION}")
         return _snapshot_decoder.decode(document)
-    except (zstandard.ZstdError, msgspec.MsgspecError) as error:
+    except (zstd.ZstdError, msgspec.MsgspecError) as error:
         raise ValueError(f"not a snapshot: {error}") from error

@@ -101,7 +101,10 @@ def _server_row(server: ServerReport, pings_to_me: dict[str, float | None], show
         "reachability": {
             "verdict": str(server.verdict),
             "error": server.error,
-            "dialled_at": server.dialled_at,
+            "dialled_at": None,  # of each server in each crawl: kept for readers of earlier versions
+            "relayed": server.relayed,
+            "relay": server.relay,
+            "rtt": server.rtt,
         },
         "conflict": server.conflict,
     }

@@ -78,7 +78,8 @@ def _model_lines(model: ModelReport, *, color: bool) -> list[str]:
         if color:
             served = f"\x1b[{_ANSI[server.state]}m{served}\x1b[0m"
         left, right = " " * server.span.start, " " * (model.num_blocks - server.span.end)
-        lines.append(f"{label:<{width}} |{left}{served}{right}|")
+        relayed = " (relayed)" if server.relayed else ""
+        lines.append(f"{label:<{width}} |{left}{served}{right}|{relayed}")
     if not model.servers:
         lines.append("no servers")
     return lines

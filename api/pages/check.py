@@ -80,9 +80,13 @@ def make_result(peer_id: str, view: CheckView) -> Result:
 def _report(answer: Answer, show_addresses: bool) -> Report:
     outcome = answer.outcome
     relayed = {True: "through a relay", False: "directly", None: ""}[outcome.relayed]
+    relay = f"…{text.cut(outcome.relay[-6:])}" if outcome.relay else ""
+    reached_at = text.cut(outcome.reached_at or "", 160) if show_addresses else ""
     served = {True: "yes", False: "not yet: it may be loading blocks", None: ""}[outcome.protocol_ok]
     evidence = (
         ("Connected", relayed),
+        ("At", reached_at),
+        ("Relay", relay),
         ("First answer after", text.milliseconds(outcome.rtt)),
         ("Serves Petals blocks", served),
         ("Cause", "" if outcome.cause is None else outcome.cause.value.replace("_", " ")),

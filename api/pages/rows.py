@@ -95,9 +95,20 @@ def precision(server: ServerReport) -> str:
 
 
 def via(server: ServerReport) -> str:
-    if server.using_relay is None:
+    """How the crawler reached the server; where it did not, how the server announces to be reached."""
+    relayed = server.using_relay if server.relayed is None else server.relayed
+    return {True: "relay", False: "direct", None: ""}[relayed]
+
+
+def way_found(server: ServerReport) -> str:
+    """How the crawler reached the server, and what that costs a client; empty where it did not."""
+    if server.relayed is None or server.rtt is None:
         return ""
-    return "relay" if server.using_relay else "direct"
+    took = f"connected in {text.milliseconds(server.rtt)}"
+    if not server.relayed:
+        return f"directly, {took}"
+    relay = f" …{text.cut(server.relay[-6:])}" if server.relay else ""
+    return f"through the relay{relay}, {took}; each step of a client takes this detour"
 
 
 def percent(part: int, whole: int) -> str:

@@ -42,8 +42,6 @@ class Share:
     facts: tuple[tuple[str, str], ...]
     adapters: tuple[text.Shown, ...]
     verdict: str
-    dialled_at: float | None
-    """Unix seconds of the dial behind the verdict, where it was made in an earlier crawl."""
     pings_to: tuple[Ping, ...]
     pings_from: tuple[Ping, ...]
 
@@ -184,7 +182,8 @@ def _share(model: ModelReport, server: ServerReport) -> Share:
         *((name, f"{text.number(speed)} tok/s" if speed is not None else "") for name, speed in speeds),
         ("Precision", rows.precision(server)),
         ("Attention cache left", f"{cache} tokens a block" if cache else ""),
-        ("Connected", {"relay": "through a relay", "direct": "directly", "": ""}[rows.via(server)]),
+        ("Reached", rows.way_found(server)),
+        ("Announces its way", {True: "through a relay", False: "directly", None: ""}[server.using_relay]),
         ("Petals version", text.cut(server.version or "", 40)),
         ("Announces to be", server.announced.value),
     )
@@ -197,7 +196,6 @@ def _share(model: ModelReport, server: ServerReport) -> Share:
         facts=tuple((name, value) for name, value in facts if value),
         adapters=tuple(text.adapter(name) for name in server.adapters[:50]),
         verdict=rows.verdict_words(server),
-        dialled_at=server.dialled_at,
         pings_to=_pings(model, server.next_pings or {}),
         pings_from=_pings(model, _pings_from(model, server.peer_id)),
     )

@@ -152,9 +152,8 @@ def _report(figures: Any) -> None:
 
 
 async def _sequential(initial_peers: list[str]) -> None:
-    from hivemind.dht.node import DHTNode
-
     from deploy.bench import sequential_crawl
+    from shared.p2p.hivemind import DHTNode
 
     started = time.monotonic()
     node = await DHTNode.create(initial_peers=initial_peers, client_mode=True)
@@ -176,7 +175,6 @@ async def _crawler(initial_peers: list[str], redis_url: str) -> None:
     from crawler.crawl_loop import crawl_once
     from crawler.leader import Leadership
     from crawler.metrics import CrawlerMetrics
-    from crawler.redial import RedialSchedule
     from crawler.report import build_snapshot
     from crawler.settings import CrawlerSettings
     from shared.p2p.node import SwarmNode, allow_many_files
@@ -195,8 +193,7 @@ async def _crawler(initial_peers: list[str], redis_url: str) -> None:
     recorder = Recorder()
     started = time.monotonic()
     guide = await SwarmNode.open()
-    redial = RedialSchedule()
-    snapshot = await crawl_once(settings, guide, recorder, redial=redial)
+    snapshot = await crawl_once(settings, guide, recorder)
     seconds = time.monotonic() - started
     memory = _peak_mb(guide.daemon_pid)
     redis = connect(redis_url, "bench")
@@ -224,7 +221,7 @@ async def _crawler(initial_peers: list[str], redis_url: str) -> None:
     sys.stdin.readline()
     for _ in range(2):
         started = time.monotonic()
-        snapshot = await crawl_once(settings, guide, recorder, last=snapshot, redial=redial)
+        snapshot = await crawl_once(settings, guide, recorder, last=snapshot)
     _report({"steady_seconds": time.monotonic() - started})
     await guide.close()
     await redis.aclose()

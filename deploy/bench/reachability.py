@@ -303,6 +303,7 @@ async def bench_silent_peers(count: int = 1_000) -> dict[str, float]:
     from deploy.simulated_server import Announcement, Model, SimulatedServer
     from reachability_worker.prober import Prober
     from shared.p2p.kad import Search
+    from shared.p2p.multiaddr import from_text
     from shared.p2p.swarm_settings import bootstrap_peers
 
     listener = await asyncio.start_server(_say_nothing, "127.0.0.1", 0, backlog=4096)
@@ -317,7 +318,7 @@ async def bench_silent_peers(count: int = 1_000) -> dict[str, float]:
     guide, dialler = prober._guide, prober._dialler  # noqa: SLF001
     assert guide is not None  # noqa: S101
     assert dialler is not None  # noqa: S101
-    search = guide.search(live.peer_id)
+    search = guide.search(live.peer_id, dialled_from=dialler.peer_id)
     await search.run(lambda _: None)
     place = tuple(search.addresses)
     bare, whole = [], []
@@ -333,8 +334,10 @@ async def bench_silent_peers(count: int = 1_000) -> dict[str, float]:
     silent_ids = {peer_id(n) for n in range(count)}
     genuine = guide.search
 
-    def search_or_silent(peer: str) -> Search:
-        return Search.told(guide, peer, (address,)) if peer in silent_ids else genuine(peer)
+    def search_or_silent(peer: str, *, dialled_from: str) -> Search:
+        if peer in silent_ids:
+            return Search.told(guide, peer, (from_text(address),))
+        return genuine(peer, dialled_from=dialled_from)
 
     guide.search = search_or_silent  # type: ignore[assignment, method-assign]
     hanging = [asyncio.create_task(prober.look(peer, time.monotonic() + 8)) for peer in silent_ids]

@@ -12,16 +12,13 @@ import time
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from hivemind.p2p import PeerID
-from hivemind.p2p.p2p_daemon_bindings.control import P2PDaemonError, P2PHandlerError
-from hivemind.proto import runtime_pb2
-
+from shared.p2p.hivemind import P2PDaemonError, P2PHandlerError, PeerID, runtime_pb2
 from shared.p2p.petals_wire import MODEL_INDEX_KEY, TransformerConnectionHandler, block_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hivemind.dht.node import DHTNode
+    from shared.p2p.hivemind import DHTNode
 
 
 DIALS_AT_ONCE = 128

@@ -21,18 +21,23 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 import uvloop
-from hivemind.dht.node import DHTNode
-from hivemind.dht.routing import DHTID
-from hivemind.dht.storage import DHTLocalStorage, DictionaryDHTValue
-from hivemind.p2p import P2P, PeerID
-from hivemind.utils import MSGPackSerializer
-from hivemind.utils.timed_storage import TimedStorage
 
 from deploy import embedded_redis, synthetic
 from deploy.bench.delaying_proxy import DelayingProxy
 from deploy.simulated_kad import answer, closer_peer
 from deploy.simulated_server import Announcement, Model, TransformerConnectionHandler
+from shared.p2p.hivemind import (
+    DHTID,
+    P2P,
+    DHTLocalStorage,
+    DHTNode,
+    DictionaryDHTValue,
+    MSGPackSerializer,
+    PeerID,
+    TimedStorage,
+)
 from shared.p2p.kad_wire import PROTOCOL, bytes_fields, read_message
+from shared.p2p.multiaddr import from_text
 from shared.p2p.node import Daemon, Dialler
 from shared.p2p.petals_wire import MODEL_INDEX_KEY, ModelInfo, block_key
 
@@ -40,7 +45,7 @@ if TYPE_CHECKING:
     from asyncio import StreamReader, StreamWriter
     from collections.abc import Mapping
 
-    from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
+    from shared.p2p.hivemind import StreamInfo
 
 HUBS = 5
 """DHT nodes: hivemind keeps each record on so many."""
@@ -121,7 +126,7 @@ class Hub:
         return str(self.p2p.peer_id)
 
     async def meet(self, other: Hub) -> None:
-        await Dialler(self.p2p).connect(other.peer_id, [other.address])
+        await Dialler(self.p2p).connect(other.peer_id, [from_text(other.address)])
         await self._protocol.call_ping(other.p2p.peer_id)
 
     async def _serve_find_node(self, _: StreamInfo, reader: StreamReader, writer: StreamWriter) -> None:

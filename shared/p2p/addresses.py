@@ -1,19 +1,28 @@
-"""Which addresses are dialled: in a public swarm none inside our own network, whatever a stranger announces.
+"""This module decides which addresses of a stranger are dialled: in a public swarm none inside our own network.
 
 Anyone can announce any address, and `is_reachable` says what was found there: it would scan private networks
-for the whole Internet, and knock there for whoever asks.
+for the whole Internet, and knock there for whoever asks. What is true of an address is true of a relay's address.
 """
 
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterable, Mapping, Sequence  # noqa: TC003 - the dataclass's annotations
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
+from shared.p2p.multiaddr import (
+    IP4,
+    IP6,
+    NAMES,
+    TCP,
+    Component,
+    MalformedAddressError,
+    components,
+    from_text,
+    split_circuit,
+)
 from shared.p2p.petals_wire import PUBLIC_INITIAL_PEERS
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
 
 _PUBLIC_IPV6 = ipaddress.IPv6Network("2000::/3")
 """What is routed at all. Outside of it lie the forms that hide an IPv4 address, as NAT64's; inside only 6to4's."""
@@ -39,7 +48,7 @@ def of_a_private_network(bootstrap_peers: Mapping[str, Sequence[str]]) -> bool:
     a cluster would be called unreachable.
     """
     return is_private_swarm(bootstrap_peers) and any(
-        not any(map(is_public, addresses)) for addresses in bootstrap_peers.values()
+        not any(is_public(from_text(address)) for address in addresses) for addresses in bootstrap_peers.values()
     )
 
 
@@ -49,19 +58,98 @@ def is_private_swarm(bootstrap_peer_ids: Iterable[str]) -> bool:
     return public.isdisjoint(bootstrap_peer_ids)
 
 
-def anywhere(_address: str) -> bool:
-    """Whether an address may be dialled in a network of the operator's own: any may."""
-    return True
+class Kind(StrEnum):
+    """How an address is dialled, or why it is not."""
+
+    DIRECT = "direct"
+    CIRCUIT = "circuit"
+    """Through one relay."""
+    NAME = "name"
+    """A host name in a public swarm: what it resolves to is dialled, where that is public."""
+
+    MALFORMED = "malformed"
+    """No address, or a circuit that names no relay, several, or its relay's address by a name."""
+    PRIVATE = "private"
+    THROUGH_ITSELF = "through_itself"
+    """The relay is the peer itself: whoever reaches it that way has reached it directly."""
+    THROUGH_US = "through_us"
+    """The relay is a node of this monitor."""
+
+    @property
+    def is_dialled(self) -> bool:
+        return self in (Kind.DIRECT, Kind.CIRCUIT, Kind.NAME)
 
 
-def is_public(address: str) -> bool:
-    """Whether a multiaddr names a public IP address. A host name does not: it may resolve to anything."""
-    _, protocol, host, *_ = (*address.split("/"), "", "", "")
-    if protocol not in ("ip4", "ip6"):
-        return False
+@dataclass(frozen=True, slots=True)
+class AddressRules:
+    """What may be dialled of the addresses that strangers name."""
+
+    dial_private: bool = False
+    """Whether the swarm is in a network of the operator's own: any address may be dialled there."""
+    ours: frozenset[str] = field(default_factory=frozenset)
+    """Peer ids of this monitor's own nodes."""
+
+    def kind(self, peer_id: str, address: bytes) -> Kind:
+        """Return how this address of this peer is dialled, or why it is not. Never raises."""
+        try:
+            parts = components(address)
+            circuit = split_circuit(parts)
+            if circuit is None:
+                return self._host_kind(parts)
+            host = self._host_kind(components(circuit.relay_address))
+        except MalformedAddressError:
+            return Kind.MALFORMED
+        if circuit.relay == peer_id:
+            return Kind.THROUGH_ITSELF
+        if circuit.relay in self.ours:
+            return Kind.THROUGH_US
+        return {Kind.DIRECT: Kind.CIRCUIT, Kind.NAME: Kind.MALFORMED}.get(host, host)
+
+    def _host_kind(self, parts: tuple[Component, ...]) -> Kind:
+        host = parts[0]
+        if host.code in (IP4, IP6):
+            return Kind.DIRECT if self.dial_private or _is_public_ip(host) else Kind.PRIVATE
+        if host.code in NAMES:
+            return Kind.DIRECT if self.dial_private else Kind.NAME
+        return Kind.MALFORMED
+
+
+def is_public(address: bytes) -> bool:
+    """Whether an address names a public IP address. A host name does not: it may resolve to anything."""
     try:
-        ip = ipaddress.ip_address(host)
-    except ValueError:
+        return _is_public_ip(components(address)[0])
+    except MalformedAddressError:
+        return False
+
+
+def host_and_port(address: bytes) -> tuple[str, int] | None:
+    """Return the IP address and the TCP port of an address that is nothing more than these, else None."""
+    try:
+        parts = components(address)
+    except MalformedAddressError:
+        return None
+    if [part.code for part in parts] not in ([IP4, TCP], [IP6, TCP]):
+        return None
+    return str(_ip(parts[0])), int.from_bytes(parts[1].value, "big")
+
+
+def ip_of(address: bytes) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return the IP address that is dialled for an address; a relay's for a circuit, None for a host name."""
+    try:
+        return _ip(components(address)[0])
+    except MalformedAddressError:
+        return None
+
+
+def _ip(host: Component) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    if host.code == IP4:
+        return ipaddress.IPv4Address(host.value)
+    return ipaddress.IPv6Address(host.value) if host.code == IP6 else None
+
+
+def _is_public_ip(host: Component) -> bool:
+    ip = _ip(host)
+    if ip is None:
         return False
     if isinstance(ip, ipaddress.IPv6Address):
         if ip not in _PUBLIC_IPV6:

@@ -1,23 +1,26 @@
-"""Look at one peer, and say as data what was found."""
+"""This module probes one peer, and returns as data what was found."""
 
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from typing import TYPE_CHECKING
 
 import msgspec
 from google.protobuf.message import DecodeError
-from hivemind.p2p.p2p_daemon_bindings.control import P2PDaemonError, P2PHandlerError
-from hivemind.proto import runtime_pb2
 
-from shared.p2p.dial_words import classify, clean
+from shared.p2p.addresses import host_and_port
+from shared.p2p.dial_words import MAX_ADDRESSES, classify, clean, outcome_of
+from shared.p2p.hivemind import P2PDaemonError, P2PHandlerError, runtime_pb2
 from shared.p2p.kad import SEARCH_WITHIN
+from shared.p2p.multiaddr import is_circuit, relay_of, to_text
 from shared.p2p.petals_wire import PeerID, TransformerConnectionHandler
 from shared.p2p.rpc_info import read_version
+from shared.p2p.waiting import any_true
+from shared.p2p.ways import Ways
 from shared.reachability import Cause, DialOutcome, Stage
 from shared.snapshot import Verdict
+from shared.tasks import awaited, end
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 
 KNOCK_TIMEOUT = 0.4
 """Seconds kept of a deadline to see, after a dial that hung, whether the port accepts at all."""
+LIST_TIMEOUT = 1.0
 RPC_INFO_TIMEOUT = 2.0
 """Seconds that a peer which is already connected gets to say that it serves blocks."""
 
@@ -39,32 +43,50 @@ async def dial(
     The `guide` has joined the swarm and says where peers are; the `dialler` dials them there.
 
     `deadline` is in `time.monotonic()` seconds. Reachable means that the peer proved its identity on a new
-    connection and, with `must_serve`, answered a call on it, were it "I lack this protocol". The connection
-    stays open. Never raises for what the peer or the network does.
+    connection and, with `must_serve`, answered a call on it, were it "I lack this protocol". A direct connection
+    stays open, one through a relay is closed. Never raises for what the peer or the network does.
     """
     begun: dict[Stage, float] = {Stage.LOOKUP: time.monotonic()}
-    outcome = await _dial(guide, dialler, peer_id, deadline=deadline, must_serve=must_serve, begun=begun)
+    search = guide.search(peer_id, dialled_from=dialler.peer_id)
+    async with Ways(dialler, peer_id, search.rules) as ways:
+        outcome = await _dial(guide, dialler, search, ways, deadline=deadline, must_serve=must_serve, begun=begun)
+    if outcome.verdict is Verdict.UNREACHABLE and guide.shares_address(search.addresses):
+        # Our router may not let us in from inside, where it lets others in from outside.
+        outcome = msgspec.structs.replace(outcome, verdict=Verdict.UNKNOWN, cause=Cause.SAME_NETWORK)
     ends = [*list(begun.values())[1:], time.monotonic()]
     durations = {str(stage): end - start for (stage, start), end in zip(begun.items(), ends, strict=True)}
     return msgspec.structs.replace(outcome, durations=durations)
 
 
 async def _dial(
-    guide: SwarmNode, dialler: Dialler, peer_id: str, *, deadline: float, must_serve: bool, begun: dict[Stage, float]
+    guide: SwarmNode,
+    dialler: Dialler,
+    search: Search,
+    ways: Ways,
+    *,
+    deadline: float,
+    must_serve: bool,
+    begun: dict[Stage, float],
 ) -> DialOutcome:
     """Do it, and note in `begun` when each stage began."""
-    search = guide.search(peer_id)
+    peer_id = search.peer_id
     try:
         async with asyncio.timeout_at(_loop_time(deadline - KNOCK_TIMEOUT)):
             # An old connection would answer for a peer that is gone: the daemon notices only later.
             await dialler.disconnect(peer_id)
-            failures = await _reach(dialler, peer_id, search, deadline, begun)
+            await _reach(search, ways, deadline)
     except TimeoutError:
-        return await _hung(guide, dialler, search)
+        return await _hung(guide, dialler, search, ways)
     except (OSError, EOFError) as error:
         return _node_failed(error)
-    if failures is not None:
-        return classify(*failures) if failures else _not_located(guide, search)
+    finally:
+        if ways.begun_at is not None:
+            begun[Stage.DIAL] = ways.begun_at
+    if not ways.connected.is_set():
+        if ways.failures:
+            failed = outcome_of(ways.failures)
+            return msgspec.structs.replace(failed, addresses=failed.addresses or known_addresses(search))
+        return _node_failed(ways.error) if ways.error is not None else _not_located(guide, search)
     begun[Stage.PROTOCOL] = time.monotonic()
 
     served = await _ask(dialler, peer_id, min(deadline, time.monotonic() + RPC_INFO_TIMEOUT))
@@ -77,41 +99,55 @@ async def _dial(
         else:
             served = DialOutcome(Verdict.REACHABLE, Stage.PROTOCOL)
     rtt = begun[Stage.PROTOCOL] - begun[Stage.DIAL]
-    return msgspec.structs.replace(served, rtt=rtt, addresses=tuple(search.addresses))
+    served = msgspec.structs.replace(served, rtt=rtt, addresses=known_addresses(search))
+    return await _by_which_way(dialler, peer_id, served) if ways.relays_asked else with_way(served, ())
 
 
-async def _reach(
-    dialler: Dialler, peer_id: str, search: Search, deadline: float, begun: dict[Stage, float]
-) -> list[str] | None:
-    """Dial each address as soon as it is named, while the search goes on: what one node names may be a lie.
+async def _reach(search: Search, ways: Ways, deadline: float) -> None:
+    """Try each address as soon as it is named, while the search goes on: what one node names may be a lie.
 
-    Return None at the first connection, else, when the search is over and all dials have ended, why each failed.
-    Raises `OSError` or `EOFError` where a daemon is gone.
+    Returns at the first connection, else when the search is over and all ways have failed. Raises `OSError` or
+    `EOFError` where a daemon is gone.
     """
-    dials: list[asyncio.Task[None]] = []
 
-    def found(addresses: tuple[str, ...]) -> None:
-        begun.setdefault(Stage.DIAL, time.monotonic())
-        # p2pd dials a peer's further addresses beside those that it is dialling.
-        dials.append(asyncio.create_task(dialler.connect(peer_id, addresses)))
+    async def try_all() -> None:
+        await search.run(ways.add, min(SEARCH_WITHIN, (deadline - time.monotonic()) / 2))
+        await ways.ended()
 
-    patience = min(SEARCH_WITHIN, (deadline - time.monotonic()) / 2)
-    searching = asyncio.create_task(search.run(found, patience))
+    trying = awaited(try_all())
+    connected = awaited(ways.connected.wait())
     try:
-        while running := [task for task in (searching, *dials) if not task.done()]:
-            await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            if any(dial.done() and dial.exception() is None for dial in dials):
-                return None
-        searching.result()
-        failures = [error for dial in dials if (error := dial.exception()) is not None]
-        for error in failures:
-            if not isinstance(error, P2PDaemonError):
-                raise error
-        return [str(error) for error in failures]
+        await asyncio.wait({trying, connected}, return_when=asyncio.FIRST_COMPLETED)
+        if trying.done():
+            trying.result()
     finally:
-        for task in (searching, *dials):
-            task.cancel()
-        await asyncio.gather(searching, *dials, return_exceptions=True)
+        await end(trying, connected)
+
+
+async def _by_which_way(dialler: Dialler, peer_id: str, outcome: DialOutcome) -> DialOutcome:
+    """Add which connection the peer was reached over, while it is still open."""
+    try:
+        async with asyncio.timeout(LIST_TIMEOUT):
+            return with_way(outcome, await dialler.connections_to(peer_id))
+    except (TimeoutError, P2PDaemonError, OSError, EOFError):
+        return outcome
+
+
+def with_way(outcome: DialOutcome, connections: Iterable[bytes]) -> DialOutcome:
+    """Add the addresses of the peer's open connections to a reached peer's outcome: a direct one counts first.
+
+    Where none is known, no relay was asked: the way was direct.
+    """
+    if outcome.verdict is not Verdict.REACHABLE:
+        return outcome
+    used = sorted(connections, key=is_circuit)
+    if not used:
+        return msgspec.structs.replace(outcome, relayed=False)
+    addresses = tuple(map(to_text, used))
+    relay = relay_of(used[0])
+    return msgspec.structs.replace(
+        outcome, addresses=addresses, reached_at=addresses[0], relayed=relay is not None, relay=relay
+    )
 
 
 async def _ask(node: Dialler, peer_id: str, deadline: float) -> DialOutcome | None:
@@ -140,35 +176,40 @@ async def _ask(node: Dialler, peer_id: str, deadline: float) -> DialOutcome | No
 def _not_located(guide: SwarmNode, search: Search) -> DialOutcome:
     """No address: the peer's failure where the swarm's nodes said so, ours where they did not answer."""
     if search.withheld:
-        # A host name may stand for a public address: nobody looked.
-        if any(address.startswith("/dns") for address in search.withheld):
-            return DialOutcome.unknown(Cause.NO_LOCAL_ROUTE, stage=Stage.LOOKUP)
-        return DialOutcome(Verdict.UNREACHABLE, Stage.LOOKUP, Cause.NOT_DIALABLE, addresses=search.withheld)
+        return DialOutcome(Verdict.UNREACHABLE, Stage.LOOKUP, Cause.NOT_DIALABLE, addresses=known_addresses(search))
     if not search.over or not guide.is_alive:
         return DialOutcome.unknown(Cause.LOOKUP_UNFINISHED, stage=Stage.LOOKUP)
     return DialOutcome(Verdict.UNREACHABLE, Stage.LOOKUP, Cause.NO_ADDRESS)
 
 
-async def _hung(guide: SwarmNode, dialler: Dialler, search: Search) -> DialOutcome:
+async def _hung(guide: SwarmNode, dialler: Dialler, search: Search, ways: Ways) -> DialOutcome:
     """Tell a dial that hung, the peer's failure, from our own; and a silent port from a silent process."""
     if not (guide.is_alive and dialler.is_alive):
         return DialOutcome.unknown(Cause.NODE_UNFIT, stage=Stage.DIAL, error="p2pd has ended")
     if not search.over:
         # Others might have named another address.
         return DialOutcome.unknown(Cause.LOOKUP_UNFINISHED, stage=Stage.LOOKUP)
+    if ways.waiting_for_slot:
+        return DialOutcome.unknown(Cause.NO_SLOT, stage=Stage.DIAL)
+    addresses = known_addresses(search)
+    relay = next(iter(ways.relays_asked), None)
+    if relay is not None:
+        cause = Cause.RELAY_AWAY if ways.relays_dialling else Cause.SILENT_BEHIND_RELAY
+        return DialOutcome(Verdict.UNREACHABLE, Stage.DIAL, cause, addresses=addresses, relay=relay)
     if await _accepts_tcp(search.addresses):
-        return DialOutcome(Verdict.UNREACHABLE, Stage.SECURITY, Cause.FROZEN, addresses=tuple(search.addresses))
-    return DialOutcome(Verdict.UNREACHABLE, Stage.DIAL, Cause.TIMEOUT, addresses=tuple(search.addresses))
+        return DialOutcome(Verdict.UNREACHABLE, Stage.SECURITY, Cause.FROZEN, addresses=addresses)
+    return DialOutcome(Verdict.UNREACHABLE, Stage.DIAL, Cause.TIMEOUT, addresses=addresses)
 
 
-_DIRECT_TCP = re.compile(r"/ip[46]/(?P<host>[0-9a-fA-F.:]+)/tcp/(?P<port>\d+)")
+def known_addresses(search: Search) -> tuple[str, ...]:
+    """Return what the swarm knows of the peer's addresses, as text: those that were dialled first."""
+    return tuple(map(to_text, (*search.addresses, *search.withheld)))[:MAX_ADDRESSES]
 
 
-async def _accepts_tcp(addresses: Iterable[str]) -> bool:
+async def _accepts_tcp(addresses: Iterable[bytes]) -> bool:
     """Whether any direct address accepts a TCP connection: the machine is there, the program is not."""
-    places = filter(None, map(_DIRECT_TCP.fullmatch, addresses))
-    tasks = [asyncio.create_task(_knock(place["host"], int(place["port"]))) for place in places]
-    return any(await asyncio.gather(*tasks))
+    places = filter(None, map(host_and_port, addresses))
+    return await any_true(_knock(*place) for place in places)
 
 
 async def _knock(host: str, port: int) -> bool:

@@ -1,12 +1,17 @@
-"""p2pd's words about a dial that failed, as data: they are classified here and nowhere else."""
+"""This module turns p2pd's words about a dial that failed into data: they are classified here and nowhere else."""
 
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
 
 from shared.reachability import NOBODY_COULD_LOOK, Cause, DialOutcome, Stage
 from shared.snapshot import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 MAX_ERROR_CHARS = 300
 MAX_ADDRESSES = 16
@@ -25,7 +30,6 @@ _SIGNS = (
     _Sign("failed to find any peer in table", Stage.LOOKUP, Cause.NODE_UNFIT),
     _Sign("routing: not found", Stage.LOOKUP, Cause.NO_ADDRESS),
     _Sign("peer id mismatch", Stage.SECURITY, Cause.WRONG_PEER),
-    _Sign("NO_RESERVATION", Stage.DIAL, Cause.NO_RELAY_RESERVATION),
     _Sign("negotiate security protocol: context deadline", Stage.SECURITY, Cause.FROZEN),
     _Sign("negotiate security protocol: read tcp", Stage.SECURITY, Cause.RESET),
     _Sign("negotiate security protocol: EOF", Stage.SECURITY, Cause.RESET),
@@ -43,6 +47,20 @@ _SIGNS = (
     _Sign("no good addresses", Stage.DIAL, Cause.NOT_DIALABLE),
     _Sign("no addresses", Stage.DIAL, Cause.NOT_DIALABLE),
     _Sign("dial to self attempted", Stage.DIAL, Cause.NOT_DIALABLE),
+)
+
+# Statuses of a relay that refuses: https://github.com/libp2p/specs/blob/master/relay/circuit-v2.md#status-codes
+_CIRCUIT_SIGNS = (
+    _Sign("dial backoff", Stage.DIAL, Cause.BACKOFF),
+    _Sign("NO_RESERVATION", Stage.DIAL, Cause.NO_RELAY_RESERVATION),
+    _Sign("RESOURCE_LIMIT_EXCEEDED", Stage.DIAL, Cause.RELAY_FULL),
+    _Sign("RESERVATION_REFUSED", Stage.DIAL, Cause.RELAY_REFUSED),
+    _Sign("PERMISSION_DENIED", Stage.DIAL, Cause.RELAY_REFUSED),
+    _Sign("CONNECTION_FAILED", Stage.DIAL, Cause.SILENT_BEHIND_RELAY),
+    _Sign("error opening hop stream", Stage.DIAL, Cause.RELAY_AWAY),
+    _Sign("protocols not supported", Stage.DIAL, Cause.RELAY_REFUSED),
+    _Sign("peer id mismatch", Stage.SECURITY, Cause.WRONG_PEER),
+    _Sign("deadline exceeded", Stage.DIAL, Cause.SILENT_BEHIND_RELAY),
 )
 
 _BACKOFF = _Sign("dial backoff", Stage.DIAL, Cause.BACKOFF)
@@ -65,20 +83,72 @@ def classify(*failures: str) -> DialOutcome:
         sign = _BACKOFF
     else:
         sign = next((sign for sign in _SIGNS if sign.words in words), _Sign("", Stage.DIAL, Cause.OTHER))
+    return msgspec.structs.replace(
+        _outcome(sign, words),
+        addresses=tuple(first)[:MAX_ADDRESSES],
+        protocol_ok=False if sign.cause is Cause.PROTOCOL_MISSING else None,
+    )
+
+
+def classify_circuit(words: str, relay: str, *, relay_away: bool) -> DialOutcome:
+    """Turn the text of a circuit that failed into an outcome; `relay_away` where the relay itself was not reached."""
+    if relay_away:
+        outcome = classify(words)
+        if outcome.cause is not Cause.BACKOFF and outcome.cause not in NOBODY_COULD_LOOK:
+            outcome = _outcome(_Sign("", Stage.DIAL, Cause.RELAY_AWAY), words)
+    else:
+        other = _Sign("", Stage.DIAL, Cause.OTHER)
+        outcome = _outcome(next((sign for sign in _CIRCUIT_SIGNS if sign.words in words), other), words)
+    return msgspec.structs.replace(outcome, relay=relay)
+
+
+class Failure(NamedTuple):
+    """Why one way to a peer failed."""
+
+    words: str
+    """The daemon's."""
+    relay: str | None = None
+    """The relay that the way led over; None for a direct one."""
+    relay_away: bool = False
+    """Whether the relay itself was not reached."""
+    cause: Cause | None = None
+    """What is known without the daemon's words."""
+
+
+_DECISIVE = (Cause.BACKOFF, Cause.RELAY_FULL, Cause.NAME_NOT_RESOLVED)
+"""What was not really tried decides before what was tried and failed."""
+
+
+def outcome_of(failures: Sequence[Failure]) -> DialOutcome:
+    """Return what the failed ways to a peer (at least one) come to.
+
+    A way that nobody could try may be the one that works, so it decides; but for a missing route, as IPv6 has in many
+    places: there the others count. Then a relay's failure tells most: a peer that uses one expects no direct dials.
+    """
+    outcomes = [
+        classify_circuit(one.words, one.relay, relay_away=one.relay_away) for one in failures if one.relay is not None
+    ]
+    outcomes += [_outcome(_Sign("", Stage.LOOKUP, one.cause), one.words) for one in failures if one.cause is not None]
+    if direct := [one.words for one in failures if one.relay is None and one.cause is None]:
+        outcomes.append(classify(*direct))
+
+    def rank(outcome: DialOutcome) -> int:
+        if outcome.cause in _DECISIVE:
+            return 0
+        return 1 if outcome.verdict is Verdict.UNREACHABLE else 2
+
+    words = "; ".join(dict.fromkeys(one.error for one in outcomes if one.error))
+    return msgspec.structs.replace(min(outcomes, key=rank), error=words[:MAX_ERROR_CHARS] or None)
+
+
+def _outcome(sign: _Sign, words: str) -> DialOutcome:
     if sign.cause is Cause.PROTOCOL_MISSING:
         verdict = Verdict.REACHABLE
     elif sign.cause in NOBODY_COULD_LOOK:
         verdict = Verdict.UNKNOWN
     else:
         verdict = Verdict.UNREACHABLE
-    return DialOutcome(
-        verdict,
-        sign.stage,
-        sign.cause,
-        clean(words),
-        addresses=tuple(first)[:MAX_ADDRESSES],
-        protocol_ok=False if sign.cause is Cause.PROTOCOL_MISSING else None,
-    )
+    return DialOutcome(verdict, sign.stage, sign.cause, clean(words))
 
 
 def clean(words: str) -> str:

@@ -20,11 +20,11 @@ from functools import lru_cache
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Self
 
-from hivemind.p2p import PeerID
-from hivemind.p2p.p2p_daemon_bindings.control import P2PDaemonError
-
-from shared.p2p.addresses import anywhere
+from shared.p2p.addresses import AddressRules, Kind
+from shared.p2p.hivemind import P2PDaemonError, PeerID
 from shared.p2p.kad_wire import closer_peers, find_node
+from shared.p2p.multiaddr import is_circuit
+from shared.tasks import awaited, end
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -47,6 +47,9 @@ HEAD_START = 0.3
 """Seconds in which p2pd begins to dial these before the rest comes: it keeps no order among addresses that wait."""
 MAX_DIALLED = 16
 """Addresses of one peer that are dialled, whoever names more."""
+MAX_CIRCUITS = 8
+"""The same for those through relays, of which one answer brings `CIRCUITS_AT_ONCE` to the dial."""
+CIRCUITS_AT_ONCE = 4
 MAX_STEP_ADDRESSES = 4
 """Addresses at which a node on the way is dialled: a stranger named them."""
 
@@ -54,50 +57,49 @@ MAX_STEP_ADDRESSES = 4
 class Search:
     """A search for one peer's addresses, and what the swarm's nodes said of them so far. `run` it once."""
 
-    def __init__(
-        self, node: SwarmNode, peer_id: str, start: Iterable[str], may_dial: Callable[[str], bool] = anywhere
-    ) -> None:
-        self.addresses: list[str] = []
+    def __init__(self, node: SwarmNode, peer_id: str, start: Iterable[str], rules: AddressRules) -> None:
+        self.addresses: list[bytes] = []
         """Those to be dialled, in the order in which they were named."""
-        self.withheld: tuple[str, ...] = ()
-        """Of the peer's addresses, some that `may_dial` denied."""
+        self.withheld: dict[bytes, Kind] = {}
+        """Of the peer's addresses, some that are not dialled, and why."""
         self.over = False
         """Whether everybody was asked who is worth it, and somebody answered: so "no address" can be believed."""
         self._node = node
-        self._peer_id = peer_id
+        self.peer_id = peer_id
         self._target = _place(peer_id)
         self._question = find_node(PeerID.from_base58(peer_id).to_bytes())
-        self._may_dial = may_dial
+        self.rules = rules
         self._start = frozenset(start)
-        self._known: dict[str, tuple[str, ...]] = dict.fromkeys(self._start, ())
+        self._known: dict[str, tuple[bytes, ...]] = dict.fromkeys(self._start, ())
         self._distances = {name: _place(name) ^ self._target for name in self._start}
         self._asked: set[str] = set()
         self._answered: list[int] = []
         """Distances of those who answered."""
-        self._left: list[tuple[str, ...]] = []
+        self._room, self._room_for_circuits = iter(range(MAX_DIALLED)), iter(range(MAX_CIRCUITS))
+        self._left: list[tuple[bytes, ...]] = []
         """Addresses beyond the first few of each answer."""
 
     @classmethod
-    def told(cls, node: SwarmNode, peer_id: str, addresses: Iterable[str]) -> Self:
+    def told(cls, node: SwarmNode, peer_id: str, addresses: Iterable[bytes]) -> Self:
         """A search whose result is known before it is run."""
-        search = cls(node, peer_id, ())
+        search = cls(node, peer_id, (), AddressRules(dial_private=True))
         search._left.append(tuple(addresses))
         search._answered.append(0)
         return search
 
-    async def run(self, found: Callable[[tuple[str, ...]], None], patience: float = SEARCH_WITHIN) -> None:
+    async def run(self, found: Callable[[tuple[bytes, ...]], None], patience: float = SEARCH_WITHIN) -> None:
         """Ask the start peers (connected ones), then towards the peer. Never raises for what nodes do.
 
-        `found` is called with new addresses as soon as a node names any. Addresses that `may_dial` denies are
+        `found` is called with new addresses as soon as a node names any. Addresses that the rules deny are
         neither given nor dialled on the way. `patience` is seconds for the others, once a node has named addresses.
         """
-        asking: dict[asyncio.Task[dict[str, tuple[str, ...]] | None], str] = {}
+        asking: dict[asyncio.Task[dict[str, tuple[bytes, ...]] | None], str] = {}
         ends: float | None = None
         try:
             while ends is None or time.monotonic() < ends:
                 for name in self._next()[: ASKED_AT_ONCE - len(asking)]:
                     self._asked.add(name)
-                    asking[asyncio.create_task(self._ask(name))] = name
+                    asking[awaited(self._ask(name))] = name
                 if not asking:
                     break
                 left = None if ends is None else max(0.0, ends - time.monotonic())
@@ -106,15 +108,14 @@ class Search:
                     name, closer = asking.pop(task), task.result()
                     if closer is not None:
                         self._answered.append(self._distances[name])
-                        self._take(closer.pop(self._peer_id, ()), found)
+                        self._take(closer.pop(self.peer_id, ()), found)
                         self._learn(closer)
                 if self.addresses and ends is None:
                     ends = time.monotonic() + patience
         finally:
-            for task in asking:
-                task.cancel()
+            await end(*asking)
         self.over = bool(self._answered)
-        if self.addresses and any(self._left):
+        if self.addresses and any(map(len, self._left)):
             await asyncio.sleep(HEAD_START)
         # In turns, one of each answer after another: what is cut off is not one node's part.
         turns = chain.from_iterable(zip_longest(*self._left))
@@ -126,42 +127,65 @@ class Search:
         waiting = [
             (name not in self._start, distance, name)
             for name, distance in self._distances.items()
-            if name not in self._asked and (name in self._start or enough is None or distance < enough)
+            if name not in self._asked
+            and (name in self._start or ((enough is None or distance < enough) and name not in self._node.silent))
         ]
         return [name for _, _, name in sorted(waiting)][: max(0, MAX_ASKED - len(self._asked))]
 
-    def _learn(self, closer: Mapping[str, tuple[str, ...]]) -> None:
+    def _learn(self, closer: Mapping[str, tuple[bytes, ...]]) -> None:
         for name, addresses in closer.items():
             if name not in self._known:
                 self._known[name] = addresses
                 self._distances[name] = _place(name) ^ self._target
 
-    def _take(self, named: tuple[str, ...], found: Callable[[tuple[str, ...]], None]) -> None:
-        allowed = tuple(filter(self._may_dial, named))
-        if named and not allowed:
-            self.withheld = named
-        if allowed:
-            self._give(allowed[:DIALLED_AT_ONCE], found)
-            self._left.append(allowed[DIALLED_AT_ONCE:])
+    def _take(self, named: tuple[bytes, ...], found: Callable[[tuple[bytes, ...]], None]) -> None:
+        """Give the first few of each kind to the dial at once; a circuit is one more than these."""
+        kinds = {address: self.rules.kind(self.peer_id, address) for address in named}
+        for address, kind in kinds.items():
+            if not kind.is_dialled and address not in self.withheld and len(self.withheld) < MAX_DIALLED:
+                self.withheld[address] = kind
+                self._node.refused_addresses[kind] += 1
+        circuits = [address for address, kind in kinds.items() if kind is Kind.CIRCUIT]
+        others = [address for address, kind in kinds.items() if kind.is_dialled and kind is not Kind.CIRCUIT]
+        self._give((*others[:DIALLED_AT_ONCE], *circuits[:CIRCUITS_AT_ONCE]), found)
+        self._left.append((*others[DIALLED_AT_ONCE:], *circuits[CIRCUITS_AT_ONCE:]))
 
-    def _give(self, named: Iterable[str], found: Callable[[tuple[str, ...]], None]) -> None:
-        room = MAX_DIALLED - len(self.addresses)
-        new = tuple(address for address in dict.fromkeys(named) if address not in self.addresses)[:room]
+    def _give(self, named: Iterable[bytes], found: Callable[[tuple[bytes, ...]], None]) -> None:
+        new = []
+        for address in dict.fromkeys(named):
+            room = self._room_for_circuits if is_circuit(address) else self._room
+            if address in self.addresses:
+                continue
+            if next(room, None) is None:
+                self._node.refused_addresses["too_many"] += 1
+                continue
+            self.addresses.append(address)
+            new.append(address)
         if new:
-            self.addresses += new
-            found(new)
+            found(tuple(new))
 
-    async def _ask(self, name: str) -> dict[str, tuple[str, ...]] | None:
+    async def _ask(self, name: str) -> dict[str, tuple[bytes, ...]] | None:
         """Ask one node for the peers nearest to the target; None where it does not answer."""
         addresses = self._known[name]
-        if addresses and not (addresses := tuple(filter(self._may_dial, addresses))[:MAX_STEP_ADDRESSES]):
-            return None
+        if addresses:
+            direct = [address for address in addresses if self.rules.kind(name, address) is Kind.DIRECT]
+            addresses = tuple(direct[:MAX_STEP_ADDRESSES])
+            if not addresses:
+                return None
         try:
             async with asyncio.timeout(ASK_TIMEOUT):
                 if addresses:
                     await self._node.connect(name, addresses)
-                return closer_peers(await self._node.kad_streams.ask(name, self._question, keep=name in self._start))
-        except (TimeoutError, P2PDaemonError, OSError, EOFError, ValueError, IndexError):
+                answer = await self._node.kad_streams.ask(name, self._question, keep=name in self._start)
+        except TimeoutError:
+            self._node.silent.add(name)
+            return None
+        except (P2PDaemonError, OSError, EOFError, ValueError):
+            return None
+        self._node.silent.discard(name)
+        try:
+            return closer_peers(answer)
+        except ValueError:
             return None
 
 

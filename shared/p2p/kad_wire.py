@@ -9,8 +9,9 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from hivemind.p2p import PeerID
-from hivemind.utils.multiaddr import Multiaddr
+import base58
+
+from shared.p2p.multiaddr import read_varint, varint
 
 if TYPE_CHECKING:
     import asyncio
@@ -24,34 +25,12 @@ MAX_ADDRESSES = 16
 """Addresses taken of each of them."""
 MAX_ID_BYTES, MAX_ADDRESS_BYTES = 64, 256
 """Longer ones are nobody's. A peer id takes 34 to 42, an address over a relay some 60."""
-MAX_VARINT_BITS = 63
 
 
 def find_node(key: bytes) -> bytes:
     """Return the question for the peers nearest to a key."""
     message = b"\x08" + bytes((FIND_NODE,)) + b"\x12" + varint(len(key)) + key
     return varint(len(message)) + message
-
-
-def varint(number: int) -> bytes:
-    packed = bytearray()
-    while number > 0x7F:  # noqa: PLR2004 - seven bits a byte
-        packed.append(number & 0x7F | 0x80)
-        number >>= 7
-    packed.append(number)
-    return bytes(packed)
-
-
-def _read_varint(data: bytes, place: int) -> tuple[int, int]:
-    number = shift = 0
-    while True:
-        byte = data[place]
-        number |= (byte & 0x7F) << shift
-        place, shift = place + 1, shift + 7
-        if byte < 0x80:  # noqa: PLR2004 - the last byte
-            return number, place
-        if shift > MAX_VARINT_BITS:
-            raise ValueError("varint too long")
 
 
 async def read_message(reader: asyncio.StreamReader) -> bytes:
@@ -73,42 +52,34 @@ async def read_message(reader: asyncio.StreamReader) -> bytes:
 _CLOSER_PEERS, _PEER_ID, _PEER_ADDRESS = 8, 1, 2
 
 
-def closer_peers(message: bytes) -> dict[str, tuple[str, ...]]:
-    """Return the peers that an answer names and their addresses. Raises `ValueError`, `IndexError` for other bytes."""
-    peers: dict[str, tuple[str, ...]] = {}
+def closer_peers(message: bytes) -> dict[str, tuple[bytes, ...]]:
+    """Return the peers that an answer names and their addresses, as they stand there. Raises `ValueError`."""
+    peers: dict[str, tuple[bytes, ...]] = {}
     for field, value in bytes_fields(message):
         if field == _CLOSER_PEERS:
             parts = bytes_fields(value)
             ids = [part for number, part in parts if number == _PEER_ID and len(part) <= MAX_ID_BYTES]
             packed = [part for number, part in parts if number == _PEER_ADDRESS and len(part) <= MAX_ADDRESS_BYTES]
             if ids and len(peers) < MAX_CLOSER_PEERS:
-                peers[_name(ids[0])] = tuple(filter(None, map(_address, packed[:MAX_ADDRESSES])))
+                peers[_name(ids[0])] = tuple(packed[:MAX_ADDRESSES])
     return peers
 
 
 # Nodes of the swarm name each other, and themselves, in nearly every answer.
 @lru_cache(maxsize=4096)
 def _name(peer_id: bytes) -> str:
-    return str(PeerID(peer_id))
-
-
-@lru_cache(maxsize=4096)
-def _address(packed: bytes) -> str | None:
-    try:
-        return str(Multiaddr(packed))
-    except Exception:  # noqa: BLE001 - multiaddr has no common error; the bytes are a stranger's
-        return None
+    return base58.b58encode(peer_id).decode()
 
 
 def bytes_fields(message: bytes) -> list[tuple[int, bytes]]:
-    """Return a protobuf message's length-delimited fields. Raises `ValueError` or `IndexError` for other bytes."""
+    """Return a protobuf message's length-delimited fields. Raises `ValueError` for other bytes."""
     fields, place = [], 0
     while place < len(message):
-        tag, place = _read_varint(message, place)
+        tag, place = read_varint(message, place)
         if tag & 7 == 0:
-            _, place = _read_varint(message, place)
+            _, place = read_varint(message, place)
         elif tag & 7 == 2:  # noqa: PLR2004 - protobuf's wire type "length-delimited"
-            length, place = _read_varint(message, place)
+            length, place = read_varint(message, place)
             if place + length > len(message):
                 raise ValueError("truncated message")
             fields.append((tag >> 3, message[place : place + length]))

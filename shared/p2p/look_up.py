@@ -1,28 +1,40 @@
-"""Read dictionaries of the DHT, and tell "nobody holds this key" from "whoever may hold it did not answer".
+"""This module reads dictionaries of the DHT, and tells "nobody holds this key" from "whoever may hold it is silent".
 
 hivemind calls both "not found". A swarm whose nodes are silent would then look empty, and anyone could make
 it so: the dictionary of a key may be filled until it outgrows libp2p's message limit (4 MiB), and then the
 answer never arrives. hivemind takes the node for dead, and avoids it for all other keys too.
+
+A node's silence is paid for once: whoever waits for it stops when anybody has found it silent, nodes are pinged as
+soon as they are named, and a silent one is left out until it answers a ping again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from hivemind.dht.routing import DHTID
-
+from shared.p2p.hivemind import DHTID
 from shared.p2p.raw_values import RawValues, SubkeyValues
+from shared.p2p.silence import SilentNodes
+from shared.tasks import awaited, end
 
 if TYPE_CHECKING:
-    from collections import Counter
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection, Iterable
 
-    from hivemind.dht.node import DHTNode
-    from hivemind.p2p import PeerID
+    from shared.p2p.hivemind import DHTNode, PeerID
 
-PING_TIMEOUT = 1.0
-"""Seconds that a node which left a question open gets to show that it is there."""
+PINGED_AFTER = 0.3
+"""Seconds that a node has left a request open when it is pinged beside: it may be silent, or its answer too large."""
+SEARCHERS = 8
+"""Nodes that one look-up asks at once, at least: a silent one holds up one of them, not the look-up."""
+SILENT_AFTER = 1.0
+"""Seconds: a ping that fails sooner was not left unanswered, and is tried once more."""
+MAX_PINGED = 64
+"""Nodes that are pinged at once because somebody named them."""
+
+MAX_MET = 10_000
 
 
 class DHTReader:
@@ -36,33 +48,56 @@ class DHTReader:
         """Keys of which some node said whether it holds them."""
         self._lost: set[DHTID] = set()
         """Keys of which a living node could not say it."""
+        self._on_values: dict[DHTID, Callable[[SubkeyValues], None]] = {}
+        self.silent = SilentNodes()
+        self._met: set[PeerID] = set()
+        """Nodes that have answered."""
+        self._pings: dict[PeerID, asyncio.Task[bool]] = {}
+        self.asked: Counter[str] = Counter()
+        """Requests by peer id, and how many of them were answered; the caller may clear both."""
+        self.answered: Counter[str] = Counter()
         dht.protocol.serializer = RawValues(refused)
         dht.protocol.call_find = self._find_each
 
-    async def look_up(self, keys: Collection[str], timeout: float) -> dict[str, SubkeyValues | None]:  # noqa: ASYNC109 - partial answers are kept
+    async def look_up(
+        self,
+        keys: Collection[str],
+        timeout: float,  # noqa: ASYNC109 - partial answers are kept
+        on_values: Callable[[str, SubkeyValues], None] | None = None,
+    ) -> dict[str, SubkeyValues | None]:
         """Read dictionary values, latest first, undecoded: `{key: {subkey: raw bytes}}`.
 
         A key that the DHT does not hold maps to None. A key that did not answer in time is missing from the
-        result: nobody could look. Traverses the DHT once for all keys.
+        result: nobody could look. Traverses the DHT once for all keys. `on_values` is told what each node holds as
+        soon as it answers: part of the result, perhaps not the latest, and long before it where other nodes are silent.
         """
         ids = {DHTID.generate(key): key for key in keys}
+        if on_values is not None:
+            tell = on_values
+            self._on_values |= {key_id: lambda values, key=key: tell(key, values) for key_id, key in ids.items()}
         # return_futures, because one bad key must not cost the others, and there is no deadline inside.
         futures = await self._dht.get_many_by_id(
-            list(ids), sufficient_expiration_time=float("inf"), num_workers=len(ids), return_futures=True
+            list(ids),
+            sufficient_expiration_time=float("inf"),
+            num_workers=max(SEARCHERS, len(ids)),
+            return_futures=True,
         )
-        _, late = await asyncio.wait(futures.values(), timeout=timeout)
-        for future in late:
-            future.cancel()
+        try:
+            await asyncio.wait(futures.values(), timeout=timeout)
+        finally:
+            for key_id, future in futures.items():
+                future.cancel()
+                self._on_values.pop(key_id, None)
         result: dict[str, SubkeyValues | None] = {}
         for key_id, future in futures.items():
-            if future.cancelled() or not future.done() or future.exception() is not None:
+            if future.cancelled() or future.exception() is not None:
                 continue
             found: Any = future.result()
             if found is None:
                 if key_id in self._heard and key_id not in self._lost:
                     result[ids[key_id]] = None
             elif isinstance(found.value, dict):
-                result[ids[key_id]] = {subkey: item.value for subkey, item in found.value.items()}
+                result[ids[key_id]] = _values(found.value)
             else:
                 self._refused["not_a_dictionary"] += 1
                 result[ids[key_id]] = None
@@ -70,9 +105,17 @@ class DHTReader:
         self._lost.difference_update(ids)
         return result
 
+    async def close(self) -> None:
+        """End the pings under way."""
+        await end(*self._pings.values())
+
     async def _find_each(self, peer: PeerID, keys: Collection[DHTID]) -> dict[DHTID, Any] | None:
         """Ask one node for several keys, as hivemind does; where no answer comes and it lives, for one at a time."""
-        found: dict[DHTID, Any] | None = await self._find(peer, keys)
+        if peer in self.silent:
+            self._ping(peer)  # for the next crawl: it may be back
+            return None
+        self.asked[str(peer)] += 1
+        found = await self._find_or_give_up(peer, keys)
         if found is None and await self._lives(peer):
             singly = [None] if len(keys) == 1 else await asyncio.gather(*(self._find(peer, [key]) for key in keys))
             found = {}
@@ -81,12 +124,66 @@ class DHTReader:
                     self._lost.add(key)
                 found |= answer or {key: (None, {})}
             await self._lives(peer)  # enters it into the routing table again, which it lost by not answering
-        self._heard.update((found or {}).keys() - self._lost)
+        if found is None:
+            return None
+        self.answered[str(peer)] += bool(found.keys() - self._lost)
+        self._heard.update(found.keys() - self._lost)
+        for key, (value, nearest) in found.items():
+            self._meet(nearest.values())
+            on_values = self._on_values.get(key)
+            if on_values is not None and value is not None and isinstance(value.value, dict):
+                on_values(_values(value.value))
         return found
 
-    async def _lives(self, peer: PeerID) -> bool:
+    async def _find_or_give_up(self, peer: PeerID, keys: Collection[DHTID]) -> dict[DHTID, Any] | None:
+        """Return the node's answer; None where it gives none, as soon as anybody has found it silent."""
+        finding: asyncio.Task[dict[DHTID, Any] | None] = awaited(self._find(peer, keys))
         try:
-            async with asyncio.timeout(PING_TIMEOUT):
-                return await self._dht.protocol.call_ping(peer) is not None
-        except TimeoutError:
-            return False
+            await asyncio.wait({finding}, timeout=PINGED_AFTER if peer in self._met else 0)
+            while not finding.done():
+                ping = self._ping(peer)
+                await asyncio.wait({finding, ping}, return_when=asyncio.FIRST_COMPLETED)
+                if not finding.done() and not await asyncio.shield(ping):
+                    return None
+                if not finding.done():
+                    await asyncio.wait({finding})
+            return finding.result()
+        finally:
+            finding.cancel()
+
+    async def _lives(self, peer: PeerID) -> bool:
+        return await asyncio.shield(self._ping(peer))
+
+    def _meet(self, peers: Iterable[PeerID]) -> None:
+        """Ping those that were never heard, so that their time-outs run side by side."""
+        for peer in peers:
+            if peer not in self._met and peer not in self.silent and len(self._pings) < MAX_PINGED:
+                self._ping(peer)
+
+    def _ping(self, peer: PeerID) -> asyncio.Task[bool]:
+        """Return the ping of this node that is under way, a new one where none is."""
+        ping = self._pings.get(peer)
+        if ping is None:
+            ping = self._pings[peer] = awaited(self._answers_ping(peer))
+            ping.add_done_callback(lambda _: self._pings.pop(peer, None))
+        return ping
+
+    async def _answers_ping(self, peer: PeerID) -> bool:
+        began = time.monotonic()
+        answered = await self._dht.protocol.call_ping(peer) is not None
+        if not answered and time.monotonic() - began < SILENT_AFTER:
+            # An answer too large for libp2p resets the connection, with all that waits on it.
+            answered = await self._dht.protocol.call_ping(peer) is not None
+        if answered:
+            if len(self._met) >= MAX_MET:
+                self._met.clear()
+            self._met.add(peer)
+            self.silent.discard(peer)
+        else:
+            self._met.discard(peer)
+            self.silent.add(peer)
+        return answered
+
+
+def _values(dictionary: dict[str, Any]) -> SubkeyValues:
+    return {subkey: item.value for subkey, item in dictionary.items()}

@@ -10,29 +10,43 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+import socket
 import time
 from collections import Counter
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING, ClassVar, Self, TypeAlias
 
-from hivemind.dht.node import DHTNode
-from hivemind.p2p import P2P, PeerID
-from hivemind.p2p.p2p_daemon_bindings.control import P2PDaemonError
-from hivemind.p2p.p2p_daemon_bindings.utils import ControlFailure, raise_if_failed, read_pbmsg_safe, write_pbmsg
-from hivemind.proto import dht_pb2, p2pd_pb2
-from hivemind.utils.multiaddr import Multiaddr
-
-from shared.p2p.addresses import DialPrivate, anywhere, is_public
+from shared.p2p.addresses import AddressRules, DialPrivate, ip_of
+from shared.p2p.hivemind import (
+    P2P,
+    ControlFailure,
+    DHTNode,
+    P2PDaemonError,
+    PeerID,
+    dht_pb2,
+    p2pd_pb2,
+    raise_if_failed,
+    read_pbmsg_safe,
+    write_pbmsg,
+)
 from shared.p2p.kad import Search
 from shared.p2p.kad_wire import PROTOCOL as KAD_PROTOCOL
+from shared.p2p.kad_wire import bytes_fields, read_message
 from shared.p2p.kept_streams import KeptStreams
 from shared.p2p.look_up import DHTReader
+from shared.p2p.multiaddr import from_text, is_circuit
+from shared.p2p.silence import SilentNodes
+from shared.p2p.waiting import any_true
+from shared.p2p.ways import Relays
 
 if TYPE_CHECKING:
     from asyncio import StreamReader, StreamWriter
-    from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from shared.p2p.raw_values import SubkeyValues
+
+IPAddress: TypeAlias = IPv4Address | IPv6Address
 
 SWARM_DIALS_AT_ONCE = 4096
 """Dials that p2pd keeps in flight. Its default, 160, makes live peers wait behind silent ones until they look
@@ -41,10 +55,10 @@ dead: with 1,000 silent peers in flight a live one then timed out, with this it 
 DAEMON_START_TIMEOUT = 15.0
 DHT_ANSWER_TIMEOUT = 2.0
 """Seconds that one DHT node gets to answer. A search waits so long for each silent node that it meets."""
-DHT_NODE_AVOIDED = 30.0
-"""Seconds for which searches leave out a node that did not answer; doubled each time that it fails again."""
-SEARCHERS = 8
-"""DHT nodes that one search asks at once: a silent one holds up one of them, not the search."""
+IDENTIFY_PROTOCOL, OBSERVED_ADDRESS = "/ipfs/id/1.0.0", 4
+"""Spec: https://github.com/libp2p/specs/blob/master/identify/README.md, `observedAddr`."""
+PING_PROTOCOL, PING_BYTES = "/ipfs/ping/1.0.0", 32
+"""Spec: https://github.com/libp2p/specs/blob/master/ping/ping.md: the bytes come back as they went."""
 PING_TIMEOUT = 2.0
 
 
@@ -84,6 +98,7 @@ class Dialler:
     def __init__(self, p2p: P2P) -> None:
         self._p2p = p2p
         self.opened_at = time.monotonic()
+        self.relays = Relays(self)
         self.versions: dict[str, str] = {}
         """Petals versions by the peers' own word, of those that this daemon reached and asked."""
 
@@ -131,7 +146,7 @@ class Dialler:
             with suppress(asyncio.CancelledError, asyncio.InvalidStateError):
                 task.exception()
 
-    async def connect(self, peer_id: str, addresses: Iterable[str] = ()) -> None:
+    async def connect(self, peer_id: str, addresses: Iterable[bytes] = ()) -> None:
         """Have the daemon hold a connection to the peer, at the given or formerly known addresses.
 
         Raises `ControlFailure` with the daemon's words, `OSError` where the daemon is gone. Cancel-safe,
@@ -142,7 +157,7 @@ class Dialler:
                 type=p2pd_pb2.Request.CONNECT,
                 connect=p2pd_pb2.ConnectRequest(
                     peer=PeerID.from_base58(peer_id).to_bytes(),
-                    addrs=[Multiaddr(address).to_bytes() for address in addresses],
+                    addrs=list(addresses),
                 ),
             )
         )
@@ -162,14 +177,20 @@ class Dialler:
         response = await self._ask_daemon(p2pd_pb2.Request(type=p2pd_pb2.Request.IDENTIFY))
         return str(PeerID(response.identify.id))
 
-    async def connections(self) -> dict[str, tuple[str, ...]]:
-        """Return the remote multiaddrs of all open connections, by peer id."""
+    async def connections(self) -> dict[str, tuple[bytes, ...]]:
+        """Return the remote addresses of all open connections, by peer id."""
         response = await self._ask_daemon(p2pd_pb2.Request(type=p2pd_pb2.Request.LIST_PEERS))
-        result: dict[str, tuple[str, ...]] = {}
+        result: dict[str, tuple[bytes, ...]] = {}
         for peer in response.peers:
             name = str(PeerID(peer.id))
-            result[name] = (*result.get(name, ()), *(str(Multiaddr(address)) for address in peer.addrs))
+            result[name] = (*result.get(name, ()), *peer.addrs)
         return result
+
+    async def connections_to(self, peer_id: str) -> tuple[bytes, ...]:
+        """Return the remote addresses of the open connections to one peer."""
+        response = await self._ask_daemon(p2pd_pb2.Request(type=p2pd_pb2.Request.LIST_PEERS))
+        packed = PeerID.from_base58(peer_id).to_bytes()
+        return tuple(address for peer in response.peers if peer.id == packed for address in peer.addrs)
 
     async def _ask_daemon(self, request: p2pd_pb2.Request) -> p2pd_pb2.Response:
         """One request on a connection of its own, which is closed also when the caller gives up.
@@ -201,7 +222,21 @@ class Dialler:
             raise
         return response, reader, writer
 
-    async def reaches(self, peer_id: str, addresses: Iterable[str]) -> bool:
+    async def pings(self, peer_id: str, timeout: float = PING_TIMEOUT) -> bool:  # noqa: ASYNC109 - returns whether
+        """Whether a connected peer answers libp2p's ping: an old connection may lead to nobody."""
+        try:
+            async with asyncio.timeout(timeout):
+                reader, writer = await self.open_stream(peer_id, PING_PROTOCOL)
+                try:
+                    writer.write(os.urandom(PING_BYTES))
+                    await writer.drain()
+                    return len(await reader.readexactly(PING_BYTES)) == PING_BYTES
+                finally:
+                    writer.close()
+        except (TimeoutError, P2PDaemonError, OSError, EOFError):
+            return False
+
+    async def reaches(self, peer_id: str, addresses: Iterable[bytes]) -> bool:
         """Whether a new connection to a peer that is known to be there succeeds: tests this node, not the peer."""
         try:
             async with asyncio.timeout(PING_TIMEOUT):
@@ -219,12 +254,20 @@ class SwarmNode(Dialler):
         super().__init__(p2p)
         self._dht = dht
         self._dial_private = dial_private
+        self._private = False
+        self.silent = SilentNodes()
+        """Nodes that did not answer an address search in time."""
+        self.refused_addresses: Counter[str] = Counter()
+        """Addresses of peers that were not dialled, by `Kind` or "too_many"."""
+        self.public_ips: frozenset[IPAddress] = frozenset()
+        """This machine's own public addresses, where it stands behind a NAT, as the bootstrap peers see them."""
         self.refused_subkeys: Counter[str] = Counter()
         """Dictionary entries refused while answers were unpacked, by reason; the caller may clear it."""
         self._reader = DHTReader(dht, self.refused_subkeys)
-        self._bootstrap_peers: dict[str, Sequence[str]] = {}
+        self._bootstrap_peers: dict[str, tuple[bytes, ...]] = {}
         self._joined: tuple[str, ...] = ()
-        self._may_dial: Callable[[str], bool] = is_public
+        self.has_joined = asyncio.Event()
+        """Whether a bootstrap peer has answered `join`, which may still wait for others."""
         self.kad_streams = KeptStreams(self, KAD_PROTOCOL)
 
     @classmethod
@@ -235,7 +278,7 @@ class SwarmNode(Dialler):
             p2p=p2p,
             client_mode=True,
             wait_timeout=DHT_ANSWER_TIMEOUT,
-            blacklist_time=DHT_NODE_AVOIDED,
+            blacklist_time=0,  # DHTReader keeps its own account of silent nodes
             cache_locally=False,
             cache_nearest=0,
             cache_on_store=False,
@@ -246,35 +289,42 @@ class SwarmNode(Dialler):
     async def close(self) -> None:
         """End the DHT client and the daemon."""
         self.kad_streams.close()
+        await self._reader.close()
         with suppress(Exception):
             await self._dht.shutdown()
         await super().close()
 
-    def search(self, peer_id: str) -> Search:
+    def search(self, peer_id: str, *, dialled_from: str) -> Search:
         """Return a search for a peer's addresses, which begins with the bootstrap peers that answered `join`.
 
-        Of the bootstrap peers themselves it is known, and where there is but one, nobody else could tell.
+        `dialled_from` is the peer id of the node that will dial. Of the bootstrap peers themselves it is known, and
+        where there is but one, nobody else could tell.
         """
         if peer_id in self._bootstrap_peers:
             return Search.told(self, peer_id, self._bootstrap_peers[peer_id])
-        return Search(self, peer_id, self._joined, self._may_dial)
+        rules = AddressRules(self._private, frozenset((self.peer_id, dialled_from)))
+        return Search(self, peer_id, self._joined, rules)
 
     async def join(self, bootstrap_peers: Mapping[str, Sequence[str]], timeout: float) -> dict[str, str | None]:  # noqa: ASYNC109 - one for each peer
         """Connect to each bootstrap peer (`{peer_id: addresses}`) and begin look-ups from those that answer.
 
         Return why each one failed, None for the good ones. May be called again at any time: a node whose
-        bootstrap peers were away finds the swarm again by it.
+        bootstrap peers were away finds the swarm again by it. `has_joined` tells when the first one has answered.
         """
-        self._bootstrap_peers = dict(bootstrap_peers)
-        self._may_dial = anywhere if self._dial_private.allows(bootstrap_peers) else is_public
+        self._bootstrap_peers = {
+            peer_id: tuple(map(from_text, addresses)) for peer_id, addresses in bootstrap_peers.items()
+        }
+        self._private = self._dial_private.allows(bootstrap_peers)
+        self._joined = ()
+        self.has_joined.clear()
+        self._reader.asked.clear()
+        self._reader.answered.clear()
         errors = await asyncio.gather(
-            *(self._join_one(peer_id, addresses, timeout) for peer_id, addresses in bootstrap_peers.items())
+            *(self._join_one(peer_id, addresses, timeout) for peer_id, addresses in self._bootstrap_peers.items())
         )
-        result = dict(zip(bootstrap_peers, errors, strict=True))
-        self._joined = tuple(peer_id for peer_id, error in result.items() if error is None)
-        return result
+        return dict(zip(bootstrap_peers, errors, strict=True))
 
-    async def _join_one(self, peer_id: str, addresses: Sequence[str], timeout: float) -> str | None:  # noqa: ASYNC109
+    async def _join_one(self, peer_id: str, addresses: Sequence[bytes], timeout: float) -> str | None:  # noqa: ASYNC109
         try:
             async with asyncio.timeout(timeout):
                 await self.connect(peer_id, addresses)
@@ -287,9 +337,37 @@ class SwarmNode(Dialler):
         if answered is None:
             await self.disconnect(peer_id)
             return "connected, but it does not answer as a hivemind DHT node"
-        self._dht.blacklist.register_success(PeerID.from_base58(peer_id))
+        self._reader.silent.discard(PeerID.from_base58(peer_id))
         await asyncio.sleep(0)  # call_ping enters the peer into the routing table in a task of its own
+        self._joined = (*self._joined, peer_id)
+        self.has_joined.set()
+        await self._learn_own_address(peer_id)
         return None
+
+    async def _learn_own_address(self, peer_id: str) -> None:
+        """Ask a bootstrap peer from which address it sees us: another than this machine's is a NAT's."""
+        try:
+            async with asyncio.timeout(PING_TIMEOUT):
+                reader, writer = await self.open_stream(peer_id, IDENTIFY_PROTOCOL)
+                try:
+                    fields = bytes_fields(await read_message(reader))
+                finally:
+                    writer.close()
+        except (TimeoutError, P2PDaemonError, OSError, EOFError, ValueError):
+            return
+        seen = {ip_of(value) for number, value in fields if number == OBSERVED_ADDRESS}
+        self.public_ips |= {ip for ip in seen if ip is not None and ip.is_global and not is_local(ip)}
+
+    def shares_address(self, addresses: Iterable[bytes]) -> bool:
+        """Whether a direct one of these is at our own NAT: from inside it may not let in whom it lets in outside."""
+        return any(not is_circuit(address) and ip_of(address) in self.public_ips for address in addresses)
+
+    def account(self, peer_id: str) -> str | None:
+        """Say how a bootstrap peer that joined left look-ups unanswered; None where it answered all."""
+        left_open = self._reader.asked[peer_id] - self._reader.answered[peer_id]
+        if not left_open:
+            return None
+        return f"connected, answered the ping, did not answer {left_open} of {self._reader.asked[peer_id]} look-ups"
 
     async def hears(self) -> bool:
         """Whether a bootstrap peer still answers: tells "the swarm is gone" from "our node is deaf or cut off"."""
@@ -319,19 +397,22 @@ class SwarmNode(Dialler):
         skews = await asyncio.gather(*(self.clock_skew(peer_id) for peer_id in self._joined))
         return max(0.0, min((-skew for skew in skews if skew is not None), default=0.0))
 
-    async def look_up(self, keys: Collection[str], timeout: float) -> dict[str, SubkeyValues | None]:  # noqa: ASYNC109 - partial answers are kept
+    async def look_up(
+        self,
+        keys: Collection[str],
+        timeout: float,  # noqa: ASYNC109 - partial answers are kept
+        on_values: Callable[[str, SubkeyValues], None] | None = None,
+    ) -> dict[str, SubkeyValues | None]:
         """Read dictionaries, undecoded: None for a key that nobody holds; one that did not answer is missing."""
-        return await self._reader.look_up(keys, timeout)
+        return await self._reader.look_up(keys, timeout, on_values)
 
 
-async def any_true(questions: Iterable[Coroutine[Any, Any, bool]]) -> bool:
-    """Ask all at once; return True at the first yes, False when all have said no."""
-    tasks = [asyncio.create_task(question) for question in questions]
+def is_local(ip: IPAddress) -> bool:
+    """Whether an address is this machine's own, so that no NAT stands between."""
+    family = socket.AF_INET if ip.version == 4 else socket.AF_INET6  # noqa: PLR2004 - IPv4
     try:
-        for answer in asyncio.as_completed(tasks):
-            if await answer:
-                return True
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((str(ip), 0))
+    except OSError:
         return False
-    finally:
-        for task in tasks:
-            task.cancel()
+    return True

@@ -11,9 +11,8 @@ import math
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgpack
-from hivemind.dht.storage import DictionaryDHTValue
-from hivemind.utils import MSGPackSerializer, get_dht_time
-from hivemind.utils.timed_storage import ValueWithExpiration
+
+from shared.p2p.hivemind import DictionaryDHTValue, MSGPackSerializer, ValueWithExpiration, get_dht_time
 
 if TYPE_CHECKING:
     from collections import Counter

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from hivemind.utils.multiaddr import Multiaddr
 from pydantic import field_validator
 
 from shared.p2p.addresses import DialPrivate, is_private_swarm
+from shared.p2p.hivemind import Multiaddr
 from shared.p2p.petals_wire import PUBLIC_INITIAL_PEERS
 from shared.peer_id import BadPeerIdError, parse_peer_id
 from shared.settings import CommaSeparated, Field, Settings, split_list

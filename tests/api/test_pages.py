@@ -9,7 +9,6 @@ import random
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime
 from html.parser import HTMLParser
 
 import msgspec
@@ -391,17 +390,6 @@ def test_unreachable_server_is_told_why_and_what_to_do(pages, small):
     assert issue.error in page.text
     assert issue.advice in page.text
     assert page.all("a", href=f"/check/{issue.peer_id}")
-
-
-def test_a_verdict_from_an_earlier_crawl_tells_its_time(pages):
-    """A silent server's page says when it was dialled; one that was dialled in this crawl needs no time."""
-    old = made.make_server("silent", 0, 4, state=PeerState.UNREACHABLE, dialled_at=made.NOW - 180)
-    new = made.make_server("refused", 0, 4, state=PeerState.UNREACHABLE)
-    view = made.make_view(made.make_snapshot([made.make_model("m", 4, [old, new])]))
-    page = Page(pages.server(view, old.peer_id) or "")
-    assert "Dialled last" in page.text
-    assert page.all("time", datetime=f"{datetime.fromtimestamp(made.NOW - 180, UTC):%Y-%m-%dT%H:%M:%SZ}")
-    assert "Dialled last" not in Page(pages.server(view, new.peer_id) or "").text
 
 
 def test_addresses_are_shown_only_on_request(pages, small):

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 
-from hivemind.utils import MSGPackSerializer
-
 from crawler import swarm
 from crawler.swarm import Crawl
+from shared.p2p.hivemind import MSGPackSerializer
 from shared.p2p.petals_wire import MODEL_INDEX_KEY, block_key
 from shared.reachability import Cause, DialOutcome, Stage
 from shared.snapshot import Verdict
@@ -32,7 +31,8 @@ class SyntheticSwarm:
         self.looked_up = Counter()
         self.dial_seconds = 0.0
         self.look_up_seconds = 0.0
-        self.refused_subkeys = Counter()
+        self.refused_subkeys, self.refused_addresses = Counter(), Counter()
+        self.has_joined = asyncio.Event()
         self.versions = {}
         self.peer_id = peer_id(10**6)
 
@@ -54,9 +54,10 @@ class SyntheticSwarm:
                 values[peer] = values.pop(peer)
 
     async def join(self, bootstrap_peers, timeout):
+        self.has_joined.set()
         return dict.fromkeys(bootstrap_peers)
 
-    async def look_up(self, keys, timeout):
+    async def look_up(self, keys, timeout, on_values=None):
         self.looked_up.update(list(keys))
         await asyncio.sleep(min(self.look_up_seconds, timeout))
         if self.look_up_seconds >= timeout:
@@ -65,6 +66,9 @@ class SyntheticSwarm:
 
     async def hears(self):
         return True
+
+    def account(self, peer):
+        return "connected, answered the ping, did not answer 1 of 1 look-ups"
 
     async def clock_ahead(self):
         return 0.0

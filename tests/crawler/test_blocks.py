@@ -39,7 +39,7 @@ class Guide:
         self.lose = Counter()
         self.under_way = self.most = 0
 
-    async def look_up(self, keys, timeout):
+    async def look_up(self, keys, timeout, on_values=None):
         self.asked.append(list(keys))
         self.under_way += 1
         self.most = max(self.most, self.under_way)
@@ -116,7 +116,7 @@ async def test_nothing_is_asked_after_the_time_is_over():
 async def test_an_error_reaches_who_reads():
     guide = Guide()
 
-    async def broken(keys, timeout):
+    async def broken(keys, timeout, on_values=None):
         raise RuntimeError("ours")
 
     guide.look_up = broken

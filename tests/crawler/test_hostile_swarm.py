@@ -6,16 +6,13 @@ import time
 
 import msgpack
 import pytest
-from hivemind.dht.routing import DHTID
-from hivemind.p2p import P2PContext
-from hivemind.proto import runtime_pb2
-from hivemind.utils import MSGPackSerializer
 
 from crawler.crawl_loop import crawl_once
 from crawler.settings import CrawlerSettings
 from deploy.simulated_server import Announcement, Model, announce
 from shared.p2p import addresses, petals_wire
 from shared.p2p.dial import dial
+from shared.p2p.hivemind import DHTID, MSGPackSerializer, P2PContext, runtime_pb2
 from shared.p2p.node import Dialler, SwarmNode
 from shared.reachability import Cause, Stage, message
 from shared.snapshot import ModelState, PeerState, Verdict

@@ -4,12 +4,12 @@ import math
 
 import msgpack
 import pytest
-from hivemind.utils import MSGPackSerializer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crawler import records
 from crawler.records import RefusedError, ServerRecord, read_model, read_server
+from shared.p2p.hivemind import MSGPackSerializer
 from shared.snapshot import PeerState
 from tests.fakes import peer_id
 

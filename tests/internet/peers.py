@@ -1,7 +1,7 @@
 """Peers of the Internet in a box: real hivemind nodes, each with its p2pd on a host of its own.
 
-Their Python halves talk to the daemons over Unix sockets, which no network namespace separates; so they share one
-process and spare a thousand seconds of imports.
+Their Python halves talk to the daemons over Unix sockets, which no network namespace separates: so one process can hold
+them all, which a small machine has room for.
 """
 
 from __future__ import annotations
@@ -17,14 +17,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hivemind.dht.node import DHTNode
-from hivemind.p2p import P2P, PeerID
-from hivemind.p2p.p2p_daemon_bindings.utils import read_pbmsg_safe, write_pbmsg
-from hivemind.proto import p2pd_pb2, runtime_pb2
-from hivemind.utils import MSGPackSerializer
-
 from deploy.simulated_server import Announcement, Model, SimulatedServer, TransformerConnectionHandler
 from shared.p2p import petals_wire
+from shared.p2p.hivemind import (
+    P2P,
+    DHTNode,
+    MSGPackSerializer,
+    PeerID,
+    p2pd_pb2,
+    read_pbmsg_safe,
+    runtime_pb2,
+    write_pbmsg,
+)
 from tests.internet.network import PORT
 
 if TYPE_CHECKING:

@@ -10,9 +10,8 @@ import json
 import sys
 import time
 
-from hivemind.dht.node import DHTNode
-
 from deploy.simulated_server import Announcement, Model, TransformerConnectionHandler
+from shared.p2p.hivemind import DHTNode
 from tests.internet.peers import START_TIMEOUT, BoxedP2P, announce, listen
 
 

@@ -13,8 +13,10 @@ import os
 import shlex
 import subprocess
 import sys
+import sysconfig
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from tests.petals_server.processes import Group, free_port
 
@@ -96,6 +98,12 @@ def ask_as_petals(
     output = _run([venv(), HERE / "validate.py", url, peer_id, *options], folder)
     outcome: dict[str, str] = json.loads(output.splitlines()[-1])
     return outcome
+
+
+def call_python_api(first: str, address: str, folder: Path) -> dict[str, Any]:
+    """Return what `fetch_health_state` makes of a swarm, called from a process with torch (python_api.py says how)."""
+    packages = sysconfig.get_path("purelib")
+    return dict(json.loads(_run([venv(), HERE / "python_api.py", first, packages, address], folder).splitlines()[-1]))
 
 
 def _run(command: list[str | Path], folder: Path) -> str:

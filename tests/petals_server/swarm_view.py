@@ -7,10 +7,7 @@ import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from hivemind.p2p import PeerID
-from hivemind.proto import runtime_pb2
-from hivemind.utils import MSGPackSerializer
-
+from shared.p2p.hivemind import MSGPackSerializer, PeerID, runtime_pb2
 from shared.p2p.node import SwarmNode
 from shared.p2p.petals_wire import (
     MODEL_INDEX_KEY,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.petals_server.harness import ask_as_petals
+from tests.petals_server.harness import ask_as_petals, call_python_api
 from tests.petals_server.monitor import CRAWL_PERIOD, NOT_SHOWN, Monitor, running_monitor
 
 if TYPE_CHECKING:
@@ -115,3 +115,15 @@ def test_a_server_that_leaves_is_offline_and_then_gone(monitor: Monitor, start_s
         server.leave()
     monitor.wait_for_server_state(TWELVE, peer_id, "offline", NOT_SHOWN, within=3 * CRAWL_PERIOD + 10)
     monitor.wait_for_server_state(TWELVE, peer_id, NOT_SHOWN, within=EXPIRATION + 3 * CRAWL_PERIOD + 10)
+
+
+@pytest.mark.parametrize("first", ["hivemind", "monitor"])
+def test_the_python_api_works_beside_the_whole_hivemind(
+    server: PetalsServer, bootstrap: Bootstrap, folder: Path, first: str
+) -> None:
+    """A script with torch and a hivemind.DHT gets the state, in either order of imports, and keeps its hivemind."""
+    told = call_python_api(first, bootstrap.address, folder)
+    models = {model["dht_prefix"]: model for model in told["state"]["model_reports"]}
+    assert server.peer_id in [row["peer_id"] for row in models[TINY]["server_rows"]]
+    assert told["one_peer_id"]
+    assert told["whole"]

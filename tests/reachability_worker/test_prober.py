@@ -118,6 +118,7 @@ async def test_waiting_for_a_slot_is_not_failing(swarm):
 async def test_hundreds_of_silent_peers_do_not_make_a_live_one_look_dead(swarm):
     """p2pd's default of 160 dials at once made live peers time out behind silent ones."""
     from shared.p2p.kad import Search
+    from shared.p2p.multiaddr import from_text
 
     over = asyncio.Event()
 
@@ -130,7 +131,13 @@ async def test_hundreds_of_silent_peers_do_not_make_a_live_one_look_dead(swarm):
     live = swarm.start(Announcement(MODEL, 0, 4))
     async with prober_in(swarm) as prober:
         guide, search = prober._guide, prober._guide.search
-        guide.search = lambda peer: search(peer) if peer == live.peer_id else Search.told(guide, peer, (silent,))
+
+        def find(peer, **dialled_from):
+            if peer == live.peer_id:
+                return search(peer, **dialled_from)
+            return Search.told(guide, peer, (from_text(silent),))
+
+        guide.search = find
         hanging = [asyncio.create_task(look(prober, peer_id(n))) for n in range(400)]
         await asyncio.sleep(1)
         for _ in range(3):

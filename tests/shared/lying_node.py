@@ -6,10 +6,8 @@ import asyncio
 import hashlib
 from contextlib import suppress
 
-from hivemind.dht.node import DHTNode
-from hivemind.p2p import PeerID
-
 from deploy.simulated_kad import answer, closer_peer
+from shared.p2p.hivemind import DHTNode, PeerID
 from shared.p2p.kad_wire import PROTOCOL, read_message
 from shared.p2p.node import Daemon
 

@@ -1,8 +1,11 @@
 """Whom a monitor of a public swarm dials: nobody inside its own network."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from shared.p2p.addresses import DialPrivate, is_private_swarm, is_public
+from shared.p2p.addresses import AddressRules, DialPrivate, Kind, is_private_swarm, is_public
+from shared.p2p.multiaddr import from_text
 from shared.p2p.petals_wire import PUBLIC_INITIAL_PEERS
 from shared.p2p.swarm_settings import bootstrap_peers
 from tests.fakes import peer_id
@@ -20,7 +23,8 @@ from tests.fakes import peer_id
 )
 def test_public_addresses_are_dialled(address):
     """Also IPv6, QUIC and relays at them."""
-    assert is_public(address)
+    assert is_public(from_text(address))
+    assert AddressRules().kind(peer_id(9), from_text(address)).is_dialled
 
 
 @pytest.mark.parametrize(
@@ -45,21 +49,50 @@ def test_public_addresses_are_dialled(address):
         "/ip6/::10.0.0.1/tcp/1",
         "/ip6/64:ff9b::a00:1/tcp/1",
         "/ip6/2002:a00:1::1/tcp/1",
-        "/ip6zone/eth0/ip6/fe80::1/tcp/1",
-        "/dns4/localhost/tcp/80",
-        "/dnsaddr/internal.example",
-        "/unix/var/run/docker.sock",
-        "/ip4/0177.0.0.1/tcp/1",
-        "/ip4/8.8.8.8.evil/tcp/1",
-        "/ip4",
-        "/",
-        "",
-        "8.8.8.8",
     ],
 )
-def test_others_are_not(address):
-    """Private, local, multicast and hidden ones, names, sockets, and what is no address."""
-    assert not is_public(address)
+def test_private_addresses_are_not_dialled(address):
+    """Private, local, multicast and hidden ones, and relays at them; in a network of the operator's own they are."""
+    packed = from_text(address)
+    assert not is_public(packed)
+    assert AddressRules().kind(peer_id(9), packed) is Kind.PRIVATE
+    assert AddressRules(dial_private=True).kind(peer_id(9), packed).is_dialled
+
+
+RELAY = f"/ip4/8.8.8.8/tcp/1/p2p/{peer_id(1)}"
+
+
+@pytest.mark.parametrize(
+    ("address", "kind"),
+    [
+        (f"{RELAY}/p2p-circuit", Kind.CIRCUIT),
+        (f"{RELAY}/p2p-circuit/p2p/{peer_id(9)}", Kind.CIRCUIT),
+        (f"/ip4/8.8.8.8/udp/1/quic-v1/p2p/{peer_id(1)}/p2p-circuit", Kind.CIRCUIT),
+        (f"/ip4/8.8.8.8/tcp/1/p2p/{peer_id(9)}/p2p-circuit", Kind.THROUGH_ITSELF),
+        (f"/ip4/8.8.8.8/tcp/1/p2p/{peer_id(7)}/p2p-circuit", Kind.THROUGH_US),
+        (f"{RELAY}/p2p-circuit/p2p/{peer_id(2)}/p2p-circuit", Kind.MALFORMED),
+        (f"{RELAY}/p2p-circuit/ip4/10.0.0.1/tcp/1", Kind.MALFORMED),
+        (f"/p2p/{peer_id(1)}/p2p-circuit", Kind.MALFORMED),
+        ("/ip4/8.8.8.8/tcp/1/p2p-circuit", Kind.MALFORMED),
+        (f"/dns4/relay.example/tcp/1/p2p/{peer_id(1)}/p2p-circuit", Kind.MALFORMED),
+        ("/dns4/localhost/tcp/80", Kind.NAME),
+        ("/dnsaddr/internal.example", Kind.NAME),
+        ("/unix/socket", Kind.MALFORMED),
+        ("/ip6zone/eth0/ip6/fe80::1/tcp/1", Kind.MALFORMED),
+        ("/tcp/1", Kind.MALFORMED),
+    ],
+)
+def test_how_an_address_is_dialled_or_why_not(address, kind):
+    """Through one relay that is another peer; never through a chain, through ourselves, or onwards from a relay."""
+    rules = AddressRules(ours=frozenset([peer_id(7)]))
+    assert rules.kind(peer_id(9), from_text(address)) is kind
+
+
+@given(st.binary(max_size=80))
+def test_bytes_of_strangers_never_raise(packed):
+    """Whatever they are, they are dialled only where a public host stands in front."""
+    kind = AddressRules().kind(peer_id(9), packed)
+    assert kind is not Kind.DIRECT or is_public(packed)
 
 
 def test_a_swarm_is_private_when_none_of_its_bootstrap_peers_is_the_public_ones():

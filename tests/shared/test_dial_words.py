@@ -2,9 +2,10 @@
 
 import pytest
 
-from shared.p2p.dial_words import classify
+from shared.p2p.dial_words import Failure, classify, outcome_of
 from shared.reachability import NOBODY_COULD_LOOK, Cause, Stage, advice, message
 from shared.snapshot import Verdict
+from tests.fakes import peer_id
 
 HOST = "/ip4/192.0.2.1/tcp/1"
 RELAYED = HOST + "/p2p/Q/p2p-circuit"
@@ -29,11 +30,6 @@ def dial_failed(why, address=HOST):
             Cause.WRONG_PEER,
         ),
         (dial_failed(NEGOTIATE + "message did not have trailing newline"), Stage.SECURITY, Cause.NOT_LIBP2P),
-        (
-            dial_failed("error opening relay circuit: NO_RESERVATION (204)", RELAYED),
-            Stage.DIAL,
-            Cause.NO_RELAY_RESERVATION,
-        ),
         (dial_failed("dial tcp4 192.0.2.1:1: connect: no route to host"), Stage.DIAL, Cause.NO_HOST_ROUTE),
         (dial_failed("dial tcp6: connect: network is unreachable"), Stage.DIAL, Cause.NO_LOCAL_ROUTE),
         ("Connect failed. msg=routing: not found", Stage.LOOKUP, Cause.NO_ADDRESS),
@@ -85,3 +81,54 @@ def test_every_cause_has_words_and_advice(cause):
     """Sentences, for people."""
     assert message(cause).endswith(".")
     assert advice(cause).endswith(".")
+
+
+def circuit_failed(why):
+    return dial_failed(why, f"/p2p/{peer_id(1)}/p2p-circuit")
+
+
+@pytest.mark.parametrize(
+    ("why", "relay_away", "cause"),
+    [
+        ("error opening relay circuit: NO_RESERVATION (204)", False, Cause.NO_RELAY_RESERVATION),
+        ("error opening relay circuit: RESOURCE_LIMIT_EXCEEDED (201)", False, Cause.RELAY_FULL),
+        ("error opening relay circuit: PERMISSION_DENIED (202)", False, Cause.RELAY_REFUSED),
+        ("error opening relay circuit: CONNECTION_FAILED (203)", False, Cause.SILENT_BEHIND_RELAY),
+        ("error opening hop stream to relay: failed to dial: connection refused", False, Cause.RELAY_AWAY),
+        ("dial backoff", False, Cause.BACKOFF),
+        ("dial tcp4 192.0.2.1:1: connect: connection refused", True, Cause.RELAY_AWAY),
+        ("dial tcp6: connect: network is unreachable", True, Cause.NO_LOCAL_ROUTE),
+        ("dial backoff", True, Cause.BACKOFF),
+    ],
+)
+def test_a_circuit_fails_for_causes_of_its_own(why, relay_away, cause):
+    """The relay's absence, its refusal, and the silence of the peer behind it are told apart."""
+    outcome = outcome_of([Failure(circuit_failed(why), peer_id(1), relay_away=relay_away)])
+    assert (outcome.cause, outcome.relay) == (cause, peer_id(1))
+    assert outcome.verdict is (Verdict.UNKNOWN if cause in NOBODY_COULD_LOOK else Verdict.UNREACHABLE)
+
+
+DIRECT_REFUSED = Failure(dial_failed("dial tcp4 192.0.2.1:1: connect: connection refused"))
+DIRECT_BACKOFF = Failure(dial_failed("dial backoff"))
+DIRECT_NO_ROUTE = Failure(dial_failed("dial tcp6: connect: network is unreachable"))
+UNRESOLVED = Failure("no address for the name x", cause=Cause.NAME_NOT_RESOLVED)
+NO_RESERVATION = Failure(circuit_failed("error opening relay circuit: NO_RESERVATION (204)"), peer_id(1))
+FULL = Failure(circuit_failed("error opening relay circuit: RESOURCE_LIMIT_EXCEEDED (201)"), peer_id(1))
+
+
+@pytest.mark.parametrize(
+    ("failures", "cause"),
+    [
+        ([DIRECT_REFUSED, NO_RESERVATION], Cause.NO_RELAY_RESERVATION),
+        ([DIRECT_NO_ROUTE, NO_RESERVATION], Cause.NO_RELAY_RESERVATION),
+        ([DIRECT_REFUSED, FULL], Cause.RELAY_FULL),
+        ([NO_RESERVATION, DIRECT_BACKOFF], Cause.BACKOFF),
+        ([DIRECT_REFUSED, UNRESOLVED], Cause.NAME_NOT_RESOLVED),
+        ([DIRECT_NO_ROUTE], Cause.NO_LOCAL_ROUTE),
+    ],
+)
+def test_what_was_not_really_tried_decides_then_the_relay(failures, cause):
+    """A way that nobody could try may be the one that works; but for a route that is missing here."""
+    outcome = outcome_of(failures)
+    assert outcome.cause is cause
+    assert outcome_of(failures[::-1]).cause is cause

@@ -8,6 +8,7 @@ import pytest_asyncio
 from shared.p2p.kad import ASK_TIMEOUT
 from shared.p2p.kad_wire import PROTOCOL, closer_peers, find_node
 from shared.p2p.kept_streams import KEPT, KeptStreams
+from shared.p2p.multiaddr import to_text
 from shared.p2p.node import SwarmNode
 from shared.p2p.swarm_settings import bootstrap_peers
 from tests.fakes import peer_id
@@ -36,9 +37,9 @@ async def guide(node):
 
 
 async def found(guide, number):
-    search = guide.search(peer_id(number))
+    search = guide.search(peer_id(number), dialled_from=guide.peer_id)
     await search.run(lambda _: None)
-    return search.addresses
+    return [to_text(address) for address in search.addresses]
 
 
 @pytest.mark.parametrize("answers_a_stream", [1, 3, 1_000])

@@ -1,0 +1,191 @@
+"""This module connects to one peer by every way that its addresses offer: directly, by a host name, through a relay.
+
+Direct ways go first: a relay is asked when they have failed, or have had `DIRECT_FIRST` seconds. It is dialled as a
+peer of its own, so that its absence is told from the peer's, and then asked for one circuit, whatever number of its
+addresses the peer names. A relay grants 16 circuits to one who asks (p2pd's default), so few are open at a time.
+
+A circuit is what libp2p calls a connection through a relay:
+https://github.com/libp2p/specs/blob/master/relay/circuit-v2.md
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self
+
+import base58
+
+from shared.p2p.addresses import AddressRules, Kind
+from shared.p2p.dial_words import Failure
+from shared.p2p.hivemind import P2PDaemonError
+from shared.p2p.multiaddr import circuit_through, components, split_circuit
+from shared.p2p.names import NotResolvedError, resolve
+from shared.reachability import Cause
+from shared.tasks import awaited, end
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterable
+
+    from shared.p2p.node import Dialler
+
+DIRECT_FIRST = 0.5
+"""Seconds that direct ways get before a relay is asked."""
+CIRCUITS_AT_ONCE = 8
+"""Circuits through one relay that are open at a time."""
+RELAY_CHECK_TIMEOUT = 1.0
+"""Seconds that a relay which is already connected gets to show that it is there."""
+
+
+@dataclass
+class Relays:
+    """The relays that one dialler has asked: each is dialled once for all who need it at a time."""
+
+    dialler: Dialler
+    _dials: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    _circuits: defaultdict[str, asyncio.Semaphore] = field(
+        default_factory=lambda: defaultdict(lambda: asyncio.Semaphore(CIRCUITS_AT_ONCE))
+    )
+
+    def slot(self, relay: str) -> asyncio.Semaphore:
+        """Return what bounds the open circuits through this relay."""
+        return self._circuits[relay]
+
+    async def connect(self, relay: str, addresses: Iterable[bytes]) -> None:
+        """Hold a connection to a relay that answers. Raises as `Dialler.connect`."""
+        dial = self._dials.get(relay)
+        if dial is None:
+            dial = self._dials[relay] = awaited(self._connect(relay, list(addresses)))
+            dial.add_done_callback(lambda _: self._dials.pop(relay, None))
+        await asyncio.shield(dial)
+
+    async def _connect(self, relay: str, addresses: list[bytes]) -> None:
+        await self.dialler.connect(relay, addresses)
+        if not await self.dialler.pings(relay, RELAY_CHECK_TIMEOUT):
+            # An old connection to a relay that is gone, or frozen.
+            await self.dialler.disconnect(relay)
+            await self.dialler.connect(relay, addresses)
+
+
+class Ways:
+    """The ways to one peer, which are tried as they become known. Use as an asynchronous context manager."""
+
+    def __init__(self, dialler: Dialler, peer_id: str, rules: AddressRules) -> None:
+        self.connected = asyncio.Event()
+        self.failures: list[Failure] = []
+        self.error: Exception | None = None
+        """A failure of our own daemon."""
+        self.begun_at: float | None = None
+        """When the first dial began, in monotonic seconds."""
+        self.relays_asked: set[str] = set()
+        self.relays_dialling: set[str] = set()
+        """Relays that have neither answered nor failed."""
+        self.waiting_for_slot = False
+        """Whether a circuit waits for others through the same relay to end."""
+        self._dialler = dialler
+        self._peer_id = peer_id
+        self._rules = rules
+        self._direct: set[asyncio.Task[None]] = set()
+        self._all: set[asyncio.Task[None]] = set()
+        self._relay_addresses: dict[str, list[bytes]] = {}
+        self._slots: list[asyncio.Semaphore] = []
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await end(*self._all)
+        if self._slots:
+            # Gives the circuit back to the relay.
+            with suppress(P2PDaemonError, OSError, EOFError):
+                await self._dialler.disconnect(self._peer_id)
+        for slot in self._slots:
+            slot.release()
+
+    def add(self, addresses: Iterable[bytes]) -> None:
+        """Try these too. Addresses that the rules deny are left out."""
+        if self.begun_at is None:
+            self.begun_at = time.monotonic()
+        kinds: dict[Kind, list[bytes]] = {}
+        for address in addresses:
+            kinds.setdefault(self._rules.kind(self._peer_id, address), []).append(address)
+        for name in kinds.get(Kind.NAME, ()):
+            self._begin(self._resolve_and_connect(name), direct=True)
+        self._add_direct(kinds.get(Kind.DIRECT, ()))
+        self._add_circuits(kinds.get(Kind.CIRCUIT, ()))
+
+    def _add_direct(self, addresses: Iterable[bytes]) -> None:
+        strange = [address for address in addresses if not components(address)[-1].known]
+        if plain := [address for address in addresses if address not in strange]:
+            # p2pd dials a peer's further addresses beside those that it is dialling.
+            self._begin(self._connect(plain), direct=True)
+        for address in strange:
+            # One that p2pd cannot read would spoil the others beside it.
+            self._begin(self._connect((address,)), direct=True)
+
+    def _add_circuits(self, addresses: Iterable[bytes]) -> None:
+        for circuit in filter(None, (split_circuit(components(address)) for address in addresses)):
+            if circuit.relay in self._relay_addresses:
+                self._relay_addresses[circuit.relay].append(circuit.relay_address)
+            else:
+                self._relay_addresses[circuit.relay] = [circuit.relay_address]
+                self._begin(self._connect_through(circuit.relay), direct=False)
+
+    async def ended(self) -> None:
+        """Wait until every way known so far has succeeded or failed."""
+        while running := [task for task in self._all if not task.done()]:
+            await asyncio.wait(running)
+
+    def _begin(self, way: Coroutine[object, object, None], *, direct: bool) -> None:
+        task = awaited(way)
+        self._all.add(task)
+        if direct:
+            self._direct.add(task)
+
+    async def _connect(self, addresses: Iterable[bytes], relay: str | None = None) -> None:
+        try:
+            await self._dialler.connect(self._peer_id, addresses)
+        except P2PDaemonError as error:
+            self.failures.append(Failure(str(error), relay))
+        except (OSError, EOFError) as error:
+            self.error = error
+        else:
+            self.connected.set()
+
+    async def _resolve_and_connect(self, address: bytes) -> None:
+        try:
+            found = await resolve(address, base58.b58decode(self._peer_id))
+        except NotResolvedError as error:
+            self.failures.append(Failure(f"no address for the name {error}", cause=Cause.NAME_NOT_RESOLVED))
+            return
+        allowed = [one for one in found if self._rules.kind(self._peer_id, one) is Kind.DIRECT]
+        if allowed:
+            await self._connect(allowed)
+        else:
+            self.failures.append(Failure("the name stands for a private address", cause=Cause.NOT_DIALABLE))
+
+    async def _connect_through(self, relay: str) -> None:
+        if direct := [task for task in self._direct if not task.done()]:
+            await asyncio.wait(direct, timeout=DIRECT_FIRST)
+        self.relays_asked.add(relay)
+        relays = self._dialler.relays
+        self.relays_dialling.add(relay)
+        try:
+            await relays.connect(relay, self._relay_addresses[relay])
+        except P2PDaemonError as error:
+            self.relays_dialling.discard(relay)
+            self.failures.append(Failure(str(error), relay, relay_away=True))
+            return
+        except (OSError, EOFError) as error:
+            self.error = error
+            return
+        self.relays_dialling.discard(relay)
+        slot = relays.slot(relay)
+        self.waiting_for_slot = True
+        await slot.acquire()
+        self.waiting_for_slot = False
+        self._slots.append(slot)
+        await self._connect((circuit_through(relay),), relay)
