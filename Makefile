@@ -68,6 +68,10 @@ benchmarks: $(DEV_INSTALLED)  ## All of the bench-… targets, written into docs
 bench-crawl: $(DEV_INSTALLED)  ## The crawler against the plain way, on private swarms of 60 to 10,000 servers
 	$(BIN)/python -m deploy.bench.crawl $(ARGS)
 
+.PHONY: bench-silent
+bench-silent: $(DEV_INSTALLED)  ## Crawls and checks where DHT nodes are silent, and of a relayed server (needs namespaces)
+	$(BIN)/python -m deploy.bench.silent_nodes $(or $(ARGS),--relay)
+
 .PHONY: bench-history
 bench-history: $(DEV_INSTALLED)  ## What history costs in Redis
 	$(BIN)/python -m deploy.bench.history

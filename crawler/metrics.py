@@ -55,6 +55,12 @@ class CrawlerMetrics:
         self._refused = Counter(
             "petals_crawler_records_refused", "DHT records refused, by reason.", ["reason"], registry=self.registry
         )
+        self._refused_addresses = Counter(
+            "petals_crawler_addresses_refused",
+            "Addresses of servers that are not dialled, by reason.",
+            ["reason"],
+            registry=self.registry,
+        )
         self._lookups = Counter(
             "petals_crawler_lookups",
             "DHT keys looked up, by whether they answered.",
@@ -108,6 +114,8 @@ class CrawlerMetrics:
             self._phase.labels(phase).observe(seconds)
         self._lookups.labels("answered").inc(observation.answered_keys)
         self._lookups.labels("unanswered").inc(observation.unanswered_keys)
+        for reason, count in observation.refused_addresses.items():
+            self._refused_addresses.labels(reason).inc(count)
         for outcome in observation.dials.values():
             self._dials.labels(outcome.verdict, outcome.stage, outcome.cause or "none").inc()
             if outcome.rtt is not None:

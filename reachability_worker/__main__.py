@@ -88,6 +88,7 @@ def _prober(settings: WorkerSettings, metrics: WorkerMetrics) -> Prober:
         dials_at_once=settings.dials_at_once,
         dial_private=settings.dial_private_addresses,
         on_node_opened=lambda role: metrics.nodes_opened.labels(role).inc(),
+        on_addresses_refused=metrics.addresses_refused,
     )
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from shared.reachability import DialOutcome
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 7.5, 10)
@@ -39,6 +41,12 @@ class WorkerMetrics:
             registry=self.registry,
         ).labels(vantage)
         self.refused = Counter("petals_worker_jobs_refused", "Jobs that are not checks.", registry=self.registry)
+        self._refused_addresses = Counter(
+            "petals_worker_addresses_refused",
+            "Addresses of peers that are not dialled, by reason.",
+            ["reason"],
+            registry=self.registry,
+        )
         self._checks = Counter(
             "petals_worker_checks",
             "Checks by verdict, stage and cause.",
@@ -74,6 +82,10 @@ class WorkerMetrics:
         self._duration.labels(outcome.verdict).observe(seconds)
         for stage, duration in outcome.durations.items():
             self._stages.labels(stage).observe(duration)
+
+    def addresses_refused(self, by_reason: Mapping[str, int]) -> None:
+        for reason, count in by_reason.items():
+            self._refused_addresses.labels(reason).inc(count)
 
     def queued(self, checks: int, oldest_age: float) -> None:
         self._queue.set(checks)

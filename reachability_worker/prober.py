@@ -65,12 +65,14 @@ class Prober:
         dials_at_once: int,
         dial_private: DialPrivate = DialPrivate.AUTO,
         on_node_opened: Callable[[str], None] = lambda _: None,
+        on_addresses_refused: Callable[[Mapping[str, int]], None] = lambda _: None,
     ) -> None:
         self._bootstrap_peers = bootstrap_peers
         self._check_timeout = check_timeout
         self._slots = asyncio.Semaphore(dials_at_once)
         self._dial_private = dial_private
         self._on_node_opened = on_node_opened
+        self._on_addresses_refused = on_addresses_refused
         self._guide: SwarmNode | None = None
         self._dialler: Dialler | None = None
         self._joined: list[str] = []
@@ -151,6 +153,8 @@ class Prober:
     async def _dial(self, guide: SwarmNode, dialler: Dialler, peer_id: str, deadline: float) -> DialOutcome:
         with tracing.span("dial") as span:
             outcome = await dial(guide, dialler, peer_id, deadline=deadline)
+            self._on_addresses_refused(guide.refused_addresses)
+            guide.refused_addresses.clear()
             span.stages(outcome.durations)
             note_outcome(span, outcome)
             return outcome

@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from shared.p2p.hivemind import DHTID
+from shared.p2p.hivemind import DHTID, DictionaryDHTValue
 from shared.p2p.raw_values import RawValues, SubkeyValues
 from shared.p2p.silence import SilentNodes
 from shared.tasks import awaited, end
@@ -116,7 +116,7 @@ class DHTReader:
             return None
         self.asked[str(peer)] += 1
         found = await self._find_or_give_up(peer, keys)
-        if found is None and await self._lives(peer):
+        if found is None and peer not in self.silent and await self._lives(peer):
             singly = [None] if len(keys) == 1 else await asyncio.gather(*(self._find(peer, [key]) for key in keys))
             found = {}
             for key, answer in zip(keys, singly, strict=True):
@@ -131,8 +131,8 @@ class DHTReader:
         for key, (value, nearest) in found.items():
             self._meet(nearest.values())
             on_values = self._on_values.get(key)
-            if on_values is not None and value is not None and isinstance(value.value, dict):
-                on_values(_values(value.value))
+            if on_values is not None and value is not None and isinstance(value.value, DictionaryDHTValue):
+                on_values(_values(value.value.data))
         return found
 
     async def _find_or_give_up(self, peer: PeerID, keys: Collection[DHTID]) -> dict[DHTID, Any] | None:

@@ -10,7 +10,8 @@ import pytest
 import redis as sync_redis
 
 from shared import keys
-from shared.reachability import Cause, DialOutcome
+from shared.reachability import Cause, DialOutcome, Stage
+from shared.snapshot import Verdict
 from tests.api.serving import serve
 from tests.fakes import REACHED, REFUSED, FakeProber, peer_id
 from tests.reachability_worker.simulated_worker import worker_on
@@ -36,6 +37,19 @@ async def test_a_reachable_peer_is_told_what_petals_servers_read(redis_url, clie
     assert document["your_ip"] == "127.0.0.1"
     assert document["vantages"][0]["stage"] == "answered"
     assert answer.headers["access-control-allow-origin"] == "*"
+
+
+async def test_the_way_that_worked_is_named(redis_url, client):
+    """A relayed server learns through which relay it was reached, and at which address."""
+    circuit = f"/ip4/45.1.1.1/tcp/1/p2p/{peer_id(7)}/p2p-circuit"
+    outcome = DialOutcome(
+        Verdict.REACHABLE, Stage.ANSWERED, addresses=(circuit,), reached_at=circuit, relayed=True, relay=peer_id(7)
+    )
+    async with worker_on(redis_url, FakeProber(outcome)):
+        document = (await ask(client, peer_id(1))).json()
+    assert (document["success"], document["relayed"], document["relay"]) == (True, True, peer_id(7))
+    assert document["reached_at"] == circuit
+    assert document["hints"] == []
 
 
 async def test_an_unreachable_peer_is_a_200_with_a_reason(redis_url, client):

@@ -148,3 +148,25 @@ def test_spans_are_those_that_petals_computes(petals_dht, blocks):
     expected = petals_dht.compute_spans(modules, min_state=ServerState.OFFLINE)["peer"]
     span, best = best_span(announced, 12)
     assert (span.start, span.end, best.state.name) == (expected.start, expected.end, expected.state.name)
+
+
+RELAYED = msgspec.structs.replace(REACHED, relayed=True, relay=peer_id(7), rtt=0.03)
+DIRECT = msgspec.structs.replace(REACHED, relayed=False, rtt=0.01)
+
+
+@pytest.mark.parametrize(
+    ("using_relay", "dial", "says"),
+    [
+        (True, RELAYED, None),
+        (False, DIRECT, None),
+        (None, RELAYED, None),
+        (True, DIRECT, "Its record says that it uses a relay, but it was reached directly."),
+        (False, RELAYED, "Its record says that it uses no relay, but it was reached through a relay."),
+    ],
+)
+def test_a_way_found_otherwise_than_announced_is_a_difference(using_relay, dial, says):
+    """And a server that only a relay reaches is online, with the relay named."""
+    snapshot = judge({peer_id(1): announce(0, 20, using_relay=using_relay)}, dials={peer_id(1): dial})
+    (server,) = snapshot.models[0].servers
+    assert (server.state, server.conflict) == (PeerState.ONLINE, says)
+    assert (server.relayed, server.relay, server.rtt) == (dial.relayed, dial.relay, dial.rtt)
