@@ -25,6 +25,7 @@ from tests.internet.names import Names
 from tests.internet.network import Internet, backbone
 from tests.internet.peers import Client, Experience, Server, ServerWithClock
 from tests.internet.situations import NO_SNAPSHOT, NOT_SHOWN, SERVERS, SITUATIONS, Situation, When
+from tests.internet.table import NOBODY_COULD_LOOK
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable
@@ -41,6 +42,9 @@ RESERVATION_AFTER = 168.0
 """Seconds after its start before which no server asks a relay for a place."""
 RESERVATION_WITHIN = 60.0
 """Seconds that it gets after that."""
+ASKED_AGAIN = 2
+RETRY_AFTER = 5.0
+"""How often, and after how many seconds, somebody asks again who was told that nobody could look now (a 503)."""
 EFFECT = 1.0
 """Seconds from a change in the network until all is quiet again."""
 CLOCK_AHEAD = 3600.0
@@ -52,13 +56,13 @@ class Lab:
     def __init__(self, logs: Path) -> None:
         self._logs = logs
         self._slots = asyncio.Semaphore(AT_ONCE)
-        self._identities = 0
         self.internet = Internet()
         self.names = Names()
         self.relays: dict[str, Server] = {}
         self.servers: dict[str, Server] = {}
         self.monitors: dict[str, Monitor] = {}
         self.bootstrap: list[str] = []
+        self.bootstrap6: list[str] = []
         self.monitors_home = self.internet.home("monitors-home")
         self._monitor_hosts = {
             "public": self.internet.host("monitor", ipv6=True),
@@ -83,11 +87,10 @@ class Lab:
         return server
 
     def _made(self, kind: type[Server], host: Host, options: dict[str, Any]) -> Server:
-        self._identities += 1
         client_mode = options.pop("client_mode", False)
         daemon_options = options.pop("daemon_options", {})
-        bootstrap = self.bootstrap if host.has_ip4 else self._bootstrap6
-        identity = Path(f"/run/identity-{self._identities}")
+        bootstrap = self.bootstrap if host.has_ip4 else self.bootstrap6
+        identity = Path(f"/run/{host.name}.key") if options.pop("keeps_identity", False) else None
         return kind(host, bootstrap, identity, client_mode=client_mode, options=options, daemon_options=daemon_options)
 
     async def start(self) -> float:
@@ -96,14 +99,14 @@ class Lab:
         first = self.first_peer = self.peer(self.internet.host("bootstrap-1", ipv6=True))
         await first.start()
         self.bootstrap = [first.address]
-        self._bootstrap6 = [f"/ip6/{first.host.ip6}/tcp/31337/p2p/{first.peer_id}"]
-        others = [self.peer(self.internet.host(f"bootstrap-{n + 1}")) for n in range(1, BOOTSTRAP_PEERS)]
+        others = [self.peer(self.internet.host(f"bootstrap-{n + 1}", ipv6=True)) for n in range(1, BOOTSTRAP_PEERS)]
         relays = {"relay": 0.0, "slow relay": 0.1, "relay that goes": 0.0}
         for name, one_way in relays.items():
-            host = self.internet.host(name.replace(" ", "-"), one_way=one_way)
+            host = self.internet.host(name.replace(" ", "-"), ipv6=True, one_way=one_way)
             self.relays[name] = self.peer(host, force_reachability="public", use_relay=True)
         await self._each(peer.start() for peer in (*others, *self.relays.values()))
-        self.bootstrap = [*self.bootstrap, *(peer.address for peer in others)]
+        self.bootstrap = [peer.address for peer in (first, *others)]
+        self.bootstrap6 = [peer.address6 for peer in (first, *others)]
         self.servers = {name: plan.build(self, name) for name, plan in SERVERS.items()}
         relayed = [server for server in self.servers.values() if "trusted_relays" in server.options]
         await self._each(server.start() for server in relayed)
@@ -182,17 +185,28 @@ class Lab:
         snapshots = dict(zip(monitors, await asyncio.gather(*crawls), strict=True))
         for situation, row in zip(situations, rows, strict=True):
             row["client"]["announced"] = row["peer_id"] in announced
-            say(row={**row, "crawl": shown(snapshots[situation.monitor], row["peer_id"])})
+            row["crawl"] = shown(snapshots[situation.monitor], row["peer_id"])
+        doubtful = [(s, row) for s, row in zip(situations, rows, strict=True) if may_be_strained(s, row)]
+        now = time.time()
+        later = {s.monitor: await self.monitors[s.monitor].snapshot_begun_after(now) for s, _ in doubtful}
+        for situation, row in doubtful:
+            row["crawl"] = {**shown(later[situation.monitor], row["peer_id"]), "tries": 2}
+        for row in rows:
+            say(row=row)
 
     async def _look(self, situation: Situation, client: Client) -> dict[str, Any]:
         peer_id, monitor = self.servers[situation.server].peer_id, self.monitors[situation.monitor]
         experience = await client.call(peer_id)
         check = await monitor.check(peer_id)
-        for tried in range(1, situation.tries):
+        for tried in range(2, situation.tries + 1):
             if not experience.reached:
-                experience = replace(await self._new_client_calls(peer_id), tries=tried + 1)
+                experience = replace(await self._new_client_calls(peer_id), tries=tried)
             if not check.get("success"):
-                check = {**await monitor.check(peer_id, fresh=True), "tries": tried + 1}
+                check = {**await monitor.check(peer_id, fresh=True), "tries": tried}
+        for tried in range(2, ASKED_AGAIN + 2):
+            if check["status"] == NOBODY_COULD_LOOK and not situation.nobody_could_look:
+                await asyncio.sleep(RETRY_AFTER)
+                check = {**await monitor.check(peer_id), "tries": tried}
         return {"situation": situation.name, "peer_id": peer_id, "client": asdict(experience), "check": check}
 
     async def _each(self, work: Iterable[Awaitable[Any]]) -> list[Any]:
@@ -205,6 +219,15 @@ class Lab:
     async def stop(self) -> None:
         """End the monitors, so that they put their things away."""
         await asyncio.gather(*(monitor.stop() for monitor in self.monitors.values()))
+
+
+def may_be_strained(situation: Situation, row: dict[str, Any]) -> bool:
+    """Whether a crawl shows as online, as it announced itself, whom nobody reaches.
+
+    A crawler that finds its machine too busy to trust a time-out says "unknown" for once. The other mistake, a server
+    that is reached and not shown as online, has no such excuse.
+    """
+    return not row["client"]["reached"] and row["crawl"]["state"] == "online" and not situation.nobody_could_look
 
 
 def shown(snapshot: dict[str, Any] | None, peer_id: str) -> dict[str, Any]:

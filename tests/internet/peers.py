@@ -71,7 +71,8 @@ class Server:
 
     host: Host
     bootstrap: Sequence[str]
-    identity: Path
+    identity: Path | None
+    """A file that keeps its peer id when it starts again."""
     announces: tuple[Model, int] | None = None
     """The block that it serves; None: it serves nothing."""
     client_mode: bool = False
@@ -89,7 +90,7 @@ class Server:
         options = {"host_maddrs": listen(), "dht_mode": "client" if self.client_mode else "server", **self.options}
         p2p = await daemon_of(self.host, **self.daemon_options).create(
             self.bootstrap or None,
-            identity_path=str(self.identity),
+            identity_path=None if self.identity is None else str(self.identity),
             check_if_identity_free=False,
             startup_timeout=START_TIMEOUT,
             **options,
@@ -105,8 +106,12 @@ class Server:
     @property
     def address(self) -> str:
         """Its public address with the peer id, for `INITIAL_PEERS`."""
-        place = f"/ip4/{self.host.ip4}" if self.host.has_ip4 else f"/ip6/{self.host.ip6}"
-        return f"{place}/tcp/{PORT}/p2p/{self.peer_id}"
+        return f"/ip4/{self.host.ip4}/tcp/{PORT}/p2p/{self.peer_id}"
+
+    @property
+    def address6(self) -> str:
+        """The same for those that have IPv6 only."""
+        return f"/ip6/{self.host.ip6}/tcp/{PORT}/p2p/{self.peer_id}"
 
     async def announce(self, lifetime: float) -> None:
         """Write its record, through its own node, as every Petals server does, or through the `herald`'s."""
@@ -239,5 +244,7 @@ class Client:
 
 def listen_and_say_nothing(host: Host) -> None:
     """Have another program accept connections on the port, and never say a word."""
-    program = f"import socket, time; door = socket.create_server(('0.0.0.0', {PORT})); time.sleep(1e6)"
+    program = (
+        f"import socket, time; s = socket.socket(socket.AF_INET6); s.bind(('::', {PORT})); s.listen(); time.sleep(1e6)"
+    )
     subprocess.Popen(host.command(sys.executable, "-S", "-c", program))

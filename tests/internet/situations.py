@@ -32,7 +32,7 @@ class When(StrEnum):
 
 
 def public(
-    lab: Lab, name: str, *, ipv4: bool = True, ipv6: bool = False, one_way: float = 0.0, **options: Any
+    lab: Lab, name: str, *, ipv4: bool = True, ipv6: bool = True, one_way: float = 0.0, **options: Any
 ) -> Server:
     """A host with a public address."""
     host = lab.internet.host(name, ipv4=ipv4, ipv6=ipv6, one_way=one_way)
@@ -40,8 +40,8 @@ def public(
 
 
 def ipv6_only(lab: Lab, name: str) -> Server:
-    """A host with an IPv6 address alone. Most DHT nodes cannot call it, so Petals makes its DHT node a client."""
-    server = public(lab, name, ipv4=False, ipv6=True, client_mode=True)
+    """A host with an IPv6 address alone. Not all DHT nodes can call it, so Petals makes its DHT node a client."""
+    server = public(lab, name, ipv4=False, client_mode=True)
     server.herald = lab.first_peer
     return server
 
@@ -207,8 +207,8 @@ SERVERS: dict[str, Plan] = {
     "other-peer": Plan(public, {When.AT_ONCE: another_peer_listens}),
     "unplugged": Plan(public, {When.AT_ONCE: unplugged}),
     "stopped": Plan(public, {When.AT_ONCE: stopped}),
-    "new-port": Plan(public, {When.AT_ONCE: new_port}),
-    "new-address": Plan(public, {When.AT_ONCE: new_address}),
+    "new-port": Plan(partial(public, keeps_identity=True), {When.AT_ONCE: new_port}),
+    "new-address": Plan(partial(public, ipv6=False, keeps_identity=True), {When.AT_ONCE: new_address}),
     "ipv6-only": Plan(ipv6_only),
     "quic-only": Plan(partial(public, host_maddrs=[f"/ip4/0.0.0.0/udp/{PORT}/quic-v1"])),
     "dns4": Plan(named),

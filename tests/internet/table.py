@@ -71,7 +71,7 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
         check, crawl = row["check"], row["crawl"]
         where = ", ".join(filter(None, (check.get("stage"), check.get("cause"))))
         how = " over a relay" if check.get("relayed") else ""
-        state = crawl["state"] if crawl["state"] == NO_SNAPSHOT else f"{crawl['state']} ({crawl['seconds']:.1f} s)"
+        state = crawl["state"] if crawl["state"] == NO_SNAPSHOT else f"{crawl['state']} in {crawl['seconds']:.1f} s"
         lines.append(
             _line(
                 (
@@ -80,7 +80,7 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
                     f"{verdict(row)}{how} in {check['seconds']:.2f} s{_tries(check)}",
                     where,
                     (check.get("advice") or check.get("detail") or ""),
-                    state,
+                    f"{state}{_tries(crawl)}",
                 )
             )
         )
