@@ -38,7 +38,7 @@ test: $(DEV_INSTALLED)  ## All tests but those of the next two
 	$(BIN)/python -m pytest -m "not internet" $(ARGS)
 
 .PHONY: test-internet
-test-internet: $(DEV_INSTALLED)  ## The monitor on an Internet of network namespaces: NATs, relays, firewalls (5 minutes, mostly waiting)
+test-internet: $(DEV_INSTALLED)  ## The monitor behind NATs, relays, firewalls, beside a genuine client (5 minutes, mostly waiting)
 	$(BIN)/python -m pytest tests/internet -m internet $(ARGS)
 
 .PHONY: test-petals
