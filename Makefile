@@ -34,8 +34,12 @@ demo: $(INSTALLED)  ## The same on a private swarm of simulated servers on 127.0
 	$(BIN)/python -m deploy.run_local --demo $(ARGS)
 
 .PHONY: test
-test: $(DEV_INSTALLED)  ## All tests
-	$(BIN)/python -m pytest $(ARGS)
+test: $(DEV_INSTALLED)  ## All tests but those of the next two
+	$(BIN)/python -m pytest -m "not internet" $(ARGS)
+
+.PHONY: test-internet
+test-internet: $(DEV_INSTALLED)  ## The monitor behind NATs, relays, firewalls, beside a genuine client (5 minutes, mostly waiting)
+	$(BIN)/python -m pytest tests/internet -m internet $(ARGS)
 
 .PHONY: test-petals
 test-petals: $(DEV_INSTALLED)  ## The monitor against a genuine Petals server (builds .venv-petals, 1.6 GB, once)
