@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploy.simulated_server import Announcement, Model, SimulatedServer, TransformerConnectionHandler
-from shared.p2p import petals_wire
+from shared.p2p import petals
 from shared.p2p.hivemind import (
     P2P,
     DHTNode,
@@ -176,10 +176,10 @@ def wrong_clock(ahead: float) -> dict[str, str]:
 async def announce(node: DHTNode, peer_id: str, announcement: Announcement, expires: float) -> None:
     """Write a server's records through a node."""
     model = announcement.model
-    index = petals_wire.ModelInfo(num_blocks=model.num_blocks, repository=model.repository).to_dict()
-    keys = [petals_wire.block_key(model.dht_prefix, block) for block in range(announcement.start, announcement.end)]
+    index = petals.ModelInfo(num_blocks=model.num_blocks, repository=model.repository).to_dict()
+    keys = [petals.block_key(model.dht_prefix, block) for block in range(announcement.start, announcement.end)]
     await asyncio.gather(
-        node.store(petals_wire.MODEL_INDEX_KEY, index, expires, subkey=model.dht_prefix),
+        node.store(petals.MODEL_INDEX_KEY, index, expires, subkey=model.dht_prefix),
         *(node.store(key, announcement.to_tuple(), expires, subkey=peer_id) for key in keys),
     )
 
@@ -209,13 +209,13 @@ class Client:
 
     async def announced(self, model: Model) -> set[str]:
         """Return the ids of the servers whose records it finds in the DHT."""
-        keys = [petals_wire.block_key(model.dht_prefix, block) for block in range(model.num_blocks)]
+        keys = [petals.block_key(model.dht_prefix, block) for block in range(model.num_blocks)]
         found = await self._dht.get_many(keys, sufficient_expiration_time=math.inf)
         return {str(peer_id) for record in found.values() if record is not None for peer_id in record.value}
 
     async def call(self, peer_id: str) -> Experience:
         """Call `rpc_info`: the first thing that a Petals client does with a server."""
-        stub = petals_wire.TransformerConnectionHandler.get_stub(self._p2p, PeerID.from_base58(peer_id))
+        stub = petals.TransformerConnectionHandler.get_stub(self._p2p, PeerID.from_base58(peer_id))
         started = time.monotonic()
         try:
             async with asyncio.timeout(CALL_TIMEOUT):
