@@ -33,17 +33,37 @@ run: $(INSTALLED)  ## Run the monitor on this machine: Redis, crawler, workers, 
 demo: $(INSTALLED)  ## The same on a private swarm of simulated servers on 127.0.0.1
 	$(BIN)/python -m deploy.run_local --demo $(ARGS)
 
+# Most tests wait most of the time: more of them at once than there are cores. `-p no:randomly` keeps the written order.
+AT_ONCE ?= 6
+PARALLEL := -n $(AT_ONCE) --dist loadgroup
 .PHONY: test
-test: $(DEV_INSTALLED)  ## All tests but those of the next two
-	$(BIN)/python -m pytest -m "not internet" $(ARGS)
+test: $(DEV_INSTALLED)  ## All tests but those of the next two, in parallel and in random order (ARGS, AT_ONCE)
+	$(BIN)/python -m pytest $(PARALLEL) -m "not petals_server and not internet" $(ARGS)
 
 .PHONY: test-internet
 test-internet: $(DEV_INSTALLED)  ## The monitor behind NATs, relays, firewalls, beside a genuine client (5 minutes, mostly waiting)
 	$(BIN)/python -m pytest tests/internet -m internet $(ARGS)
 
+.PHONY: test-fast
+test-fast: $(DEV_INSTALLED)  ## Those that start no process and use no network: half a minute
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m fast $(ARGS)
+
+.PHONY: watch
+watch: $(DEV_INSTALLED)  ## The fast tests again after each change, those that failed first (ARGS: a folder, -k …)
+	$(BIN)/watchfiles --filter python "$(BIN)/python -m pytest -q -m fast --failed-first $(ARGS)" .
+
+.PHONY: petals-env
+petals-env:  ## The genuine server's environment (.venv-petals, 1.6 GB), where it is not there yet
+	TORCH_PIP_ARGS="$(TORCH_PIP_ARGS)" $(PYTHON) -m tests.petals_server.environment
+
 .PHONY: test-petals
-test-petals: $(DEV_INSTALLED)  ## The monitor against a genuine Petals server (builds .venv-petals, 1.6 GB, once)
-	PETALS_SERVER_TESTS=1 TORCH_PIP_ARGS="$(TORCH_PIP_ARGS)" $(BIN)/python -m pytest tests/petals_server -m petals_server $(ARGS)
+test-petals: $(DEV_INSTALLED)  ## The monitor against genuine Petals servers (builds .venv-petals, 1.6 GB, once)
+	PETALS_SERVER_TESTS=1 TORCH_PIP_ARGS="$(TORCH_PIP_ARGS)" $(BIN)/python -m pytest tests/petals_server $(ARGS)
+
+.PHONY: mutate
+mutate: $(DEV_INSTALLED)  ## Do the tests bite? Mutates what decides, in Python and in Lua (MUTATE_SECONDS: a sample)
+	$(BIN)/python -m tests.mutation.lua $(if $(MUTATE_SECONDS),--seconds $(MUTATE_SECONDS))
+	$(BIN)/python -m tests.mutation.python $(if $(MUTATE_SECONDS),--seconds $(MUTATE_SECONDS))
 
 .PHONY: check
 check: $(DEV_INSTALLED)  ## Lint, types and architecture

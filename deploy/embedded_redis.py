@@ -30,8 +30,17 @@ def _program() -> Path:
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    """Return a port of 127.0.0.1 that nobody listens on, and that the kernel gives to nobody else for a minute.
+
+    A closed connection keeps the port in TIME_WAIT: the kernel then passes it by where any free port is asked for,
+    in whichever process, while a server that sets SO_REUSEADDR (as all here do) can listen on it.
+    """
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(1)
+        port: int = listener.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)):
+            accepted, _ = listener.accept()
+            accepted.close()  # the side that closes first is the one in TIME_WAIT
         return port

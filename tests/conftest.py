@@ -1,48 +1,76 @@
-"""Real parts for all tests: a Redis-compatible server and a private swarm of hivemind nodes."""
+"""Real parts for all tests: a Redis-compatible server and a private swarm of hivemind nodes.
+
+Tests that use no real part are marked `fast`, and are held to it. In a parallel run the long ones begin first.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import subprocess
+import sys
 import threading
 import time
 
 import pytest
 import pytest_asyncio
-import redis as sync_redis
+from hypothesis import settings
 
-from deploy import embedded_redis
 from shared.redis_client import connect
+from tests.redis_server import RedisServer
+
+# A machine that runs other tests at the same time is slow at any moment: that is no finding of a property test.
+settings.register_profile("tests", deadline=None)
+settings.load_profile("tests")
+
+REAL_PARTS = {"_session_redis", "redis_server", "swarm"}
+"""Fixtures that start processes. What uses one of them, directly or not, is no fast test."""
+SLOW_MARKS = ("slow", "end_to_end", "petals_server", "browser", "swarm", "real_parts")
+"""Markers of tests that are not fast, those that take longest first."""
+FORBIDDEN_TO_FAST_TESTS = {"socket.connect", "socket.bind", "subprocess.Popen", "os.fork", "os.posix_spawn"}
+"""Audit events of processes and of the network (https://docs.python.org/3/library/audit_events.html)."""
 
 
-class RedisServer:
-    """A Valkey process that a test may stop, kill and start again."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what is fast, and let a parallel run begin with what takes long, so that its end waits for nobody."""
+    for item in items:
+        if not REAL_PARTS & set(item.fixturenames) and _rank(item) == len(SLOW_MARKS):
+            item.add_marker(pytest.mark.fast)
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.xdist_group("slow"))  # one after another: the other core is the others'
+    if hasattr(config, "workerinput"):
+        items.sort(key=_rank)
 
-    def __init__(self, *options: str) -> None:
-        self.port = embedded_redis.free_port()
-        self.url = f"redis://127.0.0.1:{self.port}/0"
-        self._options = options
-        self.process: subprocess.Popen | None = None
 
-    def start(self) -> None:
-        command = embedded_redis.command(self.port, None, *self._options)
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 10
-        client = sync_redis.Redis.from_url(self.url)
-        while True:
-            try:
-                client.ping()
-                break
-            except sync_redis.ConnectionError:
-                assert time.monotonic() < deadline, "the Redis server did not start"
-                time.sleep(0.02)
-        client.close()
+def _rank(item: pytest.Item) -> int:
+    return next((place for place, mark in enumerate(SLOW_MARKS) if item.get_closest_marker(mark)), len(SLOW_MARKS))
 
-    def kill(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-            self.process = None
+
+class _FastTests:
+    """Whether a fast test runs now, and what it tried to do that fast tests do not do."""
+
+    running = False
+    tried: list[str] = []  # noqa: RUF012 - there is one for the process, as audit hooks are
+
+
+def _forbid(event: str, arguments: tuple[object, ...]) -> None:
+    if _FastTests.running and event in FORBIDDEN_TO_FAST_TESTS:
+        _FastTests.tried.append(f"{event} {arguments!r:.200}")
+        raise AssertionError(f"{_FastTests.tried[-1]} in a fast test: mark it real_parts, or use a fixture of conftest")
+
+
+sys.addaudithook(_forbid)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> object:
+    """Fail a fast test that starts a process or uses the network, also where it survives that this is refused."""
+    _FastTests.running, _FastTests.tried = item.get_closest_marker("fast") is not None, []
+    try:
+        return (yield)
+    finally:
+        _FastTests.running = False
+        if _FastTests.tried:
+            pytest.fail(f"no fast test: {_FastTests.tried}")
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +84,7 @@ def _session_redis():
 @pytest.fixture
 def redis_url(_session_redis):
     """An empty Redis for this test."""
-    client = sync_redis.Redis.from_url(_session_redis.url)
+    client = _session_redis.client()
     client.flushall()
     client.close()
     return _session_redis.url

@@ -35,7 +35,7 @@ REFUSED = DialOutcome(Verdict.UNREACHABLE, Stage.DIAL, Cause.REFUSED, "connectio
 
 
 class FakeProber:
-    """Answers after a delay, as told for each peer; counts what it was asked."""
+    """Answers after a delay, as told for each peer, and not before `free` is set; counts what it was asked."""
 
     def __init__(self, outcome: DialOutcome = REACHED, delay: float = 0.0) -> None:
         self.fit = True
@@ -45,6 +45,8 @@ class FakeProber:
         self.looks: list[str] = []
         self.looking = 0
         self.most_at_once = 0
+        self.free = asyncio.Event()
+        self.free.set()
 
     async def look(self, peer: str, deadline: float) -> DialOutcome:
         self.looks.append(peer)
@@ -53,6 +55,7 @@ class FakeProber:
         outcome, delay = self.outcomes.get(peer, (self.outcome, self.delay))
         try:
             await asyncio.sleep(delay)
+            await self.free.wait()
         finally:
             self.looking -= 1
         return outcome

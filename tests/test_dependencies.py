@@ -48,6 +48,7 @@ def locked(name):
 
 
 @pytest.mark.parametrize("module", NOT_LOADED)
+@pytest.mark.real_parts
 def test_what_is_started_loads_nothing_heavy(module):
     """An import of torch costs each process 240 MB and two seconds."""
     script = f"import json, sys, {module}; print(json.dumps(list(sys.modules)))"

@@ -274,6 +274,7 @@ async def test_an_old_snapshot_is_served_with_its_age_while_redis_is_away(redis_
     await redis.aclose()
 
 
+@pytest.mark.real_parts
 def test_the_api_never_loads_torch():
     """An api image carries neither torch nor hivemind nor petals."""
     program = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import threading
 import time
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from starlette.staticfiles import StaticFiles
 from api.pages import Pages
 from api.pages.render import STATIC_DIR
 from deploy.chromium import ARGUMENTS, CHROMIUM
+from deploy.embedded_redis import free_port
 from tests import page_snapshots as made
 
 CSP = (
@@ -32,6 +32,7 @@ CSP = (
 
 pytestmark = [
     pytest.mark.browser,
+    pytest.mark.xdist_group("browser"),  # one Chromium for all of them
     pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="no Chromium here: apt-get install chromium"),
 ]
 
@@ -54,9 +55,7 @@ class Site:
             Route("/events", self.events),
             Mount("/static", StaticFiles(directory=STATIC_DIR)),
         ]
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         config = uvicorn.Config(
             Starlette(routes=routes), port=self.port, log_level="warning", ws="none", lifespan="off"

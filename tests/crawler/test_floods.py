@@ -85,6 +85,7 @@ async def test_look_ups_end_in_time_however_slow_the_swarm_is(flooded, monkeypat
     assert snapshot.unanswered_keys > 0
 
 
+@pytest.mark.slow
 async def test_a_hundred_thousand_fake_servers_cost_bounded_work_and_memory(flooded, monkeypatch):
     """Records of strangers are read up to a limit; the honest server, known from before, keeps its place."""
     before = await crawl(flooded, monkeypatch)
@@ -149,6 +150,7 @@ async def test_the_same_peer_in_hundreds_of_spans_is_dialled_once(flooded, monke
     assert flooded.dials.count(peer_id(2)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 async def test_the_worst_snapshot_can_still_be_read(monkeypatch):
     """Records as fat as the limits allow: what the crawler publishes, the api can unpack."""

@@ -283,6 +283,7 @@ def test_the_connection_goes_to_the_address_that_was_checked(monkeypatch):
     assert connected == [("1.1.1.1", 80)]
 
 
+@pytest.mark.real_parts
 def test_tls_is_checked(receiver):
     """An https receiver has to prove its name; one that speaks no TLS gets nothing."""
     target = parse_target(receiver.url.replace("http:", "https:"))

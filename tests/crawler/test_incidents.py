@@ -1,12 +1,24 @@
+import hashlib
 from itertools import pairwise
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from crawler.history import HistoryWriter
 from crawler.history_commands import MAX_CLOSED_INCIDENTS
-from crawler.incidents import WITHDRAWN_AFTER, Watch, absent, judged, missing_stretches, step
+from crawler.incidents import (
+    MAX_LOST_BLOCKS,
+    MAX_LOST_SERVERS,
+    WITHDRAWN_AFTER,
+    Held,
+    Watch,
+    absent,
+    judged,
+    missing_stretches,
+    step,
+)
 from crawler.leader import Leadership
 from shared import keys
 from shared.history_store import HistoryReader
@@ -185,3 +197,160 @@ def test_a_watch_is_small():
     _, _, watch = run("H", whole=model(blocks=8, servers=tuple(server(n, 0, 8) for n in range(3_000))))
     assert len(watch.held) == 2_000
     assert isinstance(watch, Watch)
+
+
+def test_a_first_crawl_remembers_the_model_as_it_was_found():
+    """And the next one what has changed of it."""
+    watch, ended = step(None, model(blocks=8, official=True, servers=WHOLE.servers), ModelState.HEALTHY, START)
+    assert ended is None
+    assert watch == Watch(
+        name="demo-model", official=True, num_blocks=8, last_served=START, last_healthy=START, broken=0, healthy=1,
+        held=(Held(peer_id(1), 0, 5), Held(peer_id(2), 5, 8)), healthy_since=START,
+    )  # fmt: skip
+    renamed = msgspec.structs.replace(NOBODY, name="lab/demo", num_blocks=9)
+    watch, _ = step(watch, renamed, None, START + 60)
+    assert (watch.name, watch.official, watch.num_blocks) == ("lab/demo", False, 9)
+    assert (watch.last_served, watch.healthy, watch.broken) == (START, 1, 0)
+    watch, _ = step(watch, BROKEN, None, START + 120)
+    assert watch.last_served == START + 120
+
+
+def test_only_online_servers_hold_blocks_of_a_healthy_model():
+    whole = model(blocks=8, servers=(*WHOLE.servers, server(3, 0, 8, PeerState.JOINING)))
+    _, _, watch = run("H", whole=whole)
+    assert [held.peer_id for held in watch.held] == [peer_id(1), peer_id(2)]
+
+
+def test_health_is_counted_from_the_first_crawl_of_a_row():
+    """And forgotten by a broken one."""
+    _, _, watch = run("HHH")
+    assert (watch.healthy, watch.healthy_since, watch.last_healthy) == (3, START, START + 120)
+    _, _, watch = run("HHB")
+    assert (watch.healthy, watch.healthy_since, watch.broken) == (0, 0.0, 1)
+    assert (watch.suspected.start, watch.incident) == (START + 120, None)
+    _, _, watch = run("HHBH")
+    assert (watch.healthy, watch.healthy_since, watch.broken, watch.suspected) == (1, START + 180, 0, None)
+    _, _, watch = run("HHBB")
+    assert (watch.broken, watch.suspected, watch.incident.start) == (2, None, START + 120)
+
+
+def test_an_incident_says_all_of_itself():
+    """Its id is its beginning and a mark of the model."""
+    _, _, watch = run("HB", broken=msgspec.structs.replace(BROKEN, official=True, name="lab/demo"))
+    found = watch.suspected
+    assert found.id == f"{int(START + 60)}-{hashlib.blake2b(b'demo-model', digest_size=4).hexdigest()}"
+    assert (found.dht_prefix, found.name, found.official) == ("demo-model", "lab/demo", True)
+    assert (found.start, found.num_blocks, found.covered_blocks) == (START + 60, 8, 5)
+    assert (found.last_healthy, found.more_blocks) == (START, 0)
+    assert (found.end, found.outcome) == (None, None)
+    (lost,) = found.cause
+    assert (lost.start, lost.end, lost.more_servers) == (5, 8, 0)
+    assert [(each.peer_id, each.start, each.end) for each in lost.servers] == [(peer_id(2), 5, 8)]
+
+
+def test_a_name_that_is_no_unicode_has_a_mark_too():
+    """Prefixes come from the DHT."""
+    odd = [msgspec.structs.replace(each, dht_prefix="\udc80") for each in (WHOLE, BROKEN)]
+    _, _, watch = run("HB", whole=odd[0], broken=odd[1])
+    assert len(watch.suspected.id.partition("-")[2]) == 8
+
+
+def test_what_can_be_told_of_a_cause_is_bounded_and_counted():
+    """Twenty stretches, twenty servers for each; of the others it is said how many there were."""
+    holes = model(blocks=60, servers=tuple(server(n, 2 * n, 2 * n + 1) for n in range(30)))
+    whole = model(blocks=60, servers=(*holes.servers, server(99, 0, 60)))
+    _, _, watch = run("HB", whole=whole, broken=holes)
+    assert (len(watch.suspected.cause), watch.suspected.more_blocks) == (MAX_LOST_BLOCKS, 10)
+    crowd = model(blocks=8, servers=tuple(server(n, 0, 8) for n in range(25)))
+    _, _, watch = run("HB", whole=crowd, broken=NOBODY)
+    (lost,) = watch.suspected.cause
+    assert (len(lost.servers), lost.more_servers) == (MAX_LOST_SERVERS, 5)
+
+
+def test_only_servers_that_held_a_missing_block_are_its_cause():
+    """Neighbours that end where it begins, or begin where it ends, are not."""
+    whole = model(blocks=9, servers=(server(1, 0, 3), server(2, 3, 6), server(3, 6, 9), server(4, 5, 7)))
+    broken = model(blocks=9, servers=(server(1, 0, 3), server(3, 6, 9)))
+    _, _, watch = run("HB", whole=whole, broken=broken)
+    (lost,) = watch.suspected.cause
+    assert (lost.start, lost.end) == (3, 6)
+    assert {each.peer_id for each in lost.servers} == {peer_id(2), peer_id(4)}
+
+
+@pytest.mark.parametrize(
+    ("state", "fate"),
+    [
+        (PeerState.JOINING, Fate.JOINING), (PeerState.OFFLINE, Fate.OFFLINE), (PeerState.UNREACHABLE, Fate.UNREACHABLE),
+    ],
+)  # fmt: skip
+def test_a_lost_servers_fate_is_its_state(state, fate):
+    broken = model(blocks=8, servers=(server(1, 0, 5), server(2, 5, 8, state)))
+    _, _, watch = run("HB", broken=broken)
+    assert [each.fate for each in watch.suspected.cause[0].servers] == [fate]
+
+
+def test_an_incident_remembers_the_worst():
+    """What comes back meanwhile does not make it smaller."""
+    _, _, watch = run("HBB", broken=model(blocks=8, servers=(server(1, 0, 2),)))
+    assert watch.incident.covered_blocks == 2
+    watch, _ = step(watch, BROKEN, ModelState.BROKEN, START + 240)
+    assert watch.incident.covered_blocks == 2
+    watch, _ = step(watch, NOBODY, ModelState.BROKEN, START + 300)
+    assert watch.incident.covered_blocks == 0
+
+
+def test_a_week_to_the_second_withdraws_a_model():
+    """With its incident, which ends then; where it had none, in silence."""
+    _, _, watch = run("HBB", broken=NOBODY)
+    kept, ended = step(watch, NOBODY, ModelState.BROKEN, START + WITHDRAWN_AFTER - 1)
+    assert (kept is None, ended) == (False, None)
+    gone, ended = step(watch, NOBODY, ModelState.BROKEN, START + WITHDRAWN_AFTER)
+    assert gone is None
+    assert (ended.start, ended.end) == (START + 60, START + WITHDRAWN_AFTER)
+    never, _ = step(None, NOBODY, ModelState.BROKEN, START)
+    assert step(never, NOBODY, ModelState.BROKEN, START + WITHDRAWN_AFTER) == (None, None)
+
+
+def test_a_model_that_is_absent_is_reported_as_it_was_last_seen():
+    _, _, watch = run("H", whole=model(blocks=8, official=True, name="lab/demo", servers=WHOLE.servers))
+    gone = absent("demo-model", watch)
+    assert (gone.dht_prefix, gone.num_blocks, gone.official) == ("demo-model", 8, True)
+    assert (gone.name, gone.short_name, gone.state, gone.servers) == ("lab/demo", "lab/demo", ModelState.BROKEN, ())
+
+
+def test_only_a_model_that_was_healthy_or_is_down_is_missed():
+    fresh = Watch("m", official=False, num_blocks=8, last_served=START)
+    assert not fresh.missed_when_absent
+    assert run("H")[2].missed_when_absent
+    _, _, down = run("BB", broken=model(blocks=8, official=True, servers=(server(1, 0, 5),)))
+    assert (down.last_healthy, down.missed_when_absent) == (None, True)
+
+
+def test_a_clock_that_was_ahead_is_cut_back():
+    """Whatever was remembered from the future is from now: nothing lasts less than no time, and nothing is lost."""
+    _, _, watch = run("HB")
+    before = START - 3600
+    back, _ = step(watch, BROKEN, None, before)
+    assert (back.last_served, back.last_healthy, back.suspected.start) == (before, before, before)
+    _, _, watch = run("HBBH")
+    back, _ = step(watch, BROKEN, None, before)
+    assert (back.healthy_since, back.incident.start) == (before, before)
+    assert (back.incident.id, back.held, back.broken) == (watch.incident.id, watch.held, watch.broken)
+    never = Watch("m", official=False, num_blocks=8, last_served=START)
+    back, _ = step(never, NOBODY, None, before)
+    assert (back.last_served, back.last_healthy) == (before, None)
+
+
+@pytest.mark.parametrize("field", ["last_served", "last_healthy", "healthy_since"])
+def test_each_moment_is_cut_alone(field):
+    """The others stay as they are."""
+    past = {"last_served": START - 50, "last_healthy": START - 40, "healthy_since": START - 30}
+    watch = Watch("m", official=False, num_blocks=8, **{**past, field: START + 50})
+    back, _ = step(watch, NOBODY, None, START)
+    assert {name: getattr(back, name) for name in past} == {**past, field: START}
+
+
+def test_an_incident_of_this_very_moment_is_not_cut():
+    _, _, watch = run("HB")
+    same, _ = step(watch, BROKEN, None, START + 60)
+    assert same.suspected is watch.suspected

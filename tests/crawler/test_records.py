@@ -190,6 +190,153 @@ def test_a_listed_model_is_named_by_its_repository():
     assert (model.name, model.short_name, model.official) == ("bigscience/bloom", "bloom", False)
 
 
+def test_every_number_has_its_own_limit():
+    """What is larger is cut, what no number can be is refused; each field stays its own."""
+    rates = {"network_rps": 1.0, "forward_rps": 2.0, "inference_rps": 3.0}
+    record = read_server(with_info(**rates))
+    assert (record.network_rps, record.forward_rps, record.inference_rps) == (1.0, 2.0, 3.0)
+    for name in rates:
+        assert getattr(read_server(with_info(**{name: 1e300})), name) == records.MAX_RPS
+        assert getattr(read_server(with_info(**{name: 0.0})), name) == 0.0
+    assert read_server(packed((2, 1e300))).throughput == records.MAX_RPS
+    assert read_server(packed((2, 0.0))).throughput == 0.0
+    assert read_server(packed((2, 7))).throughput == 7.0
+    assert read_server(with_info(cache_tokens_left=10**15)).cache_tokens_left == records.MAX_CACHE_TOKENS
+    assert read_server(with_info(cache_tokens_left=0)).cache_tokens_left == 0
+
+
+@pytest.mark.parametrize(
+    ("field", "limit"),
+    [("public_name", 100), ("version", 32), ("torch_dtype", 24), ("quant_type", 24)],
+)
+def test_every_text_has_its_own_limit(field, limit):
+    assert getattr(read_server(with_info(**{field: "x" * limit})), field) == "x" * limit
+    assert getattr(read_server(with_info(**{field: "x" * (limit + 1)})), field) == "x" * limit
+    assert getattr(read_server(with_info(**{field: None})), field) is None
+
+
+def test_a_record_may_be_as_long_as_the_limit():
+    """And not a byte longer."""
+    spare = records.MAX_RECORD_BYTES - len(with_info(more="x" * 60_000))
+    assert read_server(with_info(more="x" * (60_000 + spare))).public_name == "s1"
+    with pytest.raises(RefusedError, match="^record_too_long$"):
+        read_server(with_info(more="x" * (60_001 + spare)))
+
+
+@pytest.mark.parametrize("value", ["text", None, 7, bytearray(b"\xc0")])
+def test_only_bytes_are_a_record(value):
+    with pytest.raises(RefusedError, match="^not_bytes$"):
+        read_server(value)
+
+
+def test_tuples_may_be_nested_as_deep_as_the_limit():
+    """hivemind writes them as an extension that holds msgpack."""
+    value = 1
+    for _ in range(records.MAX_TUPLE_DEPTH - 1):
+        value = (value,)
+    assert read_server(packed((2, 1.0, {"deep": value}))).state is PeerState.ONLINE
+    with pytest.raises(RefusedError, match="^nested_too_deep$"):
+        read_server(packed((2, 1.0, {"deep": (value,)})))
+
+
+def test_keys_that_are_no_text_do_not_stop_the_reader():
+    """msgpack allows them; petals passes them on as keywords and fails, which costs this record alone."""
+    with pytest.raises(RefusedError, match="^bad_server_info$"):
+        read_server(packed((2, 1.0, {7: 1})))
+
+
+@pytest.mark.parametrize(("state", "read"), [(0, PeerState.OFFLINE), (1, PeerState.JOINING), (2, PeerState.ONLINE)])
+def test_states_are_those_of_petals(state, read):
+    assert read_server(packed((state, 1.0))).state is read
+
+
+def test_half_a_span_is_no_reversed_one():
+    """One end alone says nothing yet."""
+    assert read_server(packed((2, 1.0, {"start_block": 5}))).start_block == 5
+    assert read_server(packed((2, 1.0, {"end_block": 5}))).end_block == 5
+
+
+@pytest.mark.parametrize(("block", "covered"), [(3, False), (4, True), (7, True), (8, False)])
+def test_a_record_stands_only_under_blocks_that_it_covers(block, covered):
+    record = ServerRecord(PeerState.ONLINE, 1.0, 4, 8)
+    if covered:
+        records.check_block(record, block)
+    else:
+        with pytest.raises(RefusedError, match="^span_excludes_block$"):
+            records.check_block(record, block)
+
+
+@pytest.mark.parametrize(("start", "end"), [(None, None), (4, None), (None, 8)])
+def test_a_record_without_a_whole_span_stands_anywhere(start, end):
+    """Old servers announce none."""
+    records.check_block(ServerRecord(PeerState.ONLINE, 1.0, start, end), 99)
+
+
+def test_peer_ids_are_read_in_their_one_form():
+    assert records.check_peer_id(peer_id(1)) == peer_id(1)
+    with pytest.raises(RefusedError, match="^bad_peer_id$"):
+        records.check_peer_id("nobody")
+
+
+@pytest.mark.parametrize(
+    ("prefix", "why"),
+    [
+        ("", "empty"), ("x" * 129, "longer than 128"), ("a.b", "dots"), ("a\u202eb", "unprintable"), ("x" * 128, None),
+        ("StableBeluga2-hf", None), ("жук", None),
+    ],
+)  # fmt: skip
+def test_it_is_said_why_a_prefix_is_none(prefix, why):
+    said = records.bad_prefix(prefix)
+    assert (said is None) if why is None else said.startswith("the prefix") and why in said
+
+
+def test_a_model_is_a_dictionary():
+    for value in (None, [3, None], "m", 3):
+        with pytest.raises(RefusedError, match="^model_not_a_dict$"):
+            read_model("m", packed(value), private_swarm=True)
+
+
+def test_a_model_may_have_as_many_blocks_as_the_limit():
+    """And fields of later versions."""
+    value = {"num_blocks": records.MAX_BLOCKS, "repository": None, "more": 1}
+    assert read_model("m", packed(value), private_swarm=True).num_blocks == records.MAX_BLOCKS
+    with pytest.raises(RefusedError, match="^too_many_blocks$"):
+        read_model("m", packed({**value, "num_blocks": records.MAX_BLOCKS + 1}), private_swarm=True)
+    with pytest.raises(RefusedError, match="^bad_model_info$"):
+        read_model("m", packed({"repository": None}), private_swarm=True)
+
+
+def test_a_repository_may_be_as_long_as_the_limit():
+    hub = "https://huggingface.co/"
+    longest = hub + "a" * (records.MAX_REPOSITORY - len(hub))
+    assert read_model("m", packed({"num_blocks": 3, "repository": longest}), private_swarm=False).repository == longest
+    with pytest.raises(RefusedError, match="^repository_not_on_hub$"):
+        read_model("m", packed({"num_blocks": 3, "repository": longest + "a"}), private_swarm=False)
+
+
+def test_text_is_cut_after_it_was_cleaned():
+    """Spaces inside stay; what was not seen takes no room, up to four times the limit."""
+    assert records.clean_text(" a b\u2003 ", 10) == "a b"
+    assert records.clean_text("\x00" * 12 + "abcdef", 4) == "abcd"
+    assert records.clean_text("\x00" * 15 + "abcdef", 4) == "a"
+    assert records.clean_text("\x00" * 16 + "abcdef", 4) == ""
+
+
+def test_pings_of_no_time_are_kept_and_those_that_cannot_be_are_not():
+    """Petals refuses such records whole; where a later one does not, they are dropped one by one."""
+    never = {peer_id(1): math.nan, peer_id(2): -0.001, "nobody": 1.0}
+    kept = {peer_id(3): 0.0, peer_id(4): 3600.0, peer_id(5): 3601.0}
+    assert records._pings(never | kept) == {peer_id(3): 0.0, peer_id(4): 3600.0, peer_id(5): 3600.0}
+    assert read_server(with_info(next_pings=kept)).next_pings == {**kept, peer_id(5): 3600.0}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1.0])
+def test_what_no_number_can_be_is_refused_here_too(value):
+    """Petals' own class does so first."""
+    with pytest.raises(RefusedError, match="^bad_number$"):
+        records._number(value, 10.0)
+
+
 json_like = st.recursive(
     st.none()
     | st.booleans()

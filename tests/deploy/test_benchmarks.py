@@ -34,6 +34,7 @@ def test_figures_are_replaced_not_added(data):
     assert summary.with_figures(once, data) == once
 
 
+@pytest.mark.slow
 @pytest.mark.swarm
 @pytest.mark.timeout(180)
 def test_a_small_crawl_is_measured_against_the_plain_way():

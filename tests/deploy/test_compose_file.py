@@ -35,6 +35,7 @@ def compose() -> dict:
 
 
 @pytest.mark.parametrize("path", COMPOSE_FILES, ids=lambda path: path.name)
+@pytest.mark.real_parts
 def test_compose_files_have_no_unknown_key(path):
     run(tool("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", str(path))
 

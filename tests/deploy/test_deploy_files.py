@@ -24,6 +24,7 @@ ALL_VARIABLES = {
 # --- images ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.real_parts
 def test_dockerfile_passes_hadolint():
     run(tool("hadolint"), str(DEPLOY / "Dockerfile"))
 
@@ -48,6 +49,7 @@ def test_no_secret_or_mirror_is_baked_in():
 
 
 @pytest.mark.parametrize("with_tls", [False, True], ids=["plain", "tls"])
+@pytest.mark.real_parts
 def test_nginx_takes_its_configuration(tmp_path, with_tls):
     nginx = tool("nginx")
     mime = Path("/etc/nginx/mime.types")
@@ -69,6 +71,7 @@ def test_nginx_takes_its_configuration(tmp_path, with_tls):
 # --- systemd ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.real_parts
 def test_units_are_well_formed(tmp_path):
     analyze = tool("systemd-analyze")
     units = []

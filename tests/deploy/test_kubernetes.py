@@ -17,6 +17,7 @@ from reachability_worker.settings import WorkerSettings
 from shared.redis_client import sentinel_place
 from tests.deploy.tools import run, tool
 
+pytestmark = pytest.mark.real_parts  # kubectl builds them
 ROOT = Path(__file__).resolve().parents[2]
 KUBERNETES = ROOT / "deploy/kubernetes"
 OVERLAYS = ("demo", "production")

@@ -17,6 +17,7 @@ from deploy.embedded_redis import free_port
 from deploy.self_signed import make_certificate
 from tests.deploy.tools import tool
 
+pytestmark = pytest.mark.real_parts
 FRESH = 2.2
 """Seconds after which an answer in the one-second cache is surely old: nginx counts whole seconds."""
 FOLDER = Path(__file__).resolve().parents[2] / "deploy/nginx"

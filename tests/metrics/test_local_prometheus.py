@@ -2,6 +2,7 @@
 
 import subprocess
 
+import pytest
 import yaml
 
 from deploy.local_prometheus import SHIPPED, write_configuration
@@ -33,6 +34,7 @@ def test_only_addresses_and_times_differ(tmp_path):
 
 
 @needs("promtool")
+@pytest.mark.real_parts
 def test_promtool_accepts_the_copy(tmp_path):
     """As it does what ships."""
     write_configuration(tmp_path, TARGETS, alertmanager=9, duration=lambda seconds: seconds / 15)

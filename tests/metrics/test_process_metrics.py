@@ -122,6 +122,7 @@ async def test_the_crawler_tells_phases_look_ups_and_dials(redis_url):
 
 
 @pytest.mark.parametrize("made", [CrawlerMetrics, WorkerMetrics])
+@pytest.mark.real_parts
 async def test_private_ports_speak_both_formats_and_gzip(made):
     """Text or OpenMetrics, compressed or not, with the process's own memory and CPU."""
     metrics, port = made(), free_port()

@@ -23,6 +23,7 @@ def promtool(*arguments):
 
 @needs("promtool")
 @pytest.mark.parametrize("what", [("rules", "rules.yml"), ("config", "prometheus.yml")])
+@pytest.mark.real_parts
 def test_promtool_accepts(what):
     """The files that ship are valid as they are."""
     checked = promtool("check", *what)
@@ -30,6 +31,7 @@ def test_promtool_accepts(what):
 
 
 @needs("promtool")
+@pytest.mark.real_parts
 def test_each_alert_fires_when_it_should_and_not_before():
     """Simulated series, minute by minute, for each alert."""
     tested = promtool("test", "rules", "rules_test.yml")
@@ -37,6 +39,7 @@ def test_each_alert_fires_when_it_should_and_not_before():
 
 
 @needs("promtool")
+@pytest.mark.real_parts
 def test_the_rules_test_can_fail(tmp_path):
     """A threshold that somebody moves is noticed."""
     rules = (FOLDER / "rules.yml").read_text()
@@ -46,6 +49,7 @@ def test_the_rules_test_can_fail(tmp_path):
 
 
 @needs("prometheus-alertmanager")
+@pytest.mark.real_parts
 def test_alertmanager_accepts_its_configuration(tmp_path):
     """The example is valid; whether it delivers is test_real_prometheus's promise."""
     checked = subprocess.run(

@@ -118,6 +118,7 @@ def test_hostile_text_stays_inside_its_label():
 
 @needs("promtool")
 @pytest.mark.parametrize("made", [small_swarm, hostile_snapshot])
+@pytest.mark.real_parts
 def test_promtool_accepts_the_text(made):
     """Two complaints are known: old names of gauges end as counters should."""
     text = generate_latest(registry_of(made()))
@@ -129,6 +130,7 @@ def test_promtool_accepts_the_text(made):
 
 
 @needs("promtool")
+@pytest.mark.real_parts
 def test_promtool_accepts_the_per_server_text():
     """The opt-in path has nothing to complain about."""
     registry = CollectorRegistry()

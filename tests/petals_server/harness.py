@@ -1,31 +1,23 @@
-"""A genuine Petals server on this machine: its environment, a private swarm for it, and the server itself.
+"""A genuine Petals server on this machine, and a private swarm for it.
 
-The server's packages cannot be met beside the monitor's (transformers 4.34, tokenizers 0.14), so they have an
-environment of their own beside `.venv`. Everything listens on 127.0.0.1 and nothing asks the Internet, but for the
-environment's one-time build.
+Everything listens on 127.0.0.1 and nothing asks the Internet, but for the one-time build of the server's environment.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import shlex
 import subprocess
-import sys
 import sysconfig
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tests.petals_server.processes import Group, free_port
+from deploy.embedded_redis import free_port
+from tests.petals_server.environment import PYTHON, build, is_installed
+from tests.petals_server.processes import Group
 
 HERE = Path(__file__).parent
-ROOT = HERE.parent.parent
-ENVIRONMENT = ROOT / ".venv-petals"
-PYTHON = ENVIRONMENT / "bin" / "python"
-REQUIREMENTS = tuple(ROOT / "deploy" / "requirements" / name for name in ("torch.txt", "petals-server.txt"))
-STAMP = ENVIRONMENT / ".installed"
 
 SWITCH = "PETALS_SERVER_TESTS"
 """Environment variable: 1 builds the environment where it is missing, 0 skips the tests, unset takes what is there."""
@@ -46,38 +38,20 @@ SERVER_WITHIN = 90.0
 """Seconds; an idle machine with 2 cores needs 2 and 6."""
 
 
-def _fingerprint() -> str:
-    return hashlib.sha256(b"".join(path.read_bytes() for path in REQUIREMENTS)).hexdigest()
-
-
 def reason_to_skip() -> str | None:
     """Say why these tests cannot run here, or None."""
     switch = os.environ.get(SWITCH)
     if switch == "0":
         return f"{SWITCH}=0"
-    if switch != "1" and not _is_installed():
+    if switch != "1" and not is_installed():
         return f"the Petals server's environment is not built (1.6 GB): make test-petals, or {SWITCH}=1"
     return None
 
 
-def _is_installed() -> bool:
-    return STAMP.is_file() and STAMP.read_text() == _fingerprint()
-
-
 @cache
 def venv() -> Path:
-    """Return the python of the server's environment; build it where it is missing or its list has changed.
-
-    torch goes first: TORCH_PIP_ARGS may choose its build, and any build will do. The rest is the whole closure,
-    pinned, and goes in without a resolver: petals' own pins cannot be met beside hivemind 1.1.12.
-    """
-    if not _is_installed():
-        torch, packages = REQUIREMENTS
-        pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([sys.executable, "-m", "venv", str(ENVIRONMENT)], check=True)
-        subprocess.run([*pip, *shlex.split(os.environ.get("TORCH_PIP_ARGS", "")), "-r", str(torch)], check=True)
-        subprocess.run([*pip, "--no-deps", "-r", str(packages)], check=True)
-        STAMP.write_text(_fingerprint())
+    """Return the python of the server's environment; build it first where it is missing or its list has changed."""
+    build()
     return PYTHON
 
 
@@ -140,6 +114,20 @@ class Bootstrap(Group):
             raise
 
 
+class Relay(Group):
+    """A bootstrap peer that relays for servers behind a NAT; it needs a public address (network.py)."""
+
+    def __init__(self, folder: Path, ip: str) -> None:
+        """Start it and return when others can join at `address`."""
+        command: list[str | Path] = [venv(), HERE / "relay.py", f"/ip4/{ip}/tcp/{free_port()}"]
+        super().__init__("relay", command, folder, _environment(folder))
+        try:
+            self.address = self.wait_for_line(r"--initial_peers (/ip4/\S+/p2p/\w+)", BOOTSTRAP_WITHIN).group(1)
+        except BaseException:
+            self.kill()
+            raise
+
+
 class PetalsServer(Group):
     """A genuine `petals.cli.run_server` on CPU that serves blocks of a model folder."""
 
@@ -155,18 +143,19 @@ class PetalsServer(Group):
         update_period: float = 5.0,
         expiration: float = 60.0,
         reachability_api: str | None = None,
+        relay: str | None = None,
     ) -> None:
         """Start it. `wait_until_started` waits. `folder` keeps its log and its identity, under its public name.
 
         `expiration` is how long its records live in the DHT without it, in seconds. With `reachability_api` it asks
-        that URL about itself before it serves, and stops itself where it gets no yes.
+        that URL about itself before it serves, and stops itself where it gets no yes. With `relay`, the address of
+        one, it can be reached through that alone; the relay takes it about three minutes after the start.
         """
         maddr = f"/ip4/127.0.0.1/tcp/{free_port()}"
         options: dict[str, list[str | Path]] = {
             "--dht_prefix": [dht_prefix],
             "--initial_peers": [*initial_peers],
             "--host_maddrs": [maddr],
-            "--announce_maddrs": [maddr],
             "--identity_path": [folder / f"{public_name}.id"],
             "--device": ["cpu"],
             "--torch_dtype": ["float32"],
@@ -177,9 +166,13 @@ class PetalsServer(Group):
             "--attn_cache_tokens": ["64"],
             "--update_period": [str(update_period)],
             "--expiration": [str(expiration)],
-            "--no_auto_relay": [],
         }
         env = _environment(folder)
+        if relay is None:
+            options["--announce_maddrs"] = [maddr]
+            options["--no_auto_relay"] = []
+        else:
+            env["TRUSTED_RELAY"] = relay
         if reachability_api is None:
             options["--skip_reachability_check"] = []
         else:

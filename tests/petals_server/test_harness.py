@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 
 from shared.p2p.petals import ServerState
-from tests.petals_server.harness import ROOT, PetalsServer, ask_as_petals
+from tests.petals_server.environment import ROOT
+from tests.petals_server.harness import PetalsServer, ask_as_petals
 from tests.petals_server.processes import group_members, wait_for
 from tests.petals_server.swarm_view import member, model_info, rpc_info, wait_for_state
 

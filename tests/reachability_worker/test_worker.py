@@ -1,9 +1,7 @@
 """The RQ worker on a real Redis, with a simulated prober: what RQ sees, and that nothing is lost."""
 
 import asyncio
-import json
 import time
-import zlib
 from functools import partial
 
 import pytest
@@ -12,7 +10,6 @@ from rq import Queue, Worker
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from reachability_worker.job import BadJobError, read_job
 from shared import keys
 from shared.reachability import CHECK_FUNCTION, decode_answer, queue_name
 from shared.snapshot import Verdict
@@ -70,12 +67,14 @@ async def test_a_check_is_answered_and_leaves_nothing_behind(redis_url, rq_redis
 
 async def test_a_thousand_checks_run_at_once(redis_url, rq_redis):
     """Slow peers do not make others wait."""
-    prober = FakeProber(delay=1.0)
+    prober = FakeProber()
+    prober.free.clear()
     async with worker_on(redis_url, prober):
         for number in range(1000):
-            enqueue(rq_redis, peer_id(number))
+            enqueue(rq_redis, peer_id(number), seconds=30)
+        await until(lambda: prober.looking == 1000, 25)
+        prober.free.set()
         await until(lambda: rq_redis.xlen(keys.REPLIES) == 1000, 15)
-    assert prober.most_at_once == 1000
 
 
 async def test_rq_sees_the_worker_and_its_jobs(redis_url, rq_redis):
@@ -178,33 +177,6 @@ async def test_a_lost_workers_started_checks_are_dropped(redis_url, rq_redis):
     async with worker_on(redis_url, FakeProber()):
         await until(lambda: rq_redis.zcard(f"rq:wip:{QUEUE}") == 0)
         assert not rq_redis.exists(job.key)
-
-
-@pytest.mark.parametrize(
-    "call",
-    [
-        ["os.system", None, ["true"], {}],
-        [CHECK_FUNCTION, "builtins", [peer_id(1)], {}],
-        [CHECK_FUNCTION, None, [peer_id(1)], {"evil": 1}],
-        [CHECK_FUNCTION, None, [peer_id(2)], {}],
-        [CHECK_FUNCTION, None, ["nonsense"], {}],
-        [CHECK_FUNCTION, None, [], {}],
-        "text",
-        [[[[]]]],
-    ],
-)
-def test_only_a_check_of_the_named_peer_is_a_job(call):
-    """Whoever can write to Redis cannot make a worker do anything else."""
-    packed = zlib.compress(json.dumps(call).encode())
-    with pytest.raises(BadJobError):
-        read_job(f"{peer_id(1)}-abc", packed)
-
-
-@pytest.mark.parametrize("packed", [b"", b"junk", zlib.compress(b"\x80\x04K\x01."), zlib.compress(b" " * 10**7)])
-def test_pickles_junk_and_bombs_are_refused(packed):
-    """Nothing is unpickled, and nothing unpacks to more than a job can be."""
-    with pytest.raises(BadJobError):
-        read_job(f"{peer_id(1)}-abc", packed)
 
 
 async def test_bad_jobs_do_not_stop_the_worker(redis_url, rq_redis):

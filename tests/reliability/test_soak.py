@@ -18,7 +18,7 @@ from tests.fakes import peer_id
 from tests.reliability.load import Load, note
 from tests.reliability.parts import Published, get, until
 
-pytestmark = [pytest.mark.end_to_end]
+pytestmark = [pytest.mark.end_to_end, pytest.mark.slow]
 DAY_OF_JOBS = 50_000
 """What a public swarm of 1,000 servers asks in a day where each starts anew five times and asks ten times each."""
 SOAK_SECONDS = float(os.environ.get("SOAK_SECONDS", "0"))

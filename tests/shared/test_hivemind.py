@@ -57,6 +57,7 @@ def test_nobody_else_imports_hivemind_or_petals(folder):
         assert imported & {"hivemind", "petals", "torch"} <= MAY_IMPORT.get(name, set()), name
 
 
+@pytest.mark.real_parts
 def test_asking_hivemind_for_more_runs_its_own_init():
     """A script may import hivemind after the monitor: it gets the whole of it, or the whole's own error."""
     script = """
@@ -72,6 +73,7 @@ except ModuleNotFoundError as error:
     assert last == ("numpy" if find_spec("numpy") is None else "<class 'hivemind.dht.dht.DHT'>")
 
 
+@pytest.mark.real_parts
 def test_a_hivemind_that_moved_a_name_is_named(tmp_path):
     """With both versions, the name, and what to install."""
     shutil.copytree(find_spec("hivemind").submodule_search_locations[0], tmp_path / "hivemind")
@@ -91,6 +93,7 @@ def test_a_hivemind_that_moved_a_name_is_named(tmp_path):
         ("data_structures.py", ("class ModelInfo", "class ModelFacts"), "ModelInfo"),
     ],
 )
+@pytest.mark.real_parts
 def test_a_petals_that_moved_a_name_is_named(tmp_path, file, change, words):
     """With both versions, the name, and what to install."""
     shutil.copytree(find_spec("petals").submodule_search_locations[0], tmp_path / "petals")
@@ -103,6 +106,7 @@ def test_a_petals_that_moved_a_name_is_named(tmp_path, file, change, words):
 
 
 @pytest.mark.parametrize("package", ["hivemind", "petals"])
+@pytest.mark.real_parts
 def test_without_the_package_it_says_what_to_install(package):
     """Not a traceback from inside an import system."""
     script = f"""
@@ -116,6 +120,7 @@ import shared.p2p.petals
     assert f"pip install --no-deps {package}==" in last
 
 
+@pytest.mark.real_parts
 def test_petals_is_left_as_it_was():
     """A later `import petals` runs its own `__init__`; hivemind gains no name by it."""
     script = """

@@ -2,11 +2,12 @@ import asyncio
 import time
 
 import pytest
+from redis.exceptions import ResponseError
 
 from crawler.leader import Leadership
 from shared import keys
 from shared.redis_client import connect
-from shared.snapshot import CrawlStatus
+from shared.snapshot import CrawlStatus, encode
 from shared.snapshot_store import DeposedError, SnapshotReader, SnapshotWriter
 from tests.fakes import model, snapshot
 
@@ -121,3 +122,57 @@ async def test_a_snapshot_from_the_future_does_not_bar_right_ones(redis):
     async with asyncio.timeout(5):
         item = await anext(SnapshotReader(redis).follow())
     assert item.snapshot.models[0].dht_prefix == "right"
+
+
+async def test_a_crawler_that_starts_finds_what_was_published(redis):
+    """The newest snapshot, and nothing where none is there or none that this version reads."""
+    writer, leader = SnapshotWriter(redis), await lead(redis)
+    assert (await writer.latest(), await writer.published()) == (None, False)
+    newest = snapshot(taken_at=2.0)
+    await writer.publish(snapshot(taken_at=1.0), leader.lease)
+    size = await writer.publish(newest, leader.lease)
+    assert size == len(encode(newest))
+    assert (await writer.latest(), await writer.published()) == (newest, True)
+
+
+@pytest.mark.parametrize("entry", [{"snapshot": b"junk"}, {"snapshot": encode(snapshot(schema=99))}, {"other": b""}])
+async def test_what_cannot_be_read_is_nothing_to_go_on_from(redis, entry):
+    await redis.xadd(keys.SNAPSHOTS, entry)
+    writer = SnapshotWriter(redis)
+    assert (await writer.latest(), await writer.published()) == (None, True)
+
+
+async def test_the_clock_is_redis_own(redis):
+    """To the microsecond; a reader's own may be wrong."""
+    writer = SnapshotWriter(redis)
+    seconds, microseconds = await redis.time()
+    first, second = await writer.now(), await writer.now()
+    assert seconds + microseconds / 1e6 <= first <= second <= first + 5
+    assert first % 1 or second % 1
+
+
+async def test_an_error_that_is_no_refusal_is_not_called_one(redis):
+    """Something that is no stream stands under the key."""
+    writer, leader = SnapshotWriter(redis), await lead(redis)
+    await redis.set(keys.SNAPSHOTS, "no stream")
+    with pytest.raises(ResponseError):
+        await writer.publish(snapshot(), leader.lease)
+
+
+async def test_only_the_latest_status_is_kept(redis):
+    writer = SnapshotWriter(redis)
+    for moment in (1.0, 2.0):
+        await writer.report(CrawlStatus(moment, ok=True))
+    assert await redis.xlen(keys.CRAWLS) == 1
+
+
+async def test_a_reader_names_each_snapshot_and_says_whether_redis_answers(redis):
+    """By the entry's id: what readers compare."""
+    writer, leader = SnapshotWriter(redis), await lead(redis)
+    await writer.publish(snapshot(taken_at=1.0), leader.lease)
+    ((entry_id, _),) = await redis.xrange(keys.SNAPSHOTS)
+    reader = SnapshotReader(redis)
+    news = reader.follow()
+    assert (await next_snapshot(news)).snapshot_id == entry_id.decode()
+    assert reader.connected
+    await news.aclose()

@@ -59,6 +59,7 @@ def children(collector, parent, names):
 
 
 @pytest.mark.parametrize("installed", [True, False])
+@pytest.mark.real_parts
 def test_nothing_of_opentelemetry_is_loaded_unless_it_is_asked_for(installed):
     """Traces cost nothing where they are off: no exporter, no SDK for traces, no span.
 
@@ -83,6 +84,7 @@ def test_nothing_of_opentelemetry_is_loaded_unless_it_is_asked_for(installed):
         assert none.traceparent == none.trace_id == ""
 
 
+@pytest.mark.real_parts
 def test_without_the_extra_it_says_so_and_goes_on():
     """An endpoint that nothing can send to is the operator's mistake, and no reason to be down."""
     code = (
@@ -193,6 +195,7 @@ def test_a_request_that_nobody_could_answer_is_an_error(collector, start_api):
     assert not span_of(collector, f"GET {IS_REACHABLE}", http__response__status_code=400).failed
 
 
+@pytest.mark.real_parts
 async def test_a_failure_of_ours_is_a_500(collector, monkeypatch):
     """With what was raised, for whoever has to mend it."""
 

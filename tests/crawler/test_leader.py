@@ -1,0 +1,89 @@
+"""Who leads: one crawler at a time, by a lease whose number never comes twice."""
+
+import pytest
+
+from crawler.leader import LEASE_SECONDS, Leadership
+from shared import keys
+
+LEASE_MS = LEASE_SECONDS * 1000
+
+
+@pytest.fixture
+def one(redis):
+    return Leadership(redis, "one")
+
+
+@pytest.fixture
+def two(redis):
+    return Leadership(redis, "two")
+
+
+async def test_who_comes_first_leads_for_the_length_of_a_lease(redis, one):
+    """The lease names its holder and how often the lead was taken."""
+    assert one.lease is None
+    assert await one.hold() is True
+    assert one.lease == "1:one"
+    assert await redis.get(keys.CRAWLER_LEASE) == b"1:one"
+    assert LEASE_MS - 1000 < await redis.pttl(keys.CRAWLER_LEASE) <= LEASE_MS
+
+
+async def test_the_holder_keeps_the_same_lease_and_renews_its_time(redis, one):
+    await one.hold()
+    await redis.pexpire(keys.CRAWLER_LEASE, 500)
+    assert await one.hold() is True
+    assert one.lease == "1:one"
+    assert await redis.pttl(keys.CRAWLER_LEASE) > LEASE_MS - 1000
+    assert await redis.get(keys.CRAWLER_FENCING) == b"1"
+
+
+async def test_nobody_else_leads_meanwhile_or_changes_anything(redis, one, two):
+    await one.hold()
+    await redis.pexpire(keys.CRAWLER_LEASE, 2000)
+    assert await two.hold() is False
+    assert two.lease is None
+    assert await redis.get(keys.CRAWLER_LEASE) == b"1:one"
+    assert await redis.pttl(keys.CRAWLER_LEASE) <= 2000
+    assert await redis.get(keys.CRAWLER_FENCING) == b"1"
+
+
+async def test_the_next_leader_has_a_higher_number_and_the_old_one_is_deposed(redis, one, two):
+    """Also where the old one asks first thing after it was frozen."""
+    await one.hold()
+    await redis.delete(keys.CRAWLER_LEASE)  # it ran out
+    assert await two.hold() is True
+    assert two.lease == "2:two"
+    assert await one.hold() is False
+    assert one.lease is None
+    assert await redis.get(keys.CRAWLER_LEASE) == b"2:two"
+
+
+async def test_a_lease_that_ran_out_is_not_taken_up_again(redis, one):
+    """Somebody else may have led in between: the same crawler gets a new number."""
+    await one.hold()
+    await redis.delete(keys.CRAWLER_LEASE)
+    assert await one.hold() is True
+    assert one.lease == "2:one"
+
+
+async def test_who_stops_lets_another_lead_at_once(redis, one, two):
+    await one.hold()
+    await one.release()
+    assert one.lease is None
+    assert not await redis.exists(keys.CRAWLER_LEASE)
+    assert await two.hold() is True
+
+
+async def test_a_deposed_crawler_that_stops_takes_nobodys_lease_away(redis, one, two):
+    await one.hold()
+    await redis.delete(keys.CRAWLER_LEASE)
+    await two.hold()
+    await one.release()
+    assert await redis.get(keys.CRAWLER_LEASE) == b"2:two"
+
+
+async def test_a_crawler_that_waits_gives_up_nothing(redis, one, two):
+    """It never led, so it has nothing to give up: Redis is not even asked."""
+    await one.hold()
+    await two.hold()
+    await two.release()
+    assert await redis.get(keys.CRAWLER_LEASE) == b"1:one"

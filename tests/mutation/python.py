@@ -1,0 +1,83 @@
+"""Runs mutmut on the Python that decides, and holds what survives against the list: `python -m tests.mutation.python`.
+
+`[tool.mutmut]` of pyproject.toml names the modules and their tests. A survivor that `survivors.toml` does not explain
+is an error. `--seconds` runs one module for about so long, chosen by the seed: for CI.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mutmut"]
+EXPECTED: dict[str, str] = tomllib.loads(Path(__file__).with_name("survivors.toml").read_text())
+"""`function: before -> after`, and why no test can tell the two apart."""
+KILLED, SURVIVED = {"killed", "timeout"}, {"survived", "no tests", "suspicious"}
+
+
+def mutmut(*arguments: str, seconds: float | None = None) -> str:
+    """Return its output; end it after so many seconds: what it has found until then is kept."""
+    command = [sys.executable, "-m", "mutmut", *arguments]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            output, _ = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)
+            output, _ = process.communicate()
+    return output
+
+
+def results(modules: list[str]) -> dict[str, str]:
+    """Return the state of each mutant of these modules that was tried, by its name."""
+    found = dict(re.findall(r"^\s*(\S+): (.+)$", mutmut("results", "--all", "true"), re.MULTILINE))
+    of_these = tuple(f"{module}." for module in modules)
+    return {name: state for name, state in found.items() if name.startswith(of_these) and state != "not checked"}
+
+
+def change(name: str) -> str:
+    """Return what a mutant changes: `function: before -> after`."""
+    lines = mutmut("show", name).splitlines()
+    before, after = (
+        " ".join(line[1:].strip() for line in lines if line.startswith(sign) and not line.startswith(sign * 3))
+        for sign in "-+"
+    )
+    function = re.sub(
+        r"\.(?:xǁ(\w+)ǁ|x_)(\w+)__mutmut_\d+$", lambda match: "." + ".".join(filter(None, match.groups())), name
+    )
+    return f"{function}: {before} -> {after}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, help="only one module, for about so long")
+    parser.add_argument("--seed", type=int, default=int(time.time()), help="of the choice")
+    parser.add_argument("modules", nargs="*", help="as crawler.report; all where none is named")
+    arguments = parser.parse_args()
+    modules = arguments.modules or [path.removesuffix(".py").replace("/", ".") for path in SETTINGS["only_mutate"]]
+    if arguments.seconds:
+        print(f"seed {arguments.seed}")  # noqa: T201
+        modules = [random.Random(arguments.seed).choice(modules)]
+    mutmut("run", *(f"{module}.*" for module in modules), seconds=arguments.seconds)
+    found = results(modules)
+    survivors = {change(name): state for name, state in found.items() if state in SURVIVED}
+    unexpected = {mutant: state for mutant, state in survivors.items() if mutant not in EXPECTED}
+    for mutant, state in unexpected.items():
+        print(f"{state}: {mutant}")  # noqa: T201
+    killed = sum(state in KILLED for state in found.values())
+    print(  # noqa: T201
+        f"{killed} of {len(found)} killed in {', '.join(modules)}; {len(survivors)} survived, "
+        f"{len(unexpected)} of them unexplained"
+    )
+    return 1 if unexpected or (not found and not arguments.seconds) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
