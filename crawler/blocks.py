@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from crawler.models import MAX_BLOCKS
 from crawler.records import RefusedError, read_server
 from shared.p2p.petals_wire import block_key
+from shared.tasks import awaited, end
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -89,6 +90,11 @@ class BlockReader:
             for batch in batches:
                 batch.answer.cancel()
 
+    async def close(self) -> None:
+        """Give up what is being looked up."""
+        self._waiting.clear()
+        await end(*self._under_way)
+
     async def served(self, places: Sequence[Place]) -> list[Place]:
         """Return those blocks for which one of the first few values is a sound record."""
         return [
@@ -102,7 +108,7 @@ class BlockReader:
         while self._waiting and len(self._under_way) < self._room:
             batch = self._waiting.popleft()
             if not batch.answer.done():
-                task = asyncio.create_task(self._look_up(batch))
+                task = awaited(self._look_up(batch))
                 self._under_way.add(task)
                 task.add_done_callback(self._ended)
 

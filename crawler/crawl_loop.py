@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
+import msgspec
 import structlog
 from redis.exceptions import RedisError
 
-from crawler.clock import SharedClock
 from crawler.leader import RENEW_EVERY
 from crawler.redial import RedialSchedule
 from crawler.report import build_snapshot
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from crawler.leader import Leadership
     from crawler.metrics import CrawlerMetrics
     from crawler.settings import CrawlerSettings
+    from shared.clock import RedisClock
 
 MAX_CRAWL_SECONDS = 300.0
 """A crawl that takes longer is given up: something in it hangs that its own deadlines do not cover."""
@@ -80,6 +81,37 @@ async def crawl_once(
     return snapshot if settings.geo_database is None else settings.geo_database.with_locations(snapshot)
 
 
+class Crawler:
+    """Crawls with a node that is kept from crawl to crawl, and replaced after one that failed."""
+
+    def __init__(self, settings: CrawlerSettings, metrics: CrawlerMetrics | None = None) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._guide: SwarmNode | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def crawl(self, last: Snapshot | None = None, redial: RedialSchedule | None = None) -> Snapshot:
+        """One pass, as `crawl_once`. Raises `SwarmUnavailableError`, `NodeError`."""
+        try:
+            if self._guide is None:
+                self._guide = await SwarmNode.open(self._settings.dial_private_addresses)
+            return await crawl_once(self._settings, self._guide, self._metrics, last=last, redial=redial)
+        except BaseException:
+            await self.close()  # it may itself be what failed
+            raise
+
+    async def close(self) -> None:
+        """End the node; the next crawl opens another."""
+        guide, self._guide = self._guide, None
+        if guide is not None:
+            await guide.close()
+
+
 class CrawlLoop:
     """The life of a crawler process."""
 
@@ -89,6 +121,8 @@ class CrawlLoop:
         writer: SnapshotWriter,
         leadership: Leadership,
         metrics: CrawlerMetrics,
+        *,
+        clock: RedisClock,
         history: HistoryWriter | None = None,
     ) -> None:
         self._settings = settings
@@ -96,11 +130,11 @@ class CrawlLoop:
         self._leadership = leadership
         self._metrics = metrics
         self._history = history
-        self._guide: SwarmNode | None = None
+        self._crawler = Crawler(settings, metrics)
         self._last: Snapshot | None = None
         self._redial = RedialSchedule()
         self._empty_crawls = 0
-        self._clock = SharedClock(writer)
+        self._clock = clock
         self._leads = asyncio.Event()
 
     async def run(self) -> None:
@@ -113,7 +147,7 @@ class CrawlLoop:
             with suppress(RedisError, OSError, TimeoutError):
                 async with asyncio.timeout(1):
                     await self._leadership.release()
-            await self._drop_guide()
+            await self._crawler.close()
 
     async def _keep_lease(self) -> None:
         redis_away = False
@@ -136,6 +170,7 @@ class CrawlLoop:
                 if not redis_away:
                     log.warning("redis is away; trying again every second", error=str(error))
                 redis_away = True
+                await self._mend()
             self._metrics.leading.set(self._leads.is_set())
             await asyncio.sleep(RENEW_EVERY)
 
@@ -172,13 +207,10 @@ class CrawlLoop:
             await asyncio.sleep(self._settings.crawl_period - elapsed % self._settings.crawl_period)
 
     async def _crawl(self) -> None:
-        attempted_at = await self._clock.now()
+        attempted_at = await self._clock.ask()
+        await self._mend()
         try:
-            if self._guide is None:
-                self._guide = await SwarmNode.open(self._settings.dial_private_addresses)
-            snapshot = await crawl_once(
-                self._settings, self._guide, self._metrics, last=self._last, redial=self._redial
-            )
+            snapshot = await self._crawler.crawl(self._last, self._redial)
             self._doubt_emptiness(snapshot)
         except (SwarmUnavailableError, NodeError) as error:
             await self._failed(error, attempted_at)
@@ -187,7 +219,8 @@ class CrawlLoop:
             log.exception("crawl failed")
             await self._failed(error, attempted_at)
             return
-        snapshot = self._last = await self._clock.dated(snapshot)
+        await self._clock.ask()
+        snapshot = self._last = _dated(snapshot, self._clock.now() - time.time())
         self._metrics.crawled(snapshot)
         size = None
         try:
@@ -244,8 +277,7 @@ class CrawlLoop:
         )
         self._metrics.failed()
         tracing.current().fail(reason)
-        # A fresh guide next time: it may itself be what failed.
-        await self._drop_guide()
+        await self._crawler.close()  # also after a crawl that was not believed
         await self._report(
             CrawlStatus(
                 attempted_at,
@@ -257,10 +289,31 @@ class CrawlLoop:
         )
 
     async def _report(self, status: CrawlStatus) -> None:
-        with suppress(RedisError, OSError):
-            await self._writer.report(status)
+        try:
+            await self._writer.report(status, self._leadership.lease or "")
+        except DeposedError:
+            log.warning("status not published: another crawler leads")
+        except (RedisError, OSError) as error:
+            log.warning("status not published: redis is away or full", error=str(error))
 
-    async def _drop_guide(self) -> None:
-        if self._guide is not None:
-            await self._guide.close()
-            self._guide = None
+    async def _mend(self) -> None:
+        """Delete what stands under the crawler's names and is of another type, before it is in anything's way."""
+        with suppress(RedisError, OSError):
+            await self._writer.mend()
+
+
+def _dated(snapshot: Snapshot, ahead: float) -> Snapshot:
+    """Return a snapshot that this machine's clock has dated, by one that is so many seconds ahead of it."""
+    models = tuple(
+        msgspec.structs.replace(
+            model,
+            servers=tuple(
+                server
+                if server.dialled_at is None
+                else msgspec.structs.replace(server, dialled_at=max(0.0, server.dialled_at + ahead))
+                for server in model.servers
+            ),
+        )
+        for model in snapshot.models
+    )
+    return msgspec.structs.replace(snapshot, taken_at=snapshot.taken_at + ahead, models=models)

@@ -8,6 +8,8 @@ import resource
 import time
 from typing import TYPE_CHECKING
 
+from shared.tasks import awaited, end
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -61,7 +63,7 @@ class DialQueue:
         heapq.heappush(self._waiting, (not known, turn, peer_id))
         if self._starters < SETTLING_AT_ONCE:
             self._starters += 1
-            self._tasks.append(asyncio.create_task(self._start_dials()))
+            self._tasks.append(awaited(self._start_dials()))
 
     async def _start_dials(self) -> None:
         try:
@@ -73,7 +75,7 @@ class DialQueue:
                     self._room.release()
                     return
                 _, _, peer_id = heapq.heappop(self._waiting)
-                dial = asyncio.create_task(self._dial_one(peer_id))
+                dial = awaited(self._dial_one(peer_id))
                 self._tasks.append(dial)
                 await asyncio.wait({dial}, timeout=SETTLES_WITHIN)
         finally:
@@ -93,6 +95,7 @@ class DialQueue:
             done += len(tasks)
             await asyncio.gather(*tasks)
 
-    def cancel(self) -> None:
-        for task in self._tasks:
-            task.cancel()
+    async def close(self) -> None:
+        """Give up the dials that have not ended."""
+        self._waiting.clear()
+        await end(*self._tasks)

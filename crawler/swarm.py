@@ -25,6 +25,7 @@ from shared.p2p.node import any_true
 from shared.p2p.petals_wire import MODEL_INDEX_KEY, block_key
 from shared.reachability import Cause, DialOutcome
 from shared.snapshot import BootstrapPeer, PeerState, Refusals, Snapshot, Verdict
+from shared.tasks import awaited, end
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -142,15 +143,16 @@ class Crawl:
                 f"this machine's clock is {ahead:.0f} s ahead of the bootstrap peers'", bootstrap
             )
         self._ended("join")
-        watching = asyncio.create_task(self._strain.watch())
+        watching = awaited(self._strain.watch())
         try:
             observed = await self._observe_models()
             self._ended("look_up")
             await self._dials.finish()
             self._ended("dial")
         finally:
-            watching.cancel()
-            self._dials.cancel()
+            await end(watching)
+            await self._blocks.close()
+            await self._dials.close()
         if self._unanswered and not self._answered:
             raise SwarmUnavailableError("no node of the swarm answered a look-up", bootstrap)
         if any(outcome.verdict is not Verdict.REACHABLE for outcome in self._dials.outcomes.values()):
@@ -204,20 +206,29 @@ class Crawl:
 
     async def _observe_models(self) -> list[ObservedModel]:
         """Look at the official models and at as many of the announced ones as there is room for, in this order."""
-        official = asyncio.create_task(self._observe(self.official_models))
+        official = awaited(self._observe(self.official_models))
+        try:
+            return await self._observe_announced(official)
+        finally:
+            await end(official)
+
+    async def _observe_announced(self, official: asyncio.Task[list[ObservedModel]]) -> list[ObservedModel]:
         announced = await self._announced_models()
         before = {model.dht_prefix for model in served_before(self.last)}
         chosen = first_that_fit([model for model in announced if model.dht_prefix in before])
-        first = asyncio.create_task(self._observe(chosen))
-        others = [model for model in announced if model.dht_prefix not in before]
-        if len(more := first_that_fit(others, beside=chosen)) < len(others):
-            more = first_that_fit(await served_first(others, self._blocks.served), beside=chosen)
-        seen = {model.dht_prefix for model in (*chosen, *more)}
-        for model in announced:
-            if model.dht_prefix not in seen:
-                self._refuse("too_many_models", model.dht_prefix)
-        found = [*await first, *await self._observe(more)]
-        return [*await official, *sorted(found, key=lambda one: standing(one.model))]
+        first = awaited(self._observe(chosen))
+        try:
+            others = [model for model in announced if model.dht_prefix not in before]
+            if len(more := first_that_fit(others, beside=chosen)) < len(others):
+                more = first_that_fit(await served_first(others, self._blocks.served), beside=chosen)
+            seen = {model.dht_prefix for model in (*chosen, *more)}
+            for model in announced:
+                if model.dht_prefix not in seen:
+                    self._refuse("too_many_models", model.dht_prefix)
+            found = [*await first, *await self._observe(more)]
+            return [*await official, *sorted(found, key=lambda one: standing(one.model))]
+        finally:
+            await end(first)
 
     async def _announced_models(self) -> list[Model]:
         """Read the model index; official models are known already."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Protocol
+from contextlib import AsyncExitStack, suppress
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 import structlog
@@ -23,9 +23,10 @@ from shared.p2p.dial import dial
 from shared.p2p.node import Dialler, NodeError, SwarmNode, any_true
 from shared.reachability import Cause, DialOutcome
 from shared.snapshot import Verdict
+from shared.tasks import Tasks, awaited
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Callable, Mapping
 
 DIALLER_LIFETIME = 30.0
 """Seconds. p2pd dials a peer that failed n times again only after 5 + n² seconds; a dialler of this age is
@@ -77,7 +78,7 @@ class Prober:
         self._proving: asyncio.Task[bool] | None = None
         self._proved_from = 0.0
         self._failures: OrderedDict[str, tuple[float, DialOutcome]] = OrderedDict()
-        self._background: set[asyncio.Task[None]] = set()
+        self._background = Tasks()
         self._fit = asyncio.Event()
         self.unfit_reason: str | None = "starting"
 
@@ -128,7 +129,7 @@ class Prober:
             outcome = await self._look_afresh(guide, dialler, peer_id, deadline)
         if outcome.verdict is Verdict.REACHABLE:
             used = await self._used_addresses(dialler, peer_id)
-            self._in_background(dialler.disconnect(peer_id))
+            self._background.start("disconnect", _disconnect(dialler, peer_id))
             self._failures.pop(peer_id, None)
             return msgspec.structs.replace(
                 outcome,
@@ -180,7 +181,7 @@ class Prober:
         asked_at = time.monotonic()
         while self._proved_from < asked_at:
             if self._proving is None or self._proving.done():
-                self._proving = asyncio.create_task(self._self_test())
+                self._proving = awaited(self._self_test())
             if not await asyncio.shield(self._proving):
                 return False
         return True
@@ -228,12 +229,7 @@ class Prober:
             finally:
                 await node.close()
 
-        self._in_background(close_later())
-
-    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        self._background.start("retire", close_later())
 
     async def _recover(self) -> None:
         """Join the swarm, with new nodes where the old ones died or went deaf."""
@@ -242,23 +238,28 @@ class Prober:
         if self._dialler is not None:
             self._retire(self._dialler)
         self._guide = self._dialler = None
-        try:
-            guide, dialler = await SwarmNode.open(self._dial_private), await Dialler.open()
-        except NodeError as error:
-            self._set_fit(str(error))
-            return
-        self._on_node_opened("guide")
-        errors = await guide.join(self._bootstrap_peers, JOIN_TIMEOUT)
+        async with AsyncExitStack() as opened:  # whatever fails on the way, no daemon is left behind
+            try:
+                guide = await opened.enter_async_context(await SwarmNode.open(self._dial_private))
+                dialler = await opened.enter_async_context(await Dialler.open())
+            except NodeError as error:
+                self._set_fit(str(error))
+                return
+            self._on_node_opened("guide")
+            errors = await guide.join(self._bootstrap_peers, JOIN_TIMEOUT)
+            opened.pop_all()
         self._joined = [peer_id for peer_id, error in errors.items() if error is None]
         self._guide, self._dialler = guide, dialler
         self._set_fit(None if self._joined and await self._self_test() else "no bootstrap peer answers")
 
     async def _close(self) -> None:
         self._set_fit("stopping")
-        for task in tuple(self._background):
-            task.cancel()
-            with suppress(asyncio.CancelledError, OSError, EOFError):
-                await task
+        await self._background.close()
         for node in (self._guide, self._dialler):
             if node is not None:
                 await node.close()
+
+
+async def _disconnect(dialler: Dialler, peer_id: str) -> None:
+    with suppress(OSError, EOFError):  # the daemon is gone, and its connections with it
+        await dialler.disconnect(peer_id)

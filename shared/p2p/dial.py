@@ -18,6 +18,7 @@ from shared.p2p.petals_wire import PeerID, TransformerConnectionHandler
 from shared.p2p.rpc_info import read_version
 from shared.reachability import Cause, DialOutcome, Stage
 from shared.snapshot import Verdict
+from shared.tasks import awaited, end
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -93,10 +94,10 @@ async def _reach(
     def found(addresses: tuple[str, ...]) -> None:
         begun.setdefault(Stage.DIAL, time.monotonic())
         # p2pd dials a peer's further addresses beside those that it is dialling.
-        dials.append(asyncio.create_task(dialler.connect(peer_id, addresses)))
+        dials.append(awaited(dialler.connect(peer_id, addresses)))
 
     patience = min(SEARCH_WITHIN, (deadline - time.monotonic()) / 2)
-    searching = asyncio.create_task(search.run(found, patience))
+    searching = awaited(search.run(found, patience))
     try:
         while running := [task for task in (searching, *dials) if not task.done()]:
             await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
@@ -109,9 +110,7 @@ async def _reach(
                 raise error
         return [str(error) for error in failures]
     finally:
-        for task in (searching, *dials):
-            task.cancel()
-        await asyncio.gather(searching, *dials, return_exceptions=True)
+        await end(searching, *dials)
 
 
 async def _ask(node: Dialler, peer_id: str, deadline: float) -> DialOutcome | None:
@@ -167,8 +166,7 @@ _DIRECT_TCP = re.compile(r"/ip[46]/(?P<host>[0-9a-fA-F.:]+)/tcp/(?P<port>\d+)")
 async def _accepts_tcp(addresses: Iterable[str]) -> bool:
     """Whether any direct address accepts a TCP connection: the machine is there, the program is not."""
     places = filter(None, map(_DIRECT_TCP.fullmatch, addresses))
-    tasks = [asyncio.create_task(_knock(place["host"], int(place["port"]))) for place in places]
-    return any(await asyncio.gather(*tasks))
+    return any(await asyncio.gather(*(_knock(place["host"], int(place["port"])) for place in places)))
 
 
 async def _knock(host: str, port: int) -> bool:

@@ -25,6 +25,7 @@ from hivemind.p2p.p2p_daemon_bindings.control import P2PDaemonError
 
 from shared.p2p.addresses import anywhere
 from shared.p2p.kad_wire import closer_peers, find_node
+from shared.tasks import awaited, end
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -97,7 +98,7 @@ class Search:
             while ends is None or time.monotonic() < ends:
                 for name in self._next()[: ASKED_AT_ONCE - len(asking)]:
                     self._asked.add(name)
-                    asking[asyncio.create_task(self._ask(name))] = name
+                    asking[awaited(self._ask(name))] = name
                 if not asking:
                     break
                 left = None if ends is None else max(0.0, ends - time.monotonic())
@@ -111,8 +112,7 @@ class Search:
                 if self.addresses and ends is None:
                     ends = time.monotonic() + patience
         finally:
-            for task in asking:
-                task.cancel()
+            await end(*asking)
         self.over = bool(self._answered)
         if self.addresses and any(self._left):
             await asyncio.sleep(HEAD_START)

@@ -27,6 +27,7 @@ from shared.p2p.kad import Search
 from shared.p2p.kad_wire import PROTOCOL as KAD_PROTOCOL
 from shared.p2p.kept_streams import KeptStreams
 from shared.p2p.look_up import DHTReader
+from shared.tasks import awaited, end
 
 if TYPE_CHECKING:
     from asyncio import StreamReader, StreamWriter
@@ -231,16 +232,20 @@ class SwarmNode(Dialler):
     async def open(cls, dial_private: DialPrivate = DialPrivate.AUTO) -> Self:
         """Start a daemon and a DHT client on it; `join` comes next. Raises `NodeError`."""
         p2p = await _start_daemon("client")
-        dht = await DHTNode.create(
-            p2p=p2p,
-            client_mode=True,
-            wait_timeout=DHT_ANSWER_TIMEOUT,
-            blacklist_time=DHT_NODE_AVOIDED,
-            cache_locally=False,
-            cache_nearest=0,
-            cache_on_store=False,
-            reuse_get_requests=False,
-        )
+        try:
+            dht = await DHTNode.create(
+                p2p=p2p,
+                client_mode=True,
+                wait_timeout=DHT_ANSWER_TIMEOUT,
+                blacklist_time=DHT_NODE_AVOIDED,
+                cache_locally=False,
+                cache_nearest=0,
+                cache_on_store=False,
+                reuse_get_requests=False,
+            )
+        except BaseException:
+            await Dialler(p2p).close()
+            raise
         return cls(p2p, dht, dial_private)
 
     async def close(self) -> None:
@@ -326,12 +331,11 @@ class SwarmNode(Dialler):
 
 async def any_true(questions: Iterable[Coroutine[Any, Any, bool]]) -> bool:
     """Ask all at once; return True at the first yes, False when all have said no."""
-    tasks = [asyncio.create_task(question) for question in questions]
+    tasks = [awaited(question) for question in questions]
     try:
         for answer in asyncio.as_completed(tasks):
             if await answer:
                 return True
         return False
     finally:
-        for task in tasks:
-            task.cancel()
+        await end(*tasks)

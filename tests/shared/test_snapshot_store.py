@@ -70,7 +70,7 @@ async def test_a_status_arrives_beside_the_snapshot(redis):
     await writer.publish(snapshot(taken_at=1.0), leader.lease)
     news = SnapshotReader(redis).follow()
     await next_snapshot(news)
-    await writer.report(CrawlStatus(2.0, ok=False, error="no bootstrap peer answered"))
+    await writer.report(CrawlStatus(2.0, ok=False, error="no bootstrap peer answered"), leader.lease)
     async with asyncio.timeout(5):
         item = await anext(news)
     assert item.status.error == "no bootstrap peer answered"

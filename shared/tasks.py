@@ -1,0 +1,149 @@
+"""This module starts background tasks: the one place that does, so that none can end without anybody noticing.
+
+`Tasks.keep` is for loops that shall run for as long as the process: one that ends, by an error or without one, is
+logged with its traceback, counted, and started again after a growing pause; meanwhile `Tasks.failing` names it, for
+`/readyz`, for a worker's lease, and for the health checks. `Tasks.start` is for work that nobody waits for.
+`awaited` is for work whose creator takes its result, and its error, himself; `end` cancels such tasks and waits.
+`tests/shared/test_tasks.py` refuses any other way but `asyncio.TaskGroup`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import structlog
+from prometheus_client import Counter, Gauge
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+
+T = TypeVar("T")
+
+PAUSES = (0.1, 0.5, 1, 2, 5, 10, 30)
+"""Seconds before a loop's first, second, … start anew in a row; the last one stays."""
+STEADY_AFTER = 2.0
+"""Seconds for which a loop that failed must run before it counts as working again."""
+
+FAILURES = Counter(
+    "petals_background_task_failures",
+    "Background tasks that ended with an error, or that ended where they should go on.",
+    ["task"],
+    registry=None,
+)
+UP = Gauge(
+    "petals_background_task_up",
+    "1 while a loop of this process runs; 0 from its failure until it has run for two seconds again.",
+    ["task"],
+    registry=None,
+)
+"""Both are of the process, which registers them on its own private registry."""
+
+log = structlog.get_logger()
+
+
+class Tasks:
+    """The background tasks of one owner. Used as a context manager, or ended with `close`."""
+
+    def __init__(self, on_change: Callable[[], None] = lambda: None) -> None:
+        """`on_change` is called when `failing` changes; it must not raise."""
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._kept: set[str] = set()
+        self._failing: dict[str, None] = {}
+        self._on_change = on_change
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    @property
+    def failing(self) -> tuple[str, ...]:
+        """Names of the loops that do not run now, or have not run for long enough since they failed."""
+        return tuple(self._failing)
+
+    def keep(self, name: str, run: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+        """Run a loop until `close`, over whatever ends it. The name is a label of metrics: one of few."""
+        FAILURES.labels(name)
+        UP.labels(name).set(1)
+        self._kept.add(name)
+        return self._add(name, self._keep(name, run))
+
+    def start(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Do something once, beside all else. An error of it is logged and counted, and ends nothing."""
+        FAILURES.labels(name)
+        return self._add(name, _once(name, work))
+
+    async def close(self) -> None:
+        """Cancel all of it, and wait until it has ended."""
+        while self._tasks:
+            await end(*self._tasks)
+        for name in self._kept:
+            UP.remove(name)
+        self._kept.clear()
+
+    def _add(self, name: str, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _keep(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+        loop = asyncio.get_running_loop()
+        failures = 0
+        while True:
+            began = loop.time()
+            steady = loop.call_later(STEADY_AFTER, self._works, name) if failures else None
+            try:
+                await run()
+                error: BaseException | None = None
+            except asyncio.CancelledError as cancelled:
+                if _is_cancelled():
+                    raise
+                error = cancelled  # somebody else's: a library's inner task that was cancelled
+            except Exception as raised:  # noqa: BLE001 - logged below
+                error = raised
+            finally:
+                if steady is not None:
+                    steady.cancel()
+            failures = failures + 1 if loop.time() - began < PAUSES[-1] else 1
+            pause = PAUSES[min(failures, len(PAUSES)) - 1]
+            log.error("background task ended; it is started again", task=name, pause=pause, exc_info=error)
+            FAILURES.labels(name).inc()
+            UP.labels(name).set(0)
+            self._failing[name] = None
+            self._on_change()
+            await asyncio.sleep(pause)
+
+    def _works(self, name: str) -> None:
+        log.info("background task works again", task=name)
+        UP.labels(name).set(1)
+        self._failing.pop(name, None)
+        self._on_change()
+
+
+async def _once(name: str, work: Coroutine[Any, Any, None]) -> None:
+    try:
+        await work
+    except Exception:
+        log.exception("background task failed", task=name)
+        FAILURES.labels(name).inc()
+
+
+def awaited(work: Coroutine[Any, Any, T], name: str | None = None) -> asyncio.Task[T]:
+    """Start a task whose creator awaits it, or hands its result to those who do; he ends it where he gives up."""
+    return asyncio.create_task(work, name=name)
+
+
+async def end(*tasks: asyncio.Task[Any] | None) -> None:
+    """Cancel tasks and wait until they have ended. Their results and errors are nobody's any more."""
+    there = [task for task in tasks if task is not None]
+    for task in there:
+        task.cancel()
+    await asyncio.gather(*there, return_exceptions=True)
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
