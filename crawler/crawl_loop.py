@@ -22,6 +22,7 @@ from shared import tracing
 from shared.p2p.node import Dialler, NodeError, SwarmNode
 from shared.snapshot import CrawlStatus, Snapshot
 from shared.snapshot_store import DeposedError, SnapshotWriter
+from shared.tasks import awaited, end
 
 if TYPE_CHECKING:
     from crawler.history import HistoryWriter
@@ -138,12 +139,14 @@ class CrawlLoop:
         self._leads = asyncio.Event()
 
     async def run(self) -> None:
-        """Run until cancelled; then let go of the lease and end the node."""
+        """Run until cancelled; then let go of the lease and end the node. Raises what ended one of the two loops."""
+        loops = [awaited(self._keep_lease(), "lease"), awaited(self._crawl_on_schedule(), "crawls")]
         try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._keep_lease())
-                tasks.create_task(self._crawl_on_schedule())
+            ended, _ = await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
+            for loop in ended:
+                loop.result()
         finally:
+            await end(*loops)
             with suppress(RedisError, OSError, TimeoutError):
                 async with asyncio.timeout(1):
                     await self._leadership.release()

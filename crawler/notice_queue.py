@@ -25,6 +25,7 @@ from rq.worker import SimpleWorker
 from crawler.webhook import DeliveryError
 from shared import keys, stored
 from shared.incidents import Incident  # noqa: TC001 - msgspec reads the annotation
+from shared.redis_client import SOCKET_TIMEOUT
 from shared.rq_job import InertJob, purge
 from shared.snapshot_store import DeposedError
 
@@ -84,6 +85,8 @@ def _tell(deliver: Deliver, text: str) -> None:
 
 class _Worker(SimpleWorker):
     death_penalty_class = TimerDeathPenalty  # signals are for the main thread
+    connection_timeout = SOCKET_TIMEOUT  # type: ignore[assignment]  # a property
+    """RQ would make the connection's timeout 55 s, for reads that block: there are none here."""
 
     def __init__(self, connection: Redis, deliver: Deliver, on_ended: Callable[[str], None]) -> None:
         super().__init__(

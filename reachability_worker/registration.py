@@ -12,6 +12,7 @@ from rq.worker import WorkerStatus
 from rq.worker.base import BaseWorker
 
 from shared.reachability import queue_name
+from shared.redis_client import SOCKET_TIMEOUT
 from shared.rq_job import InertJob
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ class Registration(BaseWorker):
 
     All raise `redis.RedisError` and `OSError`.
     """
+
+    connection_timeout = SOCKET_TIMEOUT  # type: ignore[assignment]  # a property
+    """RQ would make the connection's timeout 25 s, for reads that block: there are none here."""
 
     def __init__(self, vantage: str, connection: Redis) -> None:
         super().__init__(

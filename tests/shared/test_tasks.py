@@ -161,6 +161,28 @@ async def test_work_that_nobody_waits_for_is_logged_and_counted():
     assert [line["task"] for line in logs if line["log_level"] == "error"] == ["once"]
 
 
+async def test_a_task_that_swallows_its_cancellation_is_cancelled_again(monkeypatch):
+    """As one does that waits for Redis in the wrong moment: closing ends it all the same."""
+    monkeypatch.setattr(tasks, "CANCEL_AGAIN", 0.05)
+    swallowed = []
+
+    async def loop():
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                if len(swallowed) == 2:
+                    raise
+                swallowed.append(1)
+
+    background = Tasks()
+    background.keep("loop", loop)
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        await background.close()
+    assert len(swallowed) == 2
+
+
 async def test_end_waits_until_cancelled_tasks_are_over():
     """A caller that goes on after it shares nothing with them any more."""
     over = []
