@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from crawler.models import MAX_BLOCKS
 from crawler.records import RefusedError, read_server
 from shared.p2p.petals import block_key
-from shared.tasks import awaited
+from shared.tasks import awaited, end
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -92,6 +92,11 @@ class BlockReader:
         finally:
             for batch in batches:
                 batch.answer.cancel()
+
+    async def close(self) -> None:
+        """Give up what is being looked up."""
+        self._waiting.clear()
+        await end(*self._under_way)
 
     async def served(self, places: Sequence[Place]) -> list[Place]:
         """Return those blocks for which one of the first few values is a sound record."""

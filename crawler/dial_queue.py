@@ -96,6 +96,6 @@ class DialQueue:
             await asyncio.gather(*tasks)
 
     async def close(self) -> None:
-        """End what is under way."""
+        """Give up the dials that have not ended."""
         while tasks := [task for task in self._tasks if not task.done()]:
             await end(*tasks)

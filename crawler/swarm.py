@@ -151,6 +151,7 @@ class Crawl:
             bootstrap = self._bootstrap_peers(await joining)
         finally:
             await end(joining, watching, *self._observing)
+            await self._blocks.close()
             await self._dials.close()
         if self._unanswered and not self._answered:
             raise SwarmUnavailableError("no node of the swarm answered a look-up", self._with_accounts(bootstrap))

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Protocol
+from contextlib import AsyncExitStack, suppress
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
@@ -26,9 +26,10 @@ from shared.p2p.probe import probe, with_way
 from shared.p2p.waiting import any_true
 from shared.reachability import Cause, DialOutcome
 from shared.snapshot import Verdict
+from shared.tasks import Tasks, awaited
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Callable, Mapping
 
 PROBER_NODE_LIFETIME = 30.0
 """Seconds. p2pd dials a peer that failed n times again only after 5 + n² seconds; a prober_node of this age is
@@ -82,7 +83,7 @@ class Prober:
         self._proving: asyncio.Task[bool] | None = None
         self._proved_from = 0.0
         self._failures: OrderedDict[str, tuple[float, DialOutcome]] = OrderedDict()
-        self._background: set[asyncio.Task[None]] = set()
+        self._background = Tasks()
         self._fit = asyncio.Event()
         self.unfit_reason: str | None = "starting"
 
@@ -136,7 +137,7 @@ class Prober:
             if outcome.reached_at is not None:
                 return outcome  # over a relay, which has its circuit back
             outcome = with_way(outcome, await self._connections(prober_node, peer_id))
-            self._in_background(prober_node.disconnect(peer_id))
+            self._background.start("disconnect", _disconnect(prober_node, peer_id))
             return outcome
         if not await self._prove():
             self._set_fit("the self-test failed")
@@ -189,7 +190,7 @@ class Prober:
         asked_at = time.monotonic()
         while self._proved_from < asked_at:
             if self._proving is None or self._proving.done():
-                self._proving = asyncio.create_task(self._self_test())
+                self._proving = awaited(self._self_test())
             if not await asyncio.shield(self._proving):
                 return False
         return True
@@ -239,12 +240,7 @@ class Prober:
             finally:
                 await node.close()
 
-        self._in_background(close_later())
-
-    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        self._background.start("retire", close_later())
 
     async def _recover(self) -> None:
         """Join the swarm, with new nodes where the old ones died or went deaf."""
@@ -253,23 +249,28 @@ class Prober:
         if self._prober_node is not None:
             self._retire(self._prober_node)
         self._dht_node = self._prober_node = None
-        try:
-            dht_node, prober_node = await DHTClientNode.open(self._dial_private), await ProberNode.open()
-        except NodeError as error:
-            self._set_fit(str(error))
-            return
-        self._on_node_opened("guide")
-        errors = await dht_node.join(self._bootstrap_peers, JOIN_TIMEOUT)
+        async with AsyncExitStack() as opened:  # whatever fails on the way, no daemon is left behind
+            try:
+                dht_node = await opened.enter_async_context(await DHTClientNode.open(self._dial_private))
+                prober_node = await opened.enter_async_context(await ProberNode.open())
+            except NodeError as error:
+                self._set_fit(str(error))
+                return
+            self._on_node_opened("guide")
+            errors = await dht_node.join(self._bootstrap_peers, JOIN_TIMEOUT)
+            opened.pop_all()
         self._joined = [peer_id for peer_id, error in errors.items() if error is None]
         self._dht_node, self._prober_node = dht_node, prober_node
         self._set_fit(None if self._joined and await self._self_test() else "no bootstrap peer answers")
 
     async def _close(self) -> None:
         self._set_fit("stopping")
-        for task in tuple(self._background):
-            task.cancel()
-            with suppress(asyncio.CancelledError, OSError, EOFError):
-                await task
+        await self._background.close()
         for node in (self._dht_node, self._prober_node):
             if node is not None:
                 await node.close()
+
+
+async def _disconnect(prober_node: ProberNode, peer_id: str) -> None:
+    with suppress(OSError, EOFError):  # the daemon is gone, and its connections with it
+        await prober_node.disconnect(peer_id)

@@ -55,16 +55,20 @@ class DHTClientNode(Daemon):
     async def open(cls, dial_private: DialPrivate = DialPrivate.AUTO) -> Self:
         """Start a daemon and a DHT client on it; `join` comes next. Raises `NodeError`."""
         p2p = await start_p2pd("client")
-        dht = await DHTNode.create(
-            p2p=p2p,
-            client_mode=True,
-            wait_timeout=DHT_ANSWER_TIMEOUT,
-            blacklist_time=0,  # DHTReader keeps its own account of silent nodes
-            cache_locally=False,
-            cache_nearest=0,
-            cache_on_store=False,
-            reuse_get_requests=False,
-        )
+        try:
+            dht = await DHTNode.create(
+                p2p=p2p,
+                client_mode=True,
+                wait_timeout=DHT_ANSWER_TIMEOUT,
+                blacklist_time=0,  # DHTReader keeps its own account of silent nodes
+                cache_locally=False,
+                cache_nearest=0,
+                cache_on_store=False,
+                reuse_get_requests=False,
+            )
+        except BaseException:
+            await Daemon(p2p).close()
+            raise
         return cls(p2p, dht, dial_private)
 
     async def close(self) -> None:
