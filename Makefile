@@ -37,8 +37,12 @@ demo: $(INSTALLED)  ## The same on a private swarm of simulated servers on 127.0
 AT_ONCE ?= 6
 PARALLEL := -n $(AT_ONCE) --dist loadgroup
 .PHONY: test
-test: $(DEV_INSTALLED)  ## All tests but those with genuine Petals servers, in parallel and in random order (ARGS, AT_ONCE)
-	$(BIN)/python -m pytest $(PARALLEL) -m "not petals_server" $(ARGS)
+test: $(DEV_INSTALLED)  ## All tests but those of the next two, in parallel and in random order (ARGS, AT_ONCE)
+	$(BIN)/python -m pytest $(PARALLEL) -m "not petals_server and not internet" $(ARGS)
+
+.PHONY: test-internet
+test-internet: $(DEV_INSTALLED)  ## The monitor behind NATs, relays, firewalls, beside a genuine client (5 minutes, mostly waiting)
+	$(BIN)/python -m pytest tests/internet -m internet $(ARGS)
 
 .PHONY: test-fast
 test-fast: $(DEV_INSTALLED)  ## Those that start no process and use no network: half a minute

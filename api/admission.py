@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import redis as sync_redis
+import structlog
 from redis.exceptions import NoScriptError, RedisError
 from rq import Queue
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
-from shared import keys, tracing
+from shared import keys, stored, tracing
 from shared.reachability import CHECK_FUNCTION, RENEWAL, Answer, decode_answer, queue_name
 
 if TYPE_CHECKING:
@@ -33,16 +34,19 @@ ADMITTED_AT_ONCE = 200
 _ADMIT = """
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+local function text(answer) return type(answer) == 'string' and answer or nil end
 if ARGV[5] ~= '1' then
-  local verdict = redis.call('GET', KEYS[1])
+  local verdict = text(redis.pcall('GET', KEYS[1]))
   if verdict then return {'HIT', verdict} end
 end
 if redis.call('ZCOUNT', KEYS[3], now_ms, '+inf') == 0 then return {'NOWORKER'} end
-local current = redis.call('GET', KEYS[2])
+local current = text(redis.pcall('GET', KEYS[2]))
 if not current and ARGV[6] ~= '' then current = ARGV[6] end
-if current then
+local peer = string.match(ARGV[1], '^.*-')
+-- What names another peer, or is no job's id, was written by somebody else.
+if current and string.sub(current, 1, #peer) == peer and string.match(current, '^[%w-]+$') then
   local job = 'rq:job:' .. current
-  local status = redis.call('HGET', job, 'status')
+  local status = text(redis.pcall('HGET', job, 'status'))
   -- A queued check is nobody's to renew; a started one that is not renewed lost its worker.
   if status == 'queued' then
     redis.call('SET', KEYS[2], current, 'PX', ARGV[4])
@@ -56,13 +60,16 @@ local fields = {}
 for i = 7, #ARGV do fields[#fields + 1] = ARGV[i] end
 redis.call('HSET', KEYS[5], 'asked_ms', now_ms, 'deadline_ms', now_ms + tonumber(ARGV[2]), unpack(fields))
 redis.call('PEXPIRE', KEYS[5], ARGV[2] + 2000)
-redis.call('SADD', KEYS[6], KEYS[4])
+redis.pcall('SADD', KEYS[6], KEYS[4])  -- for `rq info` alone
 redis.call('RPUSH', KEYS[4], ARGV[1])
 return {'LEAD', ARGV[1]}
 """
 
 _DECISIONS = {b"HIT": "reused", b"JOIN": "joined", b"LEAD": "began", b"NOWORKER": "no_worker", b"FULL": "full"}
 _REFUSALS = {b"NOWORKER": "no worker is looking now", b"FULL": "too many checks are waiting"}
+
+
+log = structlog.get_logger()
 
 
 class NobodyCouldLookError(Exception):
@@ -128,7 +135,11 @@ class Admissions:
             if decision in _REFUSALS:
                 raise NobodyCouldLookError(_REFUSALS[decision])
             if decision == b"HIT":
-                return Admitted(decode_answer(rest[0]), "", began=False)
+                answer = stored.read("verdict", lambda packed: _verdict(packed, question), rest[0])
+                if answer is not None:
+                    return Admitted(answer, "", began=False)
+                question.fresh = True  # asked as if nothing stood there; the new verdict replaces it
+                return await self.admit(question)
             job_id = rest[0].decode()
             span.set({"messaging.message.id": job_id})
             return Admitted(None, job_id, began=decision == b"LEAD")
@@ -145,6 +156,9 @@ class Admissions:
             try:
                 results = await self._send([question for question, _ in batch])
             except (RedisError, OSError) as error:
+                results = [error] * len(batch)
+            except Exception as error:
+                log.exception("questions could not be sent")
                 results = [error] * len(batch)
             for (_, decided), result in zip(batch, results, strict=True):
                 if decided.done():
@@ -201,3 +215,10 @@ class Admissions:
                 job.id, left_ms, self._max_queued, RENEWAL * 1000, int(question.fresh), question.job_id, *fields,
             ],
         )  # fmt: skip
+
+
+def _verdict(packed: bytes, question: Question) -> Answer:
+    answer = decode_answer(packed)
+    if (answer.vantage, answer.peer_id) != (question.vantage, question.peer_id):
+        raise ValueError("the verdict is about another peer")
+    return answer

@@ -37,9 +37,11 @@ from api.request_rate import RequestRate
 from api.request_spans import RequestSpans
 from api.swarm import Swarm
 from shared import tracing
+from shared.clock import RedisClock
 from shared.history_store import HistoryReader
 from shared.redis_client import connect
 from shared.snapshot_store import SnapshotReader
+from shared.tasks import Tasks
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -122,25 +124,26 @@ def create_app(settings: ApiSettings) -> Starlette:
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     settings: ApiSettings = app.state.settings
     redis = connect(settings.redis_url, "api")
-    app.state.swarm = Swarm(SnapshotReader(redis), app.state.pages, settings, app.state.table)
+    tasks = app.state.tasks = Tasks()
+    clock = app.state.clock = RedisClock(redis)
+    app.state.swarm = Swarm(SnapshotReader(redis), clock, app.state.pages, settings, app.state.table)
     # Apart, so that a crowd that reads the past never waits in front of a check.
     past = connect(settings.redis_url, "api history", max_connections=READS_AT_ONCE)
-    app.state.history = HistoryCache(HistoryReader(past))
-    app.state.desk = ReachabilityDesk(redis, max_queued=settings.max_queued_checks)
+    app.state.history = HistoryCache(HistoryReader(past), now=clock.now)
+    app.state.desk = ReachabilityDesk(redis, tasks, max_queued=settings.max_queued_checks)
     app.state.request_rate = RequestRate(redis)
-    app.state.metrics.desk, app.state.metrics.swarm = app.state.desk, app.state.swarm
+    app.state.metrics.desk, app.state.metrics.swarm, app.state.metrics.now = app.state.desk, app.state.swarm, clock.now
     app.state.desk.on_reply = app.state.metrics.replied
     if settings.api_metrics_port:
         app.state.metrics.serve(settings.api_metrics_port)
-    tasks = [asyncio.create_task(app.state.swarm.run()), asyncio.create_task(app.state.desk.run())]
+    app.state.swarm.start(tasks)
+    app.state.desk.start()
     try:
         # It listens after this. Beside replicas that know the swarm, one that does not yet would answer wrongly.
         await app.state.swarm.first_look(FIRST_LOOK)
         yield
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await tasks.close()
         with suppress(Exception):
             await redis.aclose()
             await past.aclose()

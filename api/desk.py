@@ -10,25 +10,28 @@ was lost, the check begins anew at another.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import structlog
 from redis.exceptions import RedisError
 
 from api.admission import Admissions, NobodyCouldLookError, Question
 from api.request_id import current_request_id
-from shared import keys, tracing
-from shared.reachability import Answer, decode_answer
+from shared import keys, stored, tracing
+from shared.reachability import VANTAGE_PATTERN, Answer, decode_answer
 from shared.snapshot import Verdict
 from shared.stream_tail import StreamTail
+from shared.tasks import awaited, end
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from redis.asyncio import Redis
+
+    from shared.tasks import Tasks
 
 ADMIT_AGAIN = 1.0
 """Seconds after which a watch asks Redis again how its check stands."""
@@ -51,10 +54,11 @@ class _Watch:
 
 
 class ReachabilityDesk:
-    """One a process. `run` keeps it going; `ask` is for each request."""
+    """One a process. `start` sets it going; `ask` is for each request."""
 
-    def __init__(self, redis: Redis, *, max_queued: int) -> None:
+    def __init__(self, redis: Redis, tasks: Tasks, *, max_queued: int) -> None:
         self._redis = redis
+        self._tasks = tasks
         self._watches: dict[tuple[str, str], _Watch] = {}
         self._tail = StreamTail(redis, (keys.REPLIES,), about="replies")
         self._admissions = Admissions(redis, max_queued=max_queued)
@@ -69,11 +73,10 @@ class ReachabilityDesk:
         """Callers that wait now."""
         return sum(watch.waiters for watch in self._watches.values())
 
-    async def run(self) -> None:
-        """Read replies and admit questions until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._read_replies())
-            tasks.create_task(self._admissions.run())
+    def start(self) -> None:
+        """Read replies and admit questions from now on, until the tasks are closed."""
+        self._tasks.keep("replies", self._read_replies)
+        self._tasks.keep("admissions", self._admissions.run)
 
     async def vantages(self) -> list[str]:
         """Return the vantage points that had a live worker within the last second. Raises `redis.RedisError`.
@@ -83,7 +86,8 @@ class ReachabilityDesk:
         if time.monotonic() - self._vantages_at > VANTAGES_LAST and (
             self._finding_vantages is None or self._finding_vantages.done()
         ):
-            self._finding_vantages = asyncio.create_task(self._find_vantages())
+            self._finding_vantages = awaited(self._find_vantages())
+            self._finding_vantages.add_done_callback(_look_at)
         if self._finding_vantages is not None and not self._finding_vantages.done():
             return await asyncio.shield(self._finding_vantages)
         return self._vantages
@@ -92,7 +96,8 @@ class ReachabilityDesk:
         seconds, microseconds = await self._redis.time()
         now_ms = seconds * 1000 + microseconds // 1000
         names: Any = await self._redis.zrangebyscore(keys.VANTAGES, now_ms, "+inf")
-        self._vantages, self._vantages_at = sorted(name.decode() for name in names), time.monotonic()
+        read = (stored.read("vantage", _vantage, name) for name in names)
+        self._vantages, self._vantages_at = sorted(name for name in read if name is not None), time.monotonic()
         return self._vantages
 
     async def ask(
@@ -111,12 +116,11 @@ class ReachabilityDesk:
             names = [name for name in names if name == vantage]
         if not names:
             raise NobodyCouldLookError("no worker is looking now")
-        tasks = [asyncio.create_task(self._ask_one(name, peer_id, deadline, fresh)) for name in names]
+        tasks = [awaited(self._ask_one(name, peer_id, deadline, fresh)) for name in names]
         try:
             await self._until_decided(tasks, deadline)
         finally:
-            for task in tasks:
-                task.cancel()
+            await end(*(task for task in tasks if not task.done()))
         answers = [task.result() for task in tasks if task.done() and not task.cancelled() and not task.exception()]
         if not answers:
             failed = next((task.exception() for task in tasks if task.done() and not task.cancelled()), None)
@@ -141,7 +145,7 @@ class ReachabilityDesk:
         if watch is None or watch.result.done():
             watch = _Watch(Question(vantage, peer_id, deadline, fresh, current_request_id()))
             self._watches[vantage, peer_id] = watch
-            watch.pursuit = asyncio.create_task(self._pursue(watch))
+            watch.pursuit = self._tasks.start("check", self._pursue(watch))
         watch.waiters += 1
         watch.question.deadline = max(watch.question.deadline, deadline)
         try:
@@ -173,8 +177,11 @@ class ReachabilityDesk:
                 await asyncio.wait([watch.result], timeout=ADMIT_AGAIN)
         except NobodyCouldLookError as error:
             self._give_up(watch, error)
-        except (RedisError, OSError, msgspec.MsgspecError) as error:
+        except (RedisError, OSError) as error:
             self._give_up(watch, NobodyCouldLookError(f"the monitor's queue is away ({type(error).__name__})"))
+        except Exception as error:
+            self._give_up(watch, NobodyCouldLookError(f"the check failed ({type(error).__name__})"))
+            raise
 
     def _give_up(self, watch: _Watch, error: NobodyCouldLookError) -> None:
         if not watch.result.done():
@@ -205,9 +212,19 @@ class ReachabilityDesk:
                 await asyncio.sleep(0.25)
         async for entries in self._tail.follow():
             for entry in entries:
-                try:
-                    answer = decode_answer(entry.fields[b"answer"])
+                answer = stored.read("reply", lambda fields: decode_answer(fields[b"answer"]), entry.fields)
+                if answer is not None:
                     self.on_reply(answer)
                     self._settle(answer)
-                except (msgspec.MsgspecError, KeyError) as error:
-                    log.warning("reply not readable", error=str(error))
+
+
+def _vantage(name: bytes) -> str:
+    if re.fullmatch(VANTAGE_PATTERN, text := name.decode()) is None:
+        raise ValueError("not the name of a vantage point")
+    return text
+
+
+def _look_at(task: asyncio.Task[Any]) -> None:
+    """Take a task's error, also where everybody who waited for it has left."""
+    if not task.cancelled():
+        task.exception()

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from api.swarm import Swarm
+    from shared.tasks import Tasks
 
 
 async def livez(request: Request) -> Response:
@@ -18,12 +19,18 @@ async def livez(request: Request) -> Response:
 
 
 async def readyz(request: Request) -> Response:
-    """It has something to serve: a snapshot, however old, or a Redis that will bring one. Else 503."""
+    """It has something to serve: a snapshot, however old, or a Redis that will bring one; and its loops run. Else 503.
+
+    `failing` names the loops that do not: `snapshots` (what pages show), `replies` and `admissions` (checks), `ages`.
+    """
     swarm: Swarm = request.app.state.swarm
-    ready = swarm.connected or swarm.snapshot is not None
+    tasks: Tasks = request.app.state.tasks
+    served = swarm.connected or swarm.snapshot is not None
+    status = f"failing: {', '.join(tasks.failing)}" if tasks.failing else "ready" if served else "waiting for Redis"
     document = {
-        "status": "ready" if ready else "waiting for Redis",
+        "status": status,
         "redis": swarm.connected,
         "snapshot_age": swarm.view().age,
+        "failing": tasks.failing,
     }
-    return JSONResponse(document, 200 if ready else 503)
+    return JSONResponse(document, 200 if status == "ready" else 503)

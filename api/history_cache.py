@@ -17,6 +17,7 @@ from api.bodies import Body
 from api.headers import CORS, JSON
 from api.problems import Problem
 from shared.history import Resolution
+from shared.tasks import awaited
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable
@@ -58,7 +59,7 @@ class ReadThrough:
                 return entry[1]
         task = self._loading.get(key)
         if task is None:
-            task = asyncio.create_task(self._load(key, load))
+            task = awaited(self._load(key, load))
             self._loading[key] = task
             task.add_done_callback(lambda done: self._loaded(key, done))
         try:
@@ -86,8 +87,11 @@ class ReadThrough:
 class HistoryCache:
     """One a process."""
 
-    def __init__(self, reader: HistoryReader, *, fresh: float = FRESH_SECONDS) -> None:
+    def __init__(
+        self, reader: HistoryReader, *, fresh: float = FRESH_SECONDS, now: Callable[[], float] = time.time
+    ) -> None:
         self._reader = reader
+        self._now = now
         self._values = ReadThrough(fresh)
         self._bodies = ReadThrough(fresh)
         self._slots = asyncio.Semaphore(READS_AT_ONCE)
@@ -95,13 +99,13 @@ class HistoryCache:
     async def model(self, dht_prefix: str, resolution: Resolution = Resolution.HOUR) -> ModelHistory:
         """Raises `HistoryAwayError`, as the others do."""
         found: ModelHistory = await self._read(
-            ("model", dht_prefix, resolution), lambda: self._reader.model(dht_prefix, resolution, time.time())
+            ("model", dht_prefix, resolution), lambda: self._reader.model(dht_prefix, resolution, self._now())
         )
         return found
 
     async def server(self, peer_id: str) -> ServerHistory | None:
         found: ServerHistory | None = await self._read(
-            ("server", peer_id), lambda: self._reader.server(peer_id, time.time())
+            ("server", peer_id), lambda: self._reader.server(peer_id, self._now())
         )
         return found
 

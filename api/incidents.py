@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 import uuid
 from html import escape
 from typing import TYPE_CHECKING
@@ -53,7 +52,7 @@ async def as_json(request: Request) -> Body:
 async def page(request: Request) -> Response:
     """The same for people."""
     found = await _incidents(request)
-    ongoing, ended = events(found, time.time())
+    ongoing, ended = events(found, request.app.state.clock.now())
     html = request.app.state.pages.incidents(
         request.app.state.swarm.view(), ongoing, ended[:MAX_ON_PAGE], left_out=max(0, len(ended) - MAX_ON_PAGE)
     )
@@ -63,7 +62,7 @@ async def page(request: Request) -> Response:
 async def atom(request: Request) -> Response:
     """The newest, as a feed; an incident that ends is the same entry, updated."""
     found = await _incidents(request)
-    content = atom_feed(found, base=_base(request))
+    content = atom_feed(found, base=_base(request), now=request.app.state.clock.now())
     headers = {**CORS, "cache-control": f"public, max-age={FRESH_SECONDS:.0f}", "vary": "Host"}
     return Response(content, media_type=ATOM, headers=headers)
 
@@ -78,11 +77,11 @@ def incidents_document(incidents: Sequence[Incident], limit: int = MAX_LIMIT) ->
     )
 
 
-def atom_feed(incidents: Sequence[Incident], *, base: str) -> str:
-    """Return an Atom feed (RFC 4287). `base` is the monitor's own address, without a slash at the end."""
+def atom_feed(incidents: Sequence[Incident], *, base: str, now: float) -> str:
+    """Return an Atom feed (RFC 4287). `base` is the monitor's own address, without a slash; `now` is Unix seconds."""
     newest = sorted(incidents, key=lambda incident: incident.updated, reverse=True)[:MAX_FEED_ENTRIES]
     updated = newest[0].updated if newest else 0.0
-    entries = "".join(_entry(incident, base) for incident in newest)
+    entries = "".join(_entry(incident, base, now) for incident in newest)
     return (
         '<?xml version="1.0" encoding="utf-8"?>\n<feed xmlns="http://www.w3.org/2005/Atom">'
         f"<id>{_urn('feed')}</id><title>Petals Health: incidents</title><updated>{_rfc3339(updated)}</updated>"
@@ -91,8 +90,8 @@ def atom_feed(incidents: Sequence[Incident], *, base: str) -> str:
     )
 
 
-def _entry(incident: Incident, base: str) -> str:
-    event = make_event(incident, time.time())
+def _entry(incident: Incident, base: str, now: float) -> str:
+    event = make_event(incident, now)
     if incident.end is None:
         title, lasted = f"{event.name} is down", ""
     else:

@@ -14,9 +14,10 @@ from prometheus_client.registry import Collector
 
 from api.bodies import Body
 from api.server_metrics import ServerCollector
+from shared import stored, tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from prometheus_client import Metric
     from starlette.requests import Request
@@ -72,9 +73,13 @@ class ApiMetrics(Collector):
     def __init__(self, table: BodyTable) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
+        for shared in (stored.REFUSED, tasks.FAILURES, tasks.UP):
+            self.registry.register(shared)
         self._table = table
         self.desk: ReachabilityDesk | None = None
         self.swarm: Swarm | None = None
+        self.now: Callable[[], float] = time.time
+        """Unix seconds by the clock that the monitor's processes share."""
         self.subscribers = 0
         self.per_server: dict[bool, tuple[str | None, Response]] = {}
         """The latest `/metrics/servers` and the snapshot it shows, for each of the two formats."""
@@ -94,14 +99,14 @@ class ApiMetrics(Collector):
         )
         self._reply_lag = Histogram(
             "petals_api_reply_lag_seconds",
-            "From a worker's verdict to its arrival here, for all replies; includes the difference of the two clocks.",
+            "From a worker's verdict to its arrival here, for all replies.",
             buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
             registry=self.registry,
         )
         self.registry.register(self)
 
     def replied(self, answer: Answer) -> None:
-        self._reply_lag.observe(max(0.0, time.time() - answer.checked_at))
+        self._reply_lag.observe(max(0.0, self.now() - answer.checked_at))
 
     def collect(self) -> Iterator[Metric]:
         cached = CounterMetricFamily(
@@ -119,7 +124,7 @@ class ApiMetrics(Collector):
                 yield GaugeMetricFamily(
                     "petals_api_snapshot_age_seconds",
                     "Age of the snapshot that this replica shows; the swarm's own metrics are on the public port.",
-                    value=self.swarm.snapshot.age(time.time()),
+                    value=self.swarm.snapshot.age(self.now()),
                 )
 
     def serve(self, port: int) -> None:

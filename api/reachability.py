@@ -20,6 +20,7 @@ from api.problems import Problem
 from shared.peer_id import BadPeerIdError, parse_peer_id
 from shared.reachability import Answer, advice, hints, message
 from shared.snapshot import Verdict
+from shared.tasks import awaited, end
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,9 +66,7 @@ async def check(request: Request, text: str) -> list[Answer]:
     fresh = request.query_params.get("fresh") == "1"
     if fresh and not trusted:
         raise Problem(403, "A fresh check is for the monitor's trusted networks.", headers=CORS)
-    asking = asyncio.create_task(
-        desk.ask(peer_id, deadline=deadline, vantage=request.query_params.get("vantage"), fresh=fresh)
-    )
+    asking = awaited(desk.ask(peer_id, deadline=deadline, vantage=request.query_params.get("vantage"), fresh=fresh))
     try:
         answers = await _unless_hung_up(request, asking)
     except NobodyCouldLookError as error:
@@ -157,12 +156,11 @@ async def _unless_hung_up(request: Request, asking: asyncio.Task[list[Answer]]) 
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
-    leaving = asyncio.create_task(hung_up())
+    leaving = awaited(hung_up())
     try:
         await asyncio.wait({asking, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not asking.done():
             raise Problem(499, "The client hung up.")
         return asking.result()
     finally:
-        leaving.cancel()
-        asking.cancel()
+        await end(leaving, asking)

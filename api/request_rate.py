@@ -13,8 +13,12 @@ WINDOW_MS = 60_000
 
 # KEYS: the client's counter. ARGV: window. Returns the count and the milliseconds until it begins anew.
 _COUNT = """
-local count = redis.call('INCR', KEYS[1])
-if count == 1 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
+local count = redis.pcall('INCR', KEYS[1])
+if type(count) == 'table' then  -- something else stands there
+  redis.call('DEL', KEYS[1])
+  count = redis.call('INCR', KEYS[1])
+end
+if count == 1 or redis.call('PTTL', KEYS[1]) < 0 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
 return {count, redis.call('PTTL', KEYS[1])}
 """
 

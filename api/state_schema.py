@@ -167,3 +167,5 @@ class Liveness(Document):
 class Readiness(Liveness):
     redis: bool
     snapshot_age: float | None
+    failing: tuple[str, ...]
+    """Loops of this process that do not run now."""

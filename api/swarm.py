@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -17,8 +16,10 @@ if TYPE_CHECKING:
     from api.bodies import BodyTable
     from api.pages import Pages
     from api.settings import ApiSettings
+    from shared.clock import RedisClock
     from shared.snapshot import CrawlStatus, Snapshot
     from shared.snapshot_store import SnapshotReader
+    from shared.tasks import Tasks
 
 REFRESH_EVERY = 5.0
 """Seconds after which ages and cache times are brought up to date, where nothing else is new."""
@@ -27,10 +28,13 @@ log = structlog.get_logger()
 
 
 class Swarm:
-    """One a process. `run` keeps `table` filled; `view` is what other pages are drawn from."""
+    """One a process. `start` keeps `table` filled; `view` is what other pages are drawn from."""
 
-    def __init__(self, reader: SnapshotReader, pages: Pages, settings: ApiSettings, table: BodyTable) -> None:
+    def __init__(
+        self, reader: SnapshotReader, clock: RedisClock, pages: Pages, settings: ApiSettings, table: BodyTable
+    ) -> None:
         self._reader = reader
+        self._clock = clock
         self._renderer = Renderer(pages)
         self._settings = settings
         self.table = table
@@ -56,18 +60,17 @@ class Swarm:
         return View(
             snapshot=self.snapshot,
             status=self.status,
-            now=time.time(),
+            now=self._clock.now(),
             redis_connected=self.connected,
             snapshot_id=self.snapshot_id,
             show_addresses=self._settings.peer_addresses == "public",
             stale_after=self.stale_after,
         )
 
-    async def run(self) -> None:
-        """Follow snapshots until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._follow())
-            tasks.create_task(self._keep_fresh())
+    def start(self, tasks: Tasks) -> None:
+        """Follow snapshots from now on, until the tasks are closed."""
+        tasks.keep("snapshots", self._follow)
+        tasks.keep("ages", self._keep_fresh)
 
     async def first_look(self, seconds: float) -> None:
         """Wait until pages show what is in Redis, but no longer than this: Redis may be away."""
@@ -90,6 +93,7 @@ class Swarm:
                 self.snapshot, self.snapshot_id = news.snapshot, news.snapshot_id
             if news.status is not None:
                 self.status = news.status
+            await self._clock.ask()
             await self._render()
             if news.snapshot is not None:
                 await asyncio.to_thread(heap.give_back)
@@ -101,6 +105,7 @@ class Swarm:
         """Ages go on while nothing happens, most of all when nothing happens any more."""
         while True:
             await asyncio.sleep(REFRESH_EVERY)
+            await self._clock.ask()
             await self._render()
 
     async def _render(self) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from crawler.crawl_loop import CrawlLoop, crawl_once
+from crawler.crawl_loop import Crawler, CrawlLoop
 from crawler.diagnose import diagnose
 from crawler.history import HistoryWriter
 from crawler.incident_notices import IncidentNotices
@@ -24,18 +24,19 @@ from crawler.settings import CrawlerSettings
 from crawler.swarm import SwarmUnavailableError
 from crawler.webhook import Webhook, parse_target
 from shared import logs, tracing
-from shared.p2p.node import NodeError, SwarmNode, allow_many_files
+from shared.clock import RedisClock
+from shared.p2p.daemon import NodeError, allow_many_files
 from shared.redis_client import connect, connect_sync
 from shared.settings import begin, command_line
 from shared.snapshot_store import SnapshotWriter
 from shared.state_document import state_document
+from shared.tasks import Tasks, awaited
 from shared.text_picture import text_picture
 
 if TYPE_CHECKING:
     import argparse
 
     from redis.asyncio import Redis
-
 
 CLEAR_SCREEN = "\x1b[H\x1b[2J\x1b[3J"
 """To the upper left corner, clear the screen and what scrolled out of it: terminals' own codes (ECMA-48)."""
@@ -48,7 +49,11 @@ def main() -> int:
     if arguments.once:
         return asyncio.run(_once(settings, arguments.format))
     if arguments.diagnose:
-        return 0 if asyncio.run(diagnose(settings, say=print)) else 1
+        try:
+            return 0 if asyncio.run(diagnose(settings, say=print)) else 1
+        except NodeError as error:
+            print(f"This machine's own node does not work: {error}.", file=sys.stderr)  # noqa: T201
+            return 1
     if arguments.watch:
         with suppress(KeyboardInterrupt):
             asyncio.run(_watch(settings))
@@ -70,8 +75,8 @@ def _parser() -> argparse.ArgumentParser:
 
 async def _once(settings: CrawlerSettings, form: str) -> int:
     try:
-        async with await SwarmNode.open(settings.dial_private_addresses) as node:
-            snapshot = await crawl_once(settings, node)
+        async with Crawler(settings) as crawler:
+            snapshot = await crawler.crawl()
     except (SwarmUnavailableError, NodeError) as error:
         print(f"The swarm cannot be seen: {error}.", file=sys.stderr)  # noqa: T201
         for peer in getattr(error, "bootstrap_peers", ()):
@@ -87,14 +92,14 @@ async def _once(settings: CrawlerSettings, form: str) -> int:
 
 
 async def _watch(settings: CrawlerSettings) -> None:
-    async with await SwarmNode.open(settings.dial_private_addresses) as node:
+    async with Crawler(settings) as crawler:
         terminal = sys.stdout.isatty()
         print("The first crawl is running.", file=sys.stderr)  # noqa: T201
         while True:
             started = time.monotonic()
             try:
-                picture = text_picture(await crawl_once(settings, node), color=terminal)
-            except SwarmUnavailableError as error:
+                picture = text_picture(await crawler.crawl(), color=terminal)
+            except (SwarmUnavailableError, NodeError) as error:
                 picture = f"The swarm cannot be seen: {error}.\n"
             sys.stdout.write(CLEAR_SCREEN * terminal + picture)
             sys.stdout.flush()
@@ -107,26 +112,26 @@ async def _run(settings: CrawlerSettings) -> None:
         metrics.serve(settings.crawler_metrics_port)
     redis = connect(settings.redis_url, f"crawler-{os.getpid()}")
     leadership = Leadership(redis, f"{socket.gethostname()}-{os.getpid()}")
-    loop = CrawlLoop(settings, SnapshotWriter(redis), leadership, metrics, HistoryWriter(redis))
-    crawling = asyncio.create_task(loop.run())
-    beside = [asyncio.create_task(metrics.watch_redis(redis))]
-    if settings.incident_webhook_url is not None:
-        beside.append(asyncio.create_task(_notices(settings, redis, leadership, metrics).run()))
+    clock = RedisClock(redis)
+    loop = CrawlLoop(settings, SnapshotWriter(redis), leadership, metrics, clock=clock, history=HistoryWriter(redis))
+    # The crawl loop is the process: where it ends, the process does, and is started again by whoever runs it.
+    crawling = awaited(loop.run())
     for name in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(name, crawling.cancel)
     try:
-        await crawling
+        async with Tasks() as beside:
+            beside.keep("redis_memory", lambda: metrics.watch_redis(redis))
+            if settings.incident_webhook_url is not None:
+                beside.keep("incident_notices", _notices(settings, redis, leadership, metrics, clock).run)
+            await crawling
     except asyncio.CancelledError:
         pass
     finally:
-        for task in beside:
-            task.cancel()
-        await asyncio.gather(*beside, return_exceptions=True)
         await redis.aclose()
 
 
 def _notices(
-    settings: CrawlerSettings, redis: Redis, leadership: Leadership, metrics: CrawlerMetrics
+    settings: CrawlerSettings, redis: Redis, leadership: Leadership, metrics: CrawlerMetrics, clock: RedisClock
 ) -> IncidentNotices:
     assert settings.incident_webhook_url is not None  # noqa: S101 - called where there is one
     secret = settings.incident_webhook_secret
@@ -134,11 +139,13 @@ def _notices(
         parse_target(settings.incident_webhook_url),
         secret=None if secret is None else secret.get_secret_value().encode(),
         allow_private=settings.incident_webhook_allow_private,
+        now=clock.now,
     )
     queue = NoticeQueue(
         connect_sync(settings.redis_url), webhook.deliver, lambda outcome: metrics.notices.labels(outcome).inc()
     )
-    return IncidentNotices(redis, leadership, queue, official_only=settings.incident_webhook_models == "official")
+    official_only = settings.incident_webhook_models == "official"
+    return IncidentNotices(redis, leadership, queue, clock, official_only=official_only)
 
 
 if __name__ == "__main__":

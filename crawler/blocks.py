@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from crawler.models import MAX_BLOCKS
 from crawler.records import RefusedError, read_server
-from shared.p2p.petals_wire import block_key
-from shared.tasks import awaited
+from shared.p2p.petals import block_key
+from shared.tasks import awaited, end
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from crawler.models import Model
-    from shared.p2p.node import SwarmNode
+    from shared.p2p.dht_node import DHTClientNode
     from shared.p2p.raw_values import SubkeyValues
 
 KEYS_A_BATCH = 16
@@ -69,8 +69,8 @@ class BlockReader:
     What such a batch lacks is asked once more.
     """
 
-    def __init__(self, guide: SwarmNode, timeout: float, until: float) -> None:
-        self._guide = guide
+    def __init__(self, dht_node: DHTClientNode, timeout: float, until: float) -> None:
+        self._dht_node = dht_node
         self._timeout = timeout
         self._until = until
         self._waiting: deque[_Batch] = deque()
@@ -92,6 +92,11 @@ class BlockReader:
         finally:
             for batch in batches:
                 batch.answer.cancel()
+
+    async def close(self) -> None:
+        """Give up what is being looked up."""
+        self._waiting.clear()
+        await end(*self._under_way)
 
     async def served(self, places: Sequence[Place]) -> list[Place]:
         """Return those blocks for which one of the first few values is a sound record."""
@@ -119,7 +124,7 @@ class BlockReader:
         began = time.monotonic()
         left = self._until - began
         try:
-            found = await self._guide.look_up(keys, min(left, self._timeout), batch.tell(keys)) if left > 0 else {}
+            found = await self._dht_node.look_up(keys, min(left, self._timeout), batch.tell(keys)) if left > 0 else {}
         except Exception as error:  # noqa: BLE001 - whoever reads is told
             if not batch.answer.done():
                 batch.answer.set_exception(error)

@@ -8,25 +8,29 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
+import msgspec
 import structlog
 from redis.exceptions import RedisError
 
-from crawler.clock import SharedClock
 from crawler.leader import RENEW_EVERY
 from crawler.report import build_snapshot
 from crawler.swarm import Crawl, SwarmUnavailableError
 from shared import tracing
-from shared.p2p.node import Dialler, NodeError, SwarmNode
+from shared.p2p.connect import ProberNode
+from shared.p2p.daemon import NodeError
+from shared.p2p.dht_node import DHTClientNode
 from shared.snapshot import CrawlStatus, Snapshot
 from shared.snapshot_store import DeposedError, SnapshotWriter
+from shared.tasks import awaited, end
 
 if TYPE_CHECKING:
     from crawler.history import HistoryWriter
     from crawler.leader import Leadership
     from crawler.metrics import CrawlerMetrics
     from crawler.settings import CrawlerSettings
+    from shared.clock import RedisClock
 
 MAX_CRAWL_SECONDS = 300.0
 """A crawl that takes longer is given up: something in it hangs that its own deadlines do not cover."""
@@ -38,7 +42,7 @@ log = structlog.get_logger()
 
 async def crawl_once(
     settings: CrawlerSettings,
-    guide: SwarmNode,
+    dht_node: DHTClientNode,
     metrics: CrawlerMetrics | None = None,
     *,
     last: Snapshot | None = None,
@@ -49,12 +53,12 @@ async def crawl_once(
     """
     started = time.monotonic()
     try:
-        # A fresh dialler for each crawl: a daemon remembers failed dials for up to five minutes, and would go on
+        # A fresh prober_node for each crawl: a daemon remembers failed dials for up to five minutes, and would go on
         # calling a server unreachable that came back meanwhile.
-        async with asyncio.timeout(MAX_CRAWL_SECONDS), await Dialler.open() as dialler:
+        async with asyncio.timeout(MAX_CRAWL_SECONDS), await ProberNode.open() as prober_node:
             observation = await Crawl(
-                guide,
-                dialler,
+                dht_node,
+                prober_node,
                 settings.bootstrap_peers,
                 settings.official_models,
                 settings.private_swarm,
@@ -77,6 +81,37 @@ async def crawl_once(
     return snapshot if settings.geo_database is None else settings.geo_database.with_locations(snapshot)
 
 
+class Crawler:
+    """Crawls with a node that is kept from crawl to crawl, and replaced after one that failed."""
+
+    def __init__(self, settings: CrawlerSettings, metrics: CrawlerMetrics | None = None) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._dht_node: DHTClientNode | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def crawl(self, last: Snapshot | None = None) -> Snapshot:
+        """One pass, as `crawl_once`. Raises `SwarmUnavailableError`, `NodeError`."""
+        try:
+            if self._dht_node is None:
+                self._dht_node = await DHTClientNode.open(self._settings.dial_private_addresses)
+            return await crawl_once(self._settings, self._dht_node, self._metrics, last=last)
+        except BaseException:
+            await self.close()  # it may itself be what failed
+            raise
+
+    async def close(self) -> None:
+        """End the node; the next crawl opens another."""
+        dht_node, self._dht_node = self._dht_node, None
+        if dht_node is not None:
+            await dht_node.close()
+
+
 class CrawlLoop:
     """The life of a crawler process."""
 
@@ -86,6 +121,8 @@ class CrawlLoop:
         writer: SnapshotWriter,
         leadership: Leadership,
         metrics: CrawlerMetrics,
+        *,
+        clock: RedisClock,
         history: HistoryWriter | None = None,
     ) -> None:
         self._settings = settings
@@ -93,23 +130,25 @@ class CrawlLoop:
         self._leadership = leadership
         self._metrics = metrics
         self._history = history
-        self._guide: SwarmNode | None = None
+        self._crawler = Crawler(settings, metrics)
         self._last: Snapshot | None = None
         self._empty_crawls = 0
-        self._clock = SharedClock(writer)
+        self._clock = clock
         self._leads = asyncio.Event()
 
     async def run(self) -> None:
-        """Run until cancelled; then let go of the lease and end the node."""
+        """Run until cancelled; then let go of the lease and end the node. Raises what ended one of the two loops."""
+        loops = [awaited(self._keep_lease(), "lease"), awaited(self._crawl_on_schedule(), "crawls")]
         try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._keep_lease())
-                tasks.create_task(self._crawl_on_schedule())
+            ended, _ = await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
+            for loop in ended:
+                loop.result()
         finally:
+            await end(*loops)
             with suppress(RedisError, OSError, TimeoutError):
                 async with asyncio.timeout(1):
                     await self._leadership.release()
-            await self._drop_guide()
+            await self._crawler.close()
 
     async def _keep_lease(self) -> None:
         redis_away = False
@@ -132,6 +171,7 @@ class CrawlLoop:
                 if not redis_away:
                     log.warning("redis is away; trying again every second", error=str(error))
                 redis_away = True
+                await self._mend()
             self._metrics.leading.set(self._leads.is_set())
             await asyncio.sleep(RENEW_EVERY)
 
@@ -168,11 +208,10 @@ class CrawlLoop:
             await asyncio.sleep(self._settings.crawl_period - elapsed % self._settings.crawl_period)
 
     async def _crawl(self) -> None:
-        attempted_at = await self._clock.now()
+        attempted_at = await self._clock.ask()
+        await self._mend()
         try:
-            if self._guide is None:
-                self._guide = await SwarmNode.open(self._settings.dial_private_addresses)
-            snapshot = await crawl_once(self._settings, self._guide, self._metrics, last=self._last)
+            snapshot = await self._crawler.crawl(self._last)
             self._doubt_emptiness(snapshot)
         except (SwarmUnavailableError, NodeError) as error:
             await self._failed(error, attempted_at)
@@ -181,7 +220,8 @@ class CrawlLoop:
             log.exception("crawl failed")
             await self._failed(error, attempted_at)
             return
-        snapshot = self._last = await self._clock.dated(snapshot)
+        await self._clock.ask()
+        snapshot = self._last = _dated(snapshot, self._clock.now() - time.time())
         self._metrics.crawled(snapshot)
         size = None
         try:
@@ -238,8 +278,7 @@ class CrawlLoop:
         )
         self._metrics.failed()
         tracing.current().fail(reason)
-        # A fresh guide next time: it may itself be what failed.
-        await self._drop_guide()
+        await self._crawler.close()  # also after a crawl that was not believed
         await self._report(
             CrawlStatus(
                 attempted_at,
@@ -251,10 +290,19 @@ class CrawlLoop:
         )
 
     async def _report(self, status: CrawlStatus) -> None:
-        with suppress(RedisError, OSError):
-            await self._writer.report(status)
+        try:
+            await self._writer.report(status, self._leadership.lease or "")
+        except DeposedError:
+            log.warning("status not published: another crawler leads")
+        except (RedisError, OSError) as error:
+            log.warning("status not published: redis is away or full", error=str(error))
 
-    async def _drop_guide(self) -> None:
-        if self._guide is not None:
-            await self._guide.close()
-            self._guide = None
+    async def _mend(self) -> None:
+        """Delete what stands under the crawler's names and is of another type, before it is in anything's way."""
+        with suppress(RedisError, OSError):
+            await self._writer.mend()
+
+
+def _dated(snapshot: Snapshot, ahead: float) -> Snapshot:
+    """Return a snapshot that this machine's clock has dated, by one that is so many seconds ahead of it."""
+    return msgspec.structs.replace(snapshot, taken_at=snapshot.taken_at + ahead)

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from crawler.crawl_loop import crawl_once
 from crawler.swarm import SwarmUnavailableError
-from shared.p2p.dial_words import classify
-from shared.p2p.node import SwarmNode
-from shared.p2p.petals_wire import MODEL_INDEX_KEY
+from shared.p2p.dht_node import DHTClientNode
+from shared.p2p.dial_errors import classify
+from shared.p2p.petals import MODEL_INDEX_KEY
 from shared.snapshot import PeerState
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ async def diagnose(settings: CrawlerSettings, say: Callable[[str], None]) -> boo
     say(
         f"{'Private' if settings.private_swarm else 'Public'} swarm. Bootstrap peers ({len(settings.bootstrap_peers)}):"
     )
-    async with await SwarmNode.open(settings.dial_private_addresses) as node:
+    async with await DHTClientNode.open(settings.dial_private_addresses) as node:
         errors = await node.join(settings.bootstrap_peers, settings.dial_timeout)
         for peer_id, error in errors.items():
             places = ", ".join(settings.bootstrap_peers[peer_id])

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 SETTLING_AT_ONCE = 128
 """Dials in their first second, which is when they cost work, here and in the daemon."""
-SETTLES_WITHIN = 1.0
+SETTLES_WITHIN = 0.3
 """Seconds after which a dial has answered, or waits for a silent peer and costs nothing but its place."""
 BUSY_PAUSE = 0.05
 DIALS_AT_ONCE = 3_500
-"""Dials in all: under p2pd's limit (`shared.p2p.node.SWARM_DIALS_AT_ONCE`). Each takes a file or two, of those
+"""Dials in all: under p2pd's limit (`shared.p2p.dht_node.SWARM_DIALS_AT_ONCE`). Each takes a file or two, of those
 that the system allows."""
 
 
@@ -96,6 +96,6 @@ class DialQueue:
             await asyncio.gather(*tasks)
 
     async def close(self) -> None:
-        """End what is under way."""
+        """Give up the dials that have not ended."""
         while tasks := [task for task in self._tasks if not task.done()]:
             await end(*tasks)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from crawler.crawl_loop import crawl_once
 from crawler.settings import CrawlerSettings
-from shared.p2p.node import SwarmNode
-from shared.p2p.petals_wire import PUBLIC_INITIAL_PEERS
+from shared.p2p.dht_node import DHTClientNode
+from shared.p2p.petals import PUBLIC_INITIAL_PEERS
 from shared.state_document import state_document
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def fetch_health_state(dht: DHT, **settings: Any) -> dict[str, Any]:
     options = CrawlerSettings(initial_peers=initial_peers, **settings)
 
     async def fetch() -> dict[str, Any]:
-        async with await SwarmNode.open() as node:
+        async with await DHTClientNode.open() as node:
             return state_document(await crawl_once(options, node))
 
     # In a thread, so that it works where a loop runs already, as in a notebook.

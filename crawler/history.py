@@ -7,23 +7,33 @@ before it cannot have changed. Sizes and bounds: docs/history.md.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import msgspec
-from redis.exceptions import ResponseError
-
-from crawler.history_commands import YEAR, FollowedModel, look_commands, model_commands, server_commands
-from crawler.incidents import Watch, absent, judged
-from shared import keys
+from crawler.history_commands import (
+    YEAR,
+    FollowedModel,
+    Stood,
+    incident_commands,
+    look_commands,
+    model_commands,
+    server_commands,
+    withdrawal_commands,
+)
+from crawler.incidents import absent, decode_watch, judged
+from shared import incidents, keys, stored
 from shared.history import LOOKS, MINUTE, Resolution, unpack_look
 from shared.server_history import HEADER_BYTES, LIFE_SECONDS, place_of
 from shared.snapshot import ModelState, PeerState, Snapshot
-from shared.snapshot_store import DeposedError
+from shared.snapshot_store import deposed
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from redis.asyncio import Redis
 
     from crawler.history_commands import Command
+
+T = TypeVar("T")
 
 MAX_MODELS = 100
 """Models with a history. Official ones come first, then those that were ever healthy."""
@@ -82,41 +92,56 @@ class HistoryWriter:
         reading = self._redis.pipeline(transaction=False)
         reading.get(keys.HISTORY_HEAD)
         reading.hgetall(keys.INCIDENT_WATCH)
+        reading.hgetall(keys.OPEN_INCIDENTS)
         reading.getrange(keys.HISTORY_LOOKS, LOOKS.offset(hour), LOOKS.offset(hour) + LOOKS.width - 1)
         reading.time()
-        head, watched, look, (now, _) = await reading.execute()
-        last = float(head) if head else 0.0
+        head, watched, opened, look, time = await reading.execute(raise_on_error=False)
+        head, look = stored.answered("history", head, b""), stored.answered("history", look, b"")
+        now, _ = stored.answered("history", time, (at, 0))
+        last = stored.read("history", stored.number, head) or 0.0 if head else 0.0
         # A crawl from the future was dated by a clock that was ahead: it does not bar the right ones.
         if was_ahead := last > now + CLOCK_TOLERANCE:
             last = 0.0
         if at <= last:
             return False
-        watches = {prefix.decode(): _read_watch(data) for prefix, data in watched.items()}
-        models = _choose_models(snapshot, watches)
+        models, commands = _follow(
+            snapshot, stored.answered("watch", watched, {}), stored.answered("incident", opened, {}), at
+        )
         servers = _choose_servers(snapshot)
 
-        reading = self._redis.pipeline(transaction=False)
+        pieces: list[tuple[str, int, int]] = []
         for model in models:
             for resolution in Resolution:
                 place = resolution.ring.offset(resolution.ring.slot(at))
                 key = keys.history_of_model(resolution, model.report.dht_prefix)
-                reading.getrange(key, place, place + resolution.ring.width - 1)
-        for peer_id in servers:
-            reading.getrange(keys.history_of_server(peer_id), 0, HEADER_BYTES - 1)
-        for peer_id in servers if was_ahead else ():
-            reading.getrange(keys.history_of_server(peer_id), place_of(hour), place_of(hour))
-        found: list[bytes] = await reading.execute()
+                pieces.append((key, place, place + resolution.ring.width - 1))
+        pieces += [(keys.history_of_server(peer_id), 0, HEADER_BYTES - 1) for peer_id in servers]
+        if was_ahead:
+            pieces += [(keys.history_of_server(peer_id), place_of(hour), place_of(hour)) for peer_id in servers]
+        found = await self._read_pieces(pieces, commands)
         of_models = len(models) * len(Resolution)
         rings, of_servers = found[:of_models], found[of_models:]
 
         looked = unpack_look(look, hour)
-        commands = look_commands(hour, looked, first=not look, new_minute=at // MINUTE > last // MINUTE)
+        commands += look_commands(hour, looked, first=not look, new_minute=at // MINUTE > last // MINUTE)
         for number, model in enumerate(models):
             commands += model_commands(model, rings[number * len(Resolution) :], at)
-        headers, stood = of_servers[: len(servers)], of_servers[len(servers) :]
-        commands += server_commands(servers, headers, at, last_look=int(last), looked=looked, stood=stood)
+        headers, ring_bytes = of_servers[: len(servers)], of_servers[len(servers) :]
+        commands += server_commands(servers, headers, at, last_look=int(last), looked=looked, stood=ring_bytes)
         await self._write(commands, lease, head or b"", at)
         return True
+
+    async def _read_pieces(self, pieces: list[tuple[str, int, int]], commands: list[Command]) -> list[bytes]:
+        """Return the bytes `first..last` of each key; where something else stands, none, and it is to be deleted."""
+        reading = self._redis.pipeline(transaction=False)
+        for piece in pieces:
+            reading.getrange(*piece)
+        found: list[bytes] = []
+        for (key, _, _), answer in zip(pieces, await reading.execute(raise_on_error=False), strict=True):
+            if isinstance(answer, Exception):
+                commands.append(("DEL", key))
+            found.append(stored.answered("history", answer, b""))
+        return found
 
     async def _write(self, commands: list[Command], lease: str, head: bytes, at: float) -> None:
         prefixes = [keys.history_of_model(resolution, "") for resolution in Resolution]
@@ -124,7 +149,7 @@ class HistoryWriter:
         arguments += [keys.history_of_server(""), len(prefixes), *prefixes]
         for command in commands:
             arguments += [len(command), *command]
-        try:
+        with deposed():
             await self._append(
                 keys=[
                     keys.CRAWLER_LEASE, keys.HISTORY_HEAD, keys.HISTORY_MODELS, keys.HISTORY_SERVERS,
@@ -132,34 +157,64 @@ class HistoryWriter:
                 ],
                 args=arguments,
             )  # fmt: skip
-        except ResponseError as error:
-            if str(error).startswith(("DEPOSED", "STALE")):
-                raise DeposedError(str(error)) from error
-            raise
 
 
-def _read_watch(data: bytes) -> Watch | None:
-    try:
-        return msgspec.msgpack.decode(data, type=Watch)
-    except msgspec.MsgspecError:  # of another version: what it knew is learnt again
-        return None
+def _follow(
+    snapshot: Snapshot, watched: Mapping[bytes, bytes], opened: Mapping[bytes, bytes], at: float
+) -> tuple[list[FollowedModel], list[Command]]:
+    """Return the models to follow, and what to do about all else that stands in the two hashes."""
+    watches = _readable("watch", watched, decode_watch)
+    shown = _readable("incident", opened, incidents.decode)
+    commands: list[Command] = []
+    for key, there, readable in ((keys.INCIDENT_WATCH, watched, watches), (keys.OPEN_INCIDENTS, opened, shown)):
+        names = {name.encode() for name in readable}
+        commands += [("HDEL", key, field) for field in there if field not in names]
+    stood = {prefix: Stood(watches.get(prefix), shown.get(prefix)) for prefix in {**watches, **shown}}
+    models, left_out, withdrawn = _choose_models(snapshot, stood)
+    for prefix in withdrawn:
+        commands += withdrawal_commands(prefix, stood[prefix], at)
+    for model in left_out:
+        if model.stood.opened is not None:
+            commands += incident_commands(model.report.dht_prefix, model.stood, None, None, at)
+    return models, commands
 
 
-def _choose_models(snapshot: Snapshot, watches: dict[str, Watch | None]) -> list[FollowedModel]:
+def _readable(kind: str, entries: Mapping[bytes, bytes], parse: Callable[[bytes], T]) -> dict[str, T]:
+    """Return what can be read of a hash, by its fields; the others are refused."""
+    found: dict[str, T] = {}
+    for field, data in entries.items():
+        name, value = stored.read(kind, stored.text, field), stored.read(kind, parse, data)
+        if name is not None and value is not None:
+            found[name] = value
+    return found
+
+
+def _choose_models(
+    snapshot: Snapshot, stood: Mapping[str, Stood]
+) -> tuple[list[FollowedModel], list[FollowedModel], list[str]]:
+    """Return the models to follow, those that there is no room for, and those that the operator withdrew."""
     found = [
-        FollowedModel(report, judged(report, snapshot.unanswered_keys), watches.get(report.dht_prefix))
+        FollowedModel(report, judged(report, snapshot.unanswered_keys), stood.get(report.dht_prefix, Stood()))
         for report in snapshot.models
     ]
     there = {report.dht_prefix for report in snapshot.models}
-    for prefix, watch in watches.items():
-        if prefix not in there and watch is not None and watch.missed_when_absent:
-            found.append(FollowedModel(absent(prefix, watch), judged(None, snapshot.unanswered_keys), watch))
+    withdrawn = []
+    for prefix, about in stood.items():
+        watch = about.agreed
+        if prefix in there or watch is None:
+            continue
+        if watch.official:  # official ones are in every snapshot, also those that nobody serves
+            withdrawn.append(prefix)
+        elif watch.missed_when_absent:
+            found.append(FollowedModel(absent(prefix, watch), judged(None, snapshot.unanswered_keys), about))
 
     def rank(model: FollowedModel) -> tuple[bool, bool]:
-        known = model.state is ModelState.HEALTHY or (model.watch is not None and model.watch.last_healthy is not None)
+        watch = model.stood.agreed
+        known = model.state is ModelState.HEALTHY or (watch is not None and watch.missed_when_absent)
         return not model.report.official, not known
 
-    return sorted(found, key=rank)[:MAX_MODELS]
+    ranked = sorted(found, key=rank)
+    return ranked[:MAX_MODELS], ranked[MAX_MODELS:], withdrawn
 
 
 def _choose_servers(snapshot: Snapshot) -> dict[str, bool]:

@@ -28,12 +28,28 @@ _A_COMMAND = 1_000
 Command = tuple[str | bytes | int | float, ...]
 
 
+class Stood(NamedTuple):
+    """What stands in Redis about a model's outages: the watch over it, and the incident that is shown as open."""
+
+    watch: Watch | None = None
+    opened: incidents.Incident | None = None
+
+    @property
+    def agreed(self) -> Watch | None:
+        """The watch to go on from. An incident that is shown as open is open: so the next healthy crawls end it."""
+        if self.opened is None:
+            return self.watch
+        if self.watch is None:
+            return Watch.of(self.opened)
+        return msgspec.structs.replace(self.watch, incident=self.opened, suspected=None)
+
+
 class FollowedModel(NamedTuple):
     """A model of this crawl, also one that is only missed, with the state that the crawl proves."""
 
     report: ModelReport
     state: ModelState | None
-    watch: Watch | None
+    stood: Stood
 
 
 def look_commands(hour: int, looked: int, *, first: bool, new_minute: bool) -> list[Command]:
@@ -62,24 +78,37 @@ def model_commands(model: FollowedModel, rings: list[bytes], at: float) -> list[
                 commands.append(("EXPIRE", key, ring.life))
             record = before.merge(record) if before is not None else record
             commands.append(("SETRANGE", key, ring.offset(record.slot), pack_model(record)))
-    watch, closed = step(model.watch, report, model.state, at)
-    commands += _incident_commands(prefix, model.watch, watch, closed, at)
+    watch, closed = step(model.stood.agreed, report, model.state, at)
+    commands += incident_commands(prefix, model.stood, watch, closed, at)
     if watch is not None:
         healthy_at = watch.last_healthy if watch.last_healthy is not None else at - _NEVER_HEALTHY_PENALTY
         commands.append(("ZADD", keys.HISTORY_MODELS, at + YEAR if report.official else healthy_at, prefix))
     return commands
 
 
-def _incident_commands(
-    prefix: str, before: Watch | None, after: Watch | None, closed: incidents.Incident | None, at: float
+def withdrawal_commands(prefix: str, stood: Stood, at: float) -> list[Command]:
+    """For a model that the operator took off the list of official ones, and that nobody announces: no outage."""
+    watch = stood.agreed
+    closed = None
+    if watch is not None and watch.incident is not None:
+        closed = msgspec.structs.replace(watch.incident, end=at, outcome=incidents.Outcome.WITHDRAWN)
+    healthy_at = watch.last_healthy if watch is not None and watch.last_healthy is not None else at
+    return [
+        *incident_commands(prefix, stood, None, closed, at),
+        ("ZADD", keys.HISTORY_MODELS, "XX", healthy_at, prefix),  # its history lasts as long as any model's
+    ]
+
+
+def incident_commands(
+    prefix: str, stood: Stood, after: Watch | None, closed: incidents.Incident | None, at: float
 ) -> list[Command]:
     commands: list[Command] = []
     if after is None:
         commands.append(("HDEL", keys.INCIDENT_WATCH, prefix))
-    elif after != before:
+    elif after != stood.watch:
         commands.append(("HSET", keys.INCIDENT_WATCH, prefix, msgspec.msgpack.encode(after)))
     opened = after.incident if after is not None else None
-    if opened != (before.incident if before is not None else None):
+    if opened != stood.opened:
         if opened is not None:
             commands.append(("HSET", keys.OPEN_INCIDENTS, prefix, incidents.encode(opened)))
         else:

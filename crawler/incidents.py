@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from shared.incidents import Fate, Incident, LostBlocks, LostServer, Outcome
-from shared.snapshot import ModelReport, ModelState, PeerState
+from shared.incidents import Fate, Incident, LostBlocks, LostServer, Outcome, checked
+from shared.snapshot import MAX_BLOCKS, MAX_UNIX_SECONDS, ModelReport, ModelState, PeerState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -61,6 +61,34 @@ class Watch(msgspec.Struct, frozen=True):
         """Whether it is still looked for when nobody announces it."""
         return self.last_healthy is not None or self.incident is not None
 
+    @classmethod
+    def of(cls, incident: Incident) -> Watch:
+        """Return what an open incident tells of its model, where nothing else is known of it."""
+        return cls(
+            incident.name,
+            incident.official,
+            incident.num_blocks,
+            last_served=incident.start,
+            last_healthy=incident.last_healthy,
+            incident=incident,
+        )
+
+
+def decode_watch(data: bytes) -> Watch:
+    """Raises `ValueError` for what is none. What one of another version knew is learnt again."""
+    try:
+        watch = msgspec.msgpack.decode(data, type=Watch)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+    if not 0 < watch.num_blocks <= MAX_BLOCKS:
+        raise ValueError(f"num_blocks {watch.num_blocks} is out of range")
+    if not all(0 <= at <= MAX_UNIX_SECONDS for at in (watch.last_served, watch.last_healthy or 0, watch.healthy_since)):
+        raise ValueError("a time is out of range")
+    for incident in (watch.suspected, watch.incident):
+        if incident is not None:
+            checked(incident)
+    return watch
+
 
 def judged(model: ModelReport | None, unanswered_keys: int) -> ModelState | None:
     """Return the state that a crawl proves; None where keys that did not answer may explain what is missing."""
@@ -72,14 +100,13 @@ def judged(model: ModelReport | None, unanswered_keys: int) -> ModelState | None
 
 
 def absent(prefix: str, watch: Watch) -> ModelReport:
-    """Return the report of a model that nobody announces any more."""
+    """Return the report of a model that nobody announces any more. Official ones are in every snapshot."""
     return ModelReport(
         dht_prefix=prefix,
         num_blocks=watch.num_blocks,
         state=ModelState.BROKEN,
         name=watch.name,
         short_name=watch.name,
-        official=watch.official,
     )
 
 

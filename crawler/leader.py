@@ -25,7 +25,12 @@ if current and current == ARGV[3] then
   return current
 end
 if current then return false end
-local lease = redis.call('INCR', KEYS[2]) .. ':' .. ARGV[1]
+local number = redis.pcall('INCR', KEYS[2])
+if type(number) == 'table' then  -- no number stands there: any that was not used before will do
+  number = redis.call('TIME')[1]
+  redis.call('SET', KEYS[2], number)
+end
+local lease = number .. ':' .. ARGV[1]
 redis.call('SET', KEYS[1], lease, 'PX', ARGV[2])
 return lease
 """

@@ -5,14 +5,19 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
+
+from shared import stored, tasks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from prometheus_client import Metric
     from redis.asyncio import Redis
 
     from crawler.swarm import Observation
@@ -23,12 +28,14 @@ REDIS_EVERY = 10.0
 """Seconds between looks at Redis's memory."""
 
 
-class CrawlerMetrics:
+class CrawlerMetrics(Collector):
     """One registry a crawler; serving it is a choice of `main`."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
+        for shared in (stored.REFUSED, tasks.FAILURES, tasks.UP):
+            self.registry.register(shared)
         self.leading = Gauge("petals_crawler_leading", "1 while this crawler holds the lease.", registry=self.registry)
         self.elections = Counter(
             "petals_crawler_elections", "Times that this crawler took the lead.", registry=self.registry
@@ -86,10 +93,9 @@ class CrawlerMetrics:
             registry=self.registry,
         )
         self._redis_up = Gauge("petals_redis_up", "1 while Redis answers the crawler.", registry=self.registry)
-        self._redis_used = Gauge("petals_redis_memory_used_bytes", "Redis's used_memory.", registry=self.registry)
-        self._redis_max = Gauge(
-            "petals_redis_memory_max_bytes", "Redis's maxmemory; 0 where it has no limit.", registry=self.registry
-        )
+        self._memory: tuple[float, float] | None = None
+        """Redis's used_memory and maxmemory; None where it did not say."""
+        self.registry.register(self)
         for outcome in ("ok", "failed"):
             self._crawls.labels(outcome)
         for outcome in ("answered", "unanswered"):
@@ -124,7 +130,7 @@ class CrawlerMetrics:
     def crawled(self, snapshot: Snapshot) -> None:
         self._crawls.labels("ok").inc()
         self._duration.observe(snapshot.update_duration)
-        self._last_success.set(time.time())
+        self._last_success.set(snapshot.taken_at)
         for reason, count in snapshot.refused.by_reason.items():
             self._refused.labels(reason).inc(count)
 
@@ -137,12 +143,24 @@ class CrawlerMetrics:
             try:
                 memory = await redis.info("memory")
                 self._redis_up.set(1)
-                self._redis_used.set(memory["used_memory"])
-                self._redis_max.set(memory.get("maxmemory", 0))
+                self._memory = stored.read("info", _memory, memory)
             except (RedisError, OSError):
                 self._redis_up.set(0)
             await asyncio.sleep(REDIS_EVERY)
 
+    def collect(self) -> Iterator[Metric]:
+        """Redis's memory, where it is known."""
+        used = GaugeMetricFamily("petals_redis_memory_used_bytes", "Redis's used_memory.")
+        limit = GaugeMetricFamily("petals_redis_memory_max_bytes", "Redis's maxmemory; 0 where it has no limit.")
+        if self._memory is not None:
+            used.add_metric([], self._memory[0])
+            limit.add_metric([], self._memory[1])
+        yield from (used, limit)
+
     def serve(self, port: int) -> None:
         """Serve `/metrics` on a private port from a thread of its own."""
         start_http_server(port, registry=self.registry)
+
+
+def _memory(info: dict[str, Any]) -> tuple[float, float]:
+    return stored.number(info["used_memory"]), stored.number(info.get("maxmemory", 0))

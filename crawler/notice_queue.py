@@ -8,11 +8,13 @@ it stands in the settings, and nothing in Redis names code (`shared.rq_job`).
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
+from redis.exceptions import RedisError, WatchError
 from rq import Queue
 from rq.job import Job, JobStatus, Retry
 from rq.scheduler import RQScheduler
@@ -21,9 +23,11 @@ from rq.timeouts import TimerDeathPenalty
 from rq.worker import SimpleWorker
 
 from crawler.webhook import DeliveryError
-from shared import keys
+from shared import keys, stored
 from shared.incidents import Incident  # noqa: TC001 - msgspec reads the annotation
-from shared.rq_job import InertJob
+from shared.redis_client import SOCKET_TIMEOUT
+from shared.rq_job import InertJob, purge
+from shared.snapshot_store import DeposedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +47,7 @@ GIVEN_UP_LASTS = 7 * 86400
 """Seconds for which a notice that was given up can be sent again by hand."""
 SCHEDULER_INTERVAL = 5
 CLOSE_TIMEOUT = 1.0
+PUT_TRIES = 10
 WORKER_TTL = 60
 MAINTENANCE_INTERVAL = 30
 """Seconds between looks for deliveries whose crawler was lost: they are tried again."""
@@ -80,6 +85,8 @@ def _tell(deliver: Deliver, text: str) -> None:
 
 class _Worker(SimpleWorker):
     death_penalty_class = TimerDeathPenalty  # signals are for the main thread
+    connection_timeout = SOCKET_TIMEOUT  # type: ignore[assignment]  # a property
+    """RQ would make the connection's timeout 55 s, for reads that block: there are none here."""
 
     def __init__(self, connection: Redis, deliver: Deliver, on_ended: Callable[[str], None]) -> None:
         super().__init__(
@@ -142,9 +149,23 @@ class NoticeQueue:
         self._working = threading.Lock()
         self._closing = False
 
-    def put(self, notice: Notice) -> None:
-        """Take a notice, and note in the same step that it was: it is never put twice and never forgotten."""
+    def put(self, notice: Notice, lease: str) -> None:
+        """Take a notice, and note in the same step that it was: it is never put twice and never forgotten.
+
+        Raises `DeposedError` where the lease is not the leader's.
+        """
+        for _ in range(PUT_TRIES):
+            with suppress(WatchError):  # the lease was renewed meanwhile
+                self._put(notice, lease)
+                return
+        raise TimeoutError("the lease was renewed all the time")
+
+    def _put(self, notice: Notice, lease: str) -> None:
         with self._connection.pipeline() as pipeline:
+            pipeline.watch(keys.CRAWLER_LEASE)  # type: ignore[no-untyped-call]
+            if pipeline.get(keys.CRAWLER_LEASE) != lease.encode():
+                raise DeposedError("DEPOSED")
+            pipeline.multi()
             self._queue.enqueue(
                 FUNCTION,
                 msgspec.json.encode(notice).decode(),
@@ -166,6 +187,17 @@ class NoticeQueue:
 
     def work_off(self) -> int:
         """Deliver what is due. Returns how many notices were tried."""
+        try:
+            return self._work_off()
+        except Exception as error:
+            if isinstance(error, RedisError | OSError) and stored.is_outage(error):
+                raise
+            # RQ stumbled over something that stands in its lists: the notices beside it are still to be delivered.
+            stored.refuse("rq", error)
+            purge(self._connection, QUEUE)
+            return self._work_off()
+
+    def _work_off(self) -> int:
         tried = 0
         with self._working:
             self._beat()

@@ -16,7 +16,7 @@ import msgpack
 import msgspec
 
 from crawler.models import MAX_BLOCKS, Model
-from shared.p2p.petals_wire import ModelInfo, ServerInfo, ServerState
+from shared.p2p.petals import ModelInfo, ServerInfo, ServerState
 from shared.peer_id import BadPeerIdError, parse_peer_id
 from shared.snapshot import PeerState
 

@@ -21,10 +21,10 @@ from crawler.reading import RecordReader
 from crawler.records import RefusedError, ServerRecord, check_block, clean_text, read_model
 from crawler.strain import Strain
 from shared import tracing
-from shared.p2p.dial import dial
-from shared.p2p.dial_words import classify
+from shared.p2p.dial_errors import classify
 from shared.p2p.multiaddr import from_text, to_text
-from shared.p2p.petals_wire import MODEL_INDEX_KEY, block_key
+from shared.p2p.petals import MODEL_INDEX_KEY, block_key
+from shared.p2p.probe import probe
 from shared.p2p.waiting import any_true
 from shared.reachability import Cause, DialOutcome
 from shared.snapshot import BootstrapPeer, PeerState, Refusals, Snapshot, Verdict
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
     from crawler.blocks import Place
     from crawler.models import Model
-    from shared.p2p.node import Dialler, SwarmNode
+    from shared.p2p.connect import ProberNode
+    from shared.p2p.dht_node import DHTClientNode
     from shared.p2p.raw_values import SubkeyValues
 
 LOOK_UPS_WITHIN = 40.0
@@ -96,11 +97,11 @@ class Observation:
 class Crawl:
     """One pass over the swarm. Use once: `await Crawl(...).run()`.
 
-    `guide` is a node that may have joined before and is kept from crawl to crawl; `dialler` must be fresh.
+    `dht_node` is a node that may have joined before and is kept from crawl to crawl; `prober_node` must be fresh.
     """
 
-    guide: SwarmNode
-    dialler: Dialler
+    dht_node: DHTClientNode
+    prober_node: ProberNode
     bootstrap_peers: Mapping[str, list[str]]
     official_models: tuple[Model, ...]
     private_swarm: bool
@@ -127,18 +128,18 @@ class Crawl:
     def __post_init__(self) -> None:
         self._phase_began = self._began
         self._known = reached(self.last)
-        self._blocks = BlockReader(self.guide, self.lookup_timeout, self._began + LOOK_UPS_WITHIN)
+        self._blocks = BlockReader(self.dht_node, self.lookup_timeout, self._began + LOOK_UPS_WITHIN)
         self._records = RecordReader(self._known)
-        self._strain = Strain(self.dialler.identify)
+        self._strain = Strain(self.prober_node.identify)
         self._dials = DialQueue(
             self._dial, longest=self.dial_timeout, until=self._began + DIALS_WITHIN, busy=self._strain.now
         )
 
     async def run(self) -> Observation:
         """Raises `SwarmUnavailableError` where nothing can be said about the swarm."""
-        self.guide.refused_subkeys.clear()
-        self.guide.refused_addresses.clear()
-        joining = awaited(self.guide.join(self.bootstrap_peers, self.dial_timeout))
+        self.dht_node.refused_subkeys.clear()
+        self.dht_node.kademlia.refused_addresses.clear()
+        joining = awaited(self.dht_node.join(self.bootstrap_peers, self.dial_timeout))
         watching = awaited(self._strain.watch())
         try:
             await self._joined(joining)
@@ -150,6 +151,7 @@ class Crawl:
             bootstrap = self._bootstrap_peers(await joining)
         finally:
             await end(joining, watching, *self._observing)
+            await self._blocks.close()
             await self._dials.close()
         if self._unanswered and not self._answered:
             raise SwarmUnavailableError("no node of the swarm answered a look-up", self._with_accounts(bootstrap))
@@ -161,14 +163,14 @@ class Crawl:
             models=tuple(observed),
             dials=self._dials.outcomes,
             addresses=await self._addresses(),
-            versions=self.dialler.versions,
-            refused=Refusals(dict((self._refused + self.guide.refused_subkeys).most_common()), dict(self._examples)),
+            versions=self.prober_node.versions,
+            refused=Refusals(dict((self._refused + self.dht_node.refused_subkeys).most_common()), dict(self._examples)),
             unanswered_keys=self._unanswered,
-            crawler_peer_id=self.guide.peer_id,
+            crawler_peer_id=self.dht_node.peer_id,
             phases=dict(self._phases),
             answered_keys=self._answered,
             undialled=self._dials.left_out,
-            refused_addresses=dict(self.guide.refused_addresses),
+            refused_addresses=dict(self.dht_node.kademlia.refused_addresses),
         )
 
     def _ended(self, phase: str) -> None:
@@ -178,14 +180,14 @@ class Crawl:
 
     async def _joined(self, joining: asyncio.Task[dict[str, str | None]]) -> None:
         """Go on as soon as one bootstrap peer has answered: a silent one does not hold the crawl up."""
-        first = awaited(self.guide.has_joined.wait())
+        first = awaited(self.dht_node.has_joined.wait())
         try:
             await asyncio.wait({joining, first}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             await end(first)
         if joining.done() and all(error is not None for error in joining.result().values()):
             raise SwarmUnavailableError("no bootstrap peer answered", self._bootstrap_peers(joining.result()))
-        if (ahead := await self.guide.clock_ahead()) > MAX_CLOCK_AHEAD:
+        if (ahead := await self.dht_node.clock_ahead()) > MAX_CLOCK_AHEAD:
             raise SwarmUnavailableError(
                 f"this machine's clock is {ahead:.0f} s ahead of the bootstrap peers'",
                 self._bootstrap_peers(await joining),
@@ -205,13 +207,15 @@ class Crawl:
     def _with_accounts(self, bootstrap: tuple[BootstrapPeer, ...]) -> tuple[BootstrapPeer, ...]:
         """Say of each bootstrap peer that was joined what it left open."""
         return tuple(
-            peer if peer.error else msgspec.structs.replace(peer, error=self.guide.account(peer.peer_id))
+            peer if peer.error else msgspec.structs.replace(peer, error=self.dht_node.account(peer.peer_id))
             for peer in bootstrap
         )
 
     async def _addresses(self) -> dict[str, tuple[str, ...]]:
         """Return where each reached server was reached; a circuit is closed by now, and known from its dial."""
-        found = {peer_id: tuple(map(to_text, open_)) for peer_id, open_ in (await self.dialler.connections()).items()}
+        found = {
+            peer_id: tuple(map(to_text, open_)) for peer_id, open_ in (await self.prober_node.connections()).items()
+        }
         circuits = {peer_id: one.addresses for peer_id, one in self._dials.outcomes.items() if one.relayed}
         return found | circuits
 
@@ -219,8 +223,8 @@ class Crawl:
         """A node that went deaf midway found silence everywhere: that would be about us, not about the swarm."""
         alive = [peer for peer in bootstrap if peer.verdict is Verdict.REACHABLE]
         heard, reached = await asyncio.gather(
-            self.guide.hears(),
-            any_true(self.dialler.reaches(peer.peer_id, map(from_text, peer.addresses)) for peer in alive),
+            self.dht_node.hears(),
+            any_true(self.prober_node.reaches(peer.peer_id, map(from_text, peer.addresses)) for peer in alive),
         )
         if not heard or not reached:
             raise SwarmUnavailableError("the crawler's own node lost the swarm during the crawl", bootstrap)
@@ -262,7 +266,7 @@ class Crawl:
             early.update((model.dht_prefix, model) for model in self._announced(values, early=True))
             named.set()
 
-        indexing = awaited(self.guide.look_up([MODEL_INDEX_KEY], self.lookup_timeout, take))
+        indexing = awaited(self.dht_node.look_up([MODEL_INDEX_KEY], self.lookup_timeout, take))
         waiting = awaited(named.wait())
         self._observing += (indexing, waiting)
         await asyncio.wait({indexing, waiting}, return_when=asyncio.FIRST_COMPLETED)
@@ -339,7 +343,9 @@ class Crawl:
 
     async def _dial(self, peer_id: str) -> DialOutcome:
         began = time.monotonic()
-        outcome = await dial(self.guide, self.dialler, peer_id, deadline=began + self.dial_timeout, must_serve=True)
+        outcome = await probe(
+            self.dht_node, self.prober_node, peer_id, deadline=began + self.dial_timeout, must_serve=True
+        )
         if outcome.cause in SILENT and self._strain.since(began):
             return DialOutcome.unknown(Cause.NODE_UNFIT, stage=outcome.stage, error="the crawler was too busy to hear")
         return outcome

@@ -14,6 +14,7 @@ import ipaddress
 import socket
 import ssl
 import time
+from collections.abc import Callable  # noqa: TC003 - a NamedTuple reads it
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -55,9 +56,16 @@ def signature(secret: bytes, timestamp: str, body: bytes) -> str:
     return "sha256=" + hmac.new(secret, timestamp.encode() + b"." + body, hashlib.sha256).hexdigest()
 
 
-def post(target: Target, body: bytes, *, secret: bytes | None, allow_private: bool) -> None:
-    """Deliver, or raise `DeliveryError`. Blocks: call it in a thread."""
-    timestamp = str(int(time.time()))
+def post(
+    target: Target,
+    body: bytes,
+    *,
+    secret: bytes | None,
+    allow_private: bool,
+    now: Callable[[], float] = time.time,
+) -> None:
+    """Deliver, or raise `DeliveryError`. Blocks: call it in a thread. `now` returns Unix seconds."""
+    timestamp = str(int(now()))
     host = f"[{target.host}]" if ":" in target.host else target.host
     headers = {
         "Host": host if target.port == (443 if target.tls else 80) else f"{host}:{target.port}",
@@ -86,10 +94,12 @@ class Webhook(NamedTuple):
     target: Target
     secret: bytes | None
     allow_private: bool
+    now: Callable[[], float] = time.time
+    """Unix seconds by the clock that receivers compare with theirs."""
 
     def deliver(self, body: bytes) -> None:
         """As `post`."""
-        post(self.target, body, secret=self.secret, allow_private=self.allow_private)
+        post(self.target, body, secret=self.secret, allow_private=self.allow_private, now=self.now)
 
 
 def _connect(target: Target, *, allow_private: bool) -> socket.socket:

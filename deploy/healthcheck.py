@@ -6,9 +6,10 @@ Exits with 0 or 1 and prints one line. Only what a restart can mend counts as il
 does not, since every service waits for them by itself.
 
 api      `/readyz` answers 200.
-crawler  its metrics answer; if it says that it leads, the lease in Redis is its own (else its loop is stuck: the
-         lease needs renewal every second) and its last crawl attempt is not older than a crawl may take.
-worker   its metrics answer, and the worker that RQ knows under this host name beats.
+crawler  its metrics answer, and all of its loops run; if it says that it leads, the lease in Redis is its own (else
+         its loop is stuck: the lease needs renewal every second) and its last crawl attempt is not older than a
+         crawl may take.
+worker   its metrics answer, all of its loops run, and the worker that RQ knows under this host name beats.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ def check_api() -> str:
 def check_crawler() -> str:
     """A standby is fit when it answers; a leader when it holds the lease and crawls."""
     metrics = _get(f"http://127.0.0.1:{_port('CRAWLER_METRICS_PORT', '9102')}/metrics")
+    _need_all_tasks(metrics)
     if not _value(metrics, "petals_crawler_leading"):
         return "standing by"
     try:
@@ -71,7 +73,7 @@ def check_crawler() -> str:
 
 def check_worker() -> str:
     """The metrics answer from a thread of their own; the beat comes from the loop that runs the checks."""
-    _get(f"http://127.0.0.1:{_port('WORKER_METRICS_PORT', '9103')}/metrics")
+    _need_all_tasks(_get(f"http://127.0.0.1:{_port('WORKER_METRICS_PORT', '9103')}/metrics"))
     here = socket.gethostname()
     try:
         redis = _redis()
@@ -128,6 +130,12 @@ def _value(metrics: str, name: str) -> float:
     """Return a metric's value in Prometheus's text; 0 where it is missing."""
     found = re.search(rf"^{name} (\S+)$", metrics, re.MULTILINE)
     return float(found[1]) if found else 0.0
+
+
+def _need_all_tasks(metrics: str) -> None:
+    """Raise `UnfitError` where a loop of the process does not run: started anew, the process may."""
+    if failing := re.findall(r'^petals_background_task_up\{task="([^"]+)"\} 0\.0$', metrics, re.MULTILINE):
+        raise UnfitError(f"failing: {', '.join(failing)}")
 
 
 def _redis() -> Any:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from deploy import embedded_redis
 from deploy.supervisor import Child, Supervisor
+from shared.tasks import awaited, end
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO_MODELS = [
@@ -62,8 +63,8 @@ async def _run(arguments: argparse.Namespace, port: int) -> int:
     for name in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
     supervisor = Supervisor(say)
-    starting = asyncio.create_task(_start_all(supervisor, arguments, port))
-    stopping = asyncio.create_task(stop.wait())
+    starting = awaited(_start_all(supervisor, arguments, port))
+    stopping = awaited(stop.wait())
     try:
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
@@ -74,8 +75,7 @@ async def _run(arguments: argparse.Namespace, port: int) -> int:
         return 1
     finally:
         say("stopping")
-        starting.cancel()
-        await asyncio.gather(starting, return_exceptions=True)
+        await end(starting, stopping)
         await supervisor.stop()
     return 0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from shared.p2p.hivemind import PeerID
-from shared.p2p.kad_wire import FIND_NODE
+from shared.p2p.kad_messages import FIND_NODE
 from shared.p2p.multiaddr import from_text, varint
 
 if TYPE_CHECKING:

@@ -15,14 +15,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-from shared.p2p import petals_wire
+from shared.p2p import petals
 from shared.p2p.hivemind import (
     DHTNode,
     MSGPackSerializer,
     P2PContext,
     runtime_pb2,
 )
-from shared.p2p.petals_wire import (
+from shared.p2p.petals import (
     MODEL_INDEX_KEY,
     ModelInfo,
     ServerInfo,
@@ -76,7 +76,7 @@ class Announcement:
         return packed
 
 
-class TransformerConnectionHandler(petals_wire.TransformerConnectionHandler):  # the name is the protocol's
+class TransformerConnectionHandler(petals.TransformerConnectionHandler):  # the name is the protocol's
     """What a server that has its blocks answers."""
 
     async def rpc_info(self, request: runtime_pb2.ExpertUID, context: P2PContext) -> runtime_pb2.ExpertInfo:

@@ -14,8 +14,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from shared.tasks import Tasks
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 STOP_GRACE = 10.0
 RESTART_DELAYS = (0.5, 1, 2, 5, 10)
@@ -42,34 +44,57 @@ class Supervisor:
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
-        self._children: list[tuple[Child, asyncio.Task[None]]] = []
+        self._children: list[Child] = []
+        self._keepers = Tasks()
 
     def start(self, child: Child) -> None:
-        self._children.append((child, asyncio.create_task(self._keep(child))))
+        self._children.append(child)
+        self._keepers.keep(child.name, lambda: self._keep(child))
 
     async def stop(self) -> None:
         """End the children, the latest first, each with its whole process group."""
-        for _, keeper in self._children:
-            keeper.cancel()
-        await asyncio.gather(*(keeper for _, keeper in self._children), return_exceptions=True)
-        for child, _ in reversed(self._children):
+        await self._keepers.close()
+        for child in reversed(self._children):
             await _end(child)
 
     async def _keep(self, child: Child) -> None:
         failures = 0
         loop = asyncio.get_running_loop()
+        await _end(child)  # where this keeper failed before, its child may still run
         while True:
             started = loop.time()
-            child.process = await _spawn(child)
-            if child.on_line is not None and child.process.stdout is not None:
-                async for line in child.process.stdout:
-                    child.on_line(line.decode(errors="replace").rstrip())
-            code = await child.process.wait()
-            _kill_group(child)
+            how = await self._run(child)
             failures = 0 if loop.time() - started > STEADY_AFTER else failures + 1
             delay = RESTART_DELAYS[min(failures, len(RESTART_DELAYS)) - 1] if failures else RESTART_DELAYS[0]
-            self._say(f"{child.name} ended ({_how(code)}); starting it again in {delay:g} s")
+            self._say(f"{child.name} {how}; starting it again in {delay:g} s")
             await asyncio.sleep(delay)
+
+    async def _run(self, child: Child) -> str:
+        """Run a child until it ends, and return in words how it did."""
+        try:
+            child.process = await _spawn(child)
+        except OSError as error:
+            return f"does not start ({error})"
+        if child.on_line is not None and child.process.stdout is not None:
+            async for line in _lines(child.process.stdout):
+                child.on_line(line.decode(errors="replace").rstrip())
+        code = await child.process.wait()
+        _kill_group(child)
+        return f"ended ({_how(code)})"
+
+
+async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[bytes]:
+    """Yield lines; one that is longer than the stream's limit (64 KiB), in pieces."""
+    while True:
+        try:
+            line = await stream.readuntil()
+        except asyncio.LimitOverrunError as error:
+            line = await stream.read(error.consumed)
+        except asyncio.IncompleteReadError as error:
+            if error.partial:
+                yield error.partial
+            return
+        yield line
 
 
 async def _spawn(child: Child) -> asyncio.subprocess.Process:

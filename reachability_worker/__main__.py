@@ -13,12 +13,13 @@ from reachability_worker.prober import Prober
 from reachability_worker.settings import WorkerSettings
 from reachability_worker.worker import ConcurrentWorker
 from shared import logs, tracing
-from shared.p2p.node import allow_many_files
+from shared.p2p.daemon import allow_many_files
 from shared.peer_id import BadPeerIdError, parse_peer_id
 from shared.reachability import DialOutcome, advice
 from shared.redis_client import connect, connect_sync
 from shared.settings import begin, command_line
 from shared.snapshot import Verdict
+from shared.tasks import Tasks
 
 if TYPE_CHECKING:
     import argparse
@@ -71,12 +72,10 @@ async def _run(settings: WorkerSettings) -> None:
         shutdown_grace=settings.shutdown_grace,
     )
     worker.install_signal_handlers()
-    keeping_fit = asyncio.create_task(prober.run())
+    worker.tasks.keep("prober", prober.run)
     try:
         await worker.run()
     finally:
-        keeping_fit.cancel()
-        await asyncio.gather(keeping_fit, return_exceptions=True)
         await redis.aclose()
         connection.close()
 
@@ -94,13 +93,10 @@ def _prober(settings: WorkerSettings, metrics: WorkerMetrics) -> Prober:
 
 async def _check(settings: WorkerSettings, peer_id: str) -> int:
     prober = _prober(settings, WorkerMetrics())
-    keeping_fit = asyncio.create_task(prober.run())
-    try:
+    async with Tasks() as tasks:
+        tasks.keep("prober", prober.run)
         await prober.until_fit(START_TIMEOUT)
         outcome = await prober.look(peer_id, time.monotonic() + settings.check_timeout)
-    finally:
-        keeping_fit.cancel()
-        await asyncio.gather(keeping_fit, return_exceptions=True)
     print(_describe(peer_id, outcome))  # noqa: T201
     return EXIT_CODES[outcome.verdict]
 

@@ -31,12 +31,20 @@ class Check(NamedTuple):
     """The span that asked."""
 
 
-def read_check(job_id: str, packed: bytes, seconds_left: float, asked_by: bytes, traceparent: bytes) -> Check:
-    """Return what a job's fields say. Raises `BadJobError`; a request id or trace that is not sane is dropped."""
+def read_check(job: tuple[bytes, bytes, int, bytes, bytes]) -> Check:
+    """Return what a job says: its id, the packed call, milliseconds left, the request's id, the trace.
+
+    Raises `BadJobError`; a request id or trace that is not sane is dropped.
+    """
+    raw_id, packed, left_ms, asked_by, traceparent = job
+    try:
+        job_id = raw_id.decode("ascii")
+    except UnicodeDecodeError as error:
+        raise BadJobError("its id is not ASCII") from error
     return Check(
         job_id,
         read_job(job_id, packed),
-        time.monotonic() + seconds_left - ANSWER_RESERVE,
+        time.monotonic() + left_ms / 1000 - ANSWER_RESERVE,
         request_id.sane(asked_by.decode("latin-1")) or "",
         tracing.sane(traceparent.decode("latin-1")),
     )

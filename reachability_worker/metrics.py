@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
 
+from shared import stored, tasks
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -21,9 +23,11 @@ class WorkerMetrics:
         self.registry = CollectorRegistry()
         self._vantage = vantage
         ProcessCollector(registry=self.registry)
+        for shared in (stored.REFUSED, tasks.FAILURES, tasks.UP):
+            self.registry.register(shared)
         self.looking = Gauge(
             "petals_worker_looking",
-            "1 while this worker's node is fit and it takes checks.",
+            "1 while this worker's node is fit, all of its loops run, and it takes checks.",
             ["vantage"],
             registry=self.registry,
         ).labels(vantage)
@@ -69,8 +73,8 @@ class WorkerMetrics:
         )
         self.nodes_opened = Counter(
             "petals_worker_nodes_opened",
-            "libp2p daemons started, by role. A dialler is replaced every 30 s of use; "
-            "a guide is opened once, and again for each time that the node had lost the swarm.",
+            "libp2p daemons started, by role. A prober_node is replaced every 30 s of use; "
+            "a dht_node is opened once, and again for each time that the node had lost the swarm.",
             ["role"],
             registry=self.registry,
         )

@@ -10,26 +10,29 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Protocol
+from contextlib import AsyncExitStack, suppress
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
 from reachability_worker.spans import note_outcome
 from shared import tracing
 from shared.p2p.addresses import DialPrivate
-from shared.p2p.dial import dial, with_way
+from shared.p2p.connect import ProberNode
+from shared.p2p.daemon import Daemon, NodeError
+from shared.p2p.dht_node import DHTClientNode
 from shared.p2p.multiaddr import from_text
-from shared.p2p.node import Dialler, NodeError, SwarmNode
+from shared.p2p.probe import probe, with_way
 from shared.p2p.waiting import any_true
 from shared.reachability import Cause, DialOutcome
 from shared.snapshot import Verdict
+from shared.tasks import Tasks, awaited
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Callable, Mapping
 
-DIALLER_LIFETIME = 30.0
-"""Seconds. p2pd dials a peer that failed n times again only after 5 + n² seconds; a dialler of this age is
+PROBER_NODE_LIFETIME = 30.0
+"""Seconds. p2pd dials a peer that failed n times again only after 5 + n² seconds; a prober_node of this age is
 replaced, so that a server which asks every 15 s is dialled each time."""
 RECENT_FAILURE = 10.0
 """Seconds for which an observed failure explains a later "dial backoff"."""
@@ -38,7 +41,7 @@ SELF_TEST_EVERY = 5.0
 JOIN_TIMEOUT = 5.0
 RECOVER_EVERY = 1.0
 RETIRED_LASTS = 10.0
-"""Seconds after which no check can still be using a replaced dialler."""
+"""Seconds after which no check can still be using a replaced prober_node."""
 
 log = structlog.get_logger()
 
@@ -55,7 +58,7 @@ class Looks(Protocol):
 
 
 class Prober:
-    """Owns a guide, which knows where peers are, and a dialler, which dials them; replaces both as needed."""
+    """Owns a dht_node, which knows where peers are, and a prober_node, which dials them; replaces both as needed."""
 
     def __init__(
         self,
@@ -73,14 +76,14 @@ class Prober:
         self._dial_private = dial_private
         self._on_node_opened = on_node_opened
         self._on_addresses_refused = on_addresses_refused
-        self._guide: SwarmNode | None = None
-        self._dialler: Dialler | None = None
+        self._dht_node: DHTClientNode | None = None
+        self._prober_node: ProberNode | None = None
         self._joined: list[str] = []
         self._replacing = asyncio.Lock()
         self._proving: asyncio.Task[bool] | None = None
         self._proved_from = 0.0
         self._failures: OrderedDict[str, tuple[float, DialOutcome]] = OrderedDict()
-        self._background: set[asyncio.Task[None]] = set()
+        self._background = Tasks()
         self._fit = asyncio.Event()
         self.unfit_reason: str | None = "starting"
 
@@ -121,20 +124,20 @@ class Prober:
             self._slots.release()
 
     async def _look(self, peer_id: str, deadline: float) -> DialOutcome:
-        guide, dialler = self._guide, self._dialler
-        if guide is None or dialler is None or not self.fit:
+        dht_node, prober_node = self._dht_node, self._prober_node
+        if dht_node is None or prober_node is None or not self.fit:
             return DialOutcome.unknown(Cause.NODE_UNFIT, error=self.unfit_reason)
-        if time.monotonic() - dialler.opened_at > DIALLER_LIFETIME:
-            dialler = await self._replace(dialler)
-        outcome = await self._dial(guide, dialler, peer_id, deadline)
+        if time.monotonic() - prober_node.opened_at > PROBER_NODE_LIFETIME:
+            prober_node = await self._replace(prober_node)
+        outcome = await self._dial(dht_node, prober_node, peer_id, deadline)
         if outcome.cause is Cause.BACKOFF:
-            outcome = await self._look_afresh(guide, dialler, peer_id, deadline)
+            outcome = await self._look_afresh(dht_node, prober_node, peer_id, deadline)
         if outcome.verdict is Verdict.REACHABLE:
             self._failures.pop(peer_id, None)
             if outcome.reached_at is not None:
                 return outcome  # over a relay, which has its circuit back
-            outcome = with_way(outcome, await self._connections(dialler, peer_id))
-            self._in_background(dialler.disconnect(peer_id))
+            outcome = with_way(outcome, await self._connections(prober_node, peer_id))
+            self._background.start("disconnect", _disconnect(prober_node, peer_id))
             return outcome
         if not await self._prove():
             self._set_fit("the self-test failed")
@@ -143,18 +146,22 @@ class Prober:
             self._remember(peer_id, outcome)
         return outcome
 
-    async def _look_afresh(self, guide: SwarmNode, dialler: Dialler, peer_id: str, deadline: float) -> DialOutcome:
+    async def _look_afresh(
+        self, dht_node: DHTClientNode, prober_node: ProberNode, peer_id: str, deadline: float
+    ) -> DialOutcome:
         seen = self._failures.get(peer_id)
         if seen is not None and time.monotonic() - seen[0] < RECENT_FAILURE:
             return seen[1]
-        dialler = await self._replace(dialler)
-        return await self._dial(guide, dialler, peer_id, deadline)
+        prober_node = await self._replace(prober_node)
+        return await self._dial(dht_node, prober_node, peer_id, deadline)
 
-    async def _dial(self, guide: SwarmNode, dialler: Dialler, peer_id: str, deadline: float) -> DialOutcome:
+    async def _dial(
+        self, dht_node: DHTClientNode, prober_node: ProberNode, peer_id: str, deadline: float
+    ) -> DialOutcome:
         with tracing.span("dial") as span:
-            outcome = await dial(guide, dialler, peer_id, deadline=deadline)
-            self._on_addresses_refused(guide.refused_addresses)
-            guide.refused_addresses.clear()
+            outcome = await probe(dht_node, prober_node, peer_id, deadline=deadline)
+            self._on_addresses_refused(dht_node.kademlia.refused_addresses)
+            dht_node.kademlia.refused_addresses.clear()
             span.stages(outcome.durations)
             note_outcome(span, outcome)
             return outcome
@@ -168,10 +175,10 @@ class Prober:
         if len(self._failures) > REMEMBERED_FAILURES:
             self._failures.popitem(last=False)
 
-    async def _connections(self, dialler: Dialler, peer_id: str) -> tuple[bytes, ...]:
+    async def _connections(self, prober_node: ProberNode, peer_id: str) -> tuple[bytes, ...]:
         try:
             async with asyncio.timeout(1):
-                return await dialler.connections_to(peer_id)
+                return await prober_node.connections_to(peer_id)
         except (TimeoutError, NodeError, OSError, EOFError):
             return ()
 
@@ -183,19 +190,19 @@ class Prober:
         asked_at = time.monotonic()
         while self._proved_from < asked_at:
             if self._proving is None or self._proving.done():
-                self._proving = asyncio.create_task(self._self_test())
+                self._proving = awaited(self._self_test())
             if not await asyncio.shield(self._proving):
                 return False
         return True
 
     async def _self_test(self) -> bool:
-        started, guide, dialler = time.monotonic(), self._guide, self._dialler
-        if guide is None or dialler is None or not (guide.is_alive and dialler.is_alive):
+        started, dht_node, prober_node = time.monotonic(), self._dht_node, self._prober_node
+        if dht_node is None or prober_node is None or not (dht_node.is_alive and prober_node.is_alive):
             return False
         heard, reached = await asyncio.gather(
-            guide.hears(),
+            dht_node.hears(),
             any_true(
-                dialler.reaches(peer_id, map(from_text, self._bootstrap_peers[peer_id])) for peer_id in self._joined
+                prober_node.reaches(peer_id, map(from_text, self._bootstrap_peers[peer_id])) for peer_id in self._joined
             ),
         )
         if heard and reached:
@@ -212,58 +219,58 @@ class Prober:
             self._fit.clear()
         self.unfit_reason = reason
 
-    async def _replace(self, old: Dialler) -> Dialler:
-        """Return a fresh dialler in place of the old one, which lives on for the checks that still use it."""
+    async def _replace(self, old: ProberNode) -> ProberNode:
+        """Return a fresh prober_node in place of the old one, which lives on for the checks that still use it."""
         async with self._replacing:
-            if self._dialler is not None and self._dialler is not old:
-                return self._dialler
+            if self._prober_node is not None and self._prober_node is not old:
+                return self._prober_node
             try:
-                self._dialler = await Dialler.open()
+                self._prober_node = await ProberNode.open()
             except NodeError as error:
-                log.warning("no fresh dialler", error=str(error))
+                log.warning("no fresh prober node", error=str(error))
                 return old
             self._on_node_opened("dialler")
             self._retire(old)
-            return self._dialler
+            return self._prober_node
 
-    def _retire(self, node: Dialler) -> None:
+    def _retire(self, node: Daemon) -> None:
         async def close_later() -> None:
             try:
                 await asyncio.sleep(RETIRED_LASTS)
             finally:
                 await node.close()
 
-        self._in_background(close_later())
-
-    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        self._background.start("retire", close_later())
 
     async def _recover(self) -> None:
         """Join the swarm, with new nodes where the old ones died or went deaf."""
-        if self._guide is not None:
-            self._retire(self._guide)
-        if self._dialler is not None:
-            self._retire(self._dialler)
-        self._guide = self._dialler = None
-        try:
-            guide, dialler = await SwarmNode.open(self._dial_private), await Dialler.open()
-        except NodeError as error:
-            self._set_fit(str(error))
-            return
-        self._on_node_opened("guide")
-        errors = await guide.join(self._bootstrap_peers, JOIN_TIMEOUT)
+        if self._dht_node is not None:
+            self._retire(self._dht_node)
+        if self._prober_node is not None:
+            self._retire(self._prober_node)
+        self._dht_node = self._prober_node = None
+        async with AsyncExitStack() as opened:  # whatever fails on the way, no daemon is left behind
+            try:
+                dht_node = await opened.enter_async_context(await DHTClientNode.open(self._dial_private))
+                prober_node = await opened.enter_async_context(await ProberNode.open())
+            except NodeError as error:
+                self._set_fit(str(error))
+                return
+            self._on_node_opened("guide")
+            errors = await dht_node.join(self._bootstrap_peers, JOIN_TIMEOUT)
+            opened.pop_all()
         self._joined = [peer_id for peer_id, error in errors.items() if error is None]
-        self._guide, self._dialler = guide, dialler
+        self._dht_node, self._prober_node = dht_node, prober_node
         self._set_fit(None if self._joined and await self._self_test() else "no bootstrap peer answers")
 
     async def _close(self) -> None:
         self._set_fit("stopping")
-        for task in tuple(self._background):
-            task.cancel()
-            with suppress(asyncio.CancelledError, OSError, EOFError):
-                await task
-        for node in (self._guide, self._dialler):
+        await self._background.close()
+        for node in (self._dht_node, self._prober_node):
             if node is not None:
                 await node.close()
+
+
+async def _disconnect(prober_node: ProberNode, peer_id: str) -> None:
+    with suppress(OSError, EOFError):  # the daemon is gone, and its connections with it
+        await prober_node.disconnect(peer_id)

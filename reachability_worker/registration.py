@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rq import worker_registration
 from rq.serializers import JSONSerializer
 from rq.suspension import is_suspended
+from rq.utils import now
 from rq.worker import WorkerStatus
 from rq.worker.base import BaseWorker
 
 from shared.reachability import queue_name
+from shared.redis_client import SOCKET_TIMEOUT
 from shared.rq_job import InertJob
 
 if TYPE_CHECKING:
     from redis import Redis
 
 MAINTENANCE_INTERVAL = 10
-"""Seconds between RQ's own cleanings of its registries."""
+"""Seconds between looks for workers that RQ still lists and that are gone."""
 WORKER_TTL = 30
 """Seconds after which RQ forgets a worker that does not beat."""
 
@@ -26,6 +29,9 @@ class Registration(BaseWorker):
 
     All raise `redis.RedisError` and `OSError`.
     """
+
+    connection_timeout = SOCKET_TIMEOUT  # type: ignore[assignment]  # a property
+    """RQ would make the connection's timeout 25 s, for reads that block: there are none here."""
 
     def __init__(self, vantage: str, connection: Redis) -> None:
         super().__init__(
@@ -45,8 +51,20 @@ class Registration(BaseWorker):
         self.register_birth()  # type: ignore[no-untyped-call]
         self.set_state(WorkerStatus.IDLE)
 
+    def clean_registries(self) -> None:
+        """Forget workers that are gone.
+
+        Of RQ's registries only that of started jobs is used. RQ would clean it by this machine's clock, and call
+        others' checks lost where that is ahead: `_RECONCILE` does it by Redis's.
+        """
+        for queue in self.queues:
+            if queue.acquire_maintenance_lock():
+                worker_registration.clean_worker_registry(queue)
+                queue.release_maintenance_lock()
+        self.last_cleaned_at = now()  # type: ignore[assignment]  # RQ has no types there
+
     def beat(self, *, busy: bool) -> bool:
-        """Say that the worker lives, clean RQ's registries where it is time. Returns whether `rq suspend` is on."""
+        """Say that the worker lives, tidy RQ's list of workers. Returns whether `rq suspend` is on."""
         if not self.connection.hexists(self.key, "birth"):  # a Redis that came back empty
             self.connection.delete(self.key)
             self.register_birth()  # type: ignore[no-untyped-call]
@@ -54,5 +72,5 @@ class Registration(BaseWorker):
         self.set_state(WorkerStatus.BUSY if busy else WorkerStatus.IDLE)
         suspended = bool(is_suspended(self.connection, self))
         if self.should_run_maintenance_tasks:
-            self.clean_registries()  # type: ignore[no-untyped-call]
+            self.clean_registries()
         return suspended

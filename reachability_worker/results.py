@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 from redis.exceptions import RedisError
 
-from shared import keys
+from shared import keys, stored
 from shared.reachability import REPLIES_KEPT, Answer, DialOutcome, encode_answer
 from shared.snapshot import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from reachability_worker.job import Check
     from reachability_worker.registration import Registration
@@ -45,8 +45,13 @@ class Results:
         execution: str,
         verdict_reuse: float,
         on_written: Callable[[list[Check]], None],
+        now: Callable[[], float],
+        mend: Callable[[], Awaitable[None]],
     ) -> None:
+        """`now` returns Unix seconds; `mend` makes the worker's keys such that they can be written to."""
         self._scripts = scripts
+        self._now = now
+        self._mend = mend
         self._registration = registration
         self._vantage = vantage
         self._execution = execution
@@ -57,7 +62,7 @@ class Results:
     def put(self, check: Check, outcome: DialOutcome, traceparent: str = "") -> None:
         """Take a check's outcome. What nobody could see is told, but not reused."""
         reuse_ms = 0 if outcome.verdict is Verdict.UNKNOWN else self._reuse_ms
-        answer = Answer(check.peer_id, self._vantage, time.time(), outcome, check.request_id, traceparent)
+        answer = Answer(check.peer_id, self._vantage, self._now(), outcome, check.request_id, traceparent)
         self._finished.put_nowait(_Finished(check, encode_answer(answer), reuse_ms))
 
     async def run(self) -> None:
@@ -69,22 +74,42 @@ class Results:
             await self._write(batch)
             self._on_written([done.check for done in batch])
 
-    async def _write(self, batch: list[_Finished]) -> None:
-        jobs = [item for done in batch for item in (done.check.job_id, done.answer, done.reuse_ms)]
+    async def _write(self, batch: list[_Finished], *, mended: bool = False) -> None:
+        """Write answers, however long Redis is away; one that Redis refuses for its own sake is given up, alone."""
+        away = False
         while True:
             try:
-                await self._scripts.finish(
-                    keys=[self._registration.wip_key, self._registration.key, keys.REPLIES],
-                    args=[
-                        self._execution,
-                        keys.inflight(self._vantage, ""),
-                        keys.verdict(self._vantage, ""),
-                        REPLIES_KEPT,
-                        *jobs,
-                    ],
-                )
-                break
+                await self._finish(batch)
             except (RedisError, OSError) as error:
-                # The answers are kept; a caller whose time has passed meanwhile was told that nobody could look.
-                log.warning("results not written; trying again", error=str(error), results=len(batch))
-                await asyncio.sleep(TRY_AGAIN)
+                if stored.is_outage(error):
+                    # The answers are kept; a caller whose time has passed meanwhile was told that nobody could look.
+                    if not away:
+                        log.warning("results not written; trying again", error=str(error), results=len(batch))
+                    away = True
+                    await asyncio.sleep(TRY_AGAIN)
+                    continue
+                if mended and len(batch) == 1:
+                    stored.refuse("answer", error)
+                    return
+            else:
+                return
+            if mended:
+                for done in batch:
+                    await self._write([done], mended=True)
+                return
+            mended = True
+            with suppress(RedisError, OSError):
+                await self._mend()
+
+    async def _finish(self, batch: list[_Finished]) -> None:
+        jobs = [item for done in batch for item in (done.check.job_id, done.answer, done.reuse_ms)]
+        await self._scripts.finish(
+            keys=[self._registration.wip_key, self._registration.key, keys.REPLIES],
+            args=[
+                self._execution,
+                keys.inflight(self._vantage, ""),
+                keys.verdict(self._vantage, ""),
+                REPLIES_KEPT,
+                *jobs,
+            ],
+        )

@@ -31,9 +31,12 @@ for _ = 1, tonumber(ARGV[1]) do
   local id = redis.call('LPOP', KEYS[1])
   if not id then break end
   local job = 'rq:job:' .. id
-  local fields = redis.call('HMGET', job, 'data', 'deadline_ms', 'request_id', 'traceparent')
+  local fields = redis.pcall('HMGET', job, 'data', 'deadline_ms', 'request_id', 'traceparent')
+  if fields.err then fields = {true} end  -- no hash: nobody's job
   local left = (tonumber(fields[2]) or 0) - now_ms
-  if fields[1] and left > 0 then
+  -- Neither the past nor so far away that no caller can wait for it.
+  if fields[1] and left > 0 and left <= 60000 then
+    left = math.floor(left)
     local until_s = time[1] + tonumber(ARGV[4])
     local execution = id .. ':' .. ARGV[6]
     redis.call('HSET', job, 'status', 'started', 'worker_name', ARGV[2], 'started_at', ARGV[3],
@@ -45,7 +48,7 @@ for _ = 1, tonumber(ARGV[1]) do
     redis.call('ZADD', 'rq:executions:' .. id, until_s + 60, ARGV[6])
     redis.call('PEXPIRE', 'rq:executions:' .. id, left + 5000)
     local peer = string.match(id, '^(.*)-')
-    if peer and redis.call('GET', ARGV[5] .. peer) == id then
+    if peer and redis.pcall('GET', ARGV[5] .. peer) == id then
       redis.call('PEXPIRE', ARGV[5] .. peer, tonumber(ARGV[4]) * 1000)
     end
     taken[#taken + 1] = {id, fields[1], left, fields[3] or '', fields[4] or ''}
@@ -57,7 +60,7 @@ return taken
 """
 )
 
-# KEYS: wip, worker, replies, . ARGV: execution id, prefix of in-flight keys, prefix of verdict keys, replies kept,
+# KEYS: wip, worker, replies. ARGV: execution id, prefix of in-flight keys, prefix of verdict keys, replies kept,
 # then for each job: id, answer, milliseconds for which the verdict may be reused (0: not at all).
 _FINISH = """
 local finished = 0
@@ -68,12 +71,21 @@ for i = 5, #ARGV, 3 do
   redis.call('DEL', 'rq:job:' .. id, 'rq:execution:' .. execution, 'rq:executions:' .. id)
   redis.call('ZREM', KEYS[1], execution)
   if reuse_ms > 0 then redis.call('SET', ARGV[3] .. peer, answer, 'PX', reuse_ms) end
-  if redis.call('GET', ARGV[2] .. peer) == id then redis.call('DEL', ARGV[2] .. peer) end
+  if redis.pcall('GET', ARGV[2] .. peer) == id then redis.call('DEL', ARGV[2] .. peer) end
   redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[4], '*', 'answer', answer)
   finished = finished + 1
 end
 redis.call('EXPIRE', KEYS[3], 86400)
-redis.call('HINCRBY', KEYS[2], 'successful_job_count', finished)
+redis.pcall('HINCRBY', KEYS[2], 'successful_job_count', finished)
+"""
+
+# KEYS: wip. ARGV: execution id, then ids of jobs that are no checks. Whoever waits for one asks anew.
+_DROP = """
+for i = 2, #ARGV do
+  local execution = ARGV[i] .. ':' .. ARGV[1]
+  redis.call('DEL', 'rq:job:' .. ARGV[i], 'rq:execution:' .. execution, 'rq:executions:' .. ARGV[i])
+  redis.call('ZREM', KEYS[1], execution)
+end
 """
 
 # KEYS: queue, wip. ARGV: execution id, then job ids. The next worker takes them first.
@@ -83,7 +95,7 @@ for i = 2, #ARGV do
   local execution = ARGV[i] .. ':' .. ARGV[1]
   redis.call('ZREM', KEYS[2], execution)
   redis.call('DEL', 'rq:execution:' .. execution, 'rq:executions:' .. ARGV[i])
-  if redis.call('EXISTS', job) == 1 then
+  if redis.call('TYPE', job).ok == 'hash' then
     redis.call('HSET', job, 'status', 'queued', 'worker_name', '')
     redis.call('LPUSH', KEYS[1], ARGV[i])
   end
@@ -108,13 +120,16 @@ redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now_ms - 60000)
 for i = 7, #ARGV do
   local peer = string.match(ARGV[i], '^(.*)-')
   redis.call('ZADD', KEYS[1], 'XX', time[1] + tonumber(ARGV[5]), ARGV[i] .. ':' .. ARGV[6])
-  if redis.call('GET', ARGV[4] .. peer) == ARGV[i] then
+  if redis.pcall('GET', ARGV[4] .. peer) == ARGV[i] then
     redis.call('PEXPIRE', ARGV[4] .. peer, tonumber(ARGV[5]) * 1000)
   end
 end
 local first = redis.call('LINDEX', KEYS[4], 0)
-local asked_ms = first and redis.call('HGET', 'rq:job:' .. first, 'asked_ms')
-return {redis.call('LLEN', KEYS[4]), asked_ms and math.max(0, now_ms - tonumber(asked_ms)) or 0}
+local asked_ms = first and redis.pcall('HGET', 'rq:job:' .. first, 'asked_ms')
+asked_ms = type(asked_ms) == 'string' and tonumber(asked_ms) or now_ms
+local waited_ms = now_ms - asked_ms
+if not (waited_ms >= 0 and waited_ms < 86400000) then waited_ms = 0 end
+return {redis.call('LLEN', KEYS[4]), math.floor(waited_ms)}
 """
 )
 
@@ -124,7 +139,7 @@ _RECONCILE = (
     + """
 local lost = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', time[1])
 for _, execution in ipairs(lost) do
-  local id = string.match(execution, '^(.*):')
+  local id = string.match(execution, '^(.*):') or execution
   redis.call('DEL', 'rq:job:' .. id, 'rq:execution:' .. execution, 'rq:executions:' .. id)
   redis.call('ZREM', KEYS[1], execution)
 end
@@ -139,6 +154,7 @@ class Scripts:
     def __init__(self, redis: Redis) -> None:
         self.take: AsyncScript = redis.register_script(_TAKE)
         self.finish: AsyncScript = redis.register_script(_FINISH)
+        self.drop: AsyncScript = redis.register_script(_DROP)
         self.hand_back: AsyncScript = redis.register_script(_HAND_BACK)
         self.renew: AsyncScript = redis.register_script(_RENEW)
         self.reconcile: AsyncScript = redis.register_script(_RECONCILE)

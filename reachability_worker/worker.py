@@ -20,13 +20,15 @@ from redis.exceptions import RedisError
 from rq.utils import now as rq_now
 from rq.utils import utcformat
 
-from reachability_worker.job import BadJobError, Check, read_check
+from reachability_worker.job import Check, read_check
 from reachability_worker.registration import Registration
 from reachability_worker.results import Results
 from reachability_worker.scripts import Scripts
 from reachability_worker.spans import check_span, note_outcome
-from shared import keys
+from shared import keys, stored
+from shared.clock import RedisClock
 from shared.reachability import RENEWAL, WORKER_LEASE, Cause, DialOutcome
+from shared.tasks import Tasks, end
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -40,6 +42,8 @@ WAIT_SECONDS = 1
 """How long an idle worker waits in one blocking read. Under the socket time-out, and under the lease."""
 RENEW_EVERY = 1.0
 MAINTAIN_EVERY = 2.0
+GOODBYE_SECONDS = 1.0
+"""What a worker that stops gives Redis for each of its last words: without them, its lease and its jobs run out."""
 
 log = structlog.get_logger()
 
@@ -68,6 +72,7 @@ class ConcurrentWorker:
         self._checks_at_once = checks_at_once
         self._shutdown_grace = shutdown_grace
         self._scripts = Scripts(redis)
+        self._clock = RedisClock(redis)
         self._execution = uuid4().hex
         """One execution id for the process: with the job's id it is unique, and RQ asks for no more."""
         self._results = Results(
@@ -77,7 +82,12 @@ class ConcurrentWorker:
             execution=self._execution,
             verdict_reuse=verdict_reuse,
             on_written=self._written,
+            now=self._clock.now,
+            mend=self._mend,
         )
+        self._renew_now = asyncio.Event()
+        self.tasks = Tasks(on_change=self._renew_now.set)
+        """Its loops, and those without which it must take no checks: while one of them fails, it has no lease."""
         self._in_flight: dict[str, asyncio.Task[None]] = {}
         self._room = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -93,21 +103,22 @@ class ConcurrentWorker:
         Redis may go and come back meanwhile, also empty.
         """
         self._room.set()
-        await self._register()
-        finisher = asyncio.create_task(self._results.run())
-        others = [asyncio.create_task(self._renew()), asyncio.create_task(self._maintain())]
-        taker = asyncio.create_task(self._take())
-        try:
+        said_goodbye = False
+        async with self.tasks:
+            await self._register()
+            self.tasks.keep("answers", self._results.run)
+            self.tasks.keep("lease", self._renew)
+            self.tasks.keep("beats", self._maintain)
+            taker = self.tasks.keep("taker", self._take)
             await self._stopping.wait()
             log.info("stopping", in_flight=self.in_flight)
-            taker.cancel()
+            await end(taker)
             with suppress(RedisError, OSError):
-                await self._renew_once(lease=0)
+                async with asyncio.timeout(GOODBYE_SECONDS):
+                    await self._renew_once(lease=0)
+                    said_goodbye = True
             await self._drain()
-        finally:
-            for task in (taker, finisher, *others):
-                task.cancel()
-            await asyncio.gather(taker, finisher, *others, return_exceptions=True)
+        if said_goodbye:  # a thread cannot be given up, and would wait for a Redis that says nothing
             with suppress(RedisError, OSError):
                 await asyncio.to_thread(self._registration.register_death)
 
@@ -160,26 +171,35 @@ class ConcurrentWorker:
                 if not away:
                     log.warning("redis is away", error=str(error))
                 away = True
+                await self._mend_after(error)
                 await asyncio.sleep(0.25)
                 continue
-            for job_id, packed, left_ms, asked_by, traceparent in jobs:
-                self._start(job_id.decode(), packed, left_ms / 1000, asked_by, traceparent)
+            refused = [job[0] for job in jobs if not self._start(job)]
+            if refused:
+                self._metrics.refused.inc(len(refused))
+                with suppress(RedisError, OSError):
+                    await self._scripts.drop(keys=[self._wip_key], args=[self._execution, *refused])
 
-    def _start(self, job_id: str, packed: bytes, seconds_left: float, asked_by: bytes, traceparent: bytes) -> None:
-        try:
-            check = read_check(job_id, packed, seconds_left, asked_by, traceparent)
-        except BadJobError as error:
-            log.warning("job refused", job_id=job_id[:64], reason=str(error))
-            self._metrics.refused.inc()
-            self._results.put(Check(job_id, "", 0.0), DialOutcome.unknown(Cause.OTHER, error="not a check"))
-            return
-        self._in_flight[job_id] = asyncio.create_task(self._run(check))
+    def _start(self, job: tuple[bytes, bytes, int, bytes, bytes]) -> bool:
+        """Begin a check; return False for what is none."""
+        check = stored.read("job", read_check, job)
+        if check is None:
+            return False
+        self._in_flight[check.job_id] = self.tasks.start("check", self._run(check))
         if self.in_flight >= self._checks_at_once:
             self._room.clear()
+        return True
 
     async def _run(self, check: Check) -> None:
         # In the task's own context: whatever is logged about this check names the request that it is for.
         structlog.contextvars.bind_contextvars(request_id=check.request_id)
+        try:
+            await self._answer(check)
+        except Exception:
+            self._written([check])  # nobody will; whoever waits for it asks again
+            raise
+
+    async def _answer(self, check: Check) -> None:
         with check_span(check, self._registration.queue_name) as span:
             outcome = await self._look(check)
             note_outcome(span, outcome)
@@ -209,14 +229,20 @@ class ConcurrentWorker:
 
     async def _renew(self) -> None:
         while True:
-            with suppress(RedisError, OSError):
-                # An unfit or suspended worker gives its lease up: callers hear at once that nobody looks.
-                looks = self._prober.fit and not self._suspended
-                self._metrics.looking.set(looks)
+            # An unfit, suspended or broken worker gives its lease up: callers hear at once that nobody looks.
+            self._renew_now.clear()
+            looks = self._prober.fit and not self._suspended and not self.tasks.failing
+            self._metrics.looking.set(looks)
+            self._metrics.in_flight.set(self.in_flight)
+            try:
                 waiting, oldest_ms = await self._renew_once(lease=WORKER_LEASE if looks else 0)
                 self._metrics.queued(waiting, oldest_ms / 1000)
-            self._metrics.in_flight.set(self.in_flight)
-            await asyncio.sleep(RENEW_EVERY)
+                await self._clock.ask()
+            except (RedisError, OSError) as error:
+                await self._mend_after(error)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(RENEW_EVERY):
+                    await self._renew_now.wait()
 
     async def _renew_once(self, lease: float) -> list[int]:
         renewed: list[int] = await self._scripts.renew(
@@ -229,25 +255,39 @@ class ConcurrentWorker:
         return renewed
 
     async def _maintain(self) -> None:
-        """Beat for RQ, follow `rq suspend`, drop what killed workers left, clean RQ's registries."""
+        """Beat for RQ, follow `rq suspend`, drop what killed workers left, tidy RQ's lists."""
         while True:
-            with suppress(RedisError, OSError):
-                # Before RQ's own cleaning, which would keep lost checks as failed jobs: they are asked again.
+            try:
                 lost = await self._scripts.reconcile(keys=[self._wip_key])
                 if lost:
                     log.warning("dropped checks that a lost worker had started", checks=lost)
                 self._suspended = await asyncio.to_thread(self._registration.beat, busy=bool(self._in_flight))
+            except (RedisError, OSError) as error:
+                await self._mend_after(error)
             await asyncio.sleep(MAINTAIN_EVERY)
+
+    async def _mend_after(self, error: Exception) -> None:
+        """Where Redis refuses to work on what stands there, delete it; an outage is waited out by the caller."""
+        if stored.is_outage(error):
+            return
+        stored.refuse("redis", error)
+        with suppress(RedisError, OSError):
+            await self._mend()
+
+    async def _mend(self) -> None:
+        own = {self._registration.key: "hash"}
+        await stored.mend(self._redis, keys.of_the_workers(self._vantage, self._registration.queue_name) | own)
 
     async def _drain(self) -> None:
         """Give the checks in flight their grace, then put the rest back for the next worker."""
         if self._in_flight:
             await asyncio.wait(self._in_flight.values(), timeout=self._shutdown_grace)
         left = [job_id for job_id, task in self._in_flight.items() if not task.done()]
-        for job_id in left:
-            self._in_flight[job_id].cancel()
+        await end(*(self._in_flight[job_id] for job_id in left))
         if left:
-            await self._hand_back(left)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(GOODBYE_SECONDS):
+                    await self._hand_back(left)
         for _ in range(20):
             if not self._in_flight:
                 break

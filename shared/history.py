@@ -163,14 +163,25 @@ def unpack_model(data: bytes) -> ModelSlot | None:
     if len(data) < _MODEL.size:
         return None
     record = ModelSlot(*_MODEL.unpack(data[: _MODEL.size]))
-    return record if record.looks else None
+    return record if record.looks and _is_sound(record) else None
+
+
+def _is_sound(record: ModelSlot) -> bool:
+    """Whether it can have been written by `pack_model`: anything else was not, and is a gap."""
+    means = (record.online, record.joining, record.unreachable, record.offline, record.slowest_block)
+    return (
+        record.healthy <= record.looks
+        and record.covered_blocks <= record.num_blocks
+        and all(0.0 <= mean <= _MAX_FLOAT for mean in means)
+    )
 
 
 def unpack_model_ring(data: bytes, ring: Ring, now: float) -> list[ModelSlot]:
     """Return the slots in which somebody looked, oldest first."""
     whole = data[: len(data) // ring.width * ring.width]
     records = (ModelSlot(*fields) for fields in _MODEL.iter_unpack(whole))
-    return sorted((record for record in records if record.looks and ring.current(record.slot, now)), key=_slot)
+    there = (record for record in records if record.looks and ring.current(record.slot, now))
+    return sorted(filter(_is_sound, there), key=_slot)
 
 
 def _slot(record: ModelSlot) -> int:
@@ -190,10 +201,10 @@ def unpack_look(data: bytes, hour: int) -> int:
     if len(data) < _LOOK.size:
         return 0
     stored, minutes = _LOOK.unpack(data[: _LOOK.size])
-    return int(minutes) if stored == hour else 0
+    return min(int(minutes), 60) if stored == hour else 0
 
 
 def unpack_looks(data: bytes, now: float) -> dict[int, int]:
     """Return those minutes of each hour that has any."""
     whole: Iterable[tuple[int, int]] = _LOOK.iter_unpack(data[: len(data) // _LOOK.size * _LOOK.size])
-    return {hour: minutes for hour, minutes in whole if minutes and LOOKS.current(hour, now)}
+    return {hour: min(minutes, 60) for hour, minutes in whole if minutes and LOOKS.current(hour, now)}

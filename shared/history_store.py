@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
-import structlog
 
-from shared import incidents, keys
+from shared import incidents, keys, stored
 from shared.history import HOUR, ModelSlot, Resolution, unpack_looks, unpack_model_ring
 from shared.server_history import ServerHour, ServerRecord, unpack_header, unpack_hours
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from redis.asyncio import Redis
 
     from shared.incidents import Incident
-
-log = structlog.get_logger()
 
 UPTIME_WINDOWS = {"24h": 24, "7d": 7 * 24, "30d": 30 * 24}
 """Hours."""
@@ -70,7 +65,9 @@ class HistoryReader:
 
     async def model(self, dht_prefix: str, resolution: Resolution, now: float) -> ModelHistory:
         """Return the slots of the ring; none for a model without history."""
-        data: Any = await self._redis.get(keys.history_of_model(resolution, dht_prefix))
+        reading = self._redis.pipeline(transaction=False)
+        reading.get(keys.history_of_model(resolution, dht_prefix))
+        data = stored.answered("history", (await reading.execute(raise_on_error=False))[0], b"")
         slots = unpack_model_ring(data or b"", resolution.ring, now)
         return ModelHistory(dht_prefix, resolution, tuple(slots), now)
 
@@ -80,7 +77,10 @@ class HistoryReader:
         reading.get(keys.history_of_server(peer_id))
         reading.get(keys.HISTORY_LOOKS)
         reading.get(keys.HISTORY_HEAD)
-        data, looks, head = await reading.execute()
+        data, looks, head = (
+            stored.answered("history", answer, b"") for answer in await reading.execute(raise_on_error=False)
+        )
+        last = stored.read("history", stored.number, head) if head else None
         record = unpack_header(data or b"")
         if record is None:
             return None
@@ -88,7 +88,7 @@ class HistoryReader:
             peer_id,
             record,
             unpack_hours(data, unpack_looks(looks or b"", now), now),
-            online=bool(record.last_online) and record.last_online == int(float(head or 0)),
+            online=bool(record.last_online) and record.last_online == int(last or 0),
             read_at=now,
         )
 
@@ -98,18 +98,14 @@ class HistoryReader:
         reading.hvals(keys.OPEN_INCIDENTS)
         reading.xrevrange(keys.closed_incidents(official=True))
         reading.xrevrange(keys.closed_incidents(official=False))
-        opened, official, announced = await reading.execute()
-        packed = [*opened, *(fields[b"incident"] for _, fields in (*official, *announced))]
-        return tuple(sorted(_decode(packed), key=lambda incident: (incident.start, incident.id), reverse=True))
-
-
-def _decode(packed: Iterable[bytes]) -> Iterable[Incident]:
-    for data in packed:
-        try:
-            yield incidents.decode(data)
-        except ValueError as error:
-            # Of a newer version during a rolling upgrade: the others are still worth showing.
-            log.warning("incident not readable", error=str(error))
+        opened, official, announced = (
+            stored.answered("incident", answer, ()) for answer in await reading.execute(raise_on_error=False)
+        )
+        packed = [*opened, *(fields.get(b"incident", b"") for _, fields in (*official, *announced))]
+        # Of a newer version during a rolling upgrade, say: the others are still worth showing.
+        found = [stored.read("incident", incidents.decode, data) for data in packed]
+        readable = [incident for incident in found if incident is not None]
+        return tuple(sorted(readable, key=lambda incident: (incident.start, incident.id), reverse=True))
 
 
 def _share(part: int, whole: int) -> float | None:

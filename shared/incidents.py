@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 
 import msgspec
+
+from shared.snapshot import MAX_BLOCKS, MAX_UNIX_SECONDS
+
+_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 
 
 class Outcome(StrEnum):
@@ -80,4 +85,20 @@ def encode(incident: Incident) -> bytes:
 
 def decode(data: bytes) -> Incident:
     """Raises `ValueError` for what is no incident."""
-    return msgspec.msgpack.decode(data, type=Incident)
+    try:
+        return checked(msgspec.msgpack.decode(data, type=Incident))
+    except RecursionError as error:
+        raise ValueError("not an incident: nested too deep") from error
+
+
+def checked(incident: Incident) -> Incident:
+    """Return an incident that pages can draw and notices can name. Raises `ValueError` for what only looks like one."""
+    if _ID.fullmatch(incident.id) is None:
+        raise ValueError(f"not an incident: id {incident.id[:80]!r}")
+    times = (incident.start, incident.last_healthy or 0.0, incident.end or 0.0)
+    if not all(0 <= seconds <= MAX_UNIX_SECONDS for seconds in times):
+        raise ValueError("not an incident: a time is out of range")
+    blocks = (incident.num_blocks, incident.covered_blocks, incident.more_blocks)
+    if not all(0 <= count <= MAX_BLOCKS for count in blocks):
+        raise ValueError("not an incident: blocks are out of range")
+    return incident

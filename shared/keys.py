@@ -73,3 +73,41 @@ def inflight(vantage: str, peer_id: str) -> str:
 
 def rate(address: str) -> str:
     return f"reachability:rate:{address}"
+
+
+def of_the_crawler() -> dict[str, str]:
+    """Return the keys that the leading crawler owns, but those of one model or server, with their types."""
+    return {
+        SNAPSHOTS: "stream",
+        CRAWLS: "stream",
+        CRAWLER_LEASE: "string",
+        CRAWLER_FENCING: "string",
+        HISTORY_HEAD: "string",
+        HISTORY_LOOKS: "string",
+        HISTORY_MODELS: "zset",
+        HISTORY_SERVERS: "zset",
+        INCIDENT_WATCH: "hash",
+        OPEN_INCIDENTS: "hash",
+        INCIDENTS_TOLD: "hash",
+        closed_incidents(official=True): "stream",
+        closed_incidents(official=False): "stream",
+        **of_rq("incident-notices"),
+    }
+
+
+def of_the_workers(vantage: str, queue: str) -> dict[str, str]:
+    """Return the keys that the workers of a vantage point own, but those of one peer, with their types."""
+    return {REPLIES: "stream", VANTAGES: "zset", workers(vantage): "zset", **of_rq(queue)}
+
+
+def of_rq(queue: str) -> dict[str, str]:
+    """Return RQ's keys of a queue, and those that all queues share, with their types."""
+    registries = ("wip", "finished", "failed", "deferred", "scheduled", "canceled")
+    return {
+        f"rq:queue:{queue}": "list",
+        f"rq:queue:{queue}:intermediate": "list",
+        "rq:queues": "set",
+        "rq:workers": "set",
+        f"rq:workers:{queue}": "set",
+        **{f"rq:{registry}:{queue}": "zset" for registry in registries},
+    }

@@ -6,11 +6,12 @@ Unknown is a value: `Verdict.UNKNOWN` means that nobody could look, and is never
 from __future__ import annotations
 
 import ipaddress
+import re
 from enum import StrEnum
 
 import msgspec
 
-from shared.snapshot import Verdict
+from shared.snapshot import MAX_UNIX_SECONDS, Verdict
 
 QUEUE_PREFIX = "reachability"
 CHECK_FUNCTION = "reachability_worker.check_peer"
@@ -28,6 +29,8 @@ REPLIES_KEPT = 20_000
 """Replies in the stream. A waiter that was cut off longer than these take asks again."""
 RENEWAL = 2
 """Seconds for which a started check counts as being worked on; its worker renews that every second."""
+MAX_ANSWER_BYTES = 256 * 1024
+"""A peer may have many addresses; its error is cut."""
 VANTAGE_PATTERN = r"^[a-z0-9][a-z0-9-]{0,31}$"
 
 
@@ -291,8 +294,19 @@ def encode_answer(answer: Answer) -> bytes:
 
 
 def decode_answer(data: bytes) -> Answer:
-    """Raise `msgspec.MsgspecError` for what is no answer."""
-    return _answer_decoder.decode(data)
+    """Raise `ValueError` for what is no answer."""
+    if len(data) > MAX_ANSWER_BYTES:
+        raise ValueError("not an answer: too large")
+    try:
+        answer = _answer_decoder.decode(data)
+    except RecursionError as error:
+        raise ValueError("not an answer: nested too deep") from error
+    if re.fullmatch(VANTAGE_PATTERN, answer.vantage) is None or not answer.peer_id:
+        raise ValueError("not an answer: no vantage point or no peer")
+    times = (answer.checked_at, answer.outcome.rtt or 0.0, *answer.outcome.durations.values())
+    if not all(0 <= seconds <= MAX_UNIX_SECONDS for seconds in times):
+        raise ValueError("not an answer: a time is out of range")
+    return answer
 
 
 def queue_name(vantage: str) -> str:

@@ -127,7 +127,7 @@ def unpack_hours(data: bytes, looks: dict[int, int], now: float) -> tuple[Server
     for hour in range(max(first, current - HOURS_KEPT + 1), current + 1):
         looked = looks.get(hour, 0) - (header.missed if hour == first else 0)
         # After its newest hour the ring is a lap old: it was not announced since.
-        online = ring[hour % HOURS_KEPT] if hour <= header.hour else 0
+        online = min(ring[hour % HOURS_KEPT], 60) if hour <= header.hour else 0
         if looked > 0 or online:
             result.append(ServerHour(hour, max(looked, online), online))
     return tuple(result)

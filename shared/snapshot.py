@@ -18,6 +18,12 @@ SCHEMA_VERSION = 1
 MAX_ENCODED_BYTES = 64 * 1024**2
 """A snapshot of 10,000 servers takes about 1 MB packed and 10 MB unpacked; anything near this is not ours."""
 
+MAX_BLOCKS = 65_536
+"""Of one model. The crawler takes fewer (`crawler.models`)."""
+MAX_SECONDS = 30 * 86400.0
+MAX_UNIX_SECONDS = 1e11
+"""The year 5138."""
+
 
 class UnknownSchemaError(Exception):
     """The document was written by a version of the monitor that this one cannot read."""
@@ -213,6 +219,7 @@ class CrawlStatus(msgspec.Struct, frozen=True):
 
 _snapshot_encoder = msgspec.msgpack.Encoder()
 _snapshot_decoder = msgspec.msgpack.Decoder(Snapshot)
+_status_decoder = msgspec.json.Decoder(CrawlStatus)
 
 
 class _Header(msgspec.Struct):
@@ -239,6 +246,38 @@ def decode(data: bytes) -> Snapshot:
         schema = msgspec.msgpack.decode(document, type=_Header).schema
         if schema != SCHEMA_VERSION:
             raise UnknownSchemaError(f"snapshot schema {schema}, this version reads {SCHEMA_VERSION}")
-        return _snapshot_decoder.decode(document)
-    except (zstd.ZstdError, msgspec.MsgspecError) as error:
+        snapshot = _snapshot_decoder.decode(document)
+    except (zstd.ZstdError, msgspec.MsgspecError, RecursionError) as error:
         raise ValueError(f"not a snapshot: {error}") from error
+    _check(snapshot)
+    return snapshot
+
+
+def decode_status(data: bytes) -> CrawlStatus:
+    """Return the status that was published as JSON. Raises `ValueError` for what is none."""
+    try:
+        status = _status_decoder.decode(data)
+    except RecursionError as error:
+        raise ValueError("not a status: nested too deep") from error
+    for moment in (status.attempted_at, status.snapshot_taken_at or 0.0):
+        _in_range("time", moment, MAX_UNIX_SECONDS)
+    return status
+
+
+def _check(snapshot: Snapshot) -> None:
+    """Refuse what types cannot say, and what everything that draws or counts a snapshot relies on."""
+    _in_range("taken_at", snapshot.taken_at, MAX_UNIX_SECONDS)
+    _in_range("update_period", snapshot.update_period, MAX_SECONDS)
+    _in_range("update_duration", snapshot.update_duration, MAX_SECONDS)
+    for model in snapshot.models:
+        _in_range("num_blocks", model.num_blocks, MAX_BLOCKS)
+        for server in model.servers:
+            if not 0 <= server.span.start < server.span.end <= model.num_blocks:
+                raise ValueError(f"not a snapshot: span {server.span.start}:{server.span.end} of {model.num_blocks}")
+            if server.rtt is not None:
+                _in_range("rtt", server.rtt, MAX_SECONDS)
+
+
+def _in_range(name: str, value: float, highest: float) -> None:
+    if not 0 <= value <= highest:  # also where it is not a number
+        raise ValueError(f"{name} {value} is out of range")

@@ -6,22 +6,20 @@ that was away finds what it missed under the same key, and following costs a pro
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
-import structlog
 from redis.exceptions import ResponseError
 
-from shared import keys
-from shared.snapshot import CrawlStatus, Snapshot, UnknownSchemaError, decode, encode
+from shared import keys, stored
+from shared.snapshot import CrawlStatus, Snapshot, decode, decode_status, encode
 from shared.stream_tail import StreamTail
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
     from redis.asyncio import Redis
-
-log = structlog.get_logger()
 
 # KEYS: snapshots, lease. ARGV: the writer's lease, when the crawl ended, the document.
 # A writer whose lease is not the current one was deposed, perhaps while it was frozen. A published snapshot from
@@ -34,7 +32,7 @@ if newest then
   local fields = newest[2]
   for i = 1, #fields, 2 do
     local taken_at = tonumber(fields[i + 1])
-    if fields[i] == 'taken_at' and taken_at > tonumber(ARGV[2]) and taken_at <= now + 60 then
+    if fields[i] == 'taken_at' and taken_at and taken_at > tonumber(ARGV[2]) and taken_at <= now + 60 then
       return redis.error_reply('OLDER')
     end
   end
@@ -42,9 +40,26 @@ end
 return redis.call('XADD', KEYS[1], 'MAXLEN', 1, '*', 'taken_at', ARGV[2], 'snapshot', ARGV[3])
 """
 
+# KEYS: crawls, lease. ARGV: the writer's lease, the status.
+_REPORT = """
+if redis.call('GET', KEYS[2]) ~= ARGV[1] then return redis.error_reply('DEPOSED') end
+return redis.call('XADD', KEYS[1], 'MAXLEN', 1, '*', 'status', ARGV[2])
+"""
+
 
 class DeposedError(Exception):
     """Another crawler leads now, or a newer snapshot is already there: this one must not be written."""
+
+
+@contextmanager
+def deposed() -> Iterator[None]:
+    """Raise the refusals of a fenced script as `DeposedError`."""
+    try:
+        yield
+    except ResponseError as error:
+        if str(error).startswith(("DEPOSED", "OLDER", "STALE")):
+            raise DeposedError(str(error)) from error
+        raise
 
 
 class SnapshotWriter:
@@ -53,6 +68,7 @@ class SnapshotWriter:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._publish = redis.register_script(_PUBLISH)
+        self._report = redis.register_script(_REPORT)
 
     async def publish(self, snapshot: Snapshot, lease: str) -> int:
         """Replace the published snapshot; return the document's size in bytes.
@@ -60,32 +76,25 @@ class SnapshotWriter:
         Raises `DeposedError`, `redis.RedisError`.
         """
         document = encode(snapshot)
-        try:
+        with deposed():
             await self._publish(
                 keys=[keys.SNAPSHOTS, keys.CRAWLER_LEASE], args=[lease, repr(snapshot.taken_at), document]
             )
-        except ResponseError as error:
-            if str(error).startswith(("DEPOSED", "OLDER")):
-                raise DeposedError(str(error)) from error
-            raise
         return len(document)
 
-    async def report(self, status: CrawlStatus) -> None:
-        """Say how the latest attempt went, also where it failed. Raises `redis.RedisError`."""
-        await self._redis.xadd(keys.CRAWLS, {"status": msgspec.json.encode(status)}, maxlen=1, approximate=False)
+    async def report(self, status: CrawlStatus, lease: str) -> None:
+        """Say how the latest attempt went, also where it failed. Raises `DeposedError`, `redis.RedisError`."""
+        with deposed():
+            await self._report(keys=[keys.CRAWLS, keys.CRAWLER_LEASE], args=[lease, msgspec.json.encode(status)])
 
     async def latest(self) -> Snapshot | None:
         """Return what is published; None where nothing is that this version can read. Raises `redis.RedisError`."""
         entries: Any = await self._redis.xrevrange(keys.SNAPSHOTS, count=1)
-        try:
-            return decode(entries[0][1][b"snapshot"]) if entries else None
-        except (UnknownSchemaError, ValueError, KeyError):
-            return None
+        return stored.read("snapshot", lambda fields: decode(fields[b"snapshot"]), entries[0][1]) if entries else None
 
-    async def now(self) -> float:
-        """Return Redis's clock, the one that all crawlers share. Raises `redis.RedisError`."""
-        seconds, microseconds = await self._redis.time()
-        return float(seconds) + microseconds / 1e6
+    async def mend(self) -> None:
+        """Delete what stands under the crawler's names and cannot be written to. Raises `redis.RedisError`."""
+        await stored.mend(self._redis, keys.of_the_crawler())
 
     async def published(self) -> bool:
         """Whether a snapshot is there: it is not on a Redis that came back empty."""
@@ -117,13 +126,12 @@ class SnapshotReader:
         async for entries in self._tail.follow():
             snapshot, status, snapshot_id = None, None, None
             for entry in entries:
-                try:
-                    if entry.key == keys.SNAPSHOTS:
-                        snapshot, snapshot_id = decode(entry.fields[b"snapshot"]), entry.entry_id
-                    else:
-                        status = msgspec.json.decode(entry.fields[b"status"], type=CrawlStatus)
-                except (UnknownSchemaError, ValueError, KeyError) as error:
-                    # A newer crawler during a rolling upgrade: what we have is better than an error page.
-                    log.warning("published document not readable", key=entry.key, error=str(error))
+                # Of a newer crawler during a rolling upgrade, say: what we have is better than an error page.
+                if entry.key == keys.SNAPSHOTS:
+                    read = stored.read("snapshot", lambda fields: decode(fields[b"snapshot"]), entry.fields)
+                    if read is not None:
+                        snapshot, snapshot_id = read, entry.entry_id
+                else:
+                    status = stored.read("status", lambda fields: decode_status(fields[b"status"]), entry.fields)
             if snapshot is not None or status is not None or not entries:
                 yield News(snapshot, status, snapshot_id)

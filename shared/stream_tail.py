@@ -1,13 +1,19 @@
-"""Follow Redis streams through one blocking read, over lost connections and over a Redis that comes back empty."""
+"""This module follows Redis streams through one blocking read.
+
+Over lost connections, over a Redis that comes back empty, and over keys that are no streams.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
 from redis.exceptions import RedisError, ResponseError
+
+from shared import stored
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -17,6 +23,9 @@ if TYPE_CHECKING:
 BLOCK_MS = 2_000
 """Under redis-py's socket time-out of 5 s: a longer block ends in its retries, not in an answer."""
 RETRY_SECONDS = 0.25
+ENTRIES_AT_ONCE = 1_000
+SET_ASIDE = 2.0
+"""Seconds after which a key that is no stream is read again: its owner may have mended it."""
 START = "0"
 
 
@@ -38,6 +47,8 @@ class StreamTail:
         self.connected = False
         """Whether the last read worked."""
         self.last_error: str | None = None
+        self._set_aside: dict[str, float] = {}
+        """Keys that cannot be read, and until when (monotonic seconds) they are left out, for the others' sake."""
 
     async def at_end(self) -> None:
         """Skip what is there. Raises `redis.RedisError`."""
@@ -51,11 +62,8 @@ class StreamTail:
         """
         log = structlog.get_logger()
         while True:
-            positions: Any = dict(self.cursors)
             try:
-                streams: Any = await self._redis.xread(positions, block=BLOCK_MS if self.connected else None)
-                if not streams:
-                    await self._rewind_if_anew()
+                streams: Any = await self._read()
                 _raise_if_cancelled()
             except (RedisError, OSError) as error:
                 if self.connected or self.last_error is None:
@@ -78,6 +86,36 @@ class StreamTail:
                 self.cursors[entry.key] = entry.entry_id
             if entries or anew:
                 yield entries
+
+    async def _read(self) -> Any:
+        now = time.monotonic()
+        self._set_aside = {key: until for key, until in self._set_aside.items() if until > now}
+        positions: Any = {key: cursor for key, cursor in self.cursors.items() if key not in self._set_aside}
+        if not positions:
+            await asyncio.sleep(RETRY_SECONDS)
+            return None
+        block = BLOCK_MS if self.connected else None
+        try:
+            streams = await self._redis.xread(positions, count=ENTRIES_AT_ONCE, block=block)
+        except ResponseError as error:
+            if stored.is_outage(error):
+                raise
+            await self._set_bad_ones_aside(positions)
+            return None
+        if not streams:
+            await self._rewind_if_anew()
+        return streams
+
+    async def _set_bad_ones_aside(self, positions: dict[str, str]) -> None:
+        for key, cursor in positions.items():
+            try:
+                await self._redis.xread({key: cursor}, count=1)
+            except ResponseError as error:
+                if stored.is_outage(error):
+                    raise
+                stored.refuse("stream", error)
+                self._set_aside[key] = time.monotonic() + SET_ASIDE
+                self.cursors[key] = START
 
     async def _rewind_quietly(self) -> None:
         with suppress(RedisError, OSError):

@@ -22,6 +22,8 @@ T = TypeVar("T")
 
 PAUSES = (0.1, 0.5, 1, 2, 5, 10, 30)
 """Seconds before a loop's first, second, … start anew in a row; the last one stays."""
+CANCEL_AGAIN = 1.0
+"""Seconds after which a task that was cancelled and goes on is cancelled again."""
 STEADY_AFTER = 2.0
 """Seconds for which a loop that failed must run before it counts as working again."""
 
@@ -137,11 +139,20 @@ def awaited(work: Coroutine[Any, Any, T], name: str | None = None) -> asyncio.Ta
 
 
 async def end(*tasks: asyncio.Task[Any] | None) -> None:
-    """Cancel tasks and wait until they have ended. Their results and errors are nobody's any more."""
-    there = [task for task in tasks if task is not None]
-    for task in there:
-        task.cancel()
-    await asyncio.gather(*there, return_exceptions=True)
+    """Cancel tasks and wait until they have ended. Their results and errors are nobody's any more.
+
+    They are cancelled again and again: redis-py swallows a cancellation that comes in the moment in which something
+    else ends (`asyncio.wait_for` before Python 3.12), and a loop that was cancelled once would go on for ever.
+    """
+    pending = {task for task in tasks if task is not None}
+    ended = set(pending)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN)
+    for task in ended:
+        if not task.cancelled():
+            task.exception()  # looked at
 
 
 def _is_cancelled() -> bool:

@@ -177,7 +177,8 @@ async def _crawler(initial_peers: list[str], redis_url: str) -> None:
     from crawler.metrics import CrawlerMetrics
     from crawler.report import build_snapshot
     from crawler.settings import CrawlerSettings
-    from shared.p2p.node import SwarmNode, allow_many_files
+    from shared.p2p.daemon import allow_many_files
+    from shared.p2p.dht_node import DHTClientNode
     from shared.redis_client import connect
     from shared.snapshot import Verdict
     from shared.snapshot_store import SnapshotWriter
@@ -192,10 +193,10 @@ async def _crawler(initial_peers: list[str], redis_url: str) -> None:
     settings = CrawlerSettings(initial_peers=initial_peers, dial_timeout=DIAL_TIMEOUT)
     recorder = Recorder()
     started = time.monotonic()
-    guide = await SwarmNode.open()
-    snapshot = await crawl_once(settings, guide, recorder)
+    dht_node = await DHTClientNode.open()
+    snapshot = await crawl_once(settings, dht_node, recorder)
     seconds = time.monotonic() - started
-    memory = _peak_mb(guide.daemon_pid)
+    memory = _peak_mb(dht_node.daemon_pid)
     redis = connect(redis_url, "bench")
     leadership = Leadership(redis, "bench")
     await leadership.hold()
@@ -221,9 +222,9 @@ async def _crawler(initial_peers: list[str], redis_url: str) -> None:
     sys.stdin.readline()
     for _ in range(2):
         started = time.monotonic()
-        snapshot = await crawl_once(settings, guide, recorder, last=snapshot)
+        snapshot = await crawl_once(settings, dht_node, recorder, last=snapshot)
     _report({"steady_seconds": time.monotonic() - started})
-    await guide.close()
+    await dht_node.close()
     await redis.aclose()
 
 

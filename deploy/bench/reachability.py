@@ -302,7 +302,7 @@ async def bench_silent_peers(count: int = 1_000) -> dict[str, float]:
     """Real dials: a live peer is checked while 1,000 others accept TCP and stay silent; and the bare dial alone."""
     from deploy.simulated_server import Announcement, Model, SimulatedServer
     from reachability_worker.prober import Prober
-    from shared.p2p.kad import Search
+    from shared.p2p.address_search import Search
     from shared.p2p.multiaddr import from_text
     from shared.p2p.swarm_settings import bootstrap_peers
 
@@ -315,31 +315,31 @@ async def bench_silent_peers(count: int = 1_000) -> dict[str, float]:
     logs.configure(Settings(log_level="error"), "bench")
     keeping = asyncio.create_task(prober.run())
     await prober.until_fit(20)
-    guide, dialler = prober._guide, prober._dialler  # noqa: SLF001
-    assert guide is not None  # noqa: S101
-    assert dialler is not None  # noqa: S101
-    search = guide.search(live.peer_id, dialled_from=dialler.peer_id)
+    dht_node, prober_node = prober._dht_node, prober._prober_node  # noqa: SLF001
+    assert dht_node is not None  # noqa: S101
+    assert prober_node is not None  # noqa: S101
+    search = dht_node.search(live.peer_id, dialled_from=prober_node.peer_id)
     await search.run(lambda _: None)
     place = tuple(search.addresses)
     bare, whole = [], []
     for _ in range(50):
-        await dialler.disconnect(live.peer_id)
+        await prober_node.disconnect(live.peer_id)
         started = time.monotonic()
-        await dialler.connect(live.peer_id, place)
+        await prober_node.connect(live.peer_id, place)
         bare.append(time.monotonic() - started)
         started = time.monotonic()
         await prober.look(live.peer_id, time.monotonic() + 5)
         whole.append(time.monotonic() - started)
 
     silent_ids = {peer_id(n) for n in range(count)}
-    genuine = guide.search
+    genuine = dht_node.search
 
     def search_or_silent(peer: str, *, dialled_from: str) -> Search:
         if peer in silent_ids:
-            return Search.told(guide, peer, (from_text(address),))
+            return Search.told(dht_node.kademlia, peer, (from_text(address),))
         return genuine(peer, dialled_from=dialled_from)
 
-    guide.search = search_or_silent  # type: ignore[assignment, method-assign]
+    dht_node.search = search_or_silent  # type: ignore[assignment, method-assign]
     hanging = [asyncio.create_task(prober.look(peer, time.monotonic() + 8)) for peer in silent_ids]
     await asyncio.sleep(1.5)
     times, right = [], 0
@@ -358,7 +358,7 @@ async def bench_silent_peers(count: int = 1_000) -> dict[str, float]:
         "live_meanwhile_right_of_10": right,
         "live_meanwhile_max_s": max(times),
         "worker_rss_mb": rss_mb(os.getpid()),
-        "p2pd_rss_mb": rss_mb(dialler.daemon_pid),
+        "p2pd_rss_mb": rss_mb(prober_node.daemon_pid),
     }
     keeping.cancel()
     await asyncio.gather(keeping, return_exceptions=True)

@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from shared.p2p.hivemind import P2PDaemonError, P2PHandlerError, PeerID, runtime_pb2
-from shared.p2p.petals_wire import MODEL_INDEX_KEY, TransformerConnectionHandler, block_key
+from shared.p2p.petals import MODEL_INDEX_KEY, TransformerConnectionHandler, block_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -26,10 +26,11 @@ from crawler.settings import CrawlerSettings
 from deploy.simulated_server import Announcement, Model, SimulatedServer, TransformerConnectionHandler
 from reachability_worker.prober import Prober
 from shared import logs
+from shared.p2p.connect import ProberNode
+from shared.p2p.dht_node import DHTClientNode
 from shared.p2p.hivemind import P2P, DHTNode, PeerID, runtime_pb2
 from shared.p2p.multiaddr import from_text
-from shared.p2p.node import Dialler, SwarmNode
-from shared.p2p.petals_wire import MODEL_INDEX_KEY, block_key
+from shared.p2p.petals import MODEL_INDEX_KEY, block_key
 from shared.p2p.swarm_settings import bootstrap_peers
 from shared.settings import Settings
 from shared.tasks import awaited, end
@@ -106,7 +107,7 @@ async def _plain_client(boot: list[str]) -> float:
 async def _crawls(boot: list[str]) -> dict[str, float]:
     settings = CrawlerSettings(initial_peers=boot, models="", dial_timeout=DIAL_TIMEOUT)
     took = []
-    async with await SwarmNode.open() as node:
+    async with await DHTClientNode.open() as node:
         for _ in range(2):
             began = time.monotonic()
             snapshot = await crawl_once(settings, node)
@@ -121,7 +122,7 @@ async def _checks(boot: list[str], live: Sequence[SimulatedServer]) -> dict[str,
     addresses = {server.peer_id: from_text((await server.addresses())[0].rpartition("/p2p/")[0]) for server in live}
     checks, bare = [], []
     async with AsyncExitStack() as stack:
-        dialler = await stack.enter_async_context(await Dialler.open())
+        prober_node = await stack.enter_async_context(await ProberNode.open())
         prober = Prober(bootstrap_peers(boot), check_timeout=DIAL_TIMEOUT, dials_at_once=1024)
         running = awaited(prober.run())
         stack.push_async_callback(end, running)
@@ -129,8 +130,8 @@ async def _checks(boot: list[str], live: Sequence[SimulatedServer]) -> dict[str,
         for turn in range(ROUNDS):
             peer_id, address = list(addresses.items())[turn % len(addresses)]
             began = time.monotonic()
-            await dialler.disconnect(peer_id)
-            await dialler.connect(peer_id, (address,))
+            await prober_node.disconnect(peer_id)
+            await prober_node.connect(peer_id, (address,))
             bare.append(time.monotonic() - began)
             began = time.monotonic()
             outcome = await prober.look(peer_id, time.monotonic() + 8)

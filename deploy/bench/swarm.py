@@ -26,6 +26,8 @@ from deploy import embedded_redis, synthetic
 from deploy.bench.delaying_proxy import DelayingProxy
 from deploy.simulated_kad import answer, closer_peer
 from deploy.simulated_server import Announcement, Model, TransformerConnectionHandler
+from shared.p2p.connect import ProberNode
+from shared.p2p.daemon import P2PDaemon
 from shared.p2p.hivemind import (
     DHTID,
     P2P,
@@ -36,10 +38,9 @@ from shared.p2p.hivemind import (
     PeerID,
     TimedStorage,
 )
-from shared.p2p.kad_wire import PROTOCOL, bytes_fields, read_message
+from shared.p2p.kad_messages import PROTOCOL, bytes_fields, read_message
 from shared.p2p.multiaddr import from_text
-from shared.p2p.node import Daemon, Dialler
-from shared.p2p.petals_wire import MODEL_INDEX_KEY, ModelInfo, block_key
+from shared.p2p.petals import MODEL_INDEX_KEY, ModelInfo, block_key
 
 if TYPE_CHECKING:
     from asyncio import StreamReader, StreamWriter
@@ -126,7 +127,7 @@ class Hub:
         return str(self.p2p.peer_id)
 
     async def meet(self, other: Hub) -> None:
-        await Dialler(self.p2p).connect(other.peer_id, [from_text(other.address)])
+        await ProberNode(self.p2p).connect(other.peer_id, [from_text(other.address)])
         await self._protocol.call_ping(other.p2p.peer_id)
 
     async def _serve_find_node(self, _: StreamInfo, reader: StreamReader, writer: StreamWriter) -> None:
@@ -141,7 +142,7 @@ class Hub:
 
 async def _listen(proxy: DelayingProxy) -> tuple[P2P, str]:
     """Start a daemon that knows no DHT, and return it with its address behind the proxy."""
-    p2p = await Daemon.create(
+    p2p = await P2PDaemon.create(
         dht_mode="none", host_maddrs=[_address(0)], auto_nat=False, nat_port_map=False, use_relay=False,
         startup_timeout=START_WITHIN,
     )  # fmt: skip

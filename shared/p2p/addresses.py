@@ -22,7 +22,7 @@ from shared.p2p.multiaddr import (
     from_text,
     split_circuit,
 )
-from shared.p2p.petals_wire import PUBLIC_INITIAL_PEERS
+from shared.p2p.petals import PUBLIC_INITIAL_PEERS
 
 _PUBLIC_IPV6 = ipaddress.IPv6Network("2000::/3")
 """What is routed at all. Outside of it lie the forms that hide an IPv4 address, as NAT64's; inside only 6to4's."""

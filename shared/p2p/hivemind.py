@@ -138,5 +138,5 @@ __all__ = [
 
 
 def hivemind_package() -> ModuleType:
-    """Return the package itself, for `shared.p2p.petals_wire`."""
+    """Return the package itself, for `shared.p2p.petals`."""
     return sys.modules["hivemind"]

@@ -8,7 +8,7 @@ from pydantic import field_validator
 
 from shared.p2p.addresses import DialPrivate, is_private_swarm
 from shared.p2p.hivemind import Multiaddr
-from shared.p2p.petals_wire import PUBLIC_INITIAL_PEERS
+from shared.p2p.petals import PUBLIC_INITIAL_PEERS
 from shared.peer_id import BadPeerIdError, parse_peer_id
 from shared.settings import CommaSeparated, Field, Settings, split_list
 

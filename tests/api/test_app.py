@@ -33,7 +33,8 @@ class Publisher:
         await self._writer.publish(document, self._leader.lease)
 
     async def report(self, status):
-        await self._writer.report(status)
+        await self._leader.hold()
+        await self._writer.report(status, self._leader.lease)
 
 
 @pytest.fixture

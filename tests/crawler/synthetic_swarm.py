@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from types import SimpleNamespace
 
 from crawler import swarm
 from crawler.swarm import Crawl
 from shared.p2p.hivemind import MSGPackSerializer
-from shared.p2p.petals_wire import MODEL_INDEX_KEY, block_key
+from shared.p2p.petals import MODEL_INDEX_KEY, block_key
 from shared.reachability import Cause, DialOutcome, Stage
 from shared.snapshot import Verdict
 from tests.fakes import REACHED, peer_id
@@ -21,7 +22,7 @@ def packed(value) -> bytes:
 
 
 class SyntheticSwarm:
-    """Stands for the guide and the dialler. `dials` is whom the crawl dialled, in order."""
+    """Stands for the dht_node and the prober_node. `dials` is whom the crawl dialled, in order."""
 
     def __init__(self):
         self.values = {MODEL_INDEX_KEY: {}}
@@ -31,7 +32,8 @@ class SyntheticSwarm:
         self.looked_up = Counter()
         self.dial_seconds = 0.0
         self.look_up_seconds = 0.0
-        self.refused_subkeys, self.refused_addresses = Counter(), Counter()
+        self.refused_subkeys = Counter()
+        self.kademlia = SimpleNamespace(refused_addresses=Counter())
         self.has_joined = asyncio.Event()
         self.versions = {}
         self.peer_id = peer_id(10**6)
@@ -83,12 +85,12 @@ class SyntheticSwarm:
         return {}
 
     def crawl(self, monkeypatch, *, official=(), private_swarm=False, last=None, **options):
-        async def dial(guide, dialler, peer, *, deadline, must_serve):
+        async def probe(dht_node, prober_node, peer, *, deadline, must_serve):
             self.dials.append(peer)
             if peer in self.reached:
                 return REACHED
             await asyncio.sleep(self.dial_seconds)
             return SILENT
 
-        monkeypatch.setattr(swarm, "dial", dial)
+        monkeypatch.setattr(swarm, "probe", probe)
         return Crawl(self, self, {peer_id(0): ["/ip4/127.0.0.1/tcp/1"]}, official, private_swarm, last=last, **options)

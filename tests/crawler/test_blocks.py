@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from crawler.blocks import BATCHES_AT_FIRST, KEYS_A_BATCH, MAX_BATCHES, BlockReader, spread
 from crawler.models import MAX_BLOCKS, Model
-from shared.p2p.petals_wire import block_key
+from shared.p2p.petals import block_key
 
 
 @given(st.lists(st.integers(1, MAX_BLOCKS), min_size=1, max_size=5))
@@ -51,8 +51,8 @@ class Guide:
         return {key: None for key in keys if key not in lost}
 
 
-def reader(guide):
-    return BlockReader(guide, 5.0, time.monotonic() + 60)
+def reader(dht_node):
+    return BlockReader(dht_node, 5.0, time.monotonic() + 60)
 
 
 async def read(blocks, places):
@@ -60,65 +60,65 @@ async def read(blocks, places):
 
 
 async def test_batches_go_out_in_order():
-    guide, places = Guide(), spread([Model("m", 1000)])
-    answers = await read(reader(guide), places)
-    assert [key for batch in guide.asked for key in batch] == [block_key(*place) for place in places]
+    dht_node, places = Guide(), spread([Model("m", 1000)])
+    answers = await read(reader(dht_node), places)
+    assert [key for batch in dht_node.asked for key in batch] == [block_key(*place) for place in places]
     assert sum(len(answer.found) for answer in answers) == 1000
-    assert max(map(len, guide.asked)) == KEYS_A_BATCH
+    assert max(map(len, dht_node.asked)) == KEYS_A_BATCH
 
 
 async def test_as_many_go_out_at_once_as_fare_well():
     """Few at first; more while they are answered in full, never more than the bound."""
-    guide = Guide()
-    guide.answer.clear()
-    reading = asyncio.create_task(read(reader(guide), spread([Model("m", 1000)])))
+    dht_node = Guide()
+    dht_node.answer.clear()
+    reading = asyncio.create_task(read(reader(dht_node), spread([Model("m", 1000)])))
     await asyncio.sleep(0.02)
-    assert guide.under_way == BATCHES_AT_FIRST
-    guide.answer.set()
+    assert dht_node.under_way == BATCHES_AT_FIRST
+    dht_node.answer.set()
     await reading
-    assert BATCHES_AT_FIRST < guide.most <= MAX_BATCHES
+    assert BATCHES_AT_FIRST < dht_node.most <= MAX_BATCHES
 
 
 async def test_fewer_go_out_after_one_that_did_not_answer_in_full():
-    guide = Guide()
+    dht_node = Guide()
     places = spread([Model("m", 1000)])
-    guide.lose.update({block_key(*place): 2 for place in places})
-    blocks = reader(guide)
+    dht_node.lose.update({block_key(*place): 2 for place in places})
+    blocks = reader(dht_node)
     await read(blocks, places)
-    guide.most = 0
-    guide.answer.clear()
+    dht_node.most = 0
+    dht_node.answer.clear()
     reading = asyncio.create_task(read(blocks, places))
     await asyncio.sleep(0.02)
-    assert guide.under_way == 1
-    guide.answer.set()
+    assert dht_node.under_way == 1
+    dht_node.answer.set()
     await reading
 
 
 async def test_what_a_batch_lacks_is_asked_once_more():
-    guide, places = Guide(), spread([Model("m", 64)])
+    dht_node, places = Guide(), spread([Model("m", 64)])
     once, always = block_key(*places[3]), block_key(*places[40])
-    guide.lose.update({once: 1, always: 9})
-    answers = await read(reader(guide), places)
+    dht_node.lose.update({once: 1, always: 9})
+    answers = await read(reader(dht_node), places)
     assert sum(len(answer.found) for answer in answers) == 63
     assert sum(answer.missing for answer in answers) == 1
-    assert Counter(key for batch in guide.asked for key in batch) == {block_key(*place): 1 for place in places} | {
+    assert Counter(key for batch in dht_node.asked for key in batch) == {block_key(*place): 1 for place in places} | {
         once: 2,
         always: 2,
     }
 
 
 async def test_nothing_is_asked_after_the_time_is_over():
-    guide = Guide()
-    answers = await read(BlockReader(guide, 5.0, time.monotonic() - 1), spread([Model("m", 64)]))
-    assert (guide.asked, sum(answer.missing for answer in answers)) == ([], 64)
+    dht_node = Guide()
+    answers = await read(BlockReader(dht_node, 5.0, time.monotonic() - 1), spread([Model("m", 64)]))
+    assert (dht_node.asked, sum(answer.missing for answer in answers)) == ([], 64)
 
 
 async def test_an_error_reaches_who_reads():
-    guide = Guide()
+    dht_node = Guide()
 
     async def broken(keys, timeout, on_values=None):
         raise RuntimeError("ours")
 
-    guide.look_up = broken
+    dht_node.look_up = broken
     with pytest.raises(RuntimeError, match="ours"):
-        await read(reader(guide), spread([Model("m", 64)]))
+        await read(reader(dht_node), spread([Model("m", 64)]))

@@ -4,13 +4,14 @@ import time
 
 import pytest
 
-from crawler.clock import SharedClock
+from crawler.crawl_loop import _dated
 from crawler.history import HistoryWriter
 from crawler.incidents import step
+from shared.clock import RedisClock
 from shared.history import HOUR, Resolution
 from shared.history_store import HistoryReader
+from shared.redis_client import connect
 from shared.snapshot import ModelState
-from shared.snapshot_store import SnapshotWriter
 from tests.crawler.recording import lead, record
 from tests.fakes import model, peer_id, server, snapshot
 
@@ -57,14 +58,31 @@ def test_an_incident_that_began_in_the_future_has_no_negative_length():
 
 
 @pytest.mark.parametrize("ahead", [-DAY, DAY, 3600.0])
-async def test_a_crawlers_wrong_clock_is_put_right_by_rediss(redis, monkeypatch, ahead):
-    """What it dates is neither from the future, which would look fresh for ever, nor too old to be published."""
-    writer = SnapshotWriter(redis)
-    clock, right = SharedClock(writer), time.time
-    monkeypatch.setattr("crawler.clock.time.time", lambda: right() + ahead)
-    dated = await clock.dated(snapshot(whole(), taken_at=right() + ahead))
-    assert abs(dated.taken_at - right()) < 5
-    assert abs(await clock.now() - right()) < 5
-    monkeypatch.setattr("crawler.clock.time.time", right)
-    dated = await clock.dated(snapshot(whole(), taken_at=right()))
-    assert abs(dated.taken_at - right()) < 5
+async def test_a_wrong_clock_is_put_right_by_rediss(redis, monkeypatch, ahead):
+    """What a process dates is neither from the future, which would look fresh for ever, nor too old to be believed."""
+    clock, right = RedisClock(redis), time.time
+    monkeypatch.setattr("shared.clock.time.time", lambda: right() + ahead)
+    assert abs(await clock.ask() - right()) < 5
+    assert abs(clock.now() - right()) < 5
+    monkeypatch.setattr("shared.clock.time.time", right)
+    assert abs(clock.now() - right()) < 5
+
+
+async def test_while_redis_is_away_the_last_known_time_goes_on(redis_server, monkeypatch):
+    """A clock that steps meanwhile changes nothing; one that was never compared is all that there is."""
+    redis, right = connect(redis_server.url, "tests"), time.time
+    clock = RedisClock(redis)
+    await clock.ask()
+    redis_server.kill()
+    monkeypatch.setattr("shared.clock.time.time", lambda: right() + DAY)
+    assert abs(await clock.ask() - right()) < 5
+    assert abs(await RedisClock(redis).ask() - right() - DAY) < 5
+    await redis.aclose()
+
+
+def test_a_snapshot_is_dated_with_everything_in_it(monkeypatch):
+    """The moment of the crawl, and those of dials that earlier crawls made."""
+    made = snapshot(model(servers=(server(1, 0, 8, dialled_at=1000.0), server(2, 0, 8))), taken_at=2000.0)
+    dated = _dated(made, -500.0)
+    assert dated.taken_at == 1500.0
+    assert [each.dialled_at for each in dated.models[0].servers] == [500.0, None]

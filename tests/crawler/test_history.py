@@ -208,5 +208,5 @@ async def test_a_crawler_goes_on_without_its_history(failure):
         lease = "1:one"
 
     failing = Failing()
-    await CrawlLoop(None, None, Leader(), None, failing)._record(snapshot())
+    await CrawlLoop(None, None, Leader(), None, clock=None, history=failing)._record(snapshot())
     assert failing.asked == 1

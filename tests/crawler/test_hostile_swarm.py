@@ -10,10 +10,11 @@ import pytest
 from crawler.crawl_loop import crawl_once
 from crawler.settings import CrawlerSettings
 from deploy.simulated_server import Announcement, Model, announce
-from shared.p2p import addresses, petals_wire
-from shared.p2p.dial import dial
+from shared.p2p import addresses, petals
+from shared.p2p.connect import ProberNode
+from shared.p2p.dht_node import DHTClientNode
 from shared.p2p.hivemind import DHTID, MSGPackSerializer, P2PContext, runtime_pb2
-from shared.p2p.node import Dialler, SwarmNode
+from shared.p2p.probe import probe
 from shared.reachability import Cause, Stage, message
 from shared.snapshot import ModelState, PeerState, Verdict
 from tests.fakes import peer_id
@@ -24,8 +25,8 @@ MODEL = Model("demo-model", 12, "https://huggingface.co/demo/model")
 
 
 async def crawl(swarm, **more):
-    async with await SwarmNode.open() as guide:
-        return await crawl_once(CrawlerSettings(initial_peers=swarm.initial_peers, dial_timeout=4, **more), guide)
+    async with await DHTClientNode.open() as dht_node:
+        return await crawl_once(CrawlerSettings(initial_peers=swarm.initial_peers, dial_timeout=4, **more), dht_node)
 
 
 def servers_of(snapshot):
@@ -51,10 +52,10 @@ async def test_a_key_that_is_too_large_to_be_answered_costs_that_key(swarm):
     """Its answer never arrives. It is named as unanswered; its neighbours, and the node that holds it, are kept."""
     announced_by(swarm, peer_id(1), 0, 12)
     overfill(swarm, "demo-model.5")
-    async with await SwarmNode.open() as guide:
-        await guide.join(swarm.bootstrap_peers, 5)
+    async with await DHTClientNode.open() as dht_node:
+        await dht_node.join(swarm.bootstrap_peers, 5)
         for _ in range(2):
-            found = await guide.look_up([f"demo-model.{block}" for block in range(14)], 15)
+            found = await dht_node.look_up([f"demo-model.{block}" for block in range(14)], 15)
             assert found.keys() == {f"demo-model.{block}" for block in range(14)} - {"demo-model.5"}
             assert [found["demo-model.12"], found["demo-model.13"]] == [None, None]
             assert all(found[f"demo-model.{block}"].keys() == {peer_id(1)} for block in (4, 6))
@@ -62,13 +63,13 @@ async def test_a_key_that_is_too_large_to_be_answered_costs_that_key(swarm):
 
 async def test_a_silent_node_is_not_an_answer(swarm):
     """Where nobody answers a look-up, the key is not "not held": nobody could look."""
-    async with await SwarmNode.open() as guide:
-        await guide.join(swarm.bootstrap_peers, 5)
-        assert await guide.look_up(["demo-model.0"], 10) == {"demo-model.0": None}
+    async with await DHTClientNode.open() as dht_node:
+        await dht_node.join(swarm.bootstrap_peers, 5)
+        assert await dht_node.look_up(["demo-model.0"], 10) == {"demo-model.0": None}
         swarm.bootstrap.freeze()
-        assert await guide.look_up(["demo-model.0", "demo-model.1"], 10) == {}
+        assert await dht_node.look_up(["demo-model.0", "demo-model.1"], 10) == {}
         # hivemind avoids the node now, and would find that nobody holds the key.
-        assert await guide.look_up(["demo-model.0"], 10) == {}
+        assert await dht_node.look_up(["demo-model.0"], 10) == {}
 
 
 async def test_records_that_never_expire_are_shown_as_clients_see_them(swarm):
@@ -154,19 +155,19 @@ class Hostile:
 async def test_whatever_rpc_info_answers_the_dial_ends_in_time_with_bounded_text(swarm, answer, verdict, stage):
     """A peer that answers is reachable, however badly it does; one that does not is told as such."""
 
-    class TransformerConnectionHandler(petals_wire.TransformerConnectionHandler):
+    class TransformerConnectionHandler(petals.TransformerConnectionHandler):
         async def rpc_info(self, request: runtime_pb2.ExpertUID, context: P2PContext) -> runtime_pb2.ExpertInfo:
             return runtime_pb2.ExpertInfo(serialized_info=await answer())
 
     server = swarm.start(Announcement(MODEL, 0, 4), serves=False)
     swarm.call(TransformerConnectionHandler().add_p2p_handlers(server.node.p2p))
-    async with await SwarmNode.open() as guide, await Dialler.open() as dialler:
-        await guide.join(swarm.bootstrap_peers, 5)
+    async with await DHTClientNode.open() as dht_node, await ProberNode.open() as prober_node:
+        await dht_node.join(swarm.bootstrap_peers, 5)
         started = time.monotonic()
-        outcome = await dial(guide, dialler, server.peer_id, deadline=started + 5, must_serve=True)
+        outcome = await probe(dht_node, prober_node, server.peer_id, deadline=started + 5, must_serve=True)
         assert time.monotonic() - started < 5
     assert (outcome.verdict, outcome.stage) == (verdict, stage)
-    assert dialler.versions == {}
+    assert prober_node.versions == {}
     assert len(outcome.error or "") <= 300
     assert (outcome.error or "x").isprintable()
 
@@ -175,23 +176,25 @@ async def test_the_operator_can_forbid_private_addresses_in_a_swarm_of_its_own(s
     """Told `no`, a crawl calls a server at a private address what it is: not dialable from outside."""
     swarm.start(Announcement(MODEL, 0, 12))
     settings = CrawlerSettings(initial_peers=swarm.initial_peers, dial_timeout=4, dial_private_addresses="no")
-    async with await SwarmNode.open(settings.dial_private_addresses) as guide:
-        snapshot = await crawl_once(settings, guide)
+    async with await DHTClientNode.open(settings.dial_private_addresses) as dht_node:
+        snapshot = await crawl_once(settings, dht_node)
     assert [issue.error for issue in snapshot.reachability_issues] == [message(Cause.NOT_DIALABLE)]
 
 
 async def test_a_public_swarms_private_addresses_are_not_dialled(swarm, monkeypatch):
     """Or anyone could have the monitor scan its own network; the operator of the server is told what is wrong."""
     server = swarm.start(Announcement(MODEL, 0, 12))
-    async with await SwarmNode.open() as guide, await Dialler.open() as dialler:
-        await guide.join(swarm.bootstrap_peers, 5)
-        assert (await dial(guide, dialler, server.peer_id, deadline=time.monotonic() + 5)).verdict is Verdict.REACHABLE
+    async with await DHTClientNode.open() as dht_node, await ProberNode.open() as prober_node:
+        await dht_node.join(swarm.bootstrap_peers, 5)
+        assert (
+            await probe(dht_node, prober_node, server.peer_id, deadline=time.monotonic() + 5)
+        ).verdict is Verdict.REACHABLE
         monkeypatch.setattr(addresses, "PUBLIC_INITIAL_PEERS", swarm.initial_peers)
-        await guide.join(swarm.bootstrap_peers, 5)
-        outcome = await dial(guide, dialler, server.peer_id, deadline=time.monotonic() + 5)
+        await dht_node.join(swarm.bootstrap_peers, 5)
+        outcome = await probe(dht_node, prober_node, server.peer_id, deadline=time.monotonic() + 5)
         assert (outcome.verdict, outcome.stage) == (Verdict.UNREACHABLE, Stage.LOOKUP)
         assert outcome.cause is Cause.NOT_DIALABLE
         assert outcome.addresses[0].startswith("/ip4/127.0.0.1/tcp/")
         # The operator chose the bootstrap peers: they are dialled wherever they are.
-        bootstrap = await dial(guide, dialler, swarm.bootstrap.peer_id, deadline=time.monotonic() + 5)
+        bootstrap = await probe(dht_node, prober_node, swarm.bootstrap.peer_id, deadline=time.monotonic() + 5)
         assert bootstrap.verdict is Verdict.REACHABLE

@@ -19,10 +19,14 @@ from crawler import webhook
 from crawler.history import HistoryWriter
 from crawler.incident_notices import IncidentNotices
 from crawler.leader import Leadership
-from crawler.notice_queue import BACKOFF, NoticeQueue
+from crawler.notice_queue import BACKOFF, Notice, NoticeQueue
 from crawler.settings import CrawlerSettings
 from crawler.webhook import DeliveryError, Webhook, parse_target, post
 from deploy.simulated_server import Announcement, Model
+from shared import keys
+from shared.clock import RedisClock
+from shared.history_store import HistoryReader
+from shared.snapshot_store import DeposedError
 from tests.fakes import model, server, snapshot
 from tests.reliability.parts import Part, until
 
@@ -76,10 +80,22 @@ class Monitor:
         self.writer, self.at = HistoryWriter(redis), time.time() + 1
         webhook = Webhook(parse_target(receiver.url), SECRET, allow_private=True)
         self.queue = NoticeQueue(connection, webhook.deliver, lambda outcome: self.outcomes.update([outcome]))
-        self.notices = IncidentNotices(redis, self.leadership, self.queue, official_only=official_only)
+        self.notices = IncidentNotices(
+            redis, self.leadership, self.queue, RedisClock(redis), official_only=official_only
+        )
+
+    async def lead(self):
+        """Take the lead over from whoever had it."""
+        if not await self.leadership.hold():
+            await self.redis.delete(keys.CRAWLER_LEASE)
+            await self.leadership.hold()
+
+    async def tell(self):
+        await self.lead()
+        await self.notices.tell()
 
     async def crawl(self, *healthy, official=True):
-        await self.leadership.hold()
+        await self.lead()
         for whole in healthy:
             self.at += 60
             servers = (server(1, 0, 8 if whole else 5),)
@@ -97,15 +113,15 @@ def connection(redis_url):
 async def test_opening_and_end_are_told_once_each_and_signed(redis, connection, receiver):
     """Whoever knows the secret can prove the sender, the time and the content."""
     monitor = Monitor(redis, connection, receiver)
-    await monitor.notices.tell()
+    await monitor.tell()
     await monitor.crawl(True, False, False)
-    await monitor.notices.tell()
-    await monitor.notices.tell()
+    await monitor.tell()
+    await monitor.tell()
     assert receiver.events == [("incident.opened", "Beluga-hf")]
     await monitor.crawl(False, True, True)
-    await monitor.notices.tell()
+    await monitor.tell()
     again = Monitor(redis, connection, receiver)  # a restart, or another leader
-    await again.notices.tell()
+    await again.tell()
     assert receiver.events == [("incident.opened", "Beluga-hf"), ("incident.closed", "Beluga-hf")]
     headers, body = receiver.received[1]
     signed = headers["X-Petals-Timestamp"].encode() + b"." + body
@@ -121,7 +137,7 @@ async def test_a_receiver_that_fails_is_tried_again(redis, connection, receiver,
     monkeypatch.setattr("crawler.notice_queue.BACKOFF", (1, 1, 1))
     monkeypatch.setattr("crawler.incident_notices.LOOK_EVERY", 0.1)
     monitor = Monitor(redis, connection, receiver)
-    await monitor.notices.tell()
+    await monitor.tell()
     await monitor.crawl(True, False, False, True, True)
     receiver.answers = [503, 429, 302]
     running = asyncio.create_task(monitor.notices.run())
@@ -146,12 +162,12 @@ def test_the_pauses_grow_to_an_hour_and_last_a_day():
 async def test_a_notice_waits_in_rq_until_it_is_due(redis, connection, receiver):
     """Its books are RQ's: the job stands in ScheduledJobRegistry, at the time of the next attempt."""
     monitor = Monitor(redis, connection, receiver)
-    await monitor.notices.tell()
+    await monitor.tell()
     await monitor.crawl(True, False, False)
     receiver.answers = [503]
     before = time.time()
-    await monitor.notices.tell()
-    await monitor.notices.tell()
+    await monitor.tell()
+    await monitor.tell()
     queue = Queue("incident-notices", connection=connection)
     (waiting,) = queue.scheduled_job_registry.get_job_ids()
     due = queue.scheduled_job_registry.get_scheduled_time(waiting).timestamp()
@@ -159,7 +175,7 @@ async def test_a_notice_waits_in_rq_until_it_is_due(redis, connection, receiver)
     assert receiver.received == []
     connection.zadd(queue.scheduled_job_registry.key, {waiting: before - 10})
     monitor.queue.close()  # a restart, or another leader
-    await Monitor(redis, connection, receiver).notices.tell()
+    await Monitor(redis, connection, receiver).tell()
     assert receiver.events == [("incident.opened", "Beluga-hf")]
 
 
@@ -169,29 +185,29 @@ async def test_a_notice_that_nobody_takes_is_given_up_and_kept_for_the_operator(
     """It stands among RQ's failed jobs, can be sent again by `rq requeue`, and does not hold back the end."""
     monkeypatch.setattr("crawler.notice_queue.BACKOFF", (1,))
     monitor = Monitor(redis, connection, receiver)
-    await monitor.notices.tell()
+    await monitor.tell()
     await monitor.crawl(True, False, False, True, True)
     receiver.answers = [500, 500]
     async with asyncio.timeout(15):
         while not receiver.received:
-            await monitor.notices.tell()
+            await monitor.tell()
             await asyncio.sleep(0.1)
     assert receiver.events == [("incident.closed", "Beluga-hf")]
     assert monitor.outcomes == {"failed": 2, "given_up": 1, "delivered": 1}
     queue = Queue("incident-notices", connection=connection, serializer=JSONSerializer)
     (given_up,) = queue.failed_job_registry.get_job_ids()
     queue.failed_job_registry.requeue(given_up)
-    await monitor.notices.tell()
+    await monitor.tell()
     assert receiver.events[1:] == [("incident.opened", "Beluga-hf")]
 
 
 async def test_a_delivery_whose_crawler_was_lost_is_tried_again(redis, connection, receiver):
     """A crawler that is killed while it tells loses nothing."""
     monitor = Monitor(redis, connection, receiver)
-    await monitor.notices.tell()
+    await monitor.tell()
     await monitor.crawl(True, False, False)
     receiver.answers = [503]
-    await monitor.notices.tell()
+    await monitor.tell()
     registry = Queue("incident-notices", connection=connection).scheduled_job_registry
     (job,) = registry.get_job_ids()
     connection.zrem(registry.key, job)  # as it stands when the crawler dies in the middle of the delivery
@@ -199,7 +215,7 @@ async def test_a_delivery_whose_crawler_was_lost_is_tried_again(redis, connectio
     connection.zadd("rq:wip:incident-notices", {f"{job}:gone": time.time() - 1})
     monitor.queue.close()
     again = Monitor(redis, connection, receiver)
-    await again.notices.tell()
+    await again.tell()
     assert registry.get_job_ids() == [job]
 
 
@@ -210,9 +226,89 @@ async def test_what_stands_in_redis_is_neither_run_nor_sent(redis, connection, r
     queue.enqueue("os._exit", 1, job_id="evil")
     queue.enqueue("crawler.tell", "http://169.254.169.254/", job_id="no-notice")
     queue.enqueue("crawler.tell", json.dumps({"id": "x"}), job_id="half-a-notice")
-    await monitor.notices.tell()
+    await monitor.tell()
     assert receiver.received == []
     assert set(queue.failed_job_registry.get_job_ids()) == {"evil", "no-notice", "half-a-notice"}
+
+
+POISON = {
+    "queue": lambda redis: redis.rpush("rq:queue:incident-notices", b"\xff\xfe", "", "x" * 5000, "a b"),
+    "job": lambda redis: (
+        redis.hset("rq:job:notice-x", mapping={"data": b"\xff", "created_at": b"\xff", "status": "queued"}),
+        redis.lpush("rq:queue:incident-notices", "notice-x"),
+    ),
+    "job of another type": lambda redis: (
+        redis.set("rq:job:notice-y", "x"), redis.lpush("rq:queue:incident-notices", "notice-y")
+    ),
+    "intermediate": lambda redis: redis.rpush("rq:queue:incident-notices:intermediate", b"\xff"),
+    "registries": lambda redis: [
+        redis.zadd(f"rq:{name}:incident-notices", {b"\xff": 1, b"\xff:1": 1, "": 1})
+        for name in ("wip", "finished", "failed", "deferred", "scheduled", "canceled")
+    ],
+    "workers": lambda redis: (redis.sadd("rq:workers", b"\xff"), redis.sadd("rq:workers:incident-notices", b"\xff")),
+    "types": lambda redis: [
+        redis.set(key, "x") for key in keys.of_rq("incident-notices") if key != "rq:queue:incident-notices"
+    ],
+    "queue of another type": lambda redis: redis.set("rq:queue:incident-notices", "x"),
+    "told": lambda redis: redis.hset("petals:incidents:told", mapping={b"\xff": "1", "since": "soon"}),
+    "told in the future": lambda redis: redis.hset("petals:incidents:told", "since", "9" * 12),
+    "told of another type": lambda redis: redis.set("petals:incidents:told", "x"),
+    "incidents": lambda redis: [
+        redis.hset("petals:incidents:open", "x", junk) for junk in (b"", b"\xff", b"\x91" * 5000 + b"\x01")
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", POISON)
+async def test_poison_in_any_list_holds_up_no_notice(redis, connection, receiver, monkeypatch, what):
+    """Ids that are none, jobs that cannot be read, keys of another type: the notice beside them is delivered."""
+    monkeypatch.setattr("crawler.incident_notices.LOOK_EVERY", 0.1)
+    monkeypatch.setattr("crawler.notice_queue.MAINTENANCE_INTERVAL", 0)
+    monitor = Monitor(redis, connection, receiver)
+    POISON[what](connection)
+    running = asyncio.create_task(monitor.notices.run())
+    await monitor.lead()
+    async with asyncio.timeout(5):
+        while connection.type("petals:incidents:told") != b"hash" or not connection.hexists(
+            "petals:incidents:told", "since"
+        ):
+            await asyncio.sleep(0.05)
+    await monitor.crawl(True, False, False)
+    async with asyncio.timeout(15):
+        while not monitor.outcomes["delivered"]:
+            assert not running.done(), running
+            await monitor.leadership.hold()
+            await asyncio.sleep(0.05)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert receiver.events == [("incident.opened", "Beluga-hf")]
+
+
+async def test_a_clock_an_hour_ahead_keeps_no_incident_back(redis, connection, receiver, monkeypatch):
+    """When the webhook was first seen is told by Redis's clock, as when an incident began is."""
+    right = time.time
+    monitor = Monitor(redis, connection, receiver)
+    monkeypatch.setattr("time.time", lambda: right() + 3600)
+    await monitor.tell()
+    await monitor.crawl(True, False, False)
+    await monitor.tell()
+    assert receiver.events == [("incident.opened", "Beluga-hf")]
+    assert abs(json.loads(receiver.received[0][1])["sent_at"] - right()) < 5
+
+
+async def test_a_deposed_leader_puts_no_notice(redis, connection, receiver):
+    """One that was frozen in the middle of telling, and wakes after another took over."""
+    monitor = Monitor(redis, connection, receiver)
+    await monitor.tell()
+    await monitor.crawl(True, False, False)
+    await redis.set(keys.CRAWLER_LEASE, "99:another")
+    with pytest.raises(DeposedError):
+        await monitor.notices.tell()
+    notice = Notice("1-ab:opened", "incident.opened", 1.0, (await HistoryReader(redis).incidents())[0])
+    with pytest.raises(DeposedError):
+        monitor.queue.put(notice, monitor.leadership.lease)
+    assert connection.hkeys("petals:incidents:told") == [b"since"]
+    assert not connection.exists("rq:queue:incident-notices")
 
 
 async def test_the_past_and_strangers_models_are_not_told(redis, connection, receiver):
@@ -220,14 +316,14 @@ async def test_the_past_and_strangers_models_are_not_told(redis, connection, rec
     monitor = Monitor(redis, connection, receiver)
     monitor.at = time.time() - 3600
     await monitor.crawl(True, False, False)
-    await monitor.notices.tell()
+    await monitor.tell()
     assert receiver.events == []
     monitor.at = time.time() + 60
     await monitor.crawl(True, True, False, False, official=False)
-    await monitor.notices.tell()
+    await monitor.tell()
     assert receiver.events == []
     everyone = Monitor(redis, connection, receiver, official_only=False)
-    await everyone.notices.tell()
+    await everyone.tell()
     assert receiver.events == [("incident.opened", "Beluga-hf")]
 
 
@@ -235,7 +331,7 @@ async def test_only_the_leader_tells(redis, connection, receiver, monkeypatch):
     """Two crawlers, one notice."""
     monkeypatch.setattr("crawler.incident_notices.LOOK_EVERY", 0.05)
     leader = Monitor(redis, connection, receiver)
-    await leader.notices.tell()
+    await leader.tell()
     await leader.crawl(True, False, False)
     standby = Monitor(redis, connection, receiver)
     assert not await standby.leadership.hold()

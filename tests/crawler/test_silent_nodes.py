@@ -5,7 +5,7 @@ import pytest
 from crawler.crawl_loop import crawl_once
 from crawler.settings import CrawlerSettings
 from deploy.simulated_server import Announcement, Model
-from shared.p2p.node import SwarmNode
+from shared.p2p.dht_node import DHTClientNode
 from shared.snapshot import PeerState
 
 pytestmark = pytest.mark.swarm
@@ -32,7 +32,7 @@ async def test_a_crawl_with_most_nodes_silent_sees_all_servers(swarm, nodes):
     expected = {server.peer_id: PeerState.ONLINE for server in nodes[:4]} | {
         server.peer_id: PeerState.UNREACHABLE for server in silent
     }
-    async with await SwarmNode.open() as node:
+    async with await DHTClientNode.open() as node:
         for _ in range(2):
             assert await states(swarm, node) == expected
         for server in silent:
@@ -45,7 +45,7 @@ async def test_a_silent_node_is_waited_for_once(swarm, nodes):
     silent = {server.peer_id for server in nodes[4:]}
     for server in nodes[4:]:
         server.freeze()
-    async with await SwarmNode.open() as node:
+    async with await DHTClientNode.open() as node:
         await node.join(swarm.bootstrap_peers, 4)
         keys = [f"{MODEL.dht_prefix}.{block}" for block in range(24)]
         await node.look_up(keys, 10)
@@ -64,7 +64,7 @@ async def test_a_silent_node_is_waited_for_once(swarm, nodes):
 
 async def test_a_bootstrap_peer_that_only_pings_is_told_as_such(swarm):
     """The error says what happened: connected, answered the ping, left the look-ups open."""
-    async with await SwarmNode.open() as node:
+    async with await DHTClientNode.open() as node:
         await node.join(swarm.bootstrap_peers, 4)
         node._reader._find = lambda peer, keys: _nothing()
         await node.look_up(["silent-hf.0"], 10)

@@ -12,7 +12,7 @@ from crawler.crawl_loop import crawl_once
 from crawler.settings import CrawlerSettings
 from crawler.swarm import SwarmUnavailableError
 from deploy.simulated_server import Announcement, Model
-from shared.p2p.node import SwarmNode
+from shared.p2p.dht_node import DHTClientNode
 from shared.snapshot import ModelState, PeerState, Verdict
 from tests.fakes import peer_id
 
@@ -27,8 +27,8 @@ def settings(swarm, **more):
 
 
 async def crawl(swarm, **more):
-    async with await SwarmNode.open() as guide:
-        return await crawl_once(settings(swarm, **more), guide)
+    async with await DHTClientNode.open() as dht_node:
+        return await crawl_once(settings(swarm, **more), dht_node)
 
 
 def servers_of(snapshot, prefix="demo-model"):
@@ -76,11 +76,11 @@ async def test_every_kind_of_server_is_shown_as_what_it_is(swarm):
 async def test_a_server_that_comes_back_is_reachable_in_the_next_crawl(swarm):
     """A daemon's memory of failed dials never outlives a crawl."""
     server = swarm.start(Announcement(MODEL, 0, 12))
-    async with await SwarmNode.open() as guide:
+    async with await DHTClientNode.open() as dht_node:
         server.freeze()
-        assert servers_of(await crawl_once(settings(swarm), guide))[1][server.peer_id].state is PeerState.UNREACHABLE
+        assert servers_of(await crawl_once(settings(swarm), dht_node))[1][server.peer_id].state is PeerState.UNREACHABLE
         server.thaw()
-        assert servers_of(await crawl_once(settings(swarm), guide))[1][server.peer_id].state is PeerState.ONLINE
+        assert servers_of(await crawl_once(settings(swarm), dht_node))[1][server.peer_id].state is PeerState.ONLINE
 
 
 HOSTILE_VALUES = {
@@ -139,20 +139,20 @@ async def test_lying_records_are_refused_by_reason(swarm):
 async def test_no_bootstrap_peer_is_a_failed_crawl_that_says_why():
     """Nobody could look: that is no empty swarm."""
     options = CrawlerSettings(initial_peers=[NOWHERE], dial_timeout=2)
-    async with await SwarmNode.open() as guide:
+    async with await DHTClientNode.open() as dht_node:
         with pytest.raises(SwarmUnavailableError, match="no bootstrap peer answered") as caught:
-            await crawl_once(options, guide)
+            await crawl_once(options, dht_node)
     assert "refused" in caught.value.bootstrap_peers[0].error
 
 
 async def test_a_crawler_whose_own_daemon_died_says_so_about_itself(swarm):
     """Servers are not called unreachable because our daemon is gone."""
     swarm.start(Announcement(MODEL, 0, 12))
-    async with await SwarmNode.open() as guide:
-        await crawl_once(settings(swarm), guide)
-        os.kill(guide.daemon_pid, signal.SIGKILL)
+    async with await DHTClientNode.open() as dht_node:
+        await crawl_once(settings(swarm), dht_node)
+        os.kill(dht_node.daemon_pid, signal.SIGKILL)
         with pytest.raises(SwarmUnavailableError):
-            await crawl_once(settings(swarm), guide)
+            await crawl_once(settings(swarm), dht_node)
 
 
 async def test_official_models_are_shown_even_where_nobody_serves_them(swarm):

@@ -41,7 +41,8 @@ async def publish(redis, made, lease=None):
         lease = leadership.lease
     writer = SnapshotWriter(redis)
     await writer.publish(made, lease)
-    await writer.report(CrawlStatus(made.taken_at - made.update_duration, ok=True, snapshot_taken_at=made.taken_at))
+    status = CrawlStatus(made.taken_at - made.update_duration, ok=True, snapshot_taken_at=made.taken_at)
+    await writer.report(status, lease)
 
 
 def crawled(metrics, made):

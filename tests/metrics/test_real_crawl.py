@@ -10,7 +10,7 @@ from crawler.metrics import CrawlerMetrics
 from crawler.settings import CrawlerSettings
 from deploy.simulated_server import Announcement, Model
 from reachability_worker.prober import Prober
-from shared.p2p.node import SwarmNode
+from shared.p2p.dht_node import DHTClientNode
 from shared.snapshot import Verdict
 
 pytestmark = pytest.mark.swarm
@@ -22,9 +22,9 @@ async def test_a_crawl_tells_its_phases_look_ups_and_dials(swarm):
     """Every phase that it went through, a key for the index and for each block, a dial for each online server."""
     swarm.start(Announcement(MODEL, 0, 6))
     metrics = CrawlerMetrics()
-    async with await SwarmNode.open() as guide:
+    async with await DHTClientNode.open() as dht_node:
         settings = CrawlerSettings(initial_peers=swarm.initial_peers)
-        snapshot = await crawl_once(settings, guide, metrics)
+        snapshot = await crawl_once(settings, dht_node, metrics)
     read = metrics.registry.get_sample_value
     phases = ("join", "look_up", "dial")
     took = [read("petals_crawler_phase_duration_seconds_sum", {"phase": phase}) for phase in phases]

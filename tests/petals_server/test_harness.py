@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
-from shared.p2p.petals_wire import ServerState
+from shared.p2p.petals import ServerState
 from tests.petals_server.environment import ROOT
 from tests.petals_server.harness import PetalsServer, ask_as_petals
 from tests.petals_server.processes import group_members, wait_for

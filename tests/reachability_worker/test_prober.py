@@ -65,7 +65,7 @@ async def test_a_peer_that_comes_back_is_reachable_at_once(swarm):
         for _ in range(2):
             assert (await look(prober, server.peer_id)).verdict is Verdict.UNREACHABLE
         server.thaw()
-        # Its failures of a moment ago explain a backoff for ten seconds; after that, a fresh dialler looks.
+        # Its failures of a moment ago explain a backoff for ten seconds; after that, a fresh prober_node looks.
         deadline = time.monotonic() + 15
         while (await look(prober, server.peer_id)).verdict is not Verdict.REACHABLE:
             assert time.monotonic() < deadline
@@ -87,7 +87,7 @@ async def test_a_prober_cut_off_from_the_swarm_calls_nobody_unreachable(swarm):
         assert (await look(prober, live.peer_id)).verdict is Verdict.REACHABLE
 
 
-@pytest.mark.parametrize("which", ["guide", "dialler"])
+@pytest.mark.parametrize("which", ["dht_node", "prober_node"])
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
 async def test_a_lost_daemon_is_noticed_and_replaced(swarm, which, how):
     """While a daemon of ours is dead or deaf, live peers are not called unreachable; then it heals."""
@@ -117,7 +117,7 @@ async def test_waiting_for_a_slot_is_not_failing(swarm):
 
 async def test_hundreds_of_silent_peers_do_not_make_a_live_one_look_dead(swarm):
     """p2pd's default of 160 dials at once made live peers time out behind silent ones."""
-    from shared.p2p.kad import Search
+    from shared.p2p.address_search import Search
     from shared.p2p.multiaddr import from_text
 
     over = asyncio.Event()
@@ -130,14 +130,14 @@ async def test_hundreds_of_silent_peers_do_not_make_a_live_one_look_dead(swarm):
     silent = f"/ip4/127.0.0.1/tcp/{listener.sockets[0].getsockname()[1]}"
     live = swarm.start(Announcement(MODEL, 0, 4))
     async with prober_in(swarm) as prober:
-        guide, search = prober._guide, prober._guide.search
+        dht_node, search = prober._dht_node, prober._dht_node.search
 
         def find(peer, **dialled_from):
             if peer == live.peer_id:
                 return search(peer, **dialled_from)
-            return Search.told(guide, peer, (from_text(silent),))
+            return Search.told(dht_node.kademlia, peer, (from_text(silent),))
 
-        guide.search = find
+        dht_node.search = find
         hanging = [asyncio.create_task(look(prober, peer_id(n))) for n in range(400)]
         await asyncio.sleep(1)
         for _ in range(3):

@@ -59,13 +59,14 @@ def state(url):
 class Part:
     """`python -m MODULE` in a process group of its own."""
 
-    def __init__(self, command, log, **environment):
+    def __init__(self, command, log, terminal=None, **environment):
+        """`terminal` is a file descriptor that it draws on, instead of the log."""
         self.log = log
         clean = {name: value for name, value in os.environ.items() if name not in ("INITIAL_PEERS", "REDIS_URL")}
         with log.open("ab") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", *command], cwd=ROOT, env={**clean, "LOG_FORMAT": "json", **environment},
-                stdout=output, stderr=output, start_new_session=True,
+                stdout=output if terminal is None else terminal, stderr=output, start_new_session=True,
             )  # fmt: skip
 
     @property

@@ -1,15 +1,21 @@
-"""The crawler's clock steps, on a real process (libfaketime): the page goes on, nothing is lost, no age is negative."""
+"""Clocks that are wrong or step, on real processes (libfaketime): pages go on, nothing is lost, no age is wrong."""
 
+import json
 import time
 from functools import partial
 from pathlib import Path
 
 import pytest
+import redis as sync_redis
 
+from crawler.leader import Leadership
+from shared import keys
 from shared.history import Resolution
 from shared.history_store import HistoryReader
 from shared.redis_client import connect
 from shared.snapshot import PeerState
+from shared.snapshot_store import SnapshotWriter
+from tests.fakes import peer_id, snapshot
 from tests.reliability.load import note
 from tests.reliability.parts import get, state, until
 
@@ -76,3 +82,42 @@ async def test_a_crawler_whose_clock_steps_freezes_nothing_and_loses_nothing(  #
     assert sum(slot.looks for slot in hours.slots) == sum(slot.healthy for slot in hours.slots)
     assert server.record.first_seen <= server.record.online_since <= server.record.last_online <= time.time() + 1
     assert server.record.sessions == 1
+
+
+@pytest.mark.skipif(LIBFAKETIME is None, reason="needs libfaketime (Debian: faketime)")
+@pytest.mark.parametrize("offset", [3600, -3600])
+async def test_services_whose_clocks_are_an_hour_off_tell_right_ages_and_answer_checks(  # noqa: PLR0917 - fixtures
+    start, start_api, redis_server, redis_at, tmp_path, offset
+):
+    """An api and a worker: fresh is fresh, old is old, a verdict is from now, and leases hold."""
+    clock = SteppingClock(tmp_path)
+    clock.step(offset)
+    writer, leader = SnapshotWriter(redis_at), Leadership(redis_at, "tests")
+    await leader.hold()
+    await writer.publish(snapshot(taken_at=time.time() - 3000), leader.lease)
+    _, url = start_api(redis_server.url, STALE_AFTER_PERIODS="3", **clock.environment)
+    age, _ = until(lambda: json.loads(get(url + "/readyz")[1])["snapshot_age"], 20, "the old snapshot")
+    assert 3000 <= age < 3100
+    assert "petals_models " not in get(url + "/metrics")[1], "a stale snapshot has no metrics"
+    await leader.hold()
+    await writer.publish(snapshot(taken_at=time.time()), leader.lease)
+    until(lambda: "petals_models " in get(url + "/metrics")[1], 20, "the fresh snapshot")
+    assert json.loads(get(url + "/readyz")[1])["snapshot_age"] < 60
+
+    start("tests.reachability_worker.simulated_worker", redis_server.url, "0.05", **clock.environment)
+    client = sync_redis.Redis.from_url(redis_server.url)
+    until(lambda: client.zcount(keys.workers("default"), int(time.time() * 1000), "+inf"), 30, "the worker's lease")
+    for number in range(3):
+        asked = time.time()
+        status, body, _ = get(f"{url}/api/v1/is_reachable/{peer_id(number)}")
+        assert status == 200, body
+        assert asked - 2 < json.loads(body)["checked_at"] < time.time() + 2
+    client.close()
+    note(f"an api and a worker whose clocks are {offset:+} s off", faults=2, requests=3, wrong=0)
+
+
+@pytest.fixture
+async def redis_at(redis_server):
+    client = connect(redis_server.url, "tests")
+    yield client
+    await client.aclose()

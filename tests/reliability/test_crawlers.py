@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from crawler.leader import LEASE_SECONDS, RENEW_EVERY
+from deploy.simulated_server import Announcement
 from shared import keys
 from shared.snapshot import CrawlStatus, PeerState
 from tests.reliability.load import note
@@ -66,6 +67,37 @@ def test_a_leader_that_was_frozen_cannot_overwrite_what_is_newer(crawler, live, 
         time.sleep(0.1)
     note("a leader that was frozen and wakes", faults=1, wrong=0, lost=0)
     assert first.said("another crawler leads")
+
+
+def test_a_leader_that_is_stopped_in_a_crawl_and_deposed_overwrites_no_status(start, swarm, live, published):
+    """It wakes, its crawl has failed, and another leads: what is said of the latest crawl is the new leader's word."""
+    silent = swarm.start(Announcement(live.announcement.model, 0, 12))
+    silent.freeze()  # each crawl waits for it
+    environment = {"INITIAL_PEERS": ",".join(swarm.initial_peers), "CRAWL_PERIOD": "1", "DIAL_TIMEOUT": "3"}
+    crawlers = [start("crawler", REDIS_URL=published_url(published), **environment) for _ in range(2)]
+    try:
+        until(published.snapshot, 40, "a first snapshot")
+        first = next(part for part in crawlers if part.pid == published.leader_pid())
+        other = next(part for part in crawlers if part is not first)
+        before = status(published)
+        until(lambda: status(published) != before, 20, "the end of a crawl")
+        time.sleep(1.5)  # the next one has begun, and waits
+        frozen_at = time.time()
+        first.freeze()
+        until(lambda: published.leader_pid() == other.pid, 15, "another leader")
+        until(lambda: status(published).attempted_at > frozen_at, 30, "its first status")
+        newest = status(published).attempted_at
+        first.thaw()
+        until(lambda: first.said("status not published: another crawler leads") or first.said("snapshot not published"),
+              30, "the end of the crawl that was stopped")  # fmt: skip
+        ends = time.monotonic() + 2
+        while time.monotonic() < ends:
+            assert status(published).attempted_at >= newest
+            newest = status(published).attempted_at
+            time.sleep(0.05)
+    finally:
+        silent.thaw()
+    note("a leader that is stopped in a crawl, deposed and resumed", faults=1, wrong=0, lost=0)
 
 
 def test_a_crawler_heals_when_its_daemons_are_killed(crawler, live, published):

@@ -9,7 +9,7 @@ from tests.reliability.parts import ROOT
 def test_every_promise_names_a_test_that_exists():
     """And every row has one."""
     text = (ROOT / "docs" / "reliability.md").read_text()
-    rows = [line for line in text.splitlines() if line.startswith("| ")][1:]
+    rows = re.findall(r"^\| .*\n(?!\|---)", text, re.MULTILINE)  # but for the heads of the tables
     attacks = (ROOT / "docs" / "security.md").read_text().partition("## Attacks tried")[2].partition("\n\nA Redis")[0]
     rows += [line for line in attacks.splitlines() if line.startswith("| ")][1:]
     assert len(rows) > 40

@@ -14,6 +14,7 @@ from api.desk import NobodyCouldLookError, ReachabilityDesk
 from shared.reachability import MAX_QUEUED
 from shared.redis_client import connect
 from shared.snapshot import Verdict
+from shared.tasks import Tasks
 from tests.fakes import peer_id
 from tests.reliability.load import Load, note
 from tests.reliability.parts import Published, get, until
@@ -53,12 +54,11 @@ class Questions:
 
     async def _run(self):
         redis = connect(self._url, "soak", max_connections=4)
-        desk = ReachabilityDesk(redis, max_queued=MAX_QUEUED)
-        following = asyncio.create_task(desk.run())
-        numbers = itertools.count()
-        await asyncio.gather(*(self._lane(desk, numbers) for _ in range(AT_ONCE)))
-        following.cancel()
-        await asyncio.gather(following, return_exceptions=True)
+        async with Tasks() as tasks:
+            desk = ReachabilityDesk(redis, tasks, max_queued=MAX_QUEUED)
+            desk.start()
+            numbers = itertools.count()
+            await asyncio.gather(*(self._lane(desk, numbers) for _ in range(AT_ONCE)))
         await redis.aclose()
 
     async def _lane(self, desk, numbers):

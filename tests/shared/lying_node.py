@@ -7,9 +7,9 @@ import hashlib
 from contextlib import suppress
 
 from deploy.simulated_kad import answer, closer_peer
+from shared.p2p.daemon import P2PDaemon
 from shared.p2p.hivemind import DHTNode, PeerID
-from shared.p2p.kad_wire import PROTOCOL, read_message
-from shared.p2p.node import Daemon
+from shared.p2p.kad_messages import PROTOCOL, read_message
 
 
 class LyingNode:
@@ -27,7 +27,7 @@ class LyingNode:
     @classmethod
     async def start(cls):
         """Its daemon runs no Kademlia of its own, so that the protocol is free for this handler."""
-        p2p = await Daemon.create(
+        p2p = await P2PDaemon.create(
             dht_mode="none", host_maddrs=["/ip4/127.0.0.1/tcp/0"], auto_nat=False, nat_port_map=False
         )
         liar = cls(await DHTNode.create(p2p=p2p))

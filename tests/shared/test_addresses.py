@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from shared.p2p.addresses import AddressRules, DialPrivate, Kind, is_private_swarm, is_public
 from shared.p2p.multiaddr import from_text
-from shared.p2p.petals_wire import PUBLIC_INITIAL_PEERS
+from shared.p2p.petals import PUBLIC_INITIAL_PEERS
 from shared.p2p.swarm_settings import bootstrap_peers
 from tests.fakes import peer_id
 

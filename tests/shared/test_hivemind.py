@@ -21,7 +21,7 @@ HIVEMIND_NAMES = {
 }  # fmt: skip
 MAY_IMPORT = {
     "shared/p2p/hivemind.py": {"hivemind"},
-    "shared/p2p/petals_wire.py": set(),  # it loads petals by path
+    "shared/p2p/petals.py": set(),  # it loads petals by path
     "crawler/health.py": {"hivemind"},  # for the type of an argument, while type checking only
 }
 
@@ -99,7 +99,7 @@ def test_a_petals_that_moved_a_name_is_named(tmp_path, file, change, words):
     shutil.copytree(find_spec("petals").submodule_search_locations[0], tmp_path / "petals")
     path = tmp_path / "petals" / file
     path.write_text(path.read_text().replace(*change))
-    (last,) = run("import shared.p2p.petals_wire", path=[tmp_path], check=False).splitlines()[-1:]
+    (last,) = run("import shared.p2p.petals", path=[tmp_path], check=False).splitlines()[-1:]
     assert "this program needs 2.2.0.post1" in last
     assert words in last
     assert "pip install --no-deps petals==2.2.0.post1" in last
@@ -113,7 +113,7 @@ def test_without_the_package_it_says_what_to_install(package):
 import importlib.util, sys
 real = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *more: None if name == {package!r} else real(name, *more)
-import shared.p2p.petals_wire
+import shared.p2p.petals
 """
     (last,) = run(script, check=False).splitlines()[-1:]
     assert f"No module named '{package}'" in last
@@ -125,7 +125,7 @@ def test_petals_is_left_as_it_was():
     """A later `import petals` runs its own `__init__`; hivemind gains no name by it."""
     script = """
 import json, sys
-import shared.p2p.petals_wire
+import shared.p2p.petals
 print(json.dumps([name for name in ("petals", "petals.utils", "petals.constants") if name in sys.modules]))
 """
     assert json.loads(run(script)) == []

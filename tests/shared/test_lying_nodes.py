@@ -7,11 +7,12 @@ import pytest
 import pytest_asyncio
 
 from deploy.simulated_server import Announcement, Model
+from shared.p2p.address_search import DIALLED_AT_ONCE, MAX_ASKED, MAX_DIALLED, Search
 from shared.p2p.addresses import AddressRules
-from shared.p2p.dial import dial
-from shared.p2p.kad import DIALLED_AT_ONCE, MAX_ASKED, MAX_DIALLED, Search
+from shared.p2p.connect import ProberNode
+from shared.p2p.dht_node import DHTClientNode
 from shared.p2p.multiaddr import from_text
-from shared.p2p.node import Dialler, SwarmNode
+from shared.p2p.probe import probe
 from shared.p2p.swarm_settings import bootstrap_peers
 from shared.reachability import Cause
 from shared.snapshot import Verdict
@@ -31,16 +32,16 @@ async def liar():
 
 @pytest_asyncio.fixture
 async def eyes(swarm, liar):
-    """A guide that joined through an honest and a lying bootstrap peer, and a dialler."""
+    """A dht_node that joined through an honest and a lying bootstrap peer, and a prober_node."""
     peers = bootstrap_peers([await liar.address(), *swarm.initial_peers])
-    async with await SwarmNode.open() as guide, await Dialler.open() as dialler:
-        errors = await guide.join(peers, 5)
+    async with await DHTClientNode.open() as dht_node, await ProberNode.open() as prober_node:
+        errors = await dht_node.join(peers, 5)
         assert set(errors.values()) == {None}
-        yield guide, dialler
+        yield dht_node, prober_node
 
 
 async def look(eyes, peer):
-    return await dial(*eyes, peer, deadline=time.monotonic() + 5)
+    return await probe(*eyes, peer, deadline=time.monotonic() + 5)
 
 
 async def look_with_the_lie_first(swarm, liar, eyes, peer):
@@ -112,9 +113,12 @@ async def test_a_liar_makes_nobody_an_amplifier(liar, eyes):
 async def test_nobody_is_believed_before_others_were_asked(swarm, liar, eyes):
     """The time ends with the honest node still silent: nobody knows whether it would have named another address."""
     liar.says = {peer_id(5): {peer_id(5): [CLOSED_PORT]}}
-    guide, _ = eyes
+    dht_node, _ = eyes
     search = Search(
-        guide, peer_id(5), (str(liar.node.peer_id), swarm.bootstrap.peer_id), AddressRules(dial_private=True)
+        dht_node.kademlia,
+        peer_id(5),
+        (str(liar.node.peer_id), swarm.bootstrap.peer_id),
+        AddressRules(dial_private=True),
     )
     named = []
     swarm.bootstrap.freeze()

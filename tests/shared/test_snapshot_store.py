@@ -57,6 +57,19 @@ async def test_a_deposed_crawler_cannot_overwrite(redis):
     assert not await old.hold()
 
 
+async def test_a_deposed_crawler_cannot_overwrite_the_status(redis):
+    """What is said of the latest crawl is the leader's word."""
+    writer, old = SnapshotWriter(redis), await lead(redis, "old")
+    await redis.delete(keys.CRAWLER_LEASE)
+    new = await lead(redis, "new")
+    await writer.report(CrawlStatus(2.0, ok=True), new.lease)
+    for lease in (old.lease, ""):
+        with pytest.raises(DeposedError):
+            await writer.report(CrawlStatus(3.0, ok=False, error="its own failure"), lease)
+    ((_, fields),) = await redis.xrange(keys.CRAWLS)
+    assert b"its own failure" not in fields[b"status"]
+
+
 async def test_an_older_snapshot_does_not_replace_a_newer_one(redis):
     """Whoever leads, time does not go backwards."""
     writer, leader = SnapshotWriter(redis), await lead(redis)
@@ -71,7 +84,7 @@ async def test_a_status_arrives_beside_the_snapshot(redis):
     await writer.publish(snapshot(taken_at=1.0), leader.lease)
     news = SnapshotReader(redis).follow()
     await next_snapshot(news)
-    await writer.report(CrawlStatus(2.0, ok=False, error="no bootstrap peer answered"))
+    await writer.report(CrawlStatus(2.0, ok=False, error="no bootstrap peer answered"), leader.lease)
     async with asyncio.timeout(5):
         item = await anext(news)
     assert item.status.error == "no bootstrap peer answered"

@@ -290,5 +290,5 @@ def test_what_is_sane_is_a_traceparent(text):
 def test_a_trace_in_redis_is_not_trusted_either(hostile):
     """The check is made all the same, without it."""
     packed = zlib.compress(json.dumps([CHECK_FUNCTION, None, [peer_id(1)], {}]).encode())
-    check = read_check(f"{peer_id(1)}-ab", packed, 5.0, b"id-1", hostile.encode())
+    check = read_check((f"{peer_id(1)}-ab".encode(), packed, 5000, b"id-1", hostile.encode()))
     assert (check.peer_id, check.traceparent) == (peer_id(1), "")

@@ -1,16 +1,16 @@
-"""Questions to nodes of the swarm, many on one stream: opening one costs p2pd and the node more than the question."""
+"""This module sends many requests to a node on one stream: opening one costs p2pd and the node more than a request."""
 
 from __future__ import annotations
 
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from shared.p2p.kad_wire import read_message
+from shared.p2p.kad_messages import read_message
 
 if TYPE_CHECKING:
     from asyncio import StreamReader, StreamWriter
 
-    from shared.p2p.node import Dialler
+    from shared.p2p.daemon import Daemon
 
 KEPT = 32
 """Streams to one node that wait for the next question."""
@@ -21,11 +21,11 @@ class _Stream(NamedTuple):
     writer: StreamWriter
 
 
-class KeptStreams:
+class RequestStreams:
     """Of one protocol on which length-prefixed questions and answers take turns. A peer may close one at any time."""
 
-    def __init__(self, node: Dialler, protocol: str) -> None:
-        self._node = node
+    def __init__(self, daemon: Daemon, protocol: str) -> None:
+        self._daemon = daemon
         self._protocol = protocol
         self._idle: dict[str, list[_Stream]] = {}
         """By peer; no entry for those that are not kept, of whom there is no end."""
@@ -33,13 +33,13 @@ class KeptStreams:
     async def ask(self, peer_id: str, question: bytes, *, keep: bool) -> bytes:
         """Return a connected peer's answer; `keep` says whether it will be asked again. Has no time-out.
 
-        Raises what `Dialler.open_stream` raises, `EOFError` for an answer that ends early, `ValueError` for one that
+        Raises what `Daemon.open_stream` raises, `EOFError` for an answer that ends early, `ValueError` for one that
         is too long. Such a stream is closed, as is one whose answer the caller does not wait for.
         """
         while idle := self._idle.get(peer_id):
             with suppress(OSError, EOFError):  # closed since its last answer
                 return await self._ask_on(idle.pop(), peer_id, question, keep=keep)
-        stream = _Stream(*await self._node.open_stream(peer_id, self._protocol))
+        stream = _Stream(*await self._daemon.open_stream(peer_id, self._protocol))
         return await self._ask_on(stream, peer_id, question, keep=keep)
 
     async def _ask_on(self, stream: _Stream, peer_id: str, question: bytes, *, keep: bool) -> bytes:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shared.p2p.dial_words import Failure, classify, outcome_of
+from shared.p2p.dial_errors import Failure, classify, outcome_of
 from shared.reachability import NOBODY_COULD_LOOK, Cause, Stage, advice, message
 from shared.snapshot import Verdict
 from tests.fakes import peer_id

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 import msgspec
 from google.protobuf.message import DecodeError
 
+from shared.p2p.address_search import SEARCH_WITHIN
 from shared.p2p.addresses import host_and_port
-from shared.p2p.dial_words import MAX_ADDRESSES, classify, clean, outcome_of
+from shared.p2p.connect import Ways
+from shared.p2p.dial_errors import MAX_ADDRESSES, classify, clean, outcome_of
 from shared.p2p.hivemind import P2PDaemonError, P2PHandlerError, runtime_pb2
-from shared.p2p.kad import SEARCH_WITHIN
 from shared.p2p.multiaddr import is_circuit, relay_of, to_text
-from shared.p2p.petals_wire import PeerID, TransformerConnectionHandler
+from shared.p2p.petals import PeerID, TransformerConnectionHandler
 from shared.p2p.rpc_info import read_version
 from shared.p2p.waiting import any_true
-from shared.p2p.ways import Ways
 from shared.reachability import Cause, DialOutcome, Stage
 from shared.snapshot import Verdict
 from shared.tasks import awaited, end
@@ -25,8 +25,9 @@ from shared.tasks import awaited, end
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from shared.p2p.kad import Search
-    from shared.p2p.node import Dialler, SwarmNode
+    from shared.p2p.address_search import Search
+    from shared.p2p.connect import ProberNode
+    from shared.p2p.dht_node import DHTClientNode
 
 KNOCK_TIMEOUT = 0.4
 """Seconds kept of a deadline to see, after a dial that hung, whether the port accepts at all."""
@@ -35,22 +36,24 @@ RPC_INFO_TIMEOUT = 2.0
 """Seconds that a peer which is already connected gets to say that it serves blocks."""
 
 
-async def dial(
-    guide: SwarmNode, dialler: Dialler, peer_id: str, *, deadline: float, must_serve: bool = False
+async def probe(
+    dht_node: DHTClientNode, prober_node: ProberNode, peer_id: str, *, deadline: float, must_serve: bool = False
 ) -> DialOutcome:
     """Find a peer, connect to it anew and ask what it serves: what a stranger on the Internet would find.
 
-    The `guide` has joined the swarm and says where peers are; the `dialler` dials them there.
+    The `dht_node` has joined the swarm and says where peers are; the `prober_node` dials them there.
 
     `deadline` is in `time.monotonic()` seconds. Reachable means that the peer proved its identity on a new
     connection and, with `must_serve`, answered a call on it, were it "I lack this protocol". A direct connection
     stays open, one through a relay is closed. Never raises for what the peer or the network does.
     """
     begun: dict[Stage, float] = {Stage.LOOKUP: time.monotonic()}
-    search = guide.search(peer_id, dialled_from=dialler.peer_id)
-    async with Ways(dialler, peer_id, search.rules) as ways:
-        outcome = await _dial(guide, dialler, search, ways, deadline=deadline, must_serve=must_serve, begun=begun)
-    if outcome.verdict is Verdict.UNREACHABLE and guide.shares_address(search.addresses):
+    search = dht_node.search(peer_id, dialled_from=prober_node.peer_id)
+    async with Ways(prober_node, peer_id, search.rules) as ways:
+        outcome = await _probe(
+            dht_node, prober_node, search, ways, deadline=deadline, must_serve=must_serve, begun=begun
+        )
+    if outcome.verdict is Verdict.UNREACHABLE and dht_node.shares_address(search.addresses):
         # Our router may not let us in from inside, where it lets others in from outside.
         outcome = msgspec.structs.replace(outcome, verdict=Verdict.UNKNOWN, cause=Cause.SAME_NETWORK)
     ends = [*list(begun.values())[1:], time.monotonic()]
@@ -58,9 +61,9 @@ async def dial(
     return msgspec.structs.replace(outcome, durations=durations)
 
 
-async def _dial(
-    guide: SwarmNode,
-    dialler: Dialler,
+async def _probe(
+    dht_node: DHTClientNode,
+    prober_node: ProberNode,
     search: Search,
     ways: Ways,
     *,
@@ -73,10 +76,10 @@ async def _dial(
     try:
         async with asyncio.timeout_at(_loop_time(deadline - KNOCK_TIMEOUT)):
             # An old connection would answer for a peer that is gone: the daemon notices only later.
-            await dialler.disconnect(peer_id)
+            await prober_node.disconnect(peer_id)
             await _reach(search, ways, deadline)
     except TimeoutError:
-        return await _hung(guide, dialler, search, ways)
+        return await _hung(dht_node, prober_node, search, ways)
     except (OSError, EOFError) as error:
         return _node_failed(error)
     finally:
@@ -86,13 +89,13 @@ async def _dial(
         if ways.failures:
             failed = outcome_of(ways.failures)
             return msgspec.structs.replace(failed, addresses=failed.addresses or known_addresses(search))
-        return _node_failed(ways.error) if ways.error is not None else _not_located(guide, search)
+        return _node_failed(ways.error) if ways.error is not None else _not_located(dht_node, search)
     begun[Stage.PROTOCOL] = time.monotonic()
 
-    served = await _ask(dialler, peer_id, min(deadline, time.monotonic() + RPC_INFO_TIMEOUT))
+    served = await _ask(prober_node, peer_id, min(deadline, time.monotonic() + RPC_INFO_TIMEOUT))
     if served is None or served.verdict is not Verdict.REACHABLE:
         # It proved who it is, but does not answer calls.
-        if must_serve and served is None and dialler.is_alive:
+        if must_serve and served is None and prober_node.is_alive:
             served = DialOutcome(Verdict.UNREACHABLE, Stage.PROTOCOL, Cause.TIMEOUT)
         elif must_serve:
             served = served or DialOutcome.unknown(Cause.NODE_UNFIT, stage=Stage.PROTOCOL)
@@ -100,7 +103,7 @@ async def _dial(
             served = DialOutcome(Verdict.REACHABLE, Stage.PROTOCOL)
     rtt = begun[Stage.PROTOCOL] - begun[Stage.DIAL]
     served = msgspec.structs.replace(served, rtt=rtt, addresses=known_addresses(search))
-    return await _by_which_way(dialler, peer_id, served) if ways.relays_asked else with_way(served, ())
+    return await _by_which_way(prober_node, peer_id, served) if ways.relays_asked else with_way(served, ())
 
 
 async def _reach(search: Search, ways: Ways, deadline: float) -> None:
@@ -124,11 +127,11 @@ async def _reach(search: Search, ways: Ways, deadline: float) -> None:
         await end(trying, connected)
 
 
-async def _by_which_way(dialler: Dialler, peer_id: str, outcome: DialOutcome) -> DialOutcome:
+async def _by_which_way(prober_node: ProberNode, peer_id: str, outcome: DialOutcome) -> DialOutcome:
     """Add which connection the peer was reached over, while it is still open."""
     try:
         async with asyncio.timeout(LIST_TIMEOUT):
-            return with_way(outcome, await dialler.connections_to(peer_id))
+            return with_way(outcome, await prober_node.connections_to(peer_id))
     except (TimeoutError, P2PDaemonError, OSError, EOFError):
         return outcome
 
@@ -150,7 +153,7 @@ def with_way(outcome: DialOutcome, connections: Iterable[bytes]) -> DialOutcome:
     )
 
 
-async def _ask(node: Dialler, peer_id: str, deadline: float) -> DialOutcome | None:
+async def _ask(node: ProberNode, peer_id: str, deadline: float) -> DialOutcome | None:
     """Return what `rpc_info` came to, None where it hung."""
     started = time.monotonic()
     stub = TransformerConnectionHandler.get_stub(node.p2p, PeerID.from_base58(peer_id))
@@ -173,18 +176,18 @@ async def _ask(node: Dialler, peer_id: str, deadline: float) -> DialOutcome | No
     return DialOutcome(Verdict.REACHABLE, Stage.ANSWERED, rtt=time.monotonic() - started, protocol_ok=True)
 
 
-def _not_located(guide: SwarmNode, search: Search) -> DialOutcome:
+def _not_located(dht_node: DHTClientNode, search: Search) -> DialOutcome:
     """No address: the peer's failure where the swarm's nodes said so, ours where they did not answer."""
     if search.withheld:
         return DialOutcome(Verdict.UNREACHABLE, Stage.LOOKUP, Cause.NOT_DIALABLE, addresses=known_addresses(search))
-    if not search.over or not guide.is_alive:
+    if not search.over or not dht_node.is_alive:
         return DialOutcome.unknown(Cause.LOOKUP_UNFINISHED, stage=Stage.LOOKUP)
     return DialOutcome(Verdict.UNREACHABLE, Stage.LOOKUP, Cause.NO_ADDRESS)
 
 
-async def _hung(guide: SwarmNode, dialler: Dialler, search: Search, ways: Ways) -> DialOutcome:
+async def _hung(dht_node: DHTClientNode, prober_node: ProberNode, search: Search, ways: Ways) -> DialOutcome:
     """Tell a dial that hung, the peer's failure, from our own; and a silent port from a silent process."""
-    if not (guide.is_alive and dialler.is_alive):
+    if not (dht_node.is_alive and prober_node.is_alive):
         return DialOutcome.unknown(Cause.NODE_UNFIT, stage=Stage.DIAL, error="p2pd has ended")
     if not search.over:
         # Others might have named another address.

@@ -5,11 +5,11 @@ import asyncio
 import pytest
 import pytest_asyncio
 
-from shared.p2p.kad import ASK_TIMEOUT
-from shared.p2p.kad_wire import PROTOCOL, closer_peers, find_node
-from shared.p2p.kept_streams import KEPT, KeptStreams
+from shared.p2p.address_search import ASK_TIMEOUT
+from shared.p2p.dht_node import DHTClientNode
+from shared.p2p.kad_messages import PROTOCOL, closer_peers, find_node
 from shared.p2p.multiaddr import to_text
-from shared.p2p.node import SwarmNode
+from shared.p2p.request_streams import KEPT, RequestStreams
 from shared.p2p.swarm_settings import bootstrap_peers
 from tests.fakes import peer_id
 from tests.shared.lying_node import LyingNode
@@ -28,66 +28,66 @@ async def node():
 
 
 @pytest_asyncio.fixture
-async def guide(node):
-    async with await SwarmNode.open() as guide:
-        assert set((await guide.join(bootstrap_peers([await node.address()]), 5)).values()) == {None}
+async def dht_node(node):
+    async with await DHTClientNode.open() as dht_node:
+        assert set((await dht_node.join(bootstrap_peers([await node.address()]), 5)).values()) == {None}
         await asyncio.sleep(0.2)  # what daemons ask each other when they meet
         node.streams = node.asked = 0
-        yield guide
+        yield dht_node
 
 
-async def found(guide, number):
-    search = guide.search(peer_id(number), dialled_from=guide.peer_id)
+async def found(dht_node, number):
+    search = dht_node.search(peer_id(number), dialled_from=dht_node.peer_id)
     await search.run(lambda _: None)
     return [to_text(address) for address in search.addresses]
 
 
 @pytest.mark.parametrize("answers_a_stream", [1, 3, 1_000])
-async def test_every_question_is_answered_however_often_the_node_closes(guide, node, answers_a_stream):
+async def test_every_question_is_answered_however_often_the_node_closes(dht_node, node, answers_a_stream):
     """Each with its own answer, also many at once; a node that lets them be kept is opened far fewer."""
     node.answers_a_stream = answers_a_stream
     for number in range(1, 21):
-        assert await found(guide, number) == [ADDRESSES[number]]
-    everybody = await asyncio.gather(*(found(guide, number) for number in ADDRESSES))
+        assert await found(dht_node, number) == [ADDRESSES[number]]
+    everybody = await asyncio.gather(*(found(dht_node, number) for number in ADDRESSES))
     assert everybody == [[address] for address in ADDRESSES.values()]
     assert node.asked == 120
     assert (node.streams < 120) == (answers_a_stream > 1)
 
 
-async def test_one_stream_is_enough_for_questions_one_after_another(node, guide):
+async def test_one_stream_is_enough_for_questions_one_after_another(node, dht_node):
     node.answers_a_stream = 1_000
     for number in range(1, 11):
-        assert await found(guide, number) == [ADDRESSES[number]]
+        assert await found(dht_node, number) == [ADDRESSES[number]]
     assert node.streams == 1
-    await asyncio.gather(*(found(guide, number) for number in ADDRESSES))
-    assert len(guide.kad_streams._idle[str(node.node.peer_id)]) <= KEPT
+    await asyncio.gather(*(found(dht_node, number) for number in ADDRESSES))
+    assert len(dht_node.kademlia.streams._idle[str(node.node.peer_id)]) <= KEPT
 
 
-async def test_a_late_answer_is_not_taken_for_the_next_question(node, guide):
+async def test_a_late_answer_is_not_taken_for_the_next_question(node, dht_node):
     """Whoever does not wait for an answer leaves no stream behind on which it would still come."""
     node.answers_a_stream = 1_000
-    assert await found(guide, 1) == [ADDRESSES[1]]
+    assert await found(dht_node, 1) == [ADDRESSES[1]]
     node.delay = ASK_TIMEOUT + 0.3
-    assert await found(guide, 2) == []
+    assert await found(dht_node, 2) == []
     node.delay = 0
     for number in range(3, 6):
-        assert await found(guide, number) == [ADDRESSES[number]]
+        assert await found(dht_node, number) == [ADDRESSES[number]]
         await asyncio.sleep(0.2)
 
 
-async def test_a_node_that_restarted_is_asked_again(node, guide):
+async def test_a_node_that_restarted_is_asked_again(node, dht_node):
     """Streams that were kept are dead then, all of them."""
     node.answers_a_stream = 1_000
-    await asyncio.gather(*(found(guide, number) for number in ADDRESSES))
-    await guide.disconnect(str(node.node.peer_id))
-    await guide.join(bootstrap_peers([await node.address()]), 5)
-    assert await found(guide, 7) == [ADDRESSES[7]]
+    await asyncio.gather(*(found(dht_node, number) for number in ADDRESSES))
+    await dht_node.disconnect(str(node.node.peer_id))
+    await dht_node.join(bootstrap_peers([await node.address()]), 5)
+    assert await found(dht_node, 7) == [ADDRESSES[7]]
 
 
-async def test_only_who_is_asked_again_is_kept(node, guide):
+async def test_only_who_is_asked_again_is_kept(node, dht_node):
     """Strangers on the way are asked once: their streams would pile up."""
     name = str(node.node.peer_id)
-    streams = KeptStreams(guide, PROTOCOL)
+    streams = RequestStreams(dht_node, PROTOCOL)
     question = find_node(b"\x00" * 34)
     assert closer_peers(await streams.ask(name, question, keep=False)) == {}
     assert not streams._idle

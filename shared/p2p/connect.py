@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Self
 import base58
 
 from shared.p2p.addresses import AddressRules, Kind
-from shared.p2p.dial_words import Failure
+from shared.p2p.daemon import Daemon, start_p2pd
+from shared.p2p.dial_errors import Failure
 from shared.p2p.hivemind import P2PDaemonError
 from shared.p2p.multiaddr import circuit_through, components, split_circuit
 from shared.p2p.names import NotResolvedError, resolve
@@ -30,7 +31,7 @@ from shared.tasks import awaited, end
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable
 
-    from shared.p2p.node import Dialler
+    from shared.p2p.hivemind import P2P
 
 DIRECT_FIRST = 0.5
 """Seconds that direct ways get before a relay is asked."""
@@ -40,11 +41,30 @@ RELAY_CHECK_TIMEOUT = 1.0
 """Seconds that a relay which is already connected gets to show that it is there."""
 
 
+class ProberNode(Daemon):
+    """A daemon that knows nobody and dials only whom it is told to, by address.
+
+    It runs no DHT: one would dial peers on its own account, which leaves "dial backoff" on peers that nobody
+    here dialled, and would search for other addresses after each failure, for as long as a slow peer likes.
+    """
+
+    def __init__(self, p2p: P2P) -> None:
+        super().__init__(p2p)
+        self.relays = Relays(self)
+        self.versions: dict[str, str] = {}
+        """Petals versions by the peers' own word, of those that this daemon reached and asked."""
+
+    @classmethod
+    async def open(cls) -> Self:
+        """Start a daemon; takes about 0.2 s. Raises `NodeError`."""
+        return cls(await start_p2pd("none"))
+
+
 @dataclass
 class Relays:
-    """The relays that one dialler has asked: each is dialled once for all who need it at a time."""
+    """The relays that one daemon has asked: each is dialled once for all who need it at a time."""
 
-    dialler: Dialler
+    daemon: Daemon
     _dials: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _circuits: defaultdict[str, asyncio.Semaphore] = field(
         default_factory=lambda: defaultdict(lambda: asyncio.Semaphore(CIRCUITS_AT_ONCE))
@@ -55,7 +75,7 @@ class Relays:
         return self._circuits[relay]
 
     async def connect(self, relay: str, addresses: Iterable[bytes]) -> None:
-        """Hold a connection to a relay that answers. Raises as `Dialler.connect`."""
+        """Hold a connection to a relay that answers. Raises as `Daemon.connect`."""
         dial = self._dials.get(relay)
         if dial is None:
             dial = self._dials[relay] = awaited(self._connect(relay, list(addresses)))
@@ -63,17 +83,17 @@ class Relays:
         await asyncio.shield(dial)
 
     async def _connect(self, relay: str, addresses: list[bytes]) -> None:
-        await self.dialler.connect(relay, addresses)
-        if not await self.dialler.pings(relay, RELAY_CHECK_TIMEOUT):
+        await self.daemon.connect(relay, addresses)
+        if not await self.daemon.pings(relay, RELAY_CHECK_TIMEOUT):
             # An old connection to a relay that is gone, or frozen.
-            await self.dialler.disconnect(relay)
-            await self.dialler.connect(relay, addresses)
+            await self.daemon.disconnect(relay)
+            await self.daemon.connect(relay, addresses)
 
 
 class Ways:
     """The ways to one peer, which are tried as they become known. Use as an asynchronous context manager."""
 
-    def __init__(self, dialler: Dialler, peer_id: str, rules: AddressRules) -> None:
+    def __init__(self, prober_node: ProberNode, peer_id: str, rules: AddressRules) -> None:
         self.connected = asyncio.Event()
         self.failures: list[Failure] = []
         self.error: Exception | None = None
@@ -85,7 +105,7 @@ class Ways:
         """Relays that have neither answered nor failed."""
         self.waiting_for_slot = False
         """Whether a circuit waits for others through the same relay to end."""
-        self._dialler = dialler
+        self._prober_node = prober_node
         self._peer_id = peer_id
         self._rules = rules
         self._direct: set[asyncio.Task[None]] = set()
@@ -101,7 +121,7 @@ class Ways:
         if self._slots:
             # Gives the circuit back to the relay.
             with suppress(P2PDaemonError, OSError, EOFError):
-                await self._dialler.disconnect(self._peer_id)
+                await self._prober_node.disconnect(self._peer_id)
         for slot in self._slots:
             slot.release()
 
@@ -147,7 +167,7 @@ class Ways:
 
     async def _connect(self, addresses: Iterable[bytes], relay: str | None = None) -> None:
         try:
-            await self._dialler.connect(self._peer_id, addresses)
+            await self._prober_node.connect(self._peer_id, addresses)
         except P2PDaemonError as error:
             self.failures.append(Failure(str(error), relay))
         except (OSError, EOFError) as error:
@@ -171,7 +191,7 @@ class Ways:
         if direct := [task for task in self._direct if not task.done()]:
             await asyncio.wait(direct, timeout=DIRECT_FIRST)
         self.relays_asked.add(relay)
-        relays = self._dialler.relays
+        relays = self._prober_node.relays
         self.relays_dialling.add(relay)
         try:
             await relays.connect(relay, self._relay_addresses[relay])

@@ -1,4 +1,4 @@
-"""Where is a peer? Asked of libp2p's Kademlia directly, one FIND_NODE at a time.
+"""This module searches the addresses of a peer in libp2p's Kademlia, one FIND_NODE request at a time.
 
 p2pd's own look-up dials the peer that it looks for, and waits for every slow neighbour: after it has hung,
 nobody can tell "no address is known" from "the address does not answer" — the first of which may be our
@@ -8,7 +8,7 @@ gives the addresses that are then dialled.
 Any node may lie. So the bootstrap peers, which the operator chose, are all asked and asked first; the search goes
 on while what was named is dialled; and no node's answer can take the room of the others'.
 
-Wire format: shared/p2p/kad_wire.py.
+Wire format: shared/p2p/kad_messages.py.
 """
 
 from __future__ import annotations
@@ -16,20 +16,23 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from collections import Counter
 from functools import lru_cache
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Self
 
 from shared.p2p.addresses import AddressRules, Kind
 from shared.p2p.hivemind import P2PDaemonError, PeerID
-from shared.p2p.kad_wire import closer_peers, find_node
+from shared.p2p.kad_messages import PROTOCOL, closer_peers, find_node
 from shared.p2p.multiaddr import is_circuit
+from shared.p2p.request_streams import RequestStreams
+from shared.p2p.silence import SilentNodes
 from shared.tasks import awaited, end
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from shared.p2p.node import SwarmNode
+    from shared.p2p.daemon import Daemon
 
 ASK_TIMEOUT = 1.0
 """Seconds for one node's answer."""
@@ -54,17 +57,29 @@ MAX_STEP_ADDRESSES = 4
 """Addresses at which a node on the way is dialled: a stranger named them."""
 
 
+class Kademlia:
+    """The nodes of the swarm that a daemon asks for addresses, for all of its searches."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self.daemon = daemon
+        self.streams = RequestStreams(daemon, PROTOCOL)
+        self.silent = SilentNodes()
+        """Nodes that did not answer a search in time."""
+        self.refused_addresses: Counter[str] = Counter()
+        """Addresses of peers that are not dialled, by `Kind` or "too_many"; the caller may clear it."""
+
+
 class Search:
     """A search for one peer's addresses, and what the swarm's nodes said of them so far. `run` it once."""
 
-    def __init__(self, node: SwarmNode, peer_id: str, start: Iterable[str], rules: AddressRules) -> None:
+    def __init__(self, kademlia: Kademlia, peer_id: str, start: Iterable[str], rules: AddressRules) -> None:
         self.addresses: list[bytes] = []
         """Those to be dialled, in the order in which they were named."""
         self.withheld: dict[bytes, Kind] = {}
         """Of the peer's addresses, some that are not dialled, and why."""
         self.over = False
         """Whether everybody was asked who is worth it, and somebody answered: so "no address" can be believed."""
-        self._node = node
+        self._kademlia = kademlia
         self.peer_id = peer_id
         self._target = _place(peer_id)
         self._question = find_node(PeerID.from_base58(peer_id).to_bytes())
@@ -80,9 +95,9 @@ class Search:
         """Addresses beyond the first few of each answer."""
 
     @classmethod
-    def told(cls, node: SwarmNode, peer_id: str, addresses: Iterable[bytes]) -> Self:
+    def told(cls, kademlia: Kademlia, peer_id: str, addresses: Iterable[bytes]) -> Self:
         """A search whose result is known before it is run."""
-        search = cls(node, peer_id, (), AddressRules(dial_private=True))
+        search = cls(kademlia, peer_id, (), AddressRules(dial_private=True))
         search._left.append(tuple(addresses))
         search._answered.append(0)
         return search
@@ -128,7 +143,7 @@ class Search:
             (name not in self._start, distance, name)
             for name, distance in self._distances.items()
             if name not in self._asked
-            and (name in self._start or ((enough is None or distance < enough) and name not in self._node.silent))
+            and (name in self._start or ((enough is None or distance < enough) and name not in self._kademlia.silent))
         ]
         return [name for _, _, name in sorted(waiting)][: max(0, MAX_ASKED - len(self._asked))]
 
@@ -144,7 +159,7 @@ class Search:
         for address, kind in kinds.items():
             if not kind.is_dialled and address not in self.withheld and len(self.withheld) < MAX_DIALLED:
                 self.withheld[address] = kind
-                self._node.refused_addresses[kind] += 1
+                self._kademlia.refused_addresses[kind] += 1
         circuits = [address for address, kind in kinds.items() if kind is Kind.CIRCUIT]
         others = [address for address, kind in kinds.items() if kind.is_dialled and kind is not Kind.CIRCUIT]
         self._give((*others[:DIALLED_AT_ONCE], *circuits[:CIRCUITS_AT_ONCE]), found)
@@ -157,7 +172,7 @@ class Search:
             if address in self.addresses:
                 continue
             if next(room, None) is None:
-                self._node.refused_addresses["too_many"] += 1
+                self._kademlia.refused_addresses["too_many"] += 1
                 continue
             self.addresses.append(address)
             new.append(address)
@@ -175,14 +190,14 @@ class Search:
         try:
             async with asyncio.timeout(ASK_TIMEOUT):
                 if addresses:
-                    await self._node.connect(name, addresses)
-                answer = await self._node.kad_streams.ask(name, self._question, keep=name in self._start)
+                    await self._kademlia.daemon.connect(name, addresses)
+                answer = await self._kademlia.streams.ask(name, self._question, keep=name in self._start)
         except TimeoutError:
-            self._node.silent.add(name)
+            self._kademlia.silent.add(name)
             return None
         except (P2PDaemonError, OSError, EOFError, ValueError):
             return None
-        self._node.silent.discard(name)
+        self._kademlia.silent.discard(name)
         try:
             return closer_peers(answer)
         except ValueError:

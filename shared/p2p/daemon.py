@@ -1,0 +1,228 @@
+"""This module runs one libp2p daemon (p2pd) and speaks to it: connections, streams, pings. Its quirks live here.
+
+A daemon of ours listens nowhere. Starting one touches no network, so it works where no bootstrap peer answers.
+hivemind offers no calls to connect, disconnect or list with addresses as bytes, and its own leave a connection to the
+daemon open for each caller that gives up; so requests are written here, with hivemind's messages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import socket
+import time
+from contextlib import suppress
+from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING, ClassVar, Self, TypeAlias
+
+from shared.p2p.hivemind import (
+    P2P,
+    ControlFailure,
+    P2PDaemonError,
+    PeerID,
+    p2pd_pb2,
+    raise_if_failed,
+    read_pbmsg_safe,
+    write_pbmsg,
+)
+
+if TYPE_CHECKING:
+    from asyncio import StreamReader, StreamWriter
+    from collections.abc import Iterable
+
+IPAddress: TypeAlias = IPv4Address | IPv6Address
+
+SWARM_DIALS_AT_ONCE = 4096
+"""Dials that p2pd keeps in flight. Its default, 160, makes live peers wait behind silent ones until they look
+dead: with 1,000 silent peers in flight a live one then timed out, with this it answers in 5 ms."""
+START_TIMEOUT = 15.0
+"""Seconds. It takes about 0.2."""
+PING_TIMEOUT = 2.0
+PING_PROTOCOL, PING_BYTES = "/ipfs/ping/1.0.0", 32
+"""Spec: https://github.com/libp2p/specs/blob/master/ping/ping.md: the bytes come back as they went."""
+
+
+class NodeError(Exception):
+    """The node's own daemon failed; nothing is said about any peer."""
+
+
+class P2PDaemon(P2P):  # type: ignore[misc]
+    """hivemind's wrapper of p2pd, which can also run without libp2p's own DHT."""
+
+    DHT_MODE_MAPPING: ClassVar[dict[str, dict[str, int]]] = {**P2P.DHT_MODE_MAPPING, "none": {}}
+
+
+def allow_many_files() -> None:
+    """Raise this process's limit of open files: a dial holds some, and many systems begin with 1024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+async def start_p2pd(dht_mode: str) -> P2P:
+    """Start a daemon that does not listen; `dht_mode` is libp2p's own DHT: "client" or "none". Raises `NodeError`."""
+    os.environ.setdefault("LIBP2P_SWARM_FD_LIMIT", str(SWARM_DIALS_AT_ONCE))  # the daemon inherits it
+    try:
+        return await P2PDaemon.create(
+            dht_mode=dht_mode, no_listen=True, auto_nat=False, nat_port_map=False, startup_timeout=START_TIMEOUT
+        )
+    except (P2PDaemonError, OSError) as error:
+        raise NodeError(f"p2pd did not start: {error}") from error
+
+
+class Daemon:
+    """One p2pd of ours, and what can be asked of it. Use as an asynchronous context manager."""
+
+    def __init__(self, p2p: P2P) -> None:
+        self._p2p = p2p
+        self.opened_at = time.monotonic()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    @property
+    def peer_id(self) -> str:
+        return str(self._p2p.peer_id)
+
+    @property
+    def p2p(self) -> P2P:
+        """For stubs."""
+        return self._p2p
+
+    @property
+    def daemon_pid(self) -> int:
+        return int(self._p2p._child.pid)  # noqa: SLF001 - hivemind offers no other way
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the daemon runs. A live daemon may still be cut off from the swarm."""
+        return self._p2p._child.returncode is None  # noqa: SLF001
+
+    async def close(self) -> None:
+        """End the daemon, whatever state it is in."""
+        child = self._p2p._child  # noqa: SLF001
+        with suppress(Exception):
+            async with asyncio.timeout(2):
+                await self._p2p.shutdown()
+        if child.returncode is None:
+            with suppress(ProcessLookupError):
+                child.kill()
+            await child.wait()
+        control = self._p2p._client.control  # noqa: SLF001
+        for task in (control._read_task, control._write_task):  # noqa: SLF001 - a dead daemon's pipes; nobody else asks
+            with suppress(asyncio.CancelledError, asyncio.InvalidStateError):
+                task.exception()
+
+    async def connect(self, peer_id: str, addresses: Iterable[bytes] = ()) -> None:
+        """Have the daemon hold a connection to the peer, at the given or formerly known addresses.
+
+        Raises `ControlFailure` with the daemon's words, `OSError` where the daemon is gone. Cancel-safe,
+        but the daemon goes on dialling for some seconds.
+        """
+        await self._ask_daemon(
+            p2pd_pb2.Request(
+                type=p2pd_pb2.Request.CONNECT,
+                connect=p2pd_pb2.ConnectRequest(
+                    peer=PeerID.from_base58(peer_id).to_bytes(),
+                    addrs=list(addresses),
+                ),
+            )
+        )
+
+    async def disconnect(self, peer_id: str) -> None:
+        """Close all connections to the peer, so that the next dial is a real one."""
+        with suppress(ControlFailure):
+            await self._ask_daemon(
+                p2pd_pb2.Request(
+                    type=p2pd_pb2.Request.DISCONNECT,
+                    disconnect=p2pd_pb2.DisconnectRequest(peer=PeerID.from_base58(peer_id).to_bytes()),
+                )
+            )
+
+    async def identify(self) -> str:
+        """Ask the daemon who it is: the least that it can be asked."""
+        response = await self._ask_daemon(p2pd_pb2.Request(type=p2pd_pb2.Request.IDENTIFY))
+        return str(PeerID(response.identify.id))
+
+    async def connections(self) -> dict[str, tuple[bytes, ...]]:
+        """Return the remote addresses of all open connections, by peer id."""
+        response = await self._ask_daemon(p2pd_pb2.Request(type=p2pd_pb2.Request.LIST_PEERS))
+        result: dict[str, tuple[bytes, ...]] = {}
+        for peer in response.peers:
+            name = str(PeerID(peer.id))
+            result[name] = (*result.get(name, ()), *peer.addrs)
+        return result
+
+    async def connections_to(self, peer_id: str) -> tuple[bytes, ...]:
+        """Return the remote addresses of the open connections to one peer."""
+        response = await self._ask_daemon(p2pd_pb2.Request(type=p2pd_pb2.Request.LIST_PEERS))
+        packed = PeerID.from_base58(peer_id).to_bytes()
+        return tuple(address for peer in response.peers if peer.id == packed for address in peer.addrs)
+
+    async def _ask_daemon(self, request: p2pd_pb2.Request) -> p2pd_pb2.Response:
+        """One request on a connection of its own, which is closed also when the caller gives up.
+
+        hivemind's own calls leave it open then, one for each dial that hung.
+        """
+        response, _, writer = await self._begin(request)
+        writer.close()
+        return response
+
+    async def open_stream(self, peer_id: str, protocol: str) -> tuple[StreamReader, StreamWriter]:
+        """Open a stream to a peer, dialling it first if need be; the caller closes the writer. Raises as `connect`."""
+        request = p2pd_pb2.Request(
+            type=p2pd_pb2.Request.STREAM_OPEN,
+            streamOpen=p2pd_pb2.StreamOpenRequest(peer=PeerID.from_base58(peer_id).to_bytes(), proto=[protocol]),
+        )
+        _, reader, writer = await self._begin(request)
+        return reader, writer
+
+    async def _begin(self, request: p2pd_pb2.Request) -> tuple[p2pd_pb2.Response, StreamReader, StreamWriter]:
+        reader, writer = await self._p2p._client.control.daemon_connector.open_connection()  # noqa: SLF001
+        try:
+            await write_pbmsg(writer, request)
+            response = p2pd_pb2.Response()
+            await read_pbmsg_safe(reader, response)
+            raise_if_failed(response)
+        except BaseException:
+            writer.close()
+            raise
+        return response, reader, writer
+
+    async def pings(self, peer_id: str, timeout: float = PING_TIMEOUT) -> bool:  # noqa: ASYNC109 - returns whether
+        """Whether a connected peer answers libp2p's ping: an old connection may lead to nobody."""
+        try:
+            async with asyncio.timeout(timeout):
+                reader, writer = await self.open_stream(peer_id, PING_PROTOCOL)
+                try:
+                    writer.write(os.urandom(PING_BYTES))
+                    await writer.drain()
+                    return len(await reader.readexactly(PING_BYTES)) == PING_BYTES
+                finally:
+                    writer.close()
+        except (TimeoutError, P2PDaemonError, OSError, EOFError):
+            return False
+
+    async def reaches(self, peer_id: str, addresses: Iterable[bytes]) -> bool:
+        """Whether a new connection to a peer that is known to be there succeeds: tests this node, not the peer."""
+        try:
+            async with asyncio.timeout(PING_TIMEOUT):
+                await self.disconnect(peer_id)
+                await self.connect(peer_id, addresses)
+                return True
+        except (TimeoutError, P2PDaemonError, OSError, EOFError):
+            return False
+
+
+def is_local(ip: IPAddress) -> bool:
+    """Whether an address is this machine's own, so that no NAT stands between."""
+    family = socket.AF_INET if ip.version == 4 else socket.AF_INET6  # noqa: PLR2004 - IPv4
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((str(ip), 0))
+    except OSError:
+        return False
+    return True

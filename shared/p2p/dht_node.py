@@ -1,0 +1,192 @@
+"""This module joins the swarm as a client-mode DHT node: reads the DHT, and searches addresses of peers.
+
+`join` dials each bootstrap peer by its address and says how that went. hivemind's own start-up does both in one step,
+and fails as a whole, without a reason, where no bootstrap peer answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from contextlib import suppress
+from typing import TYPE_CHECKING, Self
+
+from shared.p2p.address_search import Kademlia, Search
+from shared.p2p.addresses import AddressRules, DialPrivate, ip_of
+from shared.p2p.daemon import PING_TIMEOUT, Daemon, IPAddress, is_local, start_p2pd
+from shared.p2p.dht_reader import DHTReader
+from shared.p2p.hivemind import P2P, DHTNode, P2PDaemonError, PeerID, dht_pb2
+from shared.p2p.kad_messages import bytes_fields, read_message
+from shared.p2p.multiaddr import from_text, is_circuit
+from shared.p2p.waiting import any_true
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+    from shared.p2p.raw_values import SubkeyValues
+
+DHT_ANSWER_TIMEOUT = 2.0
+"""Seconds that one DHT node gets to answer. A search waits so long for each silent node that it meets."""
+IDENTIFY_PROTOCOL, OBSERVED_ADDRESS = "/ipfs/id/1.0.0", 4
+"""Spec: https://github.com/libp2p/specs/blob/master/identify/README.md, `observedAddr`."""
+
+
+class DHTClientNode(Daemon):
+    """A client-mode node of the swarm, which reads its DHT and searches addresses in it. It stores nothing there."""
+
+    def __init__(self, p2p: P2P, dht: DHTNode, dial_private: DialPrivate = DialPrivate.AUTO) -> None:
+        super().__init__(p2p)
+        self._dht = dht
+        self._dial_private = dial_private
+        self._private = False
+        self.kademlia = Kademlia(self)
+        self.public_ips: frozenset[IPAddress] = frozenset()
+        """This machine's own public addresses, where it stands behind a NAT, as the bootstrap peers see them."""
+        self.refused_subkeys: Counter[str] = Counter()
+        """Dictionary entries refused while answers were unpacked, by reason; the caller may clear it."""
+        self._reader = DHTReader(dht, self.refused_subkeys)
+        self._bootstrap_peers: dict[str, tuple[bytes, ...]] = {}
+        self._joined: tuple[str, ...] = ()
+        self.has_joined = asyncio.Event()
+        """Whether a bootstrap peer has answered `join`, which may still wait for others."""
+
+    @classmethod
+    async def open(cls, dial_private: DialPrivate = DialPrivate.AUTO) -> Self:
+        """Start a daemon and a DHT client on it; `join` comes next. Raises `NodeError`."""
+        p2p = await start_p2pd("client")
+        try:
+            dht = await DHTNode.create(
+                p2p=p2p,
+                client_mode=True,
+                wait_timeout=DHT_ANSWER_TIMEOUT,
+                blacklist_time=0,  # DHTReader keeps its own account of silent nodes
+                cache_locally=False,
+                cache_nearest=0,
+                cache_on_store=False,
+                reuse_get_requests=False,
+            )
+        except BaseException:
+            await Daemon(p2p).close()
+            raise
+        return cls(p2p, dht, dial_private)
+
+    async def close(self) -> None:
+        """End the DHT client and the daemon."""
+        self.kademlia.streams.close()
+        await self._reader.close()
+        with suppress(Exception):
+            await self._dht.shutdown()
+        await super().close()
+
+    def search(self, peer_id: str, *, dialled_from: str) -> Search:
+        """Return a search for a peer's addresses, which begins with the bootstrap peers that answered `join`.
+
+        `dialled_from` is the peer id of the node that will dial. Of the bootstrap peers themselves it is known, and
+        where there is but one, nobody else could tell.
+        """
+        if peer_id in self._bootstrap_peers:
+            return Search.told(self.kademlia, peer_id, self._bootstrap_peers[peer_id])
+        rules = AddressRules(self._private, frozenset((self.peer_id, dialled_from)))
+        return Search(self.kademlia, peer_id, self._joined, rules)
+
+    async def join(self, bootstrap_peers: Mapping[str, Sequence[str]], timeout: float) -> dict[str, str | None]:  # noqa: ASYNC109 - one for each peer
+        """Connect to each bootstrap peer (`{peer_id: addresses}`) and begin look-ups from those that answer.
+
+        Return why each one failed, None for the good ones. May be called again at any time: a node whose
+        bootstrap peers were away finds the swarm again by it. `has_joined` tells when the first one has answered.
+        """
+        self._bootstrap_peers = {
+            peer_id: tuple(map(from_text, addresses)) for peer_id, addresses in bootstrap_peers.items()
+        }
+        self._private = self._dial_private.allows(bootstrap_peers)
+        self._joined = ()
+        self.has_joined.clear()
+        self._reader.asked.clear()
+        self._reader.answered.clear()
+        errors = await asyncio.gather(
+            *(self._join_one(peer_id, addresses, timeout) for peer_id, addresses in self._bootstrap_peers.items())
+        )
+        return dict(zip(bootstrap_peers, errors, strict=True))
+
+    async def _join_one(self, peer_id: str, addresses: Sequence[bytes], timeout: float) -> str | None:  # noqa: ASYNC109
+        try:
+            async with asyncio.timeout(timeout):
+                await self.connect(peer_id, addresses)
+                # The connection may be an old one to a peer that is gone by now: only an answer counts.
+                answered = await self._dht.protocol.call_ping(PeerID.from_base58(peer_id))
+        except TimeoutError:
+            return f"no answer within {timeout:g} s"
+        except (P2PDaemonError, OSError, EOFError) as error:
+            return str(error)
+        if answered is None:
+            await self.disconnect(peer_id)
+            return "connected, but it does not answer as a hivemind DHT node"
+        self._reader.silent.discard(PeerID.from_base58(peer_id))
+        await asyncio.sleep(0)  # call_ping enters the peer into the routing table in a task of its own
+        self._joined = (*self._joined, peer_id)
+        self.has_joined.set()
+        await self._learn_own_address(peer_id)
+        return None
+
+    async def _learn_own_address(self, peer_id: str) -> None:
+        """Ask a bootstrap peer from which address it sees us: another than this machine's is a NAT's."""
+        try:
+            async with asyncio.timeout(PING_TIMEOUT):
+                reader, writer = await self.open_stream(peer_id, IDENTIFY_PROTOCOL)
+                try:
+                    fields = bytes_fields(await read_message(reader))
+                finally:
+                    writer.close()
+        except (TimeoutError, P2PDaemonError, OSError, EOFError, ValueError):
+            return
+        seen = {ip_of(value) for number, value in fields if number == OBSERVED_ADDRESS}
+        self.public_ips |= {ip for ip in seen if ip is not None and ip.is_global and not is_local(ip)}
+
+    def shares_address(self, addresses: Iterable[bytes]) -> bool:
+        """Whether a direct one of these is at our own NAT: from inside it may not let in whom it lets in outside."""
+        return any(not is_circuit(address) and ip_of(address) in self.public_ips for address in addresses)
+
+    def account(self, peer_id: str) -> str | None:
+        """Say how a bootstrap peer that joined left look-ups unanswered; None where it answered all."""
+        left_open = self._reader.asked[peer_id] - self._reader.answered[peer_id]
+        if not left_open:
+            return None
+        return f"connected, answered the ping, did not answer {left_open} of {self._reader.asked[peer_id]} look-ups"
+
+    async def hears(self) -> bool:
+        """Whether a bootstrap peer still answers: tells "the swarm is gone" from "our node is deaf or cut off"."""
+        if not self.is_alive or not self._joined:
+            return False
+        return await any_true(self._answers(peer_id) for peer_id in self._joined)
+
+    async def _answers(self, peer_id: str) -> bool:
+        try:
+            async with asyncio.timeout(PING_TIMEOUT):
+                return await self._dht.protocol.call_ping(PeerID.from_base58(peer_id)) is not None
+        except TimeoutError:
+            return False
+
+    async def clock_skew(self, peer_id: str) -> float | None:
+        """Return how far a peer's clock is ahead of ours, in seconds; None where it does not answer."""
+        started = time.time()
+        try:
+            stub = self._dht.protocol.get_stub(PeerID.from_base58(peer_id))
+            answer = await stub.rpc_ping(dht_pb2.PingRequest(peer=self._dht.protocol.node_info), timeout=PING_TIMEOUT)
+        except Exception:  # noqa: BLE001 - a diagnosis goes on without this finding
+            return None
+        return float(answer.dht_time) - (started + time.time()) / 2
+
+    async def clock_ahead(self) -> float:
+        """Return by how many seconds this machine's clock is ahead of all bootstrap peers'; 0 where it is not."""
+        skews = await asyncio.gather(*(self.clock_skew(peer_id) for peer_id in self._joined))
+        return max(0.0, min((-skew for skew in skews if skew is not None), default=0.0))
+
+    async def look_up(
+        self,
+        keys: Collection[str],
+        timeout: float,  # noqa: ASYNC109 - partial answers are kept
+        on_values: Callable[[str, SubkeyValues], None] | None = None,
+    ) -> dict[str, SubkeyValues | None]:
+        """Read dictionaries, undecoded: None for a key that nobody holds; one that did not answer is missing."""
+        return await self._reader.look_up(keys, timeout, on_values)
