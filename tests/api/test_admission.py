@@ -239,10 +239,27 @@ async def test_a_failing_redis_is_told_to_each_caller_and_the_next_ones_are_answ
 
 @pytest.mark.usefixtures("worker")
 async def test_an_error_of_one_question_is_that_questions_alone(redis, admissions):
-    """Something that is no string stands under its key."""
-    await redis.rpush(keys.verdict("here", PEER), "no string")
+    """Something that is no list of workers stands under the key of one vantage."""
+    await redis.set(keys.workers("there"), "no workers")
     bad, good = await asyncio.gather(
-        admissions.admit(question()), admissions.admit(question(peer_id(2))), return_exceptions=True
+        admissions.admit(question(vantage="there")), admissions.admit(question()), return_exceptions=True
     )
     assert isinstance(bad, RedisError)
     assert good.began
+
+
+@pytest.mark.usefixtures("worker")
+@pytest.mark.parametrize("key", [keys.verdict("here", PEER), INFLIGHT])
+async def test_what_is_no_text_is_passed_over(redis, admissions, key):
+    """A verdict or a check that something else stands for is none."""
+    await redis.rpush(key, "a list")
+    assert (await admissions.admit(question())).began
+
+
+@pytest.mark.usefixtures("worker")
+@pytest.mark.parametrize("named", [f"{peer_id(2)}-abc", f"{PEER}-a:b", "x", ""])
+async def test_a_check_that_is_not_this_peers_is_never_joined(redis, admissions, named):
+    """Somebody else wrote it there."""
+    await redis.set(INFLIGHT, named)
+    await redis.hset(f"rq:job:{named}", "status", "queued")
+    assert (await admissions.admit(question())).began

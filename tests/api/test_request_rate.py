@@ -31,7 +31,18 @@ async def test_the_minute_begins_with_the_first_request_and_is_not_prolonged(red
     assert (await rate.count("192.0.2.1")).used == 1
 
 
-async def test_a_counter_without_an_end_promises_no_negative_time(redis, rate):
-    """Redis says -1 for it."""
+async def test_a_counter_without_an_end_gets_one(redis, rate):
+    """Else the client would be refused for ever."""
     await redis.set(keys.rate("192.0.2.1"), 5)
-    assert await rate.count("192.0.2.1") == (6, 0)
+    used, resets_in = await rate.count("192.0.2.1")
+    assert used == 6
+    assert WINDOW_MS / 1000 - 1 < resets_in <= WINDOW_MS / 1000
+
+
+async def test_what_is_no_counter_is_begun_anew(redis, rate):
+    """Whatever stands there: a text, a list."""
+    await redis.set(keys.rate("192.0.2.1"), "text")
+    await redis.rpush(keys.rate("192.0.2.2"), "list")
+    for address in ("192.0.2.1", "192.0.2.2"):
+        assert [(await rate.count(address)).used for _ in range(2)] == [1, 2]
+        assert 0 < await redis.pttl(keys.rate(address)) <= WINDOW_MS

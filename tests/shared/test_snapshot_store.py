@@ -155,15 +155,6 @@ async def test_what_cannot_be_read_is_nothing_to_go_on_from(redis, entry):
     assert (await writer.latest(), await writer.published()) == (None, True)
 
 
-async def test_the_clock_is_redis_own(redis):
-    """To the microsecond; a reader's own may be wrong."""
-    writer = SnapshotWriter(redis)
-    seconds, microseconds = await redis.time()
-    first, second = await writer.now(), await writer.now()
-    assert seconds + microseconds / 1e6 <= first <= second <= first + 5
-    assert first % 1 or second % 1
-
-
 async def test_an_error_that_is_no_refusal_is_not_called_one(redis):
     """Something that is no stream stands under the key."""
     writer, leader = SnapshotWriter(redis), await lead(redis)
@@ -173,9 +164,9 @@ async def test_an_error_that_is_no_refusal_is_not_called_one(redis):
 
 
 async def test_only_the_latest_status_is_kept(redis):
-    writer = SnapshotWriter(redis)
+    writer, leader = SnapshotWriter(redis), await lead(redis)
     for moment in (1.0, 2.0):
-        await writer.report(CrawlStatus(moment, ok=True))
+        await writer.report(CrawlStatus(moment, ok=True), leader.lease)
     assert await redis.xlen(keys.CRAWLS) == 1
 
 
@@ -189,3 +180,25 @@ async def test_a_reader_names_each_snapshot_and_says_whether_redis_answers(redis
     assert (await next_snapshot(news)).snapshot_id == entry_id.decode()
     assert reader.connected
     await news.aclose()
+
+
+async def test_a_reader_says_that_there_is_nothing_new(redis):
+    """So that whoever follows knows that Redis was asked."""
+    news = SnapshotReader(redis).follow()
+    async with asyncio.timeout(8):
+        assert await anext(news) == (None, None, None)
+    await news.aclose()
+
+
+async def test_a_deposed_crawler_tells_no_status_either(redis):
+    """Neither where another leads nor where nobody does."""
+    writer, old = SnapshotWriter(redis), await lead(redis, "old")
+    await redis.delete(keys.CRAWLER_LEASE)
+    with pytest.raises(DeposedError):
+        await writer.report(CrawlStatus(1.0, ok=False), old.lease)
+    new = await lead(redis, "new")
+    with pytest.raises(DeposedError):
+        await writer.report(CrawlStatus(1.0, ok=False), old.lease)
+    assert not await redis.exists(keys.CRAWLS)
+    await writer.report(CrawlStatus(1.0, ok=True), new.lease)
+    assert await redis.xlen(keys.CRAWLS) == 1
