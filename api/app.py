@@ -131,7 +131,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     app.state.metrics.desk, app.state.metrics.swarm = app.state.desk, app.state.swarm
     app.state.desk.on_reply = app.state.metrics.replied
     if settings.api_metrics_port:
-        app.state.metrics.serve(settings.api_metrics_port)
+        app.state.metrics.serve(settings.api_metrics_port, settings.metrics_host)
     tasks = [asyncio.create_task(app.state.swarm.run()), asyncio.create_task(app.state.desk.run())]
     try:
         # It listens after this. Beside replicas that know the swarm, one that does not yet would answer wrongly.

@@ -122,9 +122,9 @@ class ApiMetrics(Collector):
                     value=self.swarm.snapshot.age(time.time()),
                 )
 
-    def serve(self, port: int) -> None:
+    def serve(self, port: int, host: str = "127.0.0.1") -> None:
         """Serve `/metrics` on a private port from a thread of its own."""
-        start_http_server(port, registry=self.registry)
+        start_http_server(port, host, registry=self.registry)
 
 
 class RequestMetrics:

@@ -49,7 +49,8 @@ class Swarm:
 
     @property
     def stale_after(self) -> float:
-        period = self.snapshot.update_period if self.snapshot is not None else 60.0
+        """Seconds. A crawl that takes longer than its period is what the next snapshot waits for."""
+        period = 60.0 if self.snapshot is None else max(self.snapshot.update_period, self.snapshot.update_duration)
         return period * self._settings.stale_after_periods
 
     def view(self) -> View:

@@ -135,6 +135,6 @@ class CrawlerMetrics:
                 self._redis_up.set(0)
             await asyncio.sleep(REDIS_EVERY)
 
-    def serve(self, port: int) -> None:
+    def serve(self, port: int, host: str = "127.0.0.1") -> None:
         """Serve `/metrics` on a private port from a thread of its own."""
-        start_http_server(port, registry=self.registry)
+        start_http_server(port, host, registry=self.registry)

@@ -14,6 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from shared.settings import EXIT_BAD_SETTINGS
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
@@ -42,6 +44,8 @@ class Supervisor:
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
+        self.refused = asyncio.Event()
+        """Set once a child has said that its settings are bad: it is not started again."""
         self._children: list[tuple[Child, asyncio.Task[None]]] = []
 
     def start(self, child: Child) -> None:
@@ -66,6 +70,9 @@ class Supervisor:
                     child.on_line(line.decode(errors="replace").rstrip())
             code = await child.process.wait()
             _kill_group(child)
+            if code == EXIT_BAD_SETTINGS:
+                self.refused.set()
+                return
             failures = 0 if loop.time() - started > STEADY_AFTER else failures + 1
             delay = RESTART_DELAYS[min(failures, len(RESTART_DELAYS)) - 1] if failures else RESTART_DELAYS[0]
             self._say(f"{child.name} ended ({_how(code)}); starting it again in {delay:g} s")
