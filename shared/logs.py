@@ -28,9 +28,7 @@ def configure(settings: Settings, service: str) -> None:
         if as_json
         # Not the traceback with all local variables, which comes where `rich` is: they hold settings and addresses.
         else [
-            structlog.dev.ConsoleRenderer(
-                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-            )
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
         ]
     )
     structlog.configure(
