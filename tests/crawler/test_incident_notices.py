@@ -311,7 +311,8 @@ def test_tls_is_checked(receiver):
 
 @pytest.mark.parametrize(
     "url", ["ftp://x/", "file:///etc/passwd", "http://", "http://user:pw@x/", "x", "http://x/a b", "http://x:99999/",
-     "http://a b/", "http://a..b/", "http://-a/", "http://x:0/", "http://[::1", "http://x/#part", f"http://{'a' * 64}/"],
+     "http://a b/", "http://a..b/", "http://-a/", "http://x:0/", "http://[::1", "http://x/#part",
+     f"http://{'a' * 64}/"],
 )  # fmt: skip
 def test_other_urls_are_refused_at_start(url):
     """Settings fail before any work."""

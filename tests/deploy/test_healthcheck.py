@@ -1,4 +1,4 @@
-"""The health check reads what the service reads, reaches Redis as it does, and calls only the service's own faults ill."""
+"""The health check reads what the service reads, reaches Redis as it does, and calls only its own faults ill."""
 
 from __future__ import annotations
 

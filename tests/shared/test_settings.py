@@ -6,21 +6,21 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from pydantic import ValidationError
 
 from api.settings import ApiSettings
-from api.swarm import Swarm
+from api.swarm import stale_after
 from crawler.dial_queue import DialQueue
 from crawler.health import fetch_health_state
 from crawler.settings import CrawlerSettings
 from crawler.swarm import DIALS_WITHIN, LOOK_UPS_WITHIN
 from reachability_worker.settings import WorkerSettings
 from shared.p2p.swarm_settings import bootstrap_peers
-from shared.redis_client import connect
 from shared.settings import begin, command_line, load, unknown_variables
-from shared.snapshot_store import SnapshotReader
+from tests.fakes import snapshot
 
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = (ApiSettings, CrawlerSettings, WorkerSettings)
@@ -79,7 +79,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("kind", "variable", "value", "words"), BAD)
-def test_what_cannot_be_used_is_a_bad_setting(kind, variable, value, words, monkeypatch, capsys):
+def test_what_cannot_be_used_is_a_bad_setting(kind, variable, value, words, *, monkeypatch, capsys):
     """One line that names the variable, the value, what was expected and an example; exit code 2; no traceback."""
     monkeypatch.setenv(variable, value)
     with pytest.raises(SystemExit) as ended:
@@ -171,20 +171,12 @@ async def test_the_longest_timeouts_leave_time_to_work():
     assert queue.outcomes[ID].verdict is Verdict.REACHABLE
 
 
-async def test_a_slow_crawl_does_not_make_its_own_snapshot_stale():
+def test_a_slow_crawl_does_not_make_its_own_snapshot_stale():
     """Where a crawl takes longer than its period, the next snapshot cannot come sooner."""
-    import msgspec
-
-    from api.bodies import BodyTable
-    from api.pages import Pages
-    from deploy import synthetic
-
-    swarm = Swarm(SnapshotReader(connect("redis://127.0.0.1:1", "tests")), Pages(), ApiSettings(), BodyTable())
-    swarm.snapshot = msgspec.structs.replace(synthetic.snapshot(3), update_period=5.0, update_duration=20.0)
+    slow = snapshot(update_period=5.0, update_duration=20.0)
     between_snapshots = 25.0  # the crawl, and then the next multiple of the period
-    assert swarm.stale_after > 2 * between_snapshots
-    swarm.snapshot = msgspec.structs.replace(swarm.snapshot, update_period=60.0)
-    assert swarm.stale_after == 180.0
+    assert stale_after(slow, ApiSettings().stale_after_periods) > 2 * between_snapshots
+    assert stale_after(snapshot(update_period=60.0, update_duration=20.0), 3) == 180.0
 
 
 @pytest.mark.parametrize(
@@ -210,7 +202,7 @@ def test_no_variable_that_is_somebodys_is_taken_for_a_mistake(kind, monkeypatch)
 
 
 class NoDht:
-    initial_peers = [f"/ip4/127.0.0.1/tcp/9/p2p/{ID}"]
+    initial_peers: ClassVar = [f"/ip4/127.0.0.1/tcp/9/p2p/{ID}"]
 
 
 def test_the_python_api_knows_its_settings():
