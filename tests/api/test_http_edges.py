@@ -32,7 +32,6 @@ from tests.fakes import REACHED, REFUSED, FakeProber, model, peer_id, server, sn
 from tests.reachability_worker.simulated_worker import worker_on
 
 PREFIX = "org/demo-model"
-MANY = snapshot(model(PREFIX, 12, tuple(server(n, 0, 12) for n in range(1, 40))))
 PAGES = ["/", f"/models/{PREFIX}", f"/servers/{peer_id(1)}", "/incidents"]
 DOCUMENTS = [
     "/api/v1/state", "/swarm.txt", "/swarm.txt?color=1", "/api/v1/models", f"/api/v1/models/{PREFIX}",
@@ -55,7 +54,7 @@ async def publish(redis, document):
 
 @pytest.fixture
 async def client(redis, redis_url):
-    await publish(redis, MANY)
+    await publish(redis, snapshot(model(PREFIX, 12, tuple(server(n, 0, 12) for n in range(1, 40)))))
     async with serve(redis_url) as url, httpx.AsyncClient(base_url=url, timeout=5) as http:
         while (await http.get("/api/v1/state")).status_code != 200:
             await asyncio.sleep(0.02)
