@@ -109,7 +109,7 @@ async def _watch(settings: CrawlerSettings) -> None:
 async def _run(settings: CrawlerSettings) -> None:
     metrics = CrawlerMetrics()
     if settings.crawler_metrics_port:
-        metrics.serve(settings.crawler_metrics_port)
+        metrics.serve(settings.crawler_metrics_port, settings.metrics_host)
     redis = connect(settings.redis_url, f"crawler-{os.getpid()}")
     leadership = Leadership(redis, f"{socket.gethostname()}-{os.getpid()}")
     clock = RedisClock(redis)

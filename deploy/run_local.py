@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import signal
 import socket
 import sys
@@ -18,8 +17,11 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from api.settings import ApiSettings
 from deploy import embedded_redis
+from deploy.healthcheck import reached_at
 from deploy.supervisor import Child, Supervisor
+from shared.settings import load
 from shared.tasks import awaited, end
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,11 +39,11 @@ BAD_START = 2
 
 def main() -> int:
     arguments = _parser().parse_args()
-    port = int(os.environ.get("API_PORT", "8000"))
-    if _is_taken(port):
-        print(f"Port {port} is taken: set API_PORT to another one.", file=sys.stderr)
+    settings = load(ApiSettings)
+    if _is_taken(reached_at(settings.api_host), settings.api_port):
+        print(f"Port {settings.api_port} is taken: set API_PORT to another one.", file=sys.stderr)
         return BAD_START
-    return asyncio.run(_run(arguments, port))
+    return asyncio.run(_run(arguments, settings))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -58,42 +60,45 @@ def say(text: str) -> None:
     print(f"[monitor] {text}", file=sys.stderr, flush=True)
 
 
-async def _run(arguments: argparse.Namespace, port: int) -> int:
+async def _run(arguments: argparse.Namespace, settings: ApiSettings) -> int:
     stop = asyncio.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
     supervisor = Supervisor(say)
-    starting = awaited(_start_all(supervisor, arguments, port))
+    starting = awaited(_start_all(supervisor, arguments, settings))
     stopping = awaited(stop.wait())
+    refused = awaited(supervisor.refused.wait())
     try:
-        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({starting, stopping, refused}, return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             starting.result()
-            await stopping
+            await asyncio.wait({stopping, refused}, return_when=asyncio.FIRST_COMPLETED)
+        if supervisor.refused.is_set():
+            return BAD_START  # what is bad about the settings, the child has said
     except TimeoutError as error:
         say(str(error))
         return 1
     finally:
         say("stopping")
-        await end(starting, stopping)
+        await end(starting, stopping, refused)
         await supervisor.stop()
     return 0
 
 
-async def _start_all(supervisor: Supervisor, arguments: argparse.Namespace, port: int) -> None:
-    environment = {"API_PORT": str(port), "PYTHONUNBUFFERED": "1"}
-    if os.environ.get("REDIS_URL"):
+async def _start_all(supervisor: Supervisor, arguments: argparse.Namespace, settings: ApiSettings) -> None:
+    environment = {"PYTHONUNBUFFERED": "1"}
+    if "redis_url" in settings.model_fields_set:
         say("using the Redis at REDIS_URL")
     else:
         redis_port = embedded_redis.free_port()
         data = None if arguments.demo else arguments.data
         supervisor.start(Child("redis", embedded_redis.command(redis_port, data)))
         environment["REDIS_URL"] = f"redis://127.0.0.1:{redis_port}/0"
-        await _until(lambda: _is_taken(redis_port), "the embedded Redis did not start")
+        await _until(lambda: _is_taken("127.0.0.1", redis_port), "the embedded Redis did not start")
         say(f"embedded Redis on port {redis_port}" + (f", data in {data}" if data else ", without persistence"))
 
     supervisor.start(Child("api", _module("api"), environment))
-    page = f"http://127.0.0.1:{port}/"
+    page = f"http://{reached_at(settings.api_host)}:{settings.api_port}/"
     await _until(lambda: _answers(page + "livez"), "the api did not start")
     say(f"the page is at {page}")
 
@@ -142,10 +147,12 @@ async def _until(condition: object, failure: str | None) -> None:
         await asyncio.sleep(0.1)
 
 
-def _is_taken(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(0.5)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+def _is_taken(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host.strip("[]"), port), timeout=0.5).close()
+    except OSError:
+        return False
+    return True
 
 
 def _answers(url: str) -> bool:

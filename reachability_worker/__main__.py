@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
 async def _run(settings: WorkerSettings) -> None:
     metrics = WorkerMetrics(settings.vantage)
     if settings.worker_metrics_port:
-        metrics.serve(settings.worker_metrics_port)
+        metrics.serve(settings.worker_metrics_port, settings.metrics_host)
     prober = _prober(settings, metrics)
     redis = connect(settings.redis_url, f"worker-{settings.vantage}-{os.getpid()}")
     # RQ's registration is synchronous: its own few commands go through a connection of their own.

@@ -169,8 +169,15 @@ def _serving(figures: dict[str, Any]) -> list[str]:
             "memory": lambda size: f"{size['rss_mb']:.0f} MB",
             "after the load": lambda size: f"{size['rss_after_load_mb']:.0f} MB",
             "published to served by two replicas": lambda size: f"{size['fresh_seconds'] * 1000:.0f} ms",
+            "`/livez` p99": lambda size: _ms(size.get("livez_p99_ms")),
+            "while four load a model's page": lambda size: _ms(size.get("livez_p99_ms_beside_model")),
         }),
     ]  # fmt: skip
+
+
+def _ms(figure: float | None) -> str:
+    """Return nothing for a figure that an older run did not take."""
+    return "" if figure is None else f"{figure:.1f} ms"
 
 
 def _reachability(found: dict[str, Any]) -> list[str]:
