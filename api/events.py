@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from api.metrics import ApiMetrics
     from api.swarm import Swarm
+    from shared.snapshot import CrawlStatus
 
 HEARTBEAT = 15.0
 """Seconds; proxies cut connections that say nothing for a minute."""
@@ -28,7 +29,7 @@ MAX_SUBSCRIBERS = 20_000
 
 
 async def events(request: Request) -> Response:
-    """An event for each new snapshot (its id) and each status (`ok` or the error)."""
+    """An event for each new snapshot (its id) and each status (`ok`, the error, or how far a first crawl has come)."""
     swarm: Swarm = request.app.state.swarm
     metrics: ApiMetrics = request.app.state.metrics
     if metrics.subscribers >= MAX_SUBSCRIBERS:
@@ -53,17 +54,23 @@ async def _counted(metrics: ApiMetrics, stream: AsyncGenerator[str, None]) -> As
 async def _stream(swarm: Swarm, last_seen: str | None) -> AsyncGenerator[str, None]:
     yield f"retry: {RETRY_MS}\n\n"
     told = last_seen
-    told_status: float | None = None
+    told_status: CrawlStatus | None = None
     while True:
         if swarm.snapshot_id is not None and swarm.snapshot_id != told:
             told = swarm.snapshot_id
             yield f"id: {told}\nevent: snapshot\ndata: {told}\n\n"
-        if swarm.status is not None and swarm.status.attempted_at != told_status:
-            told_status = swarm.status.attempted_at
-            words = "ok" if swarm.status.ok else (swarm.status.error or "failed")
+        if swarm.status is not None and swarm.status != told_status:
+            told_status = swarm.status
+            words = _words(told_status)
             yield f"event: status\ndata: {' '.join(words.split())}\n\n"
         try:
             async with asyncio.timeout(HEARTBEAT):
                 await swarm.changed()
         except TimeoutError:
             yield ": still here\n\n"
+
+
+def _words(status: CrawlStatus) -> str:
+    if (progress := status.progress) is not None:
+        return f"{progress.doing} {progress.servers} {progress.dialled}"
+    return "ok" if status.ok else (status.error or "failed")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -24,13 +25,19 @@ from shared.snapshot import CrawlStatus, Snapshot
 from shared.snapshot_store import DeposedError, SnapshotWriter
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from crawler.history import HistoryWriter
     from crawler.leader import Leadership
     from crawler.metrics import CrawlerMetrics
     from crawler.settings import CrawlerSettings
+    from crawler.swarm import Observation
+    from shared.snapshot import CrawlProgress
 
 MAX_CRAWL_SECONDS = 300.0
 """A crawl that takes longer is given up: something in it hangs that its own deadlines do not cover."""
+PROGRESS_EVERY = 0.5
+"""Seconds between two looks at how far a first crawl has come."""
 EMPTY_CRAWLS_BELIEVED = 3
 """After a swarm was seen, so many crawls in a row must see no server at all before that is published."""
 
@@ -44,17 +51,36 @@ async def crawl_once(
     *,
     last: Snapshot | None = None,
     redial: RedialSchedule | None = None,
+    early: Callable[[Snapshot], Awaitable[None]] | None = None,
+    progress: Callable[[CrawlProgress], Awaitable[None]] | None = None,
 ) -> Snapshot:
     """One pass: observe, judge. Who was reached in the `last` snapshot is looked at first, whom `redial` pauses not.
 
+    `early` is given a snapshot in which slow servers still count as undialled, `progress` how far the crawl has come.
     Raises `SwarmUnavailableError`, `NodeError`.
     """
     started = time.monotonic()
+
+    def judge(observation: Observation) -> Snapshot:
+        ended = time.time()
+        snapshot = build_snapshot(
+            observation,
+            started_at=ended - (time.monotonic() - started),
+            ended_at=ended,
+            update_period=settings.crawl_period,
+            private_swarm=settings.private_swarm,
+        )
+        return snapshot if settings.geo_database is None else settings.geo_database.with_locations(snapshot)
+
+    async def judge_early(observation: Observation) -> None:
+        assert early is not None  # noqa: S101 - called where it is given
+        await early(judge(observation))
+
     try:
         # A fresh dialler for each crawl: a daemon remembers failed dials for up to five minutes, and would go on
         # calling a server unreachable that came back meanwhile.
         async with asyncio.timeout(MAX_CRAWL_SECONDS), await Dialler.open() as dialler:
-            observation = await Crawl(
+            crawl = Crawl(
                 guide,
                 dialler,
                 settings.bootstrap_peers,
@@ -64,20 +90,29 @@ async def crawl_once(
                 settings.lookup_timeout,
                 last,
                 RedialSchedule() if redial is None else redial,
-            ).run()
+                None if early is None else judge_early,
+            )
+            telling = None if progress is None else asyncio.create_task(_tell(crawl, progress))
+            try:
+                observation = await crawl.run()
+            finally:
+                if telling is not None:
+                    telling.cancel()
     except TimeoutError:
         raise SwarmUnavailableError(f"the crawl did not end within {MAX_CRAWL_SECONDS:g} s") from None
     if metrics is not None:
         metrics.observed(observation)
-    ended = time.time()
-    snapshot = build_snapshot(
-        observation,
-        started_at=ended - (time.monotonic() - started),
-        ended_at=ended,
-        update_period=settings.crawl_period,
-        private_swarm=settings.private_swarm,
-    )
-    return snapshot if settings.geo_database is None else settings.geo_database.with_locations(snapshot)
+    return judge(observation)
+
+
+async def _tell(crawl: Crawl, progress: Callable[[CrawlProgress], Awaitable[None]]) -> None:
+    """Call `progress` whenever there is some."""
+    told = None
+    while True:
+        if (now := crawl.progress()) != told:
+            await progress(now)
+            told = now
+        await asyncio.sleep(PROGRESS_EVERY)
 
 
 class CrawlLoop:
@@ -99,6 +134,8 @@ class CrawlLoop:
         self._guide: SwarmNode | None = None
         self._last: Snapshot | None = None
         self._redial = RedialSchedule()
+        self._attempted = False
+        """Whether this process has crawled before, were it in vain."""
         self._empty_crawls = 0
         self._clock = SharedClock(writer)
         self._leads = asyncio.Event()
@@ -176,8 +213,17 @@ class CrawlLoop:
         try:
             if self._guide is None:
                 self._guide = await SwarmNode.open(self._settings.dial_private_addresses)
+            # Who opens the page of a new monitor sees what is done, and servers before the slowest of them answered.
+            first = self._last is None and not self._attempted
+            self._attempted = True
             snapshot = await crawl_once(
-                self._settings, self._guide, self._metrics, last=self._last, redial=self._redial
+                self._settings,
+                self._guide,
+                self._metrics,
+                last=self._last,
+                redial=self._redial,
+                early=self._publish_early if first else None,
+                progress=partial(self._report_progress, attempted_at) if first else None,
             )
             self._doubt_emptiness(snapshot)
         except (SwarmUnavailableError, NodeError) as error:
@@ -220,6 +266,18 @@ class CrawlLoop:
             raise SwarmUnavailableError(
                 f"the swarm announced no server at all, where it had {seen} before", snapshot.bootstrap_peers
             )
+
+    async def _publish_early(self, snapshot: Snapshot) -> None:
+        """Publish what a first crawl saw up to now; history and incidents wait for its end."""
+        if not snapshot.num_servers:
+            return
+        try:
+            await self._publish(await self._clock.dated(snapshot))
+        except (DeposedError, RedisError, OSError) as error:
+            log.warning("early snapshot not published", error=str(error))
+
+    async def _report_progress(self, attempted_at: float, progress: CrawlProgress) -> None:
+        await self._report(CrawlStatus(attempted_at, ok=True, progress=progress))
 
     async def _publish(self, snapshot: Snapshot) -> int:
         return await self._writer.publish(snapshot, self._leadership.lease or "")

@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from crawler.blocks import BlockReader, spread
 from crawler.dial_queue import DialQueue
@@ -24,14 +24,16 @@ from shared.p2p.dial_words import classify
 from shared.p2p.node import any_true
 from shared.p2p.petals_wire import MODEL_INDEX_KEY, block_key
 from shared.reachability import Cause, DialOutcome
-from shared.snapshot import BootstrapPeer, PeerState, Refusals, Snapshot, Verdict
+from shared.snapshot import BootstrapPeer, CrawlProgress, PeerState, Refusals, Snapshot, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from crawler.models import Model
     from shared.p2p.node import Dialler, SwarmNode
 
+EARLY_AFTER = 1.5
+"""Seconds after the look-ups that dials get before `early` is called: time for live servers, not for silent ones."""
 LOOK_UPS_WITHIN = 40.0
 """Seconds from a crawl's start. Keys that no time is left for did not answer."""
 DIALS_WITHIN = 60.0
@@ -109,9 +111,13 @@ class Crawl:
     """What the crawl before saw: who was reached then goes first now."""
     redial: RedialSchedule = field(default_factory=RedialSchedule)
     """Whom not to dial yet. Learns from a crawl that ran to its end."""
+    early: Callable[[Observation], Awaitable[None]] | None = None
+    """Given what is known soon after the look-ups, where dials are still under way: who is not dialled is undialled."""
     _refused: Counter[str] = field(default_factory=Counter)
     _examples: dict[str, str] = field(default_factory=dict)
     _paused: dict[str, Silence] = field(default_factory=dict)
+    _announced: set[str] = field(default_factory=set)
+    _doing: Literal["joining", "reading", "dialling"] = "joining"
     _unanswered: int = 0
     _answered: int = 0
     _phases: dict[str, float] = field(default_factory=dict)
@@ -142,25 +148,38 @@ class Crawl:
                 f"this machine's clock is {ahead:.0f} s ahead of the bootstrap peers'", bootstrap
             )
         self._ended("join")
+        self._doing = "reading"
         watching = asyncio.create_task(self._strain.watch())
         try:
             observed = await self._observe_models()
             self._ended("look_up")
-            await self._dials.finish()
+            self._doing = "dialling"
+            dialling = asyncio.create_task(self._dials.finish())
+            if self.early is not None and not (await asyncio.wait({dialling}, timeout=EARLY_AFTER))[0]:
+                await self.early(await self._observation(bootstrap, observed))
+            await dialling
             self._ended("dial")
         finally:
             watching.cancel()
             self._dials.cancel()
+        observation = await self._observation(bootstrap, observed)
+        self.redial.learn(self._dials.outcomes, self._paused)
+        return observation
+
+    async def _observation(
+        self, bootstrap: tuple[BootstrapPeer, ...], observed: Sequence[ObservedModel]
+    ) -> Observation:
+        """Return what is known now. Raises `SwarmUnavailableError` where it would be about us, not about the swarm."""
         if self._unanswered and not self._answered:
             raise SwarmUnavailableError("no node of the swarm answered a look-up", bootstrap)
-        if any(outcome.verdict is not Verdict.REACHABLE for outcome in self._dials.outcomes.values()):
+        dials = dict(self._dials.outcomes)
+        if any(outcome.verdict is not Verdict.REACHABLE for outcome in dials.values()):
             await self._check_ourselves(bootstrap)
             self._ended("self_check")
-        self.redial.learn(self._dials.outcomes, self._paused)
         return Observation(
             bootstrap_peers=bootstrap,
             models=tuple(observed),
-            dials=self._dials.outcomes,
+            dials=dials,
             addresses=await self.dialler.connections(),
             versions=self.dialler.versions,
             refused=Refusals(dict((self._refused + self.guide.refused_subkeys).most_common()), dict(self._examples)),
@@ -168,9 +187,13 @@ class Crawl:
             crawler_peer_id=self.guide.peer_id,
             phases=dict(self._phases),
             answered_keys=self._answered,
-            undialled=self._dials.left_out,
+            undialled=self._dials.added - len(dials),
             paused=self._paused,
         )
+
+    def progress(self) -> CrawlProgress:
+        """Return how far this crawl has come."""
+        return CrawlProgress(self._doing, len(self._announced), len(self._dials.outcomes), self._dials.added)
 
     def _ended(self, phase: str) -> None:
         now = time.monotonic()
@@ -261,6 +284,7 @@ class Crawl:
             self._refuse(str(error), f"{block_key(dht_prefix, block)}/{subkey}")
             return
         announcements.setdefault(peer_id, {})[block] = record
+        self._announced.add(peer_id)
         if record.state is not PeerState.ONLINE:
             return
         if peer_id in self._paused:

@@ -29,7 +29,9 @@ DEMO_MODELS = [
         "repository": "https://huggingface.co/petals-team/StableBeluga2",
     }
 ]
-DEMO_PERIOD = "15"
+DEMO_PERIOD = "10"
+WORKERS_WAIT = 3.0
+"""Seconds for which workers let a first crawl go before them."""
 START_TIMEOUT = 60.0
 BAD_START = 2
 
@@ -82,6 +84,7 @@ async def _run(arguments: argparse.Namespace, port: int) -> int:
 
 async def _start_all(supervisor: Supervisor, arguments: argparse.Namespace, port: int) -> None:
     environment = {"API_PORT": str(port), "PYTHONUNBUFFERED": "1"}
+    demo = asyncio.create_task(_start_demo_swarm(supervisor)) if arguments.demo else None
     if os.environ.get("REDIS_URL"):
         say("using the Redis at REDIS_URL")
     else:
@@ -97,12 +100,14 @@ async def _start_all(supervisor: Supervisor, arguments: argparse.Namespace, port
     await _until(lambda: _answers(page + "livez"), "the api did not start")
     say(f"the page is at {page}")
 
-    if arguments.demo:
-        environment |= await _start_demo_swarm(supervisor)
+    if demo is not None:
+        environment |= await demo
+        say("the simulated servers are there")
     supervisor.start(Child("crawler", _module("crawler"), environment))
+    await _until(lambda: _state(page) is not None, None, WORKERS_WAIT)
     for number in range(arguments.workers):
         supervisor.start(Child(f"worker {number + 1}", _module("reachability_worker"), environment))
-    await _until(lambda: _state(page) is not None, None)
+    await _until(lambda: _state(page) is not None, None, START_TIMEOUT / 2)
     state = _state(page)
     if state is None:
         say("the swarm cannot be seen yet; the page says which bootstrap peers were tried, and what failed.")
@@ -130,10 +135,10 @@ def _module(name: str) -> list[str]:
     return [sys.executable, "-m", name]
 
 
-async def _until(condition: object, failure: str | None) -> None:
+async def _until(condition: object, failure: str | None, within: float = START_TIMEOUT) -> None:
     """Wait for a condition; at the end of the time raise, or go on where no failure is named."""
     assert callable(condition)  # noqa: S101
-    end = time.monotonic() + (START_TIMEOUT if failure else START_TIMEOUT / 2)
+    end = time.monotonic() + within
     while not await asyncio.to_thread(condition):
         if time.monotonic() > end:
             if failure is None:
