@@ -98,6 +98,10 @@ fuzz: $(DEV_INSTALLED)  ## Feed hostile records through the whole path, for FUZZ
 prove-reliability: $(DEV_INSTALLED)  ## Hurt every part, and print faults, requests, wrong answers, lost data, recovery times
 	$(BIN)/python -m deploy.prove_reliability
 
+.PHONY: prove-small-machine
+prove-small-machine: $(INSTALLED)  ## The whole monitor in 1 GiB and on one core, 100 concurrent checks, for SECONDS (60; needs root)
+	$(BIN)/python -m deploy.prove_small_machine --seconds $(or $(SECONDS),60)
+
 .PHONY: soak
 soak: $(DEV_INSTALLED)  ## Checks without end for SOAK_SECONDS (600): memory, files and Redis keys must stay flat
 	SOAK_SECONDS=$(or $(SOAK_SECONDS),600) $(BIN)/python -m pytest tests/reliability/test_soak.py -s

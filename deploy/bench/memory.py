@@ -57,7 +57,7 @@ def _bench(servers: int, max_live: int, seconds: float) -> dict[str, Any]:
     live = min(servers // 2, max_live)
     plan = {"servers": servers, "live": live, "models": models, "blocks": blocks, "one_way": 0.005}
     with ExitStack() as stack:
-        swarm = stack.enter_context(_swarm(plan))
+        swarm = stack.enter_context(private_swarm(plan))
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         port = free_port()
         page = f"http://127.0.0.1:{port}"
@@ -135,7 +135,8 @@ def running_monitor(port: int, *options: str, **environment: str) -> Iterator[in
 
 
 @contextmanager
-def _swarm(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def private_swarm(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Build a swarm by a plan (`deploy.bench.swarm`), and yield where it is and who lives in it."""
     command = [sys.executable, "-m", "deploy.bench.swarm", json.dumps(plan)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin is not None  # noqa: S101 - pipes were asked for
