@@ -19,7 +19,7 @@ from crawler.leader import RENEW_EVERY
 from crawler.redial import RedialSchedule
 from crawler.report import build_snapshot
 from crawler.swarm import Crawl, SwarmUnavailableError
-from shared import tracing
+from shared import heap, tracing
 from shared.p2p.node import Dialler, NodeError, SwarmNode
 from shared.snapshot import CrawlStatus, Snapshot
 from shared.snapshot_store import DeposedError, SnapshotWriter
@@ -202,6 +202,7 @@ class CrawlLoop:
                 if span.trace_id:
                     structlog.contextvars.bind_contextvars(trace_id=span.trace_id)
                 await self._crawl()
+            await asyncio.to_thread(heap.give_back)
             elapsed = time.monotonic() - started
             if elapsed > self._settings.crawl_period:
                 log.warning("the crawl took longer than its period", seconds=round(elapsed, 1))
