@@ -6,11 +6,10 @@ import sys
 
 import uvicorn
 
-from api import heap
 from api.app import create_app
 from api.http_limits import BoundedHttp
 from api.settings import ApiSettings
-from shared import logs, tracing
+from shared import heap, logs, tracing
 from shared.settings import begin, command_line
 
 SHUTDOWN_GRACE = 12

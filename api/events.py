@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from api.metrics import ApiMetrics
     from api.swarm import Swarm
+    from shared.snapshot import CrawlStatus
 
 EVENT_STREAM = "text/event-stream"
 HEARTBEAT = 15.0
@@ -31,7 +32,7 @@ MAX_SUBSCRIBERS = 20_000
 
 
 async def events(request: Request) -> Response:
-    """An event for each new snapshot (its id) and each status (`ok` or the error)."""
+    """An event for each new snapshot (its id) and each status (`ok`, the error, or how far a first crawl has come)."""
     swarm: Swarm = request.app.state.swarm
     metrics: ApiMetrics = request.app.state.metrics
     headers = {"cache-control": "no-store", "x-accel-buffering": "no", **CORS}
@@ -63,11 +64,11 @@ async def _counted(metrics: ApiMetrics, stream: AsyncGenerator[str, None]) -> As
 async def _stream(swarm: Swarm, last_seen: str | None) -> AsyncGenerator[str, None]:
     yield f"retry: {RETRY_MS}\n\n"
     told = last_seen
-    told_status: float | None = None
+    told_status: CrawlStatus | None = None
     while True:
         events = tuple(_news(swarm, told, told_status))
         told = swarm.snapshot_id or told
-        told_status = swarm.status.attempted_at if swarm.status is not None else told_status
+        told_status = swarm.status or told_status
         for event in events:
             yield event
         try:
@@ -77,10 +78,15 @@ async def _stream(swarm: Swarm, last_seen: str | None) -> AsyncGenerator[str, No
             yield ": still here\n\n"
 
 
-def _news(swarm: Swarm, told: str | None, told_status: float | None) -> Iterator[str]:
-    """Yield what a reader does not know yet, who was told of this snapshot id and of the status of this time."""
+def _news(swarm: Swarm, told: str | None, told_status: CrawlStatus | None) -> Iterator[str]:
+    """Yield what a reader does not know yet, who was told of this snapshot id and of this status."""
     if swarm.snapshot_id is not None and swarm.snapshot_id != told:
         yield f"id: {swarm.snapshot_id}\nevent: snapshot\ndata: {swarm.snapshot_id}\n\n"
-    if swarm.status is not None and swarm.status.attempted_at != told_status:
-        words = "ok" if swarm.status.ok else (swarm.status.error or "failed")
-        yield f"event: status\ndata: {' '.join(words.split())}\n\n"
+    if swarm.status is not None and swarm.status != told_status:
+        yield f"event: status\ndata: {' '.join(_words(swarm.status).split())}\n\n"
+
+
+def _words(status: CrawlStatus) -> str:
+    if (progress := status.progress) is not None:
+        return f"{progress.doing} {progress.servers} {progress.dialled}"
+    return "ok" if status.ok else (status.error or "failed")

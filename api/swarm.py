@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from api import heap
 from api.pages import View
 from api.rendering import Renderer
+from shared import heap
 
 if TYPE_CHECKING:
     from api.bodies import BodyTable

@@ -106,8 +106,15 @@ def test_the_demo_shows_a_living_swarm_heals_and_ends_cleanly(start):
     """Page within a minute, every kind of server, checks answered, a killed part restarted, no orphan at the end."""
     demo = start("--demo")
     until(lambda: get(demo.url + "/")[0] == 200, START, "the page")
-    state = until(demo.state, START, "the first snapshot")
+    until(demo.state, START, "the first snapshot")
 
+    def complete():
+        """The state once those that join, die and freeze have come: some seconds after the first snapshot."""
+        state = demo.state()
+        states = [row["state"] for model in state["model_reports"] for row in model["server_rows"]]
+        return state if (states.count("unreachable"), states.count("joining")) == (2, 2) else None
+
+    state = until(complete, START, "every kind of server")
     rows = [row for model in state["model_reports"] for row in model["server_rows"]]
     by_state = {}
     for row in rows:
