@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 64 * 2**20
 """Of all bodies, in all encodings, least recently used out first."""
-MAX_DRAWING = 200
+MAX_DRAWING = 100
 """Bodies that may wait for the thread; one takes up to 0.2 s in a swarm of 10,000 servers."""
 
 T = TypeVar("T")
