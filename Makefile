@@ -84,6 +84,10 @@ fuzz: $(INSTALLED)  ## Feed hostile records through the whole path, for FUZZ_SEC
 prove-reliability: $(INSTALLED)  ## Hurt every part, and print faults, requests, wrong answers, lost data, recovery times
 	$(BIN)/python -m deploy.prove_reliability
 
+.PHONY: chaos
+chaos: $(INSTALLED)  ## Hurt every part at random for SECONDS (60), with the seed printed; SEED=… does the same again
+	CHAOS_SECONDS=$(or $(SECONDS),60) CHAOS_SEED=$(SEED) $(BIN)/python -m pytest tests/reliability/test_chaos.py -s
+
 .PHONY: soak
 soak: $(INSTALLED)  ## Checks without end for SOAK_SECONDS (600): memory, files and Redis keys must stay flat
 	SOAK_SECONDS=$(or $(SOAK_SECONDS),600) $(BIN)/python -m pytest tests/reliability/test_soak.py -s
