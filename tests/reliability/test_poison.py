@@ -399,3 +399,20 @@ async def test_a_fencing_number_that_is_none_bars_nobody_from_the_lead(redis, rq
     await first.release()
     assert await first.hold()
     assert first.lease != lease
+
+
+async def test_a_lease_that_does_not_run_out_bars_nobody_from_the_lead(redis, rq_redis):
+    """Somebody wrote it: no crawler would ever renew it, or let it go."""
+    rq_redis.set(keys.CRAWLER_LEASE, "poison")
+    first, second = Leadership(redis, "one"), Leadership(redis, "two")
+    assert await first.hold()
+    assert not await second.hold()
+    assert rq_redis.pttl(keys.CRAWLER_LEASE) > 0
+
+
+async def test_a_verdict_that_does_not_run_out_is_not_told_for_ever(site, rq_redis):
+    """It is about the right peer, and nobody's."""
+    forged = Answer(peer_id(1), "here", 1.0, DialOutcome(Verdict.REACHABLE, Stage.ANSWERED))
+    rq_redis.set(keys.verdict("here", peer_id(1)), encode_answer(forged))
+    answer = await ask(site, 1)
+    assert answer.json()["success"] is False
