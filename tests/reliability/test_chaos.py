@@ -99,11 +99,17 @@ class Store:
                 write(self.client, key, junk)
 
 
-def test_chaos(start, start_api, swarm, live, tmp_path):
+@pytest.fixture
+def store(tmp_path):
+    made = Store(tmp_path)
+    yield made
+    made.server.kill()
+
+
+def test_chaos(start, start_api, swarm, live, store):
     """Kills, stops, cuts and poison for each part, while a live server and a page are asked for all the time."""
     print(f"\nseed {SEED}: CHAOS_SEED={SEED} repeats it", flush=True)  # noqa: T201 - so that it can be repeated
     rng = random.Random(SEED)
-    store = Store(tmp_path)
     peers, url = ",".join(swarm.initial_peers), store.server.url
     crawler = partial(start, "crawler", REDIS_URL=url, INITIAL_PEERS=peers, CRAWL_PERIOD="2")
     worker = partial(start, "reachability_worker", REDIS_URL=url, INITIAL_PEERS=peers)
@@ -146,7 +152,6 @@ def test_chaos(start, start_api, swarm, live, tmp_path):
     note(f"chaos with seed {SEED}", faults=faults, requests=load.answered + pages, wrong=0, lost=0,
          recovery_seconds=round(took, 1), answered_503=load.codes[503])  # fmt: skip
     stop([*kept, second])
-    store.server.kill()
 
 
 def stop(parts):
