@@ -21,7 +21,7 @@ END_WITHIN = 10.0
 @contextmanager
 def lab(logs: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
     """Start the lab; leave nothing of it, whatever happens. It hears of our end by its standard input's."""
-    command = box.command(sys.executable, "-m", "tests.internet.lab", str(logs), *options)
+    command = box.command(sys.executable, "-m", "tests.internet.program", str(logs), *options)
     with (logs / "lab.log").open("w") as log:
         process = subprocess.Popen(
             command,
