@@ -49,7 +49,7 @@ def lab(logs: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
 def rows(logs: Path) -> list[dict[str, Any]]:
     """Run the lab to its end; return all rows. Raise `AssertionError` with the log's end where it fails."""
     found = []
-    with lab(logs) as process, (logs / "said.jsonl").open("w") as record:
+    with lab(logs) as process, (logs / "said.jsonl").open("w", buffering=1) as record:
         assert process.stdout is not None
         for line in process.stdout:
             record.write(line)
