@@ -32,7 +32,7 @@ RESERVATION_AFTER = 168.0
 """Seconds after its start before which no server asks a relay for a place."""
 RESERVATION_WITHIN = 60.0
 """Seconds that it gets after that."""
-ASKED_AGAIN = 2
+ASKED_AGAIN = 4
 RETRY_AFTER = 5.0
 """How often, and after how many seconds, somebody asks again who was told that nobody could look now (a 503)."""
 EFFECT = 1.0
