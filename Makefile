@@ -1,5 +1,5 @@
 # Two commands do everything: `make run` and `make test`. `make help` lists the rest.
-PYTHON ?= python3.11
+PYTHON ?= $(or $(shell command -v python3.11),$(shell command -v python3.12),python3.11)
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -14,8 +14,10 @@ help:  ## This list
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
 	--only-binary :all: --no-binary python-baseconv,varint
 $(INSTALLED): deploy/requirements/run.txt
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed: apt install python3.11 python3.11-venv, or make PYTHON=…" >&2; exit 2; }
+	@$(PYTHON) deploy/check_machine.py $(VENV)
 	$(PYTHON) -m venv --clear $(VENV)
-	$(PIP_INSTALL) -r deploy/requirements/run.txt
+	$(PIP_INSTALL) -r deploy/requirements/run.txt || { rm -rf $(VENV); exit 1; }
 	touch $@
 
 $(DEV_INSTALLED): $(INSTALLED) deploy/requirements/dev.txt
@@ -100,6 +102,14 @@ bench-history: $(DEV_INSTALLED)  ## What history costs in Redis
 bench-floods: $(DEV_INSTALLED)  ## What floods of fake servers and models cost a crawl, against an honest one of the size that is kept
 	$(BIN)/python -m tests.crawler.bench_floods
 
+.PHONY: bench-start
+bench-start: $(INSTALLED)  ## From the command to a page that shows servers: where the seconds go
+	$(BIN)/python -m deploy.bench.start $(ARGS)
+
+.PHONY: bench-memory
+bench-memory: $(INSTALLED)  ## What each part of a monitor holds, with 60 and with 10,000 servers
+	$(BIN)/python -m deploy.bench.memory $(ARGS)
+
 .PHONY: prove-compose
 prove-compose: $(DEV_INSTALLED)  ## Prove docker-compose.yml on a real engine (root where it must start one)
 	$(BIN)/python -m deploy.prove_compose $(ARGS)
@@ -115,6 +125,10 @@ fuzz: $(DEV_INSTALLED)  ## Feed hostile records through the whole path, for FUZZ
 .PHONY: prove-reliability
 prove-reliability: $(DEV_INSTALLED)  ## Hurt every part, and print faults, requests, wrong answers, lost data, recovery times
 	$(BIN)/python -m deploy.prove_reliability
+
+.PHONY: prove-small-machine
+prove-small-machine: $(INSTALLED)  ## The whole monitor in 1 GiB and on one core, 100 concurrent checks, for SECONDS (60; needs root)
+	$(BIN)/python -m deploy.prove_small_machine --seconds $(or $(SECONDS),60)
 
 .PHONY: soak
 soak: $(DEV_INSTALLED)  ## Checks without end for SOAK_SECONDS (600): memory, files and Redis keys must stay flat

@@ -27,8 +27,10 @@ from api import (
     web,
 )
 from api.bodies import BodyTable
+from api.cors import Cors
 from api.desk import ReachabilityDesk
 from api.history_cache import READS_AT_ONCE, HistoryCache
+from api.on_demand import OnDemand
 from api.pages import Pages
 from api.pages.render import STATIC_DIR
 from api.problems import on_failure, on_http_error
@@ -72,7 +74,8 @@ class Monitor(Starlette):
 
 def create_app(settings: ApiSettings) -> Starlette:
     """Build the app. Nothing is connected before its lifespan begins; it serves without waiting for Redis."""
-    table = BodyTable()
+    on_demand = OnDemand()
+    table = BodyTable(on_demand.ready)
     own_metrics = metrics.ApiMetrics(table)
     app = Monitor(
         table,
@@ -108,6 +111,7 @@ def create_app(settings: ApiSettings) -> Starlette:
         middleware=[
             Middleware(metrics.RequestMetrics, metrics=own_metrics),
             Middleware(RequestId),
+            Middleware(Cors),
             *([Middleware(RequestSpans, trusted=settings.trusted)] if settings.otel_exporter_otlp_endpoint else []),
         ],
         exception_handlers={HTTPException: on_http_error, Exception: on_failure},
@@ -115,6 +119,7 @@ def create_app(settings: ApiSettings) -> Starlette:
     )
     app.state.settings = settings
     app.state.table = table
+    app.state.on_demand = on_demand
     app.state.metrics = own_metrics
     app.state.pages = Pages()
     return app
@@ -126,7 +131,14 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     redis = connect(settings.redis_url, "api")
     tasks = app.state.tasks = Tasks()
     clock = app.state.clock = RedisClock(redis)
-    app.state.swarm = Swarm(SnapshotReader(redis), clock, app.state.pages, settings, app.state.table)
+    app.state.swarm = Swarm(
+        SnapshotReader(redis),
+        clock,
+        app.state.pages,
+        settings,
+        table=app.state.table,
+        on_demand=app.state.on_demand,
+    )
     # Apart, so that a crowd that reads the past never waits in front of a check.
     past = connect(settings.redis_url, "api history", max_connections=READS_AT_ONCE)
     app.state.history = HistoryCache(HistoryReader(past), now=clock.now)
@@ -135,7 +147,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     app.state.metrics.desk, app.state.metrics.swarm, app.state.metrics.now = app.state.desk, app.state.swarm, clock.now
     app.state.desk.on_reply = app.state.metrics.replied
     if settings.api_metrics_port:
-        app.state.metrics.serve(settings.api_metrics_port)
+        app.state.metrics.serve(settings.api_metrics_port, settings.metrics_host)
     app.state.swarm.start(tasks)
     app.state.desk.start()
     try:
@@ -147,4 +159,5 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
         with suppress(Exception):
             await redis.aclose()
             await past.aclose()
+        app.state.on_demand.close()
         await asyncio.to_thread(tracing.stop)

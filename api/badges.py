@@ -15,11 +15,13 @@ from api.headers import CORS
 from api.history_cache import HistoryAwayError
 from api.pages import text
 from api.problems import Problem
+from api.queries import resource
 from shared.snapshot import ModelState
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
+    from api.on_demand import OnDemand
     from api.pages.view import View
     from api.swarm import Swarm
     from shared.snapshot import ModelReport
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 MAX_LABEL = 40
 ROUTE = "/badge/{dht_prefix}.svg"
 SVG = "image/svg+xml"
-CACHE_SECONDS = 60
+CACHE_SECONDS, UNKNOWN_SECONDS = 60, 5
 GREEN, AMBER, RED, GREY = "#12734a", "#8a5200", "#b3261e", "#5d596f"
 """Dark enough for white letters: a contrast of 4.5 and more."""
 UPTIME_WINDOW = "30d"
@@ -47,39 +49,46 @@ class Badge(NamedTuple):
     color: str
 
 
-async def badge(request: Request) -> Response:
+async def badge(request: Request) -> Response | Body:
     """`?metric=state` (default), `coverage` or `uptime` (30 days). A picture also where nothing is known."""
     given = request.query_params.get("metric", Metric.STATE.value)
     if given not in tuple(Metric):
         raise Problem(400, f"Bad metric {given[:50]!r}: expected one of {', '.join(Metric)}.", headers=CORS)
     swarm: Swarm = request.app.state.swarm
+    demand: OnDemand = request.app.state.on_demand
     if swarm.snapshot is None:
         return _response(Badge("petals", "unknown", GREY), 503)
     prefix = request.path_params["dht_prefix"]
     model = next((report for report in swarm.snapshot.models if report.dht_prefix == prefix), None)
     if model is None:
         return _response(Badge("petals", "unknown", GREY), 404)
-    label = _label(model)
-    if given == Metric.UPTIME:
-        uptime = None
-        with suppress(HistoryAwayError):
-            uptime = (await request.app.state.history.model(prefix)).uptimes()[UPTIME_WINDOW]
-        return _response(uptime_badge(label, uptime))
-    view = swarm.view()
-    if given == Metric.STATE:
-        return _response(state_badge(model, view))
-    return _response(Badge(label, "unknown", GREY) if view.stale else coverage_badge(label, model))
+
+    async def make() -> Body:
+        uptime, view = None, swarm.view()
+        if given == Metric.UPTIME:
+            with suppress(HistoryAwayError):
+                uptime = (await request.app.state.history.model(prefix)).uptimes()[UPTIME_WINDOW]
+        return await demand.draw(lambda: _body(_badge(Metric(given), model, view, uptime)))
+
+    return await demand.get(resource(request.scope), make)
+
+
+def _badge(metric: Metric, model: ModelReport, view: View, uptime: float | None) -> Badge:
+    if metric is Metric.UPTIME:
+        return uptime_badge(_label(model), uptime)
+    if metric is Metric.STATE:
+        return state_badge(model, view)
+    return Badge(_label(model), "unknown", GREY) if view.stale else coverage_badge(_label(model), model)
+
+
+def _body(badge: Badge) -> Body:
+    return Body.make(draw(badge).encode(), SVG, headers=_headers(CACHE_SECONDS), route=ROUTE)
 
 
 def ready(view: View) -> dict[str, Body]:
     """Return the state badges of all models by path, for the table of ready bodies."""
     models = view.snapshot.models if view.snapshot is not None else ()
-    return {
-        f"/badge/{model.dht_prefix}.svg": Body.make(
-            draw(state_badge(model, view)).encode(), SVG, headers=_headers(CACHE_SECONDS), route=ROUTE
-        )
-        for model in models
-    }
+    return {f"/badge/{model.dht_prefix}.svg": _body(state_badge(model, view)) for model in models}
 
 
 def state_badge(model: ModelReport, view: View) -> Badge:
@@ -148,9 +157,8 @@ def text_width(words: str) -> int:
     return round(width)
 
 
-def _response(badge: Badge, status: int = 200) -> Response:
-    headers = _headers(CACHE_SECONDS if status == 200 else 5)  # noqa: PLR2004 - OK
-    return Response(draw(badge), status, media_type=SVG, headers=headers)
+def _response(badge: Badge, status: int) -> Response:
+    return Response(draw(badge), status, media_type=SVG, headers=_headers(UNKNOWN_SECONDS))
 
 
 def _headers(seconds: int) -> dict[str, str]:

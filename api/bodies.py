@@ -15,7 +15,11 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 import brotli
 from backports import zstd
 
+from api.queries import resource
+
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from starlette.types import Message, Receive, Scope, Send
 
 GZIP_LEVEL, BROTLI_QUALITY, ZSTD_LEVEL = 6, 5, 6
@@ -75,9 +79,16 @@ class Body:
         variants = _prepare(self.encoded, self.etag, self.content_type, {"vary": vary, **headers})
         return Body(self.etag, self.content, self.content_type, self.encoded, variants, self.route)
 
+    @property
+    def size(self) -> int:
+        """Bytes, in all encodings."""
+        return sum(map(len, self.encoded.values()))
+
     def answer(self, scope: Scope) -> Answer:
         """Answer a GET or HEAD, in the best encoding that the client takes, with 304 where it has it already."""
         headers = dict(scope["headers"])
+        if len(headers) < len(scope["headers"]):
+            headers = _joined(scope["headers"])
         accepted = headers.get(b"accept-encoding", b"")
         variant = self._variants[_choose(accepted) if len(self._variants) > 1 else "identity"]
         if_none_match = headers.get(b"if-none-match")
@@ -121,15 +132,27 @@ def _prepare(encoded: dict[str, bytes], etag: str, content_type: str, headers: d
     return variants
 
 
+def _joined(lines: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Return the headers with several lines of one name as the one list that they mean."""
+    headers: dict[bytes, bytes] = {}
+    for name, value in lines:
+        headers[name] = headers[name] + b", " + value if name in headers else value
+    return headers
+
+
 _chosen: dict[bytes, str] = {}
 _MAX_CHOSEN = 256
 """Browsers send a handful of different headers; a client that varies them costs this many entries."""
+_MAX_ACCEPTED = 256
+"""Bytes. No browser's header has half of it; one that is longer gets what all understand."""
 
 
 def _choose(accepted: bytes) -> str:
     known = _chosen.get(accepted)
     if known is not None:
         return known
+    if len(accepted) > _MAX_ACCEPTED:
+        return "identity"
     weights = {}
     for item in accepted.decode("latin-1").lower().split(","):
         name, _, parameters = item.strip().partition(";")
@@ -140,15 +163,20 @@ def _choose(accepted: bytes) -> str:
             weights[name.strip()] = 0.0
     best = max(_ENCODINGS, key=lambda name: (weights.get(name, weights.get("*", 0.0)), -_ENCODINGS.index(name)))
     choice = best if weights.get(best, weights.get("*", 0.0)) > 0 else "identity"
-    if len(_chosen) < _MAX_CHOSEN:
-        _chosen[accepted] = choice
+    if len(_chosen) >= _MAX_CHOSEN:
+        _chosen.clear()
+    _chosen[accepted] = choice
     return choice
 
 
 class BodyTable:
-    """Bodies by path, and a second form of some paths for clients that ask for it by its media type."""
+    """Bodies by resource, and a second form of some for clients that ask for it by its media type.
 
-    def __init__(self) -> None:
+    What is not in the table, `made` is asked for: bodies that were made on demand.
+    """
+
+    def __init__(self, made: Callable[[str], Body | None] = lambda _: None) -> None:
+        self._made = made
         self._bodies: dict[str, Body] = {}
         self._alternatives: dict[str, tuple[bytes, Body | None]] = {}
         self.served = Counter[str]()
@@ -159,18 +187,21 @@ class BodyTable:
         self._bodies, self._alternatives = bodies, alternatives
 
     def answer(self, scope: Scope) -> Answer | None:
-        """Answer a request of no more than a path; None where something else has to."""
-        if scope["query_string"] or scope["method"] not in _SAFE:
+        """Answer a request for something that stands ready; None where something else has to."""
+        if scope["method"] not in _SAFE:
             return None
         body = self.find(scope)
         return None if body is None else body.answer(scope)
 
     def find(self, scope: Scope) -> Body | None:
-        """Return what stands under the request's path, whatever else it asks."""
-        path = scope["path"]
+        """Return what stands ready for the request, whatever its method."""
+        path = resource(scope)
         body = self._bodies.get(path)
         if body is None:
-            return None
+            body = self._made(path)
+            if body is not None:
+                self.served[body.route] += 1
+            return body
         alternative = self._alternatives.get(path)
         if alternative is not None and _asks_for(scope, alternative[0]):
             body = alternative[1]
@@ -185,7 +216,5 @@ _SAFE = frozenset({"GET", "HEAD"})
 
 def _asks_for(scope: Scope, media_type: bytes) -> bool:
     """Whether the client names this media type, and does not want a page as well, as browsers do."""
-    for name, value in scope["headers"]:
-        if name == b"accept":
-            return media_type in value and b"text/html" not in value
-    return False
+    accepted = b",".join(value for name, value in scope["headers"] if name == b"accept")
+    return media_type in accepted and b"text/html" not in accepted

@@ -22,6 +22,15 @@ def client_address(scope: Scope) -> str:
     return str(mapped or address)
 
 
+def rate_key(address: str) -> str:
+    """Return what requests of an address of `client_address` are counted under: of IPv6, a household's /64."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    return str(ipaddress.ip_network((parsed, 64), strict=False)) if parsed.version == 6 else address  # noqa: PLR2004
+
+
 def is_trusted(address: str, trusted: Networks) -> bool:
     """Whether an address of `client_address` lies in TRUSTED_NETWORKS."""
     try:

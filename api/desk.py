@@ -59,7 +59,8 @@ class ReachabilityDesk:
     def __init__(self, redis: Redis, tasks: Tasks, *, max_queued: int) -> None:
         self._redis = redis
         self._tasks = tasks
-        self._watches: dict[tuple[str, str], _Watch] = {}
+        self._watches: dict[tuple[str, str, bool], _Watch] = {}
+        """By vantage point, peer, and whether a fresh look is wanted: a recent verdict answers the others only."""
         self._tail = StreamTail(redis, (keys.REPLIES,), about="replies")
         self._admissions = Admissions(redis, max_queued=max_queued)
         self._vantages: list[str] = []
@@ -141,10 +142,10 @@ class ReachabilityDesk:
                 deadline = min(deadline, time.monotonic() + OTHER_VANTAGES_WAIT)
 
     async def _ask_one(self, vantage: str, peer_id: str, deadline: float, fresh: bool) -> Answer:
-        watch = self._watches.get((vantage, peer_id))
+        watch = self._watches.get((vantage, peer_id, fresh))
         if watch is None or watch.result.done():
             watch = _Watch(Question(vantage, peer_id, deadline, fresh, current_request_id()))
-            self._watches[vantage, peer_id] = watch
+            self._watches[vantage, peer_id, fresh] = watch
             watch.pursuit = self._tasks.start("check", self._pursue(watch))
         watch.waiters += 1
         watch.question.deadline = max(watch.question.deadline, deadline)
@@ -169,11 +170,11 @@ class ReachabilityDesk:
             while not watch.result.done() and time.monotonic() < question.deadline:
                 admitted = await self._admissions.admit(question)
                 if admitted.answer is not None:
-                    self._settle(admitted.answer)
-                    continue
+                    if not watch.result.done():
+                        watch.result.set_result(admitted.answer)
+                    return
                 question.job_id = admitted.job_id
                 log.debug("asked", peer_id=question.peer_id, job_id=admitted.job_id, began=admitted.began)
-                question.fresh = False  # from here on, any answer is younger than the question
                 await asyncio.wait([watch.result], timeout=ADMIT_AGAIN)
         except NobodyCouldLookError as error:
             self._give_up(watch, error)
@@ -188,7 +189,7 @@ class ReachabilityDesk:
             watch.result.set_exception(error)
 
     def _close(self, watch: _Watch) -> None:
-        place = watch.question.vantage, watch.question.peer_id
+        place = watch.question.vantage, watch.question.peer_id, watch.question.fresh
         if self._watches.get(place) is watch:
             del self._watches[place]
         if watch.result.done():
@@ -198,10 +199,11 @@ class ReachabilityDesk:
             watch.pursuit.cancel()
 
     def _settle(self, answer: Answer) -> None:
-        watch = self._watches.get((answer.vantage, answer.peer_id))
-        # A verdict from before the question does not answer one that wants a fresh look.
-        if watch is not None and not watch.result.done() and not watch.question.fresh:
-            watch.result.set_result(answer)
+        for fresh in (False, True):
+            watch = self._watches.get((answer.vantage, answer.peer_id, fresh))
+            # A verdict from before the question was admitted does not answer one that wants a fresh look.
+            if watch is not None and not watch.result.done() and (watch.question.job_id or not fresh):
+                watch.result.set_result(answer)
 
     async def _read_replies(self) -> None:
         while True:

@@ -7,7 +7,20 @@ TEXT = "text/plain; charset=utf-8"
 JSON = "application/json"
 METRICS_TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
-CORS = {"access-control-allow-origin": "*"}
+CORS = {
+    "access-control-allow-origin": "*",
+    "access-control-expose-headers": "ETag, Retry-After, RateLimit, RateLimit-Policy, X-Request-ID",
+}
+"""Of every answer of the API, errors too: anyone's page may read it."""
+PREFLIGHT = {
+    **CORS,
+    "access-control-allow-methods": "GET, HEAD",
+    "access-control-allow-headers": "*",
+    "access-control-max-age": "86400",
+    "allow": "GET, HEAD, OPTIONS",
+}
+_API_STARTS = ("/api/", "/badge/")
+_API_PATHS = frozenset({"/swarm.txt", "/events", "/incidents.atom", "/openapi.json"})
 SECURITY_HEADERS = {
     "content-security-policy": (
         "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -18,3 +31,8 @@ SECURITY_HEADERS = {
     "cross-origin-opener-policy": "same-origin",
     "permissions-policy": "geolocation=(), camera=(), microphone=()",
 }
+
+
+def is_api(path: str) -> bool:
+    """Whether programs, and so other sites' pages, are served there."""
+    return path.startswith(_API_STARTS) or path in _API_PATHS

@@ -16,7 +16,9 @@ from api.documents import (
 from api.headers import CORS
 from api.history_cache import HistoryAwayError, history_is_away
 from api.models_api import checked_peer_id, unknown
+from api.on_demand import document
 from api.problems import Problem
+from api.queries import resource
 from shared.history import HOUR, Resolution
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
     from api.bodies import Body
     from api.history_cache import HistoryCache
+    from api.on_demand import OnDemand
     from shared.history import ModelSlot
     from shared.history_store import ModelHistory, ServerHistory
 
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 async def model(request: Request) -> Body:
     """A model's slots at `?resolution=minute` (a day), `hour` (30 days, the default) or `day` (a year)."""
     cache: HistoryCache = request.app.state.history
+    demand: OnDemand = request.app.state.on_demand
     prefix: str = request.path_params["dht_prefix"]
     given = request.query_params.get("resolution", Resolution.HOUR.value)
     if given not in tuple(Resolution):
@@ -38,17 +42,19 @@ async def model(request: Request) -> Body:
         raise Problem(400, f"Bad resolution {given[:50]!r}: expected one of {allowed}.", headers=CORS)
     resolution = Resolution(given)
 
-    async def make() -> bytes:
+    async def make() -> Body:
         found = await cache.model(prefix, resolution)
         hours = found if resolution is Resolution.HOUR else await cache.model(prefix)
         swarm = request.app.state.swarm
         known = swarm.snapshot is not None and any(model.dht_prefix == prefix for model in swarm.snapshot.models)
         if not found.slots and not hours.slots and not known:
-            raise unknown(swarm, "model", prefix)
-        return msgspec.json.encode(model_document(found, hours))
+            raise await unknown(request, "model", prefix)
+        return await demand.draw(
+            lambda: document(msgspec.json.encode(model_document(found, hours)), "/api/v1/history/models/{dht_prefix}")
+        )
 
     try:
-        return await cache.body(("model", prefix, resolution), make)
+        return await demand.get(resource(request.scope), make)
     except HistoryAwayError:
         raise history_is_away() from None
 
@@ -56,16 +62,19 @@ async def model(request: Request) -> Body:
 async def server(request: Request) -> Body:
     """A server's sessions and its uptime by the hour, for 30 days."""
     cache: HistoryCache = request.app.state.history
-    peer_id = checked_peer_id(request)
+    demand: OnDemand = request.app.state.on_demand
+    peer_id = await checked_peer_id(request)
 
-    async def make() -> bytes:
+    async def make() -> Body:
         found = await cache.server(peer_id)
         if found is None:
-            raise unknown(request.app.state.swarm, "server", peer_id)
-        return msgspec.json.encode(server_document(found))
+            raise await unknown(request, "server", peer_id)
+        return await demand.draw(
+            lambda: document(msgspec.json.encode(server_document(found)), "/api/v1/history/servers/{peer_id}")
+        )
 
     try:
-        return await cache.body(("server", peer_id), make)
+        return await demand.get(resource(request.scope), make)
     except HistoryAwayError:
         raise history_is_away() from None
 

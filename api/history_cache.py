@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
 
-from api.bodies import Body
-from api.headers import CORS, JSON
+from api.headers import CORS
 from api.problems import Problem
+from api.read_through import FRESH_SECONDS, OldValueError, ReadThrough
 from shared.history import Resolution
-from shared.tasks import awaited
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
     from shared.history_store import HistoryReader, ModelHistory, ServerHistory
     from shared.incidents import Incident
 
-FRESH_SECONDS = 15.0
 MAX_ENTRIES = 128
 """Of each kind, least recently used out first. A model's minutes take about 0.3 MB, the rest far less."""
 READ_SECONDS = 2.0
@@ -34,54 +31,8 @@ READS_AT_ONCE = 4
 RETRY_AFTER = 5
 
 
-class HistoryAwayError(Exception):
+class HistoryAwayError(OldValueError):
     """Redis does not answer, and this was not read before."""
-
-
-class ReadThrough:
-    """Values by key, loaded when they are asked for and older than `fresh` seconds."""
-
-    def __init__(self, fresh: float = FRESH_SECONDS, max_entries: int = MAX_ENTRIES) -> None:
-        self._fresh = fresh
-        self._max_entries = max_entries
-        self._entries: OrderedDict[Hashable, tuple[float, Any]] = OrderedDict()
-        self._loading: dict[Hashable, asyncio.Task[Any]] = {}
-
-    async def get(self, key: Hashable, load: Callable[[], Awaitable[Any]]) -> Any:
-        """Return the value, as old as `fresh` at most; while Redis is away, what was known before.
-
-        Raises what `load` raises otherwise.
-        """
-        entry = self._entries.get(key)
-        if entry is not None:
-            self._entries.move_to_end(key)
-            if time.monotonic() < entry[0]:
-                return entry[1]
-        task = self._loading.get(key)
-        if task is None:
-            task = awaited(self._load(key, load))
-            self._loading[key] = task
-            task.add_done_callback(lambda done: self._loaded(key, done))
-        try:
-            # A client that hangs up does not take the answer from those that wait for it too.
-            return await asyncio.shield(task)
-        except HistoryAwayError:
-            if entry is None:
-                raise
-            return entry[1]
-
-    def _loaded(self, key: Hashable, task: asyncio.Task[Any]) -> None:
-        self._loading.pop(key, None)
-        if not task.cancelled():
-            task.exception()  # looked at, also where everybody who waited has left
-
-    async def _load(self, key: Hashable, load: Callable[[], Awaitable[Any]]) -> Any:
-        value = await load()
-        self._entries[key] = (time.monotonic() + self._fresh, value)
-        self._entries.move_to_end(key)
-        while len(self._entries) > self._max_entries:
-            self._entries.popitem(last=False)
-        return value
 
 
 class HistoryCache:
@@ -92,8 +43,7 @@ class HistoryCache:
     ) -> None:
         self._reader = reader
         self._now = now
-        self._values = ReadThrough(fresh)
-        self._bodies = ReadThrough(fresh)
+        self._values = ReadThrough(fresh, MAX_ENTRIES)
         self._slots = asyncio.Semaphore(READS_AT_ONCE)
 
     async def model(self, dht_prefix: str, resolution: Resolution = Resolution.HOUR) -> ModelHistory:
@@ -113,17 +63,6 @@ class HistoryCache:
         """Open and ended ones, the newest first."""
         found: tuple[Incident, ...] = await self._read(("incidents",), self._reader.incidents)
         return found
-
-    async def body(self, key: Hashable, make: Callable[[], Awaitable[bytes]], media_type: str = JSON) -> Body:
-        """Return a body that was made of what is kept here. Raises what `make` raises."""
-
-        async def load() -> Body:
-            content = await make()
-            headers = {**CORS, "cache-control": f"public, max-age={FRESH_SECONDS:.0f}"}
-            return await asyncio.to_thread(Body.make, content, media_type, headers=headers)
-
-        body: Body = await self._bodies.get(key, load)
-        return body
 
     async def _read(self, key: Hashable, read: Callable[[], Awaitable[Any]]) -> Any:
         async def load() -> Any:

@@ -1,8 +1,8 @@
-"""Bounds on what a connection may send, which uvicorn's httptools protocol has none of, and on how long it may rest.
+"""Bounds on what a connection may send, on how long it may leave an answer unread, and on how long it may rest.
 
-Without the first one client makes the process hold hundreds of megabytes of header or trailer, or a file for each
-connection that says nothing. The second is uvicorn's own keep-alive time, which costs it a timer for each request;
-one look at each connection every few seconds does for both.
+uvicorn's httptools protocol has none of the first two: one client makes the process hold hundreds of megabytes of
+header or trailer, or a socket and its answer for each connection that says or reads nothing. The third is uvicorn's own
+keep-alive time, which costs it a timer for each request; one look at each connection every few seconds does for all.
 """
 
 from __future__ import annotations
@@ -18,6 +18,10 @@ MAX_REQUEST_BYTES = 64 * 1024
 """Of one request: its head, and a body that no route reads."""
 REQUEST_WITHIN = 20.0
 """Seconds for a whole request to arrive, the first one from its connection's beginning; it has at least half of it."""
+UNREAD_WITHIN = 60.0
+"""Seconds in which a client reads at least some of an answer that waits for it; it is cut off half of a look later."""
+READ_WITHIN = 600.0
+"""Seconds for the whole of an answer: 13 MB at 22 kB/s."""
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
@@ -31,6 +35,12 @@ class BoundedHttp(HttpToolsProtocol):
     """What the peer had to go on from at the last look: the latest request, or the connection before the first one."""
     _still = 0.0
     """Seconds for which, at least, nothing came of it."""
+    _unread: tuple[object, int] = (None, 0)
+    """The answer that was not yet read at the last look, and how many bytes of it were left."""
+    _reading = 0.0
+    """Seconds for which it has been so."""
+    _stuck = 0.0
+    """Seconds for which nothing of it was read."""
     _next_look: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
@@ -72,7 +82,13 @@ class BoundedHttp(HttpToolsProtocol):
         self.transport.close()
 
     def _look(self) -> None:
-        """Close the connection if its peer has been still for too long."""
+        """End the connection if its peer has been still for too long, or reads too slowly."""
+        self._next_look = self.loop.call_later(REQUEST_WITHIN / 2, self._look)
+        if self._reads_too_slowly():
+            self.transport.abort()  # to close it would be to wait for the peer to read the rest
+            return
+        if self.transport.is_closing():
+            return
         mid_request = self._mid_request()
         awaited = (self.scope or self) if mid_request or self.cycle.response_complete else None
         if awaited is not None and awaited is self._awaited:
@@ -81,5 +97,15 @@ class BoundedHttp(HttpToolsProtocol):
             self._awaited, self._still = awaited, 0.0
         if self._still >= (REQUEST_WITHIN / 2 if mid_request else self.timeout_keep_alive):
             self.transport.close()
-        else:
-            self._next_look = self.loop.call_later(REQUEST_WITHIN / 2, self._look)
+
+    def _reads_too_slowly(self) -> bool:
+        left = self.transport.get_write_buffer_size()
+        if not left:
+            self._unread = (None, 0)
+            return False
+        cycle, before = self._unread
+        same = cycle is self.cycle
+        self._reading = self._reading + REQUEST_WITHIN / 2 if same else 0.0
+        self._stuck = self._stuck + REQUEST_WITHIN / 2 if same and left >= before else 0.0
+        self._unread = (self.cycle, left)
+        return self._stuck >= UNREAD_WITHIN or self._reading >= READ_WITHIN

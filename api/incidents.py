@@ -8,14 +8,18 @@ from html import escape
 from typing import TYPE_CHECKING
 
 import msgspec
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response
 
 from api.documents import IncidentEntry, IncidentsDocument
-from api.headers import CORS, SECURITY_HEADERS
-from api.history_cache import FRESH_SECONDS, HistoryAwayError, history_is_away
+from api.headers import CORS
+from api.history_cache import HistoryAwayError, history_is_away
+from api.on_demand import document
+from api.on_demand import page as html_page
 from api.pages import text
 from api.pages.history import events, make_event, summary
 from api.problems import Problem
+from api.queries import resource
+from api.read_through import FRESH_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +27,9 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from api.bodies import Body
+    from api.on_demand import OnDemand
+    from api.pages import Pages
+    from api.pages.view import View
     from shared.incidents import Incident
 
 ATOM = "application/atom+xml; charset=utf-8"
@@ -37,26 +44,38 @@ async def as_json(request: Request) -> Body:
     limit = _limit(request.query_params.get("limit"))
     wanted = request.query_params.get("model")
 
-    async def make() -> bytes:
+    demand: OnDemand = request.app.state.on_demand
+
+    async def make() -> Body:
+        # A filter that was never asked for before costs no read of Redis.
         found = [i for i in await request.app.state.history.incidents() if wanted is None or i.dht_prefix == wanted]
-        return msgspec.json.encode(incidents_document(found, limit))
+        return await demand.draw(
+            lambda: document(msgspec.json.encode(incidents_document(found, limit)), "/api/v1/incidents")
+        )
 
     try:
-        # A filter that was never asked for before costs no read of Redis.
-        body: Body = await request.app.state.history.body(("incidents", limit, wanted), make)
+        return await demand.get(resource(request.scope), make)
     except HistoryAwayError:
         raise history_is_away() from None
-    return body
 
 
-async def page(request: Request) -> Response:
+async def page(request: Request) -> Body:
     """The same for people."""
-    found = await _incidents(request)
-    ongoing, ended = events(found, request.app.state.clock.now())
-    html = request.app.state.pages.incidents(
-        request.app.state.swarm.view(), ongoing, ended[:MAX_ON_PAGE], left_out=max(0, len(ended) - MAX_ON_PAGE)
-    )
-    return HTMLResponse(html, headers={**SECURITY_HEADERS, "cache-control": "no-cache"})
+    demand: OnDemand = request.app.state.on_demand
+    pages: Pages = request.app.state.pages
+
+    async def make() -> Body:
+        found, view = await _incidents(request), request.app.state.swarm.view()
+        return await demand.draw(
+            lambda: html_page(_draw(pages, view, found, request.app.state.clock.now()), "/incidents")
+        )
+
+    return await demand.get(resource(request.scope), make)
+
+
+def _draw(pages: Pages, view: View, found: Sequence[Incident], now: float) -> str:
+    ongoing, ended = events(found, now)
+    return pages.incidents(view, ongoing, ended[:MAX_ON_PAGE], left_out=max(0, len(ended) - MAX_ON_PAGE))
 
 
 async def atom(request: Request) -> Response:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
     from api.bodies import BodyTable
     from api.desk import ReachabilityDesk
+    from api.on_demand import OnDemand
     from api.swarm import Swarm
     from shared.reachability import Answer
 
@@ -35,36 +35,38 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 
 async def swarm_metrics(request: Request) -> Response:
-    """Where the table of ready bodies was passed by, because of a query string."""
+    """For methods that the table of ready bodies does not answer."""
     body: Response = request.app.state.table.find(request.scope)
     return body
 
 
-async def server_metrics(request: Request) -> Response:
+async def server_metrics(request: Request) -> Body:
     """`/metrics/servers`, where the operator asked for it: made once for each snapshot that is scraped."""
     swarm: Swarm = request.app.state.swarm
-    kept: dict[bool, tuple[str | None, Response]] = request.app.state.metrics.per_server
+    demand: OnDemand = request.app.state.on_demand
     openmetrics = "application/openmetrics-text" in request.headers.get("accept", "")
     view = swarm.view()
-    shown = None if view.stale else view.snapshot_id
-    if openmetrics not in kept or kept[openmetrics][0] != shown:
+
+    def draw() -> Body:
         registry = CollectorRegistry()
         if view.snapshot is not None and not view.stale:
             registry.register(ServerCollector(view.snapshot))
-        kept[openmetrics] = shown, await asyncio.to_thread(exposition, registry, openmetrics=openmetrics)
-    return kept[openmetrics][1]
+        return exposition(registry, openmetrics=openmetrics)
+
+    async def make() -> Body:
+        return await demand.draw(draw)
+
+    return await demand.get(f"/metrics/servers#{openmetrics}", make)  # not under its path: it has two forms
 
 
-def exposition(registry: CollectorRegistry, *, openmetrics: bool) -> Response:
+def exposition(registry: CollectorRegistry, *, openmetrics: bool) -> Body:
     """Return what a registry collects, in the text format that the scraper asked for, compressed as it likes."""
-    body: Any = Body.make(  # an ASGI app, which is all that a response has to be
+    return Body.make(
         generate_openmetrics(registry) if openmetrics else generate_latest(registry),
         OPENMETRICS if openmetrics else TEXT,
         headers={"cache-control": "no-store"},
         vary="Accept, Accept-Encoding",
     )
-    response: Response = body
-    return response
 
 
 class ApiMetrics(Collector):
@@ -81,8 +83,6 @@ class ApiMetrics(Collector):
         self.now: Callable[[], float] = time.time
         """Unix seconds by the clock that the monitor's processes share."""
         self.subscribers = 0
-        self.per_server: dict[bool, tuple[str | None, Response]] = {}
-        """The latest `/metrics/servers` and the snapshot it shows, for each of the two formats."""
         self.requests = Counter(
             "petals_api_requests",
             "Requests that went through the router, by route and status.",
@@ -127,9 +127,9 @@ class ApiMetrics(Collector):
                     value=self.swarm.snapshot.age(self.now()),
                 )
 
-    def serve(self, port: int) -> None:
+    def serve(self, port: int, host: str = "127.0.0.1") -> None:
         """Serve `/metrics` on a private port from a thread of its own."""
-        start_http_server(port, registry=self.registry)
+        start_http_server(port, host, registry=self.registry)
 
 
 class RequestMetrics:

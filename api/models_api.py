@@ -5,9 +5,9 @@ Servers' rows are those of `/api/v1/state`. Each document is made once a snapsho
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -21,8 +21,10 @@ from api.documents import (
     ServerShare,
 )
 from api.headers import CORS
+from api.on_demand import document
 from api.pages import near_models, near_servers
 from api.problems import Problem
+from api.queries import resource
 from api.state import no_snapshot
 from shared.history import slowest_block
 from shared.peer_id import BadPeerIdError, parse_peer_id
@@ -35,14 +37,17 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from api.bodies import Body
+    from api.on_demand import OnDemand
     from api.swarm import Swarm
     from shared.snapshot import ModelReport
+
+T = TypeVar("T")
 
 
 async def models(request: Request) -> Body:
     """All models without their servers."""
     snapshot = _snapshot(request)
-    return await _body(request, "models", lambda: models_document(snapshot))
+    return await _body(request, "/api/v1/models", lambda: models_document(snapshot))
 
 
 async def model(request: Request) -> Body:
@@ -50,19 +55,18 @@ async def model(request: Request) -> Body:
     snapshot, prefix = _snapshot(request), request.path_params["dht_prefix"]
     found = next((report for report in snapshot.models if report.dht_prefix == prefix), None)
     if found is None:
-        raise unknown(request.app.state.swarm, "model", prefix)
+        raise await unknown(request, "model", prefix)
     show = request.app.state.swarm.view().show_addresses
-    return await _body(request, ("model", prefix), lambda: model_document(snapshot, found, show_addresses=show))
+    make = partial(model_document, snapshot, found, show_addresses=show)
+    return await _body(request, "/api/v1/models/{dht_prefix}", make)
 
 
 async def server(request: Request) -> Body:
     """One server or bootstrap peer, in whatever form its peer id is written."""
-    snapshot, peer_id = _snapshot(request), checked_peer_id(request)
-    there = any(server.peer_id == peer_id for model in snapshot.models for server in model.servers)
-    if not there and all(peer.peer_id != peer_id for peer in snapshot.bootstrap_peers):
-        raise unknown(request.app.state.swarm, "server", peer_id)
+    snapshot, peer_id = _snapshot(request), await checked_peer_id(request)
     show = request.app.state.swarm.view().show_addresses
-    return await _body(request, ("server", peer_id), lambda: server_document(snapshot, peer_id, show_addresses=show))
+    make = partial(server_document, snapshot, peer_id, show_addresses=show)
+    return await _body(request, "/api/v1/servers/{peer_id}", make, missing=("server", peer_id))
 
 
 def models_document(snapshot: Snapshot) -> ModelsDocument:
@@ -85,7 +89,8 @@ def model_document(snapshot: Snapshot, report: ModelReport, *, show_addresses: b
     )
 
 
-def server_document(snapshot: Snapshot, peer_id: str, *, show_addresses: bool) -> ServerDocument:
+def server_document(snapshot: Snapshot, peer_id: str, *, show_addresses: bool) -> ServerDocument | None:
+    """None where the snapshot does not know the peer."""
     shares = []
     for report in snapshot.models:
         if not any(server.peer_id == peer_id for server in report.servers):
@@ -104,6 +109,8 @@ def server_document(snapshot: Snapshot, peer_id: str, *, show_addresses: bool) -
             if row["peer_id"] == peer_id
         ]
     bootstrap = next((peer for peer in snapshot.bootstrap_peers if peer.peer_id == peer_id), None)
+    if not shares and bootstrap is None:
+        return None
     issue = next((issue for issue in snapshot.reachability_issues if issue.peer_id == peer_id), None)
     return ServerDocument(
         last_updated=snapshot.taken_at,
@@ -138,21 +145,22 @@ def _summary(report: ModelReport) -> dict[str, Any]:
     }
 
 
-def checked_peer_id(request: Request) -> str:
+async def checked_peer_id(request: Request) -> str:
     """Return the peer id of the path in its canonical form. Raises a 400 `Problem`."""
     given: str = request.path_params["peer_id"]
     try:
         return parse_peer_id(given)
     except BadPeerIdError as error:
-        near = near_servers(request.app.state.swarm.snapshot, given)
+        near = await _draw(request, partial(near_servers, request.app.state.swarm.snapshot, given))
         raise Problem(400, f"Bad peer id: {error}.", headers=CORS, near=near) from error
 
 
-def unknown(swarm: Swarm, kind: str, name: str) -> Problem:
+async def unknown(request: Request, kind: str, name: str) -> Problem:
     """What is said of a model or a server that is not there; before the first snapshot, that there is none."""
+    swarm: Swarm = request.app.state.swarm
     if swarm.snapshot is None:
         return no_snapshot(swarm)
-    near = (near_models if kind == "model" else near_servers)(swarm.snapshot, name)
+    near = await _draw(request, partial(near_models if kind == "model" else near_servers, swarm.snapshot, name))
     return Problem(404, f"No {kind} {name[:100]!r} is known.", headers=CORS, near=near)
 
 
@@ -163,11 +171,29 @@ def _snapshot(request: Request) -> Snapshot:
     return swarm.snapshot
 
 
-async def _body(request: Request, name: object, make: Callable[[], msgspec.Struct]) -> Body:
-    snapshot_id = request.app.state.swarm.snapshot_id
+async def _draw(request: Request, make: Callable[[], T]) -> T:
+    demand: OnDemand = request.app.state.on_demand
+    return await demand.draw(make)
 
-    async def encoded() -> bytes:
-        return await asyncio.to_thread(lambda: msgspec.json.encode(make()))
 
-    body: Body = await request.app.state.history.body((name, snapshot_id), encoded)
-    return body
+async def _body(
+    request: Request,
+    route: str,
+    make: Callable[[], msgspec.Struct | None],
+    missing: tuple[str, str] | None = None,
+) -> Body:
+    """Return what `make` makes, in the thread; where that is None, `missing` is unknown."""
+    demand: OnDemand = request.app.state.on_demand
+
+    def draw() -> Body | None:
+        made = make()
+        return None if made is None else document(msgspec.json.encode(made), route)
+
+    async def load() -> Body:
+        body = await demand.draw(draw)
+        if body is None:
+            assert missing is not None  # noqa: S101 - who returns None says so
+            raise await unknown(request, *missing)
+        return body
+
+    return await demand.get(resource(request.scope), load)

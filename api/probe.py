@@ -19,8 +19,8 @@ from shared.snapshot import Verdict
 
 if TYPE_CHECKING:
     from starlette.requests import Request
-    from starlette.responses import Response
 
+    from api.bodies import Body
     from shared.reachability import Answer
 
 TIMEOUT_HEADER = "x-prometheus-scrape-timeout-seconds"
@@ -28,7 +28,7 @@ ANSWER_RESERVE = 0.5
 """Seconds of the scrape's time that are kept to bring the answer back."""
 
 
-async def probe(request: Request) -> Response:
+async def probe(request: Request) -> Body:
     """The endpoint. `vantage` asks one vantage point only; 400, 429 and 503 problem documents without a verdict."""
     target = request.query_params.get("target")
     if not target:

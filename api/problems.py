@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING, Any
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
+from api.headers import CORS, SECURITY_HEADERS, is_api
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from starlette.requests import Request
 
+CLIENT_LEFT = 499
+"""nginx's number for a client that hung up: nobody reads the answer, but metrics count it, and not as our failure."""
 PROBLEM_JSON = "application/problem+json"
 
 _DETAILS = {
@@ -41,7 +45,7 @@ class Problem(HTTPException):
 def problem_response(
     status: int, detail: str, *, headers: Mapping[str, str] | None = None, **members: Any
 ) -> JSONResponse:
-    document = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+    document = {"type": "about:blank", "title": _title(status), "status": status, "detail": detail}
     return JSONResponse({**document, **members}, status, headers=headers, media_type=PROBLEM_JSON)
 
 
@@ -52,10 +56,8 @@ async def on_http_error(request: Request, error: Exception) -> Response:
     detail = error.detail if own else _DETAILS.get(error.status_code, error.detail)
     near = error.near if isinstance(error, Problem) else ()
     if wants_html(request) and not request.url.path.startswith("/api/"):
-        page = request.app.state.pages.problem(
-            error.status_code, HTTPStatus(error.status_code).phrase, detail, near=near
-        )
-        return HTMLResponse(page, error.status_code, headers=dict(error.headers or {}))
+        page = request.app.state.pages.problem(error.status_code, _title(error.status_code), detail, near=near)
+        return HTMLResponse(page, error.status_code, headers={**SECURITY_HEADERS, **(error.headers or {})})
     members = error.members if isinstance(error, Problem) else {}
     if near:
         members = {**members, "near_matches": [text for text, _ in near]}
@@ -64,7 +66,12 @@ async def on_http_error(request: Request, error: Exception) -> Response:
 
 async def on_failure(request: Request, error: Exception) -> Response:
     """Our own mistake: said so, without its innards. The log has them."""
-    return problem_response(500, "The monitor failed to answer this. It has been logged.")
+    headers = CORS if is_api(request.url.path) else None  # this is outside of all layers, `api.cors` too
+    return problem_response(500, "The monitor failed to answer this. It has been logged.", headers=headers)
+
+
+def _title(status: int) -> str:
+    return "Client Closed Request" if status == CLIENT_LEFT else HTTPStatus(status).phrase
 
 
 def wants_html(request: Request) -> bool:

@@ -15,8 +15,9 @@ from redis.exceptions import RedisError
 from starlette.responses import JSONResponse, Response
 
 from api.admission import NobodyCouldLookError
-from api.client import client_address, is_trusted
-from api.problems import Problem
+from api.client import client_address, is_trusted, rate_key
+from api.headers import CORS
+from api.problems import CLIENT_LEFT, Problem
 from shared.peer_id import BadPeerIdError, parse_peer_id
 from shared.reachability import Answer, advice, hints, message
 from shared.snapshot import Verdict
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 RETRY_AFTER = 5
 """Seconds that a caller is told to wait where nobody could look."""
-CORS = {"access-control-allow-origin": "*"}
 _PREFERENCE = (Verdict.REACHABLE, Verdict.UNREACHABLE, Verdict.UNKNOWN)
 
 
@@ -124,14 +124,14 @@ def _evidence(answer: Answer) -> dict[str, Any]:
 
 async def _spend(rate: RequestRate, address: str, limit: int) -> None:
     try:
-        budget = await rate.count(address)
+        budget = await rate.count(rate_key(address))
     except (RedisError, OSError) as error:
         raise _nobody("the monitor's queue is away") from error
     if budget.used > limit:
         seconds = max(1, round(budget.resets_in))
         raise Problem(
             429,
-            f"More than {limit} reachability requests a minute from {address}. A server needs four.",
+            f"More than {limit} reachability requests a minute from {rate_key(address)}. A server needs four.",
             headers={
                 **CORS,
                 "retry-after": str(seconds),
@@ -160,7 +160,7 @@ async def _unless_hung_up(request: Request, asking: asyncio.Task[list[Answer]]) 
     try:
         await asyncio.wait({asking, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not asking.done():
-            raise Problem(499, "The client hung up.")
+            raise Problem(CLIENT_LEFT, "The client hung up.")
         return asking.result()
     finally:
         await end(leaving, asking)

@@ -16,11 +16,11 @@ from prometheus_client.registry import Collector
 
 from api import badges
 from api.bodies import Body
-from api.headers import CORS, HTML, JSON, METRICS_TEXT, OPENMETRICS, SECURITY_HEADERS, TEXT
+from api.headers import CORS, HTML, JSON, METRICS_TEXT, OPENMETRICS, SECURITY_HEADERS
 from api.legacy_metrics import LegacyCollector
+from api.state import COLOR_PATH, TEXT_PATH, text_body
 from api.swarm_metrics import AgeCollector, SwarmCollector
 from shared.state_document import state_document
-from shared.text_picture import text_picture
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 END_OF_OPENMETRICS = b"# EOF\n"
 STATE_PATH = "/api/v1/state"
-TEXT_PATH = "/swarm.txt"
 BY_ACCEPT = "Accept, Accept-Encoding"
 
 
@@ -62,12 +61,13 @@ class _Documents(NamedTuple):
     state: Body
     text: Body
     text_as_overview: Body
+    color: Body
 
     @classmethod
     def make(cls, snapshot: Snapshot, *, show_addresses: bool) -> Self:
         document = msgspec.json.encode(state_document(snapshot, show_addresses=show_addresses))
-        text = Body.make(text_picture(snapshot).encode(), TEXT)
-        return cls(snapshot, Body.make(document, JSON), text, text)
+        text = text_body(snapshot, color=False)
+        return cls(snapshot, Body.make(document, JSON), text, text, text_body(snapshot, color=True))
 
     def until(self, cache_control: str) -> Self:
         """Return the same with other cache times."""
@@ -76,6 +76,7 @@ class _Documents(NamedTuple):
             state=self.state.with_headers(headers),
             text=self.text.with_headers(headers),
             text_as_overview=self.text.with_headers(headers, vary=BY_ACCEPT),
+            color=self.color.with_headers(headers),
         )
 
 
@@ -135,7 +136,7 @@ class Renderer:
         documents = self._documents
         by_path = small.by_path
         if documents is not None:
-            by_path = {**by_path, STATE_PATH: documents.state, TEXT_PATH: documents.text}
+            by_path = {**by_path, STATE_PATH: documents.state, TEXT_PATH: documents.text, COLOR_PATH: documents.color}
         text = documents.text_as_overview if documents is not None else None
         self._ready = Bodies(by_path, {**small.alternatives, "/": (b"text/plain", text)})
         return self._ready

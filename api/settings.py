@@ -6,27 +6,39 @@ import ipaddress
 from functools import cached_property
 from typing import Annotated, Literal
 
-from pydantic import field_validator
+from pydantic import AfterValidator, ValidationInfo, field_validator
 
 from shared.reachability import ANSWER_WITHIN, MAX_QUEUED
-from shared.settings import CommaSeparated, Field, Settings, split_list
+from shared.settings import CommaSeparated, Field, Settings, own_address, split_list
 
 Networks = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
+
+
+def _network(text: str) -> str:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError as error:
+        raise ValueError(f"not a network: {error}") from None
+    return text
 
 
 class ApiSettings(Settings):
     api_host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 in a container.")
     api_port: int = Field(8000, ge=0, le=65535, description="Public port.")
     api_metrics_port: int = Field(0, ge=0, le=65535, description="Private port of the process's own metrics; 0: none.")
-    trusted_proxies: Annotated[list[str], CommaSeparated] = Field(
+    trusted_proxies: Annotated[list[Annotated[str, AfterValidator(_network)]], CommaSeparated] = Field(
         [],
         description="Networks of the proxies in front, comma-separated; only their X-Forwarded-For is believed.",
+        examples=["10.0.0.0/8"],
     )
     peer_addresses: Literal["public", "hidden"] = Field(
         "public", description="Whether servers' IP addresses are shown; existing clients read them."
     )
     stale_after_periods: float = Field(
-        3.0, gt=0, description="Crawl periods after which a snapshot is shown as stale and its metrics end."
+        3.0,
+        gt=0,
+        description="Crawl periods, or crawls where these take longer, after which a snapshot is shown as stale and "
+        "its metrics end.",
     )
     reachability_deadline: float = Field(
         ANSWER_WITHIN, gt=0.5, le=ANSWER_WITHIN, description="Seconds within which is_reachable answers."
@@ -34,28 +46,32 @@ class ApiSettings(Settings):
     max_queued_checks: int = Field(
         MAX_QUEUED, ge=1, description="Checks that may wait for a worker; more get a 503 at once."
     )
-    rate_limit: int = Field(120, ge=0, description="is_reachable requests a minute and client address; 0: no limit.")
+    rate_limit: int = Field(
+        120, ge=0, description="is_reachable requests per minute and IPv4 address or IPv6 /64; 0: no limit."
+    )
     per_server_metrics: Literal["off", "on"] = Field(
         "off", description="Whether /metrics/servers has series for each server: thousands, in a large swarm."
     )
     probe_endpoint: Literal["off", "on"] = Field(
         "off", description="Whether /probe?target=PEER_ID checks a peer in blackbox_exporter's form."
     )
-    trusted_networks: Annotated[list[str], CommaSeparated] = Field(
+    trusted_networks: Annotated[list[Annotated[str, AfterValidator(_network)]], CommaSeparated] = Field(
         ["127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"],
         description="Networks without rate limit that may ask for a fresh check (`?fresh=1`).",
     )
 
     _split = field_validator("trusted_proxies", "trusted_networks", mode="before")(split_list)
 
-    @field_validator("trusted_proxies", "trusted_networks")
+    @field_validator("api_host")
     @classmethod
-    def _are_networks(cls, value: list[str]) -> list[str]:
-        for text in value:
-            try:
-                ipaddress.ip_network(text)
-            except ValueError as error:
-                raise ValueError(f"{text!r} is not a network: {error}") from error
+    def _is_own(cls, value: str) -> str:
+        return own_address(value)
+
+    @field_validator("api_metrics_port")
+    @classmethod
+    def _is_another_port(cls, value: int, info: ValidationInfo) -> int:
+        if value and value == info.data.get("api_port"):
+            raise ValueError("expected another port than API_PORT's, which is public")
         return value
 
     @cached_property

@@ -1,25 +1,30 @@
-"""`/api/v1/state` and `/swarm.txt` where the table of ready bodies has no answer: queries, and before the first one."""
+"""`/api/v1/state` and `/swarm.txt` where the table of ready bodies has no answer: before it has the first one."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-from starlette.responses import Response
-
+from api.bodies import Body
 from api.headers import CORS, TEXT
 from api.problems import Problem
+from api.queries import resource
 from shared.text_picture import text_picture
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
     from api.bodies import BodyTable
+    from api.on_demand import OnDemand
     from api.swarm import Swarm
+    from shared.snapshot import Snapshot
+
+TEXT_PATH = "/swarm.txt"
+COLOR_PATH = "/swarm.txt?color=1"
 
 NO_SNAPSHOT_RETRY = 5
 
 
-async def state(request: Request) -> Response:
+async def state(request: Request) -> Body:
     """The whole state as JSON. 503 before the first snapshot; a replica that is making its first one is waited for."""
     table: BodyTable = request.app.state.table
     swarm: Swarm = request.app.state.swarm
@@ -29,16 +34,36 @@ async def state(request: Request) -> Response:
         body = table.find(request.scope)
     if body is None:
         raise no_snapshot(swarm)
-    return cast("Response", body)  # an ASGI app, which is all that a response has to be
+    return body
 
 
-async def text(request: Request) -> Response:
-    """The picture, with terminal colours where `?color=1` asks for them."""
+def text_body(snapshot: Snapshot, *, color: bool) -> Body:
+    """Draw the picture and compress it."""
+    return Body.make(
+        text_picture(snapshot, color=color).encode(),
+        TEXT,
+        headers=CORS,
+        vary="Accept, Accept-Encoding",
+        route=TEXT_PATH,
+    )
+
+
+async def text(request: Request) -> Body:
+    """The picture, with terminal colours where `?color=1` asks for them, until the table has it."""
+    table: BodyTable = request.app.state.table
     swarm: Swarm = request.app.state.swarm
-    if swarm.snapshot is None:
+    demand: OnDemand = request.app.state.on_demand
+    snapshot = swarm.snapshot
+    if snapshot is None:
         raise no_snapshot(swarm)
-    color = request.query_params.get("color") == "1"
-    return Response(text_picture(swarm.snapshot, color=color), headers=CORS, media_type=TEXT)
+    if request.url.path == TEXT_PATH and (body := table.find(request.scope)) is not None:
+        return body
+    color = resource(request.scope) == COLOR_PATH
+
+    async def make() -> Body:
+        return await demand.draw(lambda: text_body(snapshot, color=color))
+
+    return await demand.get(f"{TEXT_PATH}#{color}", make)
 
 
 def no_snapshot(swarm: Swarm) -> Problem:

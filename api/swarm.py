@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from api import heap
 from api.pages import View
 from api.rendering import Renderer
+from shared import heap
 
 if TYPE_CHECKING:
     from api.bodies import BodyTable
+    from api.on_demand import OnDemand
     from api.pages import Pages
     from api.settings import ApiSettings
     from shared.clock import RedisClock
@@ -31,13 +32,21 @@ class Swarm:
     """One a process. `start` keeps `table` filled; `view` is what other pages are drawn from."""
 
     def __init__(
-        self, reader: SnapshotReader, clock: RedisClock, pages: Pages, settings: ApiSettings, table: BodyTable
+        self,
+        reader: SnapshotReader,
+        clock: RedisClock,
+        pages: Pages,
+        settings: ApiSettings,
+        *,
+        table: BodyTable,
+        on_demand: OnDemand,
     ) -> None:
         self._reader = reader
         self._clock = clock
         self._renderer = Renderer(pages)
         self._settings = settings
         self.table = table
+        self._on_demand = on_demand
         self.snapshot: Snapshot | None = None
         self.snapshot_id: str | None = None
         self.status: CrawlStatus | None = None
@@ -53,8 +62,7 @@ class Swarm:
 
     @property
     def stale_after(self) -> float:
-        period = self.snapshot.update_period if self.snapshot is not None else 60.0
-        return period * self._settings.stale_after_periods
+        return stale_after(self.snapshot, self._settings.stale_after_periods)
 
     def view(self) -> View:
         return View(
@@ -110,6 +118,9 @@ class Swarm:
 
     async def _render(self) -> None:
         """In a thread: no request waits for a render, and what was rendered before serves until then."""
+        view = self.view()
+        status = None if view.status is None else view.status.attempted_at
+        self._on_demand.renew((view.snapshot_id, status, view.stale, view.redis_connected))
         async with self._rendering:
             try:
                 rendered = self._renderer.render(self.view())
@@ -118,3 +129,9 @@ class Swarm:
                     self._looked.set()
             except Exception:
                 log.exception("the snapshot could not be rendered; the pages before it stay")
+
+
+def stale_after(snapshot: Snapshot | None, periods: float) -> float:
+    """Return the seconds after which a snapshot is stale: the next one waits for a crawl longer than its period."""
+    period = 60.0 if snapshot is None else max(snapshot.update_period, snapshot.update_duration)
+    return period * periods

@@ -188,7 +188,7 @@ class AgeCollector(Collector):
                 "When the last crawl ended that saw the swarm.",
                 self._snapshot.taken_at,
             )
-        if self._status is not None:
+        if self._status is not None and self._status.progress is None:
             yield gauge("petals_crawl_success", "1 where the latest crawl saw the swarm.", self._status.ok)
             yield gauge(
                 "petals_crawl_last_attempt_timestamp_seconds", "When the latest crawl began.", self._status.attempted_at

@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote
 
-from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from api import reachability
+from api import reachability, state
 from api.headers import SECURITY_HEADERS
 from api.history_cache import HistoryAwayError
+from api.on_demand import page
 from api.pages import CheckView, near_models, near_servers
 from api.pages.history import ModelPast, model_history_html
 from api.problems import Problem
+from api.queries import resource
 from api.state import no_snapshot
 from shared.history import Resolution
 from shared.peer_id import BadPeerIdError, parse_peer_id
-from shared.text_picture import text_picture
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
 
-    from markupsafe import Markup
     from starlette.requests import Request
 
+    from api.bodies import Body
     from api.history_cache import HistoryCache
+    from api.on_demand import OnDemand
     from api.pages import Pages
+    from api.pages.view import View
     from api.swarm import Swarm
 
 T = TypeVar("T")
@@ -35,47 +39,66 @@ HISTORY_SECONDS = 0.5
 """How long a page waits for its history."""
 
 
-async def overview(request: Request) -> Response:
-    """The overview where the table does not answer: with a query, or as text before the first snapshot."""
-    swarm: Swarm = request.app.state.swarm
-    accept = request.headers.get("accept", "")
-    if "text/plain" in accept and "text/html" not in accept:
-        if swarm.snapshot is None:
-            raise no_snapshot(swarm)
-        return PlainTextResponse(text_picture(swarm.snapshot))
-    return _page(request.app.state.pages.overview(swarm.view()))
+async def overview(request: Request) -> Body:
+    """The overview as text, until the table has it: the page itself stands there from the beginning."""
+    return await state.text(request)
 
 
-async def model(request: Request) -> Response:
+async def model(request: Request) -> Body:
     """A model and all its servers."""
-    swarm: Swarm = request.app.state.swarm
+    demand: OnDemand = request.app.state.on_demand
+    return await demand.get(resource(request.scope), partial(_make_model, request))
+
+
+async def _make_model(request: Request) -> Body:
     pages: Pages = request.app.state.pages
     prefix: str = request.path_params["dht_prefix"]
-    if swarm.snapshot is None or all(report.dht_prefix != prefix for report in swarm.snapshot.models):
-        raise _unknown(swarm, "model", prefix)
-    page = pages.model(swarm.view(), prefix, history=await _history(_model_history(request, prefix)))
-    if page is None:
-        raise _unknown(swarm, "model", prefix)
-    return _page(page)
+    view: View = request.app.state.swarm.view()
+    if view.snapshot is None or all(report.dht_prefix != prefix for report in view.snapshot.models):
+        raise await _unknown(request, "model", prefix)
+    past = await _history(_model_past(request, prefix))
+
+    def draw() -> Body:
+        history = None if past is None else model_history_html(past)
+        return page(pages.model(view, prefix, history=history) or "", "/models/{dht_prefix}")
+
+    return await _draw(request, draw)
 
 
-async def server(request: Request) -> Response:
+async def server(request: Request) -> Response | Body:
     """A server, in whatever form its peer id is written."""
     swarm: Swarm = request.app.state.swarm
     given: str = request.path_params["peer_id"]
     try:
         peer_id = parse_peer_id(given)
     except BadPeerIdError as error:
-        raise _unknown(swarm, "server", given, why=f"{error}") from error
+        raise await _unknown(request, "server", given, why=f"{error}") from error
     if peer_id != given:
         return RedirectResponse(f"/servers/{peer_id}")
     if swarm.snapshot is None:
         raise no_snapshot(swarm)
+    demand: OnDemand = request.app.state.on_demand
+    return await demand.get(resource(request.scope), partial(_make_server, request, peer_id))
+
+
+async def _make_server(request: Request, peer_id: str) -> Body:
+    pages: Pages = request.app.state.pages
+    view: View = request.app.state.swarm.view()
     history = await _history(request.app.state.history.server(peer_id))
-    page = request.app.state.pages.server(swarm.view(), peer_id, history=history)
-    if page is None:
-        raise _unknown(swarm, "server", peer_id)
-    return _page(page)
+
+    def draw() -> Body | None:
+        html = pages.server(view, peer_id, history=history)
+        return None if html is None else page(html, "/servers/{peer_id}")
+
+    body = await _draw(request, draw)
+    if body is None:
+        raise await _unknown(request, "server", peer_id)
+    return body
+
+
+async def _draw(request: Request, make: Callable[[], T]) -> T:
+    demand: OnDemand = request.app.state.on_demand
+    return await demand.draw(make)
 
 
 async def check(request: Request) -> Response:
@@ -96,13 +119,12 @@ async def check(request: Request) -> Response:
     return _page(pages.check(peer_id=answers[0].peer_id, answer=view, problem=None))
 
 
-async def _model_history(request: Request, prefix: str) -> Markup:
+async def _model_past(request: Request, prefix: str) -> ModelPast:
     cache: HistoryCache = request.app.state.history
     hours, minutes, incidents = await asyncio.gather(
         cache.model(prefix), cache.model(prefix, Resolution.MINUTE), cache.incidents()
     )
-    own = tuple(incident for incident in incidents if incident.dht_prefix == prefix)
-    return model_history_html(ModelPast(hours, minutes, own))
+    return ModelPast(hours, minutes, tuple(incident for incident in incidents if incident.dht_prefix == prefix))
 
 
 async def _history(past: Awaitable[T]) -> T | None:
@@ -118,9 +140,11 @@ def _page(html: str, status: int = 200, headers: dict[str, str] | None = None) -
     return HTMLResponse(html, status, headers={**SECURITY_HEADERS, "cache-control": "no-cache", **(headers or {})})
 
 
-def _unknown(swarm: Swarm, kind: str, name: str, *, why: str | None = None) -> Problem:
+async def _unknown(request: Request, kind: str, name: str, *, why: str | None = None) -> Problem:
+    swarm: Swarm = request.app.state.swarm
     if swarm.snapshot is None:
         return no_snapshot(swarm)
-    near = (near_models if kind == "model" else near_servers)(swarm.snapshot, name)
+    find = near_models if kind == "model" else near_servers
+    near = await _draw(request, partial(find, swarm.snapshot, name))
     detail = f"The latest snapshot has no {kind} {name[:100]!r}." + (f" {why[0].upper()}{why[1:]}." if why else "")
     return Problem(404, detail, near=near)

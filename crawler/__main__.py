@@ -23,7 +23,7 @@ from crawler.notice_queue import NoticeQueue
 from crawler.settings import CrawlerSettings
 from crawler.swarm import SwarmUnavailableError
 from crawler.webhook import Webhook, parse_target
-from shared import logs, tracing
+from shared import heap, logs, tracing
 from shared.clock import RedisClock
 from shared.p2p.daemon import NodeError, allow_many_files
 from shared.redis_client import connect, connect_sync
@@ -59,6 +59,7 @@ def main() -> int:
             asyncio.run(_watch(settings))
         return 0
     tracing.start(settings.otel_exporter_otlp_endpoint, "crawler")
+    heap.settle()
     asyncio.run(_run(settings))
     tracing.stop()
     return 0
@@ -109,7 +110,7 @@ async def _watch(settings: CrawlerSettings) -> None:
 async def _run(settings: CrawlerSettings) -> None:
     metrics = CrawlerMetrics()
     if settings.crawler_metrics_port:
-        metrics.serve(settings.crawler_metrics_port)
+        metrics.serve(settings.crawler_metrics_port, settings.metrics_host)
     redis = connect(settings.redis_url, f"crawler-{os.getpid()}")
     leadership = Leadership(redis, f"{socket.gethostname()}-{os.getpid()}")
     clock = RedisClock(redis)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
 import msgspec
@@ -17,7 +18,7 @@ from redis.exceptions import RedisError
 from crawler.leader import RENEW_EVERY
 from crawler.report import build_snapshot
 from crawler.swarm import Crawl, SwarmUnavailableError
-from shared import tracing
+from shared import heap, tracing
 from shared.p2p.connect import ProberNode
 from shared.p2p.daemon import NodeError
 from shared.p2p.dht_node import DHTClientNode
@@ -26,14 +27,20 @@ from shared.snapshot_store import DeposedError, SnapshotWriter
 from shared.tasks import awaited, end
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from crawler.history import HistoryWriter
     from crawler.leader import Leadership
     from crawler.metrics import CrawlerMetrics
     from crawler.settings import CrawlerSettings
+    from crawler.swarm import Observation
     from shared.clock import RedisClock
+    from shared.snapshot import CrawlProgress
 
 MAX_CRAWL_SECONDS = 300.0
 """A crawl that takes longer is given up: something in it hangs that its own deadlines do not cover."""
+PROGRESS_EVERY = 0.5
+"""Seconds between two looks at how far a first crawl has come."""
 EMPTY_CRAWLS_BELIEVED = 3
 """After a swarm was seen, so many crawls in a row must see no server at all before that is published."""
 
@@ -46,17 +53,36 @@ async def crawl_once(
     metrics: CrawlerMetrics | None = None,
     *,
     last: Snapshot | None = None,
+    early: Callable[[Snapshot], Awaitable[None]] | None = None,
+    progress: Callable[[CrawlProgress], Awaitable[None]] | None = None,
 ) -> Snapshot:
     """One pass: observe, judge. Who was reached in the `last` snapshot is dialled first.
 
+    `early` is given a snapshot in which slow servers still count as undialled, `progress` how far the crawl has come.
     Raises `SwarmUnavailableError`, `NodeError`.
     """
     started = time.monotonic()
+
+    def judge(observation: Observation) -> Snapshot:
+        ended = time.time()
+        snapshot = build_snapshot(
+            observation,
+            started_at=ended - (time.monotonic() - started),
+            ended_at=ended,
+            update_period=settings.crawl_period,
+            private_swarm=settings.private_swarm,
+        )
+        return snapshot if settings.geo_database is None else settings.geo_database.with_locations(snapshot)
+
+    async def judge_early(observation: Observation) -> None:
+        assert early is not None  # noqa: S101 - called where it is given
+        await early(judge(observation))
+
     try:
         # A fresh prober_node for each crawl: a daemon remembers failed dials for up to five minutes, and would go on
         # calling a server unreachable that came back meanwhile.
         async with asyncio.timeout(MAX_CRAWL_SECONDS), await ProberNode.open() as prober_node:
-            observation = await Crawl(
+            crawl = Crawl(
                 dht_node,
                 prober_node,
                 settings.bootstrap_peers,
@@ -65,20 +91,28 @@ async def crawl_once(
                 settings.dial_timeout,
                 settings.lookup_timeout,
                 last,
-            ).run()
+                None if early is None else judge_early,
+            )
+            telling = None if progress is None else awaited(_tell(crawl, progress))
+            try:
+                observation = await crawl.run()
+            finally:
+                await end(telling)
     except TimeoutError:
         raise SwarmUnavailableError(f"the crawl did not end within {MAX_CRAWL_SECONDS:g} s") from None
     if metrics is not None:
         metrics.observed(observation)
-    ended = time.time()
-    snapshot = build_snapshot(
-        observation,
-        started_at=ended - (time.monotonic() - started),
-        ended_at=ended,
-        update_period=settings.crawl_period,
-        private_swarm=settings.private_swarm,
-    )
-    return snapshot if settings.geo_database is None else settings.geo_database.with_locations(snapshot)
+    return judge(observation)
+
+
+async def _tell(crawl: Crawl, progress: Callable[[CrawlProgress], Awaitable[None]]) -> None:
+    """Call `progress` whenever there is some."""
+    told = None
+    while True:
+        if (now := crawl.progress()) != told:
+            await progress(now)
+            told = now
+        await asyncio.sleep(PROGRESS_EVERY)
 
 
 class Crawler:
@@ -95,12 +129,20 @@ class Crawler:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def crawl(self, last: Snapshot | None = None) -> Snapshot:
+    async def crawl(
+        self,
+        last: Snapshot | None = None,
+        *,
+        early: Callable[[Snapshot], Awaitable[None]] | None = None,
+        progress: Callable[[CrawlProgress], Awaitable[None]] | None = None,
+    ) -> Snapshot:
         """One pass, as `crawl_once`. Raises `SwarmUnavailableError`, `NodeError`."""
         try:
             if self._dht_node is None:
                 self._dht_node = await DHTClientNode.open(self._settings.dial_private_addresses)
-            return await crawl_once(self._settings, self._dht_node, self._metrics, last=last)
+            return await crawl_once(
+                self._settings, self._dht_node, self._metrics, last=last, early=early, progress=progress
+            )
         except BaseException:
             await self.close()  # it may itself be what failed
             raise
@@ -132,6 +174,8 @@ class CrawlLoop:
         self._history = history
         self._crawler = Crawler(settings, metrics)
         self._last: Snapshot | None = None
+        self._attempted = False
+        """Whether this process has crawled before, were it in vain."""
         self._empty_crawls = 0
         self._clock = clock
         self._leads = asyncio.Event()
@@ -201,6 +245,7 @@ class CrawlLoop:
                 if span.trace_id:
                     structlog.contextvars.bind_contextvars(trace_id=span.trace_id)
                 await self._crawl()
+            await asyncio.to_thread(heap.give_back)
             elapsed = time.monotonic() - started
             if elapsed > self._settings.crawl_period:
                 log.warning("the crawl took longer than its period", seconds=round(elapsed, 1))
@@ -211,7 +256,14 @@ class CrawlLoop:
         attempted_at = await self._clock.ask()
         await self._mend()
         try:
-            snapshot = await self._crawler.crawl(self._last)
+            # Who opens the page of a new monitor sees what is done, and servers before the slowest of them answered.
+            first = self._last is None and not self._attempted
+            self._attempted = True
+            snapshot = await self._crawler.crawl(
+                self._last,
+                early=self._publish_early if first else None,
+                progress=partial(self._report_progress, attempted_at) if first else None,
+            )
             self._doubt_emptiness(snapshot)
         except (SwarmUnavailableError, NodeError) as error:
             await self._failed(error, attempted_at)
@@ -254,6 +306,18 @@ class CrawlLoop:
             raise SwarmUnavailableError(
                 f"the swarm announced no server at all, where it had {seen} before", snapshot.bootstrap_peers
             )
+
+    async def _publish_early(self, snapshot: Snapshot) -> None:
+        """Publish what a first crawl saw up to now; history and incidents wait for its end."""
+        if not snapshot.num_servers:
+            return
+        try:
+            await self._publish(_dated(snapshot, self._clock.now() - time.time()))
+        except (DeposedError, RedisError, OSError) as error:
+            log.warning("early snapshot not published", error=str(error))
+
+    async def _report_progress(self, attempted_at: float, progress: CrawlProgress) -> None:
+        await self._report(CrawlStatus(attempted_at, ok=True, progress=progress))
 
     async def _publish(self, snapshot: Snapshot) -> int:
         return await self._writer.publish(snapshot, self._leadership.lease or "")

@@ -55,6 +55,11 @@ class DialQueue:
         """Servers that there was no time to dial: nobody looked at them."""
         return len(self._waiting)
 
+    @property
+    def added(self) -> int:
+        """Servers in all: dialled, being dialled, or waiting for it."""
+        return len(self._added)
+
     def add(self, peer_id: str, *, known: bool, turn: int) -> None:
         """Dial this one too: `known` ones first, then by `turn`, in which each model's servers are counted."""
         if peer_id in self._added:

@@ -32,13 +32,16 @@ def fetch_health_state(dht: DHT, **settings: Any) -> dict[str, Any]:
     through a pipe that loses large ones. `settings` are those of `CrawlerSettings`, by field name
     (`models`, `dial_timeout`, …); the environment's apply too.
 
-    Takes some seconds. Raises `crawler.swarm.SwarmUnavailableError` where no bootstrap peer answers.
+    Takes some seconds. Raises `TypeError` for a setting that does not exist, `pydantic.ValidationError` for a bad
+    value, `crawler.swarm.SwarmUnavailableError` where no bootstrap peer answers.
     """
+    if unknown := settings.keys() - CrawlerSettings.model_fields.keys():
+        raise TypeError(f"fetch_health_state() knows no setting {', '.join(sorted(unknown))}")
     initial_peers = [str(address) for address in dht.initial_peers or dht.get_visible_maddrs()]
-    options = CrawlerSettings(initial_peers=initial_peers, **settings)
+    options = CrawlerSettings(**{"initial_peers": initial_peers, **settings})
 
     async def fetch() -> dict[str, Any]:
-        async with await DHTClientNode.open() as node:
+        async with await DHTClientNode.open(options.dial_private_addresses) as node:
             return state_document(await crawl_once(options, node))
 
     # In a thread, so that it works where a loop runs already, as in a notebook.

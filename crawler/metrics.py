@@ -157,9 +157,9 @@ class CrawlerMetrics(Collector):
             limit.add_metric([], self._memory[1])
         yield from (used, limit)
 
-    def serve(self, port: int) -> None:
+    def serve(self, port: int, host: str = "127.0.0.1") -> None:
         """Serve `/metrics` on a private port from a thread of its own."""
-        start_http_server(port, registry=self.registry)
+        start_http_server(port, host, registry=self.registry)
 
 
 def _memory(info: dict[str, Any]) -> tuple[float, float]:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from functools import cached_property
 from pathlib import Path  # noqa: TC003 - pydantic reads the annotation
 from typing import Annotated, Any, Literal
 
 import msgspec
-from pydantic import SecretStr, field_validator
+from pydantic import SecretStr, ValidationInfo, field_validator
 
 from crawler.geoip import GeoDatabase
-from crawler.models import DEFAULT_PUBLIC_MODELS, Model
+from crawler.models import DEFAULT_PUBLIC_MODELS, MAX_BLOCKS, Model
 from crawler.records import bad_prefix
-from crawler.webhook import parse_target
+from crawler.webhook import is_private_literal, parse_target
 from shared.p2p.swarm_settings import SwarmSettings
-from shared.settings import CommaSeparated, Field
+from shared.settings import CommaSeparated, Field, SecretUrl, read_json
+
+MAX_DIAL_TIMEOUT = MAX_LOOKUP_TIMEOUT = 20.0
+"""Seconds. A crawl gives all its lookups 40 s and all its dials 60: with longer ones most would never begin."""
 
 
 class CrawlerSettings(SwarmSettings):
@@ -24,24 +26,38 @@ class CrawlerSettings(SwarmSettings):
         description="The official models, shown first even where nobody serves them: "
         '`PREFIX:NUM_BLOCKS,…` or JSON `[{"dht_prefix", "num_blocks", "repository", "limited"}]`; '
         "default: those of the public swarm, none for a private one. Announced models are found by themselves.",
+        examples=["my-model:32,owner/other-model:80"],
     )
-    crawl_period: float = Field(60.0, gt=0, le=3600, description="Seconds from one crawl's start to the next one's.")
-    dial_timeout: float = Field(5.0, gt=0.1, le=60, description="Seconds that a server gets to answer a dial.")
-    lookup_timeout: float = Field(10.0, gt=0.1, le=60, description="Seconds that one batch of DHT look-ups may take.")
+    crawl_period: float = Field(60.0, ge=1, le=3600, description="Seconds from one crawl's start to the next one's.")
+    dial_timeout: float = Field(
+        5.0, gt=0.1, le=MAX_DIAL_TIMEOUT, description="Seconds that a server gets to answer a dial."
+    )
+    lookup_timeout: float = Field(
+        10.0, gt=0.1, le=MAX_LOOKUP_TIMEOUT, description="Seconds that one batch of DHT lookups may take."
+    )
     geoip_database: Path | None = Field(
-        None, description="A MaxMind-format file (.mmdb) to say where servers are; none: locations are not shown."
+        None,
+        description="A MaxMind-format file (.mmdb) to say where servers are; none: locations are not shown.",
+        examples=["/data/GeoLite2-City.mmdb"],
     )
-    incident_webhook_url: str | None = Field(
-        None, description="http(s) address that is told as JSON when an incident opens and ends; none: nobody is."
+    incident_webhook_url: Annotated[str | None, SecretUrl()] = Field(
+        None,
+        description="http(s) address that is told as JSON when an incident opens and ends; none: nobody is.",
+        examples=["https://HOST/PATH"],
     )
     incident_webhook_secret: SecretStr | None = Field(
-        None, description="Signs each notice: X-Petals-Signature is HMAC-SHA256 over `TIMESTAMP.BODY`."
+        None,
+        description="Signs each notice: X-Petals-Signature is HMAC-SHA256 over `TIMESTAMP.BODY`.",
+        examples=["SECRET"],
     )
     incident_webhook_models: Literal["official", "all"] = Field(
         "official", description="Whose incidents are told; anyone can announce a model that is not official."
     )
     incident_webhook_allow_private: bool = Field(
-        False, description="Whether the webhook may be at a private address, as of a service beside the monitor."
+        False,
+        description="Whether the webhook may be at a private address, as of a service beside the monitor.",
+        examples=["yes"],
+        validate_default=True,
     )
     crawler_metrics_port: int = Field(
         0, ge=0, le=65535, description="Private port of the crawler's own metrics; 0: none."
@@ -72,6 +88,14 @@ class CrawlerSettings(SwarmSettings):
             parse_target(value)
         return value
 
+    @field_validator("incident_webhook_allow_private")
+    @classmethod
+    def _can_be_reached(cls, value: bool, info: ValidationInfo) -> bool:
+        url = info.data.get("incident_webhook_url")
+        if not value and url is not None and is_private_literal(parse_target(url)):
+            raise ValueError("INCIDENT_WEBHOOK_URL is a private address, which this forbids")
+        return value
+
     @property
     def official_models(self) -> tuple[Model, ...]:
         if self.models is not None:
@@ -83,8 +107,8 @@ def parse_models(text: str) -> tuple[Model, ...]:
     """Read `MODELS`. Raises `ValueError` that says what is wrong."""
     if text.lstrip().startswith("["):
         try:
-            models = msgspec.convert(json.loads(text), tuple[Model, ...])
-        except (json.JSONDecodeError, msgspec.ValidationError) as error:
+            models = msgspec.convert(read_json(text), tuple[Model, ...])
+        except msgspec.ValidationError as error:
             raise ValueError(f"not a JSON list of models: {error}") from error
     else:
         models = tuple(_parse_short_form(item.strip()) for item in text.split(",") if item.strip())
@@ -98,6 +122,9 @@ def parse_models(text: str) -> tuple[Model, ...]:
 
 def _parse_short_form(item: str) -> Model:
     prefix, _, blocks = item.rpartition(":")
-    if not prefix or not blocks.isdigit():
+    if not prefix or not (blocks.isascii() and blocks.isdecimal() and 0 < len(blocks) <= len(str(MAX_BLOCKS))):
         raise ValueError(f"{item!r}: expected PREFIX:NUM_BLOCKS")
-    return msgspec.convert({"dht_prefix": prefix, "num_blocks": int(blocks)}, Model)
+    try:
+        return msgspec.convert({"dht_prefix": prefix, "num_blocks": int(blocks)}, Model)
+    except msgspec.ValidationError:
+        raise ValueError(f"{item!r}: expected 1 to {MAX_BLOCKS} blocks") from None

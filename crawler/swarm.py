@@ -10,7 +10,7 @@ import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -27,11 +27,11 @@ from shared.p2p.petals import MODEL_INDEX_KEY, block_key
 from shared.p2p.probe import probe
 from shared.p2p.waiting import any_true
 from shared.reachability import Cause, DialOutcome
-from shared.snapshot import BootstrapPeer, PeerState, Refusals, Snapshot, Verdict
+from shared.snapshot import BootstrapPeer, CrawlProgress, PeerState, Refusals, Snapshot, Verdict
 from shared.tasks import awaited, end
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
     from crawler.blocks import Place
     from crawler.models import Model
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from shared.p2p.dht_node import DHTClientNode
     from shared.p2p.raw_values import SubkeyValues
 
+EARLY_AFTER = 1.5
+"""Seconds after the look-ups that dials get before `early` is called: time for live servers, not for silent ones."""
 LOOK_UPS_WITHIN = 40.0
 """Seconds from a crawl's start. Keys that no time is left for did not answer."""
 DIALS_WITHIN = 60.0
@@ -109,11 +111,15 @@ class Crawl:
     lookup_timeout: float = 10.0
     last: Snapshot | None = None
     """What the crawl before saw: who was reached then goes first now."""
+    early: Callable[[Observation], Awaitable[None]] | None = None
+    """Given what is known soon after the look-ups, where dials are still under way: who is not dialled is undialled."""
     _refused: Counter[str] = field(default_factory=Counter)
     _examples: dict[str, str] = field(default_factory=dict)
     _observing: list[asyncio.Task[Any]] = field(default_factory=list)
     _early: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     """Servers of each model that were named before their block was read whole."""
+    _announced_servers: set[str] = field(default_factory=set)
+    _doing: Literal["joining", "reading", "dialling"] = "joining"
     _unanswered: int = 0
     _answered: int = 0
     _phases: dict[str, float] = field(default_factory=dict)
@@ -141,27 +147,41 @@ class Crawl:
         self.dht_node.kademlia.refused_addresses.clear()
         joining = awaited(self.dht_node.join(self.bootstrap_peers, self.dial_timeout))
         watching = awaited(self._strain.watch())
+        dialling = None
         try:
             await self._joined(joining)
             self._ended("join")
+            self._doing = "reading"
             observed = await self._observe_models()
             self._ended("look_up")
-            await self._dials.finish()
+            self._doing = "dialling"
+            dialling = awaited(self._dials.finish())
+            if self.early is not None and not (await asyncio.wait({dialling}, timeout=EARLY_AFTER))[0]:
+                joined = joining.result() if joining.done() else dict.fromkeys(self.dht_node.joined)
+                await self.early(await self._observation(self._bootstrap_peers(joined), observed))
+            await dialling
             self._ended("dial")
             bootstrap = self._bootstrap_peers(await joining)
         finally:
-            await end(joining, watching, *self._observing)
+            await end(joining, watching, dialling, *self._observing)
             await self._blocks.close()
             await self._dials.close()
+        return await self._observation(bootstrap, observed)
+
+    async def _observation(
+        self, bootstrap: tuple[BootstrapPeer, ...], observed: Sequence[ObservedModel]
+    ) -> Observation:
+        """Return what is known now. Raises `SwarmUnavailableError` where it would be about us, not about the swarm."""
         if self._unanswered and not self._answered:
             raise SwarmUnavailableError("no node of the swarm answered a look-up", self._with_accounts(bootstrap))
-        if any(outcome.verdict is not Verdict.REACHABLE for outcome in self._dials.outcomes.values()):
+        dials = dict(self._dials.outcomes)
+        if any(outcome.verdict is not Verdict.REACHABLE for outcome in dials.values()):
             await self._check_ourselves(bootstrap)
             self._ended("self_check")
         return Observation(
             bootstrap_peers=bootstrap,
             models=tuple(observed),
-            dials=self._dials.outcomes,
+            dials=dials,
             addresses=await self._addresses(),
             versions=self.prober_node.versions,
             refused=Refusals(dict((self._refused + self.dht_node.refused_subkeys).most_common()), dict(self._examples)),
@@ -169,9 +189,13 @@ class Crawl:
             crawler_peer_id=self.dht_node.peer_id,
             phases=dict(self._phases),
             answered_keys=self._answered,
-            undialled=self._dials.left_out,
+            undialled=self._dials.added - len(dials),
             refused_addresses=dict(self.dht_node.kademlia.refused_addresses),
         )
+
+    def progress(self) -> CrawlProgress:
+        """Return how far this crawl has come."""
+        return CrawlProgress(self._doing, len(self._announced_servers), len(self._dials.outcomes), self._dials.added)
 
     def _ended(self, phase: str) -> None:
         now = time.monotonic()
@@ -325,6 +349,7 @@ class Crawl:
             self._refuse(str(error), f"{block_key(dht_prefix, block)}/{subkey}")
             return
         announcements.setdefault(peer_id, {})[block] = record
+        self._announced_servers.add(peer_id)
         if record.state is PeerState.ONLINE:
             self._dials.add(peer_id, known=peer_id in self._known, turn=len(announcements))
 

@@ -1,7 +1,7 @@
 """POST a signed JSON document to an address that the operator chose, and to nowhere else.
 
 The name is resolved once, every address of it must be public (unless private ones are allowed), and the
-connection goes to the address that was checked: a name that changes its mind in between leads nowhere. No
+connection goes to an address that was checked: a name that changes its mind in between leads nowhere. No
 redirects, no proxies, no cookies; of the answer, only the status counts.
 """
 
@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import http.client
 import ipaddress
+import re
 import socket
 import ssl
 import time
@@ -20,6 +21,9 @@ from urllib.parse import urlsplit
 
 TIMEOUT = 10.0
 """Seconds for each step of the connection."""
+MAX_ADDRESSES = 4
+"""Of a receiver, how many are tried: a notice holds up those behind it."""
+MAX_NAME = 253
 SIGNATURE_HEADER = "X-Petals-Signature"
 TIMESTAMP_HEADER = "X-Petals-Timestamp"
 
@@ -38,17 +42,48 @@ class Target(NamedTuple):
 
 
 def parse_target(url: str) -> Target:
-    """Raises `ValueError` for anything but a plain http or https URL."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    """Raises `ValueError` for anything but a plain http or https URL, without the URL's words: it may be a secret."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise ValueError("not a URL: a PORT is from 1 to 65535, an IPv6 address stands in [ ]") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
         raise ValueError("expected http://HOST/… or https://HOST/…")
-    if parts.username or parts.password:
+    if parts.username is not None or parts.password is not None:
         raise ValueError("a user or password in the URL is not sent; put a token into its path or use the secret")
     tls = parts.scheme == "https"
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    if not path.isascii() or not path.isprintable() or " " in path:
+    if parts.fragment or not path.isascii() or not path.isprintable() or " " in path:
         raise ValueError("the path has characters that must be percent-encoded")
-    return Target(parts.hostname, parts.port or (443 if tls else 80), tls, path)
+    return Target(_ascii_host(parts.hostname), port or (443 if tls else 80), tls, path)
+
+
+_NAME = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*\.?")
+
+
+def _ascii_host(host: str) -> str:
+    """Return an IP address as it is, a name as DNS has it: `xn--…` where it is written in another script."""
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        pass
+    try:
+        name = host.encode("idna").decode()
+    except UnicodeError:
+        name = ""
+    if not _NAME.fullmatch(name) or len(name) > MAX_NAME:
+        raise ValueError("the host is neither an IP address nor a name that DNS can have")
+    return name
+
+
+def is_private_literal(target: Target) -> bool:
+    """Whether the host is an IP address that is not public: what a name stands for is looked up at each delivery."""
+    try:
+        ipaddress.ip_address(target.host)
+    except ValueError:
+        return target.host == "localhost"
+    return not _is_public(target.host)
 
 
 def signature(secret: bytes, timestamp: str, body: bytes) -> str:
@@ -103,8 +138,17 @@ class Webhook(NamedTuple):
 
 
 def _connect(target: Target, *, allow_private: bool) -> socket.socket:
-    address = _checked_address(target, allow_private=allow_private)
-    plain = socket.create_connection((address, target.port), timeout=TIMEOUT)
+    """Connect to the first of the receiver's addresses that takes it; all of them were checked."""
+    refused: OSError | None = None
+    for address in _checked_addresses(target, allow_private=allow_private)[:MAX_ADDRESSES]:
+        try:
+            return _secured(socket.create_connection((address, target.port), timeout=TIMEOUT), target)
+        except OSError as error:
+            refused = error
+    raise refused or OSError("the receiver's name has no address")
+
+
+def _secured(plain: socket.socket, target: Target) -> socket.socket:
     if not target.tls:
         return plain
     try:
@@ -114,12 +158,15 @@ def _connect(target: Target, *, allow_private: bool) -> socket.socket:
         raise
 
 
-def _checked_address(target: Target, *, allow_private: bool) -> str:
-    found = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
-    addresses = [str(item[4][0]) for item in found]
+def _checked_addresses(target: Target, *, allow_private: bool) -> list[str]:
+    try:
+        found = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+    except UnicodeError as error:
+        raise DeliveryError("the receiver's name is none that DNS can have") from error
+    addresses = list(dict.fromkeys(str(item[4][0]) for item in found))
     if not allow_private and not all(map(_is_public, addresses)):
         raise DeliveryError("the receiver's address is private: set INCIDENT_WEBHOOK_ALLOW_PRIVATE if it is yours")
-    return addresses[0]
+    return addresses
 
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")

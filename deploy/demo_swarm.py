@@ -21,12 +21,16 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deploy.simulated_server import Announcement, Model, SimulatedServer
+from deploy.simulated_server import Announcement, Model, SimulatedServer, place
+from deploy.synthetic import peer_id
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 ANNOUNCE_PERIOD = 20.0
+OTHERS_AFTER = 3.0
+"""Seconds after which all but the first model's live servers come: each node costs 0.4 s of a core, and the first page
+need not wait for them."""
 BOOTSTRAP_PORT, HANDOVER_PORT = 31337, 8089
 """Where DEMO_HOST is set; else free ports are used, and INITIAL_PEERS is only printed."""
 
@@ -83,25 +87,43 @@ async def main() -> None:
         )
         stack.push_async_callback(bootstrap.close)
         initial_peers = await bootstrap.addresses()
-        live = await asyncio.gather(*map(start, LIVE))
-        joining = await asyncio.gather(*(start(announcement, serves=False) for announcement in JOINING))
-        offline, frozen, dead = await asyncio.gather(start(OFFLINE), start(FROZEN), start(DEAD))
-        await asyncio.gather(dead.close(), offline.close())
-        servers = [*live, *joining, offline, frozen, dead]
-        _tell_pings(live)
-        await _announce_all(servers, bootstrap)
-        frozen.freeze()
+        nodes = [bootstrap]
+        announced = {peer_id(0): OFFLINE}  # it has left: nobody looks for it
+
+        def enter(servers: Sequence[SimulatedServer]) -> None:
+            nodes.extend(servers)
+            _tell_pings(nodes)
+            announced.update({one.peer_id: one.announcement for one in nodes if one.announcement is not None})
+            place(announced, on=nodes)
+
+        async def start_others(after: float) -> None:
+            await asyncio.sleep(after)
+            live = [start(announcement) for announcement in LIVE if announcement.model is not HEALTHY]
+            joining = [start(announcement, serves=False) for announcement in JOINING]
+            frozen, dead, *others = await asyncio.gather(start(FROZEN), start(DEAD), *live, *joining)
+            enter([frozen, dead, *others])
+            await dead.close()
+            frozen.freeze()
+
+        enter(await asyncio.gather(*(start(one) for one in LIVE if one.model is HEALTHY)))
         if host:
+            await start_others(after=0)
             # The name outlives this container's address.
             initial_peers = [f"/dns4/{host}/tcp/{BOOTSTRAP_PORT}/p2p/{bootstrap.peer_id}"]
             stack.push_async_callback(_close, await _hand_over(initial_peers))
         print("INITIAL_PEERS=" + ",".join(initial_peers), flush=True)
+        others = None if host else asyncio.create_task(start_others(OTHERS_AFTER))
         while not stop.is_set():
             try:
                 async with asyncio.timeout(ANNOUNCE_PERIOD):
                     await stop.wait()
             except TimeoutError:
-                await _announce_all(servers, bootstrap)
+                place(announced, on=nodes)
+            if others is not None and others.done():
+                others.result()  # it raises where they could not be started
+        if others is not None:
+            others.cancel()
+            await asyncio.gather(others, return_exceptions=True)
 
 
 async def _hand_over(initial_peers: Iterable[str]) -> asyncio.Server:
@@ -125,23 +147,17 @@ async def _close(server: asyncio.Server) -> None:
     await server.wait_closed()
 
 
-def _tell_pings(live: list[SimulatedServer]) -> None:
-    """Give each server pings to those that hold the blocks after its own, as real ones measure them."""
+def _tell_pings(nodes: Sequence[SimulatedServer]) -> None:
+    """Give each live server pings to those that hold the blocks after its own, as real ones measure them."""
     rng = random.Random(7)  # noqa: S311 - demo data
-    for server in live:
-        assert server.announcement is not None  # noqa: S101 - it was started with one
+    live = {node.peer_id: node.announcement for node in nodes if node.announcement in LIVE and node.announcement}
+    for announcement in live.values():
         followers = [
-            other.peer_id
-            for other in live
-            if other.announcement is not None
-            and other.announcement.model == server.announcement.model
-            and other.announcement.start <= server.announcement.end < other.announcement.end
+            other
+            for other, its in live.items()
+            if its.model == announcement.model and its.start <= announcement.end < its.end
         ]
-        server.announcement.info["next_pings"] = {peer_id: round(rng.uniform(0.005, 0.18), 4) for peer_id in followers}
-
-
-async def _announce_all(servers: list[SimulatedServer], via: SimulatedServer) -> None:
-    await asyncio.gather(*(server.announce(via=via) for server in servers))
+        announcement.info["next_pings"] = {other: round(rng.uniform(0.005, 0.18), 4) for other in followers}
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
     python -m deploy.healthcheck api|crawler|worker     (without a name: whichever of crawler and worker runs here)
 
-Exits with 0 or 1 and prints one line. Only what a restart can mend counts as ill: Redis or the swarm being away
-does not, since every service waits for them by itself.
+Exits with 0 or 1 and prints one line; with 2 where the service's settings are bad, which are read as it reads them.
+Only what a restart can mend counts as ill: Redis or the swarm being away does not, since every service waits for
+them by itself.
 
 api      `/readyz` answers 200.
 crawler  its metrics answer, and all of its loops run; if it says that it leads, the lease in Redis is its own (else
@@ -21,51 +22,70 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import closing
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import redis as sync_redis
+
+from shared import keys
+from shared.redis_client import connect_sync
+from shared.settings import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from api.settings import ApiSettings
+    from crawler.settings import CrawlerSettings
+    from reachability_worker.settings import WorkerSettings
+
 TIMEOUT = 3.0
+"""Seconds for the service, and again for Redis: probes are given eight."""
 CRAWL_MAY_TAKE = 300.0
 """Seconds after which the crawler itself gives a crawl up (`crawler.crawl_loop.MAX_CRAWL_SECONDS`)."""
+MAX_WORKERS = 10_000
 BEAT_AT_LEAST = 60.0
 """Seconds. A worker beats every ten; RQ forgets it after thirty more than that."""
-LEASE_KEY = "petals:crawler:lease"
-CRAWLS_KEY = "petals:crawls"
-"""As in `shared.keys`; spelled here so that the check imports nothing of the services."""
 
 
 class UnfitError(Exception):
     """The service needs a restart. The message says why."""
 
 
+class RedisAwayError(Exception):
+    """Redis does not answer, which is not the service's fault. The message says how."""
+
+
 def check_api() -> str:
     """Ask `/readyz`: the api has a snapshot to serve, or a Redis that will bring one."""
-    port = os.environ.get("API_PORT") or "8000"
-    body = _get(f"http://127.0.0.1:{port}/readyz")
+    settings = api_settings()
+    body = _get(f"http://{reached_at(settings.api_host)}:{settings.api_port}/readyz")
     return f"ready: {body.strip()}"
 
 
 def check_crawler() -> str:
     """A standby is fit when it answers; a leader when it holds the lease and crawls."""
-    metrics = _get(f"http://127.0.0.1:{_port('CRAWLER_METRICS_PORT', '9102')}/metrics")
+    settings = crawler_settings()
+    metrics = _get(f"http://{reached_at(settings.metrics_host)}:{settings.crawler_metrics_port or 9102}/metrics")
     _need_all_tasks(metrics)
     if not _value(metrics, "petals_crawler_leading"):
         return "standing by"
     try:
-        redis = _redis()
-        lease, attempts, clock = redis.get(LEASE_KEY), redis.xrevrange(CRAWLS_KEY, count=1), redis.time()
-        started = _container_started()
-    except OSError as error:
-        return f"leading; Redis is away: {error}"
+        with _redis(settings.redis_url) as redis:
+            asked = redis.pipeline(transaction=False)
+            asked.get(keys.CRAWLER_LEASE)
+            asked.xrevrange(keys.CRAWLS, count=1)
+            asked.time()
+            lease, attempts, clock = asked.execute()
+    except sync_redis.RedisError as error:
+        return f"leading; {_words(error)}"
     # The name in the lease is "NUMBER:HOST-PID".
-    if lease is None or socket.gethostname() not in lease:
-        raise UnfitError(f"it thinks that it leads, and the lease is {lease or 'nobody'}'s: its loop is stuck")
-    now = clock[0]
-    last = int(attempts[0][0].split("-")[0]) / 1000 if attempts else started
-    allowed = CRAWL_MAY_TAKE + 2 * float(os.environ.get("CRAWL_PERIOD") or 60)
+    holder = (lease or b"nobody").decode(errors="replace")
+    if socket.gethostname() not in holder:
+        raise UnfitError(f"it thinks that it leads, and the lease is {holder}'s: its loop is stuck")
+    now, started = clock[0], _container_started()
+    last = int(attempts[0][0].split(b"-")[0]) / 1000 if attempts else started
+    allowed = CRAWL_MAY_TAKE + 2 * settings.crawl_period
     if now - max(last, started) > allowed:
         raise UnfitError(f"it leads, and the last crawl attempt ended {now - last:.0f} s ago")
     return f"leading; last attempt {max(0.0, now - last):.0f} s ago"
@@ -73,14 +93,18 @@ def check_crawler() -> str:
 
 def check_worker() -> str:
     """The metrics answer from a thread of their own; the beat comes from the loop that runs the checks."""
-    _need_all_tasks(_get(f"http://127.0.0.1:{_port('WORKER_METRICS_PORT', '9103')}/metrics"))
-    here = socket.gethostname()
+    settings = worker_settings()
+    _need_all_tasks(_get(f"http://{reached_at(settings.metrics_host)}:{settings.worker_metrics_port or 9103}/metrics"))
+    here = socket.gethostname().encode()
     try:
-        redis = _redis()
-        beats = [redis.hmget(key, "hostname", "last_heartbeat") for key in redis.smembers("rq:workers")]
-    except OSError as error:
-        return f"answering; Redis is away: {error}"
-    ages = [_age(beat) for host, beat in beats if host == here and beat]
+        with _redis(settings.redis_url) as redis:
+            asked = redis.pipeline(transaction=False)
+            for key in sorted(redis.smembers("rq:workers"))[:MAX_WORKERS]:
+                asked.hmget(key, "hostname", "last_heartbeat")
+            beats = asked.execute()
+    except sync_redis.RedisError as error:
+        return f"answering; {_words(error)}"
+    ages = [_age(beat.decode()) for host, beat in beats if host == here and beat]
     if not ages:
         # Redis came back empty a moment ago, or the worker has just begun.
         return "answering; not registered yet"
@@ -110,14 +134,38 @@ def main(arguments: list[str]) -> int:
 
 def _running_here() -> str:
     """Whose metrics port listens."""
-    with socket.socket() as probe:
-        probe.settimeout(1)
-        taken = probe.connect_ex(("127.0.0.1", int(_port("WORKER_METRICS_PORT", "9103")))) == 0
-    return "worker" if taken else "crawler"
+    settings = worker_settings()
+    place = reached_at(settings.metrics_host).strip("[]"), settings.worker_metrics_port or 9103
+    try:
+        socket.create_connection(place, timeout=1).close()
+    except OSError:
+        return "crawler"
+    return "worker"
 
 
-def _port(variable: str, default: str) -> str:
-    return os.environ.get(variable) or default
+def api_settings() -> ApiSettings:
+    """Each image holds the settings of its own services alone: they are imported where they are asked for."""
+    from api.settings import ApiSettings
+
+    return load(ApiSettings)
+
+
+def crawler_settings() -> CrawlerSettings:
+    from crawler.settings import CrawlerSettings
+
+    return load(CrawlerSettings)
+
+
+def worker_settings() -> WorkerSettings:
+    from reachability_worker.settings import WorkerSettings
+
+    return load(WorkerSettings)
+
+
+def reached_at(host: str) -> str:
+    """Return where a process of this machine reaches what listens on `host`, as it stands in a URL."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{host}]" if ":" in host else host
 
 
 def _get(url: str) -> str:
@@ -138,22 +186,14 @@ def _need_all_tasks(metrics: str) -> None:
         raise UnfitError(f"failing: {', '.join(failing)}")
 
 
-def _redis() -> Any:
-    """Return a connected client. Raises `OSError` where Redis does not answer, whatever its reason."""
-    import redis
+def _redis(url: str) -> closing[sync_redis.Redis]:
+    return closing(connect_sync(url, timeout=TIMEOUT / 2))
 
-    client = redis.Redis.from_url(
-        os.environ.get("REDIS_URL") or "redis://127.0.0.1:6379/0",
-        decode_responses=True,
-        socket_timeout=TIMEOUT,
-        socket_connect_timeout=TIMEOUT,
-        retry=None,
-    )
-    try:
-        client.ping()
-    except redis.RedisError as error:
-        raise OSError(str(error)) from error
-    return client
+
+def _words(error: sync_redis.RedisError) -> str:
+    if isinstance(error, sync_redis.TimeoutError):
+        return f"Redis does not answer within {TIMEOUT / 2:g} s"
+    return f"Redis is away: {error}"
 
 
 def _container_started() -> float:

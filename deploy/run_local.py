@@ -13,13 +13,17 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 
+from api.settings import ApiSettings
 from deploy import embedded_redis
+from deploy.healthcheck import reached_at
 from deploy.supervisor import Child, Supervisor
+from shared.settings import load
 from shared.tasks import awaited, end
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,18 +34,41 @@ DEMO_MODELS = [
         "repository": "https://huggingface.co/petals-team/StableBeluga2",
     }
 ]
-DEMO_PERIOD = "15"
+DEMO_PERIOD = "10"
+DAEMON_GC_PERCENT = "50"
+"""Go's GOGC for the libp2p daemons, where it is not set. By its default, 100, each takes 30 MB more in use, and a fifth
+less processor time in a flood of calls."""
+WORKERS_WAIT = 3.0
+"""Seconds for which workers let a first crawl go before them."""
 START_TIMEOUT = 60.0
+ROOM_FOR_DATA = 16 * 1024**2
+"""Bytes that must be free: a thousand servers' history takes 1.3 MB, and Redis writes its file anew beside the old."""
 BAD_START = 2
 
 
 def main() -> int:
     arguments = _parser().parse_args()
-    port = int(os.environ.get("API_PORT", "8000"))
-    if _is_taken(port):
-        print(f"Port {port} is taken: set API_PORT to another one.", file=sys.stderr)
+    settings = load(ApiSettings)
+    if _is_taken(reached_at(settings.api_host), settings.api_port):
+        print(f"Port {settings.api_port} is taken: set API_PORT to another one.", file=sys.stderr)
         return BAD_START
-    return asyncio.run(_run(arguments, port))
+    embedded = not arguments.demo and "redis_url" not in settings.model_fields_set
+    if embedded and (reason := _cannot_keep(arguments.data)) is not None:
+        print(f"{arguments.data} cannot keep data: {reason}. Give another folder: --data FOLDER.", file=sys.stderr)
+        return BAD_START
+    return asyncio.run(_run(arguments, settings))
+
+
+def _cannot_keep(folder: Path) -> str | None:
+    """Say why a folder can take no data, None where it can."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(ROOM_FOR_DATA))
+            file.flush()
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -58,51 +85,70 @@ def say(text: str) -> None:
     print(f"[monitor] {text}", file=sys.stderr, flush=True)
 
 
-async def _run(arguments: argparse.Namespace, port: int) -> int:
+async def _run(arguments: argparse.Namespace, settings: ApiSettings) -> int:
     stop = asyncio.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
     supervisor = Supervisor(say)
-    starting = awaited(_start_all(supervisor, arguments, port))
+    starting = awaited(_start_all(supervisor, arguments, settings))
     stopping = awaited(stop.wait())
+    refused = awaited(supervisor.refused.wait())
     try:
-        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({starting, stopping, refused}, return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             starting.result()
-            await stopping
+            await asyncio.wait({stopping, refused}, return_when=asyncio.FIRST_COMPLETED)
+        if supervisor.refused.is_set():
+            return BAD_START  # what is bad about the settings, the child has said
     except TimeoutError as error:
         say(str(error))
         return 1
     finally:
         say("stopping")
-        await end(starting, stopping)
+        await end(starting, stopping, refused)
         await supervisor.stop()
     return 0
 
 
-async def _start_all(supervisor: Supervisor, arguments: argparse.Namespace, port: int) -> None:
-    environment = {"API_PORT": str(port), "PYTHONUNBUFFERED": "1"}
-    if os.environ.get("REDIS_URL"):
+async def _start_all(supervisor: Supervisor, arguments: argparse.Namespace, settings: ApiSettings) -> None:
+    environment = {"PYTHONUNBUFFERED": "1", "GOGC": os.environ.get("GOGC", DAEMON_GC_PERCENT)}
+    demo = awaited(_start_demo_swarm(supervisor)) if arguments.demo else None
+    try:
+        await _start_services(supervisor, arguments, settings, environment, demo)
+    finally:
+        await end(demo)
+
+
+async def _start_services(
+    supervisor: Supervisor,
+    arguments: argparse.Namespace,
+    settings: ApiSettings,
+    environment: dict[str, str],
+    demo: asyncio.Task[dict[str, str]] | None,
+) -> None:
+    if "redis_url" in settings.model_fields_set:
         say("using the Redis at REDIS_URL")
     else:
         redis_port = embedded_redis.free_port()
         data = None if arguments.demo else arguments.data
         supervisor.start(Child("redis", embedded_redis.command(redis_port, data)))
         environment["REDIS_URL"] = f"redis://127.0.0.1:{redis_port}/0"
-        await _until(lambda: _is_taken(redis_port), "the embedded Redis did not start")
+        await _until(lambda: _is_taken("127.0.0.1", redis_port), "the embedded Redis did not start")
         say(f"embedded Redis on port {redis_port}" + (f", data in {data}" if data else ", without persistence"))
 
     supervisor.start(Child("api", _module("api"), environment))
-    page = f"http://127.0.0.1:{port}/"
+    page = f"http://{reached_at(settings.api_host)}:{settings.api_port}/"
     await _until(lambda: _answers(page + "livez"), "the api did not start")
     say(f"the page is at {page}")
 
-    if arguments.demo:
-        environment |= await _start_demo_swarm(supervisor)
+    if demo is not None:
+        environment |= await demo
+        say("the simulated servers are there")
     supervisor.start(Child("crawler", _module("crawler"), environment))
+    await _until(lambda: _state(page) is not None, None, WORKERS_WAIT)
     for number in range(arguments.workers):
         supervisor.start(Child(f"worker {number + 1}", _module("reachability_worker"), environment))
-    await _until(lambda: _state(page) is not None, None)
+    await _until(lambda: _state(page) is not None, None, START_TIMEOUT / 2)
     state = _state(page)
     if state is None:
         say("the swarm cannot be seen yet; the page says which bootstrap peers were tried, and what failed.")
@@ -130,10 +176,10 @@ def _module(name: str) -> list[str]:
     return [sys.executable, "-m", name]
 
 
-async def _until(condition: object, failure: str | None) -> None:
+async def _until(condition: object, failure: str | None, within: float = START_TIMEOUT) -> None:
     """Wait for a condition; at the end of the time raise, or go on where no failure is named."""
     assert callable(condition)  # noqa: S101
-    end = time.monotonic() + (START_TIMEOUT if failure else START_TIMEOUT / 2)
+    end = time.monotonic() + within
     while not await asyncio.to_thread(condition):
         if time.monotonic() > end:
             if failure is None:
@@ -142,10 +188,12 @@ async def _until(condition: object, failure: str | None) -> None:
         await asyncio.sleep(0.1)
 
 
-def _is_taken(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(0.5)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+def _is_taken(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host.strip("[]"), port), timeout=0.5).close()
+    except OSError:
+        return False
+    return True
 
 
 def _answers(url: str) -> bool:

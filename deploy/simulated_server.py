@@ -13,10 +13,11 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from shared.p2p import petals
 from shared.p2p.hivemind import (
+    DHTID,
     DHTNode,
     MSGPackSerializer,
     P2PContext,
@@ -29,6 +30,9 @@ from shared.p2p.petals import (
     ServerState,
     block_key,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 RECORD_LIFETIME = 60.0
 """Seconds for which an announcement stands. Petals servers use about as much and renew it before."""
@@ -157,13 +161,37 @@ class SimulatedServer:
                 await self.node.shutdown()
 
 
+def place(announced: Mapping[str, Announcement], *, on: Iterable[SimulatedServer]) -> None:
+    """Put records (`{peer_id: announcement}`) into the stores of nodes of this process.
+
+    It is what announcing ends with, without the traffic: for 300 records 4 s of a core less.
+    """
+    expires = time.time() + RECORD_LIFETIME
+    stores = [one.node.protocol.storage for one in on]
+    for peer_id, announcement in announced.items():
+        model, packed = announcement.model, MSGPackSerializer.dumps(announcement.to_tuple())
+        records = {
+            block_key(model.dht_prefix, block): (peer_id, packed)
+            for block in range(announcement.start, announcement.end)
+        }
+        records[MODEL_INDEX_KEY] = (model.dht_prefix, MSGPackSerializer.dumps(_index(model)))
+        for key, (subkey, value) in records.items():
+            key_id = DHTID.generate(key)
+            for store in stores:
+                store.store(key_id, value, expires, subkey=subkey)
+
+
+def _index(model: Model) -> dict[str, Any]:
+    entry: dict[str, Any] = ModelInfo(num_blocks=model.num_blocks, repository=model.repository).to_dict()
+    return entry
+
+
 async def announce(via: SimulatedServer, peer_id: str, announcement: Announcement) -> None:
     """Write a server's records through any node: nothing in the DHT checks who writes."""
     expires = time.time() + RECORD_LIFETIME
     model = announcement.model
-    index = ModelInfo(num_blocks=model.num_blocks, repository=model.repository).to_dict()
     blocks = range(announcement.start, announcement.end)
-    await via.node.store(MODEL_INDEX_KEY, index, expires, subkey=model.dht_prefix)
+    await via.node.store(MODEL_INDEX_KEY, _index(model), expires, subkey=model.dht_prefix)
     await via.node.store_many(
         [block_key(model.dht_prefix, block) for block in blocks],
         [announcement.to_tuple()] * len(blocks),

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from shared.settings import EXIT_BAD_SETTINGS
 from shared.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class Supervisor:
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
+        self.refused = asyncio.Event()
+        """Set once a child has said that its settings are bad: it is not started again."""
         self._children: list[Child] = []
         self._keepers = Tasks()
 
@@ -64,13 +67,16 @@ class Supervisor:
         while True:
             started = loop.time()
             how = await self._run(child)
+            if how is None:
+                self.refused.set()
+                await asyncio.Event().wait()  # whoever started the children ends them all
             failures = 0 if loop.time() - started > STEADY_AFTER else failures + 1
             delay = RESTART_DELAYS[min(failures, len(RESTART_DELAYS)) - 1] if failures else RESTART_DELAYS[0]
             self._say(f"{child.name} {how}; starting it again in {delay:g} s")
             await asyncio.sleep(delay)
 
-    async def _run(self, child: Child) -> str:
-        """Run a child until it ends, and return in words how it did."""
+    async def _run(self, child: Child) -> str | None:
+        """Run a child until it ends, and return in words how it did; None where it said that its settings are bad."""
         try:
             child.process = await _spawn(child)
         except OSError as error:
@@ -80,7 +86,7 @@ class Supervisor:
                 child.on_line(line.decode(errors="replace").rstrip())
         code = await child.process.wait()
         _kill_group(child)
-        return f"ended ({_how(code)})"
+        return None if code == EXIT_BAD_SETTINGS else f"ended ({_how(code)})"
 
 
 async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[bytes]:

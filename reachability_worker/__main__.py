@@ -12,7 +12,7 @@ from reachability_worker.metrics import WorkerMetrics
 from reachability_worker.prober import Prober
 from reachability_worker.settings import WorkerSettings
 from reachability_worker.worker import ConcurrentWorker
-from shared import logs, tracing
+from shared import heap, logs, tracing
 from shared.p2p.daemon import allow_many_files
 from shared.peer_id import BadPeerIdError, parse_peer_id
 from shared.reachability import DialOutcome, advice
@@ -40,6 +40,7 @@ def main() -> int:
             return 2
         return asyncio.run(_check(settings, peer_id))
     tracing.start(settings.otel_exporter_otlp_endpoint, "reachability_worker")
+    heap.settle()
     asyncio.run(_run(settings))
     tracing.stop()
     return 0
@@ -56,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
 async def _run(settings: WorkerSettings) -> None:
     metrics = WorkerMetrics(settings.vantage)
     if settings.worker_metrics_port:
-        metrics.serve(settings.worker_metrics_port)
+        metrics.serve(settings.worker_metrics_port, settings.metrics_host)
     prober = _prober(settings, metrics)
     redis = connect(settings.redis_url, f"worker-{settings.vantage}-{os.getpid()}")
     # RQ's registration is synchronous: its own few commands go through a connection of their own.

@@ -95,6 +95,6 @@ class WorkerMetrics:
         self._queue.set(checks)
         self._oldest.set(oldest_age)
 
-    def serve(self, port: int) -> None:
+    def serve(self, port: int, host: str = "127.0.0.1") -> None:
         """Serve `/metrics` on a private port from a thread of its own."""
-        start_http_server(port, registry=self.registry)
+        start_http_server(port, host, registry=self.registry)

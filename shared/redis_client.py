@@ -1,17 +1,21 @@
-"""How every service reaches Redis: with time-outs, few retries, and a name that `CLIENT LIST` shows.
+"""How every service reaches Redis: with timeouts, few retries, and a name that `CLIENT LIST` shows.
 
 A URL names one server, or with `sentinel://` the Sentinels that know which one leads now: each new connection
 asks them, so a fail-over is an outage like any other, which callers wait out. With `sentinels://` both are asked
-over TLS, as with `rediss://`.
+over TLS, as with `rediss://`. `parse_redis_url` reads all forms, so that each is refused or obeyed as a whole: redis-py
+alone takes any database for 0, and finds an unknown option out at the first connection, in a background task.
 """
 
 from __future__ import annotations
 
+import ipaddress
+import re
+import ssl
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 import redis as sync_redis
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool, Connection, Redis, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import ExponentialBackoff
@@ -24,22 +28,24 @@ RETRIES = 2
 """redis-py's own ten would make one lost command take a minute; callers here try again by themselves."""
 SENTINEL_TIMEOUT = 1.0
 """Seconds that one Sentinel gets to say who leads, before the next one is asked."""
-SENTINEL_PORT = 26379
+REDIS_PORT, SENTINEL_PORT = 6379, 26379
 _SENTINEL_OPTIONS: dict[str, Any] = {"socket_timeout": SENTINEL_TIMEOUT, "socket_connect_timeout": SENTINEL_TIMEOUT}
 
 POOL_TIMEOUT = 3.0
 """Seconds that a command waits for a free connection: many callers share few."""
 
 
-class SentinelPlace(NamedTuple):
-    """What `sentinel://user:password@host:port,host:port/service/db` says. The password is Redis's."""
+class RedisPlace(NamedTuple):
+    """What a URL says: where Redis is, and what it asks for."""
 
     sentinels: list[tuple[str, int]]
+    """Empty: Redis itself is at `options`' host and port, or path."""
     service: str
+    """What the Sentinels call it."""
     options: dict[str, Any]
-    """For Redis."""
+    """For connections to Redis: host and port, or path; db, username, password."""
     tls: dict[str, Any]
-    """For Redis and the Sentinels."""
+    """For connections to Redis and the Sentinels; empty: none."""
 
 
 class _BlockingSentinelPool(SentinelConnectionPool, BlockingConnectionPool):
@@ -57,9 +63,15 @@ def connect(url: str, name: str, *, max_connections: int = 8) -> Redis:
         "timeout": POOL_TIMEOUT,
         "retry": Retry(ExponentialBackoff(cap=0.5, base=0.05), RETRIES),
     }
-    place = sentinel_place(url)
-    if place is None:
-        return Redis.from_pool(BlockingConnectionPool.from_url(url, **options))
+    place = parse_redis_url(url)
+    if not place.sentinels:
+        kind: type[Connection | UnixDomainSocketConnection] = Connection
+        if place.tls:
+            kind = SSLConnection
+        elif "path" in place.options:
+            kind = UnixDomainSocketConnection
+        tls = {name: value for name, value in place.tls.items() if name != "ssl"}
+        return Redis.from_pool(BlockingConnectionPool(connection_class=kind, **options, **place.options, **tls))
     sentinel = Sentinel(place.sentinels, sentinel_kwargs=_SENTINEL_OPTIONS | place.tls)  # type: ignore[no-untyped-call]
     client: Redis = sentinel.master_for(
         place.service, connection_pool_class=_BlockingSentinelPool, **options, **place.options, **place.tls
@@ -67,51 +79,125 @@ def connect(url: str, name: str, *, max_connections: int = 8) -> Redis:
     return client
 
 
-def connect_sync(url: str) -> sync_redis.Redis:
-    """Return a client for what RQ does synchronously, in threads: a Redis that says nothing holds one for 5 s.
+def connect_sync(url: str, *, timeout: float = SOCKET_TIMEOUT) -> sync_redis.Redis:
+    """Return a client for what RQ does synchronously, in threads, and for the health check.
 
-    A lost connection is tried anew once. A time-out is not: a process that is told to stop waits for its threads.
+    A Redis that says nothing holds a command for `timeout` seconds. A lost connection is tried anew once; a time-out is
+    not: a process that is told to stop waits for its threads.
     """
-    place = sentinel_place(url)
+    place = parse_redis_url(url)
     options: dict[str, Any] = {
-        "socket_timeout": SOCKET_TIMEOUT,
-        "socket_connect_timeout": CONNECT_TIMEOUT,
+        "socket_timeout": timeout,
+        "socket_connect_timeout": min(CONNECT_TIMEOUT, timeout),
         "retry": SyncRetry(ExponentialBackoff(cap=0.5, base=0.05), 1, supported_errors=(sync_redis.ConnectionError,)),
-    }
-    if place is None:
-        return sync_redis.Redis.from_url(url, **options)
-    sentinel = SyncSentinel(place.sentinels, sentinel_kwargs=_SENTINEL_OPTIONS | place.tls)  # type: ignore[no-untyped-call]
-    client: sync_redis.Redis = sentinel.master_for(  # type: ignore[no-untyped-call]
-        place.service,
-        **options,
         **place.options,
         **place.tls,
-    )
+    }
+    if not place.sentinels:
+        if "path" in options:
+            options["unix_socket_path"] = options.pop("path")
+        return sync_redis.Redis(**options)
+    sentinel = SyncSentinel(place.sentinels, sentinel_kwargs=_SENTINEL_OPTIONS | place.tls)  # type: ignore[no-untyped-call]
+    client: sync_redis.Redis = sentinel.master_for(place.service, **options)  # type: ignore[no-untyped-call]
     return client
 
 
-def sentinel_place(url: str) -> SentinelPlace | None:
-    """Return what a `sentinel(s)://` URL says, None for another one. Raises `ValueError` that says what is wrong."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("sentinel", "sentinels"):
-        return None
-    service, _, db = parts.path.strip("/").partition("/")
-    if not service or not (db.isdigit() or not db):
-        raise ValueError(f"expected {parts.scheme}://HOST:PORT,HOST:PORT/SERVICE/DB")
-    sentinels = []
-    for address in parts.netloc.rpartition("@")[2].split(","):
-        host, _, port = address.rpartition(":") if ":" in address else (address, "", str(SENTINEL_PORT))
-        if not host or not port.isdigit():
-            raise ValueError(f"{address!r} is no Sentinel: expected HOST:PORT")
-        sentinels.append((host.strip("[]"), int(port)))
-    options: dict[str, Any] = {"db": int(db or 0)}
-    if parts.username:
-        options["username"] = unquote(parts.username)
-    if parts.password:
-        options["password"] = unquote(parts.password)
-    tls: dict[str, Any] = {"ssl": True} if parts.scheme == "sentinels" else {}
-    for name, value in parse_qsl(parts.query):
-        if not tls or name != "ssl_ca_certs":
-            raise ValueError(f"unknown option {name!r}: sentinels:// takes ssl_ca_certs")
-        tls[name] = value
-    return SentinelPlace(sentinels, service, options, tls)
+def parse_redis_url(url: str) -> RedisPlace:
+    """Raise `ValueError` that says what is wrong, without the URL's words: a password may stand anywhere in it."""
+    parts = _split(url)
+    if parts.scheme not in _FORMS:
+        raise ValueError(f"expected {', '.join(f'{scheme}://' for scheme in _FORMS)}")
+    form = _FORMS[parts.scheme]
+    hosts, path = parts.netloc.rpartition("@")[2], parts.path.strip("/")
+    sentinels, service = [], ""
+    options: dict[str, Any] = {
+        name: unquote(value) for name in ("username", "password") if (value := getattr(parts, name))
+    }
+    if parts.scheme == "unix":
+        if hosts or not path:
+            raise ValueError(f"expected {form}")
+        options["path"] = unquote(parts.path)
+    elif parts.scheme in ("redis", "rediss"):
+        options["host"], options["port"] = _address(hosts or "localhost", REDIS_PORT, form)
+        options |= {"db": path} if path else {}
+    else:
+        service, _, db = path.partition("/")
+        sentinels = [_address(address, SENTINEL_PORT, form) for address in hosts.split(",")]
+        if not service:
+            raise ValueError(f"expected {form}")
+        options |= {"db": db} if db else {}
+    tls: dict[str, Any] = {"ssl": True} if parts.scheme in ("rediss", "sentinels") else {}
+    known = _OPTIONS if not tls else _OPTIONS | (_TLS_OPTIONS if not sentinels else {"ssl_ca_certs"})
+    _take_options(parts.query, known, options, tls)
+    db = options.get("db", "0")
+    if not re.fullmatch(r"\d{1,5}", db, re.ASCII):
+        raise ValueError(f"the database is a number: expected {form}")
+    return RedisPlace(sentinels, service, {**options, "db": int(db)}, _tried(tls))
+
+
+def _take_options(query: str, known: set[str], options: dict[str, Any], tls: dict[str, Any]) -> None:
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if name not in known:
+            named = f" {name!r}" if value else ""  # else it may be the rest of a password that a ? stands in
+            raise ValueError(f"unknown option{named}: there are {', '.join(sorted(known))}")
+        target = tls if name in _TLS_OPTIONS else options
+        if name in target:
+            raise ValueError(f"{name} is given twice")
+        target[name] = value
+
+
+_FORMS = {
+    "redis": "redis://HOST:PORT/DB",
+    "rediss": "rediss://HOST:PORT/DB",
+    "unix": "unix:///PATH?db=DB",
+    "sentinel": "sentinel://HOST:PORT,HOST:PORT/SERVICE/DB",
+    "sentinels": "sentinels://HOST:PORT,HOST:PORT/SERVICE/DB",
+}
+_OPTIONS = {"db", "username", "password"}
+_TLS_OPTIONS = {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname"}
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # its words hold some of the URL's
+        raise ValueError("not a URL: an IPv6 address stands in [ ]") from None
+    if "#" in url or "@" in parts.path + parts.query:
+        raise ValueError("percent-encode / ? # and @ in user and password (%2F, %3F, %23, %40)")
+    return parts
+
+
+def _address(text: str, default_port: int, form: str) -> tuple[str, int]:
+    """Read HOST, HOST:PORT, [IPV6] or [IPV6]:PORT."""
+    found = re.fullmatch(r"(?:\[(?P<ip>[^\[\]]+)\]|(?P<name>[\w.\-]+))(?::(?P<port>\d{1,5}))?", text, re.ASCII)
+    port = int(found["port"] or default_port) if found else 0
+    if found is None or not 0 < port < 65536:  # noqa: PLR2004 - 16 bits
+        raise ValueError(f"expected {form}, a PORT from 1 to 65535, an IPv6 address in [ ]")
+    if found["ip"]:
+        try:
+            ipaddress.IPv6Address(found["ip"])
+        except ValueError:
+            raise ValueError("what stands in [ ] is no IPv6 address") from None
+    return found["ip"] or found["name"], port
+
+
+def _tried(options: dict[str, Any]) -> dict[str, Any]:
+    """Try the options: redis-py would read the files at the first connection."""
+    if not options:
+        return options
+    if (check := options.get("ssl_check_hostname")) is not None:
+        if check.lower() not in ("true", "false"):
+            raise ValueError("ssl_check_hostname is true or false")
+        options["ssl_check_hostname"] = check.lower() == "true"
+    for name in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):
+        if name in options:
+            try:
+                with open(options[name]):  # noqa: PTH123 - a name may be empty, which a Path takes for the folder
+                    pass
+            except OSError as error:
+                raise ValueError(f"{name} cannot be read: {error.strerror}") from None
+    try:
+        SSLConnection(**{name: value for name, value in options.items() if name != "ssl"}).ssl_context.get()
+    except (sync_redis.RedisError, ssl.SSLError, OSError, ValueError) as error:
+        raise ValueError(f"the TLS options do not fit: {error}") from None
+    return options

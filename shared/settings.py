@@ -1,76 +1,126 @@
-"""Settings from environment variables: one class a service, all mistakes told at once, before any work.
+"""Settings from environment variables: one class per service, all mistakes told at once, before any work.
 
-A service's class extends `Settings`; its fields' names in upper case are the variables. `load` is the one
-way in: it prints what is wrong, names each variable, and exits with 2.
+A service's class extends `Settings`; its fields' names in upper case are the variables. `load` is the one way in, for
+the service, its health check and the launcher: it prints what is wrong, names each variable, and exits with 2. What
+a service cannot use is refused here, by trying it: an address is bound, a file opened, a URL read by who will use it.
 """
 
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
+import os
+import re
+import socket
 import sys
-from typing import Any, Literal, TypeVar
-from urllib.parse import urlsplit, urlunsplit
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
-from pydantic import Field, RedisDsn, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from shared.redis_client import sentinel_place
+from shared.redis_client import parse_redis_url
 
-__all__ = ["CommaSeparated", "Field", "Settings", "begin", "command_line", "load", "settings_table"]
+__all__ = [
+    "CommaSeparated", "Field", "SecretUrl", "Settings", "begin", "command_line", "load", "settings_table",
+]  # fmt: skip
 
 CommaSeparated = NoDecode
 """Marks a list field that is written `a,b,c` (or as a JSON list) in its variable."""
 
 EXIT_BAD_SETTINGS = 2
+NEAR = 0.85
+"""Likeness (`difflib`) from which an unknown variable is taken for a mistyped one: a letter of ten."""
+MAX_SHOWN = 120
+
+
+@dataclass(frozen=True)
+class SecretUrl:
+    """Marks a field whose URL may hold a secret: only what cannot be one is ever shown of it."""
+
+    path: bool = False
+    """Whether its path is shown; a webhook's often is the secret."""
 
 
 class Settings(BaseSettings):
     """What every service is told."""
 
-    model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True, extra="ignore")
+    model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True, extra="forbid", hide_input_in_errors=True)
 
-    redis_url: str = Field(
+    redis_url: Annotated[str, SecretUrl(path=True)] = Field(
         "redis://127.0.0.1:6379/0",
         description="Redis: `redis://`, `rediss://` (TLS) or `unix://`, with user and password if it asks for them; "
         "`sentinel://HOST:PORT,HOST:PORT/SERVICE/DB` follows a fail-over (`sentinels://`: all over TLS).",
+        examples=["redis://USER:PASSWORD@HOST:6379/0"],
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="How much is logged.")
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="`auto` writes for people on a terminal and JSON elsewhere."
     )
 
-    otel_exporter_otlp_endpoint: str | None = Field(
+    metrics_host: str = Field(
+        "127.0.0.1",
+        description="Address that the private port of the process's own metrics listens on; 0.0.0.0 in a container.",
+    )
+    otel_exporter_otlp_endpoint: Annotated[str | None, SecretUrl()] = Field(
         None,
         description="http(s) address of an OpenTelemetry collector (OTLP/HTTP) that takes traces; none: nothing is "
         "traced. Needs the extra [tracing]; OpenTelemetry's other OTEL_… variables hold too.",
+        examples=["http://collector:4318"],
     )
 
     @field_validator("redis_url")
     @classmethod
     def _is_redis_url(cls, value: str) -> str:
-        scheme = urlsplit(value).scheme
-        if scheme == "unix":
-            return value
-        if sentinel_place(value) is not None:
-            return value
-        if scheme not in ("redis", "rediss"):
-            raise ValueError("expected redis://, rediss://, unix://, sentinel:// or sentinels://")
-        RedisDsn(value)
+        parse_redis_url(value)
         return value
 
     @field_validator("otel_exporter_otlp_endpoint")
     @classmethod
     def _is_http(cls, value: str | None) -> str | None:
-        if value is not None and (urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).hostname):
+        if value is not None and not is_http_url(value):
             raise ValueError("expected http://HOST:PORT or https://HOST:PORT")
         return value
 
-    @field_validator("*", mode="before")
+    @field_validator("metrics_host")
     @classmethod
-    def _strip(cls, value: Any) -> Any:
-        return value.strip() if isinstance(value, str) else value
+    def _is_an_address_of_this_machine(cls, value: str) -> str:
+        return own_address(value)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tidy(cls, values: Any) -> Any:
+        """Blanks around a value, as of a file with Windows' line ends, are no part of it; nothing else is no value."""
+        if not isinstance(values, dict):
+            return values
+        stripped = {name: value.strip() if isinstance(value, str) else value for name, value in values.items()}
+        return {name: value for name, value in stripped.items() if value != ""}
+
+    def __repr_args__(self) -> Any:
+        """What a traceback or a log may show of the whole."""
+        return [(name, shown(type(self), name, getattr(self, name))) for name in type(self).model_fields]
+
+
+def is_http_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is none, a bracket that is left open
+        return False
+
+
+def own_address(host: str) -> str:
+    """Return an address or name on which this machine can listen. Raises `ValueError`."""
+    try:
+        (family, kind, _, _, place), *_ = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)
+        with socket.socket(family, kind) as trial:
+            trial.bind(place)
+    except (OSError, UnicodeError) as error:
+        raise ValueError(f"expected an address of this machine ({error})") from None
+    return host
 
 
 def split_list(value: Any) -> Any:
@@ -78,8 +128,16 @@ def split_list(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     if value.lstrip().startswith("["):
-        return json.loads(value)
+        return read_json(value)
     return [item.strip() for item in value.split(",") if item.strip()]
+
+
+def read_json(text: str) -> Any:
+    """Raise `ValueError` for what is no JSON, and for what is nested too deep to be read."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON: {error}") from None
 
 
 S = TypeVar("S", bound=Settings)
@@ -90,27 +148,76 @@ def load(settings_class: type[S]) -> S:
     try:
         return settings_class()
     except ValidationError as error:
-        lines = [_describe(problem) for problem in error.errors()]
+        lines = [_describe(settings_class, problem) for problem in error.errors()]
         print("Bad settings:\n" + "\n".join(f"  {line}" for line in lines), file=sys.stderr)  # noqa: T201
         sys.exit(EXIT_BAD_SETTINGS)
 
 
-def _describe(problem: Any) -> str:
-    name = str(problem["loc"][0]).upper() if problem["loc"] else "settings"
-    place = "".join(f"[{item}]" for item in problem["loc"][1:] if isinstance(item, int))
-    message = problem["msg"].removeprefix("Value error, ")
-    given = problem["input"]
-    shown = repr(without_password(given)) if isinstance(given, str) else type(given).__name__
-    return f"{name}{place}: {message}, got {shown[:120]}"
+def _describe(settings_class: type[Settings], problem: Any) -> str:
+    """Return one line: variable, what was expected, what was given, an example."""
+    name, *within = problem["loc"] or ("settings",)
+    place = "".join(f"[{item}]" for item in within if isinstance(item, int))
+    message = " ".join(problem["msg"].removeprefix("Value error, ").split())
+    given = shown(settings_class, name, problem["input"])
+    line = f"{name.upper()}{place}: {message}, got {given!r}"
+    example = _example(settings_class, name)
+    return f"{line}; for example {name.upper()}={example}" if example else line
 
 
-def without_password(url: str) -> str:
-    """Return a URL with its password masked; anything else as it is."""
-    parts = urlsplit(url)
-    if not parts.password:
-        return url
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
+def _example(settings_class: type[Settings], name: str) -> str:
+    field = settings_class.model_fields.get(name)
+    if field is None:
+        return ""
+    if field.examples:
+        return str(field.examples[0])
+    return shown(settings_class, name, field.get_default(call_default_factory=True))
+
+
+def unknown_variables(settings_class: type[Settings]) -> list[str]:
+    """Return a warning for each variable whose name is nearly that of a setting."""
+    known = [name.upper() for name in settings_class.model_fields]
+    near = {name: difflib.get_close_matches(name.upper(), known, n=1, cutoff=NEAR) for name in sorted(os.environ)}
+    return [f"{name} is not known: {found[0]}?" for name, found in near.items() if found and name.upper() not in known]
+
+
+def shown(settings_class: type[Settings], name: str, value: Any) -> str:
+    """Return a setting's value as anyone may see it."""
+    field = settings_class.model_fields.get(name)
+    secret = next((mark for mark in field.metadata if isinstance(mark, SecretUrl)), None) if field else None
+    if value is None or value is PydanticUndefined:
+        return ""
+    if isinstance(value, SecretStr) or (field is not None and SecretStr in (field.annotation, *_parts(field))):
+        return "***"
+    if secret is not None:
+        return masked_url(str(value), path=secret.path)[:MAX_SHOWN]
+    if isinstance(value, list | tuple):
+        return ",".join(str(item) for item in value)
+    return str(value)[:MAX_SHOWN] if isinstance(value, str) else str(value)
+
+
+def _parts(field: Any) -> tuple[Any, ...]:
+    return getattr(field.annotation, "__args__", ())
+
+
+_HOST = r"(?:[\w.\-]+|\[[0-9a-fA-F:.%]*\])(?::\d{1,5})?"
+_PLACE = re.compile(rf"(?P<user>[^/?#]*@)?(?P<hosts>(?:{_HOST}(?:,{_HOST})*)?)(?P<path>(?:/[\w.\-/%]*)?)")
+
+
+def masked_url(url: str, *, path: bool) -> str:
+    """Return a URL without what may be secret: user, password, query, and the path unless it is known to be none.
+
+    Of a URL that is not well formed only the scheme is left: the password may stand anywhere in it.
+    """
+    scheme, mark, rest = url.partition("://")
+    if not mark or not re.fullmatch(r"[a-z]+", scheme):
+        return "***"
+    place, query, _ = rest.partition("?")
+    found = _PLACE.fullmatch(place)
+    if found is None or "@" in rest[len(place) :] or "#" in rest:
+        return f"{scheme}://***"
+    user = "***@" if found["user"] else ""
+    where = found["path"] if path or found["path"] in ("", "/") else "/***"
+    return f"{scheme}://{user}{found['hosts']}{where}{'?***' if query else ''}"
 
 
 def command_line(service: str, description: str | None, settings_class: type[Settings]) -> argparse.ArgumentParser:
@@ -128,6 +235,8 @@ def command_line(service: str, description: str | None, settings_class: type[Set
 def begin(parser: argparse.ArgumentParser, settings_class: type[S]) -> tuple[argparse.Namespace, S]:
     """Read the command line and the environment. `--print-config` is answered here, and ends the process."""
     arguments = parser.parse_args()
+    for line in unknown_variables(settings_class):
+        print(f"warning: {line}", file=sys.stderr)  # noqa: T201
     settings = load(settings_class)
     if arguments.print_config:
         print(settings_table(settings_class, settings))  # noqa: T201
@@ -140,19 +249,10 @@ def settings_table(settings_class: type[Settings], values: Settings | None = Non
     rows = []
     for name, field in settings_class.model_fields.items():
         value = field.get_default(call_default_factory=True) if values is None else getattr(values, name)
-        shown = "" if value is PydanticUndefined or value is None else _show(value)
-        rows.append((name.upper(), shown, field.description or ""))
+        rows.append((name.upper(), shown(settings_class, name, value), field.description or ""))
     width = max(len(name) for name, _, _ in rows)
     lines = []
-    for name, shown, description in rows:
+    for name, text, description in rows:
         lines.append(f"  {name:<{width}}  {description}")
-        lines.append(f"  {'':<{width}}  {'default' if values is None else 'is'}: {shown or '(none)'}")
+        lines.append(f"  {'':<{width}}  {'default' if values is None else 'is'}: {text or '(none)'}")
     return "\n".join(lines)
-
-
-def _show(value: Any) -> str:
-    if isinstance(value, str):
-        return without_password(value)
-    if isinstance(value, list | tuple):
-        return ",".join(str(item) for item in value)
-    return str(value)

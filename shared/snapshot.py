@@ -8,6 +8,7 @@ contain itself, and a large swarm's would lengthen every walk of the garbage col
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Literal
 
 import msgspec
 from backports import zstd
@@ -206,6 +207,18 @@ class Snapshot(msgspec.Struct, frozen=True, gc=False):
         return len({server.peer_id for model in self.models for server in model.servers if server.conflict})
 
 
+class CrawlProgress(msgspec.Struct, frozen=True):
+    """How far a crawl has come that has not ended: what it does now, and counts so far."""
+
+    doing: Literal["joining", "reading", "dialling"]
+    servers: int = 0
+    """Servers that are announced, as far as was read."""
+    dialled: int = 0
+    """Servers of which it is known whether they answer."""
+    to_dial: int = 0
+    """Servers that say they are online, as far as was read."""
+
+
 class CrawlStatus(msgspec.Struct, frozen=True):
     """How the latest attempt to crawl went. Published beside the snapshot, also when the crawl failed."""
 
@@ -215,6 +228,8 @@ class CrawlStatus(msgspec.Struct, frozen=True):
     """In words for a reader: "no bootstrap peer answered"."""
     bootstrap_peers: tuple[BootstrapPeer, ...] = ()
     snapshot_taken_at: float | None = None
+    progress: CrawlProgress | None = None
+    """Given where the attempt has not ended: while a crawler that found no snapshot crawls for the first time."""
 
 
 _snapshot_encoder = msgspec.msgpack.Encoder()

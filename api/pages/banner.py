@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from api.pages.cards import Card
     from api.pages.view import View
-    from shared.snapshot import BootstrapPeer, CrawlStatus, Snapshot
+    from shared.snapshot import BootstrapPeer, CrawlProgress, CrawlStatus, Snapshot
 
 MAX_TRIED = 8
 """Bootstrap addresses named in an explanation."""
@@ -113,11 +113,12 @@ def _without_snapshot(view: View) -> Headline:
             "This page cannot reach its Redis, where the crawler leaves what it sees. It goes on trying.",
         )
     if view.status is None or view.status.ok:
+        now = "The crawler has not begun" if view.status is None else _doing(view.status.progress)
         return Headline(
             "idle",
             "No snapshot yet: the first crawl is running",
-            "It takes up to a minute. If nothing comes, see whether the crawler runs: "
-            "try “make demo” for a swarm on this machine, or set INITIAL_PEERS.",
+            f"{now}. It takes some seconds, a minute where many servers are silent. If nothing comes, see whether the "
+            "crawler runs: try “make demo” for a swarm on this machine, or set INITIAL_PEERS.",
         )
     hint = "Try “make demo” for a swarm on this machine, or set INITIAL_PEERS. The crawler goes on trying."
     return Headline(
@@ -126,6 +127,20 @@ def _without_snapshot(view: View) -> Headline:
         f"{_reason(view.status)} {hint}",
         tried(view.status.bootstrap_peers, view.show_addresses),
     )
+
+
+def _doing(progress: CrawlProgress | None) -> str:
+    """Say what a crawl does that has not ended."""
+    if progress is None:
+        return "It has ended, and its snapshot is on the way"
+    seen = f"{text.count(progress.servers, 'server')} found, {progress.dialled} of {progress.to_dial} dialled"
+    match progress.doing:
+        case "joining":
+            return "It joins the swarm through its bootstrap peers"
+        case "reading":
+            return f"It reads from the DHT which servers there are: {seen} so far"
+        case "dialling":
+            return f"It dials the servers: {seen} so far"
 
 
 def _reason(status: CrawlStatus) -> str:

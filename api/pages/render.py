@@ -30,8 +30,8 @@ MAX_LISTED = 500
 """Models that the overview names after the cards."""
 MAX_OVERVIEW_ROWS = 400
 """Servers listed on the overview over all models."""
-MAX_MODEL_ROWS = 5_000
-"""Servers listed on a model's page; of more, the fastest. The JSON has all."""
+MAX_MODEL_ROWS = 1_000
+"""Servers listed on a model's page; of more, the fastest. The JSON has all. That many take 58 kB to send."""
 MAX_CONTRIBUTORS = 12
 MAX_ISSUES = 200
 MAX_CHIPS = 8

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,3 +44,41 @@ def cpu_seconds(pid: int) -> float:
 def rss_mb(pid: int) -> float:
     """Return the memory that a process has now."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def pss_mb(pid: int) -> float:
+    """Return a process's proportional set size: its memory, where shared pages count by the share."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024 / 1e6
+    raise ProcessLookupError(pid)
+
+
+PARTS = {
+    "valkey-server": "Redis",
+    "redis-server": "Redis",
+    "api": "api",
+    "crawler": "crawler",
+    "reachability_worker": "worker",
+    "deploy.demo_swarm": "demo swarm",
+}
+
+
+def monitor_parts(launcher: int) -> dict[str, list[int]]:
+    """Return the processes of a monitor that `deploy.run_local` started, by part; p2pd apart from whose it is."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+    parts: dict[str, list[int]] = {"launcher": [launcher]}
+    for child in (pid for pid, parent in parents.items() if parent == launcher):
+        with suppress(OSError):
+            words = Path(f"/proc/{child}/cmdline").read_bytes().decode().split("\0")
+            names = [word.partition(" ")[0].rpartition("/")[2] for word in words]
+            part = next((PARTS[name] for name in names if name in PARTS), "other")
+            parts.setdefault(part, []).append(child)
+            daemons = [pid for pid, parent in parents.items() if parent == child]
+            if daemons:
+                parts.setdefault(f"{part}'s p2pd", []).extend(daemons)
+    return parts

@@ -38,7 +38,10 @@ SIZES = (60, 1_000, 10_000)
 CONNECTIONS = (1, 32, 256)
 ENCODING = "br"
 SERVER_CORE, LOAD_CORE = "0", "1"
-BADGE = f"/badge/{synthetic.snapshot(1, 1).models[0].dht_prefix}.svg"
+PREFIX = synthetic.snapshot(1, 1).models[0].dht_prefix
+BADGE, MODEL = f"/badge/{PREFIX}.svg", f"/models/{PREFIX}"
+LOOKS_SECONDS = 10
+"""For which `/livez` is asked while a model's page is loaded."""
 PUBLICATIONS = 5
 
 
@@ -67,6 +70,8 @@ CASES = (
     Case("state-304", "/api/v1/state", revalidates=True),
     Case("metrics", "/metrics"),
     Case("badge", BADGE),
+    Case("query", "/?utm_source=bench"),
+    Case("model", MODEL),
 )
 
 
@@ -184,15 +189,17 @@ def _bench(servers: int, seconds: int, rounds: int) -> dict[str, Any]:
                 rows.append({"servers": servers, "body_bytes": len(answer.body), **_row(case, load, targets, rounds)})
                 _print(rows[-1])
         loaded = rss_mb(api.pid)
+        alone, beside = _livez(targets.api, None), _livez(targets.api, MODEL)
         fresh = asyncio.run(_freshness(url, servers, stack, api_port))
     print(
         f"{servers} servers: first page {first_page:.2f} s after the start, {rested:.0f} MB, {loaded:.0f} MB after the "
-        f"load; a new snapshot is served after {fresh * 1000:.0f} ms (slowest of two replicas, median)",
+        f"load; a new snapshot is served after {fresh * 1000:.0f} ms (slowest of two replicas, median); /livez p99 "
+        f"{alone:.1f} ms alone, {beside:.1f} ms while four clients load a model's page",
         flush=True,
     )
     return {
         "servers": servers, "first_page_seconds": first_page, "rss_mb": rested, "rss_after_load_mb": loaded,
-        "fresh_seconds": fresh, "rows": rows,
+        "fresh_seconds": fresh, "livez_p99_ms": alone, "livez_p99_ms_beside_model": beside, "rows": rows,
     }  # fmt: skip
 
 
@@ -214,6 +221,17 @@ def _row(case: Case, load: Load, targets: Targets, rounds: int) -> dict[str, Any
     if targets.nginx is not None and not case.revalidates:
         row["to_nginx"] = row["api_per_s"] / load.on(targets.nginx, f"/{case.name}").per_s
     return {"case": case.name, "connections": load.connections, "to_nginx": None, **row}
+
+
+def _livez(api: Target, loaded: str | None) -> float:
+    """Return the p99 of `/livez` for one client, in ms, while four others load a path as fast as they can, if any."""
+    with ExitStack() as stack:
+        if loaded is not None:
+            stack.enter_context(process(
+                "taskset", "-c", LOAD_CORE, "wrk", "-t1", "-c4", f"-d{LOOKS_SECONDS + 5}s",
+                "-H", f"accept-encoding: {ENCODING}", f"http://127.0.0.1:{api.port}{loaded}",
+            ))  # fmt: skip
+        return Load(1, LOOKS_SECONDS, None).on(api, "/livez").p99_ms
 
 
 def _print(row: dict[str, Any]) -> None:

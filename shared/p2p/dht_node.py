@@ -143,6 +143,11 @@ class DHTClientNode(Daemon):
         seen = {ip_of(value) for number, value in fields if number == OBSERVED_ADDRESS}
         self.public_ips |= {ip for ip in seen if ip is not None and ip.is_global and not is_local(ip)}
 
+    @property
+    def joined(self) -> tuple[str, ...]:
+        """Bootstrap peers that have answered `join`."""
+        return self._joined
+
     def shares_address(self, addresses: Iterable[bytes]) -> bool:
         """Whether a direct one of these is at our own NAT: from inside it may not let in whom it lets in outside."""
         return any(not is_circuit(address) and ip_of(address) in self.public_ips for address in addresses)

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Annotated, Any
 
-from pydantic import field_validator
+from pydantic import AfterValidator, field_validator
 
 from shared.p2p.addresses import DialPrivate, is_private_swarm
-from shared.p2p.hivemind import Multiaddr
+from shared.p2p.multiaddr import MalformedAddressError, from_text
 from shared.p2p.petals import PUBLIC_INITIAL_PEERS
 from shared.peer_id import BadPeerIdError, parse_peer_id
 from shared.settings import CommaSeparated, Field, Settings, split_list
 
 
+def _multiaddr(text: str) -> str:
+    split_multiaddr(text)
+    return text
+
+
 class SwarmSettings(Settings):
     """What the crawler and the workers are told besides what every service is."""
 
-    initial_peers: Annotated[list[str], CommaSeparated] = Field(
+    initial_peers: Annotated[list[Annotated[str, AfterValidator(_multiaddr)]], CommaSeparated] = Field(
         default_factory=lambda: list(PUBLIC_INITIAL_PEERS),
         description="The swarm's bootstrap peers as multiaddrs `/ip4/…/tcp/…/p2p/ID`, comma-separated; "
         "default: the public Petals swarm's.",
+        examples=["/ip4/192.0.2.1/tcp/31337/p2p/QmedTaZXmULqwspJXz44SsPZyTNKxhnnFvYRajfH7MGhCY"],
     )
 
     dial_private_addresses: DialPrivate = Field(
@@ -32,11 +39,9 @@ class SwarmSettings(Settings):
 
     @field_validator("initial_peers")
     @classmethod
-    def _are_multiaddrs(cls, value: list[str]) -> list[str]:
+    def _are_some(cls, value: list[str]) -> list[str]:
         if not value:
             raise ValueError("expected at least one multiaddr")
-        for address in value:
-            split_multiaddr(address)
         return value
 
     @property
@@ -50,18 +55,32 @@ class SwarmSettings(Settings):
 
 
 def split_multiaddr(text: Any) -> tuple[str, str]:
-    """Return a bootstrap peer's (peer id, dialling address). Raises `ValueError` that says what is wrong."""
+    """Return a bootstrap peer's (peer id, dialling address). Raises `ValueError` that says what is wrong.
+
+    The peer is the last one that is named: behind a relay the address is `/…/p2p/RELAY/p2p-circuit`.
+    """
+    parts = ["p2p" if part == "ipfs" else part for part in str(text).strip().split("/")]  # its name until 2018
+    if len(parts) < 3 or parts[-2] != "p2p":  # noqa: PLR2004 - "", "p2p", an id
+        raise ValueError(f"{text!r} names no peer: expected {_FORM}")
     try:
-        address = Multiaddr(text)
-        peer_id = parse_peer_id(address["p2p"])
+        peer_ids = [parse_peer_id(part) for before, part in itertools.pairwise(parts) if before == "p2p"]
     except BadPeerIdError as error:
         raise ValueError(f"{text!r}: {error}") from error
-    except KeyError as error:
-        raise ValueError(f"{text!r} names no peer: expected …/p2p/PEER_ID at its end") from error
-    except Exception as error:
-        # multiaddr raises a dozen kinds, with the text in some.
-        raise ValueError(f"{text!r} is not a multiaddr: expected /ip4/HOST/tcp/PORT/p2p/PEER_ID") from error
-    return peer_id, str(text).rpartition("/p2p/")[0]
+    address = "/".join(parts[:-2])
+    _, host, _, transport, port, *_ = (*parts, "", "", "", "", "")
+    if host not in _HOSTS or (transport not in ("tcp", "udp") and host != "dnsaddr") or port == "0":
+        raise ValueError(f"{text!r} has no address to dial: expected {_FORM}")
+    if ("p2p-circuit" in parts) != (len(peer_ids) > 1):
+        raise ValueError(f"{text!r}: a relay's address is /…/p2p/RELAY_ID/p2p-circuit/p2p/PEER_ID")
+    try:
+        from_text(address)
+    except MalformedAddressError as error:
+        raise ValueError(f"{text!r} is not a multiaddr: expected {_FORM}") from error
+    return peer_ids[-1], address
+
+
+_FORM = "/ip4/HOST/tcp/PORT/p2p/PEER_ID"
+_HOSTS = frozenset({"ip4", "ip6", "dns", "dns4", "dns6", "dnsaddr"})
 
 
 def bootstrap_peers(addresses: list[str]) -> dict[str, list[str]]:

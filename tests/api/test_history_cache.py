@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from api.history_cache import HistoryAwayError, ReadThrough
+from api.history_cache import HistoryAwayError
+from api.read_through import ReadThrough
 from shared.redis_client import connect
 from tests.api.past import client_of, crawl, crawl_five, swarm
 
@@ -62,7 +63,7 @@ async def test_what_was_read_is_served_while_redis_is_away():
 
 async def test_what_is_read_is_bounded():
     """Names that nobody knows do not fill the memory of a process."""
-    cache = ReadThrough(fresh=60.0, max_entries=10)
+    cache = ReadThrough(fresh=60.0, max_size=10)
 
     async def load():
         return None

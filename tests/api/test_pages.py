@@ -32,7 +32,7 @@ from api.pages.coverage import (
     typical_delay,
 )
 from shared.reachability import Stage
-from shared.snapshot import PeerState, Verdict
+from shared.snapshot import CrawlProgress, CrawlStatus, PeerState, Verdict
 from tests import page_snapshots as made
 
 VOID = {"meta", "link", "img", "br", "input"}
@@ -238,6 +238,20 @@ def test_first_crawl_running(pages):
     assert "No snapshot yet: the first crawl is running" in page.text
     assert "INITIAL_PEERS" in page.text
     assert "make demo" in page.text
+
+
+@pytest.mark.parametrize(
+    ("progress", "words"),
+    [
+        (CrawlProgress("joining"), "It joins the swarm through its bootstrap peers."),
+        (CrawlProgress("reading", 12, 3, 8), "which servers there are: 12 servers found, 3 of 8 dialled so far."),
+        (CrawlProgress("dialling", 12, 7, 8), "It dials the servers: 12 servers found, 7 of 8 dialled so far."),
+    ],
+)
+def test_first_crawl_says_how_far_it_is(pages, progress, words):
+    """Until there are servers to show, the page says what is being done."""
+    status = CrawlStatus(made.NOW, ok=True, progress=progress)
+    assert words in Page(pages.overview(made.make_view(status=status))).text
 
 
 def test_first_crawl_failed(pages):

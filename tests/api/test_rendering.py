@@ -77,7 +77,7 @@ def test_the_page_does_not_wait_for_the_documents(renderer):
     first, whole = renderer.render(view)
     assert {"/", "/metrics"} < set(first.by_path)
     assert first.alternatives["/"][1] is None
-    assert set(whole.by_path) - set(first.by_path) == {"/api/v1/state", "/swarm.txt"}
+    assert set(whole.by_path) - set(first.by_path) == {"/api/v1/state", "/swarm.txt", "/swarm.txt?color=1"}
 
 
 def test_a_new_page_does_not_wait_for_anything(renderer):

@@ -379,6 +379,24 @@ def test_the_connection_goes_to_the_address_that_was_checked(monkeypatch):
     assert connected == [("1.1.1.1", 80)]
 
 
+def test_the_next_checked_address_is_tried_where_the_first_refuses(receiver, monkeypatch):
+    """A name may have addresses of which one is down; the notice goes to the other."""
+    addresses = ["127.0.0.2", "127.0.0.1"]
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, receiver.server_port)) for one in addresses]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *_, **__: found if host == "hooks.example" else ask(host))
+    ask = lambda host: [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, receiver.server_port))]  # noqa: E731
+    target = parse_target(f"http://hooks.example:{receiver.server_port}/hook")
+    post(target, b'{"event": "x"}', secret=None, allow_private=True)
+    assert [body for _, body in receiver.received] == [b'{"event": "x"}']
+
+
+def test_a_name_in_another_script_is_written_as_dns_has_it():
+    """And stands so in the request's Host."""
+    assert parse_target("http://пример.example/hook").host == "xn--e1afmkfd.example"
+    assert parse_target("https://BÜCHER.example/").host == "xn--bcher-kva.example"
+    assert parse_target("http://[::1]:80/").host == "::1"
+
+
 @pytest.mark.real_parts
 def test_tls_is_checked(receiver):
     """An https receiver has to prove its name; one that speaks no TLS gets nothing."""
@@ -389,8 +407,10 @@ def test_tls_is_checked(receiver):
 
 
 @pytest.mark.parametrize(
-    "url", ["ftp://x/", "file:///etc/passwd", "http://", "http://user:pw@x/", "x", "http://x/a b", "http://x:99999/"]
-)
+    "url", ["ftp://x/", "file:///etc/passwd", "http://", "http://user:pw@x/", "x", "http://x/a b", "http://x:99999/",
+     "http://a b/", "http://a..b/", "http://-a/", "http://x:0/", "http://[::1", "http://x/#part",
+     f"http://{'a' * 64}/"],
+)  # fmt: skip
 def test_other_urls_are_refused_at_start(url):
     """Settings fail before any work."""
     with pytest.raises(ValueError):

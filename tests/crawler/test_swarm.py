@@ -155,6 +155,34 @@ async def test_a_crawler_whose_own_daemon_died_says_so_about_itself(swarm):
             await crawl_once(settings(swarm), dht_node)
 
 
+async def test_a_first_crawl_shows_servers_before_the_slowest_answered(swarm):
+    """Who waits for an answer is undialled then, never unreachable; progress is told; the crawl's end says it all."""
+    live = swarm.start(Announcement(MODEL, 0, 12))
+    frozen = swarm.start(Announcement(MODEL, 5, 7))
+    frozen.freeze()
+    shown, told = [], []
+
+    async def early(snapshot):
+        shown.append(snapshot)
+
+    async def progress(now):
+        told.append(now)
+
+    async with await DHTClientNode.open() as dht_node:
+        snapshot = await crawl_once(settings(swarm), dht_node, early=early, progress=progress)
+    (first,) = shown
+    _, servers = servers_of(first)
+    assert servers[live.peer_id].state is PeerState.ONLINE
+    assert (servers[frozen.peer_id].state, servers[frozen.peer_id].verdict) == (PeerState.ONLINE, Verdict.UNKNOWN)
+    unknown = [server for server in servers.values() if server.verdict is Verdict.UNKNOWN]
+    assert (first.undialled_servers, first.reachability_issues) == (len(unknown), ())
+    assert (told[0].doing, told[0].servers) == ("joining", 0)
+    assert (told[-1].doing, told[-1].servers, told[-1].to_dial) == ("dialling", 2, 2)
+    _, servers = servers_of(snapshot)
+    assert servers[frozen.peer_id].state is PeerState.UNREACHABLE
+    assert snapshot.undialled_servers == 0
+
+
 async def test_official_models_are_shown_even_where_nobody_serves_them(swarm):
     """And they come first, before announced ones."""
     swarm.start(Announcement(MODEL, 0, 12))

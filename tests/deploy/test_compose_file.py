@@ -19,7 +19,8 @@ DEPLOY = ROOT / "deploy"
 COMPOSE_FILES = (ROOT / "docker-compose.yml", DEPLOY / "compose.tls.yml")
 SETTINGS = {"api": ApiSettings, "crawler": CrawlerSettings, "reachability_worker": WorkerSettings}
 SET_BY_THE_IMAGE = {
-    "API_HOST", "API_PORT", "API_METRICS_PORT", "CRAWLER_METRICS_PORT", "WORKER_METRICS_PORT", "LOG_FORMAT",
+    "API_HOST", "API_PORT", "METRICS_HOST", "API_METRICS_PORT", "CRAWLER_METRICS_PORT", "WORKER_METRICS_PORT",
+    "LOG_FORMAT",
 }  # fmt: skip
 # No setting of a service: deploy/with_swarm.py and OpenTelemetry read them.
 OF_OTHERS = {"DEMO_SWARM_URL", "OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"}

@@ -14,7 +14,7 @@ import yaml
 from api.settings import ApiSettings
 from crawler.settings import CrawlerSettings
 from reachability_worker.settings import WorkerSettings
-from shared.redis_client import sentinel_place
+from shared.redis_client import parse_redis_url
 from tests.deploy.tools import run, tool
 
 pytestmark = pytest.mark.real_parts  # kubectl builds them
@@ -186,7 +186,7 @@ def test_the_redis_urls_that_production_shows_are_ones_that_the_services_take():
     text = (KUBERNETES / "overlays/production/kustomization.yaml").read_text()
     urls = re.findall(r"--from-literal=url='([^']+)'", text)
     assert [urlsplit(url).scheme for url in urls] == ["rediss", "sentinel"]
-    place = sentinel_place(urls[1])
+    place = parse_redis_url(urls[1])
     assert place is not None
     assert place.options["password"] == "PASSWORD"  # noqa: S105
     assert len(place.sentinels) == 3

@@ -106,8 +106,15 @@ def test_the_demo_shows_a_living_swarm_heals_and_ends_cleanly(start):
     """Page within a minute, every kind of server, checks answered, a killed part restarted, no orphan at the end."""
     demo = start("--demo")
     until(lambda: get(demo.url + "/")[0] == 200, START, "the page")
-    state = until(demo.state, START, "the first snapshot")
+    until(demo.state, START, "the first snapshot")
 
+    def complete():
+        """The state once those that join, die and freeze have come: some seconds after the first snapshot."""
+        state = demo.state()
+        states = [row["state"] for model in state["model_reports"] for row in model["server_rows"]]
+        return state if (states.count("unreachable"), states.count("joining")) == (2, 2) else None
+
+    state = until(complete, START, "every kind of server")
     rows = [row for model in state["model_reports"] for row in model["server_rows"]]
     by_state = {}
     for row in rows:
@@ -160,6 +167,45 @@ def test_without_a_reachable_swarm_the_page_says_so(start, tmp_path):
     assert status == 503, body
     code, left = monitor.stop()
     assert (code, left) == (0, [])
+
+
+def test_the_launcher_ends_where_a_child_refuses_its_settings(start, tmp_path):
+    """With code 2, after the child has said which; nothing is started again for ever."""
+    monitor = start("--data", str(tmp_path / "data"), INITIAL_PEERS="nonsense")
+    assert monitor.process.wait(START) == 2
+    log = monitor.log.read_text()
+    assert "INITIAL_PEERS[0]: 'nonsense' names no peer" in log
+    assert "starting it again" not in log
+    assert "Traceback" not in log
+
+
+@pytest.mark.parametrize("variable", ["API_PORT", "API_HOST", "REDIS_URL"])
+def test_the_launcher_reads_what_the_api_reads(start, variable):
+    """What the api cannot use, the launcher refuses before it starts anything."""
+    monitor = start("--demo", **{variable: "no such thing"})
+    assert monitor.process.wait(START) == 2
+    assert monitor.log.read_text().startswith(f"Bad settings:\n  {variable}: ")
+
+
+@pytest.mark.timeout(240)
+def test_the_launcher_waits_for_the_api_where_it_listens(start, tmp_path):
+    """API_HOST is obeyed, and an empty API_PORT is the default one."""
+    nobody = "/ip4/127.0.0.1/tcp/9/p2p/QmedTaZXmULqwspJXz44SsPZyTNKxhnnFvYRajfH7MGhCY"
+    monitor = start("--data", str(tmp_path / "data"), INITIAL_PEERS=nobody, API_HOST="127.0.0.2", CRAWL_PERIOD="5\r")
+    url = f"http://127.0.0.2:{monitor.port}/"
+    until(lambda: f"the page is at {url}" in monitor.log.read_text(), START, "the page's address")
+    assert get(url + "livez")[0] == 200
+    code, left = monitor.stop()
+    assert (code, left) == (0, [])
+
+
+def test_an_empty_port_is_the_default_one():
+    """For the launcher too."""
+    run = subprocess.run(
+        [sys.executable, "-c", "from deploy import run_local; print(run_local.load(run_local.ApiSettings).api_port)"],
+        cwd=ROOT, env={**os.environ, "API_PORT": ""}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert run.stdout == "8000\n"
 
 
 @pytest.mark.parametrize("module", ["crawler", "api", "reachability_worker"])

@@ -18,7 +18,7 @@ from api.legacy_metrics import LegacyCollector
 from api.server_metrics import ServerCollector
 from api.swarm_metrics import MAX_ADAPTERS, MAX_MODELS, MAX_VERSIONS, OTHER, AgeCollector, SwarmCollector
 from crawler.leader import Leadership
-from shared.snapshot import BootstrapPeer, CrawlStatus, PeerState, Refusals, Verdict
+from shared.snapshot import BootstrapPeer, CrawlProgress, CrawlStatus, PeerState, Refusals, Verdict
 from shared.snapshot_store import SnapshotWriter
 from tests.api.serving import serve
 from tests.fakes import model, peer_id, server, snapshot
@@ -61,6 +61,12 @@ def registry_of(made, now=NOW):
     registry.register(LegacyCollector(made))
     registry.register(SwarmCollector(made))
     return registry
+
+
+def test_a_crawl_that_has_not_ended_is_no_success():
+    """And no failure: the first one says how far it is."""
+    collector = AgeCollector(None, CrawlStatus(NOW, ok=True, progress=CrawlProgress("joining")), NOW, 180.0)
+    assert "petals_crawl_success" not in {family.name for family in collector.collect()}
 
 
 def samples(text, parse=parse_text):

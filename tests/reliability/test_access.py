@@ -78,7 +78,8 @@ def test_no_secret_is_logged_or_printed(start, service):
     port = free_port()
     more = {
         "REDIS_URL": f"redis://petals:{PASSWORD}@127.0.0.1:{port}/0", "INCIDENT_WEBHOOK_SECRET": PASSWORD,
-        "INCIDENT_WEBHOOK_URL": "http://127.0.0.1:1/", "LOG_LEVEL": "debug", "API_PORT": str(free_port()),
+        "INCIDENT_WEBHOOK_URL": "http://127.0.0.1:1/", "INCIDENT_WEBHOOK_ALLOW_PRIVATE": "yes",
+        "LOG_LEVEL": "debug", "API_PORT": str(free_port()),
         "INITIAL_PEERS": f"/ip4/127.0.0.1/tcp/1/p2p/{peer_id(1)}",
     }  # fmt: skip
     running, printing = start(service, **more), start(service, "--print-config", **more)

@@ -5,13 +5,14 @@ import subprocess
 import time
 from contextlib import closing, suppress
 
+import certifi
 import pytest
 import redis as sync_redis
 
 from deploy import embedded_redis
 from deploy.embedded_redis import free_port
 from shared import keys
-from shared.redis_client import connect_sync, sentinel_place
+from shared.redis_client import connect_sync, parse_redis_url
 from tests.conftest import RedisServer
 from tests.fakes import peer_id
 from tests.reliability.load import Load, note
@@ -104,29 +105,34 @@ def test_a_fail_over_is_waited_out_by_all_parts(start, start_api, swarm, live, s
         ("sentinel://:p%40ss@a:1/petals", ([("a", 1)], "petals", {"db": 0, "password": "p@ss"}, {})),
         ("sentinels://a:1/petals", ([("a", 1)], "petals", {"db": 0}, {"ssl": True})),
         (
-            "sentinels://a:1/petals?ssl_ca_certs=/ca",
-            ([("a", 1)], "petals", {"db": 0}, {"ssl": True, "ssl_ca_certs": "/ca"}),
+            f"sentinels://a:1/petals?ssl_ca_certs={certifi.where()}",
+            ([("a", 1)], "petals", {"db": 0}, {"ssl": True, "ssl_ca_certs": certifi.where()}),
         ),
-        ("redis://a:1/0", None),
+        ("sentinel://[::1]/petals", ([("::1", 26379)], "petals", {"db": 0}, {})),
+        ("sentinel://[::1]:1,b/petals", ([("::1", 1), ("b", 26379)], "petals", {"db": 0}, {})),
+        ("redis://a", ([], "", {"db": 0, "host": "a", "port": 6379}, {})),
+        ("redis://u:p@[::1]:1/2", ([], "", {"db": 2, "host": "::1", "port": 1, "username": "u", "password": "p"}, {})),
+        ("redis://a/0?password=p", ([], "", {"db": 0, "host": "a", "port": 6379, "password": "p"}, {})),
+        ("unix:///run/r.sock?db=3", ([], "", {"db": 3, "path": "/run/r.sock"}, {})),
     ],
 )
 def test_what_a_url_says(url, place):
     """Sentinels with their ports, the service, the database, and Redis's password."""
-    assert sentinel_place(url) == place
+    assert parse_redis_url(url) == place
 
 
 @pytest.mark.parametrize("url", ["sentinel://", "sentinel://a:1", "sentinel://a:x/petals", "sentinel://a/petals/x"])
 def test_what_a_url_must_say(url):
     """Mistakes are told at start."""
     with pytest.raises(ValueError, match="expected"):
-        sentinel_place(url)
+        parse_redis_url(url)
 
 
 @pytest.mark.parametrize("url", ["sentinels://a/petals?ssl_cert_reqs=none", "sentinel://a/petals?ssl_ca_certs=/ca"])
 def test_no_option_of_a_url_is_ignored(url):
     """Least of all one that somebody meant to be safe with."""
     with pytest.raises(ValueError, match="unknown option"):
-        sentinel_place(url)
+        parse_redis_url(url)
 
 
 @pytest.fixture

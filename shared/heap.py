@@ -19,6 +19,6 @@ def settle() -> None:
 
 
 def give_back() -> None:
-    """Hand what a render left behind back to the system, which glibc would not: some MB, more in large swarms."""
+    """Hand what a render or a crawl left behind back to the system, which glibc would not: more in large swarms."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

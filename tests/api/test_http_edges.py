@@ -1,0 +1,436 @@
+"""The edges of HTTP: what is asked in unusual ways is answered as it should be, and costs no more than the usual."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import threading
+import time
+from contextlib import asynccontextmanager, suppress
+
+import httpx
+import pytest
+import uvicorn
+
+from api import bodies, http_limits, openapi, queries
+from api.app import create_app
+from api.bodies import Body
+from api.client import rate_key
+from api.headers import CORS, SECURITY_HEADERS
+from api.http_limits import BoundedHttp
+from api.on_demand import MAX_DRAWING, OnDemand
+from api.pages import Pages
+from api.problems import Problem
+from api.settings import ApiSettings
+from crawler.leader import Leadership
+from deploy import synthetic
+from shared import keys
+from shared.snapshot_store import SnapshotWriter
+from tests.api.serving import serve
+from tests.fakes import REACHED, REFUSED, FakeProber, model, peer_id, server, snapshot
+from tests.reachability_worker.simulated_worker import worker_on
+
+PREFIX = "org/demo-model"
+PAGES = ["/", f"/models/{PREFIX}", f"/servers/{peer_id(1)}", "/incidents"]
+DOCUMENTS = [
+    "/api/v1/state", "/swarm.txt", "/swarm.txt?color=1", "/api/v1/models", f"/api/v1/models/{PREFIX}",
+    f"/api/v1/servers/{peer_id(1)}", "/api/v1/incidents", f"/api/v1/history/models/{PREFIX}",
+    f"/badge/{PREFIX}.svg", f"/badge/{PREFIX}.svg?metric=coverage", "/metrics",
+]  # fmt: skip
+READY = ("/", "/api/v1/state", "/swarm.txt", "/swarm.txt?color=1", f"/badge/{PREFIX}.svg", "/metrics")
+DRAWN = [path for path in (*PAGES, *DOCUMENTS) if path not in READY]
+LARGE = 30 * 2**20
+REQUEST = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+API_PATHS = ["/api/v1/state", "/api/v1/is_reachable/x", "/api/v1/nothing", "/swarm.txt", "/events", "/openapi.json"]
+
+
+async def publish(redis, document):
+    leader = Leadership(redis, "tests")
+    await leader.hold()
+    await SnapshotWriter(redis).publish(document, leader.lease)
+    await leader.release()
+
+
+@pytest.fixture
+async def client(redis, redis_url):
+    await publish(redis, snapshot(model(PREFIX, 12, tuple(server(n, 0, 12) for n in range(1, 40)))))
+    async with serve(redis_url) as url, httpx.AsyncClient(base_url=url, timeout=5) as http:
+        while (await http.get("/api/v1/state")).status_code != 200:
+            await asyncio.sleep(0.02)
+        yield http
+
+
+def counted(app, name, **labels):
+    return app.state.metrics.registry.get_sample_value(name, labels) or 0
+
+
+# --- rendering -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", [*PAGES, *DOCUMENTS])
+async def test_unknown_query_strings_change_nothing(client, path):
+    """The same body stands ready for them, with its ETag, compressed, and is not drawn again."""
+    plain = await client.get(path)
+    assert plain.status_code == 200
+    router = [sample.value for sample in all_requests()]
+    mark = "&" if "?" in path else "?"
+    for query in ("utm_source=x", "x", "=", "&&", "a[]=1&a[]=2", "%ff=%fe", "x" * 5_000):
+        answer = await client.get(f"{path}{mark}{query}")
+        assert answer.headers["etag"] == plain.headers["etag"]
+        assert answer.content == plain.content
+        known = await client.get(f"{path}{mark}{query}", headers={"if-none-match": plain.headers["etag"]})
+        assert (known.status_code, known.content) == (304, b"")
+    assert [sample.value for sample in all_requests()] == router, "the router was asked"
+    if len(plain.content) > bodies.MIN_COMPRESSED:
+        assert plain.headers["content-encoding"] in ("zstd", "br", "gzip")
+
+
+def all_requests():
+    families = serve.last_app.state.metrics.registry.collect()
+    return [sample for family in families if family.name == "petals_api_requests" for sample in family.samples
+            if sample.name.endswith("_total")]  # fmt: skip
+
+
+async def test_query_parameters_that_matter_are_not_ignored(client):
+    """Whatever stands beside them, and in whatever order."""
+    plain, color = await client.get("/swarm.txt"), await client.get("/swarm.txt?utm=1&color=1")
+    assert "\x1b[" in color.text
+    assert "\x1b[" not in plain.text
+    assert (await client.get("/swarm.txt?color=0")).text == plain.text
+    badge = f"/badge/{PREFIX}.svg?x=1&metric="
+    state, coverage = await client.get(badge + "state"), await client.get(badge + "coverage")
+    assert ("healthy" in state.text, "12/12" in coverage.text) == (True, True)
+    minute = await client.get(f"/api/v1/history/models/{PREFIX}?resolution=minute&x=1")
+    assert minute.json()["resolution"] == "minute"
+    assert (await client.get(f"/api/v1/history/models/{PREFIX}?resolution=year")).status_code == 400
+    assert (await client.get("/api/v1/incidents?limit=0")).status_code == 400
+
+
+def test_the_parameters_that_matter_are_those_of_the_description():
+    """`queries.PARAMETERS` and /openapi.json say the same; checks are made for each request and stand nowhere ready."""
+    described = {}
+    for path, operation in openapi.describe()["paths"].items():
+        names = {one["name"] for one in operation["get"].get("parameters", ()) if one["in"] == "query"}
+        if names and "is_reachable" not in path:
+            described[path.partition("{")[0]] = names
+    assert described == {path: set(names) for path, names in queries.PARAMETERS.items()}
+
+
+@pytest.mark.parametrize("path", [*DRAWN, f"/models/{PREFIX}x", "/servers/zz", f"/api/v1/models/{PREFIX}x"])
+async def test_what_grows_with_the_swarm_is_drawn_in_a_thread(client, path, monkeypatch):
+    """Once for all that ask at the same time: also the names that may have been meant by one that is not there."""
+    threads, draw = [], OnDemand.draw
+
+    async def watched(self, make):
+        def run():
+            threads.append(threading.current_thread())
+            return make()
+
+        return await draw(self, run)
+
+    monkeypatch.setattr(OnDemand, "draw", watched)
+    loop_thread = threading.current_thread()
+    for function in ("model", "server", "incidents"):
+        drawn = getattr(Pages, function)
+        monkeypatch.setattr(Pages, function, _never_on(loop_thread, drawn))
+    answers = await asyncio.gather(*(client.get(path) for _ in range(20)))
+    assert {answer.status_code for answer in answers} <= {200, 404}
+    assert threads
+    assert loop_thread not in threads
+    if answers[0].status_code == 200:
+        assert len(threads) == 1
+
+
+def _never_on(thread, function):
+    def checked(*arguments, **more):
+        assert threading.current_thread() is not thread
+        return function(*arguments, **more)
+
+    return checked
+
+
+async def test_a_new_snapshot_is_drawn_anew(client, redis):
+    """A page that stands ready is of the snapshot that the overview shows."""
+    path = f"/models/{PREFIX}"
+    old = await client.get(path)
+    assert (await client.get(path)).headers["etag"] == old.headers["etag"]
+    await publish(redis, snapshot(model(PREFIX, 12, (server(77, 0, 12),))))
+    while peer_id(77) not in (await client.get("/")).text:
+        await asyncio.sleep(0.02)
+    new = await client.get(path)
+    assert peer_id(77) in new.text
+    assert new.headers["etag"] != old.headers["etag"]
+    assert PREFIX in (await client.get(f"/api/v1/models/{PREFIX}")).text
+
+
+async def test_what_stands_ready_is_bounded():
+    """By bytes, the least recently made out first; and by what waits for the thread."""
+    from api import on_demand
+
+    demand = OnDemand()
+    large = Body.make(bytes(30 * 2**20), "text/plain")
+
+    async def make():
+        return large
+
+    for number in range(20):
+        await demand.get(f"/{number}", make)
+    assert demand.ready("/19") is large
+    assert demand.ready("/0") is None
+    assert sum(kept.size for kept in demand._bodies._entries.values()) <= on_demand.MAX_BYTES
+    hold = threading.Event()
+    waiting = [asyncio.create_task(demand.draw(hold.wait)) for _ in range(MAX_DRAWING)]
+    await asyncio.sleep(0)
+    with pytest.raises(Problem) as refused:
+        await demand.draw(lambda: None)
+    assert refused.value.status_code == 503
+    hold.set()
+    await asyncio.gather(*waiting)
+    demand.close()
+
+
+def test_a_model_of_ten_thousand_servers_fits_a_page():
+    """What is sent of it stays near what the overview sends: the JSON has all."""
+    view_of = synthetic.snapshot(10_000)
+    from api.pages.view import View
+
+    view = View(view_of, None, time.time(), redis_connected=True, snapshot_id="1", show_addresses=True, stale_after=60)
+    prefix = max(view_of.models, key=lambda report: len(report.servers)).dht_prefix
+    body = Body.make(Pages().model(view, prefix).encode(), "text/html")
+    assert len(body.encoded["br"]) < 80_000
+
+
+# --- checks ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_client_that_hangs_up_is_no_failure(redis_url, caplog):
+    """It is counted as what it is, and no traceback is written."""
+    async with serve(redis_url) as url, worker_on(redis_url, FakeProber(delay=30)):
+        host, port = url.removeprefix("http://").split(":")
+        with caplog.at_level(logging.INFO):
+            for path in ("/api/v1/is_reachable/", "/check/"):
+                with socket.create_connection((host, int(port))) as hanging_up:
+                    hanging_up.sendall(f"GET {path}{peer_id(1)} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+                    while not serve.last_app.state.desk.waiting:
+                        await asyncio.sleep(0.02)
+                while serve.last_app.state.desk.waiting:
+                    await asyncio.sleep(0.02)
+            await asyncio.sleep(0.1)
+        app = serve.last_app
+    assert counted(app, "petals_api_requests_total", route="/api/v1/is_reachable/{peer_id:path}", status="499") == 1
+    assert counted(app, "petals_api_requests_total", route="/check/{peer_id}", status="499") == 1
+    assert counted(app, "petals_api_requests_total", route="/api/v1/is_reachable/{peer_id:path}", status="500") == 0
+    assert "Traceback" not in caplog.text
+
+
+async def test_who_asks_for_a_fresh_look_gets_one_beside_others(redis_url):
+    """A recent verdict answers the one, and not the other, though both ask at the same time."""
+    async with serve(redis_url) as url, httpx.AsyncClient(base_url=url, timeout=10) as http:
+        prober = FakeProber(REACHED)
+        async with worker_on(redis_url, prober, verdict_reuse=30.0):
+            path = f"/api/v1/is_reachable/{peer_id(1)}"
+            assert (await http.get(path)).json()["success"] is True
+            prober.outcome = REFUSED
+            usual, fresh = await asyncio.gather(http.get(path), http.get(path, params={"fresh": "1"}))
+            assert (usual.json()["success"], fresh.json()["success"]) == (True, False)
+
+
+async def test_a_fresh_look_that_takes_long_is_not_answered_by_an_old_verdict(redis_url):
+    """Not either when the question is put again while the look lasts."""
+    async with serve(redis_url) as url, httpx.AsyncClient(base_url=url, timeout=10) as http:
+        prober = FakeProber(REACHED)
+        async with worker_on(redis_url, prober, verdict_reuse=30.0):
+            path = f"/api/v1/is_reachable/{peer_id(1)}"
+            assert (await http.get(path)).json()["success"] is True
+            prober.outcome, prober.delay = REFUSED, 2.5
+            assert (await http.get(path, params={"fresh": "1"})).json()["success"] is False
+
+
+@pytest.mark.parametrize(
+    ("address", "key"),
+    [("192.0.2.1", "192.0.2.1"), ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"), ("2001:db8:1:2::", "2001:db8:1:2::/64"),
+     ("unknown", "unknown")],
+)  # fmt: skip
+def test_requests_are_counted_by_household(address, key):
+    assert rate_key(address) == key
+
+
+async def test_a_network_of_ipv6_is_one_client(redis_url, redis):
+    """29 addresses of one /64 share one budget; another /64 has its own."""
+    settings = {"rate_limit": 10, "trusted_networks": [], "trusted_proxies": ["127.0.0.1"]}
+    async with serve(redis_url, **settings) as url, httpx.AsyncClient(base_url=url) as http:
+        path = f"/api/v1/is_reachable/{peer_id(1)}"
+        codes = [
+            (await http.get(path, headers={"x-forwarded-for": f"2001:db8::{n:x}"})).status_code for n in range(1, 30)
+        ]
+        other = await http.get(path, headers={"x-forwarded-for": "2001:db8:0:1::1"})
+    assert codes == [503] * 10 + [429] * 19
+    assert other.status_code == 503
+    assert len(await redis.keys(keys.rate("*"))) == 2
+
+
+# --- headers ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/nowhere", "/models/nothing", "/servers/nothing", "/check/nothing"])
+async def test_error_pages_carry_the_headers_of_all_pages(client, path):
+    """Content-Security-Policy, nosniff, Referrer-Policy: an error page shows what the client wrote."""
+    answer = await client.get(path, headers={"accept": "text/html"})
+    assert answer.status_code in (400, 404)
+    assert answer.headers["content-type"].startswith("text/html")
+    assert SECURITY_HEADERS.items() <= answer.headers.items()
+
+
+async def test_every_line_of_if_none_match_counts(client):
+    """Lists may stand in several lines, the known tag in any of them."""
+    tag = (await client.get("/api/v1/state")).headers["etag"]
+    for lines in ([tag, '"other"'], ['"other"', tag], [f'"a", {tag}', '"b"'], [f"W/{tag}"], ["*"]):
+        headers = [("accept-encoding", "gzip, deflate, br, zstd"), *(("if-none-match", line) for line in lines)]
+        request = client.build_request("GET", "/api/v1/state")
+        request.headers = httpx.Headers([("host", "x"), *headers])
+        assert (await client.send(request)).status_code == 304, lines
+    other = await client.get("/api/v1/state", headers=[("if-none-match", '"a"'), ("if-none-match", '"b"')])
+    assert other.status_code == 200
+
+
+async def test_every_line_of_accept_encoding_counts(client):
+    request = client.build_request("GET", "/api/v1/state")
+    request.headers = httpx.Headers([("host", "x"), ("accept-encoding", "gzip"), ("accept-encoding", "identity")])
+    assert (await client.send(request)).headers["content-encoding"] == "gzip"
+
+
+def test_junk_in_accept_encoding_is_not_kept(monkeypatch):
+    """Neither long ones nor many: what is remembered stays small, and goes on being used."""
+    monkeypatch.setattr(bodies, "_chosen", {})
+    for number in range(1_000):
+        bodies._choose(b"x%d;q=0.5, " % number + b"junk, " * 10_000)
+    assert bodies._chosen == {}
+    for number in range(1_000):
+        bodies._choose(b"x%d" % number)
+    assert len(bodies._chosen) <= bodies._MAX_CHOSEN
+    assert bodies._choose(b"gzip, deflate, br") == "br"
+    assert b"gzip, deflate, br" in bodies._chosen
+
+
+@pytest.mark.parametrize("path", API_PATHS)
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "OPTIONS"])
+async def test_any_site_may_read_any_answer_of_the_api(client, method, path):
+    """Errors of the router and preflights too; the ETag can be read."""
+    if (method, path) == ("GET", "/events"):
+        pytest.skip("is a stream")
+    answer = await client.request(method, path, headers={"origin": "https://site.example"})
+    assert CORS.items() <= answer.headers.items()
+    assert answer.headers.get_list("access-control-allow-origin") == ["*"]
+    assert "ETag" in answer.headers["access-control-expose-headers"]
+    if method == "OPTIONS":
+        assert answer.status_code == 204
+        assert "GET" in answer.headers["access-control-allow-methods"]
+        assert answer.headers["access-control-allow-headers"] == "*"
+
+
+async def test_our_own_failures_can_be_read_too(redis_url):
+    """A 500 is made outside of all layers."""
+    app = create_app(ApiSettings(redis_url=redis_url))
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://x") as http:
+        del app.state.table
+        answer = await http.get("/api/v1/state?x", headers={"origin": "https://site.example"})
+        broken = await http.get(f"/api/v1/is_reachable/{peer_id(1)}")
+        del app.state.desk
+        broken = await http.get(f"/api/v1/is_reachable/{peer_id(1)}")
+    assert answer.headers["access-control-allow-origin"] == "*"
+    assert broken.status_code == 500
+    assert broken.headers["access-control-allow-origin"] == "*"
+
+
+async def test_pages_are_no_api(client):
+    """Other sites may link to a page; they may not read one."""
+    for path in ("/", "/check", "/nowhere"):
+        assert "access-control-allow-origin" not in (await client.get(path)).headers
+    assert (await client.options("/")).status_code == 405
+
+
+# --- streams ---------------------------------------------------------------------------------------------------------
+
+
+async def test_the_head_of_the_events_ends(client):
+    """The headers of the stream, and no subscriber."""
+    answer = await client.head("/events")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
+    assert answer.headers["cache-control"] == "no-store"
+    assert serve.last_app.state.metrics.subscribers == 0
+
+
+async def test_events_for_a_client_of_http_1_0(client):
+    """It knows no chunks: what is new, an end, and when to come again."""
+    host, port = str(client.base_url).removeprefix("http://").strip("/").split(":")
+    for known, told in ((b"", True), (serve.last_app.state.swarm.snapshot_id.encode(), False)):
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"GET /events HTTP/1.0\r\nlast-event-id: " + known + b"\r\n\r\n")
+        answer = await asyncio.wait_for(reader.read(), 5)
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert b"connection: close" in head.lower()
+        assert b"chunked" not in head.lower()
+        assert body.startswith(b"retry: ")
+        assert (b"event: snapshot" in body) is told
+        writer.close()
+
+
+@asynccontextmanager
+async def large_answers():
+    """Yield the server and the port of one whose every answer is larger than any buffer: 30 MB."""
+    served = Body.make(bytes(LARGE), "application/octet-stream")
+
+    async def app(scope, receive, send):
+        await served(scope, receive, send)
+
+    server_ = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, http=BoundedHttp, lifespan="off"))
+    running = asyncio.create_task(server_.serve())
+    while not server_.started:
+        await asyncio.sleep(0.01)
+    try:
+        yield server_, server_.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server_.should_exit = True
+        await running
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_reader_that_does_not_read_is_cut_off(loop, monkeypatch):
+    """Its answer is not kept for ever; one that reads goes on, however slowly. On both kinds of event loop."""
+    monkeypatch.setattr(http_limits, "REQUEST_WITHIN", 0.2)
+    monkeypatch.setattr(http_limits, "UNREAD_WITHIN", 1.0)
+
+    async def main():
+        async with large_answers() as (server_, port):
+            with socket.create_connection(("127.0.0.1", port)) as silent:
+                silent.sendall(REQUEST)
+                assert await read_at(port, 2**20, 0.05) == LARGE
+                async with asyncio.timeout(20):
+                    while server_.server_state.connections:
+                        await asyncio.sleep(0.05)
+
+    with asyncio.Runner(loop_factory=uvicorn.Config(lambda: None, loop=loop).get_loop_factory()) as runner:
+        runner.run(main())
+
+
+async def test_an_answer_may_not_be_read_for_ever(monkeypatch):
+    """Nor a bit at a time."""
+    monkeypatch.setattr(http_limits, "REQUEST_WITHIN", 0.2)
+    monkeypatch.setattr(http_limits, "READ_WITHIN", 1.0)
+    async with large_answers() as (_, port), asyncio.timeout(30):
+        assert await read_at(port, 2**16, 0.05) < LARGE
+
+
+async def read_at(port, size, every):
+    """Ask, read so many bytes each time until no more come, and return how many there were."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**21)
+    writer.write(REQUEST)
+    received = -len((await reader.readuntil(b"\r\n\r\n")).partition(b"\r\n\r\n")[2])
+    with suppress(ConnectionError):
+        while received < LARGE and (part := await reader.read(size)):
+            received += len(part)
+            await asyncio.sleep(every)
+    writer.close()
+    return received
