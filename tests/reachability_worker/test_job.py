@@ -75,12 +75,14 @@ def test_what_is_longer_than_a_job_can_be_is_cut_off():
 def test_a_check_ends_in_time_to_bring_its_answer_back():
     """The deadline is this machine's own monotonic clock; the rest of the question goes with it."""
     before = time.monotonic()
-    check = read_check(f"{PEER}-a", packed([CHECK_FUNCTION, None, [PEER], {}]), 5.0, b"id-1", TRACEPARENT.encode())
+    check = read_check(
+        (f"{PEER}-a".encode(), packed([CHECK_FUNCTION, None, [PEER], {}]), 5000, b"id-1", TRACEPARENT.encode())
+    )
     assert before + 5.0 - ANSWER_RESERVE <= check.deadline <= time.monotonic() + 5.0 - ANSWER_RESERVE
     assert check == (f"{PEER}-a", PEER, check.deadline, "id-1", TRACEPARENT)
 
 
 @pytest.mark.parametrize("hostile", [b"", b"\xff\xfe", b"a b", b"x" * 500, b'"\r\nX: y'])
 def test_a_request_id_or_trace_that_is_none_is_dropped_and_costs_no_check(hostile):
-    check = read_check(f"{PEER}-a", packed([CHECK_FUNCTION, None, [PEER], {}]), 5.0, hostile, hostile)
+    check = read_check((f"{PEER}-a".encode(), packed([CHECK_FUNCTION, None, [PEER], {}]), 5000, hostile, hostile))
     assert (check.peer_id, check.request_id, check.traceparent) == (PEER, "", "")
