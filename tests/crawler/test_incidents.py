@@ -314,7 +314,7 @@ def test_a_week_to_the_second_withdraws_a_model():
 def test_a_model_that_is_absent_is_reported_as_it_was_last_seen():
     _, _, watch = run("H", whole=model(blocks=8, official=True, name="lab/demo", servers=WHOLE.servers))
     gone = absent("demo-model", watch)
-    assert (gone.dht_prefix, gone.num_blocks, gone.official) == ("demo-model", 8, True)
+    assert (gone.dht_prefix, gone.num_blocks, gone.official) == ("demo-model", 8, False)
     assert (gone.name, gone.short_name, gone.state, gone.servers) == ("lab/demo", "lab/demo", ModelState.BROKEN, ())
 
 
