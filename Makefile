@@ -130,6 +130,10 @@ prove-reliability: $(DEV_INSTALLED)  ## Hurt every part, and print faults, reque
 prove-small-machine: $(INSTALLED)  ## The whole monitor in 1 GiB and on one core, 100 concurrent checks, for SECONDS (60; needs root)
 	$(BIN)/python -m deploy.prove_small_machine --seconds $(or $(SECONDS),60)
 
+.PHONY: chaos
+chaos: $(DEV_INSTALLED)  ## Hurt every part at random for SECONDS (60), with the seed printed; SEED=… does the same again
+	CHAOS_SECONDS=$(or $(SECONDS),60) CHAOS_SEED=$(SEED) $(BIN)/python -m pytest tests/reliability/test_chaos.py -s
+
 .PHONY: soak
 soak: $(DEV_INSTALLED)  ## Checks without end for SOAK_SECONDS (600): memory, files and Redis keys must stay flat
 	SOAK_SECONDS=$(or $(SOAK_SECONDS),600) $(BIN)/python -m pytest tests/reliability/test_soak.py -s

@@ -37,7 +37,8 @@ local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 local function text(answer) return type(answer) == 'string' and answer or nil end
 if ARGV[5] ~= '1' then
   local verdict = text(redis.pcall('GET', KEYS[1]))
-  if verdict then return {'HIT', verdict} end
+  -- What does not run out was not written by a worker, and would be told for ever.
+  if verdict and redis.call('PTTL', KEYS[1]) > 0 then return {'HIT', verdict} end
 end
 if redis.call('ZCOUNT', KEYS[3], now_ms, '+inf') == 0 then return {'NOWORKER'} end
 local current = text(redis.pcall('GET', KEYS[2]))
@@ -52,7 +53,7 @@ if current and string.sub(current, 1, #peer) == peer and string.match(current, '
     redis.call('SET', KEYS[2], current, 'PX', ARGV[4])
     return {'JOIN', current}
   end
-  if status and redis.call('EXISTS', KEYS[2]) == 1 then return {'JOIN', current} end
+  if status and redis.call('PTTL', KEYS[2]) > 0 then return {'JOIN', current} end
 end
 if redis.call('LLEN', KEYS[4]) >= tonumber(ARGV[3]) then return {'FULL'} end
 redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[4])

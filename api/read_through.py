@@ -7,6 +7,8 @@ import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from shared.tasks import awaited
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable
 
@@ -58,7 +60,7 @@ class ReadThrough:
         loading = (key, self.version)
         task = self._loading.get(loading)
         if task is None:
-            task = asyncio.create_task(self._load(key, load))
+            task = awaited(self._load(key, load))
             self._loading[loading] = task
             task.add_done_callback(lambda done: self._loaded(loading, done))
         try:

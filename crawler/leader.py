@@ -24,7 +24,9 @@ if current and current == ARGV[3] then
   redis.call('PEXPIRE', KEYS[1], ARGV[2])
   return current
 end
-if current then return false end
+-- One that does not run out was not written by a crawler: it would bar all of them for ever.
+local left_ms = redis.call('PTTL', KEYS[1])
+if current and left_ms >= 0 and left_ms <= 60000 then return false end
 local number = redis.pcall('INCR', KEYS[2])
 if type(number) == 'table' then  -- no number stands there: any that was not used before will do
   number = redis.call('TIME')[1]

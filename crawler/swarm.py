@@ -304,12 +304,14 @@ class Crawl:
 
     async def _announced_models(self, found: Mapping[str, SubkeyValues | None]) -> list[Model]:
         """Read the model index; official models are known already."""
-        self._answered += len(found)
-        if MODEL_INDEX_KEY not in found:
+        index = found.get(MODEL_INDEX_KEY)
+        if index is None and (MODEL_INDEX_KEY not in found or self.dht_node.silent_nodes):
+            # Nodes that are silent may hold it: a swarm is not empty for that.
             self._unanswered += 1
             return served_before(self.last)
+        self._answered += 1
         announced: list[Model] = []
-        entries = iter((found[MODEL_INDEX_KEY] or {}).items())
+        entries = iter((index or {}).items())
         while some := dict(islice(entries, ENTRIES_A_TURN)):
             announced += self._announced(some)
             await asyncio.sleep(0)

@@ -144,6 +144,11 @@ class DHTClientNode(Daemon):
         self.public_ips |= {ip for ip in seen if ip is not None and ip.is_global and not is_local(ip)}
 
     @property
+    def silent_nodes(self) -> int:
+        """How many DHT nodes are silent: they may hold what nobody else does."""
+        return len(self._reader.silent)
+
+    @property
     def joined(self) -> tuple[str, ...]:
         """Bootstrap peers that have answered `join`."""
         return self._joined

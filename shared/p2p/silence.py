@@ -23,6 +23,10 @@ class SilentNodes:
     def __contains__(self, peer: object) -> bool:
         return self._until.get(peer, 0.0) > time.monotonic()
 
+    def __len__(self) -> int:
+        now = time.monotonic()
+        return sum(until > now for until in self._until.values())
+
     def add(self, peer: object) -> None:
         """Leave this node out for a while."""
         if len(self._until) >= MAX_REMEMBERED:

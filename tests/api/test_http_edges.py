@@ -397,6 +397,7 @@ async def large_answers():
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.real_parts
 def test_a_reader_that_does_not_read_is_cut_off(loop, monkeypatch):
     """Its answer is not kept for ever; one that reads goes on, however slowly. On both kinds of event loop."""
     monkeypatch.setattr(http_limits, "REQUEST_WITHIN", 0.2)
@@ -415,6 +416,7 @@ def test_a_reader_that_does_not_read_is_cut_off(loop, monkeypatch):
         runner.run(main())
 
 
+@pytest.mark.real_parts
 async def test_an_answer_may_not_be_read_for_ever(monkeypatch):
     """Nor a bit at a time."""
     monkeypatch.setattr(http_limits, "REQUEST_WITHIN", 0.2)

@@ -35,6 +35,7 @@ class SyntheticSwarm:
         self.refused_subkeys = Counter()
         self.kademlia = SimpleNamespace(refused_addresses=Counter())
         self.has_joined = asyncio.Event()
+        self.silent_nodes = 0
         self.versions = {}
         self.peer_id = peer_id(10**6)
 

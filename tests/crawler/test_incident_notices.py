@@ -379,6 +379,7 @@ def test_the_connection_goes_to_the_address_that_was_checked(monkeypatch):
     assert connected == [("1.1.1.1", 80)]
 
 
+@pytest.mark.real_parts
 def test_the_next_checked_address_is_tried_where_the_first_refuses(receiver, monkeypatch):
     """A name may have addresses of which one is down; the notice goes to the other."""
     addresses = ["127.0.0.2", "127.0.0.1"]

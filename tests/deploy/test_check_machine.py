@@ -13,6 +13,8 @@ import pytest
 from deploy import check_machine
 from deploy.embedded_redis import free_port
 
+pytestmark = pytest.mark.real_parts
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -21,6 +21,8 @@ from reachability_worker.settings import WorkerSettings
 from shared import keys
 from tests.reliability.parts import answers, until
 
+pytestmark = pytest.mark.real_parts
+
 SERVICE = "petals"
 
 

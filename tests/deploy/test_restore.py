@@ -15,6 +15,8 @@ import redis as sync_redis
 from deploy.embedded_redis import free_port
 from tests.deploy.tools import tool
 
+pytestmark = pytest.mark.real_parts
+
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 
 

@@ -12,6 +12,7 @@ import subprocess
 from pathlib import Path
 
 CAP_SYS_ADMIN = 21
+LIBFAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
 TOOLS = ("unshare", "nsenter", "ip", "nft")
 
 
@@ -32,8 +33,11 @@ def _may_make_namespaces() -> bool:
 
 def unavailable() -> str | None:
     """Return why there can be no box on this machine, None where there can."""
-    if missing := [tool for tool in TOOLS if shutil.which(tool) is None]:
-        return f"needs {', '.join(missing)} (Debian: iproute2, nftables, util-linux)"
+    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
+    if LIBFAKETIME is None:
+        missing.append("libfaketime")
+    if missing:
+        return f"needs {', '.join(missing)} (Debian: iproute2, nftables, util-linux, faketime)"
     tried = subprocess.run(command("nft", "add table inet box"), capture_output=True, text=True)
     return tried.stderr.strip() or f"{tried.args[0]} ended with {tried.returncode}" if tried.returncode else None
 

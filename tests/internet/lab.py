@@ -1,30 +1,20 @@
-"""The program inside the box: builds the Internet, and looks at each situation once with a client and a monitor.
-
-It prints a JSON object a line: `{"phase": …}` as it goes on, `{"row": …}` for each situation. It ends when its
-standard input does, however its parent came to an end; and everything that it started ends with it.
-"""
+"""Everything that is in the box: builds the Internet, lets things happen there, and looks at each situation."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
-import os
-import sys
-import threading
 import time
-import traceback
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploy.simulated_server import Model
-from tests.internet import box
 from tests.internet.monitor import API_PORT, Monitor
 from tests.internet.names import Names
-from tests.internet.network import Internet, backbone
+from tests.internet.network import Internet
 from tests.internet.peers import Client, Experience, Server, ServerWithClock
-from tests.internet.situations import NO_SNAPSHOT, NOT_SHOWN, SERVERS, SITUATIONS, Situation, When
+from tests.internet.servers import SERVERS, When
+from tests.internet.situations import NO_SNAPSHOT, NOT_SHOWN, SITUATIONS, Situation
 from tests.internet.table import NOBODY_COULD_LOOK
 
 if TYPE_CHECKING:
@@ -42,7 +32,7 @@ RESERVATION_AFTER = 168.0
 """Seconds after its start before which no server asks a relay for a place."""
 RESERVATION_WITHIN = 60.0
 """Seconds that it gets after that."""
-ASKED_AGAIN = 2
+ASKED_AGAIN = 4
 RETRY_AFTER = 5.0
 """How often, and after how many seconds, somebody asks again who was told that nobody could look now (a 503)."""
 EFFECT = 1.0
@@ -51,7 +41,7 @@ CLOCK_AHEAD = 3600.0
 
 
 class Lab:
-    """Everything that is in the box."""
+    """All hosts, and the programs on them."""
 
     def __init__(self, logs: Path) -> None:
         self._logs = logs
@@ -169,8 +159,8 @@ class Lab:
         finally:
             await client.stop()
 
-    async def look(self, when: When) -> None:
-        """Look at all situations of a time, with one client as Petals has one, and print the rows.
+    async def look(self, when: When) -> list[dict[str, Any]]:
+        """Look at all situations of a time, with one client as Petals has one, and return the rows.
 
         What a crawl shows is that of the first one that begins from now on.
         """
@@ -191,8 +181,7 @@ class Lab:
         later = {s.monitor: await self.monitors[s.monitor].snapshot_begun_after(now) for s, _ in doubtful}
         for situation, row in doubtful:
             row["crawl"] = {**shown(later[situation.monitor], row["peer_id"]), "tries": 2}
-        for row in rows:
-            say(row=row)
+        return rows
 
     async def _look(self, situation: Situation, client: Client) -> dict[str, Any]:
         peer_id, monitor = self.servers[situation.server].peer_id, self.monitors[situation.monitor]
@@ -238,93 +227,3 @@ def shown(snapshot: dict[str, Any] | None, peer_id: str) -> dict[str, Any]:
     state = next((row["state"] for row in rows if row["peer_id"] == peer_id), NOT_SHOWN)
     error = next((issue["err"] for issue in snapshot["reachability_issues"] if issue["peer_id"] == peer_id), None)
     return {"state": state, "error": error, "seconds": snapshot["update_duration"]}
-
-
-def say(**what: Any) -> None:
-    sys.stdout.write(f"{json.dumps(what)}\n")
-    sys.stdout.flush()
-
-
-async def run(logs: Path) -> None:
-    begun = time.monotonic()
-    lag = 0.0
-
-    async def measure_lag() -> None:
-        """Note by how many seconds this loop is late at most: all simulated peers answer through it."""
-        nonlocal lag
-        while True:
-            asked = time.monotonic()
-            await asyncio.sleep(0.1)
-            lag = max(lag, time.monotonic() - asked - 0.1)
-
-    def phase(name: str) -> None:
-        nonlocal lag
-        say(phase=name, after=round(time.monotonic() - begun, 1), lag=round(lag, 2))
-        lag = 0.0
-
-    measuring = asyncio.create_task(measure_lag())
-    lab = Lab(logs)
-    phase("the network stands")
-    started = await lab.start()
-    phase("all servers run")
-    await lab.announce()
-    phase("all servers have announced themselves")
-    await lab.happen(When.AT_ONCE)
-    await lab.start_monitors("public")
-    phase("a monitor is ready")
-    await lab.look(When.AT_ONCE)
-    phase("waiting for relays")
-    await lab.start_monitors("home", "late")
-    await lab.reserved(started)
-    phase("servers have places on their relays")
-    for when in (When.RESERVED, When.HALF_SILENT):
-        await lab.happen(when)
-        await lab.look(when)
-        phase(f"looked: {when}")
-    await lab.stop()
-    measuring.cancel()
-    end(0)
-
-
-async def wait(logs: Path) -> None:
-    """Have something of everything: a router, a wire, a daemon; and wait to be ended."""
-    lab = Lab(logs)
-    await lab.peer(lab.internet.host("far", one_way=0.1)).start()
-    say(phase="waiting")
-    await asyncio.Event().wait()
-
-
-def end(code: int) -> None:
-    """End this process at once, whatever hivemind's tasks still wait for: with it the kernel ends all others here."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
-def end_with_standard_input() -> None:
-    """End this process at the end of its standard input."""
-
-    def read() -> None:
-        sys.stdin.buffer.read()
-        end(1)
-
-    threading.Thread(target=read, daemon=True).start()
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("logs", type=Path, help="a folder for the monitors' logs")
-    parser.add_argument("--wait", action="store_true", help="start a peer on a host far away, and wait for the end")
-    arguments = parser.parse_args()
-    end_with_standard_input()
-    box.furnish(NAME_SERVER)
-    backbone(NAME_SERVER)
-    try:
-        asyncio.run(wait(arguments.logs) if arguments.wait else run(arguments.logs))
-    except BaseException:  # noqa: BLE001 - said, and the end all the same
-        traceback.print_exc()
-        end(1)
-
-
-if __name__ == "__main__":
-    main()

@@ -17,6 +17,12 @@ WIRE = Path(__file__).with_name("wire.py")
 NAMESPACES = Path("/run/netns")
 PORT = 31337
 """Where a server listens, as in Petals' instructions."""
+LISTEN_AND_SAY_NOTHING = """
+import socket, sys, time
+door = socket.create_server(("::", int(sys.argv[1])), family=socket.AF_INET6, dualstack_ipv6=True)
+print("listening", flush=True)
+time.sleep(1e6)
+"""
 
 
 def backbone(name_server: str) -> None:
@@ -85,6 +91,13 @@ class Host:
     def lose(self, percent: int) -> None:
         """Lose a share of all packets that come in."""
         self.nft(f'add rule inet host input iifname != "lo" numgen random mod 100 < {percent} drop')
+
+    def listen_and_say_nothing(self, port: int) -> None:
+        """Have a program accept connections on a port, and never say a word. Returns once it listens."""
+        command = self.command(sys.executable, "-S", "-c", LISTEN_AND_SAY_NOTHING, str(port))
+        program = subprocess.Popen(command, stdout=subprocess.PIPE)
+        assert program.stdout is not None
+        assert program.stdout.readline(), f"nothing listens on {self.name}"
 
     def unplug(self) -> None:
         """Pull the cable: nobody answers for the host's address any more, and the host hears nothing."""

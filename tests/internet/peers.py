@@ -10,7 +10,6 @@ import asyncio
 import json
 import math
 import os
-import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass, field
@@ -29,6 +28,7 @@ from shared.p2p.hivemind import (
     runtime_pb2,
     write_pbmsg,
 )
+from tests.internet import box
 from tests.internet.network import PORT
 
 if TYPE_CHECKING:
@@ -169,8 +169,7 @@ class ServerWithClock(Server):
 
 def wrong_clock(ahead: float) -> dict[str, str]:
     """Return the environment of a process whose clock is `ahead` seconds ahead; how time passes stays as it is."""
-    library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
-    return {"LD_PRELOAD": str(library), "FAKETIME": f"{ahead:+.0f}", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    return {"LD_PRELOAD": str(box.LIBFAKETIME), "FAKETIME": f"{ahead:+.0f}", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
 
 
 async def announce(node: DHTNode, peer_id: str, announcement: Announcement, expires: float) -> None:
@@ -240,11 +239,3 @@ class Client:
 
     async def stop(self) -> None:
         await self._p2p.shutdown()
-
-
-def listen_and_say_nothing(host: Host) -> None:
-    """Have another program accept connections on the port, and never say a word."""
-    program = (
-        f"import socket, time; s = socket.socket(socket.AF_INET6); s.bind(('::', {PORT})); s.listen(); time.sleep(1e6)"
-    )
-    subprocess.Popen(host.command(sys.executable, "-S", "-c", program))

@@ -21,7 +21,7 @@ END_WITHIN = 10.0
 @contextmanager
 def lab(logs: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
     """Start the lab; leave nothing of it, whatever happens. It hears of our end by its standard input's."""
-    command = box.command(sys.executable, "-m", "tests.internet.lab", str(logs), *options)
+    command = box.command(sys.executable, "-m", "tests.internet.program", str(logs), *options)
     with (logs / "lab.log").open("w") as log:
         process = subprocess.Popen(
             command,
@@ -49,7 +49,7 @@ def lab(logs: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
 def rows(logs: Path) -> list[dict[str, Any]]:
     """Run the lab to its end; return all rows. Raise `AssertionError` with the log's end where it fails."""
     found = []
-    with lab(logs) as process, (logs / "said.jsonl").open("w") as record:
+    with lab(logs) as process, (logs / "said.jsonl").open("w", buffering=1) as record:
         assert process.stdout is not None
         for line in process.stdout:
             record.write(line)

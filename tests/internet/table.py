@@ -6,7 +6,8 @@ import datetime as dt
 import re
 from typing import TYPE_CHECKING, Any
 
-from tests.internet.situations import NO_SNAPSHOT, NOT_SHOWN, SITUATIONS, Situation, When
+from tests.internet.servers import When
+from tests.internet.situations import NO_SNAPSHOT, NOT_SHOWN, SITUATIONS, Situation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

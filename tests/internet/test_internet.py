@@ -20,6 +20,7 @@ from tests.internet.situations import SITUATIONS
 NO_BOX = box.unavailable()
 pytestmark = [
     pytest.mark.internet,
+    pytest.mark.real_parts,
     pytest.mark.timeout(600),
     # Root can always have one: then a machine that lacks a tool fails, and does not skip.
     pytest.mark.skipif(NO_BOX is not None and os.geteuid() != 0, reason=f"no network namespaces: {NO_BOX}"),

@@ -19,7 +19,7 @@ from shared import keys, stored, tasks
 from shared.clock import RedisClock
 from shared.history import Resolution
 from shared.history_store import HistoryReader
-from shared.reachability import CHECK_FUNCTION, Answer, DialOutcome, Stage, encode_answer, queue_name
+from shared.reachability import CHECK_FUNCTION, WORKER_LEASE, Answer, DialOutcome, Stage, encode_answer, queue_name
 from shared.snapshot import CrawlStatus, Verdict
 from shared.snapshot_store import SnapshotReader, SnapshotWriter
 from tests.api.serving import serve
@@ -121,22 +121,36 @@ async def test_jobs_with_any_id_and_any_fields_cost_themselves(site, rq_redis):
     assert time.monotonic() - started < 5
 
 
-@pytest.mark.parametrize("field", ["asked_ms", "type"])
-async def test_a_first_job_that_cannot_be_aged_takes_no_lease_away(redis_url, rq_redis, field):
-    """The age of the queue is looked at with each renewal: whatever its first job says, the worker stays."""
-    prober = FakeProber()
-    async with worker_on(redis_url, prober, vantage="here", checks_at_once=1):
-        prober.fit = True
-        rq_redis.set("rq:suspended", 1)  # nothing is taken
-        await asyncio.sleep(2.5)
-        rq_redis.delete("rq:suspended")
-        if field == "type":
-            rq_redis.set("rq:job:x", "text")
-            rq_redis.rpush(f"rq:queue:{QUEUE}", "x")
-        else:
-            job_of(rq_redis, b"x-1", peer_id(1), asked_ms="soon")
+@pytest.mark.parametrize("asked_ms", ["soon", "nan", "-inf", b"\xff", None])
+async def test_a_first_job_that_cannot_be_aged_takes_no_lease_away(redis_url, rq_redis, asked_ms):
+    """The age of the queue is looked at with each renewal: whatever its first job says, the worker stays.
+
+    None is a job of another type.
+    """
+    async with worker_on(redis_url, FakeProber(delay=30), vantage="here", checks_at_once=1):
+        job_of(rq_redis, f"{peer_id(1)}-ab".encode(), peer_id(1))
         async with asyncio.timeout(8):
-            while not rq_redis.zcard(keys.workers("here")) or rq_redis.llen(f"rq:queue:{QUEUE}"):
+            while rq_redis.llen(f"rq:queue:{QUEUE}"):  # it holds as many as it may
+                await asyncio.sleep(0.05)
+        if asked_ms is None:
+            rq_redis.set("rq:job:x-1", "text")
+            rq_redis.rpush(f"rq:queue:{QUEUE}", "x-1")
+        else:
+            job_of(rq_redis, b"x-1", peer_id(1), asked_ms=asked_ms)
+        ends = time.monotonic() + WORKER_LEASE + 1
+        while time.monotonic() < ends:
+            assert rq_redis.zcount(keys.workers("here"), int(time.time() * 1000), "+inf") == 1
+            await asyncio.sleep(0.1)
+
+
+async def test_an_in_flight_mark_of_another_type_does_not_hold_the_answer_back(redis_url, rq_redis):
+    """It is replaced while the check runs: the answer, and those written with it, arrive."""
+    async with worker_on(redis_url, FakeProber(REFUSED, delay=0.5), vantage="here"):
+        for number in (1, 2):
+            job_of(rq_redis, f"{peer_id(number)}-ab".encode(), peer_id(number))
+        rq_redis.lpush(keys.inflight("here", peer_id(1)), "x")
+        async with asyncio.timeout(3):
+            while rq_redis.xlen(keys.REPLIES) < 2:
                 await asyncio.sleep(0.05)
 
 
@@ -385,3 +399,20 @@ async def test_a_fencing_number_that_is_none_bars_nobody_from_the_lead(redis, rq
     await first.release()
     assert await first.hold()
     assert first.lease != lease
+
+
+async def test_a_lease_that_does_not_run_out_bars_nobody_from_the_lead(redis, rq_redis):
+    """Somebody wrote it: no crawler would ever renew it, or let it go."""
+    rq_redis.set(keys.CRAWLER_LEASE, "poison")
+    first, second = Leadership(redis, "one"), Leadership(redis, "two")
+    assert await first.hold()
+    assert not await second.hold()
+    assert rq_redis.pttl(keys.CRAWLER_LEASE) > 0
+
+
+async def test_a_verdict_that_does_not_run_out_is_not_told_for_ever(site, rq_redis):
+    """It is about the right peer, and nobody's."""
+    forged = Answer(peer_id(1), "here", 1.0, DialOutcome(Verdict.REACHABLE, Stage.ANSWERED))
+    rq_redis.set(keys.verdict("here", peer_id(1)), encode_answer(forged))
+    answer = await ask(site, 1)
+    assert answer.json()["success"] is False

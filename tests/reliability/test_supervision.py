@@ -36,6 +36,7 @@ from tests.reachability_worker.simulated_worker import worker_on
 from tests.reliability.load import note
 from tests.reliability.parts import ROOT, get, until
 
+pytestmark = pytest.mark.real_parts
 STOP_WITHIN = 15
 """Seconds that compose gives a service to stop."""
 

@@ -116,6 +116,7 @@ def test_a_logged_traceback_shows_no_local_variable(log_format, monkeypatch):
     assert CANARY not in told.getvalue()
 
 
+@pytest.mark.real_parts
 def test_a_failed_delivery_shows_no_path(monkeypatch):
     """It is logged, and kept in RQ for the operator."""
     target = webhook.parse_target("http://127.0.0.1:9/services/hunter2?token=hunter2")

@@ -233,6 +233,7 @@ def test_the_python_api_obeys_text(monkeypatch):
 
 
 @pytest.mark.parametrize("module", ["api", "crawler", "reachability_worker"])
+@pytest.mark.real_parts
 def test_a_service_ends_before_any_work(module):
     """Of an option that redis-py finds out at the first connection: 2, at once, and not a task that died."""
     run = subprocess.run(
