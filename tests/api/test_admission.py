@@ -43,7 +43,7 @@ async def worker(redis):
 @pytest.fixture
 async def verdict(redis):
     answer = Answer(PEER, "here", 1.0, REACHED)
-    await redis.set(keys.verdict("here", PEER), encode_answer(answer))
+    await redis.set(keys.verdict("here", PEER), encode_answer(answer), px=60_000)
     return answer
 
 
@@ -98,6 +98,13 @@ async def test_a_recent_verdict_answers(redis, admissions, verdict):
     """Even where no worker lives: somebody looked."""
     assert await admissions.admit(question()) == (verdict, "", False)
     assert not await redis.exists(QUEUE, INFLIGHT)
+
+
+@pytest.mark.usefixtures("worker", "verdict")
+async def test_a_verdict_without_an_end_is_nobodys(redis, admissions):
+    """No worker wrote it, and it would be told for ever."""
+    await redis.persist(keys.verdict("here", PEER))
+    assert (await admissions.admit(question())).began
 
 
 @pytest.mark.usefixtures("worker", "verdict")
