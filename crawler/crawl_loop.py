@@ -79,7 +79,7 @@ async def crawl_once(
         await early(judge(observation))
 
     try:
-        # A fresh prober_node for each crawl: a daemon remembers failed dials for up to five minutes, and would go on
+        # A fresh prober node for each crawl: a daemon remembers failed dials for up to five minutes, and would go on
         # calling a server unreachable that came back meanwhile.
         async with asyncio.timeout(MAX_CRAWL_SECONDS), await ProberNode.open() as prober_node:
             crawl = Crawl(

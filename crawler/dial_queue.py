@@ -21,7 +21,7 @@ SETTLES_WITHIN = 0.3
 """Seconds after which a dial has answered, or waits for a silent peer and costs nothing but its place."""
 BUSY_PAUSE = 0.05
 DIALS_AT_ONCE = 3_500
-"""Dials in all: under p2pd's limit (`shared.p2p.dht_node.SWARM_DIALS_AT_ONCE`). Each takes a file or two, of those
+"""Dials in all: under p2pd's limit (`shared.p2p.daemon.SWARM_DIALS_AT_ONCE`). Each takes a file or two, of those
 that the system allows."""
 
 

@@ -73,8 +73,8 @@ class WorkerMetrics:
         )
         self.nodes_opened = Counter(
             "petals_worker_nodes_opened",
-            "libp2p daemons started, by role. A prober_node is replaced every 30 s of use; "
-            "a dht_node is opened once, and again for each time that the node had lost the swarm.",
+            "libp2p daemons started, by role. A prober node (dialler) is replaced every 30 s of use; "
+            "a DHT node (guide) is opened once, and again for each time that the node had lost the swarm.",
             ["role"],
             registry=self.registry,
         )

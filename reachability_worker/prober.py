@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 PROBER_NODE_LIFETIME = 30.0
-"""Seconds. p2pd dials a peer that failed n times again only after 5 + n² seconds; a prober_node of this age is
+"""Seconds. p2pd dials a peer that failed n times again only after 5 + n² seconds; a prober node of this age is
 replaced, so that a server which asks every 15 s is dialled each time."""
 RECENT_FAILURE = 10.0
 """Seconds for which an observed failure explains a later "dial backoff"."""
@@ -41,7 +41,7 @@ SELF_TEST_EVERY = 5.0
 JOIN_TIMEOUT = 5.0
 RECOVER_EVERY = 1.0
 RETIRED_LASTS = 10.0
-"""Seconds after which no check can still be using a replaced prober_node."""
+"""Seconds after which no check can still be using a replaced prober node."""
 
 log = structlog.get_logger()
 
@@ -58,7 +58,7 @@ class Looks(Protocol):
 
 
 class Prober:
-    """Owns a dht_node, which knows where peers are, and a prober_node, which dials them; replaces both as needed."""
+    """Owns a DHT node, which knows where peers are, and a prober node, which dials them; replaces both as needed."""
 
     def __init__(
         self,
@@ -220,7 +220,7 @@ class Prober:
         self.unfit_reason = reason
 
     async def _replace(self, old: ProberNode) -> ProberNode:
-        """Return a fresh prober_node in place of the old one, which lives on for the checks that still use it."""
+        """Return a fresh prober node in place of the old one, which lives on for the checks that still use it."""
         async with self._replacing:
             if self._prober_node is not None and self._prober_node is not old:
                 return self._prober_node

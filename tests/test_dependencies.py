@@ -36,8 +36,9 @@ NOT_LOADED = {
     "crawler.health": HEAVY_MODULES,
     "reachability_worker.__main__": HEAVY_MODULES,
     "deploy.demo_swarm": HEAVY_MODULES,
-    "deploy.run_local": HEAVY_MODULES | OF_THE_SWARM | {"pydantic", "redis", "starlette"},
-    "deploy.healthcheck": HEAVY_MODULES | OF_THE_SWARM | {"pydantic", "starlette"},
+    # Both read the services' settings as these do; the health check those of its service alone.
+    "deploy.run_local": HEAVY_MODULES | OF_THE_SWARM | {"starlette"},
+    "deploy.healthcheck": HEAVY_MODULES | OF_THE_SWARM | {"starlette"},
 }
 LIMITS = {"run.txt": 100 * MB, "api.txt": 45 * MB, "swarm.txt": 85 * MB}
 

@@ -296,7 +296,7 @@ class Loop(CrawlLoop):
         )  # fmt: skip
         self._crawler = self
 
-    async def crawl(self, last, redial):
+    async def crawl(self, last, **_):
         return snapshot(taken_at=time.time())
 
     async def close(self):
