@@ -88,7 +88,7 @@ def board() -> Dashboard:
     return made.with_panel(
         graph(
             "Nodes opened",
-            "A DHT node beyond the first of a process: the worker had lost the swarm. Prober nodes are replaced by plan.",
+            "A DHT node beyond the first of a process: the worker lost the swarm. Prober nodes are replaced by plan.",
             ("sum by (role) (petals_worker_nodes_opened_total)", "{{role}}"),
         )
     )
