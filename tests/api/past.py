@@ -17,7 +17,6 @@ from shared.snapshot_store import SnapshotWriter
 from tests.api.serving import serve
 from tests.fakes import model, peer_id, server, snapshot
 
-NOW = time.time()
 HOSTILE = "<script>alert(1)</script>&\"' \u202e日本"
 ATOM = "{http://www.w3.org/2005/Atom}"
 
@@ -26,13 +25,14 @@ def parse_xml(text):
     return ET.fromstring(text)  # noqa: S314 - the monitor's own
 
 
-def swarm(state="healthy", taken_at=NOW):
+def swarm(state="healthy", taken_at=None):
+    """By default as of now: one that a long run of tests made at its start would be stale."""
     servers = (server(1, 0, 5), server(2, 5, 8, next_pings={peer_id(1): 0.01}))
     return snapshot(
         model("official/demo", blocks=8, servers=servers if state == "healthy" else servers[:1], official=True),
         model("second", blocks=4, servers=(server(1, 0, 2), server(3, 2, 4, PeerState.UNREACHABLE))),
         model(HOSTILE, blocks=2, servers=(server(4, 0, 2),), name=HOSTILE, short_name=HOSTILE),
-        taken_at=taken_at,
+        taken_at=time.time() if taken_at is None else taken_at,
     )
 
 
@@ -57,6 +57,8 @@ async def client_of(redis_url, *, ready=True):
 
 
 async def crawl_five(redis):
-    """Five crawls, the third and fourth of which found the official model broken."""
+    """Crawl five times, the third and fourth of which find the official model broken; return when it is now."""
     states = ["healthy", "healthy", "broken", "broken", "healthy"]
-    await crawl(redis, *(swarm(state, NOW - 60 * (len(states) - n)) for n, state in enumerate(states)))
+    now = time.time()
+    await crawl(redis, *(swarm(state, now - 60 * (len(states) - n)) for n, state in enumerate(states)))
+    return now

@@ -7,13 +7,18 @@ from urllib.parse import quote
 import pytest
 
 from shared.history import HOUR
-from tests.api.past import NOW, client_of, crawl_five, parse_xml
+from tests.api.past import client_of, crawl_five, parse_xml
 from tests.fakes import peer_id
 
 
 @pytest.fixture
-async def client(redis, redis_url):
-    await crawl_five(redis)
+async def now(redis):
+    """When five crawls had been made."""
+    return await crawl_five(redis)
+
+
+@pytest.fixture
+async def client(now, redis_url):
     async with client_of(redis_url) as http:
         yield http
 
@@ -32,12 +37,12 @@ async def test_a_models_history_at_every_resolution(client):
     assert encoded.json()["resolution"] == "hour"
 
 
-async def test_a_servers_history(client):
+async def test_a_servers_history(client, now):
     """First seen, sessions, the present one, and the uptime."""
     document = (await client.get(f"/api/v1/history/servers/{peer_id(2)}")).json()
-    assert document["first_seen"] == int(NOW - 300)
+    assert document["first_seen"] == int(now - 300)
     assert document["sessions"] == 2
-    assert document["online_since"] == int(NOW - 60)
+    assert document["online_since"] == int(now - 60)
     assert document["uptime"]["24h"] == pytest.approx(0.6)
     assert all(point["start"] % HOUR == 0 for point in document["points"])
     unreachable = (await client.get(f"/api/v1/history/servers/{peer_id(3)}")).json()
@@ -107,12 +112,12 @@ async def test_before_the_first_snapshot_nothing_is_denied(redis_url, path):
         assert parse_xml(badge.text).tag.endswith("svg")
 
 
-async def test_incidents_as_json(client):
+async def test_incidents_as_json(client, now):
     """What broke, when, why, in data and in words."""
     document = (await client.get("/api/v1/incidents")).json()
     assert document["ongoing"] == 1  # one healthy crawl does not end it
     (incident,) = document["incidents"]
-    assert (incident["dht_prefix"], incident["start"], incident["end"]) == ("official/demo", NOW - 180, None)
+    assert (incident["dht_prefix"], incident["start"], incident["end"]) == ("official/demo", now - 180, None)
     assert (incident["covered_blocks"], incident["num_blocks"]) == (5, 8)
     assert incident["summary"] == (
         f"Blocks 5 to 7 lost all servers: …{peer_id(2)[-6:]} (5:8) was not announced any more."

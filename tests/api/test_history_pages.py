@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from html.parser import HTMLParser
 from urllib.parse import quote
 
 import pytest
 
-from tests.api.past import ATOM, HOSTILE, NOW, client_of, crawl, crawl_five, parse_xml
+from tests.api.past import ATOM, HOSTILE, client_of, crawl, crawl_five, parse_xml
 from tests.fakes import model, peer_id, server, snapshot
 
 
@@ -41,7 +42,8 @@ async def test_an_incident_of_a_hostile_model_is_only_text(redis, redis_url):
         return lambda at: snapshot(hostile, taken_at=at)
 
     up, down = named(server(1, 0, 8)), named(server(1, 0, 5))
-    await crawl(redis, up(NOW - 180), down(NOW - 120), down(NOW - 60))
+    now = time.time()
+    await crawl(redis, up(now - 180), down(now - 120), down(now - 60))
     async with client_of(redis_url) as http:
         feed = parse_xml((await http.get("/incidents.atom")).content)
         assert "<script>" in feed.find(f"{ATOM}entry").findtext(f"{ATOM}title")

@@ -3,6 +3,7 @@
 import re
 import time
 
+import msgspec
 import pytest
 
 from api.pages import view as pages_view
@@ -26,7 +27,8 @@ SEEN = snapshot(
 
 @pytest.fixture
 async def client(redis, redis_url):
-    await SnapshotWriter(redis).publish(SEEN, (await lead(redis)).lease)
+    now = msgspec.structs.replace(SEEN, taken_at=time.time())
+    await SnapshotWriter(redis).publish(now, (await lead(redis)).lease)
     async with client_of(redis_url) as http:
         yield http
 
