@@ -4,12 +4,13 @@ import asyncio
 import json
 import time
 import zlib
+from contextlib import contextmanager
 
 import pytest
 from redis.exceptions import RedisError
 
 from api.admission import ADMITTED_AT_ONCE, Admissions, NobodyCouldLookError, Question
-from shared import keys
+from shared import keys, tracing
 from shared.reachability import CHECK_FUNCTION, RENEWAL, Answer, encode_answer, queue_name
 from tests.fakes import REACHED, peer_id
 
@@ -270,3 +271,47 @@ async def test_a_check_that_is_not_this_peers_is_never_joined(redis, admissions,
     await redis.set(INFLIGHT, named)
     await redis.hset(f"rq:job:{named}", "status", "queued")
     assert (await admissions.admit(question())).began
+
+
+@pytest.mark.usefixtures("worker")
+async def test_an_admission_is_a_span_that_names_its_queue_and_what_became_of_it(admissions, monkeypatch, verdict):
+    """Where traces are on, the check goes on with the trace of its question."""
+    spans = []
+
+    class Recorded:
+        traceparent = "the trace"
+
+        def set(self, attributes):
+            spans[-1][2].update(attributes)
+
+    @contextmanager
+    def span(name, kind, *, attributes):
+        spans.append((name, kind, dict(attributes)))
+        yield Recorded()
+
+    monkeypatch.setattr(tracing, "span", span)
+    asked = question(fresh=True)
+    admitted = await admissions.admit(asked)
+    assert asked.traceparent == "the trace"
+    await admissions.admit(question())
+    sent = {
+        "messaging.system": "rq",
+        "messaging.operation.type": "send",
+        "messaging.operation.name": "admit",
+        "messaging.destination.name": queue_name("here"),
+    }
+    began = {"petals.admission": "began", "messaging.message.id": admitted.job_id}
+    assert spans == [
+        (f"admit {queue_name('here')}", tracing.Kind.PRODUCER, sent | began),
+        (f"admit {queue_name('here')}", tracing.Kind.PRODUCER, sent | {"petals.admission": "reused"}),
+    ]
+
+
+@pytest.mark.usefixtures("worker")
+@pytest.mark.parametrize("stored", [b"junk", encode_answer(Answer(peer_id(2), "here", 1.0, REACHED))])
+async def test_a_verdict_that_is_none_is_looked_at_anew(redis, admissions, stored):
+    """Junk, or another peer's: whoever asked gets a check."""
+    await redis.set(keys.verdict("here", PEER), stored, px=60_000)
+    asked = question()
+    admitted = await admissions.admit(asked)
+    assert (admitted.answer, admitted.began, asked.fresh) == (None, True, True)

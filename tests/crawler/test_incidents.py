@@ -15,6 +15,7 @@ from crawler.incidents import (
     Held,
     Watch,
     absent,
+    decode_watch,
     judged,
     missing_stretches,
     step,
@@ -23,7 +24,7 @@ from crawler.leader import Leadership
 from shared import keys
 from shared.history_store import HistoryReader
 from shared.incidents import Fate, Outcome
-from shared.snapshot import ModelState, PeerState
+from shared.snapshot import MAX_BLOCKS, ModelState, PeerState
 from tests.fakes import model, peer_id, server, snapshot
 
 START = 1_763_900_000.0
@@ -354,3 +355,52 @@ def test_an_incident_of_this_very_moment_is_not_cut():
     _, _, watch = run("HB")
     same, _ = step(watch, BROKEN, None, START + 60)
     assert same.suspected is watch.suspected
+
+
+def test_an_open_incident_tells_of_its_model():
+    """Where the rest of what was remembered is lost."""
+    _, _, watch = run("HBB", broken=model(blocks=8, official=True, servers=(server(1, 0, 5),)))
+    found = watch.incident
+    assert Watch.of(found) == Watch(
+        found.name, official=True, num_blocks=8, last_served=START + 60, last_healthy=START, incident=found
+    )
+
+
+def test_a_watch_survives_redis():
+    for pattern in ("H", "HB", "HBB"):
+        _, _, watch = run(pattern)
+        assert decode_watch(msgspec.msgpack.encode(watch)) == watch
+
+
+PLAIN = Watch("m", official=False, num_blocks=8, last_served=START)
+SUSPECTED = run("HB")[2]
+
+
+@pytest.mark.parametrize(
+    ("watch", "why"),
+    [
+        (msgspec.structs.replace(PLAIN, num_blocks=0), "^num_blocks 0 is out of range$"),
+        (msgspec.structs.replace(PLAIN, num_blocks=MAX_BLOCKS + 1), "^num_blocks .* is out of range$"),
+        (msgspec.structs.replace(PLAIN, last_served=-1.0), "^a time is out of range$"),
+        (msgspec.structs.replace(PLAIN, last_healthy=-1.0), "^a time is out of range$"),
+        (msgspec.structs.replace(PLAIN, healthy_since=1e12), "^a time is out of range$"),
+        (
+            msgspec.structs.replace(PLAIN, suspected=msgspec.structs.replace(SUSPECTED.suspected, id="<b>")),
+            "^not an incident: id",
+        ),
+        (
+            msgspec.structs.replace(PLAIN, incident=msgspec.structs.replace(SUSPECTED.suspected, start=-1.0)),
+            "^not an incident: a time",
+        ),
+    ],
+)
+def test_what_only_looks_like_a_watch_is_refused(watch, why):
+    with pytest.raises(ValueError, match=why):
+        decode_watch(msgspec.msgpack.encode(watch))
+
+
+def test_a_watch_at_its_limits_is_read():
+    watch = msgspec.structs.replace(PLAIN, num_blocks=MAX_BLOCKS, last_served=1e11, last_healthy=0.0, healthy_since=0.0)
+    assert decode_watch(msgspec.msgpack.encode(watch)) == watch
+    one = msgspec.structs.replace(PLAIN, num_blocks=1, last_served=0.0)
+    assert decode_watch(msgspec.msgpack.encode(one)) == one

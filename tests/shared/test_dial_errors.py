@@ -2,7 +2,7 @@
 
 import pytest
 
-from shared.p2p.dial_errors import Failure, classify, outcome_of
+from shared.p2p.dial_errors import Failure, classify, classify_circuit, clean, outcome_of
 from shared.reachability import NOBODY_COULD_LOOK, Cause, Stage, advice, message
 from shared.snapshot import Verdict
 from tests.fakes import peer_id
@@ -132,3 +132,47 @@ def test_what_was_not_really_tried_decides_then_the_relay(failures, cause):
     outcome = outcome_of(failures)
     assert outcome.cause is cause
     assert outcome_of(failures[::-1]).cause is cause
+
+
+def test_the_preamble_is_left_out_and_the_rest_stays():
+    """What p2pd says first says nothing about the peer."""
+    assert clean("Connect failed. msg=failed to dial: connection refused") == "connection refused"
+    assert clean("failed to dial 12D3KooWX: all dials failed\n  * [/ip4/192.0.2.1/tcp/1] refused").startswith(
+        "* [/ip4/"
+    )
+    assert clean("a\x00\u202e\nb") == "a b"
+    assert clean("  x  ") == "x"
+    assert clean("é" + "x" * 400) == "x" * 299
+
+
+def test_ways_that_fail_are_told_together():
+    """Each cause's words once, in their order; the decisive one gives the verdict."""
+    refused = Failure(dial_failed("dial tcp4 192.0.2.1:1: connect: connection refused"))
+    unresolved = Failure("no such name", cause=Cause.NAME_NOT_RESOLVED)
+    outcome = outcome_of([refused, unresolved, unresolved])
+    assert (outcome.cause, outcome.stage, outcome.verdict) == (Cause.NAME_NOT_RESOLVED, Stage.LOOKUP, Verdict.UNKNOWN)
+    assert outcome.error.count("no such name") == 1
+    assert "; " in outcome.error
+    assert "connection refused" in outcome.error
+    assert len(outcome_of([Failure("x" * 300), Failure("y" * 300, peer_id(1))]).error) == 300
+
+
+def test_a_missing_route_does_not_hide_what_others_found():
+    """Half of the places have no IPv6."""
+    no_route = Failure(dial_failed("dial tcp6: connect: network is unreachable", "/ip6/2001:db8::1/tcp/1"))
+    away = Failure("refused", peer_id(1), relay_away=True)
+    for failures in ([no_route, away], [away, no_route]):
+        outcome = outcome_of(failures)
+        assert (outcome.cause, outcome.verdict, outcome.relay) == (Cause.RELAY_AWAY, Verdict.UNREACHABLE, peer_id(1))
+        assert outcome.stage is Stage.DIAL
+
+
+def test_a_circuit_that_fails_for_a_reason_that_nobody_knows_is_a_failure():
+    outcome = classify_circuit("something new", peer_id(1), relay_away=False)
+    assert (outcome.cause, outcome.stage, outcome.relay) == (Cause.OTHER, Stage.DIAL, peer_id(1))
+    assert (outcome.verdict, outcome.error) == (Verdict.UNREACHABLE, "something new")
+
+
+def test_addresses_that_failed_are_told_up_to_a_limit():
+    lines = "".join(f"\n  * [/ip4/192.0.2.{number}/tcp/1] refused" for number in range(30))
+    assert len(classify("all dials failed" + lines).addresses) == 16

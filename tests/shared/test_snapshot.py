@@ -5,13 +5,18 @@ import pytest
 from backports import zstd
 
 from shared.snapshot import (
+    MAX_BLOCKS,
     MAX_ENCODED_BYTES,
+    MAX_SECONDS,
+    MAX_UNIX_SECONDS,
     SCHEMA_VERSION,
+    CrawlStatus,
     PeerState,
     Refusals,
     Span,
     UnknownSchemaError,
     decode,
+    decode_status,
     encode,
 )
 from tests.fakes import model, server, snapshot
@@ -102,3 +107,53 @@ def test_a_document_that_unpacks_to_too_much_is_refused():
 def test_it_is_said_which_schema_was_found_and_which_is_read():
     with pytest.raises(UnknownSchemaError, match=f"^snapshot schema 99, this version reads {SCHEMA_VERSION}$"):
         decode(encode(snapshot(schema=99)))
+
+
+def one_server(**more):
+    return snapshot(msgspec.structs.replace(model(blocks=8), servers=(server(1, 0, 8, **more),)))
+
+
+@pytest.mark.parametrize(
+    ("document", "why"),
+    [
+        (snapshot(taken_at=-1.0), "^taken_at -1.0 is out of range$"),
+        (snapshot(taken_at=MAX_UNIX_SECONDS * 2), "^taken_at .* is out of range$"),
+        (snapshot(update_period=-1.0), "^update_period -1.0 is out of range$"),
+        (snapshot(update_period=MAX_SECONDS + 1), "^update_period .* is out of range$"),
+        (snapshot(update_period=math.nan), "^update_period nan is out of range$"),
+        (snapshot(update_duration=-1.0), "^update_duration -1.0 is out of range$"),
+        (snapshot(update_duration=MAX_SECONDS + 1), "^update_duration .* is out of range$"),
+        (snapshot(msgspec.structs.replace(model(), num_blocks=-1)), "^num_blocks -1 is out of range$"),
+        (snapshot(msgspec.structs.replace(model(), num_blocks=MAX_BLOCKS + 1)), "^num_blocks .* is out of range$"),
+        (one_server(span=Span(-1, 8)), "^not a snapshot: span -1:8 of 8$"),
+        (one_server(span=Span(0, 9)), "^not a snapshot: span 0:9 of 8$"),
+        (one_server(span=Span(4, 4)), "^not a snapshot: span 4:4 of 8$"),
+        (one_server(rtt=-0.1), "^rtt -0.1 is out of range$"),
+        (one_server(rtt=MAX_SECONDS + 1), "^rtt .* is out of range$"),
+    ],
+)
+def test_what_pages_could_not_draw_is_refused(document, why):
+    """It says which figure, and what it is."""
+    with pytest.raises(ValueError, match=why):
+        decode(encode(document))
+
+
+def test_figures_may_be_as_large_as_their_limits():
+    whole = model(blocks=MAX_BLOCKS, servers=(server(1, 0, MAX_BLOCKS, rtt=MAX_SECONDS), server(2, 0, 1, rtt=0.0)))
+    most = snapshot(whole, taken_at=MAX_UNIX_SECONDS, update_period=MAX_SECONDS, update_duration=MAX_SECONDS)
+    assert decode(encode(most)) == most
+    least = snapshot(model(blocks=1, servers=()), taken_at=0.0, update_period=0.0, update_duration=0.0)
+    assert decode(encode(least)) == least
+
+
+def test_a_status_is_read_or_refused():
+    """Times within the range of times; whatever else stands there is none."""
+    told = CrawlStatus(MAX_UNIX_SECONDS, ok=False, error="no", snapshot_taken_at=0.0)
+    assert decode_status(msgspec.json.encode(told)) == told
+    never = CrawlStatus(0.0, ok=True)
+    assert decode_status(msgspec.json.encode(never)) == never
+    for bad in (CrawlStatus(-1.0, ok=True), CrawlStatus(1.0, ok=True, snapshot_taken_at=MAX_UNIX_SECONDS * 2)):
+        with pytest.raises(ValueError, match="^time .* is out of range$"):
+            decode_status(msgspec.json.encode(bad))
+    with pytest.raises(ValueError, match="nested too deep|JSON|Expected"):
+        decode_status(b"[" * 100_000)
