@@ -202,3 +202,15 @@ async def test_a_deposed_crawler_tells_no_status_either(redis):
     assert not await redis.exists(keys.CRAWLS)
     await writer.report(CrawlStatus(1.0, ok=True), new.lease)
     assert await redis.xlen(keys.CRAWLS) == 1
+
+
+async def test_a_snapshot_of_now_bars_older_ones_and_one_of_a_wrong_clock_does_not(redis):
+    """By Redis's clock: what was taken in an hour from now was not, and would bar right ones for an hour."""
+    writer, leader, now = SnapshotWriter(redis), await lead(redis), time.time()
+    await writer.publish(snapshot(taken_at=now + 3600), leader.lease)
+    await writer.publish(snapshot(taken_at=now), leader.lease)
+    with pytest.raises(DeposedError, match="OLDER"):
+        await writer.publish(snapshot(taken_at=now - 1), leader.lease)
+    await writer.publish(snapshot(taken_at=now + 30), leader.lease)
+    with pytest.raises(DeposedError, match="OLDER"):
+        await writer.publish(snapshot(taken_at=now + 1), leader.lease)
