@@ -87,3 +87,34 @@ async def test_a_crawler_that_waits_gives_up_nothing(redis, one, two):
     await two.hold()
     await two.release()
     assert await redis.get(keys.CRAWLER_LEASE) == b"1:one"
+
+
+@pytest.mark.parametrize("life", [None, 60_500])
+async def test_a_lease_that_no_crawler_can_have_taken_is_nobodys(redis, one, life):
+    """One without an end, or with one far away, would bar all crawlers from leading."""
+    await redis.set(keys.CRAWLER_LEASE, "7:somebody", px=life)
+    assert await one.hold() is True
+    assert one.lease == "1:one"
+    assert LEASE_MS - 1000 < await redis.pttl(keys.CRAWLER_LEASE) <= LEASE_MS
+
+
+async def test_a_lease_of_less_than_a_minute_is_respected(redis, one):
+    """Another version may take longer ones."""
+    await redis.set(keys.CRAWLER_LEASE, "7:somebody", px=59_000)
+    assert await one.hold() is False
+
+
+@pytest.mark.parametrize("wrong", ["text", ["a", "list"]])
+async def test_a_counter_that_is_no_number_begins_above_all_that_were(redis, one, two, wrong):
+    """By Redis's clock: no number of before can come again, and the next one is higher."""
+    if isinstance(wrong, str):
+        await redis.set(keys.CRAWLER_FENCING, wrong)
+    else:
+        await redis.rpush(keys.CRAWLER_FENCING, *wrong)
+    before, _ = await redis.time()
+    assert await one.hold() is True
+    number = int(one.lease.partition(":")[0])
+    assert before <= number <= before + 60
+    await redis.delete(keys.CRAWLER_LEASE)
+    assert await two.hold() is True
+    assert two.lease == f"{number + 1}:two"

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 from redis.exceptions import ResponseError
 
-from tests.mutation.python import EXPECTED
+from tests.mutation.python import EXPECTED, verdict
 from tests.redis_server import RedisServer
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def main() -> int:
             print(f"{SURVIVED}: {mutant}" + (f" ({expected})" if expected else ""), flush=True)  # noqa: T201
     total = sum(found.values())
     print(f"{found[KILLED]} of {total} killed ({len(chosen)} mutants in all), {len(unexpected)} unexpected survivors")  # noqa: T201
-    return 1 if unexpected else 0
+    return verdict(found[KILLED], len(unexpected), sample=bool(arguments.seconds))
 
 
 if __name__ == "__main__":

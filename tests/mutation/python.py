@@ -1,7 +1,8 @@
 """Runs mutmut on the Python that decides, and holds what survives against the list: `python -m tests.mutation.python`.
 
-`[tool.mutmut]` of pyproject.toml names the modules and their tests. A survivor that `survivors.toml` does not explain
-is an error. `--seconds` runs one module for about so long, chosen by the seed: for CI.
+`[tool.mutmut]` of pyproject.toml names the modules and their tests. Fewer than 90 % killed is an error; survivors
+that `survivors.toml` does not explain are printed. `--seconds` runs one module for about so long, chosen by the seed:
+for CI.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mutmut"]
 EXPECTED: dict[str, str] = tomllib.loads(Path(__file__).with_name("survivors.toml").read_text())
 """`function: before -> after`, and why no test can tell the two apart."""
+ENOUGH, ENOUGH_OF_A_SAMPLE = 0.9, 0.7
+"""Share of the mutants that can be told from the code which the tests have to kill; a sample may be unlucky."""
+MIN_SAMPLE = 8
 KILLED, SURVIVED = {"killed", "timeout"}, {"survived", "no tests", "suspicious"}
 
 
@@ -55,6 +59,13 @@ def change(name: str) -> str:
     return f"{function}: {before} -> {after}"
 
 
+def verdict(killed: int, survived: int, *, sample: bool) -> int:
+    """Return the exit code: 0 where enough were killed of those that are not explained."""
+    if sample and killed + survived < MIN_SAMPLE:
+        return 0  # too busy a machine to say anything
+    return 0 if killed >= (ENOUGH_OF_A_SAMPLE if sample else ENOUGH) * max(1, killed + survived) else 1
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, help="only one module, for about so long")
@@ -76,7 +87,7 @@ def main() -> int:
         f"{killed} of {len(found)} killed in {', '.join(modules)}; {len(survivors)} survived, "
         f"{len(unexpected)} of them unexplained"
     )
-    return 1 if unexpected or (not found and not arguments.seconds) else 0
+    return verdict(killed, len(unexpected), sample=bool(arguments.seconds))
 
 
 if __name__ == "__main__":
