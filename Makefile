@@ -92,7 +92,7 @@ bench-crawl: $(DEV_INSTALLED)  ## The crawler against the plain way, on private 
 
 .PHONY: bench-silent
 bench-silent: $(DEV_INSTALLED)  ## Crawls and checks where DHT nodes are silent, and of a relayed server (needs namespaces)
-	$(BIN)/python -m deploy.bench.silent_nodes $(or $(ARGS),--relay)
+	$(BIN)/python -m deploy.bench.silent_nodes $(ARGS)
 
 .PHONY: bench-history
 bench-history: $(DEV_INSTALLED)  ## What history costs in Redis
