@@ -127,7 +127,10 @@ async def _checks(boot: list[str], live: Sequence[SimulatedServer]) -> dict[str,
         running = awaited(prober.run())
         stack.push_async_callback(end, running)
         await prober.until_fit(20)
-        for turn in range(ROUNDS):
+        for turn in range(-len(addresses), ROUNDS):
+            if turn == 0:  # both daemons have met each server once
+                checks.clear()
+                bare.clear()
             peer_id, address = list(addresses.items())[turn % len(addresses)]
             began = time.monotonic()
             await prober_node.disconnect(peer_id)
