@@ -703,6 +703,6 @@ def test_ten_thousand_servers_are_searched_fast():
     for _ in range(3):
         start = time.process_time()
         assert find_path(model) is not None
-        spent.append(time.perf_counter() - start)
+        spent.append(time.process_time() - start)
     assert min(spent) < 1
     assert make_card(model).covered == 126
