@@ -36,7 +36,7 @@ demo: $(INSTALLED)  ## The same on a private swarm of simulated servers on 127.0
 	$(BIN)/python -m deploy.run_local --demo $(ARGS)
 
 # Most tests wait most of the time: more of them at once than there are cores. `-p no:randomly` keeps the written order.
-AT_ONCE ?= 6
+AT_ONCE ?= 3
 PARALLEL := -n $(AT_ONCE) --dist loadgroup
 .PHONY: test
 test: $(DEV_INSTALLED)  ## All tests but those of the next two, in parallel and in random order (ARGS, AT_ONCE)
@@ -92,7 +92,7 @@ bench-crawl: $(DEV_INSTALLED)  ## The crawler against the plain way, on private 
 
 .PHONY: bench-silent
 bench-silent: $(DEV_INSTALLED)  ## Crawls and checks where DHT nodes are silent, and of a relayed server (needs namespaces)
-	$(BIN)/python -m deploy.bench.silent_nodes $(or $(ARGS),--relay)
+	$(BIN)/python -m deploy.bench.silent_nodes $(ARGS)
 
 .PHONY: bench-history
 bench-history: $(DEV_INSTALLED)  ## What history costs in Redis

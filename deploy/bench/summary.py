@@ -27,7 +27,7 @@ README = ROOT / "README.md"
 BEGIN, END = "<!-- figures of make benchmarks -->", "<!-- end of figures -->"
 BENCHES = {
     "crawl": "crawl", "serving": "http", "reachability": "reachability", "history": "history", "start": "start",
-    "memory": "memory",
+    "memory": "memory", "silent_nodes": "silent",
 }  # fmt: skip
 """Modules here, and their make targets: `make bench-…`."""
 SECONDS_A_BENCH = 1800
@@ -247,6 +247,36 @@ def _memory(rows: list[dict[str, Any]]) -> list[str]:
     ]
 
 
+_ABOUT_SILENT_NODES = """\
+Ten hivemind nodes, each of which announces four blocks; the dial deadline is 5 s. A plain client reads the index and
+all 24 blocks; crawls are a fresh node's first and its second; checks are a worker's of live servers, beside a bare
+connect to their known address."""
+
+
+def _silent_nodes(figures: dict[str, Any]) -> list[str]:
+    def beside(row: dict[str, float], cut: str) -> str:
+        check, bare = row[f"check_{cut}"], row[f"bare_{cut}"]
+        return f"{check:.0f} / {bare:.0f} ms = {check / bare:.1f} ×"
+
+    relay = figures["relay"]
+    relayed = (
+        f"A server that only a relay reaches: a check {relay['check_p50']:.0f} ms, a client that knows its id alone "
+        f"{relay['client_p50']:.0f} ms (p50)."
+    )
+    return [
+        _ABOUT_SILENT_NODES,
+        _by_column(figures["silent"], {
+            "nodes frozen": lambda row: f"{row['frozen']} of 10",
+            "plain client": lambda row: f"{row['client']:.2f} s",
+            "first crawl": lambda row: f"{row['first_crawl']:.2f} s",
+            "second crawl": lambda row: f"{row['next_crawl']:.2f} s",
+            "check / connect, p50": lambda row: beside(row, "p50"),
+            "check / connect, p99": lambda row: beside(row, "p99"),
+        }),
+        relayed,
+    ]  # fmt: skip
+
+
 _SECTIONS: dict[str, Callable[[Any], list[str]]] = {
     "crawl": _crawl,
     "serving": _serving,
@@ -254,6 +284,7 @@ _SECTIONS: dict[str, Callable[[Any], list[str]]] = {
     "history": _history,
     "start": _start,
     "memory": _memory,
+    "silent_nodes": _silent_nodes,
 }
 
 

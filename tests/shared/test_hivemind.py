@@ -1,7 +1,7 @@
 """hivemind and petals are used through one module each, which load neither torch nor the rest of them."""
 
-import ast
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -48,12 +48,7 @@ def test_nobody_else_imports_hivemind_or_petals(folder):
         name = str(path.relative_to(ROOT))
         if name.startswith("tests/petals_server/"):
             continue
-        imported = set()
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Import):
-                imported |= {alias.name.partition(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.level == 0:
-                imported.add(node.module.partition(".")[0])
+        imported = set(re.findall(r"^\s*(?:import|from) (\w+)", path.read_text(), re.MULTILINE))
         assert imported & {"hivemind", "petals", "torch"} <= MAY_IMPORT.get(name, set()), name
 
 

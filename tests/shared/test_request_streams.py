@@ -46,7 +46,7 @@ async def found(dht_node, number):
 @pytest.mark.parametrize("answers_a_stream", [1, 3, 1_000])
 async def test_every_question_is_answered_however_often_the_node_closes(dht_node, node, answers_a_stream, monkeypatch):
     """Each with its own answer, also many at once; a node that lets them be kept is opened far fewer."""
-    monkeypatch.setattr(address_search, "ASK_TIMEOUT", 20.0)  # a hundred at once on a busy machine are no silence
+    monkeypatch.setattr(address_search, "ASK_TIMEOUT", 30.0)  # a busy machine's silence is not what is tested
     node.answers_a_stream = answers_a_stream
     for number in range(1, 21):
         assert await found(dht_node, number) == [ADDRESSES[number]]
