@@ -120,7 +120,8 @@ async def _crawls(boot: list[str]) -> dict[str, float]:
 async def _checks(boot: list[str], live: Sequence[SimulatedServer]) -> dict[str, float]:
     """Check live servers one after another, each beside a connect to its known address."""
     addresses = {server.peer_id: from_text((await server.addresses())[0].rpartition("/p2p/")[0]) for server in live}
-    checks, bare = [], []
+    checks: list[float] = []
+    bare: list[float] = []
     async with AsyncExitStack() as stack:
         prober_node = await stack.enter_async_context(await ProberNode.open())
         prober = Prober(bootstrap_peers(boot), check_timeout=DIAL_TIMEOUT, dials_at_once=1024)
