@@ -20,7 +20,8 @@ class RedisServer:
         self.process: subprocess.Popen | None = None
 
     def start(self) -> None:
-        command = embedded_redis.command(self.port, None, *self._options)
+        # It ends with whoever started it, also where a mutant or a whole run is killed.
+        command = ["setpriv", "--pdeathsig", "KILL", *embedded_redis.command(self.port, None, *self._options)]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 10
         client = self.client()
