@@ -103,8 +103,8 @@ class Ways:
         self.relays_asked: set[str] = set()
         self.relays_dialling: set[str] = set()
         """Relays that have neither answered nor failed."""
-        self.waiting_for_slot = False
-        """Whether a circuit waits for others through the same relay to end."""
+        self.relays_waited_for: set[str] = set()
+        """Relays through which others' circuits must end before this peer's is asked for."""
         self._prober_node = prober_node
         self._peer_id = peer_id
         self._rules = rules
@@ -204,8 +204,8 @@ class Ways:
             return
         self.relays_dialling.discard(relay)
         slot = relays.slot(relay)
-        self.waiting_for_slot = True
+        self.relays_waited_for.add(relay)
         await slot.acquire()
-        self.waiting_for_slot = False
+        self.relays_waited_for.discard(relay)
         self._slots.append(slot)
         await self._connect((circuit_through(relay),), relay)

@@ -192,9 +192,13 @@ async def _hung(dht_node: DHTClientNode, prober_node: ProberNode, search: Search
     if not search.over:
         # Others might have named another address.
         return DialOutcome.unknown(Cause.LOOKUP_UNFINISHED, stage=Stage.LOOKUP)
-    if ways.waiting_for_slot:
+    if ways.relays_waited_for:
         return DialOutcome.unknown(Cause.NO_SLOT, stage=Stage.DIAL)
     addresses = known_addresses(search)
+    failed = outcome_of(ways.failures) if ways.failures else None
+    if failed is not None and (failed.verdict is Verdict.UNKNOWN or failed.relay is not None):
+        # A way that nobody could try, or a relay's own words, tell more than the one that hung beside it.
+        return msgspec.structs.replace(failed, addresses=failed.addresses or addresses)
     relay = next(iter(ways.relays_asked), None)
     if relay is not None:
         cause = Cause.RELAY_AWAY if ways.relays_dialling else Cause.SILENT_BEHIND_RELAY
