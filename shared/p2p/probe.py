@@ -203,9 +203,9 @@ async def _hung(dht_node: DHTClientNode, prober_node: ProberNode, search: Search
     if relay is not None:
         cause = Cause.RELAY_AWAY if ways.relays_dialling else Cause.SILENT_BEHIND_RELAY
         return DialOutcome(Verdict.UNREACHABLE, Stage.DIAL, cause, addresses=addresses, relay=relay)
-    if await _accepts_tcp(search.addresses):
-        return DialOutcome(Verdict.UNREACHABLE, Stage.SECURITY, Cause.FROZEN, addresses=addresses)
-    return DialOutcome(Verdict.UNREACHABLE, Stage.DIAL, Cause.TIMEOUT, addresses=addresses)
+    accepts = await _accepts_tcp(search.addresses)
+    stage, cause = (Stage.SECURITY, Cause.FROZEN) if accepts else (Stage.DIAL, Cause.TIMEOUT)
+    return DialOutcome(Verdict.UNREACHABLE, stage, cause, addresses=addresses)
 
 
 def known_addresses(search: Search) -> tuple[str, ...]:
