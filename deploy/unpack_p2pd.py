@@ -1,10 +1,10 @@
 """This module unpacks hivemind's p2pd, once, at installation: `python -m deploy.unpack_p2pd`.
 
-hivemind ships p2pd packed by UPX. Packed, it unpacks itself into private memory at each start: 61 MB and 0.12 s of a core
-per daemon. Unpacked, the daemons of a machine share its pages: 39 MB and 0.015 s. The monitor runs four and more.
+hivemind ships p2pd packed by UPX. Packed, it unpacks itself into private memory at each start: 61 MB and 0.12 s of a
+core per daemon. Unpacked, the daemons of a machine share its pages: 39 MB and 0.015 s. The monitor runs four and more.
 
-Only the file that hivemind 1.1.12 ships is unpacked, known by its hash, and only into the file that is known to come out;
-any other is left as it is. UPX's own tool is in neither Debian 12 nor PyPI.
+Only the file that hivemind 1.1.12 ships is unpacked, known by its hash, and only into the file that is known to come
+out; any other is left as it is. UPX's own tool is in neither Debian 12 nor PyPI.
 
 Formats: https://github.com/upx/upx/blob/devel/src/stub/src/include/linux.h (blocks of a packed ELF file),
 http://www.oberhumer.com/opensource/ucl/ (NRV2E, the compression of these blocks).
@@ -13,7 +13,6 @@ http://www.oberhumer.com/opensource/ucl/ (NRV2E, the compression of these blocks
 from __future__ import annotations
 
 import hashlib
-import os
 import struct
 import sys
 from importlib.util import find_spec
@@ -33,10 +32,11 @@ UPX_HEADERS = 24
 BLOCK = struct.Struct("<IIBBBB")
 """Of each block: its size unpacked and packed, its method, and three bytes about filters, which p2pd has none of."""
 NRV2E, LOADABLE = 8, 1
-END_OF_STREAM, LONG_DISTANCE = 0xFFFFFFFF, 0x500
+LAST_DISTANCE, END_OF_STREAM, LONG_DISTANCE = 2, 0xFFFFFFFF, 0x500
+"""Codes of NRV2E: the distance is the last one again; there is no more; from here on a match is one byte longer."""
 
 
-def nrv2e(packed: bytes, size: int) -> bytearray:
+def nrv2e(packed: bytes, size: int) -> bytearray:  # noqa: C901 - one loop, as the format is
     """Return the `size` bytes that NRV2E with little-endian 32-bit words of control bits made `packed` of."""
     made = bytearray(size)
     place = read = word = bits_left = 0
@@ -59,7 +59,7 @@ def nrv2e(packed: bytes, size: int) -> bytearray:
         while not bit():
             distance = (distance - 1) * 2 + bit()
             distance = distance * 2 + bit()
-        if distance == 2:  # the same as the last one
+        if distance == LAST_DISTANCE:
             distance, long = last_distance, bit()
         else:
             distance = (distance - 3) * 256 + packed[read]
@@ -128,7 +128,7 @@ def unpack(file: Path) -> str:
     beside = file.with_name(file.name + ".new")
     beside.write_bytes(after)
     beside.chmod(file.stat().st_mode)
-    os.replace(beside, file)
+    beside.replace(file)
     return "p2pd unpacked"
 
 
