@@ -9,7 +9,7 @@ import pytest
 
 from crawler.crawl_loop import crawl_once
 from crawler.settings import CrawlerSettings
-from deploy.simulated_server import Announcement, Model, announce
+from deploy.demo.simulated_server import Announcement, Model, announce
 from shared.p2p import addresses, petals
 from shared.p2p.connect import ProberNode
 from shared.p2p.dht_node import DHTClientNode
