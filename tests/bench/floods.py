@@ -20,7 +20,7 @@ from tests.fakes import peer_id
 BLOCKS = 4
 
 
-def swarm(servers, models=1, *, reached=False):
+def swarm(servers: int, models: int = 1, *, reached: bool = False) -> SyntheticSwarm:
     made = SyntheticSwarm()
     for model in range(models):
         made.announce_model(f"m{model}", BLOCKS if models == 1 else 1024)
@@ -29,8 +29,8 @@ def swarm(servers, models=1, *, reached=False):
     return made
 
 
-async def measure(made):
-    """Seconds, peak bytes, servers and models kept, packed bytes."""
+async def measure(made: SyntheticSwarm) -> tuple[float, int, int, int, int]:
+    """Return seconds, peak bytes, servers and models kept, packed bytes."""
     with pytest.MonkeyPatch.context() as patch:
         started = time.perf_counter()
         await made.crawl(patch).run()
@@ -43,7 +43,7 @@ async def measure(made):
     return seconds, peak, snapshot.num_servers, len(snapshot.models), len(encode(snapshot))
 
 
-async def main():
+async def main() -> None:
     honest_size = int(reading.MAX_RECORDS * reading.STRANGERS_SHARE)
     cases = {
         f"honest, {honest_size:,} servers": swarm(honest_size, reached=True),
