@@ -11,25 +11,13 @@ import os
 import signal
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from shared.p2p import petals
-from shared.p2p.hivemind import (
-    DHTID,
-    DHTNode,
-    MSGPackSerializer,
-    P2PContext,
-    runtime_pb2,
-)
-from shared.p2p.petals import (
-    MODEL_INDEX_KEY,
-    ModelInfo,
-    ServerInfo,
-    ServerState,
-    block_key,
-)
+from shared.p2p.hivemind import DHTID, DHTNode, MSGPackSerializer, P2PContext, runtime_pb2
+from shared.p2p.petals import MODEL_INDEX_KEY, ModelInfo, ServerInfo, ServerState, block_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -128,13 +116,6 @@ class SimulatedServer:
         """Return full multiaddrs, for `INITIAL_PEERS`."""
         return [str(address) for address in await self.node.get_visible_maddrs()]
 
-    async def announce(self, *, state: str | None = None, via: SimulatedServer | None = None) -> None:
-        """Write the records of all blocks, through another node where this one is gone."""
-        if self.announcement is None:
-            return
-        announcement = self.announcement if state is None else replace(self.announcement, state=state)
-        await announce(via or self, self.peer_id, announcement)
-
     def freeze(self) -> None:
         """Stop its daemon as if the machine hung: the port accepts, nothing answers. Returns once it has stopped."""
         os.kill(self.daemon_pid, signal.SIGSTOP)
@@ -174,27 +155,14 @@ def place(announced: Mapping[str, Announcement], *, on: Iterable[SimulatedServer
             block_key(model.dht_prefix, block): (peer_id, packed)
             for block in range(announcement.start, announcement.end)
         }
-        records[MODEL_INDEX_KEY] = (model.dht_prefix, MSGPackSerializer.dumps(_index(model)))
+        records[MODEL_INDEX_KEY] = (model.dht_prefix, MSGPackSerializer.dumps(model_index_entry(model)))
         for key, (subkey, value) in records.items():
             key_id = DHTID.generate(key)
             for store in stores:
                 store.store(key_id, value, expires, subkey=subkey)
 
 
-def _index(model: Model) -> dict[str, Any]:
+def model_index_entry(model: Model) -> dict[str, Any]:
+    """Return what servers write of their model under `_petals.models`."""
     entry: dict[str, Any] = ModelInfo(num_blocks=model.num_blocks, repository=model.repository).to_dict()
     return entry
-
-
-async def announce(via: SimulatedServer, peer_id: str, announcement: Announcement) -> None:
-    """Write a server's records through any node: nothing in the DHT checks who writes."""
-    expires = time.time() + RECORD_LIFETIME
-    model = announcement.model
-    blocks = range(announcement.start, announcement.end)
-    await via.node.store(MODEL_INDEX_KEY, _index(model), expires, subkey=model.dht_prefix)
-    await via.node.store_many(
-        [block_key(model.dht_prefix, block) for block in blocks],
-        [announcement.to_tuple()] * len(blocks),
-        expires,
-        subkeys=[peer_id] * len(blocks),
-    )

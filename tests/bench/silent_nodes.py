@@ -34,6 +34,7 @@ from shared.p2p.petals import MODEL_INDEX_KEY, block_key
 from shared.p2p.swarm_settings import bootstrap_peers
 from shared.settings import Settings
 from shared.tasks import awaited, end
+from tests.support.announcing import announce
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,7 +64,9 @@ async def silent_rows() -> list[dict[str, float]]:
     servers = [await SimulatedServer.start(None, _announcement(0))]
     peers = await servers[0].addresses()
     servers += [await SimulatedServer.start(peers, _announcement(number)) for number in range(1, NODES)]
-    await asyncio.gather(*(server.announce() for server in servers))
+    await asyncio.gather(
+        *(announce(server, server.peer_id, _announcement(number)) for number, server in enumerate(servers))
+    )
     boot = [*peers, *await servers[1].addresses()]
     rows = []
     print(f"{'frozen':>7}{'client':>9}{'crawl':>8}{'again':>8}   check p50, p99 / bare connect (ms)")
