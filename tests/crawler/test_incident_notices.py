@@ -22,7 +22,7 @@ from crawler.leader import Leadership
 from crawler.notice_queue import BACKOFF, Notice, NoticeQueue
 from crawler.settings import CrawlerSettings
 from crawler.webhook import DeliveryError, Webhook, parse_target, post
-from deploy.simulated_server import Announcement, Model
+from deploy.demo.simulated_server import Announcement, Model
 from shared import keys
 from shared.clock import RedisClock
 from shared.history_store import HistoryReader
