@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from shared.judgement.coverage import coverage
 from shared.reachability import Cause, advice, message
 from shared.snapshot import (
     SCHEMA_VERSION,
@@ -112,9 +113,7 @@ def _model_report(observed: ObservedModel, observation: Observation) -> ModelRep
         limited=model.limited,
         servers=servers,
     )
-    if all(report.redundancy()):
-        return msgspec.structs.replace(report, state=ModelState.HEALTHY)
-    return report
+    return msgspec.structs.replace(report, state=coverage(report).state)
 
 
 def _server_report(

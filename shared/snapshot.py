@@ -71,7 +71,7 @@ class Location(msgspec.Struct, frozen=True, gc=False):
 class Announcement(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """What a server announces about itself, beside its state and its blocks; None where it does not tell.
 
-    A field that Petals adds goes here, is read in `crawler.records.read_server`, and is shown by
+    A field that Petals adds goes here, is read in `crawler.observe.records.read_server`, and is shown by
     `shared.public.state.ServerInfo`.
     """
 
@@ -143,20 +143,6 @@ class ModelReport(msgspec.Struct, frozen=True, gc=False):
     official: bool = False
     limited: bool = False
     servers: tuple[ServerReport, ...] = ()
-
-    def redundancy(self) -> list[int]:
-        """For each block, how many online and reachable servers hold it. Length `num_blocks`."""
-        # Differences at the span ends, then a running sum: linear in servers + blocks.
-        steps = [0] * (self.num_blocks + 1)
-        for server in self.servers:
-            if server.state is PeerState.ONLINE:
-                steps[server.span.start] += 1
-                steps[server.span.end] -= 1
-        total, result = 0, []
-        for step in steps[:-1]:
-            total += step
-            result.append(total)
-        return result
 
 
 class BootstrapPeer(msgspec.Struct, frozen=True, gc=False):

@@ -39,9 +39,14 @@ class Coverage:
     """By block."""
 
     @property
+    def missing_blocks(self) -> int:
+        """Blocks without any server."""
+        return self.redundancy.count(0)
+
+    @property
     def covered_blocks(self) -> int:
         """Blocks with at least one server."""
-        return len(self.redundancy) - self.redundancy.count(0)
+        return len(self.redundancy) - self.missing_blocks
 
     @property
     def covered_share(self) -> float:
@@ -117,6 +122,12 @@ def weakest_stage(model: ModelReport) -> Stage | None:
     start = claimed.index(least)
     end = next((block for block in range(start, len(claimed)) if claimed[block] != least), len(claimed))
     return Stage(start, end, least)
+
+
+def slowest_block_throughput(model: ModelReport) -> float:
+    """Return the tokens/s that the servers of the weakest block claim together; 0 where a block has none."""
+    stage = weakest_stage(model)
+    return 0.0 if stage is None else min(stage.throughput, MAX_SPEED)
 
 
 def merge(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from shared.history import HOUR, Resolution
 from shared.public.document import Document
 from shared.public.models import ServerCounts
+from shared.store.rings import HOUR, Resolution
 
 if TYPE_CHECKING:
-    from shared.history import ModelSlot
-    from shared.history_store import ModelHistory, ServerHistory
+    from shared.store.history import ModelHistory, ServerHistory
+    from shared.store.rings import ModelSlot
 
 
 class ModelPoint(Document):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from shared.judgement.coverage import coverage, weakest_stage
+from shared.judgement.coverage import coverage, slowest_block_throughput
 from shared.judgement.swarm import BootstrapState, bootstrap_state, count_states, pings_to
 from shared.public.document import Document
 from shared.public.state import ServerRow, server_row, server_rows
@@ -135,7 +135,7 @@ def server_document(snapshot: Snapshot, peer_id: str, *, show_addresses: bool) -
 
 
 def _summary(model: ModelReport) -> dict[str, Any]:
-    held, weakest = coverage(model), weakest_stage(model)
+    held = coverage(model)
     return {
         "dht_prefix": model.dht_prefix,
         "name": model.name,
@@ -147,6 +147,6 @@ def _summary(model: ModelReport) -> dict[str, Any]:
         "num_blocks": model.num_blocks,
         "covered_blocks": held.covered_blocks,
         "min_redundancy": held.min_redundancy,
-        "slowest_block_throughput": 0.0 if weakest is None else round(weakest.throughput, 2),
+        "slowest_block_throughput": round(slowest_block_throughput(model), 2),
         "servers": ServerCounts(**dict(count_states([model]).items())),
     }
