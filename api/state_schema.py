@@ -1,6 +1,6 @@
 """The shapes of `/api/v1/state` and `/api/v1/is_reachable`, as types, for `/openapi.json`: nothing is made of them.
 
-`shared.state_document` and `api.reachability` make the documents; the tests hold both against these.
+`shared.state_document` and `api.endpoints.checks` make the documents; the tests hold both against these.
 """
 
 from __future__ import annotations

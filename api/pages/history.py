@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from shared.history_store import ModelHistory, ServerHistory
 
-API_DIR = Path(__file__).resolve().parent.parent
+PAGES_DIR = Path(__file__).resolve().parent
 DAY = 86400
 CHART_STEP = 600.0
 """Seconds that one step of a line shows."""
@@ -160,13 +160,13 @@ def stylesheet() -> str:
 
 @cache
 def _fingerprint() -> str:
-    return sha256((API_DIR / "static" / "history.css").read_bytes()).hexdigest()[:10]
+    return sha256((PAGES_DIR / "static" / "history.css").read_bytes()).hexdigest()[:10]
 
 
 @cache
 def _template() -> Template:
     environment = Environment(
-        loader=FileSystemLoader(API_DIR / "templates"),
+        loader=FileSystemLoader(PAGES_DIR / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         auto_reload=False,

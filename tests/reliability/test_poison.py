@@ -10,7 +10,7 @@ import httpx
 import pytest
 import redis as sync_redis
 
-from api.request_rate import RequestRate
+from api.http.request_rate import RequestRate
 from crawler.crawl_loop import CrawlLoop
 from crawler.history import HistoryWriter
 from crawler.leader import Leadership

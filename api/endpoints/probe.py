@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Gauge
 
-from api import reachability
-from api.metrics import exposition
-from api.problems import Problem
+from api.endpoints import checks as reachability
+from api.http.problems import Problem
+from api.metrics.process import exposition
 from shared.snapshot import Verdict
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from api.bodies import Body
+    from api.responses.prepared import Body
     from shared.reachability import Answer
 
 TIMEOUT_HEADER = "x-prometheus-scrape-timeout-seconds"

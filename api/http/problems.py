@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
-from api.headers import CORS, SECURITY_HEADERS, is_api
+from api.http.headers import CORS, SECURITY_HEADERS, is_api
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -66,7 +66,7 @@ async def on_http_error(request: Request, error: Exception) -> Response:
 
 async def on_failure(request: Request, error: Exception) -> Response:
     """Our own mistake: said so, without its innards. The log has them."""
-    headers = CORS if is_api(request.url.path) else None  # this is outside of all layers, `api.cors` too
+    headers = CORS if is_api(request.url.path) else None  # this is outside of all layers, `api.http.cors` too
     return problem_response(500, "The monitor failed to answer this. It has been logged.", headers=headers)
 
 

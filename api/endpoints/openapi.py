@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from api import documents, state_schema
-from api.bodies import Body
-from api.headers import CORS, JSON
+from api.http.headers import CORS, JSON
+from api.responses.prepared import Body
 
 if TYPE_CHECKING:
     from starlette.requests import Request

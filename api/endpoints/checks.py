@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import RedisError
 from starlette.responses import JSONResponse, Response
 
-from api.admission import NobodyCouldLookError
-from api.client import client_address, is_trusted, rate_key
-from api.headers import CORS
-from api.problems import CLIENT_LEFT, Problem
+from api.checks.admission import NobodyCouldLookError
+from api.http.client_address import client_address, is_trusted, rate_key
+from api.http.headers import CORS
+from api.http.problems import CLIENT_LEFT, Problem
 from shared.peer_id import BadPeerIdError, parse_peer_id
 from shared.reachability import Answer, advice, hints, message
 from shared.snapshot import Verdict
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-    from api.desk import ReachabilityDesk
-    from api.request_rate import RequestRate
+    from api.checks.client import ReachabilityDesk
+    from api.http.request_rate import RequestRate
     from api.settings import ApiSettings
 
 RETRY_AFTER = 5

@@ -20,12 +20,12 @@ from api.documents import (
     ServerIssue,
     ServerShare,
 )
-from api.headers import CORS
-from api.on_demand import document
+from api.endpoints.state import no_snapshot
+from api.http.headers import CORS
+from api.http.problems import Problem
+from api.http.resources import resource
 from api.pages import near_models, near_servers
-from api.problems import Problem
-from api.queries import resource
-from api.state import no_snapshot
+from api.responses.on_demand import document
 from shared.history import slowest_block
 from shared.peer_id import BadPeerIdError, parse_peer_id
 from shared.snapshot import Snapshot, Verdict
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-    from api.bodies import Body
-    from api.on_demand import OnDemand
-    from api.swarm import Swarm
+    from api.responses.on_demand import OnDemand
+    from api.responses.prepared import Body
+    from api.responses.swarm import Swarm
     from shared.snapshot import ModelReport
 
 T = TypeVar("T")

@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, Response
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from api.swarm import Swarm
+    from api.responses.swarm import Swarm
     from shared.tasks import Tasks
 
 

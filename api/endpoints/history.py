@@ -13,20 +13,20 @@ from api.documents import (
     ServerHistoryDocument,
     ServerPoint,
 )
-from api.headers import CORS
-from api.history_cache import HistoryAwayError, history_is_away
-from api.models_api import checked_peer_id, unknown
-from api.on_demand import document
-from api.problems import Problem
-from api.queries import resource
+from api.endpoints.models import checked_peer_id, unknown
+from api.http.headers import CORS
+from api.http.problems import Problem
+from api.http.resources import resource
+from api.responses.history_cache import HistoryAwayError, history_is_away
+from api.responses.on_demand import document
 from shared.history import HOUR, Resolution
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from api.bodies import Body
-    from api.history_cache import HistoryCache
-    from api.on_demand import OnDemand
+    from api.responses.history_cache import HistoryCache
+    from api.responses.on_demand import OnDemand
+    from api.responses.prepared import Body
     from shared.history import ModelSlot
     from shared.history_store import ModelHistory, ServerHistory
 
