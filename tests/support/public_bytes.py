@@ -145,8 +145,9 @@ class Client:
 
 def normalised(text: bytes) -> bytes:
     """Return what was recorded without what differs from run to run."""
+    text = re.sub(rb"(?m)^(retry-after: |ratelimit: .*;t=)([3-6]\d|[12]\d)$", rb"\1SECONDS LEFT", text)
     text = re.sub(rb"(probe_duration_seconds|stage=\"queue\"\}) [0-9.e-]+", rb"\1 SECONDS", text)
-    return re.sub(rb"(?m)^(etag|content-length): .*$", rb"\1: OF A DURATION", text) if b"SECONDS" in text else text
+    return re.sub(rb"(?m)^(etag|content-length): .*$", rb"\1: OF A DURATION", text) if b" SECONDS\n" in text else text
 
 
 def metrics_without_values(text: str) -> str:
@@ -318,6 +319,7 @@ async def main(folder: Path) -> None:
             await record(name, server.url, snapshot, folder)
         await publish(redis, swarms.swarm_of_60())
         await record("hidden", server.url, swarms.swarm_of_60(), folder, peer_addresses="hidden")
+        await publish(redis, swarms.swarm_of_60())
         await redis.delete(keys.VANTAGES)
         await record("no_worker", server.url, swarms.swarm_of_60(), folder)
         await redis.aclose()
