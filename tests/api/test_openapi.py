@@ -10,7 +10,7 @@ import pytest
 from starlette.routing import Mount
 
 from api.app import create_app
-from api.openapi import describe
+from api.endpoints.openapi import describe
 from api.settings import ApiSettings
 from crawler.history.writer import HistoryWriter
 from crawler.leader import Leadership
@@ -129,7 +129,7 @@ def test_every_document_is_tried():
 
 async def test_a_positive_answer_about_a_peer_is_as_described():
     """The document that Petals servers read, made of an answer with all its evidence."""
-    from api.reachability import reachability_document
+    from api.endpoints.checks import reachability_document
     from shared.reachability import Answer
     from tests.fakes import REACHED, REFUSED
 

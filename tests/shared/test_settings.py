@@ -11,8 +11,8 @@ from typing import ClassVar
 import pytest
 from pydantic import ValidationError
 
+from api.responses.swarm import stale_after
 from api.settings import ApiSettings
-from api.swarm import stale_after
 from crawler.health import fetch_health_state
 from crawler.observe.probes import DialQueue
 from crawler.observe.swarm import DIALS_WITHIN, LOOK_UPS_WITHIN

@@ -2,7 +2,7 @@
 
 Labels that come from the DHT are bounded in number; what goes beyond is counted under `(other)`, and how much
 that is stands in the `petals_*_overflow` gauges. prometheus-client escapes them. No peer ids but those of
-bootstrap peers; `api.server_metrics` has the servers'.
+bootstrap peers; `api.metrics.servers` has the servers'.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from api.swarm_metrics import MAX_VERSIONS, RPS_KINDS, gauge, rps_by_block, shown_models, top
+from api.metrics.swarm import MAX_VERSIONS, RPS_KINDS, gauge, rps_by_block, shown_models, top
 from shared.snapshot import PeerState
 
 if TYPE_CHECKING:

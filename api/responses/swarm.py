@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import structlog
 
 from api.pages import View
-from api.rendering import Renderer
+from api.responses.per_snapshot import Renderer
 from shared import heap
 
 if TYPE_CHECKING:
-    from api.bodies import BodyTable
-    from api.on_demand import OnDemand
     from api.pages import Pages
+    from api.responses.on_demand import OnDemand
+    from api.responses.prepared import BodyTable
     from api.settings import ApiSettings
     from shared.snapshot import CrawlStatus, Snapshot
     from shared.store.clock import RedisClock

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 
 from starlette.responses import Response, StreamingResponse
 
-from api.headers import CORS
-from api.problems import Problem
+from api.http.headers import CORS
+from api.http.problems import Problem
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 
     from starlette.requests import Request
 
-    from api.metrics import ApiMetrics
-    from api.swarm import Swarm
+    from api.metrics.process import ApiMetrics
+    from api.responses.swarm import Swarm
     from shared.snapshot import CrawlStatus
 
 EVENT_STREAM = "text/event-stream"

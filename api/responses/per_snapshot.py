@@ -14,12 +14,12 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.registry import Collector
 
-from api import badges
-from api.bodies import Body
-from api.headers import CORS, HTML, JSON, METRICS_TEXT, OPENMETRICS, SECURITY_HEADERS
-from api.legacy_metrics import LegacyCollector
-from api.state import COLOR_PATH, TEXT_PATH, text_body
-from api.swarm_metrics import AgeCollector, SwarmCollector
+from api.endpoints.state import COLOR_PATH, TEXT_PATH, text_body
+from api.http.headers import CORS, HTML, JSON, METRICS_TEXT, OPENMETRICS, SECURITY_HEADERS
+from api.metrics.legacy import LegacyCollector
+from api.metrics.swarm import AgeCollector, SwarmCollector
+from api.pages import badge as badges
+from api.responses.prepared import Body
 from shared.public.state import state_document
 
 if TYPE_CHECKING:

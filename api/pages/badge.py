@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from starlette.responses import Response
 
-from api.bodies import Body
-from api.headers import CORS
-from api.history_cache import HistoryAwayError
+from api.http.headers import CORS
+from api.http.problems import Problem
+from api.http.resources import resource
 from api.pages import text
-from api.problems import Problem
-from api.queries import resource
+from api.responses.history_cache import HistoryAwayError
+from api.responses.prepared import Body
 from shared.snapshot import ModelState
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from api.on_demand import OnDemand
     from api.pages.view import View
-    from api.swarm import Swarm
+    from api.responses.on_demand import OnDemand
+    from api.responses.swarm import Swarm
     from shared.snapshot import ModelReport
 
 MAX_LABEL = 40

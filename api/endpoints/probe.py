@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Gauge
 
-from api import reachability
-from api.metrics import exposition
-from api.problems import Problem
+from api.endpoints import checks as reachability
+from api.http.problems import Problem
+from api.metrics.process import exposition
+from shared.reachability import decide
 from shared.snapshot import Verdict
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from api.bodies import Body
+    from api.responses.prepared import Body
     from shared.reachability import Answer
 
 TIMEOUT_HEADER = "x-prometheus-scrape-timeout-seconds"
@@ -56,7 +57,7 @@ def _time_left(request: Request) -> float:
 
 def _metrics(answers: list[Answer], seconds: float) -> CollectorRegistry:
     registry = CollectorRegistry()
-    decisive = reachability.decide(answers)
+    decisive = decide(answers)
     outcome = decisive.outcome
     success = Gauge("probe_success", "1 where the peer was reached, 0 where it was not.", registry=registry)
     success.set(outcome.verdict is Verdict.REACHABLE)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import msgspec
 from starlette.exceptions import HTTPException
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, Response
 
-from api.headers import CORS, SECURITY_HEADERS, is_api
+from api.http.headers import CORS, SECURITY_HEADERS, is_api
+from shared.public.problem import ProblemDocument
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,7 +28,7 @@ _DETAILS = {
 
 
 class Problem(HTTPException):
-    """An error with words for the client. `members` are added to the document."""
+    """An error with words for the client. `near` are names that may have been meant: (text, href)."""
 
     def __init__(
         self,
@@ -35,18 +37,18 @@ class Problem(HTTPException):
         *,
         headers: Mapping[str, str] | None = None,
         near: Sequence[tuple[str, str]] = (),
-        **members: Any,
     ) -> None:
         super().__init__(status, detail, dict(headers or {}))
         self.near = near
-        self.members = members
 
 
 def problem_response(
-    status: int, detail: str, *, headers: Mapping[str, str] | None = None, **members: Any
-) -> JSONResponse:
-    document = {"type": "about:blank", "title": _title(status), "status": status, "detail": detail}
-    return JSONResponse({**document, **members}, status, headers=headers, media_type=PROBLEM_JSON)
+    status: int, detail: str, *, headers: Mapping[str, str] | None = None, near_matches: Sequence[str] = ()
+) -> Response:
+    document = ProblemDocument(
+        type="about:blank", title=_title(status), status=status, detail=detail, near_matches=tuple(near_matches)
+    )
+    return Response(msgspec.json.encode(document), status, headers=headers, media_type=PROBLEM_JSON)
 
 
 async def on_http_error(request: Request, error: Exception) -> Response:
@@ -58,15 +60,12 @@ async def on_http_error(request: Request, error: Exception) -> Response:
     if wants_html(request) and not request.url.path.startswith("/api/"):
         page = request.app.state.pages.problem(error.status_code, _title(error.status_code), detail, near=near)
         return HTMLResponse(page, error.status_code, headers={**SECURITY_HEADERS, **(error.headers or {})})
-    members = error.members if isinstance(error, Problem) else {}
-    if near:
-        members = {**members, "near_matches": [text for text, _ in near]}
-    return problem_response(error.status_code, detail, headers=error.headers, **members)
+    return problem_response(error.status_code, detail, headers=error.headers, near_matches=[words for words, _ in near])
 
 
 async def on_failure(request: Request, error: Exception) -> Response:
     """Our own mistake: said so, without its innards. The log has them."""
-    headers = CORS if is_api(request.url.path) else None  # this is outside of all layers, `api.cors` too
+    headers = CORS if is_api(request.url.path) else None  # this is outside of all layers, `api.http.cors` too
     return problem_response(500, "The monitor failed to answer this. It has been logged.", headers=headers)
 
 

@@ -10,10 +10,10 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
-from api.bodies import Body
-from api.headers import CORS, HTML, JSON, SECURITY_HEADERS
-from api.problems import Problem
-from api.read_through import FRESH_SECONDS, ReadThrough
+from api.http.headers import CORS, HTML, JSON, SECURITY_HEADERS
+from api.http.problems import Problem
+from api.responses.prepared import Body
+from api.responses.read_through import FRESH_SECONDS, ReadThrough
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable

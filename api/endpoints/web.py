@@ -9,15 +9,16 @@ from urllib.parse import quote
 
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from api import reachability, state
-from api.headers import SECURITY_HEADERS
-from api.history_cache import HistoryAwayError
-from api.on_demand import page
+from api.endpoints import checks as reachability
+from api.endpoints import state
+from api.endpoints.state import no_snapshot
+from api.http.headers import SECURITY_HEADERS
+from api.http.problems import Problem
+from api.http.resources import resource
 from api.pages import CheckView, near_models, near_servers
 from api.pages.history import ModelPast, model_history_html
-from api.problems import Problem
-from api.queries import resource
-from api.state import no_snapshot
+from api.responses.history_cache import HistoryAwayError
+from api.responses.on_demand import page
 from shared.peer_id import BadPeerIdError, parse_peer_id
 from shared.store.rings import Resolution
 
@@ -26,12 +27,12 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-    from api.bodies import Body
-    from api.history_cache import HistoryCache
-    from api.on_demand import OnDemand
     from api.pages import Pages
     from api.pages.view import View
-    from api.swarm import Swarm
+    from api.responses.history_cache import HistoryCache
+    from api.responses.on_demand import OnDemand
+    from api.responses.prepared import Body
+    from api.responses.swarm import Swarm
 
 T = TypeVar("T")
 

@@ -9,39 +9,40 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import msgspec
 from redis.exceptions import RedisError
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
-from api.admission import NobodyCouldLookError
-from api.client import client_address, is_trusted, rate_key
-from api.headers import CORS
-from api.problems import CLIENT_LEFT, Problem
+from api.checks.admission import NobodyCouldLookError
+from api.http.client_address import client_address, is_trusted, rate_key
+from api.http.headers import CORS, JSON
+from api.http.problems import CLIENT_LEFT, Problem
 from shared.peer_id import BadPeerIdError, parse_peer_id
-from shared.reachability import Answer, advice, hints, message
+from shared.public.check import reachability_document
+from shared.reachability import message
 from shared.snapshot import Verdict
 from shared.tasks import awaited, end
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from starlette.requests import Request
 
-    from api.desk import ReachabilityDesk
-    from api.request_rate import RequestRate
+    from api.checks.client import ReachabilityDesk
+    from api.http.request_rate import RequestRate
     from api.settings import ApiSettings
+    from shared.reachability import Answer
 
 RETRY_AFTER = 5
 """Seconds that a caller is told to wait where nobody could look."""
-_PREFERENCE = (Verdict.REACHABLE, Verdict.UNREACHABLE, Verdict.UNKNOWN)
 
 
 async def is_reachable(request: Request) -> Response:
     """The endpoint. 200 with a verdict; 400, 429, 503 problem documents without one."""
     answers = await check(request, request.path_params["peer_id"])
     document = reachability_document(answers, your_ip=client_address(request.scope))
-    return JSONResponse(document, headers={"cache-control": "no-store", **CORS})
+    headers = {"cache-control": "no-store", **CORS}
+    return Response(msgspec.json.encode(document), media_type=JSON, headers=headers)
 
 
 async def without_peer_id(request: Request) -> Response:
@@ -75,51 +76,6 @@ async def check(request: Request, text: str) -> list[Answer]:
         cause = answers[0].outcome.cause
         raise _nobody(message(cause) if cause is not None else "no worker could look")
     return answers
-
-
-def decide(answers: Sequence[Answer]) -> Answer:
-    """The quorum rule: reachable if anyone reached it; unreachable if someone looked and nobody did."""
-    return min(answers, key=lambda answer: (_PREFERENCE.index(answer.outcome.verdict), answer.vantage))
-
-
-def reachability_document(answers: list[Answer], *, your_ip: str) -> dict[str, Any]:
-    """Return the public JSON. `ok` is what is documented, `success` what Petals servers read: always equal."""
-    decisive = decide(answers)
-    reachable = decisive.outcome.verdict is Verdict.REACHABLE
-    return {
-        "ok": reachable,
-        "success": reachable,
-        "message": None if reachable else _message(decisive),
-        "your_ip": your_ip,
-        "hints": hints(decisive.outcome, your_ip),
-        **_evidence(decisive),
-        "disagreement": len({answer.outcome.verdict for answer in answers} - {Verdict.UNKNOWN}) > 1,
-        "vantages": [_evidence(answer) for answer in answers],
-    }
-
-
-def _message(answer: Answer) -> str:
-    words = answer.outcome.explanation or "The peer was not reached."
-    return f"{words} {advice(answer.outcome.cause)}" if answer.outcome.cause else words
-
-
-def _evidence(answer: Answer) -> dict[str, Any]:
-    outcome = answer.outcome
-    return {
-        "peer_id": answer.peer_id,
-        "vantage": answer.vantage,
-        "verdict": str(outcome.verdict),
-        "stage": str(outcome.stage),
-        "cause": outcome.cause,
-        "advice": advice(outcome.cause) if outcome.cause else None,
-        "addresses": list(outcome.addresses),
-        "reached_at": outcome.reached_at,
-        "relayed": outcome.relayed,
-        "relay": outcome.relay,
-        "rtt_ms": None if outcome.rtt is None else round(outcome.rtt * 1000, 2),
-        "protocol_ok": outcome.protocol_ok,
-        "checked_at": answer.checked_at,
-    }
 
 
 async def _spend(rate: RequestRate, address: str, limit: int) -> None:

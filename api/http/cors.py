@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from starlette.responses import Response
 
-from api.headers import CORS, PREFLIGHT, is_api
+from api.http.headers import CORS, PREFLIGHT, is_api
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send

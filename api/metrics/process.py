@@ -11,8 +11,8 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.registry import Collector
 
-from api.bodies import Body
-from api.server_metrics import ServerCollector
+from api.metrics.servers import ServerCollector
+from api.responses.prepared import Body
 from shared import tasks
 from shared.store import stored
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from starlette.responses import Response
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from api.bodies import BodyTable
-    from api.desk import ReachabilityDesk
-    from api.on_demand import OnDemand
-    from api.swarm import Swarm
+    from api.checks.client import ReachabilityDesk
+    from api.responses.on_demand import OnDemand
+    from api.responses.prepared import BodyTable
+    from api.responses.swarm import Swarm
     from shared.reachability import Answer
 
 UNROUTED = "(none)"

@@ -1,7 +1,7 @@
 """Each request that the router answers has an id: the caller's if it is sane, else one of ours.
 
 It stands in the answer's `X-Request-ID`, in the log lines about the request, and goes with the check to the
-worker. Ready bodies (`api.bodies`) are answered before this: nothing happens in them that a log could tell.
+worker. Ready bodies (`api.responses.prepared`) are answered before this: nothing happens in them that a log could tell.
 """
 
 from __future__ import annotations

@@ -10,26 +10,26 @@ from typing import TYPE_CHECKING
 import msgspec
 from starlette.responses import Response
 
-from api.documents import IncidentEntry, IncidentsDocument
-from api.headers import CORS
-from api.history_cache import HistoryAwayError, history_is_away
-from api.on_demand import document
-from api.on_demand import page as html_page
+from api.http.headers import CORS
+from api.http.problems import Problem
+from api.http.resources import resource
 from api.pages import text
-from api.pages.history import events, make_event, summary
-from api.problems import Problem
-from api.queries import resource
-from api.read_through import FRESH_SECONDS
+from api.pages.history import events, make_event
+from api.responses.history_cache import HistoryAwayError, history_is_away
+from api.responses.on_demand import document
+from api.responses.on_demand import page as html_page
+from api.responses.read_through import FRESH_SECONDS
+from shared.public.incidents import incidents_document
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from starlette.requests import Request
 
-    from api.bodies import Body
-    from api.on_demand import OnDemand
     from api.pages import Pages
     from api.pages.view import View
+    from api.responses.on_demand import OnDemand
+    from api.responses.prepared import Body
     from shared.incidents import Incident
 
 ATOM = "application/atom+xml; charset=utf-8"
@@ -84,16 +84,6 @@ async def atom(request: Request) -> Response:
     content = atom_feed(found, base=_base(request), now=request.app.state.clock.now())
     headers = {**CORS, "cache-control": f"public, max-age={FRESH_SECONDS:.0f}", "vary": "Host"}
     return Response(content, media_type=ATOM, headers=headers)
-
-
-def incidents_document(incidents: Sequence[Incident], limit: int = MAX_LIMIT) -> IncidentsDocument:
-    return IncidentsDocument(
-        ongoing=sum(incident.end is None for incident in incidents),
-        incidents=tuple(
-            IncidentEntry(**msgspec.structs.asdict(incident), summary=summary(incident))
-            for incident in incidents[:limit]
-        ),
-    )
 
 
 def atom_feed(incidents: Sequence[Incident], *, base: str, now: float) -> str:

@@ -2,7 +2,7 @@
 
 A `traceparent` from TRUSTED_NETWORKS is gone on with. From anyone else it is only linked to: a stranger neither
 joins requests to a trace of ours nor decides which of them are recorded. `tracestate` and baggage are not read.
-Ready bodies (`api.bodies`) are answered before this and have no spans, nor have probes and event streams.
+Ready bodies (`api.responses.prepared`) are answered before this and have no spans, nor have probes and event streams.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from api.client import client_address, is_trusted
-from api.request_id import current_request_id
+from api.http.client_address import client_address, is_trusted
+from api.http.request_id import current_request_id
 from shared import tracing
 
 if TYPE_CHECKING:

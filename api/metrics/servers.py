@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from api.swarm_metrics import RPS_KINDS, gauge, shown_models
+from api.metrics.swarm import RPS_KINDS, gauge, shown_models
 from shared.snapshot import Verdict
 
 if TYPE_CHECKING:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from api.bodies import Body
-from api.headers import CORS, TEXT
-from api.problems import Problem
-from api.queries import resource
+from api.http.headers import CORS, TEXT
+from api.http.problems import Problem
+from api.http.resources import resource
+from api.responses.prepared import Body
 from shared.text_picture import text_picture
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from api.bodies import BodyTable
-    from api.on_demand import OnDemand
-    from api.swarm import Swarm
+    from api.responses.on_demand import OnDemand
+    from api.responses.prepared import BodyTable
+    from api.responses.swarm import Swarm
     from shared.snapshot import Snapshot
 
 TEXT_PATH = "/swarm.txt"

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
 
-from api.headers import CORS
-from api.problems import Problem
-from api.read_through import FRESH_SECONDS, OldValueError, ReadThrough
+from api.http.headers import CORS
+from api.http.problems import Problem
+from api.responses.read_through import FRESH_SECONDS, OldValueError, ReadThrough
 from shared.store.rings import Resolution
 
 if TYPE_CHECKING:

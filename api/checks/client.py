@@ -1,7 +1,7 @@
 """The reachability desk: takes questions, has workers look, and gives each caller an answer in time.
 
 However many callers ask about one peer, in this process or in another, one worker looks once. This process
-keeps one watch for each peer that anyone asks about; a watch has its question admitted (`api.admission` decides,
+keeps one watch for each peer that anyone asks about; a watch has its question admitted (`api.checks.admission` decides,
 for all processes, whether to reuse a verdict, join a check or begin one), and then waits for the reply on the one
 stream that all watches share. Every second it admits again: if the worker that had taken the check
 was lost, the check begins anew at another.
@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from redis.exceptions import RedisError
 
-from api.admission import Admissions, NobodyCouldLookError, Question
-from api.request_id import current_request_id
+from api.checks.admission import Admissions, NobodyCouldLookError, Question
+from api.http.request_id import current_request_id
 from shared import tracing
 from shared.reachability import VANTAGE_PATTERN, Answer, decode_answer
 from shared.snapshot import Verdict

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 import brotli
 from backports import zstd
 
-from api.queries import resource
+from api.http.resources import resource
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
