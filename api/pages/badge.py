@@ -16,6 +16,7 @@ from api.http.resources import resource
 from api.pages import text
 from api.responses.history_cache import HistoryAwayError
 from api.responses.prepared import Body
+from shared.judgement.coverage import coverage
 from shared.snapshot import ModelState
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def _label(model: ModelReport) -> str:
 
 
 def coverage_badge(label: str, model: ModelReport) -> Badge:
-    covered = sum(map(bool, model.redundancy()))
+    covered = coverage(model).covered_blocks
     color = GREEN if covered == model.num_blocks else AMBER if covered else RED
     return Badge(label, f"{covered}/{model.num_blocks} blocks", color)
 

@@ -68,7 +68,7 @@ class Pages:
         for model in models[:MAX_CARDS]:
             shown.append(cards.make_card(model, max_rows=min(budget, cards.FULL_TABLE), stale=view.stale))
             budget -= len(shown[-1].rows)
-        headline = banner.headline(view, shown)
+        headline = banner.headline(view)
         served = [card for card in shown if card.num_servers]
         return self._render(
             "overview",

@@ -11,6 +11,7 @@ import structlog
 from api.pages import View
 from api.responses.per_snapshot import Renderer
 from shared import heap
+from shared.judgement.swarm import stale_after
 
 if TYPE_CHECKING:
     from api.pages import Pages
@@ -129,9 +130,3 @@ class Swarm:
                     self._looked.set()
             except Exception:
                 log.exception("the snapshot could not be rendered; the pages before it stay")
-
-
-def stale_after(snapshot: Snapshot | None, periods: float) -> float:
-    """Return the seconds after which a snapshot is stale: the next one waits for a crawl longer than its period."""
-    period = 60.0 if snapshot is None else max(snapshot.update_period, snapshot.update_duration)
-    return period * periods

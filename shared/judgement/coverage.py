@@ -76,9 +76,15 @@ class Coverage:
             start = end
         return runs
 
+    def spans(self, least: int, most: int) -> list[tuple[int, int]]:
+        """Return `(start, end)` of each stretch of blocks that `least` to `most` servers hold."""
+        edges = groupby(enumerate(self.redundancy), key=lambda block: least <= block[1] <= most)
+        stretches = [[block for block, _ in blocks] for within, blocks in edges if within]
+        return [(blocks[0], blocks[-1] + 1) for blocks in stretches]
+
     def gaps(self) -> list[tuple[int, int]]:
         """Return `(start, end)` of each stretch of blocks that no server holds."""
-        return [(run.start, run.end) for run in self.runs() if not run.redundancy]
+        return self.spans(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,17 +134,6 @@ def slowest_block_throughput(model: ModelReport) -> float:
     """Return the tokens/s that the servers of the weakest block claim together; 0 where a block has none."""
     stage = weakest_stage(model)
     return 0.0 if stage is None else min(stage.throughput, MAX_SPEED)
-
-
-def merge(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Join spans, given in order, that touch."""
-    merged: list[tuple[int, int]] = []
-    for start, end in spans:
-        if merged and merged[-1][1] == start:
-            merged[-1] = (merged[-1][0], end)
-        else:
-            merged.append((start, end))
-    return merged
 
 
 def _sums(num_blocks: int, held: Iterable[tuple[Span, int]]) -> list[int]:
