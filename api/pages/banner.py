@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from api.pages import text
-from shared.judgement.coverage import coverage
 from shared.judgement.swarm import bootstrap_state, judged_models, nobody_can_join, swarm_state
-from shared.snapshot import Verdict
+from shared.snapshot import ModelState, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -76,7 +75,7 @@ def _judge(snapshot: Snapshot) -> Headline:
     if not judged:
         return _empty(snapshot)
     kind = "official model" if judged[0].official else "model"
-    usable = sum(coverage(model).has_path for model in judged)
+    usable = sum(model.state is ModelState.HEALTHY for model in judged)
     counted = f"{usable} of {text.count(len(judged), kind)} can be used now."
     if usable == len(judged):
         counted = f"All {len(judged)} {kind}s can be used now." if usable > 1 else f"Its {kind} can be used now."

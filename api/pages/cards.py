@@ -144,7 +144,7 @@ def path_view(model: ModelReport, held: Coverage, *, stale: bool = False) -> Pat
     can, cannot, serves = "Can be used now", "Cannot be used now", "Nobody serves it now"
     if stale:
         can, cannot, serves = "Could be used", "Could not be used", "Nobody served it"
-    path = find_path(model)
+    path = find_path(model, held)
     if path is None:
         if not held.covered_blocks:
             return PathView(usable=False, sentence=f"{serves}.", tokens="")
