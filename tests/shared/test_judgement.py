@@ -67,10 +67,10 @@ def brute_force_chains(servers, blocks):
     def extend(position):
         if position == blocks:
             yield []
-        for server in servers:
-            if server.span.start <= position < server.span.end:
-                for rest in extend(server.span.end):
-                    yield [(server, position, server.span.end), *rest]
+        for each in servers:
+            if each.span.start <= position < each.span.end:
+                for rest in extend(each.span.end):
+                    yield [(each, position, each.span.end), *rest]
 
     return list(extend(0))
 
@@ -78,11 +78,11 @@ def brute_force_chains(servers, blocks):
 def seconds(chain, delay):
     """The formula of `find_path`, written down once more."""
     total, before = delay, None
-    for server, start, end in chain:
-        ping = (before.next_pings or {}).get(server.peer_id) if before else None
+    for each, start, end in chain:
+        ping = (before.next_pings or {}).get(each.peer_id) if before else None
         hop = delay if ping is None or math.isnan(ping) else min(ping / 2, 5.0)
-        total += hop + HOP_OVERHEAD + (end - start) / server.inference_rps
-        before = server
+        total += hop + HOP_OVERHEAD + (end - start) / each.inference_rps
+        before = each
     return total
 
 
@@ -347,10 +347,8 @@ def test_a_bootstrap_peer_that_nobody_looked_at_is_unknown():
 def test_a_server_of_two_models_counts_once_where_it_is_online():
     """However the models are ordered; by state it counts in each model."""
     here, there = server(1, 0, 8), server(1, 0, 8, PeerState.JOINING)
-    for models in (
-        (model("a", servers=(here,)), model("b", servers=(there,))),
-        (model("a", servers=(there,)), model("b", servers=(here,))),
-    ):
+    for one, two in ((here, there), (there, here)):
+        models = (model("a", servers=(one,)), model("b", servers=(two,)))
         assert distinct_servers(snapshot(*models)) == [here]
         assert count_states(models) == {PeerState.ONLINE: 1, PeerState.JOINING: 1}
     assert [each.dht_prefix for each in judged_models(snapshot(*models))] == ["a", "b"]
@@ -358,13 +356,9 @@ def test_a_server_of_two_models_counts_once_where_it_is_online():
 
 def test_pings_to_a_server_are_what_others_announce():
     """Unanswered ones too; a server that announces none is left out."""
-    report = model(
-        servers=(
-            server(1, 0, 8, next_pings={peer_id(9): 0.1}),
-            server(2, 0, 8, next_pings={peer_id(9): math.inf}),
-            server(3, 0, 8),
-        ),
-    )
+    answered = server(1, 0, 8, next_pings={peer_id(9): 0.1})
+    unanswered = server(2, 0, 8, next_pings={peer_id(9): math.inf})
+    report = model(servers=(answered, unanswered, server(3, 0, 8)))
     assert pings_to(report, peer_id(9)) == {peer_id(1): 0.1, peer_id(2): math.inf}
 
 
