@@ -165,11 +165,12 @@ def draw_status(status):
 
 
 def draw_incident(incident):
-    from api.endpoints.incidents import atom_feed, incidents_document
+    from api.endpoints.incidents import atom_feed
     from api.pages.history import events
     from crawler.notify.notice_queue import job_id
+    from shared.public.incidents import incidents_document
 
-    msgspec.json.encode(incidents_document([incident]))
+    msgspec.json.encode(incidents_document([incident], limit=10))
     events([incident], NOW)
     atom_feed([incident], base="http://localhost", now=NOW)
     assert job_id(f"{incident.id}:opened").replace("-", "").isalnum()
@@ -185,7 +186,7 @@ def step_on(watch):
 
 
 def show(answer):
-    from api.endpoints.checks import reachability_document
+    from shared.public.check import reachability_document
 
     msgspec.json.encode(reachability_document([answer], your_ip="127.0.0.1"))
 
