@@ -338,4 +338,4 @@ if __name__ == "__main__":
     with ExitStack() as patches:
         freeze(patches)
         asyncio.run(main(parser.parse_args().folder))
-    print(f"recorded in {time.monotonic() - started:.0f} s", file=sys.stderr)  # noqa: T201 - a tool
+    print(f"recorded in {time.monotonic() - started:.0f} s", file=sys.stderr)
