@@ -17,11 +17,11 @@ from api.responses.on_demand import OnDemandResponses
 from api.responses.prepared import PreparedResponses
 from api.responses.swarm import Swarm
 from shared import tracing
-from shared.clock import RedisClock
-from shared.history_store import HistoryReader
 from shared.peer_id import BadPeerIdError, parse_peer_id
-from shared.redis_client import connect
-from shared.snapshot_store import SnapshotReader
+from shared.store.clock import RedisClock
+from shared.store.connection import connect
+from shared.store.history import HistoryReader
+from shared.store.snapshots import SnapshotReader
 from shared.tasks import Tasks
 
 if TYPE_CHECKING:

@@ -10,19 +10,23 @@ state = fetch_health_state(dht)
 from __future__ import annotations
 
 import asyncio
+import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from crawler.crawl_loop import crawl_once
+import msgspec
+
+from crawler.loop import crawl_once
+from crawler.observe.swarm import SwarmUnavailableError
 from crawler.settings import CrawlerSettings
 from shared.p2p.dht_node import DHTClientNode
 from shared.p2p.petals import PUBLIC_INITIAL_PEERS
-from shared.state_document import state_document
+from shared.public.state import state_document
 
 if TYPE_CHECKING:
     from hivemind import DHT
 
-__all__ = ["PUBLIC_INITIAL_PEERS", "fetch_health_state"]
+__all__ = ["PUBLIC_INITIAL_PEERS", "SwarmUnavailableError", "fetch_health_state"]
 
 
 def fetch_health_state(dht: DHT, **settings: Any) -> dict[str, Any]:
@@ -33,7 +37,7 @@ def fetch_health_state(dht: DHT, **settings: Any) -> dict[str, Any]:
     (`models`, `dial_timeout`, …); the environment's apply too.
 
     Takes some seconds. Raises `TypeError` for a setting that does not exist, `pydantic.ValidationError` for a bad
-    value, `crawler.swarm.SwarmUnavailableError` where no bootstrap peer answers.
+    value, `SwarmUnavailableError` where no bootstrap peer answers.
     """
     if unknown := settings.keys() - CrawlerSettings.model_fields.keys():
         raise TypeError(f"fetch_health_state() knows no setting {', '.join(sorted(unknown))}")
@@ -42,7 +46,8 @@ def fetch_health_state(dht: DHT, **settings: Any) -> dict[str, Any]:
 
     async def fetch() -> dict[str, Any]:
         async with await DHTClientNode.open(options.dial_private_addresses) as node:
-            return state_document(await crawl_once(options, node))
+            document: dict[str, Any] = json.loads(msgspec.json.encode(state_document(await crawl_once(options, node))))
+            return document
 
     # In a thread, so that it works where a loop runs already, as in a notebook.
     with ThreadPoolExecutor(max_workers=1) as executor:

@@ -28,16 +28,16 @@ from prometheus_client.parser import text_string_to_metric_families
 from api.metrics.legacy import LegacyCollector
 from api.metrics.swarm import SwarmCollector
 from api.pages import Pages, View
+from crawler.judge import build_snapshot
 from crawler.models import Model
-from crawler.reading import RecordReader
-from crawler.records import RefusedError, check_block, read_model
-from crawler.report import build_snapshot
-from crawler.swarm import Observation, ObservedModel
+from crawler.observe.record_reader import RecordReader
+from crawler.observe.records import RefusedError, check_block, read_model
+from crawler.observe.swarm import Observation, ObservedModel
 from shared.p2p.hivemind import MSGPackSerializer
 from shared.p2p.raw_values import RawValues
+from shared.public.state import state_document
 from shared.reachability import Cause, DialOutcome, Stage
 from shared.snapshot import BootstrapPeer, Refusals, Snapshot, Verdict, decode, encode
-from shared.state_document import state_document
 from shared.text_picture import text_picture
 
 OFFICIAL = Model("official-hf", 4, "https://huggingface.co/a/official")

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+import msgspec
 from redis.exceptions import RedisError
-from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from api.checks.admission import NoVerdictError
 from api.http.client_address import client_address, is_trusted, rate_key
-from api.http.headers import SECURITY_HEADERS
+from api.http.headers import JSON, SECURITY_HEADERS
 from api.http.problems import CLIENT_LEFT, Problem
 from api.metrics.check import check_metrics
 from api.metrics.exposition import exposition
@@ -25,7 +26,8 @@ from api.pages import CheckView
 from api.responses import kinds
 from api.services import services_of
 from shared.peer_id import BadPeerIdError, parse_peer_id
-from shared.reachability import Answer, advice, decide, hints, message
+from shared.public.check import reachability_document
+from shared.reachability import message
 from shared.snapshot import Verdict
 from shared.tasks import awaited, end
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
     from api.http.request_rate import RequestRate
     from api.responses.prepared import PreparedResponse
+    from shared.reachability import Answer
 
 RETRY_AFTER = 5
 """Seconds that a caller is told to wait where nobody could look."""
@@ -46,7 +49,8 @@ async def is_reachable(request: Request) -> Response:
     """JSON. 200 with a verdict; 400, 403, 429, 503 problem documents without one."""
     answers = await _check(request, request.path_params["peer_id"])
     document = reachability_document(answers, your_ip=client_address(request.scope))
-    return JSONResponse(document, headers={"cache-control": "no-store"})
+    headers = {"cache-control": "no-store"}
+    return Response(msgspec.json.encode(document), media_type=JSON, headers=headers)
 
 
 async def without_peer_id(request: Request) -> Response:
@@ -183,43 +187,3 @@ def _scrape_timeout(request: Request) -> float:
 
 def _html(html: str, status: int = 200, headers: dict[str, str] | None = None) -> HTMLResponse:
     return HTMLResponse(html, status, headers={**SECURITY_HEADERS, "cache-control": "no-cache", **(headers or {})})
-
-
-def reachability_document(answers: list[Answer], *, your_ip: str) -> dict[str, Any]:
-    """Return the public JSON. `ok` is what is documented, `success` what Petals servers read: always equal."""
-    decisive = decide(answers)
-    reachable = decisive.outcome.verdict is Verdict.REACHABLE
-    return {
-        "ok": reachable,
-        "success": reachable,
-        "message": None if reachable else _message(decisive),
-        "your_ip": your_ip,
-        "hints": hints(decisive.outcome, your_ip),
-        **_evidence(decisive),
-        "disagreement": len({answer.outcome.verdict for answer in answers} - {Verdict.UNKNOWN}) > 1,
-        "vantages": [_evidence(answer) for answer in answers],
-    }
-
-
-def _message(answer: Answer) -> str:
-    words = answer.outcome.explanation or "The peer was not reached."
-    return f"{words} {advice(answer.outcome.cause)}" if answer.outcome.cause else words
-
-
-def _evidence(answer: Answer) -> dict[str, Any]:
-    outcome = answer.outcome
-    return {
-        "peer_id": answer.peer_id,
-        "vantage": answer.vantage,
-        "verdict": str(outcome.verdict),
-        "stage": str(outcome.stage),
-        "cause": outcome.cause,
-        "advice": advice(outcome.cause) if outcome.cause else None,
-        "addresses": list(outcome.addresses),
-        "reached_at": outcome.reached_at,
-        "relayed": outcome.relayed,
-        "relay": outcome.relay,
-        "rtt_ms": None if outcome.rtt is None else round(outcome.rtt * 1000, 2),
-        "protocol_ok": outcome.protocol_ok,
-        "checked_at": answer.checked_at,
-    }

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from starlette.responses import JSONResponse, Response
+import msgspec
+from starlette.responses import Response
 
+from api.http.headers import JSON
 from api.services import services_of
+from shared.public.health import Liveness, Readiness
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -14,7 +17,7 @@ if TYPE_CHECKING:
 
 async def livez(request: Request) -> Response:
     """The process answers."""
-    return JSONResponse({"status": "alive"})
+    return _json(Liveness(status="alive"))
 
 
 async def readyz(request: Request) -> Response:
@@ -26,10 +29,11 @@ async def readyz(request: Request) -> Response:
     swarm, tasks = services.swarm, services.tasks
     served = swarm.connected or swarm.snapshot is not None
     status = f"failing: {', '.join(tasks.failing)}" if tasks.failing else "ready" if served else "waiting for Redis"
-    document = {
-        "status": status,
-        "redis": swarm.connected,
-        "snapshot_age": swarm.view().age,
-        "failing": tasks.failing,
-    }
-    return JSONResponse(document, 200 if status == "ready" else 503)
+    readiness = Readiness(
+        status=status, redis=swarm.connected, snapshot_age=swarm.view().age, failing=tuple(tasks.failing)
+    )
+    return _json(readiness, 200 if status == "ready" else 503)
+
+
+def _json(document: Liveness, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(document), status, media_type=JSON)

@@ -5,26 +5,22 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-import msgspec
 from starlette.responses import Response
 
-from api.documents import IncidentEntry, IncidentsDocument
 from api.http.headers import ATOM
 from api.http.problems import Problem
 from api.http.resources import resource
 from api.pages.feed import atom_feed
-from api.pages.history import events, summary
+from api.pages.history import events
 from api.responses import kinds
 from api.responses.read_through import FRESH_SECONDS
 from api.services import services_of
+from shared.public.incidents import incidents_document
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from starlette.requests import Request
 
     from api.responses.prepared import PreparedResponse
-    from shared.incidents import Incident
 
 MAX_ON_PAGE = 200
 MAX_LIMIT = 1_000
@@ -71,16 +67,6 @@ async def atom(request: Request) -> Response:
     content = atom_feed(await services.history.incidents(), base=_base(request), now=services.clock.now())
     headers = {"cache-control": f"public, max-age={FRESH_SECONDS:.0f}", "vary": "Host"}
     return Response(content, media_type=ATOM, headers=headers)
-
-
-def incidents_document(incidents: Sequence[Incident], limit: int = MAX_LIMIT) -> IncidentsDocument:
-    return IncidentsDocument(
-        ongoing=sum(incident.end is None for incident in incidents),
-        incidents=tuple(
-            IncidentEntry(**msgspec.structs.asdict(incident), summary=summary(incident))
-            for incident in incidents[:limit]
-        ),
-    )
 
 
 def _limit(given: str | None) -> int:

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import msgspec
-
-from api.documents import ModelDocument, ModelsDocument, ModelSummary, ServerCounts
 from api.http.resources import resource
 from api.pages.history import ModelPast, model_history_html
 from api.responses import kinds
 from api.responses.history_cache import in_time
 from api.services import services_of
-from shared.history import Resolution, slowest_block
-from shared.state_document import state_document
+from shared.public.models import model_document, models_document
+from shared.store.rings import Resolution
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
     from api.responses.history_cache import HistoryCache
     from api.responses.prepared import PreparedResponse
-    from shared.snapshot import ModelReport, Snapshot
 
 
 async def page(request: Request) -> PreparedResponse:
@@ -80,42 +75,3 @@ async def model(request: Request) -> PreparedResponse:
         return await services.on_demand.render(render)
 
     return await services.on_demand.get(resource(request.scope), make)
-
-
-def models_document(snapshot: Snapshot) -> ModelsDocument:
-    return ModelsDocument(
-        last_updated=snapshot.taken_at,
-        update_period=snapshot.update_period,
-        models=tuple(ModelSummary(**_summary(report)) for report in snapshot.models),
-    )
-
-
-def model_document(snapshot: Snapshot, report: ModelReport, *, show_addresses: bool) -> ModelDocument:
-    alone = msgspec.structs.replace(snapshot, models=(report,))
-    shown = state_document(alone, show_addresses=show_addresses)["model_reports"][0]
-    return ModelDocument(
-        last_updated=snapshot.taken_at,
-        update_period=snapshot.update_period,
-        redundancy=tuple(report.redundancy()),
-        server_rows=tuple(shown["server_rows"]),
-        **_summary(report),
-    )
-
-
-def _summary(report: ModelReport) -> dict[str, Any]:
-    redundancy = report.redundancy()
-    states = Counter(str(server.state) for server in report.servers)
-    return {
-        "dht_prefix": report.dht_prefix,
-        "name": report.name,
-        "short_name": report.short_name,
-        "repository": report.repository,
-        "official": report.official,
-        "limited": report.limited,
-        "state": report.state,
-        "num_blocks": report.num_blocks,
-        "covered_blocks": sum(map(bool, redundancy)),
-        "min_redundancy": min(redundancy, default=0),
-        "slowest_block_throughput": round(slowest_block(report), 2),
-        "servers": ServerCounts(**states),
-    }

@@ -7,25 +7,26 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from api import documents, state_schema
 from api.http.headers import CORS, JSON, PROBLEM_JSON
 from api.responses.prepared import PreparedResponse
+from shared.public import check, health, history, incidents, models, problem, state
+from shared.public.schema import schemas
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-SCHEMAS = (
-    state_schema.StateDocument,
-    state_schema.ReachabilityDocument,
-    state_schema.Liveness,
-    state_schema.Readiness,
-    documents.ModelsDocument,
-    documents.ModelDocument,
-    documents.ServerDocument,
-    documents.ModelHistoryDocument,
-    documents.ServerHistoryDocument,
-    documents.IncidentsDocument,
-    documents.ProblemDocument,
+DOCUMENTS = (
+    state.StateDocument,
+    check.ReachabilityDocument,
+    health.Liveness,
+    health.Readiness,
+    models.ModelsDocument,
+    models.ModelDocument,
+    models.ServerDocument,
+    history.ModelHistoryDocument,
+    history.ServerHistoryDocument,
+    incidents.IncidentsDocument,
+    problem.ProblemDocument,
 )
 _REF = "#/components/schemas/{name}"
 _PREFIX = {
@@ -68,11 +69,7 @@ def _body() -> PreparedResponse:
 @cache
 def describe() -> dict[str, Any]:
     """Return the OpenAPI document."""
-    _, components = msgspec.json.schema_components(SCHEMAS, ref_template=_REF)
-    # Rows are passed on as they stand in the state: their type is known here alone.
-    rows = {"type": "array", "items": {"$ref": "#/components/schemas/ServerRow"}}
-    components["ModelDocument"]["properties"]["server_rows"] = rows
-    components["ServerShare"]["properties"]["row"] = {"$ref": "#/components/schemas/ServerRow"}
+    components = schemas(DOCUMENTS, _REF)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -165,8 +162,8 @@ def _media(
 ) -> dict[str, Any]:
     shown = {media_type: {"schema": {"type": "string"}}}
     responses = {"200": _content("Found.", shown), **_words(*others), **_problems(errors)}
-    for status, problem in _problems(pictures).items():  # the router has no picture of what is no name at all
-        responses[status] = _content(problem["description"], shown | problem["content"])
+    for status, told in _problems(pictures).items():  # the router has no picture of what is no name at all
+        responses[status] = _content(told["description"], shown | told["content"])
     if media_type == "text/html":
         for code in errors:
             responses[str(code)]["content"] |= shown

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import msgspec
 from starlette.responses import RedirectResponse, Response
 
-from api.documents import ServerDocument, ServerIssue, ServerShare
 from api.http.resources import resource
 from api.responses import kinds
 from api.responses.history_cache import in_time
 from api.services import services_of
 from shared.peer_id import BadPeerIdError, parse_peer_id
-from shared.snapshot import Verdict
-from shared.state_document import state_document
+from shared.public.models import server_document
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
     from api.responses.prepared import PreparedResponse
-    from shared.snapshot import Snapshot
 
 
 async def page(request: Request) -> Response | PreparedResponse:
@@ -70,40 +66,3 @@ async def server(request: Request) -> PreparedResponse:
         return response
 
     return await services.on_demand.get(resource(request.scope), make)
-
-
-def server_document(snapshot: Snapshot, peer_id: str, *, show_addresses: bool) -> ServerDocument | None:
-    """None where the snapshot does not know the peer."""
-    shares = []
-    for report in snapshot.models:
-        if not any(server.peer_id == peer_id for server in report.servers):
-            continue
-        # Its row and, for the pings to it, those that pinged it.
-        near = [
-            server for server in report.servers if server.peer_id == peer_id or peer_id in (server.next_pings or ())
-        ]
-        alone = msgspec.structs.replace(
-            snapshot, models=(msgspec.structs.replace(report, servers=tuple(near)),), reachability_issues=()
-        )
-        shown = state_document(alone, show_addresses=show_addresses)["model_reports"][0]["server_rows"]
-        shares += [
-            ServerShare(dht_prefix=report.dht_prefix, name=report.name, num_blocks=report.num_blocks, row=row)
-            for row in shown
-            if row["peer_id"] == peer_id
-        ]
-    bootstrap = next((peer for peer in snapshot.bootstrap_peers if peer.peer_id == peer_id), None)
-    if not shares and bootstrap is None:
-        return None
-    issue = next((issue for issue in snapshot.reachability_issues if issue.peer_id == peer_id), None)
-    return ServerDocument(
-        last_updated=snapshot.taken_at,
-        update_period=snapshot.update_period,
-        peer_id=peer_id,
-        bootstrap_state=None
-        if bootstrap is None
-        else "online"
-        if bootstrap.verdict is Verdict.REACHABLE
-        else str(bootstrap.verdict),
-        shares=tuple(shares),
-        issue=None if issue is None else ServerIssue(err=issue.error, advice=issue.advice),
-    )

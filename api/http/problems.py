@@ -5,10 +5,12 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from starlette.exceptions import HTTPException
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, Response
 
 from api.http.headers import CORS, PROBLEM_JSON, SECURITY_HEADERS, is_api
+from shared.public.problem import ProblemDocument
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -70,11 +72,11 @@ def exception_handlers(
 
 def _problem(
     status: int, detail: str, near: Sequence[str] = (), *, headers: Mapping[str, str] | None = None
-) -> JSONResponse:
-    document: dict[str, Any] = {"type": "about:blank", "title": _title(status), "status": status, "detail": detail}
-    if near:
-        document["near_matches"] = near
-    return JSONResponse(document, status, headers=headers, media_type=PROBLEM_JSON)
+) -> Response:
+    document = ProblemDocument(
+        type="about:blank", title=_title(status), status=status, detail=detail, near_matches=tuple(near)
+    )
+    return Response(msgspec.json.encode(document), status, headers=headers, media_type=PROBLEM_JSON)
 
 
 def _title(status: int) -> str:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from api.metrics.swarm import MAX_VERSIONS, RPS_KINDS, gauge, rps_by_block, shown_models, top
+from api.metrics.swarm import MAX_VERSIONS, RPS_FIELDS, gauge, shown_models, top
+from shared.judgement.coverage import coverage, speed_by_block
 from shared.snapshot import PeerState
 
 if TYPE_CHECKING:
@@ -65,16 +66,16 @@ class LegacyCollector(Collector):
             blocks.add_metric([name], model.num_blocks)
             servers.add_metric([name], len(model.servers))
             total.add_metric([name], sum(server.span.length for server in model.servers))
-            online_min.add_metric([name], min(model.redundancy()))
+            online_min.add_metric([name], coverage(model).min_redundancy)
             served = Counter[PeerState]()
             for server in model.servers:
                 served[server.state] += server.span.length
             for state in PeerState:
                 by_state.add_metric([name, state.value], served[state])
-            for kind in RPS_KINDS:
-                sums = rps_by_block(model, kind)
-                average.add_metric([name, kind], sum(sums) / len(sums))
-                least.add_metric([name, kind], min(sums))
+            for kind, field in RPS_FIELDS.items():
+                sums = speed_by_block(model.num_blocks, model.servers, field)
+                average.add_metric([name, kind], sum(sums) / max(1, len(sums)))
+                least.add_metric([name, kind], min(sums, default=0.0))
         yield from (blocks, servers, total, online_min, by_state, average, least)
 
 

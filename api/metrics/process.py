@@ -9,7 +9,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from shared import stored, tasks
+from shared import tasks
+from shared.store import stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from api.metrics.swarm import RPS_KINDS, gauge, shown_models
+from api.metrics.swarm import RPS_FIELDS, gauge, shown_models
 from shared.snapshot import Verdict
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ class ServerCollector(Collector):
                 reached.add_metric(name, server.verdict is Verdict.REACHABLE)
             first.add_metric(name, server.span.start)
             blocks.add_metric(name, server.span.length)
-            for kind in RPS_KINDS:
-                announced: float | None = getattr(server, f"{kind}_rps")
+            for kind, field in RPS_FIELDS.items():
+                announced: float | None = getattr(server, field)
                 if announced is not None:
                     rps.add_metric([*name, kind], announced)
             if server.cache_tokens_left is not None:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from prometheus_client.core import GaugeHistogramMetricFamily, GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.registry import Collector
 
-from api.pages.coverage import find_path
+from shared.judgement.coverage import coverage, online, speed_by_block
+from shared.judgement.swarm import count_states, distinct_servers
 from shared.snapshot import ModelState, PeerState, Verdict
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from prometheus_client import Metric
 
+    from shared.judgement.coverage import Speed
     from shared.snapshot import CrawlStatus, ModelReport, Snapshot
 
 MAX_MODELS = 60
@@ -33,7 +35,11 @@ MAX_REASONS = 50
 OTHER = "(other)"
 PING_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 """Seconds."""
-RPS_KINDS = ("network", "inference", "forward")
+RPS_FIELDS: dict[str, Speed] = {
+    "network": "network_rps",
+    "inference": "inference_rps",
+    "forward": "forward_rps",
+}
 
 
 class SwarmCollector(Collector):
@@ -106,28 +112,25 @@ class SwarmCollector(Collector):
             "petals_model_cache_tokens_left", "Free attention cache of online servers.", labels=["model"]
         )
         for model in self._shown:
-            name, counts = model.dht_prefix, model.redundancy()
+            name, held = model.dht_prefix, coverage(model)
             info.add_metric([name], {"name": model.name, "official": str(model.official).lower()})
             healthy.add_metric([name], model.state is ModelState.HEALTHY)
-            path.add_metric([name], find_path(model) is not None)
-            covered.add_metric([name], sum(map(bool, counts)) / len(counts))
-            grouped = Counter("2+" if count > 1 else str(count) for count in counts)
+            path.add_metric([name], held.has_path)
+            covered.add_metric([name], held.covered_share)
+            grouped = Counter("2+" if count > 1 else str(count) for count in held.redundancy)
             for group in ("0", "1", "2+"):
                 redundancy.add_metric([name, group], grouped[group])
             _add_states(servers, name, [model])
-            for kind in RPS_KINDS:
-                worst.add_metric([name, kind], min(rps_by_block(model, kind, online_only=True)))
-            online = (server for server in model.servers if server.state is PeerState.ONLINE)
-            cache.add_metric([name], sum(server.cache_tokens_left or 0 for server in online))
+            for kind, field in RPS_FIELDS.items():
+                worst.add_metric([name, kind], min(speed_by_block(model.num_blocks, online(model), field), default=0.0))
+            cache.add_metric([name], sum(server.cache_tokens_left or 0 for server in online(model)))
         if self._rest:
             _add_states(servers, OTHER, self._rest)
         yield from (info, healthy, path, covered, redundancy, servers, worst, cache)
 
     def _servers(self) -> Iterator[Metric]:
         # A server that serves two models counts once here, by the one where it is online if there is one.
-        announced = [server for model in self._snapshot.models for server in model.servers]
-        announced.sort(key=lambda server: server.state is PeerState.ONLINE)
-        servers = {server.peer_id: server for server in announced}.values()
+        servers = distinct_servers(self._snapshot)
         versions = Counter(server.version or "unknown" for server in servers)
         by_version = GaugeMetricFamily("petals_servers_by_version", "Servers by petals version.", labels=["version"])
         for version, count in top(versions, MAX_VERSIONS):
@@ -206,7 +209,7 @@ def shown_models(snapshot: Snapshot) -> tuple[list[ModelReport], list[ModelRepor
     """
 
     def standing(model: ModelReport) -> tuple[bool, int, int]:
-        return model.official, sum(server.state is PeerState.ONLINE for server in model.servers), model.num_blocks
+        return model.official, sum(1 for _ in online(model)), model.num_blocks
 
     named = {model.dht_prefix: model for model in snapshot.models if model.dht_prefix != OTHER}
     chosen = {model.dht_prefix for model in sorted(named.values(), key=standing, reverse=True)[:MAX_MODELS]}
@@ -215,7 +218,7 @@ def shown_models(snapshot: Snapshot) -> tuple[list[ModelReport], list[ModelRepor
 
 
 def _add_states(family: GaugeMetricFamily, name: str, models: Iterable[ModelReport]) -> None:
-    states = Counter(server.state for model in models for server in model.servers)
+    states = count_states(models)
     for state in PeerState:
         family.add_metric([name, state.value], states[state])
 
@@ -225,19 +228,3 @@ def top(counts: dict[str, int], limit: int) -> list[tuple[str, int]]:
     ranked = sorted(((name, count) for name, count in counts.items() if name != OTHER), key=lambda it: (-it[1], it[0]))
     rest = sum(count for _, count in ranked[limit:]) + counts.get(OTHER, 0)
     return [*ranked[:limit], (OTHER, rest)] if rest else ranked[:limit]
-
-
-def rps_by_block(model: ModelReport, kind: str, *, online_only: bool = False) -> list[float]:
-    """Sum the servers' announced RPS of one kind on each block: linear in servers + blocks."""
-    steps = [0.0] * (model.num_blocks + 1)
-    for server in model.servers:
-        rps: float | None = getattr(server, f"{kind}_rps")
-        if rps is None or not math.isfinite(rps) or (online_only and server.state is not PeerState.ONLINE):
-            continue
-        steps[server.span.start] += rps
-        steps[server.span.end] -= rps
-    total, sums = 0.0, []
-    for step in steps[:-1]:
-        total += step
-        sums.append(max(0.0, round(total, 6)))  # what was added and taken away again leaves no crumbs
-    return sums

@@ -8,6 +8,7 @@ from html import escape
 from typing import TYPE_CHECKING, NamedTuple
 
 from api.pages import text
+from shared.judgement.coverage import coverage
 from shared.snapshot import ModelState
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def _label(model: ModelReport) -> str:
 
 
 def coverage_badge(label: str, model: ModelReport) -> Badge:
-    covered = sum(map(bool, model.redundancy()))
+    covered = coverage(model).covered_blocks
     color = GREEN if covered == model.num_blocks else AMBER if covered else RED
     return Badge(label, f"{covered}/{model.num_blocks} blocks", color)
 

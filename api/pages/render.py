@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
     from api.pages.view import CheckView, View
-    from shared.history_store import ServerHistory
     from shared.snapshot import Snapshot
+    from shared.store.history import ServerHistory
 
 PAGES_DIR = Path(__file__).resolve().parent
 STATIC_DIR = PAGES_DIR / "static"
@@ -68,7 +68,7 @@ class Pages:
         for model in models[:MAX_CARDS]:
             shown.append(cards.make_card(model, max_rows=min(budget, cards.FULL_TABLE), stale=view.stale))
             budget -= len(shown[-1].rows)
-        headline = banner.headline(view, shown)
+        headline = banner.headline(view)
         served = [card for card in shown if card.num_servers]
         return self._render(
             "overview",

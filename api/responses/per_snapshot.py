@@ -18,7 +18,7 @@ from api.pages.badge import state_badge
 from api.responses import kinds
 from api.responses.kinds import BY_ACCEPT, COLOR_PATH, TEXT_PATH
 from api.responses.prepared import PreparedResponse
-from shared.state_document import state_document
+from shared.public.state import state_document
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

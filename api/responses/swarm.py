@@ -11,15 +11,16 @@ import structlog
 from api.pages import View
 from api.responses.per_snapshot import Renderer
 from shared import heap
+from shared.judgement.swarm import stale_after
 
 if TYPE_CHECKING:
     from api.pages import Pages
     from api.responses.on_demand import OnDemandResponses
     from api.responses.prepared import PreparedResponses
     from api.settings import ApiSettings
-    from shared.clock import RedisClock
     from shared.snapshot import CrawlStatus, Snapshot
-    from shared.snapshot_store import SnapshotReader
+    from shared.store.clock import RedisClock
+    from shared.store.snapshots import SnapshotReader
     from shared.tasks import Tasks
 
 REFRESH_EVERY = 5.0
@@ -132,9 +133,3 @@ class Swarm:
                     self._read_once.set()
             except Exception:
                 log.exception("the snapshot could not be rendered; the responses before it stay")
-
-
-def stale_after(snapshot: Snapshot | None, periods: float) -> float:
-    """Return the seconds after which a snapshot is stale: the next one waits for a crawl longer than its period."""
-    period = 60.0 if snapshot is None else max(snapshot.update_period, snapshot.update_duration)
-    return period * periods

@@ -6,11 +6,10 @@ import time
 import msgspec
 import pytest
 
-from api.endpoints.checks import decide
 from api.pages import view as pages_view
-from shared.reachability import Answer, Cause, DialOutcome
+from shared.reachability import Answer, Cause, DialOutcome, decide
 from shared.snapshot import Refusals, Verdict
-from shared.snapshot_store import SnapshotWriter
+from shared.store.snapshots import SnapshotWriter
 from tests.api.past import client_of, crawl
 from tests.crawler.recording import lead
 from tests.fakes import REACHED, REFUSED, model, peer_id, server, snapshot

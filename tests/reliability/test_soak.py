@@ -11,10 +11,10 @@ import pytest
 import structlog
 
 from api.checks.client import CheckClient, NoVerdictError
-from shared import keys
 from shared.reachability import MAX_QUEUED
-from shared.redis_client import connect
 from shared.snapshot import Verdict
+from shared.store import keys
+from shared.store.connection import connect
 from shared.tasks import Tasks
 from tests.fakes import peer_id
 from tests.reliability.load import Load, note
@@ -33,7 +33,7 @@ WARM_SHARE = 0.3
 
 
 class Checks:
-    """Checks ever new peers through the api's own check client, as fast as they are answered, on a thread of its own."""
+    """Checks ever new peers through the api's own client, as fast as they are answered, on a thread of its own."""
 
     def __init__(self, url):
         self._url = url

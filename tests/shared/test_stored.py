@@ -17,11 +17,13 @@ from api.responses.per_snapshot import Renderer
 from api.responses.prepared import PreparedResponses
 from crawler.incidents import Watch, decode_watch
 from reachability_worker.job import BadJobError, read_check
-from shared import history, incidents, server_history, stored
-from shared.clock import RedisClock
+from shared import incidents
 from shared.reachability import Answer, Cause, DialOutcome, Stage, decode_answer, encode_answer
-from shared.redis_client import connect
 from shared.snapshot import CrawlStatus, Verdict, decode, decode_status, encode
+from shared.store import rings as history
+from shared.store import server_history, stored
+from shared.store.clock import RedisClock
+from shared.store.connection import connect
 from tests.fakes import model, peer_id, server, snapshot
 
 DEEP = 5_000
@@ -163,12 +165,12 @@ def draw_status(status):
 
 
 def draw_incident(incident):
-    from api.endpoints.incidents import incidents_document
     from api.pages.feed import atom_feed
     from api.pages.history import events
-    from crawler.notice_queue import job_id
+    from crawler.notify.notice_queue import job_id
+    from shared.public.incidents import incidents_document
 
-    msgspec.json.encode(incidents_document([incident]))
+    msgspec.json.encode(incidents_document([incident], limit=10))
     events([incident], NOW)
     atom_feed([incident], base="http://localhost", now=NOW)
     assert job_id(f"{incident.id}:opened").replace("-", "").isalnum()
@@ -184,7 +186,7 @@ def step_on(watch):
 
 
 def show(answer):
-    from api.endpoints.checks import reachability_document
+    from shared.public.check import reachability_document
 
     msgspec.json.encode(reachability_document([answer], your_ip="127.0.0.1"))
 

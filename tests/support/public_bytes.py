@@ -25,13 +25,14 @@ import msgspec
 
 from api.app import create_app
 from api.settings import ApiSettings
-from crawler.history import HistoryWriter
+from crawler.history.writer import HistoryWriter
 from crawler.leader import Leadership
-from shared import keys, request_id
-from shared.clock import RedisClock
+from shared import request_id
 from shared.reachability import Answer, Cause, DialOutcome, Stage, encode_answer
-from shared.redis_client import connect
 from shared.snapshot import PeerState, Verdict, encode
+from shared.store import keys
+from shared.store.clock import RedisClock
+from shared.store.connection import connect
 from tests import page_snapshots as swarms
 from tests.redis_server import RedisServer
 

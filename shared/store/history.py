@@ -1,0 +1,113 @@
+"""Read the history: what `crawler.history.writer.HistoryWriter` wrote, as slots in which somebody looked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from shared import incidents
+from shared.store import keys, stored
+from shared.store.rings import HOUR, ModelSlot, Resolution, unpack_looks, unpack_model_ring
+from shared.store.server_history import ServerHour, ServerRecord, unpack_header, unpack_hours
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+    from shared.incidents import Incident
+
+UPTIME_WINDOWS = {"24h": 24, "7d": 7 * 24, "30d": 30 * 24}
+"""Hours."""
+
+
+class ModelHistory(msgspec.Struct, frozen=True):
+    """A model's slots in which somebody looked, oldest first; a slot that is not there is a gap."""
+
+    dht_prefix: str
+    resolution: Resolution
+    slots: tuple[ModelSlot, ...]
+    read_at: float
+
+    def uptimes(self) -> dict[str, float | None]:
+        """Share of the crawls that found the model healthy, by window; None where nobody looked. Of hours only."""
+        result: dict[str, float | None] = {}
+        for name, hours in UPTIME_WINDOWS.items():
+            since = int(self.read_at // HOUR) - hours
+            counted = [slot for slot in self.slots if slot.slot > since]
+            result[name] = _share(sum(slot.healthy for slot in counted), sum(slot.looks for slot in counted))
+        return result
+
+
+class ServerHistory(msgspec.Struct, frozen=True):
+    """A server's header and its hours in which somebody looked, oldest first."""
+
+    peer_id: str
+    record: ServerRecord
+    hours: tuple[ServerHour, ...]
+    online: bool
+    """Whether the newest crawl of the history found it online."""
+    read_at: float
+
+    def uptimes(self) -> dict[str, float | None]:
+        """Share of the minutes with a crawl in which it was online, by window, since it was first seen."""
+        result: dict[str, float | None] = {}
+        for name, hours in UPTIME_WINDOWS.items():
+            since = int(self.read_at // HOUR) - hours
+            counted = [hour for hour in self.hours if hour.hour > since]
+            result[name] = _share(sum(hour.online for hour in counted), sum(hour.looked for hour in counted))
+        return result
+
+
+class HistoryReader:
+    """Reads for one api process. Every method raises `redis.RedisError` or `OSError`."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    async def model(self, dht_prefix: str, resolution: Resolution, now: float) -> ModelHistory:
+        """Return the slots of the ring; none for a model without history."""
+        reading = self._redis.pipeline(transaction=False)
+        reading.get(keys.history_of_model(resolution, dht_prefix))
+        data = stored.answered("history", (await reading.execute(raise_on_error=False))[0], b"")
+        slots = unpack_model_ring(data or b"", resolution.ring, now)
+        return ModelHistory(dht_prefix, resolution, tuple(slots), now)
+
+    async def server(self, peer_id: str, now: float) -> ServerHistory | None:
+        """Return the server's history, or None where there is none (any more)."""
+        reading = self._redis.pipeline(transaction=False)
+        reading.get(keys.history_of_server(peer_id))
+        reading.get(keys.HISTORY_LOOKS)
+        reading.get(keys.HISTORY_HEAD)
+        data, looks, head = (
+            stored.answered("history", answer, b"") for answer in await reading.execute(raise_on_error=False)
+        )
+        last = stored.read("history", stored.number, head) if head else None
+        record = unpack_header(data or b"")
+        if record is None:
+            return None
+        return ServerHistory(
+            peer_id,
+            record,
+            unpack_hours(data, unpack_looks(looks or b"", now), now),
+            online=bool(record.last_online) and record.last_online == int(last or 0),
+            read_at=now,
+        )
+
+    async def incidents(self) -> tuple[Incident, ...]:
+        """Return open and ended incidents, the newest first."""
+        reading = self._redis.pipeline(transaction=False)
+        reading.hvals(keys.OPEN_INCIDENTS)
+        reading.xrevrange(keys.closed_incidents(official=True))
+        reading.xrevrange(keys.closed_incidents(official=False))
+        opened, official, announced = (
+            stored.answered("incident", answer, ()) for answer in await reading.execute(raise_on_error=False)
+        )
+        packed = [*opened, *(fields.get(b"incident", b"") for _, fields in (*official, *announced))]
+        # Of a newer version during a rolling upgrade, say: the others are still worth showing.
+        found = [stored.read("incident", incidents.decode, data) for data in packed]
+        readable = [incident for incident in found if incident is not None]
+        return tuple(sorted(readable, key=lambda incident: (incident.start, incident.id), reverse=True))
+
+
+def _share(part: int, whole: int) -> float | None:
+    return round(min(part / whole, 1.0), 6) if whole else None
