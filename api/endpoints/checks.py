@@ -49,7 +49,8 @@ async def is_reachable(request: Request) -> Response:
     """JSON. 200 with a verdict; 400, 403, 429, 503 problem documents without one."""
     answers = await _check(request, request.path_params["peer_id"])
     document = reachability_document(answers, your_ip=client_address(request.scope))
-    return Response(msgspec.json.encode(document), media_type=JSON, headers={"cache-control": "no-store"})
+    headers = {"cache-control": "no-store"}
+    return Response(msgspec.json.encode(document), media_type=JSON, headers=headers)
 
 
 async def without_peer_id(request: Request) -> Response:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from api.pages import Pages, View
 from api.responses.per_snapshot import Renderer
-from api.responses.prepared import BodyTable
+from api.responses.prepared import PreparedResponses
 from crawler.incidents import Watch, decode_watch
 from reachability_worker.job import BadJobError, read_check
 from shared import incidents
@@ -153,7 +153,7 @@ def test_every_field_broken_in_every_way_costs_the_entry_and_nothing_else(kind):
 
 def draw(made):
     view = View(made, None, NOW + 60, True, "1-0", True, 180.0)
-    table = BodyTable()
+    table = PreparedResponses()
     for bodies in Renderer(PAGES).render(view):
         table.replace(*bodies)
 
@@ -165,7 +165,7 @@ def draw_status(status):
 
 
 def draw_incident(incident):
-    from api.endpoints.incidents import atom_feed
+    from api.pages.feed import atom_feed
     from api.pages.history import events
     from crawler.notify.notice_queue import job_id
     from shared.public.incidents import incidents_document
