@@ -10,7 +10,7 @@ import httpx
 import pytest
 import redis as sync_redis
 
-from api.request_rate import RequestRate
+from api.http.request_rate import RequestRate
 from crawler.history.writer import HistoryWriter
 from crawler.leader import Leadership
 from crawler.loop import CrawlLoop
@@ -62,7 +62,7 @@ async def site(redis_url):
         serve(redis_url) as url,
         httpx.AsyncClient(base_url=url, timeout=12) as http,
     ):
-        http.worker, http.tasks = worker, serve.last_app.state.tasks
+        http.worker, http.tasks = worker, serve.services.tasks
         yield http
 
 

@@ -23,9 +23,9 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from api.legacy_metrics import LegacyCollector
+from api.metrics.legacy import LegacyCollector
+from api.metrics.swarm import SwarmCollector
 from api.pages import Pages, View
-from api.swarm_metrics import SwarmCollector
 from crawler.judge import judge
 from crawler.models import Model
 from crawler.observe.observation import Observation, ObservedModel
@@ -33,9 +33,9 @@ from crawler.observe.record_reader import RecordReader
 from crawler.observe.records import RefusedError, check_block, read_model
 from shared.p2p.hivemind import MSGPackSerializer
 from shared.p2p.raw_values import RawValues
+from shared.public.state import state_document
 from shared.reachability import Cause, DialOutcome, Stage
 from shared.snapshot import BootstrapPeer, Refusals, Snapshot, Verdict, decode, encode
-from shared.state_document import state_document
 from shared.text_picture import text_picture
 
 OFFICIAL = Model("official-hf", 4, "https://huggingface.co/a/official")
