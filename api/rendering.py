@@ -20,7 +20,7 @@ from api.headers import CORS, HTML, JSON, METRICS_TEXT, OPENMETRICS, SECURITY_HE
 from api.legacy_metrics import LegacyCollector
 from api.state import COLOR_PATH, TEXT_PATH, text_body
 from api.swarm_metrics import AgeCollector, SwarmCollector
-from shared.state_document import state_document
+from shared.public.state import state_document
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

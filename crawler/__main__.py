@@ -25,8 +25,8 @@ from crawler.observe.swarm import SwarmUnavailableError
 from crawler.settings import CrawlerSettings
 from shared import heap, logs, tracing
 from shared.p2p.daemon import NodeError, allow_many_files
+from shared.public.state import state_document
 from shared.settings import begin, command_line
-from shared.state_document import state_document
 from shared.store.clock import RedisClock
 from shared.store.connection import connect, connect_sync
 from shared.store.snapshots import SnapshotWriter

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from crawler.loop import crawl_once
 from crawler.observe.swarm import SwarmUnavailableError
+from shared.judgement.coverage import coverage
+from shared.judgement.swarm import count_states
 from shared.p2p.dht_node import DHTClientNode
 from shared.p2p.dial_errors import classify
 from shared.p2p.petals import MODEL_INDEX_KEY
@@ -55,10 +57,9 @@ async def diagnose(settings: CrawlerSettings, say: Callable[[str], None]) -> boo
 
 def _tell(snapshot: Snapshot, say: Callable[[str], None]) -> None:
     for model in snapshot.models:
-        covered = sum(map(bool, model.redundancy()))
-        states = ", ".join(
-            f"{count} {state}" for state in PeerState if (count := sum(s.state is state for s in model.servers))
-        )
+        counts = count_states([model])
+        states = ", ".join(f"{counts[state]} {state}" for state in PeerState if counts[state])
+        covered = coverage(model).covered_blocks
         say(f"  {model.dht_prefix}: {covered}/{model.num_blocks} blocks served; {states or 'no servers'}")
     if snapshot.unanswered_keys:
         say(f"{snapshot.unanswered_keys} DHT keys did not answer in time: raise LOOKUP_TIMEOUT if this stays.")

@@ -10,15 +10,18 @@ state = fetch_health_state(dht)
 from __future__ import annotations
 
 import asyncio
+import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from crawler.loop import crawl_once
 from crawler.observe.swarm import SwarmUnavailableError
 from crawler.settings import CrawlerSettings
 from shared.p2p.dht_node import DHTClientNode
 from shared.p2p.petals import PUBLIC_INITIAL_PEERS
-from shared.state_document import state_document
+from shared.public.state import state_document
 
 if TYPE_CHECKING:
     from hivemind import DHT
@@ -43,7 +46,8 @@ def fetch_health_state(dht: DHT, **settings: Any) -> dict[str, Any]:
 
     async def fetch() -> dict[str, Any]:
         async with await DHTClientNode.open(options.dial_private_addresses) as node:
-            return state_document(await crawl_once(options, node))
+            document: dict[str, Any] = json.loads(msgspec.json.encode(state_document(await crawl_once(options, node))))
+            return document
 
     # In a thread, so that it works where a loop runs already, as in a notebook.
     with ThreadPoolExecutor(max_workers=1) as executor:

@@ -8,16 +8,16 @@ neither. Only a model that was healthy before, or an official one that has serve
 from __future__ import annotations
 
 import hashlib
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from shared.incidents import Fate, Incident, LostBlocks, LostServer, Outcome, checked
+from shared.judgement.coverage import coverage
 from shared.snapshot import MAX_BLOCKS, MAX_UNIX_SECONDS, ModelReport, ModelState, PeerState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
 CRAWLS_TO_OPEN = 2
 CRAWLS_TO_CLOSE = 2
@@ -94,7 +94,7 @@ def judged(model: ModelReport | None, unanswered_keys: int) -> ModelState | None
     """Return the state that a crawl proves; None where keys that did not answer may explain what is missing."""
     if model is None:
         return None if unanswered_keys else ModelState.BROKEN
-    if model.state is ModelState.BROKEN and model.redundancy().count(0) <= unanswered_keys:
+    if model.state is ModelState.BROKEN and coverage(model).missing_blocks <= unanswered_keys:
         return None
     return model.state
 
@@ -181,7 +181,7 @@ def _found_healthy(watch: Watch, model: ModelReport, at: float) -> tuple[Watch, 
 def _found_broken(watch: Watch, model: ModelReport, at: float) -> tuple[Watch | None, Incident | None]:
     broken = watch.broken + 1
     suspected, incident = watch.suspected, watch.incident
-    covered = model.num_blocks - model.redundancy().count(0)
+    covered = coverage(model).covered_blocks
     if (
         suspected is None
         and incident is None
@@ -204,7 +204,7 @@ def _found_broken(watch: Watch, model: ModelReport, at: float) -> tuple[Watch | 
 
 
 def _suspect(watch: Watch, model: ModelReport, covered: int, at: float) -> Incident:
-    stretches = [_lost(watch.held, model, start, end) for start, end in missing_stretches(model.redundancy())]
+    stretches = [_lost(watch.held, model, start, end) for start, end in coverage(model).gaps()]
     mark = hashlib.blake2b(model.dht_prefix.encode(errors="replace"), digest_size=4).hexdigest()
     return Incident(
         id=f"{int(at)}-{mark}",
@@ -218,12 +218,6 @@ def _suspect(watch: Watch, model: ModelReport, covered: int, at: float) -> Incid
         cause=tuple(stretches[:MAX_LOST_BLOCKS]),
         more_blocks=max(0, len(stretches) - MAX_LOST_BLOCKS),
     )
-
-
-def missing_stretches(redundancy: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yield `(start, end)` of each run of blocks that no server holds."""
-    edges = [0, *(i for i, (a, b) in enumerate(pairwise(redundancy), 1) if bool(a) != bool(b)), len(redundancy)]
-    yield from ((start, end) for start, end in pairwise(edges) if start < end and not redundancy[start])
 
 
 def _lost(held: Sequence[Held], model: ModelReport, start: int, end: int) -> LostBlocks:

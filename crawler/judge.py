@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from shared.judgement.coverage import coverage
 from shared.reachability import Cause, advice, message
 from shared.snapshot import (
     SCHEMA_VERSION,
@@ -112,9 +113,7 @@ def _model_report(observed: ObservedModel, observation: Observation) -> ModelRep
         limited=model.limited,
         servers=servers,
     )
-    if all(report.redundancy()):
-        return msgspec.structs.replace(report, state=ModelState.HEALTHY)
-    return report
+    return msgspec.structs.replace(report, state=coverage(report).state)
 
 
 def _server_report(
@@ -129,25 +128,14 @@ def _server_report(
         announced=record.state,
         span=span,
         show_public_name=state is PeerState.ONLINE and span.length >= MIN_BLOCKS_FOR_A_NAME,
-        throughput=record.throughput,
         verdict=dial.verdict if dial is not None else Verdict.UNKNOWN,
         error=dial.explanation if dial is not None else None,
         relayed=dial.relayed if dial is not None else None,
         relay=dial.relay if dial is not None else None,
         rtt=dial.rtt if dial is not None and dial.verdict is Verdict.REACHABLE else None,
         conflict=conflict(record, dial, observation.versions.get(peer_id)) if dial is not None else None,
-        public_name=record.public_name,
-        version=record.version,
-        network_rps=record.network_rps,
-        forward_rps=record.forward_rps,
-        inference_rps=record.inference_rps,
-        adapters=record.adapters,
-        torch_dtype=record.torch_dtype,
-        quant_type=record.quant_type,
-        using_relay=record.using_relay,
-        cache_tokens_left=record.cache_tokens_left,
-        next_pings=record.next_pings,
         multiaddrs=observation.addresses.get(peer_id, ()),
+        **record.fields(),
     )
 
 

@@ -35,9 +35,9 @@ from crawler.observe.records import RefusedError, check_block, read_model
 from crawler.observe.swarm import Observation, ObservedModel
 from shared.p2p.hivemind import MSGPackSerializer
 from shared.p2p.raw_values import RawValues
+from shared.public.state import state_document
 from shared.reachability import Cause, DialOutcome, Stage
 from shared.snapshot import BootstrapPeer, Refusals, Snapshot, Verdict, decode, encode
-from shared.state_document import state_document
 from shared.text_picture import text_picture
 
 OFFICIAL = Model("official-hf", 4, "https://huggingface.co/a/official")

@@ -79,6 +79,47 @@ class Incident(msgspec.Struct, frozen=True):
         return self.start if self.end is None else self.end
 
 
+MAX_NAMED = 6
+"""Servers of a stretch of blocks that `summary` names."""
+_FATES = {
+    Fate.OFFLINE: "went offline",
+    Fate.UNREACHABLE: "could not be reached",
+    Fate.JOINING: "began to load blocks again",
+    Fate.MOVED: "moved to other blocks",
+    Fate.GONE: "was not announced any more",
+}
+
+
+def summary(incident: Incident) -> str:
+    """Return the cause in words, without any markup."""
+    if incident.last_healthy is None:
+        return "No crawl has found this model healthy yet: some of its blocks have no server."
+    sentences = [_stretch(lost) for lost in incident.cause]
+    if incident.more_blocks:
+        sentences.append(f"And {incident.more_blocks:,} more stretch{'es' * (incident.more_blocks > 1)} of blocks.")
+    return " ".join(sentences) or "Its blocks lost their servers."
+
+
+def _stretch(lost: LostBlocks) -> str:
+    one = lost.end - lost.start == 1
+    blocks = f"Block {lost.start}" if one else f"Blocks {lost.start} to {lost.end - 1}"
+    if not lost.servers:
+        return f"{blocks} had no server."
+    named = [
+        f"…{_visible(server.peer_id[-6:])} ({server.start}:{server.end}) {_FATES[server.fate]}"
+        for server in lost.servers[:MAX_NAMED]
+    ]
+    left_out = len(lost.servers) - len(named) + lost.more_servers
+    if left_out:
+        named.append(f"{left_out:,} more")
+    return f"{blocks} lost all servers: {', '.join(named)}."
+
+
+def _visible(text: str) -> str:
+    """Drop control characters and the like: what stands in Redis may be anything."""
+    return "".join(filter(str.isprintable, text)).strip()
+
+
 def encode(incident: Incident) -> bytes:
     return msgspec.msgpack.encode(incident)
 

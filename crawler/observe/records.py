@@ -13,12 +13,11 @@ import unicodedata
 from typing import Any
 
 import msgpack
-import msgspec
 
 from crawler.models import MAX_BLOCKS, Model
 from shared.p2p.petals import ModelInfo, ServerInfo, ServerState
 from shared.peer_id import BadPeerIdError, parse_peer_id
-from shared.snapshot import PeerState
+from shared.snapshot import Announcement, PeerState
 
 MAX_RECORD_BYTES = 64 * 1024
 """A genuine record takes about 500 bytes; one with pings to 200 servers 12 kB."""
@@ -41,24 +40,12 @@ class RefusedError(ValueError):
     """The record is not used. The message is the reason: a short name, for counting."""
 
 
-class ServerRecord(msgspec.Struct, frozen=True):
-    """What one server announces for one block, validated. Units as in `ServerReport`."""
+class ServerRecord(Announcement, frozen=True):
+    """What one server announces for one block, validated."""
 
     state: PeerState
-    throughput: float
     start_block: int | None = None
     end_block: int | None = None
-    public_name: str | None = None
-    version: str | None = None
-    network_rps: float | None = None
-    forward_rps: float | None = None
-    inference_rps: float | None = None
-    adapters: tuple[str, ...] = ()
-    torch_dtype: str | None = None
-    quant_type: str | None = None
-    using_relay: bool | None = None
-    cache_tokens_left: int | None = None
-    next_pings: dict[str, float] | None = None
 
 
 _STATES = {

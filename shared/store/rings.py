@@ -7,16 +7,15 @@ Sizes, formulas and bounds: docs/history.md.
 
 from __future__ import annotations
 
-import math
 import struct
-from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from shared.judgement.coverage import MAX_SPEED, coverage, slowest_block_throughput
+from shared.judgement.swarm import count_states
 from shared.snapshot import ModelState, PeerState
 
 if TYPE_CHECKING:
@@ -28,7 +27,6 @@ MINUTE, HOUR, DAY = 60, 3600, 86400
 HOURS_KEPT = 720
 """30 days, of which uptimes are reckoned."""
 _U16 = 0xFFFF
-_MAX_FLOAT = 3.0e38
 
 
 class Resolution(StrEnum):
@@ -125,33 +123,20 @@ RINGS = {
 
 def sample(model: ModelReport, slot: int) -> ModelSlot:
     """Return what one crawl saw of a model, as the record of a slot."""
-    redundancy = model.redundancy()
-    states = Counter(server.state for server in model.servers)
+    held, states = coverage(model), count_states([model])
     return ModelSlot(
         slot,
         1,
         int(model.state is ModelState.HEALTHY),
         min(model.num_blocks, _U16),
-        min(sum(map(bool, redundancy)), _U16),
-        min(min(redundancy, default=0), _U16),
+        min(held.covered_blocks, _U16),
+        min(held.min_redundancy, _U16),
         states[PeerState.ONLINE],
         states[PeerState.JOINING],
         states[PeerState.UNREACHABLE],
         states[PeerState.OFFLINE],
-        slowest_block(model),
+        slowest_block_throughput(model),
     )
-
-
-def slowest_block(model: ModelReport) -> float:
-    """Tokens/s that the servers of the weakest block claim together; 0 where a block has none."""
-    if not all(model.redundancy()):
-        return 0.0
-    steps = [0.0] * (model.num_blocks + 1)
-    for server in model.servers:
-        if server.state is PeerState.ONLINE and math.isfinite(server.throughput):
-            steps[server.span.start] += server.throughput
-            steps[server.span.end] -= server.throughput
-    return min(max(min(accumulate(steps[:-1])), 0.0), _MAX_FLOAT)
 
 
 def pack_model(record: ModelSlot) -> bytes:
@@ -172,7 +157,7 @@ def _is_sound(record: ModelSlot) -> bool:
     return (
         record.healthy <= record.looks
         and record.covered_blocks <= record.num_blocks
-        and all(0.0 <= mean <= _MAX_FLOAT for mean in means)
+        and all(0.0 <= mean <= MAX_SPEED for mean in means)
     )
 
 

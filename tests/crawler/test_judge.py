@@ -22,7 +22,7 @@ NOBODY_LOOKED = DialOutcome.unknown(Cause.LOOKUP_UNFINISHED, stage=Stage.LOOKUP)
 
 
 def record(start, end, state=PeerState.ONLINE, **more):
-    return ServerRecord(state, 100.0, start, end, **more)
+    return ServerRecord(state, start, end, throughput=100.0, **more)
 
 
 def announce(start, end, state=PeerState.ONLINE, **more):
@@ -111,7 +111,7 @@ def test_a_bootstrap_peer_that_is_down_is_an_issue():
 
 def test_a_span_that_ends_far_out_is_cut_to_the_model():
     """It counts for the blocks that there are, and for nothing more."""
-    span, _ = best_span({11: ServerRecord(PeerState.ONLINE, 1.0, 8, 10**9)}, 12)
+    span, _ = best_span({11: ServerRecord(PeerState.ONLINE, 8, 10**9, throughput=1.0)}, 12)
     assert (span.start, span.end) == (8, 12)
 
 
@@ -141,7 +141,7 @@ def test_spans_are_those_that_petals_computes(petals_dht, blocks):
     modules = [SimpleNamespace(uid=f"demo.{block}", servers={}) for block in range(12)]
     for block, (state, span) in blocks.items():
         start, end = span if span is not None else (None, None)
-        announced[block] = ServerRecord(state, 1.0, start, end)
+        announced[block] = ServerRecord(state, start, end, throughput=1.0)
         modules[block].servers["peer"] = ServerInfo(
             state=ServerState[state.name], throughput=1.0, start_block=start, end_block=end
         )
@@ -310,15 +310,15 @@ def test_the_best_state_decides_where_a_server_moves():
 
 
 def test_a_span_that_begins_before_the_model_is_cut_too():
-    span, _ = best_span({0: ServerRecord(PeerState.ONLINE, 1.0, -3, 2)}, 12)
+    span, _ = best_span({0: ServerRecord(PeerState.ONLINE, -3, 2, throughput=1.0)}, 12)
     assert span == Span(0, 2)
 
 
 def test_records_without_a_span_count_for_their_own_blocks():
     """As those of old servers: from the first to the last."""
-    bare = ServerRecord(PeerState.ONLINE, 1.0)
+    bare = ServerRecord(PeerState.ONLINE, throughput=1.0)
     assert best_span({3: bare, 4: bare, 6: bare}, 12)[0] == Span(3, 7)
-    half = ServerRecord(PeerState.ONLINE, 1.0, 2, None)
+    half = ServerRecord(PeerState.ONLINE, 2, None, throughput=1.0)
     assert best_span({3: half}, 12)[0] == Span(3, 4)
-    half = ServerRecord(PeerState.ONLINE, 1.0, None, 9)
+    half = ServerRecord(PeerState.ONLINE, None, 9, throughput=1.0)
     assert best_span({3: half}, 12)[0] == Span(3, 4)

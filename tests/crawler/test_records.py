@@ -68,7 +68,7 @@ def test_fields_of_later_versions_are_ignored():
 
 def test_an_old_short_record_is_read():
     """Servers before 2.0 write state and throughput alone."""
-    assert read_server(packed((1, 5.0))) == ServerRecord(PeerState.JOINING, 5.0)
+    assert read_server(packed((1, 5.0))) == ServerRecord(PeerState.JOINING, throughput=5.0)
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_half_a_span_is_no_reversed_one():
 
 @pytest.mark.parametrize(("block", "covered"), [(3, False), (4, True), (7, True), (8, False)])
 def test_a_record_stands_only_under_blocks_that_it_covers(block, covered):
-    record = ServerRecord(PeerState.ONLINE, 1.0, 4, 8)
+    record = ServerRecord(PeerState.ONLINE, 4, 8, throughput=1.0)
     if covered:
         records.check_block(record, block)
     else:
@@ -269,7 +269,7 @@ def test_a_record_stands_only_under_blocks_that_it_covers(block, covered):
 @pytest.mark.parametrize(("start", "end"), [(None, None), (4, None), (None, 8)])
 def test_a_record_without_a_whole_span_stands_anywhere(start, end):
     """Old servers announce none."""
-    records.check_block(ServerRecord(PeerState.ONLINE, 1.0, start, end), 99)
+    records.check_block(ServerRecord(PeerState.ONLINE, start, end, throughput=1.0), 99)
 
 
 def test_peer_ids_are_read_in_their_one_form():
