@@ -232,3 +232,4 @@ def test_of_a_megabyte_only_the_beginning_is_read():
         assert whole.cut_off
         assert not beginning.cut_off
         assert (whole.form, whole.found) == (beginning.form, beginning.found)
+    assert directory.resolve(" " * MAX_READ + ONE).found == ()
