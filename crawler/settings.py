@@ -1,4 +1,4 @@
-"""What the crawler is told, by environment variables."""
+"""This module defines the crawler's settings, read from environment variables."""
 
 from __future__ import annotations
 

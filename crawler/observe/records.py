@@ -1,8 +1,8 @@
-"""The validating edge: DHT records are hostile text until they have passed here.
+"""This module validates DHT records, which are hostile until they have passed here.
 
-Records carry no signature, so anyone who reaches one bootstrap peer can write any of them. What passes is
-bounded in every dimension by a limit that has a name; what does not is refused with a reason, which is
-counted and shown. Petals' own classes decide what a record of the wire format is.
+Records carry no signature, so anyone who reaches one bootstrap peer can write any of them. Each field that passes has a
+named limit; a record that does not pass is refused with a reason, which is counted and shown. Petals' own classes
+define the wire format.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _TUPLE_CODE = 0x40
 
 
 class RefusedError(ValueError):
-    """The record is not used. The message is the reason: a short name, for counting."""
+    """The record is not used. The message is the reason: a short name that becomes a metric label."""
 
 
 class ServerRecord(Announcement, frozen=True):
@@ -58,10 +58,10 @@ _PREFIX = re.compile(r"[^\s.\"'`\\<>&]+")
 
 
 def bad_prefix(prefix: str) -> str | None:
-    """Say why this is no DHT prefix, None where it is one.
+    """Return why this is not a valid DHT prefix, or None where it is one.
 
-    Petals splits `{prefix}.{block}` at the dot and chains of blocks at spaces, so no client can use a prefix
-    that has either.
+    Petals splits `{prefix}.{block}` at the dot and chains of blocks at spaces, so no client can use a prefix that
+    contains either.
     """
     if not prefix:
         return "the prefix is empty"
@@ -73,7 +73,7 @@ def bad_prefix(prefix: str) -> str | None:
 
 
 def read_model(prefix: str, packed: bytes, *, private_swarm: bool) -> Model:
-    """Read one entry of `_petals.models`. Raises `RefusedError`."""
+    """Return the model that one entry of `_petals.models` announces. Raises `RefusedError`."""
     if bad_prefix(prefix):
         raise RefusedError("bad_prefix")
     value = _unpack(packed)
@@ -95,7 +95,7 @@ def read_model(prefix: str, packed: bytes, *, private_swarm: bool) -> Model:
 
 
 def read_server(packed: bytes) -> ServerRecord:
-    """Read one server's value. Raises `RefusedError`."""
+    """Return the record that one server's value holds. Raises `RefusedError`."""
     value = _unpack(packed)
     if not isinstance(value, list | tuple):
         raise RefusedError("server_not_a_tuple")
@@ -133,7 +133,7 @@ def check_peer_id(text: str) -> str:
 
 
 def check_block(record: ServerRecord, block: int) -> None:
-    """A record stands under each block that it covers. Raises `RefusedError` for one that does not."""
+    """Check that the record's span covers the block that it is announced for. Raises `RefusedError`."""
     if record.start_block is None or record.end_block is None:
         return
     if not record.start_block <= block < record.end_block:
@@ -141,7 +141,7 @@ def check_block(record: ServerRecord, block: int) -> None:
 
 
 def clean_text(text: str, limit: int) -> str:
-    """Drop what is not visible (control, bidi, surrogates, separators), then cut. May return an empty string."""
+    """Return the text without invisible characters (control, bidi, surrogates, separators), cut to `limit`."""
     text = text[: 4 * limit]
     kept = (char for char in text if char == " " or unicodedata.category(char)[0] not in "CZ")
     return "".join(kept).strip()[:limit]
@@ -161,7 +161,7 @@ def _unpack(packed: bytes) -> Any:
 
 
 def _unpack_value(packed: bytes, depth: int) -> Any:
-    """Decode as hivemind does, where tuples are an extension that holds msgpack, but not to any depth."""
+    """Return the decoded value. As in hivemind, tuples are an extension that holds msgpack; depth is limited."""
 
     def extension(code: int, data: bytes) -> Any:
         if code != _TUPLE_CODE:
@@ -188,7 +188,7 @@ def _optional_text(value: str | None, limit: int) -> str | None:
 
 
 def _pings(announced: dict[str, float]) -> dict[str, float]:
-    """Keep pings to peers that can exist; `inf` says that the peer did not answer."""
+    """Return the pings (seconds) to valid peer ids; `inf` means that the peer did not answer."""
     pings: dict[str, float] = {}
     for peer_id, seconds in announced.items():
         if len(pings) >= MAX_NEXT_PINGS:

@@ -21,7 +21,7 @@ import time
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
-from crawler.loop import crawl_once
+from crawler.crawl import crawl_once
 from crawler.settings import CrawlerSettings
 from deploy.simulated_server import Announcement, Model, SimulatedServer, TransformerConnectionHandler
 from reachability_worker.prober import Prober

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from crawler.loop import crawl_once
 from crawler.metrics import CrawlerMetrics
+from crawler.observe.observer import observe
 from crawler.settings import CrawlerSettings
 from deploy.simulated_server import Announcement, Model
 from reachability_worker.prober import Prober
@@ -24,12 +24,13 @@ async def test_a_crawl_tells_its_phases_look_ups_and_dials(swarm):
     metrics = CrawlerMetrics()
     async with await DHTClientNode.open() as dht_node:
         settings = CrawlerSettings(initial_peers=swarm.initial_peers)
-        snapshot = await crawl_once(settings, dht_node, metrics)
+        observation = await observe(settings, dht_node)
+    metrics.observed(observation)
     read = metrics.registry.get_sample_value
     phases = ("join", "look_up", "dial")
     took = [read("petals_crawler_phase_duration_seconds_sum", {"phase": phase}) for phase in phases]
     assert all(seconds > 0 for seconds in took)
-    assert sum(took) <= snapshot.update_duration
+    assert sum(took) <= observation.duration
     assert read("petals_crawler_lookups_total", {"outcome": "answered"}) >= 7
     assert read("petals_crawler_lookups_total", {"outcome": "unanswered"}) == 0
     reached = {"verdict": "reachable", "stage": "answered", "cause": "none"}
