@@ -7,7 +7,7 @@ import sys
 import uvicorn
 
 from api.app import create_app
-from api.http_limits import BoundedHttp
+from api.http.connection_limits import BoundedHttp
 from api.settings import ApiSettings
 from shared import heap, logs, tracing
 from shared.settings import begin, command_line

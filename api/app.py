@@ -12,32 +12,23 @@ from starlette.middleware import Middleware
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from api import (
-    badges,
-    events,
-    health,
-    history,
-    incidents,
-    metrics,
-    models_api,
-    openapi,
-    probe,
-    reachability,
-    state,
-    web,
-)
-from api.bodies import BodyTable
-from api.cors import Cors
-from api.desk import ReachabilityDesk
-from api.history_cache import READS_AT_ONCE, HistoryCache
-from api.on_demand import OnDemand
+from api.checks.client import ReachabilityDesk
+from api.endpoints import checks as reachability
+from api.endpoints import events, health, history, incidents, openapi, probe, state, web
+from api.endpoints import models as models_api
+from api.http.cors import Cors
+from api.http.problems import on_failure, on_http_error
+from api.http.request_id import RequestId
+from api.http.request_rate import RequestRate
+from api.http.request_spans import RequestSpans
+from api.metrics import process as metrics
 from api.pages import Pages
+from api.pages import badge as badges
 from api.pages.render import STATIC_DIR
-from api.problems import on_failure, on_http_error
-from api.request_id import RequestId
-from api.request_rate import RequestRate
-from api.request_spans import RequestSpans
-from api.swarm import Swarm
+from api.responses.history_cache import READS_AT_ONCE, HistoryCache
+from api.responses.on_demand import OnDemand
+from api.responses.prepared import BodyTable
+from api.responses.swarm import Swarm
 from shared import tracing
 from shared.store.clock import RedisClock
 from shared.store.connection import connect

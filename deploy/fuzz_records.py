@@ -25,9 +25,9 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from api.legacy_metrics import LegacyCollector
+from api.metrics.legacy import LegacyCollector
+from api.metrics.swarm import SwarmCollector
 from api.pages import Pages, View
-from api.swarm_metrics import SwarmCollector
 from crawler.judge import judge
 from crawler.models import Model
 from crawler.observe.observation import Observation, ObservedModel

@@ -66,9 +66,9 @@ class Incident(msgspec.Struct, frozen=True):
     covered_blocks: int
     """The fewest so far."""
     last_healthy: float | None = None
-    """When a crawl last found the model healthy; None where none did."""
+    """When a crawl last found the model healthy, where one did."""
     end: float | None = None
-    """When the first of the crawls ended that found it healthy again; None while it lasts."""
+    """When the first of the crawls ended that found it healthy again: nothing while it lasts."""
     outcome: Outcome | None = None
     cause: tuple[LostBlocks, ...] = ()
     more_blocks: int = 0

@@ -129,6 +129,8 @@ class ServerReport(Announcement, frozen=True, gc=False, kw_only=True):
 
 
 class ModelState(StrEnum):
+    """Whether every block of a model has an online, reachable server."""
+
     HEALTHY = "healthy"
     BROKEN = "broken"
 

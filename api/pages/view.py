@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from api.reachability import decide
+from shared.reachability import decide
 from shared.snapshot import Verdict
 
 if TYPE_CHECKING:

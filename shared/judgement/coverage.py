@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from itertools import accumulate, groupby
 from operator import attrgetter
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 Speed = Literal["throughput", "network_rps", "forward_rps", "inference_rps"]
 """A field of `Announcement` in tokens/s."""
 MAX_SPEED = 3.0e38
-"""Tokens/s that one server counts for at most: what a float of 32 bits in the history can hold."""
+"""Tokens/s that one server can claim: what a float of 32 bits in the history holds. The crawler lets pass 1e9."""
 _MILLIONTHS = 10**6
 
 
@@ -76,9 +75,15 @@ class Coverage:
             start = end
         return runs
 
+    def spans(self, least: int, most: int) -> list[tuple[int, int]]:
+        """Return `(start, end)` of each stretch of blocks that `least` to `most` servers hold."""
+        edges = groupby(enumerate(self.redundancy), key=lambda block: least <= block[1] <= most)
+        stretches = [[block for block, _ in blocks] for within, blocks in edges if within]
+        return [(blocks[0], blocks[-1] + 1) for blocks in stretches]
+
     def gaps(self) -> list[tuple[int, int]]:
         """Return `(start, end)` of each stretch of blocks that no server holds."""
-        return [(run.start, run.end) for run in self.runs() if not run.redundancy]
+        return self.spans(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +108,15 @@ def online(model: ModelReport) -> Iterable[ServerReport]:
 def speed_by_block(num_blocks: int, servers: Iterable[ServerReport], speed: Speed) -> list[float]:
     """Return what the servers claim for each block together, in tokens/s to six digits.
 
-    A server that does not tell it, or tells infinity, counts for nothing.
+    A server that does not tell it, or tells what cannot be (infinity, say), counts for nothing.
     """
     told = attrgetter(speed)
-    sums = _sums(num_blocks, ((server.span, _millionths(told(server))) for server in servers))
-    return [max(0, total) / _MILLIONTHS for total in sums]
+    millionths = (
+        (server.span, round(claim * _MILLIONTHS))
+        for server in servers
+        if (claim := told(server)) is not None and 0 <= claim <= MAX_SPEED
+    )
+    return [total / _MILLIONTHS for total in _sums(num_blocks, millionths)]
 
 
 def weakest_stage(model: ModelReport) -> Stage | None:
@@ -130,17 +139,6 @@ def slowest_block_throughput(model: ModelReport) -> float:
     return 0.0 if stage is None else min(stage.throughput, MAX_SPEED)
 
 
-def merge(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Join spans, given in order, that touch."""
-    merged: list[tuple[int, int]] = []
-    for start, end in spans:
-        if merged and merged[-1][1] == start:
-            merged[-1] = (merged[-1][0], end)
-        else:
-            merged.append((start, end))
-    return merged
-
-
 def _sums(num_blocks: int, held: Iterable[tuple[Span, int]]) -> list[int]:
     """Sum over each block the amounts of the spans that hold it."""
     # Differences at the ends of the spans, then a running sum. Of whole numbers: floats would leave crumbs.
@@ -149,9 +147,3 @@ def _sums(num_blocks: int, held: Iterable[tuple[Span, int]]) -> list[int]:
         steps[span.start] += amount
         steps[span.end] -= amount
     return list(accumulate(steps[:-1]))
-
-
-def _millionths(speed: float | None) -> int:
-    if speed is None or not math.isfinite(speed):
-        return 0
-    return round(max(-MAX_SPEED, min(speed, MAX_SPEED)) * _MILLIONTHS)

@@ -11,11 +11,12 @@ from operator import itemgetter
 from statistics import median
 from typing import TYPE_CHECKING
 
-from shared.judgement.coverage import coverage, online
+from shared.judgement.coverage import online
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from shared.judgement.coverage import Coverage
     from shared.snapshot import ModelReport, ServerReport
 
 HOP_OVERHEAD = 0.018
@@ -50,8 +51,8 @@ class Path:
     """An estimate for one stream of single-token inference; None where servers do not tell their speed."""
 
 
-def find_path(model: ModelReport) -> Path | None:
-    """Find the chain that a Petals client would likely take, or None where none exists.
+def find_path(model: ModelReport, held: Coverage) -> Path | None:
+    """Find the chain that a Petals client would likely take, or None where none exists. `held` is the model's coverage.
 
     As in Petals, a client stays with a server to the end of its span. The time of one token through a chain is
 
@@ -63,7 +64,7 @@ def find_path(model: ModelReport) -> Path | None:
     fastest chain. It trusts what servers claim and knows nothing of their load: an estimate. It is None when only
     servers that do not tell `inference_rps` close the chain; then the chain is one with the fewest servers.
     """
-    if not coverage(model).has_path:
+    if not held.has_path:
         return None
     servers = list(online(model))
     delay = typical_delay(servers)

@@ -31,6 +31,7 @@ class ModelSummary(Document):
     short_name: str
     repository: str | None
     official: bool
+    """Whether it comes from the monitor's settings."""
     limited: bool
     state: ModelState
     num_blocks: int

@@ -30,6 +30,8 @@ _U16 = 0xFFFF
 
 
 class Resolution(StrEnum):
+    """The length of a slot: minutes are kept for a day, hours for 30 days, days for a year."""
+
     MINUTE = "minute"
     HOUR = "hour"
     DAY = "day"

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 from redis.exceptions import RedisError
 
-from api.admission import ADMITTED_AT_ONCE, Admissions, NobodyCouldLookError, Question
+from api.checks.admission import ADMITTED_AT_ONCE, Admissions, NobodyCouldLookError, Question
 from shared import tracing
 from shared.reachability import CHECK_FUNCTION, RENEWAL, Answer, encode_answer, queue_name
 from shared.store import keys

@@ -15,7 +15,7 @@ from schemathesis.checks import (
     status_code_conformance,
 )
 
-from api.openapi import describe
+from api.endpoints.openapi import describe
 from crawler.history.writer import HistoryWriter
 from crawler.leader import Leadership
 from shared.store.connection import connect

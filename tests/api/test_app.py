@@ -13,8 +13,8 @@ import httpx
 import pytest
 from backports import zstd
 
-from api import rendering
 from api.app import create_app
+from api.responses import per_snapshot as rendering
 from api.settings import ApiSettings
 from crawler.leader import Leadership
 from shared.snapshot import BootstrapPeer, CrawlStatus, Location, PeerState, Verdict

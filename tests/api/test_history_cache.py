@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from api.history_cache import HistoryAwayError
-from api.read_through import ReadThrough
+from api.responses.history_cache import HistoryAwayError
+from api.responses.read_through import ReadThrough
 from shared.store.connection import connect
 from tests.api.past import client_of, crawl, crawl_five, swarm
 

@@ -13,15 +13,18 @@ import httpx
 import pytest
 import uvicorn
 
-from api import bodies, http_limits, openapi, queries
 from api.app import create_app
-from api.bodies import Body
-from api.client import rate_key
-from api.headers import CORS, SECURITY_HEADERS
-from api.http_limits import BoundedHttp
-from api.on_demand import MAX_DRAWING, OnDemand
+from api.endpoints import openapi
+from api.http import connection_limits as http_limits
+from api.http import resources as queries
+from api.http.client_address import rate_key
+from api.http.connection_limits import BoundedHttp
+from api.http.headers import CORS, SECURITY_HEADERS
+from api.http.problems import Problem
 from api.pages import Pages
-from api.problems import Problem
+from api.responses import prepared as bodies
+from api.responses.on_demand import MAX_DRAWING, OnDemand
+from api.responses.prepared import Body
 from api.settings import ApiSettings
 from crawler.leader import Leadership
 from deploy import synthetic
@@ -166,7 +169,7 @@ async def test_a_new_snapshot_is_drawn_anew(client, redis):
 
 async def test_what_stands_ready_is_bounded():
     """By bytes, the least recently made out first; and by what waits for the thread."""
-    from api import on_demand
+    from api.responses import on_demand
 
     demand = OnDemand()
     large = Body.make(bytes(30 * 2**20), "text/plain")

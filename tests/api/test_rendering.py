@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
-from api.bodies import BodyTable
 from api.pages import Pages
-from api.rendering import Renderer
+from api.responses.per_snapshot import Renderer
+from api.responses.prepared import BodyTable
 from tests import page_snapshots as made
 
 

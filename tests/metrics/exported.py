@@ -6,11 +6,11 @@ import shutil
 import promql_parser
 import pytest
 
-from api.bodies import BodyTable
-from api.legacy_metrics import LegacyCollector
-from api.metrics import ApiMetrics
-from api.server_metrics import ServerCollector
-from api.swarm_metrics import AgeCollector, SwarmCollector
+from api.metrics.legacy import LegacyCollector
+from api.metrics.process import ApiMetrics
+from api.metrics.servers import ServerCollector
+from api.metrics.swarm import AgeCollector, SwarmCollector
+from api.responses.prepared import BodyTable
 from crawler.metrics import CrawlerMetrics
 from reachability_worker.metrics import WorkerMetrics
 from shared.snapshot import CrawlStatus

@@ -10,7 +10,7 @@ import httpx
 import pytest
 import redis as sync_redis
 
-from api.request_rate import RequestRate
+from api.http.request_rate import RequestRate
 from crawler.history.writer import HistoryWriter
 from crawler.leader import Leadership
 from crawler.loop import CrawlLoop

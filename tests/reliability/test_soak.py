@@ -10,7 +10,7 @@ import time
 import pytest
 import structlog
 
-from api.desk import NobodyCouldLookError, ReachabilityDesk
+from api.checks.client import NobodyCouldLookError, ReachabilityDesk
 from shared.reachability import MAX_QUEUED
 from shared.snapshot import Verdict
 from shared.store import keys

@@ -12,9 +12,9 @@ from backports import zstd
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from api.bodies import BodyTable
 from api.pages import Pages, View
-from api.rendering import Renderer
+from api.responses.per_snapshot import Renderer
+from api.responses.prepared import BodyTable
 from crawler.incidents import Watch, decode_watch
 from reachability_worker.job import BadJobError, read_check
 from shared import incidents
@@ -165,7 +165,7 @@ def draw_status(status):
 
 
 def draw_incident(incident):
-    from api.incidents import atom_feed, incidents_document
+    from api.endpoints.incidents import atom_feed, incidents_document
     from api.pages.history import events
     from crawler.notify.notice_queue import job_id
 
@@ -185,7 +185,7 @@ def step_on(watch):
 
 
 def show(answer):
-    from api.reachability import reachability_document
+    from api.endpoints.checks import reachability_document
 
     msgspec.json.encode(reachability_document([answer], your_ip="127.0.0.1"))
 
