@@ -1,4 +1,4 @@
-"""What a reachability worker is told, by environment variables."""
+"""This module defines the settings of a reachability worker, read from environment variables."""
 
 from __future__ import annotations
 

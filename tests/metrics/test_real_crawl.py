@@ -47,9 +47,9 @@ async def test_a_look_tells_how_long_each_stage_took(swarm):
     keeping_fit = asyncio.create_task(prober.run())
     assert await prober.until_fit(10)
     started = time.monotonic()
-    good = await prober.look(live.peer_id, started + 5)
+    good = await prober.probe(live.peer_id, started + 5)
     seconds = time.monotonic() - started
-    bad = await prober.look(dead.peer_id, time.monotonic() + 5)
+    bad = await prober.probe(dead.peer_id, time.monotonic() + 5)
     keeping_fit.cancel()
     await asyncio.gather(keeping_fit, return_exceptions=True)
     assert list(good.durations) == ["lookup", "dial", "protocol"]
