@@ -6,6 +6,7 @@ Tests that use no real part are marked `fast`, and are held to it. In a parallel
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 import threading
 import time
@@ -43,6 +44,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _rank(item: pytest.Item) -> int:
     return next((place for place, mark in enumerate(SLOW_MARKS) if item.get_closest_marker(mark)), len(SLOW_MARKS))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_sessionfinish(session: pytest.Session) -> object:
+    """Keep what failed in a parallel run under the names that `--last-failed` compares: xdist adds "@group" to them."""
+    result = yield
+    if (cache := session.config.cache) is not None and not hasattr(session.config, "workerinput"):
+        failed = cache.get("cache/lastfailed", {})
+        cache.set("cache/lastfailed", {re.sub(r"@[\w-]+$", "", name): True for name in failed})
+    return result
 
 
 class _FastTests:

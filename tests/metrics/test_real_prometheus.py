@@ -70,8 +70,13 @@ async def prometheus(folder, targets, *, alertmanager=None, hold=None):
     port = free_port()
     async with (
         running(*command(folder, port)),
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}/api/v1") as client,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}/api/v1", timeout=30) as client,
     ):
+
+        async def ready():
+            return (await client.get(f"http://127.0.0.1:{port}/-/ready")).status_code == 200
+
+        await until(ready, 60, "Prometheus did not start")
         yield client
 
 
