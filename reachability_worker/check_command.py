@@ -23,14 +23,15 @@ START_TIMEOUT = 10.0
 """Seconds that the nodes get to join the swarm."""
 EXIT_CODES = {Verdict.REACHABLE: 0, Verdict.UNREACHABLE: 1, Verdict.UNKNOWN: 2}
 EXIT_NOT_UNDERSTOOD = 2
+EXPECTED = "Give one peer id, in any spelling, or an address or a log line that has it."
 
 
 async def check(pasted: str, prober: Prober, timeout: float, *, as_json: bool) -> int:  # noqa: ASYNC109 - of a probe
     """Probe the peer that the pasted text names, for `timeout` seconds at most. Return the exit code."""
     resolution = resolve(pasted, None)
     if resolution.only is None:
-        problem = "Name one peer: this names several." if resolution.found else resolution.sentence
-        print(f"{words.cut(pasted, 80)!r}: {problem}", file=sys.stderr)  # noqa: T201
+        problem = "this names several peers" if resolution.found else "this names no peer"
+        print(f"{words.cut(pasted, 80)!r}: {problem}. {EXPECTED}", file=sys.stderr)  # noqa: T201
         return EXIT_NOT_UNDERSTOOD
     peer_id = resolution.only.key
     async with Tasks() as tasks:

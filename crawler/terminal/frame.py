@@ -35,7 +35,7 @@ NAME_COLUMNS = 24
 FACTS_COLUMNS = 30
 """Columns kept for what stands behind a server's blocks."""
 MIN_BAR = 8
-HELP = "q quits, / filters, ↑ ↓ scroll   # online  J joining  ? unreachable  _ offline  ! no server"
+HELP = "q quit  / filter  ↑↓ scroll   # online J joining ? unreachable _ offline ! none"
 
 _CHARACTER = {PeerState.ONLINE: "#", PeerState.JOINING: "J", PeerState.UNREACHABLE: "?", PeerState.OFFLINE: "_"}
 _STATE_COLOUR = {
@@ -108,7 +108,7 @@ def _verdict(seen: Seen, now: float) -> Line:
     return [
         (f"The swarm is {state}", f"{BOLD};{colour}"),
         (said, BOLD),
-        (f"   seen {words.ago(snapshot.taken_at, now)}", GREY),
+        (f"  {words.duration(age)} ago", GREY),
     ]
 
 

@@ -34,7 +34,7 @@ def test_the_verdict_comes_first_and_the_reason_is_beside_it():
     assert lines[2].startswith("DOWN Llama-2-70b-chat-hf")
     assert "Blocks 37–40 have no online server." in lines[2]
     assert lines[3].startswith("OK   small")
-    assert "q quits" in lines[-1]
+    assert lines[-1].startswith("q quit  / filter")
 
 
 def test_eighty_blocks_are_compressed_and_a_gap_of_four_is_still_seen():
