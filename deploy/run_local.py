@@ -197,7 +197,7 @@ async def _start_demo_swarm(supervisor: Supervisor) -> dict[str, str]:
         if line.startswith("INITIAL_PEERS=") and not told.done():
             told.set_result(line.partition("=")[2])
 
-    supervisor.start(Child("demo swarm", [sys.executable, "-m", "deploy.demo_swarm"], on_line=hear))
+    supervisor.start(Child("demo swarm", [sys.executable, "-m", "deploy.demo.swarm"], on_line=hear))
     async with asyncio.timeout(START_TIMEOUT):
         initial_peers = await told
     return {"INITIAL_PEERS": initial_peers, "MODELS": json.dumps(DEMO_MODELS), "CRAWL_PERIOD": DEMO_PERIOD}

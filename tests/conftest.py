@@ -122,7 +122,7 @@ class PrivateSwarm:
     """A bootstrap peer and simulated servers, on a loop and thread of their own: tests come and go with theirs."""
 
     def __init__(self) -> None:
-        from deploy.simulated_server import SimulatedServer
+        from deploy.demo.simulated_server import SimulatedServer
 
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -136,13 +136,14 @@ class PrivateSwarm:
 
     def start(self, announcement=None, *, serves=True, announce=True):
         """Start a server and write its records."""
-        from deploy.simulated_server import SimulatedServer
+        from deploy.demo.simulated_server import SimulatedServer
+        from tests.support.announcing import announce as write_announcement
 
         peers = getattr(self, "initial_peers", None)
         server = self.call(SimulatedServer.start(peers, announcement, serves=serves))
         self._servers.append(server)
         if announcement is not None and announce:
-            self.call(server.announce(via=self.bootstrap))
+            self.call(write_announcement(self.bootstrap, server.peer_id, announcement))
         return server
 
     def store(self, key, value, *, subkey=None, lifetime=60):

@@ -35,7 +35,7 @@ NOT_LOADED = {
     "crawler.__main__": HEAVY_MODULES,
     "crawler.health": HEAVY_MODULES,
     "reachability_worker.__main__": HEAVY_MODULES,
-    "deploy.demo_swarm": HEAVY_MODULES,
+    "deploy.demo.swarm": HEAVY_MODULES,
     # Reads the services' settings in a process that ends.
     "deploy.run_local": HEAVY_MODULES | OF_THE_SWARM | {"starlette", "pydantic", "redis"},
     # Reads those of its service alone.

@@ -1,8 +1,8 @@
-"""Admit questions to the queue: reuse a verdict, join a check that is under way, or begin one.
+"""This module admits checks to the queue: reuses a verdict, joins a check that is under way, or begins one.
 
-One Lua script decides, for the callers of all processes together, so that a peer about whom many ask at once is
-looked at once. Questions that come while Redis works on the last ones go in one pipeline: the number of
-connections does not grow with the callers.
+One Lua script decides, for the callers of all processes together, so that a peer that many check at once is probed
+once. Checks that come while Redis works on the last ones go in one pipeline: the number of connections does not grow
+with the callers.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 ADMITTED_AT_ONCE = 200
 
 # KEYS: verdict, in-flight, workers of the vantage, queue, job, rq:queues.
-# ARGV: new job's id, milliseconds left, how many may wait, milliseconds of the in-flight key, 1 to look afresh,
+# ARGV: new job's id, milliseconds left, how many may wait, milliseconds of the in-flight key, 1 for a fresh verdict,
 # id of the job joined before, then the new job's fields. Returns one of HIT answer, JOIN id, LEAD id, NOWORKER, FULL.
 _ADMIT = """
 local time = redis.call('TIME')
@@ -74,51 +74,54 @@ _REFUSALS = {b"NOWORKER": "no worker is looking now", b"FULL": "too many checks 
 log = structlog.get_logger()
 
 
-class NobodyCouldLookError(Exception):
-    """No verdict. The message says why; never to be told as "unreachable"."""
+class NoVerdictError(Exception):
+    """Nobody could probe the peer: the message says why. Never to be shown as "unreachable"."""
 
 
 @dataclass(slots=True)
-class Question:
-    """What is asked about one peer from one vantage point. What changes while it stands is read when it is sent."""
+class Check:
+    """A check of one peer from one vantage point. Fields that change while it is pending are read when it is sent."""
 
     vantage: str
     peer_id: str
     deadline: float
     """Monotonic seconds."""
     fresh: bool
-    """Whether a verdict from before the question does not answer it."""
+    """Whether it wants a verdict from after its admission."""
     request_id: str
-    """Of the caller who asked first: goes with the job."""
+    """Of the first caller: goes with the job."""
     traceparent: str = ""
     """Of the latest admission: goes with the job, beside the request id."""
     job_id: str = ""
-    """The check that was joined or begun last; admitting again recognises it by this."""
+    """The job that was joined or begun last; admitting again recognises it by this."""
 
 
 class Admitted(NamedTuple):
-    """How a question stands: a recent verdict answers it, or a job looks for it."""
+    """How a check stands: a recent verdict answers it, or a job is to find one."""
 
     answer: Answer | None
     job_id: str
     began: bool
-    """Whether the job is this question's own."""
+    """Whether the job is this check's own."""
 
 
 class Admissions:
-    """One a process. `run` keeps it going; `admit` is for each question, as often as it is asked."""
+    """Admits the checks of this process. `run` sends them; `admit` is called at each poll of a check."""
 
     def __init__(self, redis: Redis, *, max_queued: int) -> None:
         self._redis = redis
         self._max_queued = max_queued
-        self._asked: asyncio.Queue[tuple[Question, asyncio.Future[list[Any]]]] = asyncio.Queue()
+        self._unsent: asyncio.Queue[tuple[Check, asyncio.Future[list[Any]]]] = asyncio.Queue()
         self._sha: str | None = None
         # RQ wants a connection to make a job; nothing is sent over this one.
         self._unused = sync_redis.Redis()
 
-    async def admit(self, question: Question) -> Admitted:
-        """Raise `NobodyCouldLookError` where no worker lives or too many checks wait; `redis.RedisError`, `OSError`."""
-        queue = queue_name(question.vantage)
+    async def admit(self, check: Check) -> Admitted:
+        """Return how a check stands.
+
+        Raises `NoVerdictError` where no worker lives or too many checks wait; `redis.RedisError`, `OSError`.
+        """
+        queue = queue_name(check.vantage)
         with tracing.span(
             f"admit {queue}",
             tracing.Kind.PRODUCER,
@@ -129,38 +132,38 @@ class Admissions:
                 "messaging.destination.name": queue,
             },
         ) as span:
-            question.traceparent = span.traceparent
+            check.traceparent = span.traceparent
             decided: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
-            self._asked.put_nowait((question, decided))
+            self._unsent.put_nowait((check, decided))
             decision, *rest = await decided
             span.set({"petals.admission": _DECISIONS[decision]})
             if decision in _REFUSALS:
-                raise NobodyCouldLookError(_REFUSALS[decision])
+                raise NoVerdictError(_REFUSALS[decision])
             if decision == b"HIT":
-                answer = stored.read("verdict", lambda packed: _verdict(packed, question), rest[0])
+                answer = stored.read("verdict", lambda packed: _verdict(packed, check), rest[0])
                 if answer is not None:
                     return Admitted(answer, "", began=False)
-                question.fresh = True  # asked as if nothing stood there; the new verdict replaces it
-                return await self.admit(question)
+                check.fresh = True  # as if there were none; the new verdict replaces it
+                return await self.admit(check)
             job_id = rest[0].decode()
             span.set({"messaging.message.id": job_id})
             return Admitted(None, job_id, began=decision == b"LEAD")
 
     async def run(self) -> None:
-        """Send what has gathered, until cancelled."""
+        """Send the checks that have gathered, until cancelled."""
         while True:
-            batch = [await self._asked.get()]
-            while not self._asked.empty() and len(batch) < ADMITTED_AT_ONCE:
-                batch.append(self._asked.get_nowait())
-            batch = [(question, decided) for question, decided in batch if not decided.done()]
+            batch = [await self._unsent.get()]
+            while not self._unsent.empty() and len(batch) < ADMITTED_AT_ONCE:
+                batch.append(self._unsent.get_nowait())
+            batch = [(check, decided) for check, decided in batch if not decided.done()]
             if not batch:
                 continue
             try:
-                results = await self._send([question for question, _ in batch])
+                results = await self._send([check for check, _ in batch])
             except (RedisError, OSError) as error:
                 results = [error] * len(batch)
             except Exception as error:
-                log.exception("questions could not be sent")
+                log.exception("checks could not be admitted")
                 results = [error] * len(batch)
             for (_, decided), result in zip(batch, results, strict=True):
                 if decided.done():
@@ -170,10 +173,10 @@ class Admissions:
                 else:
                     decided.set_result(result)
 
-    async def _send(self, questions: list[Question]) -> list[Any]:
+    async def _send(self, checks: list[Check]) -> list[Any]:
         if self._sha is None:
             self._sha = await self._redis.script_load(_ADMIT)
-        calls = [self._call(question) for question in questions]
+        calls = [self._call(check) for check in checks]
         for _ in range(2):
             pipeline = self._redis.pipeline(transaction=False)
             for key_names, arguments in calls:
@@ -184,14 +187,14 @@ class Admissions:
             self._sha = await self._redis.script_load(_ADMIT)  # a restarted Redis has forgotten it
         return results
 
-    def _call(self, question: Question) -> tuple[list[str], list[Any]]:
-        """Return the script's keys and arguments. The job is made ahead, for the case that none is there to join."""
-        queue = queue_name(question.vantage)
-        left_ms = max(1, int((question.deadline - time.monotonic()) * 1000))
+    def _call(self, check: Check) -> tuple[list[str], list[Any]]:
+        """Return the script's keys and arguments. The job is made in advance, in case there is none to join."""
+        queue = queue_name(check.vantage)
+        left_ms = max(1, int((check.deadline - time.monotonic()) * 1000))
         job = Job.create(
             CHECK_FUNCTION,
-            args=[question.peer_id],
-            id=f"{question.peer_id}-{secrets.token_hex(6)}",
+            args=[check.peer_id],
+            id=f"{check.peer_id}-{secrets.token_hex(6)}",
             connection=self._unused,
             serializer=JSONSerializer,
             origin=queue,
@@ -199,28 +202,28 @@ class Admissions:
             timeout=left_ms // 1000 + 1,
             result_ttl=0,
             failure_ttl=60,
-            description=f"look at {question.peer_id}",
+            description=f"check {check.peer_id}",
         )
         fields = [item for pair in job.to_dict().items() for item in pair] + [
-            "request_id", question.request_id, "traceparent", question.traceparent,
+            "request_id", check.request_id, "traceparent", check.traceparent,
         ]  # fmt: skip
         return (
             [
-                keys.verdict(question.vantage, question.peer_id),
-                keys.inflight(question.vantage, question.peer_id),
-                keys.workers(question.vantage),
+                keys.verdict(check.vantage, check.peer_id),
+                keys.inflight(check.vantage, check.peer_id),
+                keys.workers(check.vantage),
                 Queue.redis_queue_namespace_prefix + queue,
                 job.key,
                 Queue.redis_queues_keys,
             ],
             [
-                job.id, left_ms, self._max_queued, RENEWAL * 1000, int(question.fresh), question.job_id, *fields,
+                job.id, left_ms, self._max_queued, RENEWAL * 1000, int(check.fresh), check.job_id, *fields,
             ],
         )  # fmt: skip
 
 
-def _verdict(packed: bytes, question: Question) -> Answer:
+def _verdict(packed: bytes, check: Check) -> Answer:
     answer = decode_answer(packed)
-    if (answer.vantage, answer.peer_id) != (question.vantage, question.peer_id):
+    if (answer.vantage, answer.peer_id) != (check.vantage, check.peer_id):
         raise ValueError("the verdict is about another peer")
     return answer

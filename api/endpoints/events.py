@@ -1,4 +1,4 @@
-"""`/events`: server-sent events tell open pages that there is something new.
+"""`/events`: server-sent events, which tell open pages that there is something new.
 
 All subscribers of a process share its one Redis reader; each costs a waiting task.
 """
@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING
 
 from starlette.responses import Response, StreamingResponse
 
-from api.http.headers import CORS
+from api.http.headers import EVENT_STREAM
 from api.http.problems import Problem
+from api.services import services_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 
     from starlette.requests import Request
 
-    from api.metrics.process import ApiMetrics
+    from api.metrics.process import ProcessMetrics
     from api.responses.swarm import Swarm
     from shared.snapshot import CrawlStatus
 
-EVENT_STREAM = "text/event-stream"
 HEARTBEAT = 15.0
 """Seconds; proxies cut connections that say nothing for a minute."""
 RETRY_MS = 3000
@@ -33,9 +33,9 @@ MAX_SUBSCRIBERS = 20_000
 
 async def events(request: Request) -> Response:
     """An event for each new snapshot (its id) and each status (`ok`, the error, or how far a first crawl has come)."""
-    swarm: Swarm = request.app.state.swarm
-    metrics: ApiMetrics = request.app.state.metrics
-    headers = {"cache-control": "no-store", "x-accel-buffering": "no", **CORS}
+    services = services_of(request)
+    swarm, metrics = services.swarm, services.metrics
+    headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
     if request.method == "HEAD":
         return Response(headers=headers, media_type=EVENT_STREAM)
     if request.scope["http_version"] == "1.0":
@@ -51,7 +51,7 @@ async def events(request: Request) -> Response:
     )
 
 
-async def _counted(metrics: ApiMetrics, stream: AsyncGenerator[str, None]) -> AsyncIterator[str]:
+async def _counted(metrics: ProcessMetrics, stream: AsyncGenerator[str, None]) -> AsyncIterator[str]:
     metrics.subscribers += 1
     try:
         async for item in stream:

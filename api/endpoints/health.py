@@ -8,13 +8,11 @@ import msgspec
 from starlette.responses import Response
 
 from api.http.headers import JSON
+from api.services import services_of
 from shared.public.health import Liveness, Readiness
 
 if TYPE_CHECKING:
     from starlette.requests import Request
-
-    from api.responses.swarm import Swarm
-    from shared.tasks import Tasks
 
 
 async def livez(request: Request) -> Response:
@@ -27,8 +25,8 @@ async def readyz(request: Request) -> Response:
 
     `failing` names the loops that do not: `snapshots` (what pages show), `replies` and `admissions` (checks), `ages`.
     """
-    swarm: Swarm = request.app.state.swarm
-    tasks: Tasks = request.app.state.tasks
+    services = services_of(request)
+    swarm, tasks = services.swarm, services.tasks
     served = swarm.connected or swarm.snapshot is not None
     status = f"failing: {', '.join(tasks.failing)}" if tasks.failing else "ready" if served else "waiting for Redis"
     readiness = Readiness(

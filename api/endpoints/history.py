@@ -1,73 +1,54 @@
-"""`GET /api/v1/history/…`: what is kept of a model and of a server, and their uptimes."""
+"""The past: `/api/v1/history/models/{dht_prefix}` and `/api/v1/history/servers/{peer_id}`, with uptimes."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from api.endpoints.models import checked_peer_id, unknown
-from api.http.headers import CORS
 from api.http.problems import Problem
 from api.http.resources import resource
-from api.responses.history_cache import HistoryAwayError, history_is_away
-from api.responses.on_demand import document
+from api.responses import kinds
+from api.services import services_of
 from shared.public.history import model_history_document, server_history_document
 from shared.store.rings import Resolution
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from api.responses.history_cache import HistoryCache
-    from api.responses.on_demand import OnDemand
-    from api.responses.prepared import Body
+    from api.responses.prepared import PreparedResponse
 
 
-async def model(request: Request) -> Body:
+async def model(request: Request) -> PreparedResponse:
     """A model's slots at `?resolution=minute` (a day), `hour` (30 days, the default) or `day` (a year)."""
-    cache: HistoryCache = request.app.state.history
-    demand: OnDemand = request.app.state.on_demand
+    services = services_of(request)
     prefix: str = request.path_params["dht_prefix"]
     given = request.query_params.get("resolution", Resolution.HOUR.value)
     if given not in tuple(Resolution):
-        allowed = ", ".join(Resolution)
-        raise Problem(400, f"Bad resolution {given[:50]!r}: expected one of {allowed}.", headers=CORS)
+        raise Problem(400, f"Bad resolution {given[:50]!r}: expected one of {', '.join(Resolution)}.")
     resolution = Resolution(given)
 
-    async def make() -> Body:
-        found = await cache.model(prefix, resolution)
-        hours = found if resolution is Resolution.HOUR else await cache.model(prefix)
-        swarm = request.app.state.swarm
-        known = swarm.snapshot is not None and any(model.dht_prefix == prefix for model in swarm.snapshot.models)
-        if not found.slots and not hours.slots and not known:
-            raise await unknown(request, "model", prefix)
-        return await demand.draw(
-            lambda: document(
-                msgspec.json.encode(model_history_document(found, hours)), "/api/v1/history/models/{dht_prefix}"
-            )
+    async def make() -> PreparedResponse:
+        found = await services.history.model(prefix, resolution)
+        hours = found if resolution is Resolution.HOUR else await services.history.model(prefix)
+        if not found.slots and not hours.slots and services.model(prefix) is None:
+            raise await services.unknown("model", prefix, f"No model {prefix[:100]!r} is known.")
+        return await services.on_demand.render(
+            lambda: kinds.document(model_history_document(found, hours), "/api/v1/history/models/{dht_prefix}")
         )
 
-    try:
-        return await demand.get(resource(request.scope), make)
-    except HistoryAwayError:
-        raise history_is_away() from None
+    return await services.on_demand.get(resource(request.scope), make)
 
 
-async def server(request: Request) -> Body:
+async def server(request: Request) -> PreparedResponse:
     """A server's sessions and its uptime by the hour, for 30 days."""
-    cache: HistoryCache = request.app.state.history
-    demand: OnDemand = request.app.state.on_demand
-    peer_id = await checked_peer_id(request)
+    services = services_of(request)
+    peer_id = await services.peer_id(request.path_params["peer_id"])
 
-    async def make() -> Body:
-        found = await cache.server(peer_id)
+    async def make() -> PreparedResponse:
+        found = await services.history.server(peer_id)
         if found is None:
-            raise await unknown(request, "server", peer_id)
-        return await demand.draw(
-            lambda: document(msgspec.json.encode(server_history_document(found)), "/api/v1/history/servers/{peer_id}")
+            raise await services.unknown("server", peer_id, f"No server {peer_id[:100]!r} is known.")
+        return await services.on_demand.render(
+            lambda: kinds.document(server_history_document(found), "/api/v1/history/servers/{peer_id}")
         )
 
-    try:
-        return await demand.get(resource(request.scope), make)
-    except HistoryAwayError:
-        raise history_is_away() from None
+    return await services.on_demand.get(resource(request.scope), make)

@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from api.http.headers import CORS, JSON
-from api.responses.prepared import Body
+from api.http.headers import CORS, JSON, PROBLEM_JSON
+from api.responses.prepared import PreparedResponse
 from shared.public import check, health, history, incidents, models, problem, state
 from shared.public.schema import schemas
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-PROBLEM = "application/problem+json"
 DOCUMENTS = (
     state.StateDocument,
     check.ReachabilityDocument,
@@ -56,15 +55,15 @@ _WORDS = {
 }
 
 
-async def document(request: Request) -> Body:
+async def document(request: Request) -> PreparedResponse:
     """The description; it never changes while the process lives."""
     return _body()
 
 
 @cache
-def _body() -> Body:
+def _body() -> PreparedResponse:
     headers = {**CORS, "cache-control": "public, max-age=3600"}
-    return Body.make(msgspec.json.encode(describe()), JSON, headers=headers)
+    return PreparedResponse.make(msgspec.json.encode(describe()), JSON, headers=headers)
 
 
 @cache
@@ -185,7 +184,8 @@ def _words(*statuses: int) -> dict[str, Any]:
 
 def _problems(statuses: tuple[int, ...]) -> dict[str, Any]:
     return {
-        str(status): _content(_WORDS[status], {PROBLEM: {"schema": _ref("ProblemDocument")}}) for status in statuses
+        str(status): _content(_WORDS[status], {PROBLEM_JSON: {"schema": _ref("ProblemDocument")}})
+        for status in statuses
     }
 
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 HTML = "text/html; charset=utf-8"
 TEXT = "text/plain; charset=utf-8"
+SVG = "image/svg+xml"
+ATOM = "application/atom+xml; charset=utf-8"
+EVENT_STREAM = "text/event-stream"
+PROBLEM_JSON = "application/problem+json"
 JSON = "application/json"
 METRICS_TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"

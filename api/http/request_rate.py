@@ -1,4 +1,4 @@
-"""How many requests a client address has made this minute, counted for all replicas together."""
+"""This module counts the requests of a client address per minute, for all replicas together."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ return {count, redis.call('PTTL', KEYS[1])}
 
 
 class Budget(NamedTuple):
-    """What a client address has used of its requests a minute."""
+    """What a client address has used of its requests per minute."""
 
     used: int
     resets_in: float
@@ -32,12 +32,12 @@ class Budget(NamedTuple):
 
 
 class RequestRate:
-    """One a process."""
+    """Counts in Redis."""
 
     def __init__(self, redis: Redis) -> None:
         self._count = redis.register_script(_COUNT)
 
     async def count(self, address: str) -> Budget:
-        """Count one request of a client. Raises `redis.RedisError`."""
+        """Count one request of a client, and return what it has used. Raises `redis.RedisError`."""
         used, resets_in_ms = await self._count(keys=[keys.rate(address)], args=[WINDOW_MS])
         return Budget(used, max(0, resets_in_ms) / 1000)

@@ -1,4 +1,4 @@
-"""`/metrics` of the swarm, and the metrics of this process, which stand on its private port."""
+"""This module measures this process: its requests, its checks, its view of the swarm. Served on its private port."""
 
 from __future__ import annotations
 
@@ -7,82 +7,44 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.exposition import generate_latest
-from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.registry import Collector
 
-from api.metrics.servers import ServerCollector
-from api.responses.prepared import Body
 from shared import tasks
 from shared.store import stored
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from prometheus_client import Metric
-    from starlette.requests import Request
-    from starlette.responses import Response
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from api.checks.client import ReachabilityDesk
-    from api.responses.on_demand import OnDemand
-    from api.responses.prepared import BodyTable
-    from api.responses.swarm import Swarm
     from shared.reachability import Answer
 
 UNROUTED = "(none)"
-TEXT = "text/plain; version=0.0.4; charset=utf-8"
-OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 
-async def swarm_metrics(request: Request) -> Response:
-    """For methods that the table of ready bodies does not answer."""
-    body: Response = request.app.state.table.find(request.scope)
-    return body
+class ProcessMetrics(Collector):
+    """Counts and times what happens, and reads the rest where it is when it is scraped."""
 
-
-async def server_metrics(request: Request) -> Body:
-    """`/metrics/servers`, where the operator asked for it: made once for each snapshot that is scraped."""
-    swarm: Swarm = request.app.state.swarm
-    demand: OnDemand = request.app.state.on_demand
-    openmetrics = "application/openmetrics-text" in request.headers.get("accept", "")
-    view = swarm.view()
-
-    def draw() -> Body:
-        registry = CollectorRegistry()
-        if view.snapshot is not None and not view.stale:
-            registry.register(ServerCollector(view.snapshot))
-        return exposition(registry, openmetrics=openmetrics)
-
-    async def make() -> Body:
-        return await demand.draw(draw)
-
-    return await demand.get(f"/metrics/servers#{openmetrics}", make)  # not under its path: it has two forms
-
-
-def exposition(registry: CollectorRegistry, *, openmetrics: bool) -> Body:
-    """Return what a registry collects, in the text format that the scraper asked for, compressed as it likes."""
-    return Body.make(
-        generate_openmetrics(registry) if openmetrics else generate_latest(registry),
-        OPENMETRICS if openmetrics else TEXT,
-        headers={"cache-control": "no-store"},
-        vary="Accept, Accept-Encoding",
-    )
-
-
-class ApiMetrics(Collector):
-    """What this process says of itself."""
-
-    def __init__(self, table: BodyTable) -> None:
+    def __init__(
+        self,
+        *,
+        prepared: Callable[[], Mapping[str, int]],
+        checks_waiting: Callable[[], int],
+        redis_connected: Callable[[], bool],
+        snapshot_age: Callable[[], float | None],
+        now: Callable[[], float],
+    ) -> None:
+        """`now` returns Unix seconds by the clock that the monitor's processes share."""
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         for shared in (stored.REFUSED, tasks.FAILURES, tasks.UP):
             self.registry.register(shared)
-        self._table = table
-        self.desk: ReachabilityDesk | None = None
-        self.swarm: Swarm | None = None
-        self.now: Callable[[], float] = time.time
-        """Unix seconds by the clock that the monitor's processes share."""
+        self._prepared = prepared
+        self._checks_waiting = checks_waiting
+        self._redis_connected = redis_connected
+        self._snapshot_age = snapshot_age
+        self._now = now
         self.subscribers = 0
         self.requests = Counter(
             "petals_api_requests",
@@ -107,26 +69,25 @@ class ApiMetrics(Collector):
         self.registry.register(self)
 
     def replied(self, answer: Answer) -> None:
-        self._reply_lag.observe(max(0.0, self.now() - answer.checked_at))
+        """Observe how long a worker's reply took to arrive."""
+        self._reply_lag.observe(max(0.0, self._now() - answer.checked_at))
 
     def collect(self) -> Iterator[Metric]:
         cached = CounterMetricFamily(
-            "petals_api_cached_responses", "Requests answered from ready bodies, by path.", labels=["path"]
+            "petals_api_cached_responses", "Requests answered with a prepared response, by path.", labels=["path"]
         )
-        for path, count in tuple(self._table.served.items()):
+        for path, count in tuple(self._prepared().items()):
             cached.add_metric([path], count)
         yield cached
         yield GaugeMetricFamily("petals_api_event_subscribers", "Open event streams.", value=self.subscribers)
-        if self.desk is not None:
-            yield GaugeMetricFamily("petals_api_checks_waiting", "Callers that wait now.", value=self.desk.waiting)
-        if self.swarm is not None:
-            yield GaugeMetricFamily("petals_api_redis_connected", "1 while Redis answers.", value=self.swarm.connected)
-            if self.swarm.snapshot is not None:
-                yield GaugeMetricFamily(
-                    "petals_api_snapshot_age_seconds",
-                    "Age of the snapshot that this replica shows; the swarm's own metrics are on the public port.",
-                    value=self.swarm.snapshot.age(self.now()),
-                )
+        yield GaugeMetricFamily("petals_api_checks_waiting", "Callers that wait now.", value=self._checks_waiting())
+        yield GaugeMetricFamily("petals_api_redis_connected", "1 while Redis answers.", value=self._redis_connected())
+        if (age := self._snapshot_age()) is not None:
+            yield GaugeMetricFamily(
+                "petals_api_snapshot_age_seconds",
+                "Age of the snapshot that this replica shows; the swarm's own metrics are on the public port.",
+                value=age,
+            )
 
     def serve(self, port: int, host: str = "127.0.0.1") -> None:
         """Serve `/metrics` on a private port from a thread of its own."""
@@ -134,9 +95,9 @@ class ApiMetrics(Collector):
 
 
 class RequestMetrics:
-    """Counts and times what goes through the router, by route, so that no client can add series."""
+    """ASGI middleware: counts and times requests by route, so that no client can add series."""
 
-    def __init__(self, app: ASGIApp, metrics: ApiMetrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: ProcessMetrics) -> None:
         self.app = app
         self.metrics = metrics
 

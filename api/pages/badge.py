@@ -1,36 +1,21 @@
-"""`GET /badge/{dht_prefix}.svg`: a model's state, coverage or uptime as a picture for a README."""
+"""This module draws badges: a model's state, coverage or uptime as an SVG for a README."""
 
 from __future__ import annotations
 
 import unicodedata
-from contextlib import suppress
 from enum import StrEnum
 from html import escape
 from typing import TYPE_CHECKING, NamedTuple
 
-from starlette.responses import Response
-
-from api.http.headers import CORS
-from api.http.problems import Problem
-from api.http.resources import resource
 from api.pages import text
-from api.responses.history_cache import HistoryAwayError
-from api.responses.prepared import Body
 from shared.judgement.coverage import coverage
 from shared.snapshot import ModelState
 
 if TYPE_CHECKING:
-    from starlette.requests import Request
-
     from api.pages.view import View
-    from api.responses.on_demand import OnDemand
-    from api.responses.swarm import Swarm
     from shared.snapshot import ModelReport
 
 MAX_LABEL = 40
-ROUTE = "/badge/{dht_prefix}.svg"
-SVG = "image/svg+xml"
-CACHE_SECONDS, UNKNOWN_SECONDS = 60, 5
 GREEN, AMBER, RED, GREY = "#12734a", "#8a5200", "#b3261e", "#5d596f"
 """Dark enough for white letters: a contrast of 4.5 and more."""
 UPTIME_WINDOW = "30d"
@@ -38,64 +23,61 @@ GOOD_UPTIME, FAIR_UPTIME = 0.99, 0.9
 _NARROW, _WIDE = frozenset("fijlrtI.,:;'|!()[] "), frozenset("mwMW@%")
 
 
-class Metric(StrEnum):
+class BadgeMetric(StrEnum):
+    """What a badge shows: `?metric=`."""
+
     STATE = "state"
     COVERAGE = "coverage"
     UPTIME = "uptime"
 
 
 class Badge(NamedTuple):
+    """Two labels side by side."""
+
     label: str
     message: str
     color: str
 
-
-async def badge(request: Request) -> Response | Body:
-    """`?metric=state` (default), `coverage` or `uptime` (30 days). A picture also where nothing is known."""
-    given = request.query_params.get("metric", Metric.STATE.value)
-    if given not in tuple(Metric):
-        raise Problem(400, f"Bad metric {given[:50]!r}: expected one of {', '.join(Metric)}.", headers=CORS)
-    swarm: Swarm = request.app.state.swarm
-    demand: OnDemand = request.app.state.on_demand
-    if swarm.snapshot is None:
-        return _response(Badge("petals", "unknown", GREY), 503)
-    prefix = request.path_params["dht_prefix"]
-    model = next((report for report in swarm.snapshot.models if report.dht_prefix == prefix), None)
-    if model is None:
-        return _response(Badge("petals", "unknown", GREY), 404)
-
-    async def make() -> Body:
-        uptime, view = None, swarm.view()
-        if given == Metric.UPTIME:
-            with suppress(HistoryAwayError):
-                uptime = (await request.app.state.history.model(prefix)).uptimes()[UPTIME_WINDOW]
-        return await demand.draw(lambda: _body(_badge(Metric(given), model, view, uptime)))
-
-    return await demand.get(resource(request.scope), make)
+    def svg(self) -> str:
+        """Return the SVG. Text widths are estimated, and the text is made to fit the estimate."""
+        left, right = _text_width(self.label) + 12, _text_width(self.message) + 12
+        total, words = left + right, escape(f"{self.label}: {self.message}")
+        spans = "".join(
+            f'<text x="{x}" y="14" textLength="{width - 12}" lengthAdjust="spacingAndGlyphs">{escape(part)}</text>'
+            for x, width, part in (
+                (left / 2, left, self.label),
+                (left + right / 2, right, self.message),
+            )
+        )
+        return (
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{total}" height="20" viewBox="0 0 {total} 20" role="img" '
+            f'aria-label="{words}"><title>{words}</title>'
+            f'<clipPath id="r"><rect width="{total}" height="20" rx="3"/></clipPath><g clip-path="url(#r)">'
+            f'<rect width="{left}" height="20" fill="#413d52"/>'
+            f'<rect x="{left}" width="{right}" height="20" fill="{self.color}"/></g>'
+            f'<g fill="#fff" text-anchor="middle" font-family="Verdana,DejaVu Sans,Geneva,sans-serif" font-size="11">'
+            f"{spans}</g></svg>"
+        )
 
 
-def _badge(metric: Metric, model: ModelReport, view: View, uptime: float | None) -> Badge:
-    if metric is Metric.UPTIME:
+def model_badge(metric: BadgeMetric, model: ModelReport, view: View, uptime: float | None) -> Badge:
+    """Return a model's badge. `uptime` is a share; None where it is not known or not asked for."""
+    if metric is BadgeMetric.UPTIME:
         return uptime_badge(_label(model), uptime)
-    if metric is Metric.STATE:
+    if metric is BadgeMetric.STATE:
         return state_badge(model, view)
     return Badge(_label(model), "unknown", GREY) if view.stale else coverage_badge(_label(model), model)
 
 
-def _body(badge: Badge) -> Body:
-    return Body.make(draw(badge).encode(), SVG, headers=_headers(CACHE_SECONDS), route=ROUTE)
-
-
-def ready(view: View) -> dict[str, Body]:
-    """Return the state badges of all models by path, for the table of ready bodies."""
-    models = view.snapshot.models if view.snapshot is not None else ()
-    return {f"/badge/{model.dht_prefix}.svg": _body(state_badge(model, view)) for model in models}
-
-
 def state_badge(model: ModelReport, view: View) -> Badge:
+    """Return the badge that says whether a model is healthy; unknown where the snapshot is stale."""
     if view.stale:
         return Badge(_label(model), "unknown", GREY)
     return Badge(_label(model), str(model.state), GREEN if model.state is ModelState.HEALTHY else RED)
+
+
+UNKNOWN = Badge("petals", "unknown", GREY)
+"""Of what is no model of the snapshot, or where there is none."""
 
 
 def _label(model: ModelReport) -> str:
@@ -121,29 +103,7 @@ def percent(share: float) -> str:
     return f"{shown:.1f}%".replace(".0%", "%")
 
 
-def draw(badge: Badge) -> str:
-    """Return the SVG. Text widths are estimated, and the text is made to fit the estimate."""
-    left, right = text_width(badge.label) + 12, text_width(badge.message) + 12
-    total, words = left + right, escape(f"{badge.label}: {badge.message}")
-    spans = "".join(
-        f'<text x="{x}" y="14" textLength="{width - 12}" lengthAdjust="spacingAndGlyphs">{escape(part)}</text>'
-        for x, width, part in (
-            (left / 2, left, badge.label),
-            (left + right / 2, right, badge.message),
-        )
-    )
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{total}" height="20" viewBox="0 0 {total} 20" role="img" '
-        f'aria-label="{words}"><title>{words}</title>'
-        f'<clipPath id="r"><rect width="{total}" height="20" rx="3"/></clipPath><g clip-path="url(#r)">'
-        f'<rect width="{left}" height="20" fill="#413d52"/>'
-        f'<rect x="{left}" width="{right}" height="20" fill="{badge.color}"/></g>'
-        f'<g fill="#fff" text-anchor="middle" font-family="Verdana,DejaVu Sans,Geneva,sans-serif" font-size="11">'
-        f"{spans}</g></svg>"
-    )
-
-
-def text_width(words: str) -> int:
+def _text_width(words: str) -> int:
     """Pixels that the words take in Verdana of 11 px, roughly."""
     width = 0.0
     for char in words:
@@ -156,16 +116,3 @@ def text_width(words: str) -> int:
         else:
             width += 7.6 if char.isupper() else 6.7
     return round(width)
-
-
-def _response(badge: Badge, status: int) -> Response:
-    return Response(draw(badge), status, media_type=SVG, headers=_headers(UNKNOWN_SECONDS))
-
-
-def _headers(seconds: int) -> dict[str, str]:
-    return {
-        **CORS,
-        "cache-control": f"public, max-age={seconds}",
-        "content-security-policy": "default-src 'none'",
-        "x-content-type-options": "nosniff",
-    }

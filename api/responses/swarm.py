@@ -1,4 +1,4 @@
-"""The swarm as this process knows it: follows the snapshots, and makes every body once for each of them."""
+"""This module follows the snapshots in Redis, and has the responses prepared anew for each of them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from shared.judgement.swarm import stale_after
 
 if TYPE_CHECKING:
     from api.pages import Pages
-    from api.responses.on_demand import OnDemand
-    from api.responses.prepared import BodyTable
+    from api.responses.on_demand import OnDemandResponses
+    from api.responses.prepared import PreparedResponses
     from api.settings import ApiSettings
     from shared.snapshot import CrawlStatus, Snapshot
     from shared.store.clock import RedisClock
@@ -30,7 +30,7 @@ log = structlog.get_logger()
 
 
 class Swarm:
-    """One a process. `start` keeps `table` filled; `view` is what other pages are drawn from."""
+    """The swarm as this process knows it. `start` keeps the responses prepared; `view` is what others are made of."""
 
     def __init__(
         self,
@@ -39,40 +39,43 @@ class Swarm:
         pages: Pages,
         settings: ApiSettings,
         *,
-        table: BodyTable,
-        on_demand: OnDemand,
+        prepared: PreparedResponses,
+        on_demand: OnDemandResponses,
     ) -> None:
         self._reader = reader
         self._clock = clock
         self._renderer = Renderer(pages)
         self._settings = settings
-        self.table = table
+        self._prepared = prepared
         self._on_demand = on_demand
         self.snapshot: Snapshot | None = None
         self.snapshot_id: str | None = None
         self.status: CrawlStatus | None = None
         self._news = asyncio.Event()
-        self._looked = asyncio.Event()
+        self._read_once = asyncio.Event()
         self._rendering = asyncio.Lock()
-        for bodies in self._renderer.render(self.view()):  # before the first snapshot: they say that there is none
-            self.table.replace(*bodies)
+        for step in self._renderer.render(self.view()):  # before the first snapshot: they say that there is none
+            self._prepared.replace(*step)
 
     @property
     def connected(self) -> bool:
+        """Whether Redis answered last."""
         return self._reader.connected
 
     @property
     def stale_after(self) -> float:
+        """Age in seconds from which the snapshot is stale."""
         return stale_after(self.snapshot, self._settings.stale_after_periods)
 
     def view(self) -> View:
+        """Return what pages and metrics are made of, as of now."""
         return View(
             snapshot=self.snapshot,
             status=self.status,
             now=self._clock.now(),
             redis_connected=self.connected,
             snapshot_id=self.snapshot_id,
-            show_addresses=self._settings.peer_addresses == "public",
+            show_addresses=self._settings.show_addresses,
             stale_after=self.stale_after,
         )
 
@@ -81,11 +84,11 @@ class Swarm:
         tasks.keep("snapshots", self._follow)
         tasks.keep("ages", self._keep_fresh)
 
-    async def first_look(self, seconds: float) -> None:
+    async def first_read(self, seconds: float) -> None:
         """Wait until pages show what is in Redis, but no longer than this: Redis may be away."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._looked.wait()
+                await self._read_once.wait()
 
     async def rendered(self) -> None:
         """Wait for the render that is under way, where one is."""
@@ -118,15 +121,15 @@ class Swarm:
             await self._render()
 
     async def _render(self) -> None:
-        """In a thread: no request waits for a render, and what was rendered before serves until then."""
+        """Render in a thread: no request waits for it, and what was rendered before is sent until then."""
         view = self.view()
         status = None if view.status is None else view.status.attempted_at
         self._on_demand.renew((view.snapshot_id, status, view.stale, view.redis_connected))
         async with self._rendering:
             try:
                 rendered = self._renderer.render(self.view())
-                while (bodies := await asyncio.to_thread(next, rendered, None)) is not None:
-                    self.table.replace(*bodies)
-                    self._looked.set()
+                while (step := await asyncio.to_thread(next, rendered, None)) is not None:
+                    self._prepared.replace(*step)
+                    self._read_once.set()
             except Exception:
-                log.exception("the snapshot could not be rendered; the pages before it stay")
+                log.exception("the snapshot could not be rendered; the responses before it stay")

@@ -45,9 +45,9 @@ def base_url(_session_redis):
         await redis.aclose()
         ended = asyncio.Event()
         async with serve(_session_redis.url) as url:
-            app = serve.last_app
-            while app.state.swarm.snapshot is None:
-                await app.state.swarm.changed()
+            swarm = serve.services.swarm
+            while swarm.snapshot is None:
+                await swarm.changed()
             found.append(url)
             ending.append((asyncio.get_running_loop(), ended))
             started.set()

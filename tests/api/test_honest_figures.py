@@ -6,9 +6,8 @@ import time
 import msgspec
 import pytest
 
-from api.endpoints.checks import decide
 from api.pages import view as pages_view
-from shared.reachability import Answer, Cause, DialOutcome
+from shared.reachability import Answer, Cause, DialOutcome, decide
 from shared.snapshot import Refusals, Verdict
 from shared.store.snapshots import SnapshotWriter
 from tests.api.past import client_of, crawl

@@ -13,7 +13,7 @@ from crawler.judge import judge
 from crawler.observe.observation import SwarmUnavailableError
 from crawler.observe.observer import observe
 from crawler.settings import CrawlerSettings
-from deploy.simulated_server import Announcement, Model
+from deploy.demo.simulated_server import Announcement, Model
 from shared.p2p.dht_node import DHTClientNode
 from shared.snapshot import ModelState, PeerState, Verdict
 from tests.fakes import peer_id

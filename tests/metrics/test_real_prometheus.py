@@ -18,7 +18,6 @@ import pytest
 import yaml
 
 from deploy.embedded_redis import free_port
-from deploy.local_prometheus import command, write_configuration
 from reachability_worker.metrics import WorkerMetrics
 from shared.snapshot import PeerState, Refusals
 from shared.store.connection import connect
@@ -34,6 +33,7 @@ from tests.metrics.simulated_monitor import (
     worker_on,
 )
 from tests.metrics.test_dashboards import BOARDS, queries
+from tests.support.local_prometheus import command, write_configuration
 
 FOLDER = Path(__file__).parents[2] / "deploy/prometheus"
 pytestmark = [pytest.mark.end_to_end, needs("prometheus"), needs("promtool")]

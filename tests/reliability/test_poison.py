@@ -62,7 +62,7 @@ async def site(redis_url):
         serve(redis_url) as url,
         httpx.AsyncClient(base_url=url, timeout=12) as http,
     ):
-        http.worker, http.tasks = worker, serve.last_app.state.tasks
+        http.worker, http.tasks = worker, serve.services.tasks
         yield http
 
 

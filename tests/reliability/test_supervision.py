@@ -114,9 +114,9 @@ def leased(connection):
 
 
 API_BREAKS = {
-    "replies": lambda state: (state.desk, "on_reply"),
-    "snapshots": lambda state: (state.swarm, "_render"),
-    "admissions": lambda state: (state.desk._admissions._asked, "empty"),
+    "replies": lambda services: (services.checks, "on_reply"),
+    "snapshots": lambda services: (services.swarm, "_render"),
+    "admissions": lambda services: (services.checks._admissions._unsent, "empty"),
 }
 """For each loop of an api something that it calls."""
 
@@ -131,17 +131,17 @@ async def test_an_api_without_one_of_its_loops_is_not_ready_and_says_which(redis
     ):
         assert (await http.get("/readyz")).json()["failing"] == []
         with monkeypatch.context() as broken:
-            broken.setattr(*API_BREAKS[name](serve.last_app.state), mistake)
+            broken.setattr(*API_BREAKS[name](serve.services), mistake)
             await http.get(f"/api/v1/is_reachable/{peer_id(1)}")
             await redis.xadd(keys.CRAWLS, {"status": '{"attempted_at":1.0,"ok":true}'})
-            await eventually(lambda: name in serve.last_app.state.tasks.failing)
+            await eventually(lambda: name in serve.services.tasks.failing)
             answer = await http.get("/readyz")
             assert answer.status_code == 503
             assert name in answer.json()["failing"]
             assert name in answer.json()["status"]
             assert (await http.get("/livez")).status_code == 200
             assert (await http.get("/")).status_code == 200
-        await eventually(lambda: not serve.last_app.state.tasks.failing, 20)
+        await eventually(lambda: not serve.services.tasks.failing, 20)
         assert (await http.get("/readyz")).status_code == 200
         assert (await http.get(f"/api/v1/is_reachable/{peer_id(2)}")).status_code == 200
 
