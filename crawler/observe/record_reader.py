@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from crawler.observe.records import RefusedError, ServerRecord, check_peer_id, clean_text, read_server
+from crawler.observe.records import RefusedError, ServerRecord, check_peer_id, read_server
+from crawler.text import clean_text
 from shared.snapshot import Refusals
 
 if TYPE_CHECKING:

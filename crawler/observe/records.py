@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
 from typing import Any
 
 import msgpack
 
 from crawler.models import MAX_BLOCKS, Model
+from crawler.text import bad_prefix, clean_text
 from shared.p2p.petals import ModelInfo, ServerInfo, ServerState
 from shared.peer_id import BadPeerIdError, parse_peer_id
 from shared.snapshot import Announcement, PeerState
 
 MAX_RECORD_BYTES = 64 * 1024
 """A genuine record takes about 500 bytes; one with pings to 200 servers 12 kB."""
-MAX_PREFIX = 128
 MAX_REPOSITORY = 256
 MAX_PUBLIC_NAME = 100
 MAX_VERSION = 32
@@ -54,22 +53,6 @@ _STATES = {
     ServerState.ONLINE: PeerState.ONLINE,
 }
 _HUB_REPOSITORY = re.compile(r"https://huggingface\.co/[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)?/?")
-_PREFIX = re.compile(r"[^\s.\"'`\\<>&]+")
-
-
-def bad_prefix(prefix: str) -> str | None:
-    """Return why this is not a valid DHT prefix, or None where it is one.
-
-    Petals splits `{prefix}.{block}` at the dot and chains of blocks at spaces, so no client can use a prefix that
-    contains either.
-    """
-    if not prefix:
-        return "the prefix is empty"
-    if len(prefix) > MAX_PREFIX:
-        return f"the prefix is longer than {MAX_PREFIX} characters"
-    if not _PREFIX.fullmatch(prefix) or clean_text(prefix, MAX_PREFIX) != prefix:
-        return "the prefix has dots, spaces, quotes or unprintable characters"
-    return None
 
 
 def read_model(prefix: str, packed: bytes, *, private_swarm: bool) -> Model:
@@ -138,13 +121,6 @@ def check_block(record: ServerRecord, block: int) -> None:
         return
     if not record.start_block <= block < record.end_block:
         raise RefusedError("span_excludes_block")
-
-
-def clean_text(text: str, limit: int) -> str:
-    """Return the text without invisible characters (control, bidi, surrogates, separators), cut to `limit`."""
-    text = text[: 4 * limit]
-    kept = (char for char in text if char == " " or unicodedata.category(char)[0] not in "CZ")
-    return "".join(kept).strip()[:limit]
 
 
 def _unpack(packed: bytes) -> Any:
