@@ -1,4 +1,4 @@
-"""Who asks: the address that a request came from, and whether the operator trusts it."""
+"""This module tells which address a request came from, and whether the operator trusts it."""
 
 from __future__ import annotations
 

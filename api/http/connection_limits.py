@@ -1,8 +1,8 @@
-"""Bounds on what a connection may send, on how long it may leave an answer unread, and on how long it may rest.
+"""This module bounds what a connection may send, how long it may leave an answer unread, and how long it may idle.
 
 uvicorn's httptools protocol has none of the first two: one client makes the process hold hundreds of megabytes of
 header or trailer, or a socket and its answer for each connection that says or reads nothing. The third is uvicorn's own
-keep-alive time, which costs it a timer for each request; one look at each connection every few seconds does for all.
+keep-alive time, which costs it a timer for each request; one timer for a connection, every few seconds, does for all.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MAX_REQUEST_BYTES = 64 * 1024
 REQUEST_WITHIN = 20.0
 """Seconds for a whole request to arrive, the first one from its connection's beginning; it has at least half of it."""
 UNREAD_WITHIN = 60.0
-"""Seconds in which a client reads at least some of an answer that waits for it; it is cut off half of a look later."""
+"""Seconds in which a client reads at least some of an answer that waits for it; the next inspection cuts it off."""
 READ_WITHIN = 600.0
 """Seconds for the whole of an answer: 13 MB at 22 kB/s."""
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
@@ -32,24 +32,24 @@ class BoundedHttp(HttpToolsProtocol):
     """The scope of the request that `_received` counts the bytes of."""
     _received = 0
     _awaited: object = None
-    """What the peer had to go on from at the last look: the latest request, or the connection before the first one."""
+    """What was awaited at the last inspection: more of the latest request; before the first, of the connection."""
     _still = 0.0
     """Seconds for which, at least, nothing came of it."""
     _unread: tuple[object, int] = (None, 0)
-    """The answer that was not yet read at the last look, and how many bytes of it were left."""
+    """The answer that was not yet read at the last inspection, and how many bytes of it were left."""
     _reading = 0.0
     """Seconds for which it has been so."""
     _stuck = 0.0
     """Seconds for which nothing of it was read."""
-    _next_look: asyncio.TimerHandle | None = None
+    _next_inspection: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._next_look = self.loop.call_later(REQUEST_WITHIN / 2, self._look)
+        self._next_inspection = self.loop.call_later(REQUEST_WITHIN / 2, self._inspect)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._next_look is not None:
-            self._next_look.cancel()
+        if self._next_inspection is not None:
+            self._next_inspection.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -81,9 +81,9 @@ class BoundedHttp(HttpToolsProtocol):
             self.transport.write(_TOO_LARGE)  # else this would be taken for the answer to another request
         self.transport.close()
 
-    def _look(self) -> None:
+    def _inspect(self) -> None:
         """End the connection if its peer has been still for too long, or reads too slowly."""
-        self._next_look = self.loop.call_later(REQUEST_WITHIN / 2, self._look)
+        self._next_inspection = self.loop.call_later(REQUEST_WITHIN / 2, self._inspect)
         if self._reads_too_slowly():
             self.transport.abort()  # to close it would be to wait for the peer to read the rest
             return

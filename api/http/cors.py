@@ -1,4 +1,4 @@
-"""Every answer of an API route can be read by anyone's page: errors of the router and preflights too."""
+"""This module lets other sites' pages read every answer of an API route: errors of the router and preflights too."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CORS = [(name.encode(), value.encode()) for name, value in CORS.items()]
 
 
 class Cors:
-    """An ASGI layer that answers `OPTIONS` and adds what an answer does not say by itself."""
+    """ASGI middleware: answers `OPTIONS`, and adds the CORS headers that a response does not have yet."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

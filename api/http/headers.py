@@ -1,4 +1,4 @@
-"""Media types, and the headers that several answers have in common."""
+"""This module lists media types, and the headers that several responses have in common."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Each request that the router answers has an id: the caller's if it is sane, else one of ours.
+"""This module gives each request that a handler answers an id: the caller's if it is sane, else one of ours.
 
 It stands in the answer's `X-Request-ID`, in the log lines about the request, and goes with the check to the
-worker. Ready bodies (`api.responses.prepared`) are answered before this: nothing happens in them that a log could tell.
+worker.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _HEADER = request_id.HEADER.lower().encode()
 
 
 class RequestId:
-    """An ASGI layer that binds `request_id` for structlog and returns it."""
+    """ASGI middleware: binds `request_id` for structlog, and returns it to the caller."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

@@ -1,8 +1,8 @@
-"""A span for each request that the router answers, where traces are on; in OpenTelemetry's words for HTTP.
+"""This module records a span per request that a handler answers, where traces are on, in OpenTelemetry's HTTP terms.
 
 A `traceparent` from TRUSTED_NETWORKS is gone on with. From anyone else it is only linked to: a stranger neither
 joins requests to a trace of ours nor decides which of them are recorded. `tracestate` and baggage are not read.
-Ready bodies (`api.responses.prepared`) are answered before this and have no spans, nor have probes and event streams.
+Health probes and event streams have no spans.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SERVER_ERROR = 500
 
 
 class RequestSpans:
-    """An ASGI layer. It stands inside of `RequestId`, whose id it notes."""
+    """ASGI middleware. It stands inside of `RequestId`, whose id it notes."""
 
     def __init__(self, app: ASGIApp, trusted: Networks) -> None:
         self.app = app

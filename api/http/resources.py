@@ -1,4 +1,7 @@
-"""Which query parameters name another resource of a path. All others change nothing: `?utm_source=x` is no render."""
+"""This module tells which resource a request names: its path, and those query parameters that change the answer.
+
+All other parameters are ignored: `?utm_source=x` renders nothing anew.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ MAX_QUERY = 2_000
 
 
 def resource(scope: Scope) -> str:
-    """Return the path, and with it those parameters that matter, in one order: what a ready body is kept under."""
+    """Return the path, and with it those parameters that matter, in one order: the key of prepared responses."""
     path: str = scope["path"]
     query: bytes = scope["query_string"]
     if not query:

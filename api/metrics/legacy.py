@@ -1,4 +1,4 @@
-"""The predecessor's metrics, which dashboards rely on: same names, labels and meanings, now valid and escaped."""
+"""This module collects the predecessor's metrics, which dashboards rely on: same names and labels, escaped."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PERCENTILES = (25, 50, 75, 90, 95)
 
 
 class LegacyCollector(Collector):
-    """Every name of it; `blocks_total` is a gauge in spite of its name."""
+    """All of them for one snapshot; `blocks_total` is a gauge in spite of its name."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot

@@ -1,4 +1,4 @@
-"""A series for each server: opt-in, on a path of its own, because a large swarm has thousands of them.
+"""This module collects series for each server: opt-in, on a path of its own, as a large swarm has thousands of them.
 
 Peer ids only, no public names: those are free text that strangers choose anew at will.
 """

@@ -1,4 +1,4 @@
-"""The swarm in Prometheus's terms: collectors that are views of one snapshot, named by Prometheus's guidelines.
+"""This module collects the swarm's metrics: views of one snapshot, named by Prometheus's guidelines.
 
 Labels that come from the DHT are bounded in number; what goes beyond is counted under `(other)`, and how much
 that is stands in the `petals_*_overflow` gauges. prometheus-client escapes them. No peer ids but those of
@@ -208,11 +208,11 @@ def shown_models(snapshot: Snapshot) -> tuple[list[ModelReport], list[ModelRepor
     Anyone can announce models of any size, but only servers that answered count as online.
     """
 
-    def standing(model: ModelReport) -> tuple[bool, int, int]:
+    def rank(model: ModelReport) -> tuple[bool, int, int]:
         return model.official, sum(1 for _ in online(model)), model.num_blocks
 
     named = {model.dht_prefix: model for model in snapshot.models if model.dht_prefix != OTHER}
-    chosen = {model.dht_prefix for model in sorted(named.values(), key=standing, reverse=True)[:MAX_MODELS]}
+    chosen = {model.dht_prefix for model in sorted(named.values(), key=rank, reverse=True)[:MAX_MODELS]}
     shown = [model for prefix, model in named.items() if prefix in chosen]
     return shown, [model for model in snapshot.models if not any(model is other for other in shown)]
 

@@ -1,4 +1,4 @@
-"""What a page is drawn from."""
+"""This module holds what pages, badges and metrics are made of: the swarm, or a check, as this process knows it."""
 
 from __future__ import annotations
 

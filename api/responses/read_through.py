@@ -1,4 +1,4 @@
-"""Values that are loaded when they are asked for, kept for a while, and loaded by one request for all that wait."""
+"""This module keeps values that are loaded when they are asked for, by one request for all that wait."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class ReadThrough:
     def _loaded(self, loading: Hashable, task: asyncio.Task[Any]) -> None:
         self._loading.pop(loading, None)
         if not task.cancelled():
-            task.exception()  # looked at, also where everybody who waited has left
+            task.exception()  # retrieved, also where everybody who waited has left
 
     async def _load(self, key: Hashable, load: Callable[[], Awaitable[Any]]) -> Any:
         version = self.version

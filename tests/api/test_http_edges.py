@@ -71,7 +71,7 @@ def counted(services, name, **labels):
 
 @pytest.mark.parametrize("path", [*PAGES, *DOCUMENTS])
 async def test_unknown_query_strings_change_nothing(client, path):
-    """The same body stands ready for them, with its ETag, compressed, and is not drawn again."""
+    """The same response is prepared for them, with its ETag, compressed, and is not rendered again."""
     plain = await client.get(path)
     assert plain.status_code == 200
     router = [sample.value for sample in all_requests()]
@@ -152,7 +152,7 @@ def _never_on(thread, function):
 
 
 async def test_a_new_snapshot_is_drawn_anew(client, redis):
-    """A page that stands ready is of the snapshot that the overview shows."""
+    """A page that is prepared is of the snapshot that the overview shows."""
     path = f"/models/{PREFIX}"
     old = await client.get(path)
     assert (await client.get(path)).headers["etag"] == old.headers["etag"]

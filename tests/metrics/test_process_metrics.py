@@ -30,7 +30,7 @@ async def eventually(condition, within=15.0):
 
 
 async def test_the_api_counts_requests_by_route_and_the_lag_of_replies(redis_url):
-    """Routes, not paths: no client can add series. Ready bodies are counted apart."""
+    """Routes, not paths: no client can add series. Prepared responses are counted apart."""
     async with worker_on(redis_url), serve(redis_url) as url, httpx.AsyncClient(base_url=url) as client:
         registry = serve.services.metrics.registry
         for number in range(3):

@@ -121,6 +121,6 @@ async def test_no_line_a_request_unless_debugging(redis_url, tmp_path, level, to
         lines = [json.loads(line) for line in api.log.read_text().removeprefix(before).splitlines()]
     finally:
         api.end()
-    asked = [line["request_id"] for line in lines if line["event"] == "asked"]
+    asked = [line["request_id"] for line in lines if line["event"] == "check admitted"]
     assert asked == ([f"request-{number}" for number in range(5)] if told else [])
     assert told or lines == []
