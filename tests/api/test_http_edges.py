@@ -25,12 +25,12 @@ from api.responses.on_demand import MAX_RENDERING, OnDemandResponses
 from api.responses.prepared import PreparedResponse
 from api.settings import ApiSettings
 from crawler.leader import Leadership
-from deploy import synthetic
 from shared.store import keys
 from shared.store.snapshots import SnapshotWriter
 from tests.api.serving import serve
 from tests.fakes import REACHED, REFUSED, FakeProber, model, peer_id, server, snapshot
 from tests.reachability_worker.simulated_worker import worker_on
+from tests.support import synthetic
 
 PREFIX = "org/demo-model"
 PAGES = ["/", f"/models/{PREFIX}", f"/servers/{peer_id(1)}", "/incidents"]

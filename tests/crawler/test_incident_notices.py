@@ -22,7 +22,7 @@ from crawler.notify.incident_notices import IncidentNotices
 from crawler.notify.notice_queue import BACKOFF, Notice, NoticeQueue
 from crawler.notify.webhook import DeliveryError, Webhook, parse_target, post
 from crawler.settings import CrawlerSettings
-from deploy.simulated_server import Announcement, Model
+from deploy.demo.simulated_server import Announcement, Model
 from shared.store import keys
 from shared.store.clock import RedisClock
 from shared.store.history import HistoryReader

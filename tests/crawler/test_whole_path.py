@@ -5,9 +5,9 @@ from collections import Counter
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deploy.fuzz_records import DIALS, every_form, hostile_blocks, hostile_index, judge
 from shared.p2p.raw_values import RawValues
 from shared.snapshot import PeerState, Verdict
+from tests.support.fuzz_records import DIALS, every_form, hostile_blocks, hostile_index, judge
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))

@@ -8,7 +8,7 @@ import pytest
 from crawler.loop import crawl_once
 from crawler.metrics import CrawlerMetrics
 from crawler.settings import CrawlerSettings
-from deploy.simulated_server import Announcement, Model
+from deploy.demo.simulated_server import Announcement, Model
 from reachability_worker.prober import Prober
 from shared.p2p.dht_node import DHTClientNode
 from shared.snapshot import Verdict

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from deploy.simulated_server import Announcement, Model
+from deploy.demo.simulated_server import Announcement, Model
 from reachability_worker.prober import Prober
 from shared.reachability import Cause, Stage
 from shared.snapshot import Verdict
