@@ -1,7 +1,7 @@
-"""When a model is down: pure steps from one crawl to the next, over a state that is kept in Redis.
+"""This module decides when an incident opens and ends: pure steps from crawl to crawl over a state kept in Redis.
 
-An incident opens at the second crawl in a row that finds a model broken, and begins with the first of them; it
-ends in the same way. A crawl that could not judge (it failed, or too many DHT keys did not answer) counts for
+An incident opens at the second crawl in a row that finds a model broken, and starts with the first of them; it ends in
+the same way. A crawl that could not judge the model (it failed, or too many DHT keys did not answer) counts for
 neither. Only a model that was healthy before, or an official one that has servers, can have an incident.
 """
 
@@ -24,7 +24,7 @@ CRAWLS_TO_CLOSE = 2
 WITHDRAWN_AFTER = 7 * 86400.0
 """Seconds without any server after which a model counts as withdrawn, not as broken."""
 MAX_HELD = 2_000
-"""Servers of a healthy model that are remembered, to name those that it lost."""
+"""Servers of a healthy model that are stored, so that an incident can name those that the model lost."""
 MAX_LOST_BLOCKS = 20
 MAX_LOST_SERVERS = 20
 
@@ -38,7 +38,7 @@ class Held(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Watch(msgspec.Struct, frozen=True):
-    """What is remembered of a model between crawls."""
+    """What is stored about a model between crawls. Times are Unix seconds."""
 
     name: str
     official: bool
@@ -48,22 +48,22 @@ class Watch(msgspec.Struct, frozen=True):
     last_healthy: float | None = None
     held: tuple[Held, ...] = ()
     broken: int = 0
-    """Crawls in a row that found it broken."""
+    """Number of crawls in a row that found it broken."""
     healthy: int = 0
-    """Crawls in a row that found it healthy."""
+    """Number of crawls in a row that found it healthy."""
     healthy_since: float = 0.0
     suspected: Incident | None = None
-    """What becomes an incident if the next crawl finds the model broken too."""
+    """The incident that opens if the next crawl finds the model broken too."""
     incident: Incident | None = None
 
     @property
     def missed_when_absent(self) -> bool:
-        """Whether it is still looked for when nobody announces it."""
+        """Whether it counts as broken when nobody announces it."""
         return self.last_healthy is not None or self.incident is not None
 
     @classmethod
     def of(cls, incident: Incident) -> Watch:
-        """Return what an open incident tells of its model, where nothing else is known of it."""
+        """Return the watch that an open incident implies, for a model whose watch was lost."""
         return cls(
             incident.name,
             incident.official,
@@ -75,7 +75,7 @@ class Watch(msgspec.Struct, frozen=True):
 
 
 def decode_watch(data: bytes) -> Watch:
-    """Raises `ValueError` for what is none. What one of another version knew is learnt again."""
+    """Return a stored watch. Raises `ValueError` for anything else, such as one of another version."""
     try:
         watch = msgspec.msgpack.decode(data, type=Watch)
     except RecursionError as error:
@@ -91,7 +91,7 @@ def decode_watch(data: bytes) -> Watch:
 
 
 def judged(model: ModelReport | None, unanswered_keys: int) -> ModelState | None:
-    """Return the state that a crawl proves; None where keys that did not answer may explain what is missing."""
+    """Return the state that a crawl proves; None where unanswered keys may explain the missing blocks."""
     if model is None:
         return None if unanswered_keys else ModelState.BROKEN
     if model.state is ModelState.BROKEN and coverage(model).missing_blocks <= unanswered_keys:
@@ -100,7 +100,7 @@ def judged(model: ModelReport | None, unanswered_keys: int) -> ModelState | None
 
 
 def absent(prefix: str, watch: Watch) -> ModelReport:
-    """Return the report of a model that nobody announces any more. Official ones are in every snapshot."""
+    """Return a report without servers for a model that nobody announces any more."""
     return ModelReport(
         dht_prefix=prefix,
         num_blocks=watch.num_blocks,
@@ -113,9 +113,9 @@ def absent(prefix: str, watch: Watch) -> ModelReport:
 def step(
     watch: Watch | None, model: ModelReport, state: ModelState | None, at: float
 ) -> tuple[Watch | None, Incident | None]:
-    """Return what to remember after a crawl that ended `at`, and the incident that it ended.
+    """Return the watch after a crawl that ended `at`, and the incident that ended with it, each or None.
 
-    Nothing is remembered of a model that was withdrawn.
+    A model that was withdrawn has no watch any more.
     """
     if watch is not None:
         watch = _not_after(watch, at)
@@ -136,7 +136,7 @@ def step(
 
 
 def _not_after(watch: Watch, at: float) -> Watch:
-    """Cut what a clock that was ahead has remembered: nothing lasts less than no time."""
+    """Return the watch without times after `at`, which a clock that was ahead has left."""
 
     def cut(incident: Incident | None) -> Incident | None:
         if incident is None or incident.start <= at:
@@ -234,7 +234,7 @@ def _fate(state: PeerState | None) -> Fate:
     match state:
         case None:
             return Fate.GONE
-        case PeerState.ONLINE:  # elsewhere: the block is not among those that it holds
+        case PeerState.ONLINE:  # it serves other blocks now
             return Fate.MOVED
         case _:
             return Fate(state.value)

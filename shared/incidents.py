@@ -1,4 +1,4 @@
-"""A model's outage: from when to when, and which blocks lost which servers."""
+"""This module defines an incident: when a model was broken, and which blocks lost which servers."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ class Outcome(StrEnum):
 
     RECOVERED = "recovered"
     WITHDRAWN = "withdrawn"
-    """No server announced the model any more, for a week: it was given up, or moved."""
+    """No server announced the model for a week."""
 
 
 class Fate(StrEnum):
     """What became of a server that held blocks while the model was healthy."""
 
     OFFLINE = "offline"
-    """It said goodbye."""
+    """It announced that it left."""
     UNREACHABLE = "unreachable"
     JOINING = "joining"
     """It is loading blocks again."""
     MOVED = "moved"
     """It serves other blocks of the model."""
     GONE = "gone"
-    """It is not announced any more: it stopped without a word, or lost the swarm."""
+    """It is not announced any more: it stopped without an announcement, or lost the swarm."""
 
 
 class LostServer(msgspec.Struct, frozen=True):
@@ -125,7 +125,7 @@ def encode(incident: Incident) -> bytes:
 
 
 def decode(data: bytes) -> Incident:
-    """Raises `ValueError` for what is no incident."""
+    """Return a stored incident. Raises `ValueError` for anything else."""
     try:
         return checked(msgspec.msgpack.decode(data, type=Incident))
     except RecursionError as error:
@@ -133,7 +133,7 @@ def decode(data: bytes) -> Incident:
 
 
 def checked(incident: Incident) -> Incident:
-    """Return an incident that pages can draw and notices can name. Raises `ValueError` for what only looks like one."""
+    """Return the incident unchanged. Raises `ValueError` where an id, a time or a number of blocks is out of range."""
     if _ID.fullmatch(incident.id) is None:
         raise ValueError(f"not an incident: id {incident.id[:80]!r}")
     times = (incident.start, incident.last_healthy or 0.0, incident.end or 0.0)

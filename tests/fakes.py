@@ -49,7 +49,7 @@ class FakeProber:
         self.free = asyncio.Event()
         self.free.set()
 
-    async def look(self, peer: str, deadline: float) -> DialOutcome:
+    async def probe(self, peer: str, deadline: float) -> DialOutcome:
         self.looks.append(peer)
         self.looking += 1
         self.most_at_once = max(self.most_at_once, self.looking)

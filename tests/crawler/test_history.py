@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from crawler.history import commands as history_commands
 from crawler.history import writer as history
 from crawler.history.writer import HistoryWriter
-from crawler.loop import CrawlLoop
+from crawler.metrics import CrawlerMetrics
+from crawler.publish import Publisher
 from shared.snapshot import PeerState
 from shared.store import keys
 from shared.store.history import HistoryReader
@@ -197,9 +198,22 @@ async def test_a_crawler_goes_on_without_its_history(failure):
             self.asked += 1
             raise failure
 
+    class Accepting:
+        async def publish(self, snapshot, lease):
+            return 1
+
+        async def report(self, status, lease):
+            pass
+
+    class Clock:
+        now = staticmethod(time.time)
+
+        async def ask(self):
+            pass
+
     class Leader:
         lease = "1:one"
 
     failing = Failing()
-    await CrawlLoop(None, None, Leader(), None, clock=None, history=failing)._record(snapshot())
+    await Publisher(Accepting(), failing, Leader(), CrawlerMetrics(), Clock()).publish(snapshot(), attempted_at=1.0)
     assert failing.asked == 1

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from crawler.observe import records
 from crawler.observe.records import RefusedError, ServerRecord, read_model, read_server
+from crawler.text import bad_prefix, clean_text
 from shared.p2p.hivemind import MSGPackSerializer
 from shared.snapshot import PeerState
 from tests.fakes import peer_id
@@ -286,7 +287,7 @@ def test_peer_ids_are_read_in_their_one_form():
     ],
 )  # fmt: skip
 def test_it_is_said_why_a_prefix_is_none(prefix, why):
-    said = records.bad_prefix(prefix)
+    said = bad_prefix(prefix)
     assert (said is None) if why is None else said.startswith("the prefix") and why in said
 
 
@@ -316,10 +317,10 @@ def test_a_repository_may_be_as_long_as_the_limit():
 
 def test_text_is_cut_after_it_was_cleaned():
     """Spaces inside stay; what was not seen takes no room, up to four times the limit."""
-    assert records.clean_text(" a b\u2003 ", 10) == "a b"
-    assert records.clean_text("\x00" * 12 + "abcdef", 4) == "abcd"
-    assert records.clean_text("\x00" * 15 + "abcdef", 4) == "a"
-    assert records.clean_text("\x00" * 16 + "abcdef", 4) == ""
+    assert clean_text(" a b\u2003 ", 10) == "a b"
+    assert clean_text("\x00" * 12 + "abcdef", 4) == "abcd"
+    assert clean_text("\x00" * 15 + "abcdef", 4) == "a"
+    assert clean_text("\x00" * 16 + "abcdef", 4) == ""
 
 
 def test_pings_of_no_time_are_kept_and_those_that_cannot_be_are_not():

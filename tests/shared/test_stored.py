@@ -253,7 +253,7 @@ def test_any_ring_of_a_server_is_hours_that_can_be_drawn(header, ring, looks):
     for hour in server_history.unpack_hours(header + ring, history.unpack_looks(looks, NOW), NOW):
         assert 0 <= hour.online <= hour.looked <= 60
     before = server_history.unpack_header(header)
-    after = server_history.seen(before, NOW, online=True, last_look=int(NOW) - 60, missed=0)
+    after = server_history.seen(before, NOW, online=True, last_crawl=int(NOW) - 60, missed=0)
     assert server_history.changes(before, after)
 
 
