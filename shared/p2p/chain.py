@@ -142,9 +142,7 @@ class Chain:
     def _route(self, start: int, end: int) -> list[Leg]:
         """Return the best legs over servers that have not failed. Raises `_BrokenChainError`."""
         asked = [
-            server
-            for server in self._model.servers
-            if can_be_asked(server) and server.peer_id not in self._findings
+            server for server in self._model.servers if can_be_asked(server) and server.peer_id not in self._findings
         ]
         if (legs := route(asked, start, end)) is not None:
             return legs
