@@ -20,8 +20,9 @@ from rq import Queue
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
-from shared import keys, stored, tracing
+from shared import tracing
 from shared.reachability import CHECK_FUNCTION, RENEWAL, Answer, decode_answer, queue_name
+from shared.store import keys, stored
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis

@@ -39,10 +39,10 @@ from api.request_rate import RequestRate
 from api.request_spans import RequestSpans
 from api.swarm import Swarm
 from shared import tracing
-from shared.clock import RedisClock
-from shared.history_store import HistoryReader
-from shared.redis_client import connect
-from shared.snapshot_store import SnapshotReader
+from shared.store.clock import RedisClock
+from shared.store.connection import connect
+from shared.store.history import HistoryReader
+from shared.store.snapshots import SnapshotReader
 from shared.tasks import Tasks
 
 if TYPE_CHECKING:

@@ -20,10 +20,11 @@ from redis.exceptions import RedisError
 
 from api.admission import Admissions, NobodyCouldLookError, Question
 from api.request_id import current_request_id
-from shared import keys, stored, tracing
+from shared import tracing
 from shared.reachability import VANTAGE_PATTERN, Answer, decode_answer
 from shared.snapshot import Verdict
-from shared.stream_tail import StreamTail
+from shared.store import keys, stored
+from shared.store.streams import StreamTail
 from shared.tasks import awaited, end
 
 if TYPE_CHECKING:

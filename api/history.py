@@ -19,7 +19,7 @@ from api.models_api import checked_peer_id, unknown
 from api.on_demand import document
 from api.problems import Problem
 from api.queries import resource
-from shared.history import HOUR, Resolution
+from shared.store.rings import HOUR, Resolution
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from api.bodies import Body
     from api.history_cache import HistoryCache
     from api.on_demand import OnDemand
-    from shared.history import ModelSlot
-    from shared.history_store import ModelHistory, ServerHistory
+    from shared.store.history import ModelHistory, ServerHistory
+    from shared.store.rings import ModelSlot
 
 
 async def model(request: Request) -> Body:

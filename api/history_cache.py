@@ -15,13 +15,13 @@ from redis.exceptions import RedisError
 from api.headers import CORS
 from api.problems import Problem
 from api.read_through import FRESH_SECONDS, OldValueError, ReadThrough
-from shared.history import Resolution
+from shared.store.rings import Resolution
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable
 
-    from shared.history_store import HistoryReader, ModelHistory, ServerHistory
     from shared.incidents import Incident
+    from shared.store.history import HistoryReader, ModelHistory, ServerHistory
 
 MAX_ENTRIES = 128
 """Of each kind, least recently used out first. A model's minutes take about 0.3 MB, the rest far less."""

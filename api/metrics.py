@@ -13,7 +13,8 @@ from prometheus_client.registry import Collector
 
 from api.bodies import Body
 from api.server_metrics import ServerCollector
-from shared import stored, tasks
+from shared import tasks
+from shared.store import stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

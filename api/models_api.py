@@ -26,10 +26,10 @@ from api.pages import near_models, near_servers
 from api.problems import Problem
 from api.queries import resource
 from api.state import no_snapshot
-from shared.history import slowest_block
 from shared.peer_id import BadPeerIdError, parse_peer_id
 from shared.snapshot import Snapshot, Verdict
 from shared.state_document import state_document
+from shared.store.rings import slowest_block
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from shared import keys
+from shared.store import keys
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from api.on_demand import OnDemand
     from api.pages import Pages
     from api.settings import ApiSettings
-    from shared.clock import RedisClock
     from shared.snapshot import CrawlStatus, Snapshot
-    from shared.snapshot_store import SnapshotReader
+    from shared.store.clock import RedisClock
+    from shared.store.snapshots import SnapshotReader
     from shared.tasks import Tasks
 
 REFRESH_EVERY = 5.0

@@ -18,8 +18,8 @@ from api.pages.history import ModelPast, model_history_html
 from api.problems import Problem
 from api.queries import resource
 from api.state import no_snapshot
-from shared.history import Resolution
 from shared.peer_id import BadPeerIdError, parse_peer_id
+from shared.store.rings import Resolution
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -13,23 +13,23 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from crawler.crawl_loop import Crawler, CrawlLoop
 from crawler.diagnose import diagnose
-from crawler.history import HistoryWriter
-from crawler.incident_notices import IncidentNotices
+from crawler.history.writer import HistoryWriter
 from crawler.leader import Leadership
+from crawler.loop import Crawler, CrawlLoop
 from crawler.metrics import CrawlerMetrics
-from crawler.notice_queue import NoticeQueue
+from crawler.notify.incident_notices import IncidentNotices
+from crawler.notify.notice_queue import NoticeQueue
+from crawler.notify.webhook import Webhook, parse_target
+from crawler.observe.swarm import SwarmUnavailableError
 from crawler.settings import CrawlerSettings
-from crawler.swarm import SwarmUnavailableError
-from crawler.webhook import Webhook, parse_target
 from shared import heap, logs, tracing
-from shared.clock import RedisClock
 from shared.p2p.daemon import NodeError, allow_many_files
-from shared.redis_client import connect, connect_sync
 from shared.settings import begin, command_line
-from shared.snapshot_store import SnapshotWriter
 from shared.state_document import state_document
+from shared.store.clock import RedisClock
+from shared.store.connection import connect, connect_sync
+from shared.store.snapshots import SnapshotWriter
 from shared.tasks import Tasks, awaited
 from shared.text_picture import text_picture
 

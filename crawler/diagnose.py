@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from crawler.crawl_loop import crawl_once
-from crawler.swarm import SwarmUnavailableError
+from crawler.loop import crawl_once
+from crawler.observe.swarm import SwarmUnavailableError
 from shared.p2p.dht_node import DHTClientNode
 from shared.p2p.dial_errors import classify
 from shared.p2p.petals import MODEL_INDEX_KEY

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import maxminddb
 import msgspec
 
-from crawler.records import clean_text
+from crawler.observe.records import clean_text
 from shared.snapshot import Location
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from crawler.crawl_loop import crawl_once
+from crawler.loop import crawl_once
+from crawler.observe.swarm import SwarmUnavailableError
 from crawler.settings import CrawlerSettings
 from shared.p2p.dht_node import DHTClientNode
 from shared.p2p.petals import PUBLIC_INITIAL_PEERS
@@ -22,7 +23,7 @@ from shared.state_document import state_document
 if TYPE_CHECKING:
     from hivemind import DHT
 
-__all__ = ["PUBLIC_INITIAL_PEERS", "fetch_health_state"]
+__all__ = ["PUBLIC_INITIAL_PEERS", "SwarmUnavailableError", "fetch_health_state"]
 
 
 def fetch_health_state(dht: DHT, **settings: Any) -> dict[str, Any]:
@@ -33,7 +34,7 @@ def fetch_health_state(dht: DHT, **settings: Any) -> dict[str, Any]:
     (`models`, `dial_timeout`, …); the environment's apply too.
 
     Takes some seconds. Raises `TypeError` for a setting that does not exist, `pydantic.ValidationError` for a bad
-    value, `crawler.swarm.SwarmUnavailableError` where no bootstrap peer answers.
+    value, `SwarmUnavailableError` where no bootstrap peer answers.
     """
     if unknown := settings.keys() - CrawlerSettings.model_fields.keys():
         raise TypeError(f"fetch_health_state() knows no setting {', '.join(sorted(unknown))}")

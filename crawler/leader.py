@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from shared import keys
+from shared.store import keys
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis

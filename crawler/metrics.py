@@ -12,7 +12,8 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 
-from shared import stored, tasks
+from shared import tasks
+from shared.store import stored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from prometheus_client import Metric
     from redis.asyncio import Redis
 
-    from crawler.swarm import Observation
+    from crawler.observe.swarm import Observation
     from shared.snapshot import Snapshot
 
 PHASES = ("join", "look_up", "dial", "self_check", "publish", "record")

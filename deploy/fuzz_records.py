@@ -28,11 +28,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from api.legacy_metrics import LegacyCollector
 from api.pages import Pages, View
 from api.swarm_metrics import SwarmCollector
+from crawler.judge import build_snapshot
 from crawler.models import Model
-from crawler.reading import RecordReader
-from crawler.records import RefusedError, check_block, read_model
-from crawler.report import build_snapshot
-from crawler.swarm import Observation, ObservedModel
+from crawler.observe.record_reader import RecordReader
+from crawler.observe.records import RefusedError, check_block, read_model
+from crawler.observe.swarm import Observation, ObservedModel
 from shared.p2p.hivemind import MSGPackSerializer
 from shared.p2p.raw_values import RawValues
 from shared.reachability import Cause, DialOutcome, Stage

@@ -16,9 +16,9 @@ from shared import heap, logs, tracing
 from shared.p2p.daemon import allow_many_files
 from shared.peer_id import BadPeerIdError, parse_peer_id
 from shared.reachability import DialOutcome, advice
-from shared.redis_client import connect, connect_sync
 from shared.settings import begin, command_line
 from shared.snapshot import Verdict
+from shared.store.connection import connect, connect_sync
 from shared.tasks import Tasks
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
 
-from shared import stored, tasks
+from shared import tasks
+from shared.store import stored
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,8 +12,8 @@ from rq.worker import WorkerStatus
 from rq.worker.base import BaseWorker
 
 from shared.reachability import queue_name
-from shared.redis_client import SOCKET_TIMEOUT
-from shared.rq_job import InertJob
+from shared.store.connection import SOCKET_TIMEOUT
+from shared.store.rq_job import InertJob
 
 if TYPE_CHECKING:
     from redis import Redis

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import structlog
 from redis.exceptions import RedisError
 
-from shared import keys, stored
 from shared.reachability import REPLIES_KEPT, Answer, DialOutcome, encode_answer
 from shared.snapshot import Verdict
+from shared.store import keys, stored
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -25,9 +25,9 @@ from reachability_worker.registration import Registration
 from reachability_worker.results import Results
 from reachability_worker.scripts import Scripts
 from reachability_worker.spans import check_span, note_outcome
-from shared import keys, stored
-from shared.clock import RedisClock
 from shared.reachability import RENEWAL, WORKER_LEASE, Cause, DialOutcome
+from shared.store import keys, stored
+from shared.store.clock import RedisClock
 from shared.tasks import Tasks, end
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from shared.redis_client import parse_redis_url
+from shared.store.connection import parse_redis_url
 
 __all__ = [
     "CommaSeparated", "Field", "SecretUrl", "Settings", "begin", "command_line", "load", "settings_table",

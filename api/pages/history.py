@@ -12,15 +12,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from api.pages import charts, text
-from shared.history import MINUTE, Resolution
 from shared.incidents import Fate, Incident, LostBlocks, LostServer, Outcome
+from shared.store.rings import MINUTE, Resolution
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from jinja2 import Template
 
-    from shared.history_store import ModelHistory, ServerHistory
+    from shared.store.history import ModelHistory, ServerHistory
 
 API_DIR = Path(__file__).resolve().parent.parent
 DAY = 86400

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
     from api.pages.view import CheckView, View
-    from shared.history_store import ServerHistory
     from shared.snapshot import Snapshot
+    from shared.store.history import ServerHistory
 
 API_DIR = Path(__file__).resolve().parent.parent
 STATIC_DIR = API_DIR / "static"

@@ -10,8 +10,8 @@ from shared.snapshot import PeerState, Verdict
 
 if TYPE_CHECKING:
     from api.pages.view import View
-    from shared.history_store import ServerHistory
     from shared.snapshot import BootstrapPeer, ModelReport, ServerReport, Snapshot
+    from shared.store.history import ServerHistory
 
 MAX_PINGS_SHOWN = 100
 CONFLICT_ADVICE = (

@@ -23,7 +23,7 @@ from deploy import embedded_redis
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from crawler.swarm import Observation
+    from crawler.observe.swarm import Observation
 
 SIZES = {60: (4, 80), 400: (8, 80), 1_000: (12, 80), 10_000: (20, 126)}
 """Servers: models, blocks of each."""
@@ -172,16 +172,16 @@ async def _sequential(initial_peers: list[str]) -> None:
 
 
 async def _crawler(initial_peers: list[str], redis_url: str) -> None:
-    from crawler.crawl_loop import crawl_once
+    from crawler.judge import build_snapshot
     from crawler.leader import Leadership
+    from crawler.loop import crawl_once
     from crawler.metrics import CrawlerMetrics
-    from crawler.report import build_snapshot
     from crawler.settings import CrawlerSettings
     from shared.p2p.daemon import allow_many_files
     from shared.p2p.dht_node import DHTClientNode
-    from shared.redis_client import connect
     from shared.snapshot import Verdict
-    from shared.snapshot_store import SnapshotWriter
+    from shared.store.connection import connect
+    from shared.store.snapshots import SnapshotWriter
 
     class Recorder(CrawlerMetrics):
         observation: Observation

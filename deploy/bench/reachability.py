@@ -26,11 +26,12 @@ from rq.serializers import JSONSerializer
 from deploy import embedded_redis
 from deploy.bench.processes import cpu_seconds, process, rss_mb, until
 from deploy.synthetic import peer_id
-from shared import keys, logs
+from shared import logs
 from shared.reachability import CHECK_FUNCTION, Cause, DialOutcome, Stage, queue_name
-from shared.redis_client import connect
 from shared.settings import Settings
 from shared.snapshot import Verdict
+from shared.store import keys
+from shared.store.connection import connect
 
 if TYPE_CHECKING:
     import subprocess

@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from crawler.leader import Leadership
 from deploy import embedded_redis, synthetic
 from deploy.bench.processes import cpu_seconds, process, rss_mb, until
-from shared.redis_client import connect
-from shared.snapshot_store import SnapshotWriter
+from shared.store.connection import connect
+from shared.store.snapshots import SnapshotWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

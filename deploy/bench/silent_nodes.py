@@ -21,7 +21,7 @@ import time
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
-from crawler.crawl_loop import crawl_once
+from crawler.loop import crawl_once
 from crawler.settings import CrawlerSettings
 from deploy.simulated_server import Announcement, Model, SimulatedServer, TransformerConnectionHandler
 from reachability_worker.prober import Prober

@@ -10,8 +10,9 @@ import pytest
 from redis.exceptions import RedisError
 
 from api.admission import ADMITTED_AT_ONCE, Admissions, NobodyCouldLookError, Question
-from shared import keys, tracing
+from shared import tracing
 from shared.reachability import CHECK_FUNCTION, RENEWAL, Answer, encode_answer, queue_name
+from shared.store import keys
 from tests.fakes import REACHED, peer_id
 
 PEER = peer_id(1)

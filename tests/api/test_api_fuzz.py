@@ -16,10 +16,10 @@ from schemathesis.checks import (
 )
 
 from api.openapi import describe
-from crawler.history import HistoryWriter
+from crawler.history.writer import HistoryWriter
 from crawler.leader import Leadership
-from shared.redis_client import connect
-from shared.snapshot_store import SnapshotWriter
+from shared.store.connection import connect
+from shared.store.snapshots import SnapshotWriter
 from tests.api.serving import serve
 from tests.fakes import snapshot
 

@@ -17,9 +17,9 @@ from api import rendering
 from api.app import create_app
 from api.settings import ApiSettings
 from crawler.leader import Leadership
-from shared.redis_client import connect
 from shared.snapshot import BootstrapPeer, CrawlStatus, Location, PeerState, Verdict
-from shared.snapshot_store import SnapshotWriter
+from shared.store.connection import connect
+from shared.store.snapshots import SnapshotWriter
 from tests.api.serving import serve
 from tests.fakes import model, peer_id, server, snapshot
 

@@ -8,7 +8,7 @@ import pytest
 
 from api.history_cache import HistoryAwayError
 from api.read_through import ReadThrough
-from shared.redis_client import connect
+from shared.store.connection import connect
 from tests.api.past import client_of, crawl, crawl_five, swarm
 
 

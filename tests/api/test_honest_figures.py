@@ -10,7 +10,7 @@ from api.pages import view as pages_view
 from api.reachability import decide
 from shared.reachability import Answer, Cause, DialOutcome
 from shared.snapshot import Refusals, Verdict
-from shared.snapshot_store import SnapshotWriter
+from shared.store.snapshots import SnapshotWriter
 from tests.api.past import client_of, crawl
 from tests.crawler.recording import lead
 from tests.fakes import REACHED, REFUSED, model, peer_id, server, snapshot

@@ -25,8 +25,8 @@ from api.problems import Problem
 from api.settings import ApiSettings
 from crawler.leader import Leadership
 from deploy import synthetic
-from shared import keys
-from shared.snapshot_store import SnapshotWriter
+from shared.store import keys
+from shared.store.snapshots import SnapshotWriter
 from tests.api.serving import serve
 from tests.fakes import REACHED, REFUSED, FakeProber, model, peer_id, server, snapshot
 from tests.reachability_worker.simulated_worker import worker_on

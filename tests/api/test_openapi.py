@@ -12,10 +12,10 @@ from starlette.routing import Mount
 from api.app import create_app
 from api.openapi import describe
 from api.settings import ApiSettings
-from crawler.history import HistoryWriter
+from crawler.history.writer import HistoryWriter
 from crawler.leader import Leadership
 from shared.snapshot import BootstrapPeer, Location, PeerState, ReachabilityIssue, Verdict
-from shared.snapshot_store import SnapshotWriter
+from shared.store.snapshots import SnapshotWriter
 from tests.api.past import client_of
 from tests.fakes import model, peer_id, server, snapshot
 

@@ -9,9 +9,9 @@ import httpx
 import pytest
 import redis as sync_redis
 
-from shared import keys
 from shared.reachability import Cause, DialOutcome, Stage
 from shared.snapshot import Verdict
+from shared.store import keys
 from tests.api.serving import serve
 from tests.fakes import REACHED, REFUSED, FakeProber, peer_id
 from tests.reachability_worker.simulated_worker import worker_on

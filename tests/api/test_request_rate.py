@@ -3,7 +3,7 @@
 import pytest
 
 from api.request_rate import WINDOW_MS, RequestRate
-from shared import keys
+from shared.store import keys
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ import tracemalloc
 
 import pytest
 
-from crawler import reading
-from crawler.report import build_snapshot
+from crawler.judge import build_snapshot
+from crawler.observe import record_reader as reading
 from shared.snapshot import encode
 from tests.crawler.synthetic_swarm import SyntheticSwarm
 from tests.fakes import peer_id

@@ -6,8 +6,8 @@ import asyncio
 from collections import Counter
 from types import SimpleNamespace
 
-from crawler import swarm
-from crawler.swarm import Crawl
+from crawler.observe import swarm
+from crawler.observe.swarm import Crawl
 from shared.p2p.hivemind import MSGPackSerializer
 from shared.p2p.petals import MODEL_INDEX_KEY, block_key
 from shared.reachability import Cause, DialOutcome, Stage

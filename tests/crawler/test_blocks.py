@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crawler.blocks import BATCHES_AT_FIRST, KEYS_A_BATCH, MAX_BATCHES, BlockReader, spread
 from crawler.models import MAX_BLOCKS, Model
+from crawler.observe.blocks import BATCHES_AT_FIRST, KEYS_A_BATCH, MAX_BATCHES, BlockReader, spread
 from shared.p2p.petals import block_key
 
 

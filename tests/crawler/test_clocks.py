@@ -4,14 +4,14 @@ import time
 
 import pytest
 
-from crawler.crawl_loop import _dated
-from crawler.history import HistoryWriter
+from crawler.history.writer import HistoryWriter
 from crawler.incidents import step
-from shared.clock import RedisClock
-from shared.history import HOUR, Resolution
-from shared.history_store import HistoryReader
-from shared.redis_client import connect
+from crawler.loop import _dated
 from shared.snapshot import ModelState
+from shared.store.clock import RedisClock
+from shared.store.connection import connect
+from shared.store.history import HistoryReader
+from shared.store.rings import HOUR, Resolution
 from tests.crawler.recording import lead, record
 from tests.fakes import model, peer_id, server, snapshot
 
@@ -61,10 +61,10 @@ def test_an_incident_that_began_in_the_future_has_no_negative_length():
 async def test_a_wrong_clock_is_put_right_by_rediss(redis, monkeypatch, ahead):
     """What a process dates is neither from the future, which would look fresh for ever, nor too old to be believed."""
     clock, right = RedisClock(redis), time.time
-    monkeypatch.setattr("shared.clock.time.time", lambda: right() + ahead)
+    monkeypatch.setattr("shared.store.clock.time.time", lambda: right() + ahead)
     assert abs(await clock.ask() - right()) < 5
     assert abs(clock.now() - right()) < 5
-    monkeypatch.setattr("shared.clock.time.time", right)
+    monkeypatch.setattr("shared.store.clock.time.time", right)
     assert abs(clock.now() - right()) < 5
 
 
@@ -74,7 +74,7 @@ async def test_while_redis_is_away_the_last_known_time_goes_on(redis_server, mon
     clock = RedisClock(redis)
     await clock.ask()
     redis_server.kill()
-    monkeypatch.setattr("shared.clock.time.time", lambda: right() + DAY)
+    monkeypatch.setattr("shared.store.clock.time.time", lambda: right() + DAY)
     assert abs(await clock.ask() - right()) < 5
     assert abs(await RedisClock(redis).ask() - right() - DAY) < 5
     await redis.aclose()

@@ -4,10 +4,12 @@ import tracemalloc
 
 import pytest
 
-from crawler import dial_queue, model_index, reading, swarm
+from crawler.judge import build_snapshot
 from crawler.models import Model
-from crawler.report import build_snapshot
-from crawler.swarm import SwarmUnavailableError
+from crawler.observe import model_index, swarm
+from crawler.observe import probes as dial_queue
+from crawler.observe import record_reader as reading
+from crawler.observe.swarm import SwarmUnavailableError
 from shared.snapshot import MAX_ENCODED_BYTES, ModelState, PeerState, Verdict, decode, encode
 from tests.crawler.synthetic_swarm import SyntheticSwarm
 from tests.fakes import peer_id

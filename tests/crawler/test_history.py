@@ -4,14 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crawler import history, history_commands
-from crawler.crawl_loop import CrawlLoop
-from crawler.history import HistoryWriter
-from shared import keys
-from shared.history import MINUTE, ModelSlot, Resolution, sample, slowest_block
-from shared.history_store import HistoryReader
+from crawler.history import commands as history_commands
+from crawler.history import writer as history
+from crawler.history.writer import HistoryWriter
+from crawler.loop import CrawlLoop
 from shared.snapshot import PeerState
-from shared.snapshot_store import DeposedError
+from shared.store import keys
+from shared.store.history import HistoryReader
+from shared.store.rings import MINUTE, ModelSlot, Resolution, sample, slowest_block
+from shared.store.snapshots import DeposedError
 from tests.crawler.recording import START, lead, record
 from tests.fakes import model, peer_id, server, snapshot
 

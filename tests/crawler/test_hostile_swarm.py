@@ -7,7 +7,7 @@ import time
 import msgpack
 import pytest
 
-from crawler.crawl_loop import crawl_once
+from crawler.loop import crawl_once
 from crawler.settings import CrawlerSettings
 from deploy.simulated_server import Announcement, Model, announce
 from shared.p2p import addresses, petals

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crawler.history import HistoryWriter
-from crawler.history_commands import MAX_CLOSED_INCIDENTS
+from crawler.history.commands import MAX_CLOSED_INCIDENTS
+from crawler.history.writer import HistoryWriter
 from crawler.incidents import (
     MAX_LOST_BLOCKS,
     MAX_LOST_SERVERS,
@@ -21,10 +21,10 @@ from crawler.incidents import (
     step,
 )
 from crawler.leader import Leadership
-from shared import keys
-from shared.history_store import HistoryReader
 from shared.incidents import Fate, Outcome
 from shared.snapshot import MAX_BLOCKS, ModelState, PeerState
+from shared.store import keys
+from shared.store.history import HistoryReader
 from tests.fakes import model, peer_id, server, snapshot
 
 START = 1_763_900_000.0

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crawler import records
-from crawler.records import RefusedError, ServerRecord, read_model, read_server
+from crawler.observe import records
+from crawler.observe.records import RefusedError, ServerRecord, read_model, read_server
 from shared.p2p.hivemind import MSGPackSerializer
 from shared.snapshot import PeerState
 from tests.fakes import peer_id

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import msgpack
 import pytest
 
-from crawler.crawl_loop import crawl_once
+from crawler.loop import crawl_once
+from crawler.observe.swarm import SwarmUnavailableError
 from crawler.settings import CrawlerSettings
-from crawler.swarm import SwarmUnavailableError
 from deploy.simulated_server import Announcement, Model
 from shared.p2p.dht_node import DHTClientNode
 from shared.snapshot import ModelState, PeerState, Verdict

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from crawler.metrics import CrawlerMetrics
 from deploy.embedded_redis import free_port
 from reachability_worker.metrics import WorkerMetrics
-from shared.redis_client import connect
+from shared.store.connection import connect
 from tests.api.serving import serve
 from tests.fakes import FakeProber, peer_id, snapshot
 from tests.metrics.simulated_monitor import REACHED, REFUSED, crawled, worker_on

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from crawler.crawl_loop import crawl_once
+from crawler.loop import crawl_once
 from crawler.metrics import CrawlerMetrics
 from crawler.settings import CrawlerSettings
 from deploy.simulated_server import Announcement, Model

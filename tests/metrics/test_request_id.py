@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from structlog.testing import LogCapture
 
 from deploy.embedded_redis import free_port
-from shared import keys, request_id
+from shared import request_id
 from shared.reachability import decode_answer
+from shared.store import keys
 from tests.api.serving import serve
 from tests.fakes import REACHED, FakeProber, peer_id
 from tests.metrics.simulated_monitor import worker_on

@@ -19,7 +19,7 @@ from api.server_metrics import ServerCollector
 from api.swarm_metrics import MAX_ADAPTERS, MAX_MODELS, MAX_VERSIONS, OTHER, AgeCollector, SwarmCollector
 from crawler.leader import Leadership
 from shared.snapshot import BootstrapPeer, CrawlProgress, CrawlStatus, PeerState, Refusals, Verdict
-from shared.snapshot_store import SnapshotWriter
+from shared.store.snapshots import SnapshotWriter
 from tests.api.serving import serve
 from tests.fakes import model, peer_id, server, snapshot
 from tests.metrics.exported import needs

@@ -10,9 +10,9 @@ from rq import Queue, Worker
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from shared import keys
 from shared.reachability import CHECK_FUNCTION, decode_answer, queue_name
 from shared.snapshot import Verdict
+from shared.store import keys
 from tests.fakes import REACHED, REFUSED, FakeProber, peer_id
 from tests.reachability_worker import simulated_worker
 

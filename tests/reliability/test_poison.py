@@ -11,17 +11,18 @@ import pytest
 import redis as sync_redis
 
 from api.request_rate import RequestRate
-from crawler.crawl_loop import CrawlLoop
-from crawler.history import HistoryWriter
+from crawler.history.writer import HistoryWriter
 from crawler.leader import Leadership
+from crawler.loop import CrawlLoop
 from crawler.metrics import CrawlerMetrics
-from shared import keys, stored, tasks
-from shared.clock import RedisClock
-from shared.history import Resolution
-from shared.history_store import HistoryReader
+from shared import tasks
 from shared.reachability import CHECK_FUNCTION, WORKER_LEASE, Answer, DialOutcome, Stage, encode_answer, queue_name
 from shared.snapshot import CrawlStatus, Verdict
-from shared.snapshot_store import SnapshotReader, SnapshotWriter
+from shared.store import keys, stored
+from shared.store.clock import RedisClock
+from shared.store.history import HistoryReader
+from shared.store.rings import Resolution
+from shared.store.snapshots import SnapshotReader, SnapshotWriter
 from tests.api.serving import serve
 from tests.crawler.recording import lead
 from tests.fakes import REFUSED, FakeProber, model, peer_id, server, snapshot

@@ -11,10 +11,10 @@ import pytest
 import structlog
 
 from api.desk import NobodyCouldLookError, ReachabilityDesk
-from shared import keys
 from shared.reachability import MAX_QUEUED
-from shared.redis_client import connect
 from shared.snapshot import Verdict
+from shared.store import keys
+from shared.store.connection import connect
 from shared.tasks import Tasks
 from tests.fakes import peer_id
 from tests.reliability.load import Load, note

@@ -14,20 +14,20 @@ import httpx
 import pytest
 import redis as sync_redis
 
-from crawler import crawl_loop
-from crawler.crawl_loop import Crawler
+from crawler import loop as loop_module
+from crawler.loop import Crawler
 from crawler.models import Model
+from crawler.observe.swarm import SwarmUnavailableError
 from crawler.settings import CrawlerSettings
-from crawler.swarm import SwarmUnavailableError
 from deploy import healthcheck
 from deploy.embedded_redis import free_port
 from deploy.supervisor import Child, Supervisor
 from reachability_worker.metrics import WorkerMetrics
 from reachability_worker.prober import Prober
-from shared import keys
 from shared.p2p.connect import ProberNode
 from shared.p2p.daemon import NodeError
 from shared.p2p.dht_node import DHTClientNode
+from shared.store import keys
 from shared.tasks import FAILURES, Tasks
 from tests.api.serving import serve
 from tests.crawler.synthetic_swarm import SyntheticSwarm
@@ -266,8 +266,8 @@ async def test_a_crawler_replaces_its_node_after_a_crawl_that_failed(monkeypatch
             raise result
         return dht_node
 
-    monkeypatch.setattr(crawl_loop, "DHTClientNode", Node)
-    monkeypatch.setattr(crawl_loop, "crawl_once", crawl_once)
+    monkeypatch.setattr(loop_module, "DHTClientNode", Node)
+    monkeypatch.setattr(loop_module, "crawl_once", crawl_once)
     async with Crawler(CrawlerSettings(initial_peers=[f"/ip4/127.0.0.1/tcp/1/p2p/{peer_id(0)}"])) as crawler:
         with pytest.raises(NodeError):
             await crawler.crawl()

@@ -13,10 +13,10 @@ from pydantic import ValidationError
 
 from api.settings import ApiSettings
 from api.swarm import stale_after
-from crawler.dial_queue import DialQueue
 from crawler.health import fetch_health_state
+from crawler.observe.probes import DialQueue
+from crawler.observe.swarm import DIALS_WITHIN, LOOK_UPS_WITHIN
 from crawler.settings import CrawlerSettings
-from crawler.swarm import DIALS_WITHIN, LOOK_UPS_WITHIN
 from reachability_worker.settings import WorkerSettings
 from shared.p2p.swarm_settings import bootstrap_peers
 from shared.settings import begin, command_line, load, unknown_variables

@@ -17,11 +17,13 @@ from api.pages import Pages, View
 from api.rendering import Renderer
 from crawler.incidents import Watch, decode_watch
 from reachability_worker.job import BadJobError, read_check
-from shared import history, incidents, server_history, stored
-from shared.clock import RedisClock
+from shared import incidents
 from shared.reachability import Answer, Cause, DialOutcome, Stage, decode_answer, encode_answer
-from shared.redis_client import connect
 from shared.snapshot import CrawlStatus, Verdict, decode, decode_status, encode
+from shared.store import rings as history
+from shared.store import server_history, stored
+from shared.store.clock import RedisClock
+from shared.store.connection import connect
 from tests.fakes import model, peer_id, server, snapshot
 
 DEEP = 5_000
@@ -165,7 +167,7 @@ def draw_status(status):
 def draw_incident(incident):
     from api.incidents import atom_feed, incidents_document
     from api.pages.history import events
-    from crawler.notice_queue import job_id
+    from crawler.notify.notice_queue import job_id
 
     msgspec.json.encode(incidents_document([incident]))
     events([incident], NOW)

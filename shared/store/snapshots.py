@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 from redis.exceptions import ResponseError
 
-from shared import keys, stored
 from shared.snapshot import CrawlStatus, Snapshot, decode, decode_status, encode
-from shared.stream_tail import StreamTail
+from shared.store import keys, stored
+from shared.store.streams import StreamTail
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import structlog
 from redis.exceptions import RedisError, ResponseError
 
-from shared import stored
+from shared.store import stored
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable

@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from crawler import strain
-from crawler.report import build_snapshot
-from crawler.strain import Strain
+from crawler.judge import build_snapshot
+from crawler.observe import overload as strain
+from crawler.observe.overload import Strain
 from shared.snapshot import PeerState, Verdict
 from tests.crawler.synthetic_swarm import SyntheticSwarm
 from tests.fakes import peer_id

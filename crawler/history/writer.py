@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from crawler.history_commands import (
+from crawler.history.commands import (
     YEAR,
     FollowedModel,
     Stood,
@@ -20,18 +20,19 @@ from crawler.history_commands import (
     withdrawal_commands,
 )
 from crawler.incidents import absent, decode_watch, judged
-from shared import incidents, keys, stored
-from shared.history import LOOKS, MINUTE, Resolution, unpack_look
-from shared.server_history import HEADER_BYTES, LIFE_SECONDS, place_of
+from shared import incidents
 from shared.snapshot import ModelState, PeerState, Snapshot
-from shared.snapshot_store import deposed
+from shared.store import keys, stored
+from shared.store.rings import LOOKS, MINUTE, Resolution, unpack_look
+from shared.store.server_history import HEADER_BYTES, LIFE_SECONDS, place_of
+from shared.store.snapshots import deposed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from redis.asyncio import Redis
 
-    from crawler.history_commands import Command
+    from crawler.history.commands import Command
 
 T = TypeVar("T")
 
@@ -45,7 +46,7 @@ CLOCK_TOLERANCE = 60.0
 # KEYS: lease, head, models, servers, watch, open incidents.
 # ARGV: the writer's lease, the head that it read, the new head, models kept, servers kept, oldest score of a model,
 # of a server, prefix of servers' keys, how many prefixes of models' keys and these; then the commands, each after
-# the number of its parts. The keys that commands and prefixes name are those of shared/keys.py, of one database.
+# the number of its parts. The keys that commands and prefixes name are those of shared/store/keys.py, of one database.
 _APPEND = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return redis.error_reply('DEPOSED') end
 if (redis.call('GET', KEYS[2]) or '') ~= ARGV[2] then return redis.error_reply('STALE') end

@@ -15,27 +15,27 @@ import msgspec
 import structlog
 from redis.exceptions import RedisError
 
+from crawler.judge import build_snapshot
 from crawler.leader import RENEW_EVERY
-from crawler.report import build_snapshot
-from crawler.swarm import Crawl, SwarmUnavailableError
+from crawler.observe.swarm import Crawl, SwarmUnavailableError
 from shared import heap, tracing
 from shared.p2p.connect import ProberNode
 from shared.p2p.daemon import NodeError
 from shared.p2p.dht_node import DHTClientNode
 from shared.snapshot import CrawlStatus, Snapshot
-from shared.snapshot_store import DeposedError, SnapshotWriter
+from shared.store.snapshots import DeposedError, SnapshotWriter
 from shared.tasks import awaited, end
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from crawler.history import HistoryWriter
+    from crawler.history.writer import HistoryWriter
     from crawler.leader import Leadership
     from crawler.metrics import CrawlerMetrics
+    from crawler.observe.swarm import Observation
     from crawler.settings import CrawlerSettings
-    from crawler.swarm import Observation
-    from shared.clock import RedisClock
     from shared.snapshot import CrawlProgress
+    from shared.store.clock import RedisClock
 
 MAX_CRAWL_SECONDS = 300.0
 """A crawl that takes longer is given up: something in it hangs that its own deadlines do not cover."""

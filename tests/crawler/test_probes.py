@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from crawler import dial_queue
-from crawler.dial_queue import DialQueue
+from crawler.observe import probes as dial_queue
+from crawler.observe.probes import DialQueue
 from tests.fakes import REACHED
 
 

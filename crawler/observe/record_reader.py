@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from crawler.records import RefusedError, ServerRecord, check_peer_id, read_server
+from crawler.observe.records import RefusedError, ServerRecord, check_peer_id, read_server
 
 if TYPE_CHECKING:
     from collections.abc import Collection

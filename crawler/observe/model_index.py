@@ -11,8 +11,8 @@ import random
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from crawler.blocks import Place
 from crawler.models import Model
+from crawler.observe.blocks import Place
 from shared.snapshot import Verdict
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """What is kept of one server: a header of 24 bytes, then a ring of one byte an hour for 30 days.
 
 The byte is the number of minutes of that hour in which a crawl found the server online. Beside the minutes in
-which any crawl saw the swarm (`shared.history.LOOKS`) it is an uptime; where nobody looked, there is none.
+which any crawl saw the swarm (`shared.store.rings.LOOKS`) it is an uptime; where nobody looked, there is none.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import struct
 
 import msgspec
 
-from shared.history import HOUR, HOURS_KEPT, MINUTE
+from shared.store.rings import HOUR, HOURS_KEPT, MINUTE
 
 _HEADER = struct.Struct("<IIIIIHBB")
 HEADER_BYTES = _HEADER.size

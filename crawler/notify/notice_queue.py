@@ -2,7 +2,7 @@
 
 RQ keeps the books (`rq info` shows them, `rq requeue` sends one again that was given up); the leading crawler does
 the work, one notice at a time, in a thread. A job holds the notice and nothing else: where it goes and what signs
-it stands in the settings, and nothing in Redis names code (`shared.rq_job`).
+it stands in the settings, and nothing in Redis names code (`shared.store.rq_job`).
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from rq.serializers import JSONSerializer
 from rq.timeouts import TimerDeathPenalty
 from rq.worker import SimpleWorker
 
-from crawler.webhook import DeliveryError
-from shared import keys, stored
+from crawler.notify.webhook import DeliveryError
 from shared.incidents import Incident  # noqa: TC001 - msgspec reads the annotation
-from shared.redis_client import SOCKET_TIMEOUT
-from shared.rq_job import InertJob, purge
-from shared.snapshot_store import DeposedError
+from shared.store import keys, stored
+from shared.store.connection import SOCKET_TIMEOUT
+from shared.store.rq_job import InertJob, purge
+from shared.store.snapshots import DeposedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,7 +15,7 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq.utils import as_text
 
-from shared import keys, stored
+from shared.store import keys, stored
 
 if TYPE_CHECKING:
     from redis import Redis

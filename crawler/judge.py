@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from crawler.models import Model
-    from crawler.records import ServerRecord
-    from crawler.swarm import Observation, ObservedModel
+    from crawler.observe.records import ServerRecord
+    from crawler.observe.swarm import Observation, ObservedModel
     from shared.reachability import DialOutcome
 
 MIN_BLOCKS_FOR_A_NAME = 10

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from crawler.incidents import Watch, step
-from shared import incidents, keys
-from shared.history import DAY, LOOKS, Resolution, pack_look, pack_model, sample, unpack_model
-from shared.server_history import LIFE_SECONDS, changes, seen, unpack_header
+from shared import incidents
+from shared.store import keys
+from shared.store.rings import DAY, LOOKS, Resolution, pack_look, pack_model, sample, unpack_model
+from shared.store.server_history import LIFE_SECONDS, changes, seen, unpack_header
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from crawler.models import MAX_BLOCKS
-from crawler.records import RefusedError, read_server
+from crawler.observe.records import RefusedError, read_server
 from shared.p2p.petals import block_key
 from shared.tasks import awaited, end
 

@@ -1,4 +1,4 @@
-"""Read the history: what `crawler.history.HistoryWriter` wrote, as slots in which somebody looked."""
+"""Read the history: what `crawler.history.writer.HistoryWriter` wrote, as slots in which somebody looked."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from shared import incidents, keys, stored
-from shared.history import HOUR, ModelSlot, Resolution, unpack_looks, unpack_model_ring
-from shared.server_history import ServerHour, ServerRecord, unpack_header, unpack_hours
+from shared import incidents
+from shared.store import keys, stored
+from shared.store.rings import HOUR, ModelSlot, Resolution, unpack_looks, unpack_model_ring
+from shared.store.server_history import ServerHour, ServerRecord, unpack_header, unpack_hours
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis

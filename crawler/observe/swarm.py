@@ -1,4 +1,4 @@
-"""Observe the swarm: who announces what, and who answers. Facts only; `crawler.report` judges them.
+"""Observe the swarm: who announces what, and who answers. Facts only; `crawler.judge` judges them.
 
 Look-ups and dials overlap: a server is dialled as soon as its first record arrives.
 """
@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from crawler.blocks import BlockReader, spread
-from crawler.dial_queue import DialQueue
-from crawler.model_index import first_that_fit, fit_early, reached, served_before, served_first, standing
-from crawler.reading import RecordReader
-from crawler.records import RefusedError, ServerRecord, check_block, clean_text, read_model
-from crawler.strain import Strain
+from crawler.observe.blocks import BlockReader, spread
+from crawler.observe.model_index import first_that_fit, fit_early, reached, served_before, served_first, standing
+from crawler.observe.overload import Strain
+from crawler.observe.probes import DialQueue
+from crawler.observe.record_reader import RecordReader
+from crawler.observe.records import RefusedError, ServerRecord, check_block, clean_text, read_model
 from shared import tracing
 from shared.p2p.dial_errors import classify
 from shared.p2p.multiaddr import from_text, to_text
@@ -33,8 +33,8 @@ from shared.tasks import awaited, end
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
-    from crawler.blocks import Place
     from crawler.models import Model
+    from crawler.observe.blocks import Place
     from shared.p2p.connect import ProberNode
     from shared.p2p.dht_node import DHTClientNode
     from shared.p2p.raw_values import SubkeyValues

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
 
-from crawler.notice_queue import Notice
-from shared import keys, stored
-from shared.history_store import HistoryReader
-from shared.snapshot_store import DeposedError, deposed
+from crawler.notify.notice_queue import Notice
+from shared.store import keys, stored
+from shared.store.history import HistoryReader
+from shared.store.snapshots import DeposedError, deposed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from crawler.leader import Leadership
-    from crawler.notice_queue import NoticeQueue
-    from shared.clock import RedisClock
+    from crawler.notify.notice_queue import NoticeQueue
     from shared.incidents import Incident
+    from shared.store.clock import RedisClock
 
 LOOK_EVERY = 5.0
 """Seconds between looks at whether a crawl has been recorded, and whether a notice is due again."""

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crawler.judge import best_span, build_snapshot, conflict, peer_state
 from crawler.models import Model
-from crawler.records import ServerRecord
-from crawler.report import best_span, build_snapshot, conflict, peer_state
-from crawler.swarm import Observation, ObservedModel
+from crawler.observe.records import ServerRecord
+from crawler.observe.swarm import Observation, ObservedModel
 from shared.p2p.petals import ServerInfo, ServerState, load_petals_module
 from shared.reachability import Cause, DialOutcome, Stage, advice, message
 from shared.snapshot import SCHEMA_VERSION, BootstrapPeer, ModelState, PeerState, Refusals, Span, Verdict
