@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from crawler.history.writer import HistoryWriter
+    from crawler.inference.rounds import InferenceChecks
     from crawler.leader import Leadership
     from crawler.metrics import CrawlerMetrics
     from crawler.observe.swarm import Observation
@@ -166,7 +167,9 @@ class CrawlLoop:
         *,
         clock: RedisClock,
         history: HistoryWriter | None = None,
+        inference: InferenceChecks | None = None,
     ) -> None:
+        self._inference = inference
         self._settings = settings
         self._writer = writer
         self._leadership = leadership
@@ -227,6 +230,8 @@ class CrawlLoop:
         )
         if published is not None and ours and (self._last is None or published.taken_at > self._last.taken_at):
             self._last = published
+            if self._inference is not None:
+                self._inference.restore(published)
         self._metrics.elections.inc()
         log.info("leading", lease=self._leadership.lease, goes_on_from=self._last.taken_at if self._last else None)
 
@@ -273,7 +278,10 @@ class CrawlLoop:
             await self._failed(error, attempted_at)
             return
         await self._clock.ask()
-        snapshot = self._last = _dated(snapshot, self._clock.now() - time.time())
+        snapshot = _dated(snapshot, self._clock.now() - time.time())
+        if self._inference is not None:
+            snapshot = self._inference.merged(snapshot)
+        self._last = snapshot
         self._metrics.crawled(snapshot)
         size = None
         try:

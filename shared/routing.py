@@ -83,7 +83,7 @@ def _legs(last: _Way, end: int) -> list[Leg]:
     way: _Way | None = last
     while way is not None:
         legs.append(Leg(way.server, way.entered, end))
-        way, end = way.before, way.entered
+        end, way = way.entered, way.before
     return legs[::-1]
 
 

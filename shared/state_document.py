@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from shared.inference import inference_document, usability_document
 from shared.peer_id import short_peer_id
 from shared.snapshot import SCHEMA_VERSION, Verdict
 
@@ -43,6 +44,7 @@ def state_document(snapshot: Snapshot, *, show_addresses: bool = True) -> dict[s
         "refused_records": snapshot.refused.by_reason,
         "undialled_servers": snapshot.undialled_servers,
         "unanswered_keys": snapshot.unanswered_keys,
+        "inference_peer_id": snapshot.inference_peer_id,
     }
 
 
@@ -61,6 +63,7 @@ def _model(model: ModelReport, show_addresses: bool) -> dict[str, Any]:
         "dht_prefix": model.dht_prefix,
         "official": model.official,
         "limited": model.limited,
+        "usability": usability_document(model.usability),
         "server_rows": [_server_row(server, pings.get(server.peer_id, {}), show_addresses) for server in model.servers],
     }
 
@@ -107,6 +110,7 @@ def _server_row(server: ServerReport, pings_to_me: dict[str, float | None], show
             "rtt": server.rtt,
         },
         "conflict": server.conflict,
+        "inference": inference_document(server.inference),
     }
     if server.cache_tokens_left is not None:
         row["cache_tokens_left_per_block"] = server.cache_tokens_left_per_block

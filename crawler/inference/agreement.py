@@ -70,7 +70,7 @@ def cosine(one: Sequence[float], other: Sequence[float]) -> float:
     lengths = math.sqrt(sum(map(mul, one, one))) * math.sqrt(sum(map(mul, other, other)))
     if not 0 < lengths < math.inf:
         return 1.0 if list(one) == list(other) else 0.0
-    return sum(map(mul, one, other)) / lengths
+    return float(sum(map(mul, one, other))) / lengths
 
 
 def lowest_allowed(one: str, other: str) -> float:

@@ -8,9 +8,11 @@ spares it some waiting.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from shared.inference import Hop, InferenceOutcome, ServerInference, Usability, UsabilityState
@@ -21,7 +23,7 @@ from shared.snapshot import PeerState, Verdict
 
 if TYPE_CHECKING:
     from array import array
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from shared.p2p.daemon import Daemon
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 SLOW_STEP = 1.0
 """Seconds per token on one server from which a model counts as degraded."""
+CHAIN_TIMEOUT = 120.0
+"""Seconds for all of it."""
 MAX_FAILURES = 8
 """Servers of a model that may fail before a chain is given up. Petals' client tries for ever."""
 
@@ -83,13 +87,16 @@ class Chain:
         connection: Callable[[ServerReport], AbstractAsyncContextManager[None]],
         model: ModelReport,
         *,
+        not_asked: Mapping[str, ServerInference] = MappingProxyType({}),
         now: Callable[[], float] = time.time,
     ) -> None:
+        """`not_asked` are servers that are left out, and what is known of them instead."""
         self._daemon = daemon
         self._connection = connection
         self._model = model
         self._now = now
-        self._findings: dict[str, ServerInference] = {}
+        self._findings: dict[str, ServerInference] = dict(not_asked)
+        self._failures = 0
         self._links: list[Link] = []
         self._stack = AsyncExitStack()
 
@@ -98,7 +105,7 @@ class Chain:
         began = self._now()
         tokens: list[float] = []
         try:
-            async with self._stack:
+            async with asyncio.timeout(CHAIN_TIMEOUT), self._stack:
                 self._links = [Link(leg) for leg in self._route(0, self._model.num_blocks)]
                 await self._connect_all()
                 for token, values in enumerate(inputs):
@@ -106,26 +113,35 @@ class Chain:
                     await self._take(token, values)
                     tokens.append(time.perf_counter() - started)
         except _BrokenChainError as broken:
-            usability = Usability(broken.state, began, str(broken), self._path())
-            return ChainResult(usability, self._findings, [link for link in self._links if link.outputs])
-        for link in self._links:
+            return self._result(Usability(broken.state, began, str(broken), self._path()))
+        except TimeoutError:
+            return self._result(
+                Usability(UsabilityState.UNUSABLE, began, f"no token within {CHAIN_TIMEOUT:g} s", self._path())
+            )
+        weaknesses = self._weaknesses()
+        return self._result(
+            Usability(
+                UsabilityState.DEGRADED if weaknesses else UsabilityState.USABLE,
+                began,
+                "; ".join(weaknesses) or None,
+                self._path(),
+                seconds_first_token=tokens[0],
+                seconds_per_token=tokens[-1],
+            )
+        )
+
+    def _result(self, usability: Usability) -> ChainResult:
+        links = [link for link in self._links if link.outputs]
+        for link in links:
+            link.session = None
             self._findings[link.leg.server.peer_id] = ServerInference(
                 InferenceOutcome.COMPUTED,
                 link.blocks,
-                began,
+                usability.checked_at,
                 seconds_first_step=link.seconds[0],
                 seconds_per_step=link.seconds[-1],
             )
-        weaknesses = self._weaknesses()
-        usability = Usability(
-            UsabilityState.DEGRADED if weaknesses else UsabilityState.USABLE,
-            began,
-            "; ".join(weaknesses) or None,
-            self._path(),
-            seconds_first_token=tokens[0],
-            seconds_per_token=tokens[-1],
-        )
-        return ChainResult(usability, self._findings, self._links)
+        return ChainResult(usability, self._findings, links)
 
     def _path(self) -> tuple[Hop, ...]:
         return tuple(
@@ -226,9 +242,10 @@ class Chain:
         self._findings[link.leg.server.peer_id] = ServerInference(
             error.outcome, link.blocks, self._now(), detail=error.detail
         )
-        if len(self._findings) > MAX_FAILURES:
+        self._failures += 1
+        if self._failures > MAX_FAILURES:
             raise _BrokenChainError(
-                UsabilityState.UNUSABLE, f"{len(self._findings)} servers failed, the last one with: {error.detail}"
+                UsabilityState.UNUSABLE, f"{self._failures} servers failed, the last one with: {error.detail}"
             )
         replacing = [Link(leg) for leg in self._route(*link.blocks)]
         replacing[0].inputs = link.inputs

@@ -30,6 +30,7 @@ from shared.tasks import awaited, end
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Iterable
+    from pathlib import Path
 
     from shared.p2p.hivemind import P2P
 
@@ -55,9 +56,9 @@ class ProberNode(Daemon):
         """Petals versions by the peers' own word, of those that this daemon reached and asked."""
 
     @classmethod
-    async def open(cls) -> Self:
-        """Start a daemon; takes about 0.2 s. Raises `NodeError`."""
-        return cls(await start_p2pd("none"))
+    async def open(cls, identity: Path | None = None) -> Self:
+        """Start a daemon; takes about 0.2 s. `identity` is a file that keeps its peer id. Raises `NodeError`."""
+        return cls(await start_p2pd("none", identity))
 
 
 @dataclass

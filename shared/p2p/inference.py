@@ -100,7 +100,7 @@ def read_schema(serialized_info: bytes) -> BlockSchema:
     try:
         info = _unpack(serialized_info)
         (descriptor,) = _items(info["outputs_schema"])
-        shape = _items(_unpack(descriptor.data)["size"])
+        shape = _items(_unpack(bytes(descriptor.data))["size"])
         hidden_size = shape[-1]
         tokens = info.get("cache_tokens_available")
     except (
@@ -125,7 +125,7 @@ def _unpack(data: bytes) -> Any:
 
 def _items(packed: Any) -> list[Any]:
     """Return a list, or the items of hivemind's tuple."""
-    items = _unpack(packed.data) if isinstance(packed, msgspec.msgpack.Ext) and packed.code == _TUPLE else packed
+    items = _unpack(bytes(packed.data)) if isinstance(packed, msgspec.msgpack.Ext) and packed.code == _TUPLE else packed
     if not isinstance(items, list):
         raise TypeError("neither a list nor a tuple")
     return items
