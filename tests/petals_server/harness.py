@@ -79,6 +79,7 @@ def run_client(  # noqa: PLR0917 - a client and its swarm
     }
     (folder / "client.json").write_text(json.dumps(asked))
     # Its DHT process outlives it and would hold a pipe open: its output goes to a file, its group is ended.
+    (folder / "client.log").unlink(missing_ok=True)
     with Group("client", [venv(), HERE / "client.py", folder / "client.json"], folder, _environment(folder)) as client:
         return dict(json.loads(client.wait_for_line(r"RESULT (\{.*\})", CLIENT_WITHIN).group(1)))
 

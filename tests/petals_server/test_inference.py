@@ -46,7 +46,7 @@ class Swarm(NamedTuple):
 
 @pytest.fixture(scope="module")
 def swarm(folder: Path, bootstrap: Bootstrap) -> Iterator[Swarm]:
-    """Seven servers: blocks 0:2 with the same weights twice, in bfloat16, and with others; 2:4; NaN; no cache."""
+    """Seven servers: blocks 0:2 with the same weights twice, in bfloat16, and with others; 2:4; NaN; cache for one token only."""
     models = {kind: make_model(folder / kind, LAYERS, kind) for kind in ("good", "other", "nan")}
     made: dict[str, dict[str, Any]] = {
         "first": {"dht_prefix": CHAIN, "model": models["good"], "blocks": (0, 2)},
@@ -55,7 +55,7 @@ def swarm(folder: Path, bootstrap: Bootstrap) -> Iterator[Swarm]:
         "other": {"dht_prefix": CHAIN, "model": models["other"], "blocks": (0, 2)},
         "second": {"dht_prefix": CHAIN, "model": models["good"], "blocks": (2, 4)},
         "nan": {"dht_prefix": NAN, "model": models["nan"], "blocks": (0, 4)},
-        "full": {"dht_prefix": FULL, "model": models["good"], "blocks": (0, 4), "attn_cache_tokens": 0},
+        "full": {"dht_prefix": FULL, "model": models["good"], "blocks": (0, 4), "attn_cache_tokens": 1},
     }
     servers: dict[str, PetalsServer] = {}
     try:
