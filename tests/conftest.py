@@ -123,12 +123,12 @@ class PrivateSwarm:
     def call(self, coroutine, timeout=30):
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout)
 
-    def start(self, announcement=None, *, serves=True, announce=True):
+    def start(self, announcement=None, *, serves=True, announce=True, **more):
         """Start a server and write its records."""
         from deploy.simulated_server import SimulatedServer
 
         peers = getattr(self, "initial_peers", None)
-        server = self.call(SimulatedServer.start(peers, announcement, serves=serves))
+        server = self.call(SimulatedServer.start(peers, announcement, serves=serves, **more))
         self._servers.append(server)
         if announcement is not None and announce:
             self.call(server.announce(via=self.bootstrap))

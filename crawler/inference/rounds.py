@@ -148,13 +148,14 @@ class InferenceChecks:
             if snapshot is None:
                 return
             models = [model for model in snapshot.models if self._models is None or model.dht_prefix in self._models]
-            if not any(can_be_asked(server) for model in models for server in model.servers):
-                self._without_servers(models)
+            self._without_servers(models)
+            due = _due(models, slot)
+            if not due:
                 continue
             try:
                 async with await ProberNode.open(identity) as node:
                     self._peer_id = node.peer_id
-                    await self._slot(_Checker(self, current, node), slot, models)
+                    await self._slot(_Checker(self, current, node), due)
             except NodeError as error:
                 log.warning("no inference checks: the node does not start", error=str(error))
         log.info(
@@ -167,17 +168,13 @@ class InferenceChecks:
             ).items()},
         )  # fmt: skip
 
-    async def _slot(self, checker: _Checker, slot: int, models: Sequence[ModelReport]) -> None:
-        if slot == 0:
-            await _all(CHAINS_AT_ONCE, [partial(checker.chain, model) for model in models])
-        else:
-            due = [
-                (model, server)
-                for model in models
-                for server in model.servers
-                if can_be_asked(server) and slot_of(server.peer_id, SLOTS - 1) == slot - 1
-            ]
-            await _all(SESSIONS_AT_ONCE, [partial(checker.server, *one) for one in due])
+    @staticmethod
+    async def _slot(checker: _Checker, due: Sequence[tuple[ModelReport, ServerReport | None]]) -> None:
+        """Make the checks of a slot: a chain where no server is named."""
+        chains = [partial(checker.chain, model) for model, server in due if server is None]
+        steps = [partial(checker.server, model, server) for model, server in due if server is not None]
+        await _all(CHAINS_AT_ONCE, chains)
+        await _all(SESSIONS_AT_ONCE, steps)
 
     def _without_servers(self, models: Iterable[ModelReport]) -> None:
         """Say of models that nobody can compute that they are unusable."""
@@ -331,6 +328,18 @@ def _packed(addresses: Iterable[str]) -> list[bytes]:
         with suppress(MalformedAddressError):
             packed.append(from_text(address))
     return packed
+
+
+def _due(models: Sequence[ModelReport], slot: int) -> list[tuple[ModelReport, ServerReport | None]]:
+    """Return what a slot of a round checks: the first one each model's chain, the others each some servers."""
+    if slot == 0:
+        return [(model, None) for model in models if any(map(can_be_asked, model.servers))]
+    return [
+        (model, server)
+        for model in models
+        for server in model.servers
+        if can_be_asked(server) and slot_of(server.peer_id, SLOTS - 1) == slot - 1
+    ]
 
 
 async def _all(at_once: int, work: Sequence[Callable[[], Awaitable[None]]]) -> None:

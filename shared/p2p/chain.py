@@ -131,7 +131,7 @@ class Chain:
         )
 
     def _result(self, usability: Usability) -> ChainResult:
-        links = [link for link in self._links if link.outputs]
+        links = [link for link in self._links if link.outputs and link.leg.server.peer_id not in self._findings]
         for link in links:
             link.session = None
             self._findings[link.leg.server.peer_id] = ServerInference(
@@ -152,7 +152,7 @@ class Chain:
                 seconds_per_step=link.seconds[-1],
             )
             for link in self._links
-            if link.seconds
+            if link.seconds and link.leg.server.peer_id not in self._findings
         )
 
     def _route(self, start: int, end: int) -> list[Leg]:

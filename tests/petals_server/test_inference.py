@@ -46,7 +46,7 @@ class Swarm(NamedTuple):
 
 @pytest.fixture(scope="module")
 def swarm(folder: Path, bootstrap: Bootstrap) -> Iterator[Swarm]:
-    """Seven servers: blocks 0:2 with the same weights twice, in bfloat16, and with others; 2:4; NaN; cache for one token only."""
+    """Seven servers: blocks 0:2 with the same weights twice, in bfloat16, and with others; 2:4; NaN; no cache left."""
     models = {kind: make_model(folder / kind, LAYERS, kind) for kind in ("good", "other", "nan")}
     made: dict[str, dict[str, Any]] = {
         "first": {"dht_prefix": CHAIN, "model": models["good"], "blocks": (0, 2)},
