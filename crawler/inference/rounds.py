@@ -73,9 +73,17 @@ class _Round:
         default_factory=lambda: defaultdict(dict)
     )
     """Servers that were given the same: by model, blocks, whether a hop's input, adapter."""
+    cosines: defaultdict[tuple[str, tuple[int, int], bool, str | None], dict[tuple[str, str], tuple[float, bool]]] = (
+        field(default_factory=lambda: defaultdict(dict))
+    )
+    _inputs: dict[tuple[str, int], tuple[array[float], ...]] = field(default_factory=dict)
 
     def inputs(self, dht_prefix: str, hidden_size: int) -> tuple[array[float], ...]:
-        return random_inputs(hidden_size, f"{self.secret}:{dht_prefix}")
+        """Return the random input of all servers of a model in this round."""
+        key = dht_prefix, hidden_size
+        if key not in self._inputs:
+            self._inputs[key] = random_inputs(hidden_size, f"{self.secret}:{dht_prefix}")
+        return self._inputs[key]
 
 
 class InferenceChecks:
@@ -316,9 +324,10 @@ class _Checker:
         outputs: Sequence[array[float]],
     ) -> None:
         """Compare a server's numbers with those of all who were given the same in this round."""
-        group = self.round.groups[dht_prefix, step.blocks, step.hop is not None, step.adapter]
+        key = dht_prefix, step.blocks, step.hop is not None, step.adapter
+        group = self.round.groups[key]
         group[server.peer_id] = numbers(inputs, outputs, precision_of(server.torch_dtype, server.quant_type))
-        self.checks.results.add_agreements(dht_prefix, compare(group, step.blocks))
+        self.checks.results.add_agreements(dht_prefix, compare(group, step.blocks, self.round.cosines[key]))
 
 
 def _packed(addresses: Iterable[str]) -> list[bytes]:
