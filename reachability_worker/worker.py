@@ -26,6 +26,7 @@ from reachability_worker.results import Results
 from reachability_worker.scripts import Scripts
 from reachability_worker.spans import check_span, note_outcome
 from shared.reachability import RENEWAL, WORKER_LEASE, Cause, DialOutcome
+from shared.snapshot import Verdict
 from shared.store import keys, stored
 from shared.store.clock import RedisClock
 from shared.tasks import Tasks, end
@@ -207,7 +208,10 @@ class ConcurrentWorker:
                 # Not the peer's fault: another worker may be able to look. Where none is, the api tells the callers.
                 await self._hand_back([check.job_id])
             else:
-                self._results.put(check, outcome, span.traceparent)
+                inference = None
+                if check.inference is not None and outcome.verdict is Verdict.REACHABLE:
+                    inference = await self._prober.infer(check.peer_id, outcome, check.inference, check.deadline)
+                self._results.put(check, outcome, span.traceparent, inference)
 
     async def _look(self, check: Check) -> DialOutcome:
         started = time.monotonic()

@@ -7,10 +7,13 @@ only, no display text but `detail` and `reason`. Times are Unix seconds, duratio
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Annotated
 
 import msgspec
 
 MAX_DETAIL_CHARS = 300
+MAX_BLOCKS = 1000
+"""That one request may name."""
 
 
 class InferenceOutcome(StrEnum):
@@ -105,6 +108,14 @@ class Usability(msgspec.Struct, frozen=True, gc=False):
     """As far as the chain came."""
     seconds_first_token: float | None = None
     seconds_per_token: float | None = None
+
+
+class InferenceRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a queued check is asked to compute besides looking: blocks `start <= block < end` of a model."""
+
+    dht_prefix: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+    start: Annotated[int, msgspec.Meta(ge=0, lt=MAX_BLOCKS)]
+    end: Annotated[int, msgspec.Meta(gt=0, le=MAX_BLOCKS)]
 
 
 def inference_document(inference: ServerInference | None) -> dict[str, object] | None:

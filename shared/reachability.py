@@ -11,6 +11,7 @@ from enum import StrEnum
 
 import msgspec
 
+from shared.inference import ServerInference  # noqa: TC001 - msgspec reads the annotation
 from shared.snapshot import MAX_UNIX_SECONDS, Verdict
 
 QUEUE_PREFIX = "reachability"
@@ -283,6 +284,8 @@ class Answer(msgspec.Struct, frozen=True):
     """Whose request the worker looked for; a verdict that is used again keeps its first one."""
     traceparent: str = ""
     """The look's span, where looks are traced: requests that share it link to it."""
+    inference: ServerInference | None = None
+    """What a step of inference showed, where one was asked for and the peer was reached."""
 
 
 _answer_encoder = msgspec.json.Encoder()

@@ -13,7 +13,7 @@ import tempfile
 import time
 import zlib
 from collections import Counter, defaultdict
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,7 @@ from shared.p2p.chain import Chain, Link, can_be_asked
 from shared.p2p.connect import NotConnectedError, ProberNode, connection
 from shared.p2p.daemon import NodeError
 from shared.p2p.inference import TOKENS, InferenceError, ask_schema, check_server, random_inputs
-from shared.p2p.multiaddr import MalformedAddressError, from_text
+from shared.p2p.multiaddr import packed
 from shared.p2p.petals import block_key
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ class InferenceChecks:
             raise InferenceError(InferenceOutcome.UNKNOWN, "another check of it goes on") from None
         try:
             rules = AddressRules(self._dial_private, frozenset((node.peer_id,)))
-            addresses = _packed(server.multiaddrs)
+            addresses = packed(server.multiaddrs)
             async with connection(node, server.peer_id, addresses, rules, within=self._dial_timeout):
                 yield
         except NotConnectedError as error:
@@ -328,15 +328,6 @@ class _Checker:
         group = self.round.groups[key]
         group[server.peer_id] = numbers(inputs, outputs, precision_of(server.torch_dtype, server.quant_type))
         self.checks.results.add_agreements(dht_prefix, compare(group, step.blocks, self.round.cosines[key]))
-
-
-def _packed(addresses: Iterable[str]) -> list[bytes]:
-    """Return multiaddrs as bytes, but for those that this version cannot write."""
-    packed = []
-    for address in addresses:
-        with suppress(MalformedAddressError):
-            packed.append(from_text(address))
-    return packed
 
 
 def _due(models: Sequence[ModelReport], slot: int) -> list[tuple[ModelReport, ServerReport | None]]:

@@ -27,6 +27,7 @@ from deploy import embedded_redis
 from deploy.bench.processes import cpu_seconds, process, rss_mb, until
 from deploy.synthetic import peer_id
 from shared import logs
+from shared.inference import ServerInference
 from shared.reachability import CHECK_FUNCTION, Cause, DialOutcome, Stage, queue_name
 from shared.settings import Settings
 from shared.snapshot import Verdict
@@ -62,6 +63,9 @@ class SimulatedProber:
             await asyncio.sleep(min(self._frozen_seconds, max(0.0, deadline - time.monotonic())))
             return DialOutcome(Verdict.UNREACHABLE, Stage.SECURITY, Cause.FROZEN)
         return DialOutcome(Verdict.REACHABLE, Stage.ANSWERED, rtt=0.001, protocol_ok=True)
+
+    async def infer(self, *_: object) -> ServerInference:
+        raise NotImplementedError("the benchmark asks for none")
 
 
 def check_peer(peer: str, frozen_seconds: float) -> str:

@@ -24,8 +24,9 @@ import uvloop
 
 from deploy import embedded_redis, synthetic
 from deploy.bench.delaying_proxy import DelayingProxy
+from deploy.simulated_inference import Computation, handler
 from deploy.simulated_kad import answer, closer_peer
-from deploy.simulated_server import Announcement, Model, TransformerConnectionHandler
+from deploy.simulated_server import Announcement, Model
 from shared.p2p.connect import ProberNode
 from shared.p2p.daemon import P2PDaemon
 from shared.p2p.hivemind import (
@@ -181,7 +182,7 @@ class Swarm:
     async def _start_live(self) -> None:
         async with self._slots:
             p2p, address = await _listen(self._proxy)
-            await TransformerConnectionHandler().add_p2p_handlers(p2p)
+            await handler("bench-0-hf", 0, self._plan.blocks, Computation()).add_p2p_handlers(p2p)
         self._enter(str(p2p.peer_id), address)
         self._live[str(p2p.peer_id)] = p2p
 
