@@ -72,7 +72,9 @@ class CrawlerSettings(SwarmSettings):
         description="Seconds from one inference check of a server, and of a model, to the next one.",
     )
     inference_models: Annotated[frozenset[str] | None, CommaSeparated] = Field(
-        None, description="DHT prefixes of the models that are checked, comma-separated; default: all."
+        None,
+        description="DHT prefixes of the models that are checked, comma-separated; default: all.",
+        examples=["StableBeluga2-hf"],
     )
     inference_identity: Path | None = Field(
         None,

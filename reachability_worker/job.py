@@ -69,7 +69,7 @@ def read_job(job_id: str, packed: bytes) -> tuple[str, InferenceRequest | None]:
         raise BadJobError("not RQ's JSON") from error
     if function != CHECK_FUNCTION or instance is not None or kwargs:
         raise BadJobError("not a call of the known function")
-    if not isinstance(args, list) or len(args) not in (1, 2) or not isinstance(args[0], str):
+    if not isinstance(args, list) or [type(one) for one in args] not in ([str], [str, dict]):
         raise BadJobError("not one peer id")
     try:
         inference = msgspec.convert(args[1], InferenceRequest) if len(args) > 1 else None

@@ -27,7 +27,6 @@ from deploy import embedded_redis
 from deploy.bench.processes import cpu_seconds, process, rss_mb, until
 from deploy.synthetic import peer_id
 from shared import logs
-from shared.inference import ServerInference
 from shared.reachability import CHECK_FUNCTION, Cause, DialOutcome, Stage, queue_name
 from shared.settings import Settings
 from shared.snapshot import Verdict
@@ -37,6 +36,8 @@ from shared.store.connection import connect
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Iterator
+
+    from shared.inference import ServerInference
 
 VANTAGE = "default"
 QUEUE = queue_name(VANTAGE)

@@ -91,7 +91,7 @@ def test_a_check_ends_in_time_to_bring_its_answer_back():
     call = packed([CHECK_FUNCTION, None, [PEER], {}])
     check = read_check((f"{PEER}-a".encode(), call, 5_000, b"id-1", TRACEPARENT.encode()))
     assert before + 5.0 - ANSWER_RESERVE <= check.deadline <= time.monotonic() + 5.0 - ANSWER_RESERVE
-    assert check == (f"{PEER}-a", PEER, check.deadline, "id-1", TRACEPARENT)
+    assert check == (f"{PEER}-a", PEER, check.deadline, "id-1", TRACEPARENT, None)
 
 
 @pytest.mark.parametrize("hostile", [b"", b"\xff\xfe", b"a b", b"x" * 500, b'"\r\nX: y'])
