@@ -18,6 +18,7 @@ $(INSTALLED): deploy/requirements/run.txt
 	@$(PYTHON) deploy/check_machine.py $(VENV)
 	$(PYTHON) -m venv --clear $(VENV)
 	$(PIP_INSTALL) -r deploy/requirements/run.txt || { rm -rf $(VENV); exit 1; }
+	$(BIN)/python -m deploy.unpack_p2pd
 	touch $@
 
 $(DEV_INSTALLED): $(INSTALLED) deploy/requirements/dev.txt
@@ -76,59 +77,59 @@ check: $(DEV_INSTALLED)  ## Lint, types and architecture
 
 .PHONY: bench-reachability
 bench-reachability: $(DEV_INSTALLED)  ## The reachability path against SimpleWorker, bare pipelines and a bare dial
-	$(BIN)/python -m deploy.bench.reachability
+	$(BIN)/python -m tests.bench.reachability
 
 .PHONY: bench-http
 bench-http: $(DEV_INSTALLED)  ## The api against a bare ASGI app and nginx (needs wrk)
-	$(BIN)/python -m deploy.bench.serving $(ARGS)
+	$(BIN)/python -m tests.bench.serving $(ARGS)
 
 .PHONY: benchmarks
 benchmarks: $(DEV_INSTALLED)  ## All of the bench-… targets, written into docs/benchmarks.md and the README
-	$(BIN)/python -m deploy.bench.summary $(ARGS)
+	$(BIN)/python -m tests.bench.summary $(ARGS)
 
 .PHONY: bench-crawl
 bench-crawl: $(DEV_INSTALLED)  ## The crawler against the plain way, on private swarms of 60 to 10,000 servers
-	$(BIN)/python -m deploy.bench.crawl $(ARGS)
+	$(BIN)/python -m tests.bench.crawl $(ARGS)
 
 .PHONY: bench-silent
 bench-silent: $(DEV_INSTALLED)  ## Crawls and checks where DHT nodes are silent, and of a relayed server (needs namespaces)
-	$(BIN)/python -m deploy.bench.silent_nodes $(ARGS)
+	$(BIN)/python -m tests.bench.silent_nodes $(ARGS)
 
 .PHONY: bench-history
 bench-history: $(DEV_INSTALLED)  ## What history costs in Redis
-	$(BIN)/python -m deploy.bench.history
+	$(BIN)/python -m tests.bench.history
 
 .PHONY: bench-floods
 bench-floods: $(DEV_INSTALLED)  ## What floods of fake servers and models cost a crawl, against an honest one of the size that is kept
-	$(BIN)/python -m tests.crawler.bench_floods
+	$(BIN)/python -m tests.bench.floods
 
 .PHONY: bench-start
 bench-start: $(INSTALLED)  ## From the command to a page that shows servers: where the seconds go
-	$(BIN)/python -m deploy.bench.start $(ARGS)
+	$(BIN)/python -m tests.bench.start $(ARGS)
 
 .PHONY: bench-memory
 bench-memory: $(INSTALLED)  ## What each part of a monitor holds, with 60 and with 10,000 servers
-	$(BIN)/python -m deploy.bench.memory $(ARGS)
+	$(BIN)/python -m tests.bench.memory $(ARGS)
 
 .PHONY: prove-compose
 prove-compose: $(DEV_INSTALLED)  ## Prove docker-compose.yml on a real engine (root where it must start one)
-	$(BIN)/python -m deploy.prove_compose $(ARGS)
+	$(BIN)/python -m tests.proof.compose $(ARGS)
 
 .PHONY: prove-alerts
 prove-alerts: $(DEV_INSTALLED)  ## Kill each part of a running monitor and watch its alert fire and resolve (needs prometheus)
-	$(BIN)/python -m deploy.prove_alerts
+	$(BIN)/python -m tests.proof.alerts
 
 .PHONY: fuzz
 fuzz: $(DEV_INSTALLED)  ## Feed hostile records through the whole path, for FUZZ_SECONDS (60)
-	$(BIN)/python -m deploy.fuzz_records --seconds $(or $(FUZZ_SECONDS),60)
+	$(BIN)/python -m tests.support.fuzz_records --seconds $(or $(FUZZ_SECONDS),60)
 
 .PHONY: prove-reliability
 prove-reliability: $(DEV_INSTALLED)  ## Hurt every part, and print faults, requests, wrong answers, lost data, recovery times
-	$(BIN)/python -m deploy.prove_reliability
+	$(BIN)/python -m tests.proof.reliability
 
 .PHONY: prove-small-machine
 prove-small-machine: $(INSTALLED)  ## The whole monitor in 1 GiB and on one core, 100 concurrent checks, for SECONDS (60; needs root)
-	$(BIN)/python -m deploy.prove_small_machine --seconds $(or $(SECONDS),60)
+	$(BIN)/python -m tests.proof.small_machine --seconds $(or $(SECONDS),60)
 
 .PHONY: chaos
 chaos: $(DEV_INSTALLED)  ## Hurt every part at random for SECONDS (60), with the seed printed; SEED=… does the same again
@@ -142,7 +143,7 @@ soak: $(DEV_INSTALLED)  ## Checks without end for SOAK_SECONDS (600): memory, fi
 audit:  ## Known vulnerabilities in the locked dependencies, and their hashes (asks pypi.org)
 	test -x .venv-audit/bin/pip-audit || $(PYTHON) -m venv .venv-audit
 	.venv-audit/bin/pip install --quiet --disable-pip-version-check --require-hashes -r deploy/requirements/audit.txt
-	.venv-audit/bin/python -m deploy.audit
+	.venv-audit/bin/python -m tests.support.audit
 
 .PHONY: dashboards
 dashboards: $(DEV_INSTALLED)  ## Write the Grafana dashboards anew from deploy/grafana/*.py
@@ -150,7 +151,7 @@ dashboards: $(DEV_INSTALLED)  ## Write the Grafana dashboards anew from deploy/g
 
 .PHONY: screenshots
 screenshots: $(DEV_INSTALLED)  ## Take the README's screenshots anew from the demo (needs chromium)
-	$(BIN)/python -m deploy.screenshots
+	$(BIN)/python -m tests.support.screenshots
 
 .PHONY: check-rules
 check-rules:  ## Check and test the Prometheus rules (needs promtool)

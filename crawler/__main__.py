@@ -13,21 +13,26 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from crawler.crawl import crawl_once
 from crawler.diagnose import diagnose
 from crawler.history.writer import HistoryWriter
 from crawler.inference.rounds import InferenceChecks
+from crawler.judge import judge
 from crawler.leader import Leadership
-from crawler.loop import Crawler, CrawlLoop
+from crawler.loop import CrawlLoop
 from crawler.metrics import CrawlerMetrics
 from crawler.notify.incident_notices import IncidentNotices
 from crawler.notify.notice_queue import NoticeQueue
 from crawler.notify.webhook import Webhook, parse_target
-from crawler.observe.swarm import SwarmUnavailableError
+from crawler.observe.observation import SwarmUnavailableError
+from crawler.observe.observer import Observer
+from crawler.publish import Publisher
 from crawler.settings import CrawlerSettings
 from shared import heap, logs, tracing
 from shared.p2p.daemon import NodeError, allow_many_files
+from shared.p2p.dht_node import DHTClientNode
+from shared.public.state import state_document
 from shared.settings import begin, command_line
-from shared.state_document import state_document
 from shared.store.clock import RedisClock
 from shared.store.connection import connect, connect_sync
 from shared.store.snapshots import SnapshotWriter
@@ -40,7 +45,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 CLEAR_SCREEN = "\x1b[H\x1b[2J\x1b[3J"
-"""To the upper left corner, clear the screen and what scrolled out of it: terminals' own codes (ECMA-48)."""
+"""Moves the cursor to the top left, clears the screen and the scrollback: terminal codes of ECMA-48."""
 
 
 def main() -> int:
@@ -70,15 +75,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = command_line("crawler", __doc__, CrawlerSettings)
     parser.add_argument("--once", action="store_true", help="crawl once without Redis, print the state, end")
     parser.add_argument("--diagnose", action="store_true", help="say step by step what can be seen, and what is wrong")
-    parser.add_argument("--watch", action="store_true", help="draw the picture anew after each crawl, without Redis")
+    parser.add_argument("--watch", action="store_true", help="draw the picture again after each crawl, without Redis")
     parser.add_argument("--format", choices=("json", "text"), default="json", help="what --once prints")
     return parser
 
 
 async def _once(settings: CrawlerSettings, form: str) -> int:
     try:
-        async with Crawler(settings) as crawler:
-            snapshot = await crawler.crawl()
+        async with await DHTClientNode.open(settings.dial_private_addresses) as dht_node:
+            snapshot = await crawl_once(settings, dht_node)
     except (SwarmUnavailableError, NodeError) as error:
         print(f"The swarm cannot be seen: {error}.", file=sys.stderr)  # noqa: T201
         for peer in getattr(error, "bootstrap_peers", ()):
@@ -94,18 +99,22 @@ async def _once(settings: CrawlerSettings, form: str) -> int:
 
 
 async def _watch(settings: CrawlerSettings) -> None:
-    async with Crawler(settings) as crawler:
-        terminal = sys.stdout.isatty()
-        print("The first crawl is running.", file=sys.stderr)  # noqa: T201
+    observer = Observer(settings)
+    terminal = sys.stdout.isatty()
+    print("The first crawl is running.", file=sys.stderr)  # noqa: T201
+    try:
         while True:
             started = time.monotonic()
             try:
-                picture = text_picture(await crawler.crawl(), color=terminal)
+                snapshot = judge(await observer.observe(), settings.crawl_period, settings.geo_database)
+                picture = text_picture(snapshot, color=terminal)
             except (SwarmUnavailableError, NodeError) as error:
                 picture = f"The swarm cannot be seen: {error}.\n"
             sys.stdout.write(CLEAR_SCREEN * terminal + picture)
             sys.stdout.flush()
             await asyncio.sleep(max(1.0, settings.crawl_period - (time.monotonic() - started)))
+    finally:
+        await observer.close()
 
 
 async def _run(settings: CrawlerSettings) -> None:
@@ -127,16 +136,9 @@ async def _run(settings: CrawlerSettings) -> None:
             count=lambda outcome: metrics.inference_checks.labels(outcome).inc(),
             now=clock.now,
         )
-    loop = CrawlLoop(
-        settings,
-        SnapshotWriter(redis),
-        leadership,
-        metrics,
-        clock=clock,
-        history=HistoryWriter(redis),
-        inference=inference,
-    )
-    # The crawl loop is the process: where it ends, the process does, and is started again by whoever runs it.
+    publisher = Publisher(SnapshotWriter(redis), HistoryWriter(redis), leadership, metrics, clock, inference=inference)
+    loop = CrawlLoop(settings, Observer(settings), publisher, leadership, metrics)
+    # Where the crawl loop ends, the process ends, and its supervisor starts it again.
     crawling = awaited(loop.run())
     for name in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(name, crawling.cancel)

@@ -1,11 +1,13 @@
-"""`python -m crawler --diagnose`: why does my swarm show nothing? Each step's finding, in words."""
+"""This module is `python -m crawler --diagnose`: it reports step by step why a swarm shows nothing."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from crawler.loop import crawl_once
-from crawler.observe.swarm import SwarmUnavailableError
+from crawler.crawl import crawl_once
+from crawler.observe.observation import SwarmUnavailableError
+from shared.judgement.coverage import coverage
+from shared.judgement.swarm import count_states
 from shared.p2p.dht_node import DHTClientNode
 from shared.p2p.dial_errors import classify
 from shared.p2p.petals import MODEL_INDEX_KEY
@@ -22,7 +24,7 @@ MAX_CLOCK_SKEW = 3.0
 
 
 async def diagnose(settings: CrawlerSettings, say: Callable[[str], None]) -> bool:
-    """Go through what a crawl needs, telling each finding. Return whether the swarm can be seen."""
+    """Check each thing that a crawl needs, and `say` each finding. Return whether the swarm can be observed."""
     say(
         f"{'Private' if settings.private_swarm else 'Public'} swarm. Bootstrap peers ({len(settings.bootstrap_peers)}):"
     )
@@ -49,16 +51,15 @@ async def diagnose(settings: CrawlerSettings, say: Callable[[str], None]) -> boo
         except SwarmUnavailableError as error:
             say(f"The crawl failed: {error}.")
             return False
-    _tell(snapshot, say)
+    _describe(snapshot, say)
     return True
 
 
-def _tell(snapshot: Snapshot, say: Callable[[str], None]) -> None:
+def _describe(snapshot: Snapshot, say: Callable[[str], None]) -> None:
     for model in snapshot.models:
-        covered = sum(map(bool, model.redundancy()))
-        states = ", ".join(
-            f"{count} {state}" for state in PeerState if (count := sum(s.state is state for s in model.servers))
-        )
+        counts = count_states([model])
+        states = ", ".join(f"{counts[state]} {state}" for state in PeerState if counts[state])
+        covered = coverage(model).covered_blocks
         say(f"  {model.dht_prefix}: {covered}/{model.num_blocks} blocks served; {states or 'no servers'}")
     if snapshot.unanswered_keys:
         say(f"{snapshot.unanswered_keys} DHT keys did not answer in time: raise LOOKUP_TIMEOUT if this stays.")

@@ -1,4 +1,4 @@
-"""Judge an observation: a pure function from what was seen to the snapshot that is published."""
+"""This module judges an observation: pure functions from what was observed to the snapshot that is published."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from shared.judgement.coverage import coverage
 from shared.reachability import Cause, advice, message
 from shared.snapshot import (
     SCHEMA_VERSION,
@@ -23,9 +24,10 @@ from shared.snapshot import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from crawler.geoip import GeoDatabase
     from crawler.models import Model
+    from crawler.observe.observation import Observation, ObservedModel
     from crawler.observe.records import ServerRecord
-    from crawler.observe.swarm import Observation, ObservedModel
     from shared.reachability import DialOutcome
 
 MIN_BLOCKS_FOR_A_NAME = 10
@@ -34,16 +36,17 @@ MIN_BLOCKS_FOR_A_NAME = 10
 _RANK = {PeerState.OFFLINE: 0, PeerState.JOINING: 1, PeerState.ONLINE: 2}
 
 
-def build_snapshot(
-    observation: Observation, *, started_at: float, ended_at: float, update_period: float, private_swarm: bool
-) -> Snapshot:
-    """Return the snapshot of one crawl. Times are Unix seconds, the period is seconds."""
+def judge(observation: Observation, update_period: float, geo_database: GeoDatabase | None = None) -> Snapshot:
+    """Return the snapshot of one crawl, with servers' locations where there is a database of them.
+
+    `update_period` is seconds from one crawl's start to the next one's.
+    """
     models = tuple(_model_report(observed, observation) for observed in observation.models)
-    return Snapshot(
+    snapshot = Snapshot(
         schema=SCHEMA_VERSION,
-        taken_at=ended_at,
+        taken_at=observation.ended_at,
         update_period=update_period,
-        update_duration=max(0.0, ended_at - started_at),
+        update_duration=observation.duration,
         bootstrap_peers=observation.bootstrap_peers,
         models=models,
         reachability_issues=_issues(observation),
@@ -51,20 +54,21 @@ def build_snapshot(
         refused=observation.refused,
         unanswered_keys=observation.unanswered_keys,
         undialled_servers=observation.undialled,
-        private_swarm=private_swarm,
+        private_swarm=observation.private_swarm,
         crawler_peer_id=observation.crawler_peer_id,
     )
+    return snapshot if geo_database is None else geo_database.with_locations(snapshot)
 
 
 def peer_state(announced: PeerState, dial: DialOutcome | None) -> PeerState:
-    """Only a server that says it is online is judged by its dial, and only by one that could look."""
+    """Return the state to show: UNREACHABLE only for a server that announces ONLINE and that a probe found so."""
     if announced is PeerState.ONLINE and dial is not None and dial.verdict is Verdict.UNREACHABLE:
         return PeerState.UNREACHABLE
     return announced
 
 
 def conflict(record: ServerRecord, dial: DialOutcome, version: str | None) -> str | None:
-    """Say what a peer that was dialled tells otherwise than the record under its name, which anyone can write."""
+    """Return how a probe contradicts the server's record, which anyone can write; None where it does not."""
     if dial.cause is Cause.PROTOCOL_MISSING:
         return "Its record says online, but the peer itself serves no Petals blocks (yet)."
     if version is not None and record.version is not None and version != record.version:
@@ -76,7 +80,7 @@ def conflict(record: ServerRecord, dial: DialOutcome, version: str | None) -> st
 
 
 def best_span(announced: Mapping[int, ServerRecord], num_blocks: int) -> tuple[Span, ServerRecord]:
-    """Merge one server's records (`{block: record}`, not empty) into its span and the record that it goes by.
+    """Return a server's span and the record that applies to it, from its records `{block: record}` (not empty).
 
     The best state wins; while a server moves, its old blocks say OFFLINE and its new ones JOINING or ONLINE.
     The same as petals' `compute_spans` with `min_state=OFFLINE`.
@@ -112,9 +116,7 @@ def _model_report(observed: ObservedModel, observation: Observation) -> ModelRep
         limited=model.limited,
         servers=servers,
     )
-    if all(report.redundancy()):
-        return msgspec.structs.replace(report, state=ModelState.HEALTHY)
-    return report
+    return msgspec.structs.replace(report, state=coverage(report).state)
 
 
 def _server_report(
@@ -129,25 +131,14 @@ def _server_report(
         announced=record.state,
         span=span,
         show_public_name=state is PeerState.ONLINE and span.length >= MIN_BLOCKS_FOR_A_NAME,
-        throughput=record.throughput,
         verdict=dial.verdict if dial is not None else Verdict.UNKNOWN,
         error=dial.explanation if dial is not None else None,
         relayed=dial.relayed if dial is not None else None,
         relay=dial.relay if dial is not None else None,
         rtt=dial.rtt if dial is not None and dial.verdict is Verdict.REACHABLE else None,
         conflict=conflict(record, dial, observation.versions.get(peer_id)) if dial is not None else None,
-        public_name=record.public_name,
-        version=record.version,
-        network_rps=record.network_rps,
-        forward_rps=record.forward_rps,
-        inference_rps=record.inference_rps,
-        adapters=record.adapters,
-        torch_dtype=record.torch_dtype,
-        quant_type=record.quant_type,
-        using_relay=record.using_relay,
-        cache_tokens_left=record.cache_tokens_left,
-        next_pings=record.next_pings,
         multiaddrs=observation.addresses.get(peer_id, ()),
+        **record.fields(),
     )
 
 

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 TIMEOUT = 3.0
 """Seconds for the service, and again for Redis: probes are given eight."""
 CRAWL_MAY_TAKE = 300.0
-"""Seconds after which the crawler itself gives a crawl up (`crawler.loop.MAX_CRAWL_SECONDS`)."""
+"""Seconds after which the crawler itself gives a crawl up (`crawler.observe.observer.MAX_CRAWL_SECONDS`)."""
 MAX_WORKERS = 10_000
 BEAT_AT_LEAST = 60.0
 """Seconds. A worker beats every ten; RQ forgets it after thirty more than that."""

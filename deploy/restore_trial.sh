@@ -9,8 +9,8 @@ mkdir "$data/restore"
 until [ -e "$data/restore.rdb" ]; do sleep 0.2; done
 mv "$data/restore.rdb" "$data/restore/dump.rdb"
 cd "$data/restore"
-asked() { redis-cli -s /tmp/restore.sock "$@" | tr -d '\r'; }
-(redis-server --dir "$PWD" --appendonly no --port 0 --unixsocket /tmp/restore.sock --logfile "" || true; touch ended) &
+asked() { redis-cli -s redis.sock "$@" | tr -d '\r'; }
+(redis-server --dir "$PWD" --appendonly no --port 0 --unixsocket redis.sock --logfile "" || true; touch ended) &
 until asked ping 2> /dev/null | grep -q PONG; do
     if [ -e ended ]; then
         echo "error: not a dump that this Redis can load; nothing was changed" >&2

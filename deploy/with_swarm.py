@@ -1,7 +1,7 @@
 """Start a service on the demo swarm where there is one: `python -m deploy.with_swarm crawler`.
 
 The demo swarm's bootstrap peer has an identity that nobody knows beforehand, so it is asked for: at
-DEMO_SWARM_URL, which `deploy.demo_swarm` serves once the swarm stands. Where that name is not known (the demo
+DEMO_SWARM_URL, which `deploy.demo.swarm` serves once the swarm stands. Where that name is not known (the demo
 profile is off), where DEMO_SWARM_URL is not set, or INITIAL_PEERS is, the service starts as it would have.
 
 The process becomes the service: it is the same pid that gets the signals.

@@ -1,4 +1,4 @@
-"""`python -m reachability_worker`: answer reachability questions from Redis; `--check ID` answers one, without."""
+"""`python -m reachability_worker`: run reachability checks from Redis; `--check PEER_ID` runs one without Redis."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def main() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = command_line("reachability_worker", __doc__, WorkerSettings)
     parser.add_argument(
-        "--check", metavar="PEER_ID", help="look at one peer now; exit code 0 reachable, 1 unreachable, 2 unknown"
+        "--check", metavar="PEER_ID", help="probe one peer now; exit code 0 reachable, 1 unreachable, 2 unknown"
     )
     return parser
 
@@ -60,7 +60,7 @@ async def _run(settings: WorkerSettings) -> None:
         metrics.serve(settings.worker_metrics_port, settings.metrics_host)
     prober = _prober(settings, metrics)
     redis = connect(settings.redis_url, f"worker-{settings.vantage}-{os.getpid()}")
-    # RQ's registration is synchronous: its own few commands go through a connection of their own.
+    # RQ's registration is synchronous, so it has a connection of its own.
     connection = connect_sync(settings.redis_url)
     worker = ConcurrentWorker(
         settings.vantage,
@@ -97,7 +97,7 @@ async def _check(settings: WorkerSettings, peer_id: str) -> int:
     async with Tasks() as tasks:
         tasks.keep("prober", prober.run)
         await prober.until_fit(START_TIMEOUT)
-        outcome = await prober.look(peer_id, time.monotonic() + settings.check_timeout)
+        outcome = await prober.probe(peer_id, time.monotonic() + settings.check_timeout)
     print(_describe(peer_id, outcome))  # noqa: T201
     return EXIT_CODES[outcome.verdict]
 

@@ -1,4 +1,4 @@
-"""Logs as events with fields: for people on a terminal, JSON lines elsewhere."""
+"""This module configures logs: events with fields, readable on a terminal and as JSON lines elsewhere."""
 
 from __future__ import annotations
 

@@ -8,11 +8,15 @@ from __future__ import annotations
 import ipaddress
 import re
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from shared.inference import ServerInference  # noqa: TC001 - msgspec reads the annotation
 from shared.snapshot import MAX_UNIX_SECONDS, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 QUEUE_PREFIX = "reachability"
 CHECK_FUNCTION = "reachability_worker.check_peer"
@@ -286,6 +290,14 @@ class Answer(msgspec.Struct, frozen=True):
     """The look's span, where looks are traced: requests that share it link to it."""
     inference: ServerInference | None = None
     """What a step of inference showed, where one was asked for and the peer was reached."""
+
+
+_DECISIVE = (Verdict.REACHABLE, Verdict.UNREACHABLE, Verdict.UNKNOWN)
+
+
+def decide(answers: Sequence[Answer]) -> Answer:
+    """Return the answer that decides: a peer is reachable if anyone reached it, unreachable if anyone looked at all."""
+    return min(answers, key=lambda answer: (_DECISIVE.index(answer.outcome.verdict), answer.vantage))
 
 
 _answer_encoder = msgspec.json.Encoder()

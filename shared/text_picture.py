@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from shared.judgement.swarm import swarm_state
 from shared.peer_id import short_peer_id
-from shared.snapshot import ModelState, PeerState, Verdict
+from shared.snapshot import PeerState
 
 if TYPE_CHECKING:
     from shared.snapshot import ModelReport, Snapshot
@@ -52,21 +53,6 @@ def _notes(snapshot: Snapshot) -> list[str]:
         (snapshot.refused.total, "records could not be used"),
     )
     return [f"Note: {count} {words}." for count, words in counted if count]
-
-
-def swarm_state(snapshot: Snapshot) -> str:
-    """One word for the whole: of the official models that anyone serves, else of all that anyone serves."""
-    served = [model for model in snapshot.models if model.servers]
-    judged = [model for model in served if model.official] or served
-    if not judged:
-        return "empty"
-    bootstrap = snapshot.bootstrap_peers
-    if bootstrap and all(peer.verdict is Verdict.UNREACHABLE for peer in bootstrap):
-        return "broken"
-    broken = sum(model.state is ModelState.BROKEN for model in judged)
-    if not broken:
-        return "healthy"
-    return "broken" if broken == len(judged) else "partly healthy"
 
 
 def _model_lines(model: ModelReport, *, color: bool) -> list[str]:

@@ -6,6 +6,7 @@ Tests that use no real part are marked `fast`, and are held to it. In a parallel
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 import threading
 import time
@@ -43,6 +44,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _rank(item: pytest.Item) -> int:
     return next((place for place, mark in enumerate(SLOW_MARKS) if item.get_closest_marker(mark)), len(SLOW_MARKS))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_sessionfinish(session: pytest.Session) -> object:
+    """Keep what failed in a parallel run under the names that `--last-failed` compares: xdist adds "@group" to them."""
+    result = yield
+    if (cache := session.config.cache) is not None and not hasattr(session.config, "workerinput"):
+        failed = cache.get("cache/lastfailed", {})
+        cache.set("cache/lastfailed", {re.sub(r"@[\w-]+$", "", name): True for name in failed})
+    return result
 
 
 class _FastTests:
@@ -111,7 +122,7 @@ class PrivateSwarm:
     """A bootstrap peer and simulated servers, on a loop and thread of their own: tests come and go with theirs."""
 
     def __init__(self) -> None:
-        from deploy.simulated_server import SimulatedServer
+        from deploy.demo.simulated_server import SimulatedServer
 
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -125,13 +136,14 @@ class PrivateSwarm:
 
     def start(self, announcement=None, *, serves=True, announce=True, **more):
         """Start a server and write its records."""
-        from deploy.simulated_server import SimulatedServer
+        from deploy.demo.simulated_server import SimulatedServer
+        from tests.support.announcing import announce as write_announcement
 
         peers = getattr(self, "initial_peers", None)
         server = self.call(SimulatedServer.start(peers, announcement, serves=serves, **more))
         self._servers.append(server)
         if announcement is not None and announce:
-            self.call(server.announce(via=self.bootstrap))
+            self.call(write_announcement(self.bootstrap, server.peer_id, announcement))
         return server
 
     def store(self, key, value, *, subkey=None, lifetime=60):

@@ -8,8 +8,8 @@ import pytest
 from api.app import create_app
 from api.settings import ApiSettings
 from crawler.settings import CrawlerSettings
-from deploy.screenshots import MOST_BYTES
 from reachability_worker.settings import WorkerSettings
+from tests.support.screenshots import MOST_BYTES
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()

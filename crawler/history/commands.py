@@ -1,4 +1,4 @@
-"""What one crawl writes into the history, as Redis commands: pure functions of what was seen and what stands there."""
+"""This module returns the Redis commands that record one crawl: pure functions of the crawl and what is stored."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ MAX_CLOSED_INCIDENTS = 500
 YEAR = 366 * DAY
 _NEVER_ONLINE_PENALTY = LIFE_SECONDS - 2 * DAY
 _NEVER_HEALTHY_PENALTY = YEAR - 2 * DAY
-"""Seconds that these are reckoned older than they are: they are forgotten two days after they were last seen."""
-_A_COMMAND = 1_000
-"""Members that one ZADD takes: Lua unpacks no more than some thousand values."""
+"""Seconds by which these rank as older than they are, so that they are deleted two days after they were last seen."""
+MEMBERS_PER_COMMAND = 1_000
+"""Members per ZADD: Lua unpacks no more than some thousand values."""
 
 Command = tuple[str | bytes | int | float, ...]
 
 
-class Stood(NamedTuple):
-    """What stands in Redis about a model's outages: the watch over it, and the incident that is shown as open."""
+class StoredOutage(NamedTuple):
+    """What Redis holds about a model's outages: its watch, and the incident that is shown as open."""
 
     watch: Watch | None = None
     opened: incidents.Incident | None = None
 
     @property
     def agreed(self) -> Watch | None:
-        """The watch to go on from. An incident that is shown as open is open: so the next healthy crawls end it."""
+        """The watch to continue from. It takes over the incident that is shown as open, so healthy crawls end it."""
         if self.opened is None:
             return self.watch
         if self.watch is None:
@@ -46,22 +46,23 @@ class Stood(NamedTuple):
 
 
 class FollowedModel(NamedTuple):
-    """A model of this crawl, also one that is only missed, with the state that the crawl proves."""
+    """A model of this crawl, or one that is missing from it, with the state that the crawl proves (None: unknown)."""
 
     report: ModelReport
     state: ModelState | None
-    stood: Stood
+    stored: StoredOutage
 
 
-def look_commands(hour: int, looked: int, *, first: bool, new_minute: bool) -> list[Command]:
+def look_commands(hour: int, minutes: int, *, first: bool, new_minute: bool) -> list[Command]:
+    """Return the commands that count this minute, unless it is counted. `minutes` of the hour are counted so far."""
     commands: list[Command] = []
     if first:
         commands.append(("SETRANGE", keys.HISTORY_LOOKS, LOOKS.size - 1, b"\0"))
-    if not looked:
+    if not minutes:
         commands.append(("SETRANGE", keys.HISTORY_LOOKS, LOOKS.offset(hour), pack_look(hour, 1)))
         commands.append(("EXPIRE", keys.HISTORY_LOOKS, LOOKS.life))
     elif new_minute:
-        commands.append(("SETRANGE", keys.HISTORY_LOOKS, LOOKS.offset(hour), pack_look(hour, looked + 1)))
+        commands.append(("SETRANGE", keys.HISTORY_LOOKS, LOOKS.offset(hour), pack_look(hour, minutes + 1)))
     return commands
 
 
@@ -73,43 +74,43 @@ def model_commands(model: FollowedModel, rings: list[bytes], at: float) -> list[
             ring, key = resolution.ring, keys.history_of_model(resolution, prefix)
             record = sample(report, ring.slot(at))
             before = unpack_model(data)
-            if not data:  # the whole ring at once: a string that grows is given twice the memory that it needs
+            if not data:  # allocate the whole ring at once: Redis gives a growing string twice the memory
                 commands.append(("SETRANGE", key, ring.size - 1, b"\0"))
             if before is None or before.slot != record.slot:
                 commands.append(("EXPIRE", key, ring.life))
             record = before.merge(record) if before is not None else record
             commands.append(("SETRANGE", key, ring.offset(record.slot), pack_model(record)))
-    watch, closed = step(model.stood.agreed, report, model.state, at)
-    commands += incident_commands(prefix, model.stood, watch, closed, at)
+    watch, closed = step(model.stored.agreed, report, model.state, at)
+    commands += incident_commands(prefix, model.stored, watch, closed, at)
     if watch is not None:
         healthy_at = watch.last_healthy if watch.last_healthy is not None else at - _NEVER_HEALTHY_PENALTY
         commands.append(("ZADD", keys.HISTORY_MODELS, at + YEAR if report.official else healthy_at, prefix))
     return commands
 
 
-def withdrawal_commands(prefix: str, stood: Stood, at: float) -> list[Command]:
-    """For a model that the operator took off the list of official ones, and that nobody announces: no outage."""
-    watch = stood.agreed
+def withdrawal_commands(prefix: str, stored: StoredOutage, at: float) -> list[Command]:
+    """Return the commands for an official model that the operator removed and nobody announces: its outage ends."""
+    watch = stored.agreed
     closed = None
     if watch is not None and watch.incident is not None:
         closed = msgspec.structs.replace(watch.incident, end=at, outcome=incidents.Outcome.WITHDRAWN)
     healthy_at = watch.last_healthy if watch is not None and watch.last_healthy is not None else at
     return [
-        *incident_commands(prefix, stood, None, closed, at),
+        *incident_commands(prefix, stored, None, closed, at),
         ("ZADD", keys.HISTORY_MODELS, "XX", healthy_at, prefix),  # its history lasts as long as any model's
     ]
 
 
 def incident_commands(
-    prefix: str, stood: Stood, after: Watch | None, closed: incidents.Incident | None, at: float
+    prefix: str, stored: StoredOutage, after: Watch | None, closed: incidents.Incident | None, at: float
 ) -> list[Command]:
     commands: list[Command] = []
     if after is None:
         commands.append(("HDEL", keys.INCIDENT_WATCH, prefix))
-    elif after != stood.watch:
+    elif after != stored.watch:
         commands.append(("HSET", keys.INCIDENT_WATCH, prefix, msgspec.msgpack.encode(after)))
     opened = after.incident if after is not None else None
-    if opened != stood.opened:
+    if opened != stored.opened:
         if opened is not None:
             commands.append(("HSET", keys.OPEN_INCIDENTS, prefix, incidents.encode(opened)))
         else:
@@ -124,11 +125,21 @@ def incident_commands(
 
 
 def server_commands(
-    servers: dict[str, bool], headers: list[bytes], at: float, *, last_look: int, looked: int, stood: Sequence[bytes]
+    servers: dict[str, bool],
+    headers: list[bytes],
+    at: float,
+    *,
+    last_crawl: int,
+    minutes: int,
+    ring_minutes: Sequence[bytes],
 ) -> list[Command]:
-    """`stood` has the byte of this hour in each server's ring; it is empty where no header can be of a later hour."""
+    """Return the commands for all servers of a crawl (`{peer_id: online}`), given their stored headers.
+
+    `last_crawl` is the end of the recorded crawl before this one, `minutes` those of this hour that had a crawl.
+    `ring_minutes` has each ring's byte of this hour; it is empty where no header can be of a later hour.
+    """
     commands: list[Command] = []
-    standings: list[float | str] = []
+    ranks: list[float | str] = []
     for number, ((peer_id, online), data) in enumerate(zip(servers.items(), headers, strict=True)):
         key = keys.history_of_server(peer_id)
         before = unpack_header(data)
@@ -136,14 +147,14 @@ def server_commands(
             before,
             at,
             online=online,
-            last_look=last_look,
-            missed=looked,
-            stood=int.from_bytes(stood[number]) if stood else 0,
+            last_crawl=last_crawl,
+            missed=minutes,
+            ring_minutes=int.from_bytes(ring_minutes[number]) if ring_minutes else 0,
         )
-        commands += [("SETRANGE", key, place, piece) for place, piece in changes(before, after)]
+        commands += [("SETRANGE", key, offset, piece) for offset, piece in changes(before, after)]
         if before is None or before.hour != after.hour:
             commands.append(("EXPIRE", key, LIFE_SECONDS))
-        standings += [at if after.last_online else at - _NEVER_ONLINE_PENALTY, peer_id]
-    for first in range(0, len(standings), 2 * _A_COMMAND):
-        commands.append(("ZADD", keys.HISTORY_SERVERS, *standings[first : first + 2 * _A_COMMAND]))
+        ranks += [at if after.last_online else at - _NEVER_ONLINE_PENALTY, peer_id]
+    for first in range(0, len(ranks), 2 * MEMBERS_PER_COMMAND):
+        commands.append(("ZADD", keys.HISTORY_SERVERS, *ranks[first : first + 2 * MEMBERS_PER_COMMAND]))
     return commands

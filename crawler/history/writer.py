@@ -1,8 +1,8 @@
-"""Write each crawl into the history: bounded, in one atomic step, fenced by the lease, once a crawl.
+"""This module records each crawl in the history: bounded in size, in one atomic step, fenced by the lease.
 
-Three round trips a crawl: what the state is, what stands in the slots of now, and the script that writes. The
-script refuses a deposed crawler, and one whose view of the history is not the newest any more, so what was read
-before it cannot have changed. Sizes and bounds: docs/history.md.
+It takes three round trips per crawl: read the state, read the current slots, and run the script that writes. The script
+refuses a deposed crawler, and one that read an older state than the current one, so what was read cannot have changed.
+Sizes and bounds: docs/history.md.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from crawler.history.commands import (
     YEAR,
     FollowedModel,
-    Stood,
+    StoredOutage,
     incident_commands,
     look_commands,
     model_commands,
@@ -24,7 +24,7 @@ from shared import incidents
 from shared.snapshot import ModelState, PeerState, Snapshot
 from shared.store import keys, stored
 from shared.store.rings import LOOKS, MINUTE, Resolution, unpack_look
-from shared.store.server_history import HEADER_BYTES, LIFE_SECONDS, place_of
+from shared.store.server_history import HEADER_BYTES, LIFE_SECONDS, offset_of
 from shared.store.snapshots import deposed
 
 if TYPE_CHECKING:
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MAX_MODELS = 100
-"""Models with a history. Official ones come first, then those that were ever healthy."""
+"""Models with a history: official ones first, then those that were ever healthy."""
 MAX_SERVERS = 5_000
-"""Servers with a history. Those that were never online go first, then those not seen for longest."""
+"""Servers with a history. Those that were never online are dropped first, then those not seen for longest."""
 CLOCK_TOLERANCE = 60.0
-"""Seconds by which a recorded crawl may lie in the future of Redis's clock."""
+"""Seconds by which a recorded crawl may be ahead of Redis's clock."""
 
 # KEYS: lease, head, models, servers, watch, open incidents.
 # ARGV: the writer's lease, the head that it read, the new head, models kept, servers kept, oldest score of a model,
@@ -77,14 +77,14 @@ return 1
 
 
 class HistoryWriter:
-    """Records crawls for one crawler; every write is fenced by the lease that it holds."""
+    """Records the crawls of one crawler. Every write names its lease, which fences it."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._append = redis.register_script(_APPEND)
 
     async def append(self, snapshot: Snapshot, lease: str) -> bool:
-        """Record one crawl; return False for one that is recorded already, or is older than that.
+        """Record one crawl. Return False for a crawl that is not newer than the last recorded one.
 
         Raises `DeposedError`, `redis.RedisError`.
         """
@@ -100,7 +100,7 @@ class HistoryWriter:
         head, look = stored.answered("history", head, b""), stored.answered("history", look, b"")
         now, _ = stored.answered("history", time, (at, 0))
         last = stored.read("history", stored.number, head) or 0.0 if head else 0.0
-        # A crawl from the future was dated by a clock that was ahead: it does not bar the right ones.
+        # A crawl from the future was dated by a clock that was ahead. It does not prevent newer ones.
         if was_ahead := last > now + CLOCK_TOLERANCE:
             last = 0.0
         if at <= last:
@@ -113,27 +113,29 @@ class HistoryWriter:
         pieces: list[tuple[str, int, int]] = []
         for model in models:
             for resolution in Resolution:
-                place = resolution.ring.offset(resolution.ring.slot(at))
+                offset = resolution.ring.offset(resolution.ring.slot(at))
                 key = keys.history_of_model(resolution, model.report.dht_prefix)
-                pieces.append((key, place, place + resolution.ring.width - 1))
+                pieces.append((key, offset, offset + resolution.ring.width - 1))
         pieces += [(keys.history_of_server(peer_id), 0, HEADER_BYTES - 1) for peer_id in servers]
         if was_ahead:
-            pieces += [(keys.history_of_server(peer_id), place_of(hour), place_of(hour)) for peer_id in servers]
+            pieces += [(keys.history_of_server(peer_id), offset_of(hour), offset_of(hour)) for peer_id in servers]
         found = await self._read_pieces(pieces, commands)
         of_models = len(models) * len(Resolution)
         rings, of_servers = found[:of_models], found[of_models:]
 
-        looked = unpack_look(look, hour)
-        commands += look_commands(hour, looked, first=not look, new_minute=at // MINUTE > last // MINUTE)
+        minutes = unpack_look(look, hour)
+        commands += look_commands(hour, minutes, first=not look, new_minute=at // MINUTE > last // MINUTE)
         for number, model in enumerate(models):
             commands += model_commands(model, rings[number * len(Resolution) :], at)
         headers, ring_bytes = of_servers[: len(servers)], of_servers[len(servers) :]
-        commands += server_commands(servers, headers, at, last_look=int(last), looked=looked, stood=ring_bytes)
+        commands += server_commands(
+            servers, headers, at, last_crawl=int(last), minutes=minutes, ring_minutes=ring_bytes
+        )
         await self._write(commands, lease, head or b"", at)
         return True
 
     async def _read_pieces(self, pieces: list[tuple[str, int, int]], commands: list[Command]) -> list[bytes]:
-        """Return the bytes `first..last` of each key; where something else stands, none, and it is to be deleted."""
+        """Return the bytes of each piece `(key, first, last)`; none for a key of another type, which is deleted."""
         reading = self._redis.pipeline(transaction=False)
         for piece in pieces:
             reading.getrange(*piece)
@@ -163,25 +165,25 @@ class HistoryWriter:
 def _follow(
     snapshot: Snapshot, watched: Mapping[bytes, bytes], opened: Mapping[bytes, bytes], at: float
 ) -> tuple[list[FollowedModel], list[Command]]:
-    """Return the models to follow, and what to do about all else that stands in the two hashes."""
+    """Return the models to follow, and commands for the other fields of the two hashes (watches, open incidents)."""
     watches = _readable("watch", watched, decode_watch)
     shown = _readable("incident", opened, incidents.decode)
     commands: list[Command] = []
     for key, there, readable in ((keys.INCIDENT_WATCH, watched, watches), (keys.OPEN_INCIDENTS, opened, shown)):
         names = {name.encode() for name in readable}
         commands += [("HDEL", key, field) for field in there if field not in names]
-    stood = {prefix: Stood(watches.get(prefix), shown.get(prefix)) for prefix in {**watches, **shown}}
-    models, left_out, withdrawn = _choose_models(snapshot, stood)
+    outages = {prefix: StoredOutage(watches.get(prefix), shown.get(prefix)) for prefix in {**watches, **shown}}
+    models, left_out, withdrawn = _choose_models(snapshot, outages)
     for prefix in withdrawn:
-        commands += withdrawal_commands(prefix, stood[prefix], at)
+        commands += withdrawal_commands(prefix, outages[prefix], at)
     for model in left_out:
-        if model.stood.opened is not None:
-            commands += incident_commands(model.report.dht_prefix, model.stood, None, None, at)
+        if model.stored.opened is not None:
+            commands += incident_commands(model.report.dht_prefix, model.stored, None, None, at)
     return models, commands
 
 
 def _readable(kind: str, entries: Mapping[bytes, bytes], parse: Callable[[bytes], T]) -> dict[str, T]:
-    """Return what can be read of a hash, by its fields; the others are refused."""
+    """Return the fields of a hash that can be parsed; the others count as refused."""
     found: dict[str, T] = {}
     for field, data in entries.items():
         name, value = stored.read(kind, stored.text, field), stored.read(kind, parse, data)
@@ -191,26 +193,26 @@ def _readable(kind: str, entries: Mapping[bytes, bytes], parse: Callable[[bytes]
 
 
 def _choose_models(
-    snapshot: Snapshot, stood: Mapping[str, Stood]
+    snapshot: Snapshot, outages: Mapping[str, StoredOutage]
 ) -> tuple[list[FollowedModel], list[FollowedModel], list[str]]:
-    """Return the models to follow, those that there is no room for, and those that the operator withdrew."""
+    """Return the models to follow, those beyond `MAX_MODELS`, and DHT prefixes that the operator withdrew."""
     found = [
-        FollowedModel(report, judged(report, snapshot.unanswered_keys), stood.get(report.dht_prefix, Stood()))
+        FollowedModel(report, judged(report, snapshot.unanswered_keys), outages.get(report.dht_prefix, StoredOutage()))
         for report in snapshot.models
     ]
-    there = {report.dht_prefix for report in snapshot.models}
+    present = {report.dht_prefix for report in snapshot.models}
     withdrawn = []
-    for prefix, about in stood.items():
-        watch = about.agreed
-        if prefix in there or watch is None:
+    for prefix, outage in outages.items():
+        watch = outage.agreed
+        if prefix in present or watch is None:
             continue
         if watch.official:  # official ones are in every snapshot, also those that nobody serves
             withdrawn.append(prefix)
         elif watch.missed_when_absent:
-            found.append(FollowedModel(absent(prefix, watch), judged(None, snapshot.unanswered_keys), about))
+            found.append(FollowedModel(absent(prefix, watch), judged(None, snapshot.unanswered_keys), outage))
 
     def rank(model: FollowedModel) -> tuple[bool, bool]:
-        watch = model.stood.agreed
+        watch = model.stored.agreed
         known = model.state is ModelState.HEALTHY or (watch is not None and watch.missed_when_absent)
         return not model.report.official, not known
 
@@ -219,7 +221,7 @@ def _choose_models(
 
 
 def _choose_servers(snapshot: Snapshot) -> dict[str, bool]:
-    """Return whether each is online, in any of its models; those that are first, where there are too many."""
+    """Return `{peer_id: online in any model}`, cut to `MAX_SERVERS`: online ones first."""
     online: dict[str, bool] = {}
     for model in snapshot.models:
         for server in model.servers:

@@ -1,8 +1,8 @@
-"""Tell a webhook of incidents, for those without Alertmanager: once when one opens, once when it ends.
+"""This module sends a webhook two notices per incident: one when it opens, one when it ends.
 
-What was told stands in Redis, so a restart or another leader neither repeats nor forgets; a delivery whose
-confirmation got lost is repeated with the same `id`. Only incidents that began after the webhook was first seen
-are told: the past is on the pages. The end of an incident waits until its beginning was told or given up.
+Redis holds which notices were sent, so that a restart or a new leader neither repeats nor loses one; a delivery whose
+confirmation got lost is repeated with the same `id`. Only incidents that began after the webhook was first configured
+are sent. The notice of an incident's end waits until that of its beginning was delivered or given up.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
     from shared.incidents import Incident
     from shared.store.clock import RedisClock
 
-LOOK_EVERY = 5.0
-"""Seconds between looks at whether a crawl has been recorded, and whether a notice is due again."""
-TOLD_LASTS = 400 * 86400
+POLL_EVERY = 5.0
+"""Seconds between checks for a newly recorded crawl and for notices that are due for a retry."""
+SENT_KEPT = 400 * 86400
 """Seconds; longer than an incident is kept."""
 SINCE = "since"
-"""The field that says when the webhook was first seen; the others are events."""
+"""The field with the time when the webhook was first configured; the other fields are sent notices."""
 
 
-# KEYS: lease, told. ARGV: the writer's lease, now, field of the beginning, seconds that it lasts. Returns when the
-# webhook was first seen, and what it was told. What cannot have been written by a right clock is put right.
+# KEYS: lease, sent notices. ARGV: the writer's lease, now, name of the field SINCE, expiry in seconds. Returns when the
+# webhook was first configured, and the fields. A time that only a wrong clock can have written is replaced.
 _BEGIN = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return redis.error_reply('DEPOSED') end
 local since = tonumber(redis.call('HGET', KEYS[2], ARGV[3]) or '')
@@ -47,16 +47,16 @@ end
 redis.call('EXPIRE', KEYS[2], ARGV[4])
 return {redis.call('HGET', KEYS[2], ARGV[3]), redis.call('HKEYS', KEYS[2])}
 """
-# KEYS: lease, told. ARGV: the writer's lease, fields that are not needed any more.
+# KEYS: lease, sent notices. ARGV: the writer's lease, fields that are not needed any more.
 _FORGET = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return redis.error_reply('DEPOSED') end
 return redis.call('HDEL', KEYS[2], unpack(ARGV, 2))
 """
-FORGOTTEN_AT_ONCE = 1_000
+FIELDS_PER_DELETE = 1_000
 
 
 class IncidentNotices:
-    """One a crawler; only the leading one tells, and its lease fences what it writes."""
+    """Sends notices for one crawler while it leads. Its lease fences what it writes."""
 
     def __init__(
         self, redis: Redis, leadership: Leadership, queue: NoticeQueue, clock: RedisClock, *, official_only: bool
@@ -72,31 +72,31 @@ class IncidentNotices:
         self._head: Any = None
 
     async def run(self) -> None:
-        """Follow the incidents until cancelled. Redis and the receiver may be away meanwhile."""
+        """Send notices until cancelled. Outages of Redis and of the receiver are waited out."""
         try:
             while True:
                 try:
                     if self._leadership.lease is not None:
-                        await self.tell()
+                        await self.send()
                 except DeposedError:
-                    pass  # the crawl loop says so, as it does of an outage
+                    pass  # the crawl loop logs it, as it does an outage
                 except (RedisError, OSError) as error:
                     if not stored.is_outage(error):
                         stored.refuse("redis", error)
                         with suppress(RedisError, OSError):
                             await stored.mend(self._redis, keys.of_the_crawler())
-                await asyncio.sleep(LOOK_EVERY)
+                await asyncio.sleep(POLL_EVERY)
         finally:
             with suppress(RedisError, OSError):
                 await asyncio.to_thread(self._queue.close)
 
-    async def tell(self) -> None:
-        """Queue what is new since the last crawl, and deliver what is due.
+    async def send(self) -> None:
+        """Queue new notices, and deliver those that are due.
 
         Raises `DeposedError`, `redis.RedisError`, `OSError`.
         """
         await self._queue_new()
-        await asyncio.to_thread(self._queue.work_off)
+        await asyncio.to_thread(self._queue.deliver_due)
 
     async def _queue_new(self) -> None:
         head = await self._redis.get(keys.HISTORY_HEAD)
@@ -105,28 +105,28 @@ class IncidentNotices:
         lease, now = self._leadership.lease or "", await self._clock.ask()
         fenced = [keys.CRAWLER_LEASE, keys.INCIDENTS_TOLD]
         with deposed():
-            since, names = await self._begin(keys=fenced, args=[lease, repr(now), SINCE, TOLD_LASTS])
-        told: set[bytes] = set(names)
+            since, names = await self._begin(keys=fenced, args=[lease, repr(now), SINCE, SENT_KEPT])
+        sent: set[bytes] = set(names)
         incidents = await self._history.incidents()
         held_back = False
-        for notice in self._due(incidents, told, float(since), now):
+        for notice in self._due(incidents, sent, float(since), now):
             opened = f"{notice.incident.id}:opened"
             if notice.id != opened and await asyncio.to_thread(self._queue.is_on_its_way, opened):
                 held_back = True
             else:
                 await asyncio.to_thread(self._queue.put, notice, lease)
         kept = {f"{incident.id}:{word}".encode() for incident in incidents for word in ("opened", "closed")}
-        gone = list(told - kept - {SINCE.encode()})
-        for first in range(0, len(gone), FORGOTTEN_AT_ONCE):
+        gone = list(sent - kept - {SINCE.encode()})
+        for first in range(0, len(gone), FIELDS_PER_DELETE):
             with deposed():
-                await self._forget(keys=fenced, args=[lease, *gone[first : first + FORGOTTEN_AT_ONCE]])
+                await self._forget(keys=fenced, args=[lease, *gone[first : first + FIELDS_PER_DELETE]])
         self._head = None if held_back else head
 
-    def _due(self, incidents: tuple[Incident, ...], told: set[bytes], since: float, now: float) -> Iterator[Notice]:
+    def _due(self, incidents: tuple[Incident, ...], sent: set[bytes], since: float, now: float) -> Iterator[Notice]:
         for incident in reversed(incidents):  # the oldest first
             if incident.start < since or (self._official_only and not incident.official):
                 continue
             for word in ("opened",) if incident.end is None else ("opened", "closed"):
                 name = f"{incident.id}:{word}"
-                if name.encode() not in told:
+                if name.encode() not in sent:
                     yield Notice(name, f"incident.{word}", now, incident)

@@ -1,8 +1,8 @@
-"""Notices on their way, as RQ jobs: kept over restarts, tried again with growing pauses, given up in the end.
+"""This module queues and delivers notices as RQ jobs: they outlive restarts, and are retried with growing pauses.
 
-RQ keeps the books (`rq info` shows them, `rq requeue` sends one again that was given up); the leading crawler does
-the work, one notice at a time, in a thread. A job holds the notice and nothing else: where it goes and what signs
-it stands in the settings, and nothing in Redis names code (`shared.store.rq_job`).
+RQ keeps the queue (`rq info` shows it, `rq requeue` retries a notice that was given up); the leading crawler delivers,
+one notice at a time, in a thread. A job holds only the notice: its receiver and its secret are settings, and nothing in
+Redis names code (`shared.store.rq_job`).
 """
 
 from __future__ import annotations
@@ -42,32 +42,32 @@ FUNCTION = "crawler.tell"
 BACKOFF = (5, 15, 60, 300, 900, *(3600 for _ in range(24)))
 """Seconds after the first, second, … failure: about a day. Then the notice is given up."""
 JOB_TIMEOUT = 60
-"""Seconds. A receiver that sends its answer drop by drop is no reason to wait longer."""
-GIVEN_UP_LASTS = 7 * 86400
-"""Seconds for which a notice that was given up can be sent again by hand."""
+"""Seconds per delivery, also to a receiver that sends its answer slowly."""
+FAILURE_TTL = 7 * 86400
+"""Seconds for which a notice that was given up can be requeued by hand."""
 SCHEDULER_INTERVAL = 5
 CLOSE_TIMEOUT = 1.0
 PUT_TRIES = 10
 WORKER_TTL = 60
 MAINTENANCE_INTERVAL = 30
-"""Seconds between looks for deliveries whose crawler was lost: they are tried again."""
+"""Seconds between searches for deliveries whose crawler ended meanwhile: they are retried."""
 
 log = structlog.get_logger()
 
 
 class Notice(msgspec.Struct, frozen=True):
-    """The document that is sent. `id` is the same when it is sent again."""
+    """The document that is sent. `id` stays the same when it is sent again."""
 
     id: str
     event: str
     """incident.opened or incident.closed"""
     sent_at: float
-    """When it was put into the queue, Unix seconds."""
+    """When it was queued, in Unix seconds."""
     incident: Incident
 
 
 class _NoticeJob(InertJob):
-    """The one job that does something: it delivers its notice, by what the worker lends it."""
+    """A job that delivers its notice with the `deliver` function that the worker sets."""
 
     deliver: Deliver | None = None
 
@@ -75,18 +75,18 @@ class _NoticeJob(InertJob):
     def func(self) -> Any:
         if self.func_name != FUNCTION or self.instance is not None or self.deliver is None:
             return super().func
-        return partial(_tell, self.deliver)
+        return partial(_deliver, self.deliver)
 
 
-def _tell(deliver: Deliver, text: str) -> None:
-    """Deliver a notice. Raises `DeliveryError`, and `msgspec.MsgspecError` for what is no notice."""
+def _deliver(deliver: Deliver, text: str) -> None:
+    """Deliver a notice. Raises `DeliveryError`, and `msgspec.MsgspecError` for text that is not a notice."""
     deliver(msgspec.json.encode(msgspec.json.decode(text, type=Notice)))
 
 
 class _Worker(SimpleWorker):
     death_penalty_class = TimerDeathPenalty  # signals are for the main thread
     connection_timeout = SOCKET_TIMEOUT  # type: ignore[assignment]  # a property
-    """RQ would make the connection's timeout 55 s, for reads that block: there are none here."""
+    """RQ would set the connection's timeout to 55 s for blocking reads, of which there are none here."""
 
     def __init__(self, connection: Redis, deliver: Deliver, on_ended: Callable[[str], None]) -> None:
         super().__init__(
@@ -109,23 +109,23 @@ class _Worker(SimpleWorker):
     def handle_job_success(self, job: Job, *arguments: Any, **more: Any) -> None:
         super().handle_job_success(job, *arguments, **more)
         self._on_ended("delivered")
-        log.info("incident told", job_id=job.id)
+        log.info("incident notice delivered", job_id=job.id)
 
     def handle_exception(self, job: Job, *exc_info: Any) -> None:
-        """One line, where RQ writes a traceback: a receiver that is away is nothing extraordinary."""
+        """Log one line, where RQ logs a traceback: a receiver that is away is no fault of the monitor."""
         self._on_ended("failed")
-        told = {"job_id": job.id, "reason": f"{exc_info[1]}", "retries_left": job.retries_left}
+        context = {"job_id": job.id, "reason": f"{exc_info[1]}", "retries_left": job.retries_left}
         if not job.should_retry:
             self._on_ended("given_up")
-            log.error("incident not told: given up", **told)
+            log.error("incident notice given up", **context)
         elif isinstance(exc_info[1], DeliveryError):
-            log.warning("incident not told; it will be tried again", **told)
+            log.warning("incident notice not delivered; it will be retried", **context)
         else:
-            log.error("incident not told; it will be tried again", **told, exc_info=exc_info)
+            log.error("incident notice not delivered; it will be retried", **context, exc_info=exc_info)
 
 
 class _Scheduler(RQScheduler):
-    """RQ's own, without a process of its own: it is called."""
+    """RQ's scheduler, called by the crawler instead of running in a process of its own."""
 
     def __init__(self, connection: Redis) -> None:
         super().__init__([QUEUE], connection, interval=SCHEDULER_INTERVAL, serializer=JSONSerializer)
@@ -133,15 +133,15 @@ class _Scheduler(RQScheduler):
 
     @property
     def connection(self) -> Redis:
-        """Ours, and not one made anew from its parts, which would lose Sentinel."""
+        """Our connection: RQ would make a new one from its options, which loses Sentinel."""
         return self._own
 
 
 class NoticeQueue:
-    """All of it blocks and raises `redis.RedisError` and `OSError`: call it in a thread."""
+    """Queues and delivers notices. All methods block, and raise `redis.RedisError` and `OSError`."""
 
     def __init__(self, connection: Redis, deliver: Deliver, on_ended: Callable[[str], None] = lambda _: None) -> None:
-        """`on_ended` is told how each delivery ended: delivered, failed, and given_up beside the last failure."""
+        """`on_ended` gets each delivery's outcome: "delivered" or "failed", and "given_up" after the last failure."""
         self._connection = connection
         self._queue = Queue(QUEUE, connection=connection, job_class=_NoticeJob, serializer=JSONSerializer)
         self._worker = _Worker(connection, deliver, on_ended)
@@ -150,15 +150,15 @@ class NoticeQueue:
         self._closing = False
 
     def put(self, notice: Notice, lease: str) -> None:
-        """Take a notice, and note in the same step that it was: it is never put twice and never forgotten.
+        """Queue a notice, and record in the same step that it was queued, so that it is never lost or queued twice.
 
         Raises `DeposedError` where the lease is not the leader's.
         """
         for _ in range(PUT_TRIES):
-            with suppress(WatchError):  # the lease was renewed meanwhile
+            with suppress(WatchError):  # the lease was renewed at the same moment
                 self._put(notice, lease)
                 return
-        raise TimeoutError("the lease was renewed all the time")
+        raise TimeoutError("the lease was renewed at each attempt")
 
     def _put(self, notice: Notice, lease: str) -> None:
         with self._connection.pipeline() as pipeline:
@@ -173,7 +173,7 @@ class NoticeQueue:
                 job_timeout=JOB_TIMEOUT,
                 retry=Retry(max=len(BACKOFF), interval=list(BACKOFF)),
                 result_ttl=0,
-                failure_ttl=GIVEN_UP_LASTS,
+                failure_ttl=FAILURE_TTL,
                 description=f"tell {notice.id}",
                 pipeline=pipeline,
             )
@@ -181,23 +181,23 @@ class NoticeQueue:
             pipeline.execute()
 
     def is_on_its_way(self, notice_id: str) -> bool:
-        """Whether a notice was put and is neither delivered nor given up."""
+        """Whether a notice is queued, and neither delivered nor given up."""
         status = self._connection.hget(f"{Job.redis_job_namespace_prefix}{job_id(notice_id)}", "status")
         return status is not None and status != JobStatus.FAILED.value.encode()
 
-    def work_off(self) -> int:
-        """Deliver what is due. Returns how many notices were tried."""
+    def deliver_due(self) -> int:
+        """Deliver the notices that are due. Return how many were tried."""
         try:
-            return self._work_off()
+            return self._deliver_due()
         except Exception as error:
             if isinstance(error, RedisError | OSError) and stored.is_outage(error):
                 raise
-            # RQ stumbled over something that stands in its lists: the notices beside it are still to be delivered.
+            # RQ failed on an entry of its lists. Delete such entries, and deliver the notices beside them.
             stored.refuse("rq", error)
             purge(self._connection, QUEUE)
-            return self._work_off()
+            return self._deliver_due()
 
-    def _work_off(self) -> int:
+    def _deliver_due(self) -> int:
         tried = 0
         with self._working:
             self._beat()
@@ -214,7 +214,7 @@ class NoticeQueue:
         )
 
     def close(self) -> None:
-        """Let go of the scheduler's lock and of RQ's list of workers; where a delivery hangs, both run out."""
+        """Release the scheduler's lock and leave RQ's list of workers; where a delivery hangs, both expire."""
         self._closing = True
         if self._working.acquire(timeout=CLOSE_TIMEOUT):
             self._scheduler.release_locks()  # type: ignore[no-untyped-call]
@@ -222,7 +222,7 @@ class NoticeQueue:
             self._working.release()
 
     def _beat(self) -> None:
-        """Be a worker to RQ: registered (anew on a Redis that came back empty), alive, tidy."""
+        """Register as an RQ worker if not registered, send a heartbeat, and run RQ's maintenance when it is due."""
         if not self._connection.hexists(self._worker.key, "birth"):
             self._connection.delete(self._worker.key)
             self._worker.register_birth()  # type: ignore[no-untyped-call]
@@ -232,5 +232,5 @@ class NoticeQueue:
 
 
 def job_id(notice_id: str) -> str:
-    """Return the name of a notice's job: RQ takes letters, digits, dashes."""
+    """Return the id of a notice's job: RQ accepts letters, digits and dashes."""
     return "notice-" + notice_id.replace(":", "-")

@@ -1,8 +1,8 @@
-"""POST a signed JSON document to an address that the operator chose, and to nowhere else.
+"""This module POSTs a signed JSON document to the address that the operator chose, and to no other.
 
-The name is resolved once, every address of it must be public (unless private ones are allowed), and the
-connection goes to an address that was checked: a name that changes its mind in between leads nowhere. No
-redirects, no proxies, no cookies; of the answer, only the status counts.
+The host name is resolved once, each of its addresses must be public (unless private ones are allowed), and the
+connection goes to an address that was checked. So a name that resolves differently a moment later has no effect.
+Redirects, proxies and cookies are not used; of the answer, only the status counts.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from urllib.parse import urlsplit
 TIMEOUT = 10.0
 """Seconds for each step of the connection."""
 MAX_ADDRESSES = 4
-"""Of a receiver, how many are tried: a notice holds up those behind it."""
+"""Addresses of a receiver that are tried: a notice delays those behind it."""
 MAX_NAME = 253
 SIGNATURE_HEADER = "X-Petals-Signature"
 TIMESTAMP_HEADER = "X-Petals-Timestamp"
 
 
 class DeliveryError(Exception):
-    """It was not delivered. The message says why, without the URL, which may hold a secret."""
+    """The document was not delivered. The message says why, without the URL, which may hold a secret."""
 
 
 class Target(NamedTuple):
-    """Where to. Made by `parse_target`."""
+    """A parsed webhook URL, made by `parse_target`."""
 
     host: str
     port: int
@@ -42,7 +42,7 @@ class Target(NamedTuple):
 
 
 def parse_target(url: str) -> Target:
-    """Raises `ValueError` for anything but a plain http or https URL, without the URL's words: it may be a secret."""
+    """Return a parsed http or https URL. Raises `ValueError` whose message does not quote it: it may hold a secret."""
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -63,7 +63,7 @@ _NAME = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*
 
 
 def _ascii_host(host: str) -> str:
-    """Return an IP address as it is, a name as DNS has it: `xn--…` where it is written in another script."""
+    """Return an IP address unchanged, and a host name as DNS spells it (`xn--…` for other scripts)."""
     try:
         return str(ipaddress.ip_address(host))
     except ValueError:
@@ -78,7 +78,7 @@ def _ascii_host(host: str) -> str:
 
 
 def is_private_literal(target: Target) -> bool:
-    """Whether the host is an IP address that is not public: what a name stands for is looked up at each delivery."""
+    """Whether the host is a private IP address or localhost. A name's addresses are checked at each delivery."""
     try:
         ipaddress.ip_address(target.host)
     except ValueError:
@@ -87,7 +87,7 @@ def is_private_literal(target: Target) -> bool:
 
 
 def signature(secret: bytes, timestamp: str, body: bytes) -> str:
-    """HMAC-SHA256 over `TIMESTAMP.BODY`: a receiver that checks both knows who sent it, and that it is not replayed."""
+    """Return HMAC-SHA256 over `TIMESTAMP.BODY`, by which a receiver knows the sender and that nothing is replayed."""
     return "sha256=" + hmac.new(secret, timestamp.encode() + b"." + body, hashlib.sha256).hexdigest()
 
 
@@ -99,7 +99,7 @@ def post(
     allow_private: bool,
     now: Callable[[], float] = time.time,
 ) -> None:
-    """Deliver, or raise `DeliveryError`. Blocks: call it in a thread. `now` returns Unix seconds."""
+    """Deliver `body`. Raises `DeliveryError`. Blocks: call it in a thread. `now` returns Unix seconds."""
     timestamp = str(int(now()))
     host = f"[{target.host}]" if ":" in target.host else target.host
     headers = {
@@ -119,7 +119,7 @@ def post(
         raise DeliveryError(f"{type(error).__name__}: {error}"[:200]) from error
     finally:
         connection.close()
-    if not 200 <= status < 300:  # noqa: PLR2004 - a redirect is not followed, and so is a failure
+    if not 200 <= status < 300:  # noqa: PLR2004 - a redirect is not followed, so it is a failure
         raise DeliveryError(f"the receiver answered {status}")
 
 
@@ -130,15 +130,15 @@ class Webhook(NamedTuple):
     secret: bytes | None
     allow_private: bool
     now: Callable[[], float] = time.time
-    """Unix seconds by the clock that receivers compare with theirs."""
+    """Returns Unix seconds, for the timestamp header."""
 
     def deliver(self, body: bytes) -> None:
-        """As `post`."""
+        """Deliver `body` as `post` does."""
         post(self.target, body, secret=self.secret, allow_private=self.allow_private, now=self.now)
 
 
 def _connect(target: Target, *, allow_private: bool) -> socket.socket:
-    """Connect to the first of the receiver's addresses that takes it; all of them were checked."""
+    """Return a connection to the first of the receiver's checked addresses that accepts it."""
     refused: OSError | None = None
     for address in _checked_addresses(target, allow_private=allow_private)[:MAX_ADDRESSES]:
         try:
@@ -176,6 +176,6 @@ def _is_public(text: str) -> bool:
     address = ipaddress.ip_address(text.partition("%")[0])
     if isinstance(address, ipaddress.IPv6Address):
         inner = address.ipv4_mapped or address.sixtofour
-        if inner is not None or address in _NAT64:  # ways to write an IPv4 address: say it plainly
+        if inner is not None or address in _NAT64:  # these embed an IPv4 address, which must be given as such
             return False
     return address.is_global and not address.is_multicast

@@ -1,4 +1,4 @@
-"""Look up blocks in batches, as many at once as the swarm takes, and none after the crawl's time for it is over."""
+"""This module looks up DHT keys of blocks in batches, with as many batches at once as the swarm answers in time."""
 
 from __future__ import annotations
 
@@ -21,52 +21,51 @@ if TYPE_CHECKING:
     from shared.p2p.dht_node import DHTClientNode
     from shared.p2p.raw_values import SubkeyValues
 
-KEYS_A_BATCH = 16
-BATCHES_AT_FIRST, MAX_BATCHES = 4, 16
+KEYS_PER_BATCH = 16
+FIRST_BATCHES, MAX_BATCHES = 4, 16
 QUICK, QUICK_SECONDS = 2.0, 0.2
-"""A batch is quick if it takes no more than so many times as long as the quickest one, and so many seconds."""
-VALUES_PROBED = 8
-"""Values under one block that are tried for a sound one."""
+"""A batch is quick if it takes at most `QUICK` times the fastest batch's time, plus `QUICK_SECONDS`."""
+VALUES_CHECKED = 8
+"""Values of one block that are checked for a valid record."""
 
 
-class Place(NamedTuple):
+class BlockKey(NamedTuple):
     """A block of a model."""
 
     dht_prefix: str
     block: int
 
 
-def spread(models: Sequence[Model]) -> list[Place]:
-    """Return all blocks of the models in an order of which every beginning samples each model evenly.
+def spread(models: Sequence[Model]) -> list[BlockKey]:
+    """Return all blocks of the models, ordered so that any first part of the list samples each model evenly.
 
-    A server stands under each of its blocks: the first few of this order name most servers.
+    A server is announced under each of its blocks, so the first few lookups name most servers.
     """
-    places = [
-        (_reversed_bits(block), number, Place(model.dht_prefix, block))
+    blocks = [
+        (_reversed_bits(block), number, BlockKey(model.dht_prefix, block))
         for number, model in enumerate(models)
         for block in range(model.num_blocks)
     ]
-    return [place for _, _, place in sorted(places)]
+    return [block for _, _, block in sorted(blocks)]
 
 
 def _reversed_bits(number: int) -> int:
-    """Return the van der Corput order: 0, 512, 256, 768, 128, … come first among the blocks of a model."""
+    """Return a sort key in van der Corput order: blocks 0, 512, 256, 768, 128, … come first."""
     return int(f"{number:0{MAX_BLOCKS.bit_length()}b}"[::-1], 2)
 
 
 class Answer(NamedTuple):
-    """What stands under the blocks of one batch that answered, and how many did not: nobody could look there."""
+    """The values of those blocks of one batch that answered, and the number of blocks that did not."""
 
-    found: dict[Place, SubkeyValues]
+    found: dict[BlockKey, SubkeyValues]
     missing: int
 
 
 class BlockReader:
-    """Reads for one crawl, until `until` (monotonic seconds), in the order asked.
+    """Looks up blocks for one crawl, in the order requested, until `until` (monotonic seconds).
 
-    How many batches are under way at once follows from how they fare, for nobody knows how much the nodes that
-    hold the keys can take: one more after each quick one, half as many after one that did not answer in full.
-    What such a batch lacks is asked once more.
+    The number of batches at once adapts to the nodes that hold the keys: one more after each quick batch, half as many
+    after a batch that was not answered in full. The missing blocks of such a batch are looked up once more.
     """
 
     def __init__(self, dht_node: DHTClientNode, timeout: float, until: float) -> None:
@@ -75,17 +74,17 @@ class BlockReader:
         self._until = until
         self._waiting: deque[_Batch] = deque()
         self._under_way: set[asyncio.Task[None]] = set()
-        self._room = BATCHES_AT_FIRST
-        self._quickest = math.inf
+        self._max_batches = FIRST_BATCHES
+        self._fastest = math.inf
 
     async def read(
-        self, places: Sequence[Place], on_values: Callable[[Place, SubkeyValues], None] | None = None
+        self, blocks: Sequence[BlockKey], on_values: Callable[[BlockKey, SubkeyValues], None] | None = None
     ) -> AsyncIterator[Answer]:
-        """Yield each batch's answer as it comes. `on_values` is told what each node holds as soon as it answers."""
-        starts = range(0, len(places), KEYS_A_BATCH)
-        batches = [_Batch(places[start : start + KEYS_A_BATCH], on_values) for start in starts]
+        """Yield the answer of each batch as it arrives. `on_values` gets each node's values as soon as it answers."""
+        starts = range(0, len(blocks), KEYS_PER_BATCH)
+        batches = [_Batch(blocks[start : start + KEYS_PER_BATCH], on_values) for start in starts]
         self._waiting += batches
-        self._start_some()
+        self._start_batches()
         try:
             for answer in asyncio.as_completed([batch.answer for batch in batches]):
                 yield await answer
@@ -94,21 +93,21 @@ class BlockReader:
                 batch.answer.cancel()
 
     async def close(self) -> None:
-        """Give up what is being looked up."""
+        """Cancel the lookups under way."""
         self._waiting.clear()
         await end(*self._under_way)
 
-    async def served(self, places: Sequence[Place]) -> list[Place]:
-        """Return those blocks for which one of the first few values is a sound record."""
+    async def served(self, blocks: Sequence[BlockKey]) -> list[BlockKey]:
+        """Return those blocks of which one of the first few values is a valid record."""
         return [
-            place
-            async for answer in self.read(places)
-            for place, values in answer.found.items()
-            if any(map(_is_sound, islice(values.values(), VALUES_PROBED)))
+            block
+            async for answer in self.read(blocks)
+            for block, values in answer.found.items()
+            if any(map(_is_valid, islice(values.values(), VALUES_CHECKED)))
         ]
 
-    def _start_some(self) -> None:
-        while self._waiting and len(self._under_way) < self._room:
+    def _start_batches(self) -> None:
+        while self._waiting and len(self._under_way) < self._max_batches:
             batch = self._waiting.popleft()
             if not batch.answer.done():
                 task = awaited(self._look_up(batch))
@@ -117,53 +116,55 @@ class BlockReader:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._under_way.discard(task)
-        self._start_some()
+        self._start_batches()
 
     async def _look_up(self, batch: _Batch) -> None:
-        keys = {block_key(*place): place for place in batch.places}
+        keys = {block_key(*block): block for block in batch.blocks}
         began = time.monotonic()
         left = self._until - began
         try:
-            found = await self._dht_node.look_up(keys, min(left, self._timeout), batch.tell(keys)) if left > 0 else {}
-        except Exception as error:  # noqa: BLE001 - whoever reads is told
+            found = await self._dht_node.look_up(keys, min(left, self._timeout), batch.by_key(keys)) if left > 0 else {}
+        except Exception as error:  # noqa: BLE001 - raised where the answer is read
             if not batch.answer.done():
                 batch.answer.set_exception(error)
             return
         self._adapt(time.monotonic() - began, complete=len(found) == len(keys))
         batch.found |= {keys[key]: values or {} for key, values in found.items()}
-        batch.places = [place for place in batch.places if place not in batch.found]
-        if batch.places and not batch.asked_again and left > 0:
-            batch.asked_again = True
+        batch.blocks = [block for block in batch.blocks if block not in batch.found]
+        if batch.blocks and not batch.retried and left > 0:
+            batch.retried = True
             self._waiting.append(batch)
         elif not batch.answer.done():
-            batch.answer.set_result(Answer(batch.found, len(batch.places)))
+            batch.answer.set_result(Answer(batch.found, len(batch.blocks)))
 
     def _adapt(self, took: float, *, complete: bool) -> None:
-        self._quickest = min(self._quickest, took)
+        self._fastest = min(self._fastest, took)
         if not complete:
-            self._room = max(1, self._room // 2)
-        elif took < self._quickest * QUICK + QUICK_SECONDS:
-            self._room = min(MAX_BATCHES, self._room + 1)
+            self._max_batches = max(1, self._max_batches // 2)
+        elif took < self._fastest * QUICK + QUICK_SECONDS:
+            self._max_batches = min(MAX_BATCHES, self._max_batches + 1)
 
 
 class _Batch:
-    """Blocks to look up together: those that have no answer yet, and what the others hold."""
+    """Blocks to look up together: those without an answer yet, and the values of the others."""
 
-    def __init__(self, places: Sequence[Place], on_values: Callable[[Place, SubkeyValues], None] | None = None) -> None:
-        self.places = places
+    def __init__(
+        self, blocks: Sequence[BlockKey], on_values: Callable[[BlockKey, SubkeyValues], None] | None = None
+    ) -> None:
+        self.blocks = blocks
         self._on_values = on_values
-        self.found: dict[Place, SubkeyValues] = {}
-        self.asked_again = False
+        self.found: dict[BlockKey, SubkeyValues] = {}
+        self.retried = False
         self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
-    def tell(self, places: Mapping[str, Place]) -> Callable[[str, SubkeyValues], None] | None:
-        """Return what takes values by key, where somebody wants them early."""
+    def by_key(self, blocks: Mapping[str, BlockKey]) -> Callable[[str, SubkeyValues], None] | None:
+        """Return `on_values` as a function of the DHT key, or None."""
         if (on_values := self._on_values) is None:
             return None
-        return lambda key, values: on_values(places[key], values)
+        return lambda key, values: on_values(blocks[key], values)
 
 
-def _is_sound(packed: bytes) -> bool:
+def _is_valid(packed: bytes) -> bool:
     try:
         read_server(packed)
     except RefusedError:

@@ -1,8 +1,10 @@
-"""Which of the announced models are looked at: anyone can announce any number, and each block costs a look-up.
+"""This module chooses which announced models a crawl reads.
 
-Models that the last crawl found served come first, so that no flood displaces them. Where the others are too
-many, a random sample of them is probed: those whose blocks somebody serves are chosen, largest first. So a
-flood of names alone is worth nothing, and an honest model that it hides is found within some crawls, and stays.
+Anyone can announce any number of models, and each of their blocks costs a lookup.
+
+Models that the last crawl found served come first, so that no flood displaces them. Where there are too many others,
+a few blocks of a random sample of them are looked up: the models whose blocks have servers are chosen, largest first.
+So a flood of mere names takes no room, and an honest model that it hides is found within some crawls, and then kept.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from crawler.models import Model
-from crawler.observe.blocks import Place
+from crawler.observe.blocks import BlockKey
 from shared.snapshot import Verdict
 
 if TYPE_CHECKING:
@@ -21,15 +23,16 @@ if TYPE_CHECKING:
     from shared.snapshot import Snapshot
 
 MAX_ANNOUNCED_MODELS = 100
-"""Models beside the official ones."""
+"""Announced models that are read, without the official ones."""
 MAX_ANNOUNCED_BLOCKS = 10_000
-"""Blocks of these in all. The public swarm has announced about 1,500."""
-MAX_PROBED_MODELS = 1_000
-PROBED_BLOCKS = 2
+"""Total blocks of these. The public swarm has announced about 1,500."""
+MAX_SAMPLED_MODELS = 1_000
+SAMPLED_BLOCKS = 2
+"""Blocks looked up per sampled model."""
 
 
 def reached(last: Snapshot | None) -> frozenset[str]:
-    """Return the servers that the last crawl reached."""
+    """Return the peer ids of the servers that the last crawl reached."""
     models = last.models if last is not None else ()
     return frozenset(
         server.peer_id for model in models for server in model.servers if server.verdict is Verdict.REACHABLE
@@ -45,13 +48,13 @@ def served_before(last: Snapshot | None) -> list[Model]:
     ]
 
 
-def standing(model: Model) -> tuple[int, str]:
-    """The public contract's order of announced models."""
+def sort_key(model: Model) -> tuple[int, str]:
+    """Return the key by which the public API sorts announced models."""
     return -model.num_blocks, model.dht_prefix
 
 
 def first_that_fit(models: Collection[Model], *, beside: Collection[Model] = ()) -> list[Model]:
-    """Return those of `models` that there is room for beside others that are chosen already."""
+    """Return those of `models` that fit in the limits together with others that are chosen already."""
     chosen: list[Model] = []
     room, blocks = MAX_ANNOUNCED_MODELS - len(beside), MAX_ANNOUNCED_BLOCKS - sum(model.num_blocks for model in beside)
     for model in models:
@@ -62,27 +65,27 @@ def first_that_fit(models: Collection[Model], *, beside: Collection[Model] = ())
 
 
 def fit_early(models: Collection[Model]) -> bool:
-    """Whether these may be looked at before the whole index is known: they leave half of the room to the others."""
+    """Whether these may be read before the whole index is known: they take at most half of each limit."""
     blocks = sum(model.num_blocks for model in models)
     return len(models) <= MAX_ANNOUNCED_MODELS // 2 and blocks <= MAX_ANNOUNCED_BLOCKS // 2
 
 
 async def served_first(
-    models: Collection[Model], is_served: Callable[[list[Place]], Awaitable[Collection[Place]]]
+    models: Collection[Model], find_served: Callable[[list[BlockKey]], Awaitable[Collection[BlockKey]]]
 ) -> list[Model]:
-    """Probe some blocks of a random sample and return it, those first that are served.
+    """Return a random sample of the models, sorted: those with the largest share of served blocks first.
 
-    `is_served` returns those of the blocks under which a sound record stands.
+    `find_served` returns those of the given blocks that have a valid record.
     """
-    sample = random.sample(list(models), min(len(models), MAX_PROBED_MODELS))
-    places = [
-        Place(model.dht_prefix, block)
+    sample = random.sample(list(models), min(len(models), MAX_SAMPLED_MODELS))
+    blocks = [
+        BlockKey(model.dht_prefix, block)
         for model in sample
-        for block in random.sample(range(model.num_blocks), min(model.num_blocks, PROBED_BLOCKS))
+        for block in random.sample(range(model.num_blocks), min(model.num_blocks, SAMPLED_BLOCKS))
     ]
-    served = Counter(prefix for prefix, _ in await is_served(places))
+    served = Counter(prefix for prefix, _ in await find_served(blocks))
 
     def rank(model: Model) -> tuple[float, int, str]:
-        return -served[model.dht_prefix] / min(model.num_blocks, PROBED_BLOCKS), *standing(model)
+        return -served[model.dht_prefix] / min(model.num_blocks, SAMPLED_BLOCKS), *sort_key(model)
 
     return sorted(sample, key=rank)

@@ -1,4 +1,7 @@
-"""Does this machine keep up? If not, silence may be its own fault, and says nothing about a server."""
+"""This module tells whether this process is too busy to trust a timeout.
+
+Where it is, a peer that did not answer may have answered unheard, and nothing is said about it.
+"""
 
 from __future__ import annotations
 
@@ -12,42 +15,43 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 EVERY = 0.2
-TOLERATED = 0.5
-"""Seconds for a question that takes a millisecond at rest. A dial has ten times as long."""
-BUSY = 0.1
-"""Seconds of the same, after which nothing new should be begun."""
-GIVEN_UP = 10.0
+"""Seconds between two requests."""
+MAX_DELAY = 0.5
+"""Seconds for a request that takes a millisecond at rest. A probe has ten times as long."""
+MAX_DELAY_TO_BEGIN = 0.1
+"""Seconds of the same, after which no new probe should begin."""
+REQUEST_TIMEOUT = 10.0
 
 
-class Strain:
-    """Asks the crawler's own daemon something trivial, again and again: waits for the daemon and for this process."""
+class Overload:
+    """Measures how late answers are, by a trivial request to the crawler's own daemon, again and again."""
 
-    def __init__(self, ask: Callable[[], Awaitable[object]]) -> None:
-        self._ask = ask
-        self._asked_at: float | None = None
+    def __init__(self, request: Callable[[], Awaitable[object]]) -> None:
+        self._request = request
+        self._requested_at: float | None = None
         self._late_at = -math.inf
 
     async def watch(self) -> None:
-        """Run until cancelled."""
+        """Measure until cancelled."""
         while True:
-            self._asked_at = time.monotonic()
+            self._requested_at = time.monotonic()
             await asyncio.sleep(EVERY)
             with suppress(Exception):
-                async with asyncio.timeout(GIVEN_UP):
-                    await self._ask()
+                async with asyncio.timeout(REQUEST_TIMEOUT):
+                    await self._request()
             self._note()
-            self._asked_at = None
+            self._requested_at = None
 
     def since(self, moment: float) -> bool:
-        """Whether an answer has been late at any time since then (monotonic seconds)."""
+        """Whether an answer has been late at any time since `moment` (monotonic seconds)."""
         self._note()
         return self._late_at >= moment
 
     def now(self) -> bool:
         """Whether an answer is late at this moment."""
-        return self._asked_at is not None and time.monotonic() - self._asked_at > EVERY + BUSY
+        return self._requested_at is not None and time.monotonic() - self._requested_at > EVERY + MAX_DELAY_TO_BEGIN
 
     def _note(self) -> None:
         now = time.monotonic()
-        if self._asked_at is not None and now - self._asked_at > EVERY + TOLERATED:
+        if self._requested_at is not None and now - self._requested_at > EVERY + MAX_DELAY:
             self._late_at = now

@@ -1,4 +1,4 @@
-"""Dial the servers that say they are online, in an order and within a time that no flood of others can spoil."""
+"""This module probes the servers that announce they are online, in an order and a time that no flood can spoil."""
 
 from __future__ import annotations
 
@@ -15,85 +15,82 @@ if TYPE_CHECKING:
 
     from shared.reachability import DialOutcome
 
-SETTLING_AT_ONCE = 128
-"""Dials in their first second, which is when they cost work, here and in the daemon."""
-SETTLES_WITHIN = 0.3
-"""Seconds after which a dial has answered, or waits for a silent peer and costs nothing but its place."""
-BUSY_PAUSE = 0.05
-DIALS_AT_ONCE = 3_500
-"""Dials in all: under p2pd's limit (`shared.p2p.daemon.SWARM_DIALS_AT_ONCE`). Each takes a file or two, of those
+MAX_STARTING = 128
+"""Probes in their first moments, when they cost work here and in the daemon."""
+STARTING_SECONDS = 0.3
+"""Seconds after which a probe has ended, or waits for a silent peer and costs only its place."""
+OVERLOAD_PAUSE = 0.05
+MAX_IN_FLIGHT = 3_500
+"""Probes at once: under p2pd's limit (`shared.p2p.daemon.SWARM_DIALS_AT_ONCE`). Each takes one or two of the open files
 that the system allows."""
 
 
-class DialQueue:
-    """Begins to dial as servers are added, unless this machine is `busy`.
+class ProbeQueue:
+    """Probes servers as they are added, except while this process is `overloaded`.
 
-    No dial begins that may not end by `until` (monotonic seconds). Silent peers do not hold up the others: they
-    wait together, for one deadline in all.
+    No probe begins that may not end by `until` (monotonic seconds). Silent peers delay nobody: all of them wait at
+    the same time, for one timeout in all.
     """
 
     def __init__(
         self,
-        dial: Callable[[str], Awaitable[DialOutcome]],
+        probe: Callable[[str], Awaitable[DialOutcome]],
         *,
-        longest: float,
+        timeout: float,
         until: float,
-        busy: Callable[[], bool] = lambda: False,
+        overloaded: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._dial = dial
-        self._busy = busy
-        self._begin_until = until - longest
+        """`probe` takes a peer id and returns within `timeout` seconds."""
+        self._probe = probe
+        self._overloaded = overloaded
+        self._begin_until = until - timeout
         self._waiting: list[tuple[bool, int, str]] = []
         self._added: set[str] = set()
         self._starters = 0
         self._tasks: list[asyncio.Task[None]] = []
-        self._room = asyncio.Semaphore(min(DIALS_AT_ONCE, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 3))
+        self._room = asyncio.Semaphore(min(MAX_IN_FLIGHT, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 3))
         self.outcomes: dict[str, DialOutcome] = {}
-
-    @property
-    def left_out(self) -> int:
-        """Servers that there was no time to dial: nobody looked at them."""
-        return len(self._waiting)
+        """By peer id, of the probes that have ended."""
 
     @property
     def added(self) -> int:
-        """Servers in all: dialled, being dialled, or waiting for it."""
+        """Number of servers that were probed, are being probed, or wait for it."""
         return len(self._added)
 
-    def add(self, peer_id: str, *, known: bool, turn: int) -> None:
-        """Dial this one too: `known` ones first, then by `turn`, in which each model's servers are counted."""
+    def add(self, peer_id: str, *, known: bool, rank: int) -> None:
+        """Probe this server too, once: `known` ones first, then by `rank`, its number among its model's servers."""
         if peer_id in self._added:
             return
         self._added.add(peer_id)
-        heapq.heappush(self._waiting, (not known, turn, peer_id))
-        if self._starters < SETTLING_AT_ONCE:
+        heapq.heappush(self._waiting, (not known, rank, peer_id))
+        if self._starters < MAX_STARTING:
             self._starters += 1
-            self._tasks.append(awaited(self._start_dials()))
+            self._tasks.append(awaited(self._start_probes()))
 
-    async def _start_dials(self) -> None:
+    async def _start_probes(self) -> None:
         try:
             while True:
                 await self._room.acquire()
-                while self._busy():  # noqa: ASYNC110 - nothing tells when it ends
-                    await asyncio.sleep(BUSY_PAUSE)
+                while self._overloaded():  # noqa: ASYNC110 - nothing signals when it ends
+                    await asyncio.sleep(OVERLOAD_PAUSE)
                 if not self._waiting or time.monotonic() > self._begin_until:
                     self._room.release()
                     return
                 _, _, peer_id = heapq.heappop(self._waiting)
-                dial = awaited(self._dial_one(peer_id))
-                self._tasks.append(dial)
-                await asyncio.wait({dial}, timeout=SETTLES_WITHIN)
+                task = awaited(self._probe_one(peer_id))
+                self._tasks.append(task)
+                await asyncio.wait({task}, timeout=STARTING_SECONDS)
         finally:
             self._starters -= 1
 
-    async def _dial_one(self, peer_id: str) -> None:
+    async def _probe_one(self, peer_id: str) -> None:
         try:
-            self.outcomes[peer_id] = await self._dial(peer_id)
+            self.outcomes[peer_id] = await self._probe(peer_id)
         finally:
             self._room.release()
 
     async def finish(self) -> None:
-        """Wait for all that can be done in time. Nothing may be added after it."""
+        """Wait for all probes that there is time for. Nothing may be added after it."""
         done = 0
         while done < len(self._tasks):
             tasks = self._tasks[done:]
@@ -101,6 +98,6 @@ class DialQueue:
             await asyncio.gather(*tasks)
 
     async def close(self) -> None:
-        """Give up the dials that have not ended."""
+        """Cancel the probes that have not ended."""
         while tasks := [task for task in self._tasks if not task.done()]:
             await end(*tasks)

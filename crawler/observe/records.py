@@ -1,28 +1,26 @@
-"""The validating edge: DHT records are hostile text until they have passed here.
+"""This module validates DHT records, which are hostile until they have passed here.
 
-Records carry no signature, so anyone who reaches one bootstrap peer can write any of them. What passes is
-bounded in every dimension by a limit that has a name; what does not is refused with a reason, which is
-counted and shown. Petals' own classes decide what a record of the wire format is.
+Records carry no signature, so anyone who reaches one bootstrap peer can write any of them. Each field that passes has a
+named limit; a record that does not pass is refused with a reason, which is counted and shown. Petals' own classes
+define the wire format.
 """
 
 from __future__ import annotations
 
 import math
 import re
-import unicodedata
 from typing import Any
 
 import msgpack
-import msgspec
 
 from crawler.models import MAX_BLOCKS, Model
+from crawler.text import bad_prefix, clean_text
 from shared.p2p.petals import ModelInfo, ServerInfo, ServerState
 from shared.peer_id import BadPeerIdError, parse_peer_id
-from shared.snapshot import PeerState
+from shared.snapshot import Announcement, PeerState
 
 MAX_RECORD_BYTES = 64 * 1024
 """A genuine record takes about 500 bytes; one with pings to 200 servers 12 kB."""
-MAX_PREFIX = 128
 MAX_REPOSITORY = 256
 MAX_PUBLIC_NAME = 100
 MAX_VERSION = 32
@@ -38,27 +36,15 @@ _TUPLE_CODE = 0x40
 
 
 class RefusedError(ValueError):
-    """The record is not used. The message is the reason: a short name, for counting."""
+    """The record is not used. The message is the reason: a short name that becomes a metric label."""
 
 
-class ServerRecord(msgspec.Struct, frozen=True):
-    """What one server announces for one block, validated. Units as in `ServerReport`."""
+class ServerRecord(Announcement, frozen=True):
+    """What one server announces for one block, validated."""
 
     state: PeerState
-    throughput: float
     start_block: int | None = None
     end_block: int | None = None
-    public_name: str | None = None
-    version: str | None = None
-    network_rps: float | None = None
-    forward_rps: float | None = None
-    inference_rps: float | None = None
-    adapters: tuple[str, ...] = ()
-    torch_dtype: str | None = None
-    quant_type: str | None = None
-    using_relay: bool | None = None
-    cache_tokens_left: int | None = None
-    next_pings: dict[str, float] | None = None
 
 
 _STATES = {
@@ -67,26 +53,10 @@ _STATES = {
     ServerState.ONLINE: PeerState.ONLINE,
 }
 _HUB_REPOSITORY = re.compile(r"https://huggingface\.co/[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)?/?")
-_PREFIX = re.compile(r"[^\s.\"'`\\<>&]+")
-
-
-def bad_prefix(prefix: str) -> str | None:
-    """Say why this is no DHT prefix, None where it is one.
-
-    Petals splits `{prefix}.{block}` at the dot and chains of blocks at spaces, so no client can use a prefix
-    that has either.
-    """
-    if not prefix:
-        return "the prefix is empty"
-    if len(prefix) > MAX_PREFIX:
-        return f"the prefix is longer than {MAX_PREFIX} characters"
-    if not _PREFIX.fullmatch(prefix) or clean_text(prefix, MAX_PREFIX) != prefix:
-        return "the prefix has dots, spaces, quotes or unprintable characters"
-    return None
 
 
 def read_model(prefix: str, packed: bytes, *, private_swarm: bool) -> Model:
-    """Read one entry of `_petals.models`. Raises `RefusedError`."""
+    """Return the model that one entry of `_petals.models` announces. Raises `RefusedError`."""
     if bad_prefix(prefix):
         raise RefusedError("bad_prefix")
     value = _unpack(packed)
@@ -108,7 +78,7 @@ def read_model(prefix: str, packed: bytes, *, private_swarm: bool) -> Model:
 
 
 def read_server(packed: bytes) -> ServerRecord:
-    """Read one server's value. Raises `RefusedError`."""
+    """Return the record that one server's value holds. Raises `RefusedError`."""
     value = _unpack(packed)
     if not isinstance(value, list | tuple):
         raise RefusedError("server_not_a_tuple")
@@ -146,18 +116,11 @@ def check_peer_id(text: str) -> str:
 
 
 def check_block(record: ServerRecord, block: int) -> None:
-    """A record stands under each block that it covers. Raises `RefusedError` for one that does not."""
+    """Check that the record's span covers the block that it is announced for. Raises `RefusedError`."""
     if record.start_block is None or record.end_block is None:
         return
     if not record.start_block <= block < record.end_block:
         raise RefusedError("span_excludes_block")
-
-
-def clean_text(text: str, limit: int) -> str:
-    """Drop what is not visible (control, bidi, surrogates, separators), then cut. May return an empty string."""
-    text = text[: 4 * limit]
-    kept = (char for char in text if char == " " or unicodedata.category(char)[0] not in "CZ")
-    return "".join(kept).strip()[:limit]
 
 
 def _unpack(packed: bytes) -> Any:
@@ -174,7 +137,7 @@ def _unpack(packed: bytes) -> Any:
 
 
 def _unpack_value(packed: bytes, depth: int) -> Any:
-    """Decode as hivemind does, where tuples are an extension that holds msgpack, but not to any depth."""
+    """Return the decoded value. As in hivemind, tuples are an extension that holds msgpack; depth is limited."""
 
     def extension(code: int, data: bytes) -> Any:
         if code != _TUPLE_CODE:
@@ -201,7 +164,7 @@ def _optional_text(value: str | None, limit: int) -> str | None:
 
 
 def _pings(announced: dict[str, float]) -> dict[str, float]:
-    """Keep pings to peers that can exist; `inf` says that the peer did not answer."""
+    """Return the pings (seconds) to valid peer ids; `inf` means that the peer did not answer."""
     pings: dict[str, float] = {}
     for peer_id, seconds in announced.items():
         if len(pings) >= MAX_NEXT_PINGS:

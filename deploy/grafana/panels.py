@@ -7,12 +7,7 @@ from typing import TYPE_CHECKING
 from grafana_foundation_sdk.builders import common, prometheus, stat, table, timeseries
 from grafana_foundation_sdk.builders import dashboard as dashboards
 from grafana_foundation_sdk.models.common import BigValueColorMode, StackingMode
-from grafana_foundation_sdk.models.dashboard import (
-    DataSourceRef,
-    Threshold,
-    ThresholdsMode,
-    VariableRefresh,
-)
+from grafana_foundation_sdk.models.dashboard import DataSourceRef, Threshold, ThresholdsMode, VariableRefresh
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 if TYPE_CHECKING:
@@ -24,19 +19,24 @@ RATE = "[$__rate_interval]"
 
 Query = tuple[str, str]
 """PromQL and the legend of its series."""
+Panel = stat.Panel | table.Panel | timeseries.Panel
 
 
-def new_board(uid: str, title: str, description: str) -> dashboards.Dashboard:
-    return (
-        dashboards.Dashboard(title)
-        .uid(f"petals-{uid}")
-        .description(description)
-        .tags(["petals"])
-        .refresh("30s")
-        .time("now-6h", "now")
-        .timezone("browser")
-        .with_variable(dashboards.DatasourceVariable("datasource").label("Prometheus").type("prometheus"))
-    )
+def new_board(
+    uid: str, title: str, description: str, *parts: dashboards.QueryVariable | dashboards.Row | Panel
+) -> dashboards.Dashboard:
+    """Return a dashboard of these variables, rows and panels, in this order."""
+    board = dashboards.Dashboard(title).uid(f"petals-{uid}").description(description).tags(["petals"])
+    board.refresh("30s").time("now-6h", "now").timezone("browser")
+    board.with_variable(dashboards.DatasourceVariable("datasource").label("Prometheus").type("prometheus"))
+    for part in parts:
+        if isinstance(part, dashboards.QueryVariable):
+            board.with_variable(part)
+        elif isinstance(part, dashboards.Row):
+            board.with_row(part)
+        else:
+            board.with_panel(part)
+    return board
 
 
 def variable(name: str, query: str) -> dashboards.QueryVariable:
@@ -52,11 +52,7 @@ def variable(name: str, query: str) -> dashboards.QueryVariable:
 
 
 def graph(
-    title: str,
-    description: str,
-    *queries: Query,
-    unit: str = "short",
-    stacked: bool = False,
+    title: str, description: str, *queries: Query, unit: str = "short", stacked: bool = False
 ) -> timeseries.Panel:
     panel = timeseries.Panel().title(title).description(description).datasource(SOURCE).unit(unit).span(12).height(8)
     panel.fill_opacity(20 if stacked else 5).min(0)

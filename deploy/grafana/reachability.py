@@ -13,43 +13,37 @@ VANTAGE = 'vantage=~"$vantage"'
 
 
 def board() -> Dashboard:
-    made = new_board("reachability", "Petals: reachability checks", "What servers hear when they ask about themselves.")
-    made.with_variable(variable("vantage", "label_values(petals_worker_looking, vantage)"))
-    made.with_panel(
+    return new_board(
+        "reachability",
+        "Petals: reachability checks",
+        "What servers hear when they ask about themselves.",
+        variable("vantage", "label_values(petals_worker_looking, vantage)"),
         number(
             "Workers that look",
             "Fit and not suspended.",
             (f"sum by (vantage) (petals_worker_looking{{{VANTAGE}}})", "{{vantage}}"),
             steps=((None, RED), (1, GREEN)),
-        )
-    )
-    made.with_panel(
+        ),
         number(
             "Waiting for a worker",
             "Checks in the queue.",
             (f"max by (vantage) (petals_worker_queue_checks{{{VANTAGE}}})", "{{vantage}}"),
-        )
-    )
-    made.with_panel(
+        ),
         number(
             "Oldest in the queue",
             "A caller waits nine seconds in all.",
             (f"max by (vantage) (petals_worker_queue_oldest_age_seconds{{{VANTAGE}}})", "{{vantage}}"),
             unit="s",
             steps=((None, GREEN), (1, AMBER), (3, RED)),
-        )
-    )
-    made.with_panel(number("Callers waiting", "In the api.", ("sum(petals_api_checks_waiting)", "waiting")))
-    made.with_panel(
+        ),
+        number("Callers waiting", "In the api.", ("sum(petals_api_checks_waiting)", "waiting")),
         graph(
             "Verdicts",
             "Unknown: nobody could look. Never told as unreachable.",
             (f"sum by (verdict) (rate(petals_worker_checks_total{{{VANTAGE}}}{RATE}))", "{{verdict}}"),
             unit="ops",
             stacked=True,
-        )
-    )
-    made.with_panel(
+        ),
         graph(
             "Why not",
             "Checks that did not end well, by stage and cause.",
@@ -58,9 +52,7 @@ def board() -> Dashboard:
                 "{{stage}}: {{cause}}",
             ),
             unit="ops",
-        )
-    )
-    made.with_panel(
+        ),
         graph(
             "Answers",
             "is_reachable by status; 503 is: nobody could look.",
@@ -70,25 +62,19 @@ def board() -> Dashboard:
             ),
             unit="reqps",
             stacked=True,
-        )
-    )
-    made.with_panel(quantiles("Duration of a look", "In the worker.", "petals_worker_check_duration_seconds"))
-    made.with_panel(
+        ),
+        quantiles("Duration of a look", "In the worker.", "petals_worker_check_duration_seconds"),
         graph(
             "Stages of a look, p90",
             "Look-up in the DHT, dial with its handshake, the question whether it serves.",
             (quantile(0.9, "petals_worker_stage_duration_seconds", "stage"), "{{stage}}"),
             unit="s",
-        )
-    )
-    made.with_panel(quantiles("Reply lag", "From verdict to api.", "petals_api_reply_lag_seconds"))
-    made.with_panel(
-        graph("Checks held", "By worker.", ("petals_worker_checks_in_flight", "{{instance}}"), stacked=True)
-    )
-    return made.with_panel(
+        ),
+        quantiles("Reply lag", "From verdict to api.", "petals_api_reply_lag_seconds"),
+        graph("Checks held", "By worker.", ("petals_worker_checks_in_flight", "{{instance}}"), stacked=True),
         graph(
             "Nodes opened",
             "A DHT node beyond the first of a process: the worker lost the swarm. Prober nodes are replaced by plan.",
             ("sum by (role) (petals_worker_nodes_opened_total)", "{{role}}"),
-        )
+        ),
     )

@@ -15,104 +15,82 @@ MODEL = 'model=~"$model"'
 
 
 def board() -> Dashboard:
-    made = new_board("swarm", "Petals: swarm", "Which models work, and what they stand on. A view of the snapshot.")
-    made.with_variable(variable("model", "label_values(petals_model_info, model)"))
-    made.with_panel(
+    return new_board(
+        "swarm",
+        "Petals: swarm",
+        "Which models work, and what they stand on. A view of the snapshot.",
+        variable("model", "label_values(petals_model_info, model)"),
         number(
             "Models that work",
             "Every block has a server, of all models with series of their own.",
             ("sum(petals_model_healthy)", "work"),
             ("count(petals_model_healthy)", "announced"),
-        )
-    )
-    made.with_panel(number("Servers", "Distinct servers in the snapshot.", ("petals_servers", "servers")))
-    made.with_panel(
+        ),
+        number("Servers", "Distinct servers in the snapshot.", ("petals_servers", "servers")),
         number(
             "Snapshot age",
             "Seconds since the last crawl that saw the swarm ended.",
             ("time() - petals_crawl_last_success_timestamp_seconds", "age"),
             unit="s",
             steps=((None, GREEN), (120, AMBER), (180, RED)),
-        )
-    )
-    made.with_panel(
+        ),
         number(
             "Bootstrap peers",
             "How many answer, of all.",
             ("sum(petals_bootstrap_peer_up)", "answer"),
             ("count(petals_bootstrap_peer_up)", "all"),
-        )
-    )
-    made.with_row(Row("Models"))
-    made.with_panel(
+        ),
+        Row("Models"),
         graph(
             "Covered blocks",
             "Share of a model's blocks that an online server holds. Below 100% nobody can use it.",
             (f"petals_model_covered_ratio{{{MODEL}}}", "{{model}}"),
             unit="percentunit",
-        )
-    )
-    made.with_panel(
+        ),
         graph(
             "Blocks on a single server",
             "Blocks that one restart would lose.",
             (f'petals_model_blocks{{redundancy="1", {MODEL}}}', "{{model}}"),
-        )
-    )
-    made.with_panel(
+        ),
         graph(
             "Servers by state",
             "Unreachable: announced as online, dialled, not reached.",
             (f"sum by (state) (petals_model_servers{{{MODEL}}})", "{{state}}"),
             stacked=True,
-        )
-    )
-    made.with_panel(
+        ),
         graph(
             "Worst block's throughput",
             "Least over blocks of the online servers' summed requests per second: the model's narrowest place.",
             (f'petals_model_worst_block_throughput_rps{{kind="inference", {MODEL}}}', "{{model}}"),
             unit="reqps",
-        )
-    )
-    made.with_panel(
+        ),
         rows(
             "Models now",
             "1 where a client finds servers for all blocks in a row.",
             f"petals_model_path_available{{{MODEL}}}",
-        )
-    )
-    made.with_panel(
+        ),
         graph(
             "Free attention cache",
             "Tokens, over a model's online servers.",
             (f"petals_model_cache_tokens_left{{{MODEL}}}", "{{model}}"),
-        )
-    )
-    made.with_row(Row("Servers"))
-    made.with_panel(
-        graph("Versions", "Servers by petals version.", ("petals_servers_by_version", "{{version}}"), stacked=True)
-    )
-    made.with_panel(
+        ),
+        Row("Servers"),
+        graph("Versions", "Servers by petals version.", ("petals_servers_by_version", "{{version}}"), stacked=True),
         graph(
             "Pings between servers",
             "As servers announce them.",
             ("histogram_quantile(0.5, petals_ping_seconds_bucket)", "p50"),
             ("histogram_quantile(0.9, petals_ping_seconds_bucket)", "p90"),
             unit="s",
-        )
-    )
-    made.with_panel(graph("Adapters", "Servers by LoRA adapter.", ("petals_servers_by_adapter", "{{adapter}}")))
-    made.with_panel(graph("Behind a relay", "Servers.", ("petals_servers_using_relay", "relayed")))
-    made.with_panel(
-        graph("Refused records", "In the latest crawl, by reason.", ("petals_records_refused", "{{reason}}"))
-    )
-    return made.with_panel(
+        ),
+        graph("Adapters", "Servers by LoRA adapter.", ("petals_servers_by_adapter", "{{adapter}}")),
+        graph("Behind a relay", "Servers.", ("petals_servers_using_relay", "relayed")),
+        graph("Refused records", "In the latest crawl, by reason.", ("petals_records_refused", "{{reason}}")),
         graph(
             "Beyond the limits",
             "Models, versions and adapters that are counted together as (other).",
             ("petals_models_overflow", "models"),
             ("petals_versions_overflow", "versions"),
             ("petals_adapters_overflow", "adapters"),
-        )
+        ),
     )

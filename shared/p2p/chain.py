@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from shared.inference import Hop, InferenceOutcome, ServerInference, Usability, UsabilityState
+from shared.judgement.coverage import coverage
 from shared.p2p.inference import InferenceError, Session, open_session
 from shared.peer_id import short_peer_id
 from shared.routing import Leg, route
@@ -253,7 +254,7 @@ class Chain:
 
     def _weaknesses(self) -> list[str]:
         found = []
-        redundancy = self._model.redundancy()
+        redundancy = coverage(self._model).redundancy
         for link in self._links:
             name, (start, end) = short_peer_id(link.leg.server.peer_id), link.blocks
             if link.leg.server.relayed:

@@ -1,9 +1,9 @@
-"""How every service reaches Redis: with timeouts, few retries, and a name that `CLIENT LIST` shows.
+"""This module connects to Redis with timeouts, few retries, and a client name that `CLIENT LIST` shows.
 
-A URL names one server, or with `sentinel://` the Sentinels that know which one leads now: each new connection
-asks them, so a fail-over is an outage like any other, which callers wait out. With `sentinels://` both are asked
-over TLS, as with `rediss://`. `parse_redis_url` reads all forms, so that each is refused or obeyed as a whole: redis-py
-alone takes any database for 0, and finds an unknown option out at the first connection, in a background task.
+A URL names one server, or with `sentinel://` the Sentinels that know the current master. Each new connection asks them,
+so callers wait a fail-over out like any other outage. `sentinels://` uses TLS for both, as `rediss://` does.
+`parse_redis_url` validates each URL as a whole: redis-py itself reads any malformed database as 0, and finds an unknown
+option only at the first connection, in a background task.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ from redis.sentinel import Sentinel as SyncSentinel
 SOCKET_TIMEOUT = 5.0
 CONNECT_TIMEOUT = 2.0
 RETRIES = 2
-"""redis-py's own ten would make one lost command take a minute; callers here try again by themselves."""
+"""With redis-py's default of ten, one lost command takes a minute; callers here retry by themselves."""
 SENTINEL_TIMEOUT = 1.0
-"""Seconds that one Sentinel gets to say who leads, before the next one is asked."""
+"""Seconds for one Sentinel to name the master, before the next one is asked."""
 REDIS_PORT, SENTINEL_PORT = 6379, 26379
 _SENTINEL_OPTIONS: dict[str, Any] = {"socket_timeout": SENTINEL_TIMEOUT, "socket_connect_timeout": SENTINEL_TIMEOUT}
 
 POOL_TIMEOUT = 3.0
-"""Seconds that a command waits for a free connection: many callers share few."""
+"""Seconds that a command waits for a free connection of the pool."""
 
 
 class RedisPlace(NamedTuple):
-    """What a URL says: where Redis is, and what it asks for."""
+    """A parsed Redis URL."""
 
     sentinels: list[tuple[str, int]]
-    """Empty: Redis itself is at `options`' host and port, or path."""
+    """Host and port of each; empty where `options` has Redis's own host and port, or path."""
     service: str
-    """What the Sentinels call it."""
+    """The Sentinels' name for the master."""
     options: dict[str, Any]
     """For connections to Redis: host and port, or path; db, username, password."""
     tls: dict[str, Any]
-    """For connections to Redis and the Sentinels; empty: none."""
+    """TLS options for connections to Redis and the Sentinels; empty without TLS."""
 
 
 class _BlockingSentinelPool(SentinelConnectionPool, BlockingConnectionPool):
-    """Connections to whoever leads; callers wait for a free one."""
+    """Connections to the current master; callers wait for a free one."""
 
 
 def connect(url: str, name: str, *, max_connections: int = 8) -> Redis:
@@ -80,10 +80,10 @@ def connect(url: str, name: str, *, max_connections: int = 8) -> Redis:
 
 
 def connect_sync(url: str, *, timeout: float = SOCKET_TIMEOUT) -> sync_redis.Redis:
-    """Return a client for what RQ does synchronously, in threads, and for the health check.
+    """Return a synchronous client, for RQ in threads and for the health check.
 
-    A Redis that says nothing holds a command for `timeout` seconds. A lost connection is tried anew once; a time-out is
-    not: a process that is told to stop waits for its threads.
+    A command to a Redis that does not answer takes `timeout` seconds. A lost connection is retried once; a timeout is
+    not, because a process that stops waits for its threads.
     """
     place = parse_redis_url(url)
     options: dict[str, Any] = {
@@ -103,7 +103,7 @@ def connect_sync(url: str, *, timeout: float = SOCKET_TIMEOUT) -> sync_redis.Red
 
 
 def parse_redis_url(url: str) -> RedisPlace:
-    """Raise `ValueError` that says what is wrong, without the URL's words: a password may stand anywhere in it."""
+    """Return a parsed URL. Raises `ValueError` whose message does not quote the URL, which may hold a password."""
     parts = _split(url)
     if parts.scheme not in _FORMS:
         raise ValueError(f"expected {', '.join(f'{scheme}://' for scheme in _FORMS)}")
@@ -138,7 +138,7 @@ def parse_redis_url(url: str) -> RedisPlace:
 def _take_options(query: str, known: set[str], options: dict[str, Any], tls: dict[str, Any]) -> None:
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name not in known:
-            named = f" {name!r}" if value else ""  # else it may be the rest of a password that a ? stands in
+            named = f" {name!r}" if value else ""  # else it may be the rest of a password that contains a ?
             raise ValueError(f"unknown option{named}: there are {', '.join(sorted(known))}")
         target = tls if name in _TLS_OPTIONS else options
         if name in target:
@@ -160,7 +160,7 @@ _TLS_OPTIONS = {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", 
 def _split(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
-    except ValueError:  # its words hold some of the URL's
+    except ValueError:  # its message quotes the URL
         raise ValueError("not a URL: an IPv6 address stands in [ ]") from None
     if "#" in url or "@" in parts.path + parts.query:
         raise ValueError("percent-encode / ? # and @ in user and password (%2F, %3F, %23, %40)")
@@ -182,7 +182,7 @@ def _address(text: str, default_port: int, form: str) -> tuple[str, int]:
 
 
 def _tried(options: dict[str, Any]) -> dict[str, Any]:
-    """Try the options: redis-py would read the files at the first connection."""
+    """Return the TLS options after trying them: redis-py would read the files only at the first connection."""
     if not options:
         return options
     if (check := options.get("ssl_check_hostname")) is not None:

@@ -1,4 +1,4 @@
-"""Read the history: what `crawler.history.writer.HistoryWriter` wrote, as slots in which somebody looked."""
+"""This module reads the history that `crawler.history.writer.HistoryWriter` wrote."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ UPTIME_WINDOWS = {"24h": 24, "7d": 7 * 24, "30d": 30 * 24}
 
 
 class ModelHistory(msgspec.Struct, frozen=True):
-    """A model's slots in which somebody looked, oldest first; a slot that is not there is a gap."""
+    """A model's slots that have a crawl, oldest first. A missing slot is a gap: nothing is known of it."""
 
     dht_prefix: str
     resolution: Resolution
@@ -29,7 +29,7 @@ class ModelHistory(msgspec.Struct, frozen=True):
     read_at: float
 
     def uptimes(self) -> dict[str, float | None]:
-        """Share of the crawls that found the model healthy, by window; None where nobody looked. Of hours only."""
+        """Return the share of crawls that found the model healthy, by window (None without any), from hourly slots."""
         result: dict[str, float | None] = {}
         for name, hours in UPTIME_WINDOWS.items():
             since = int(self.read_at // HOUR) - hours
@@ -39,17 +39,17 @@ class ModelHistory(msgspec.Struct, frozen=True):
 
 
 class ServerHistory(msgspec.Struct, frozen=True):
-    """A server's header and its hours in which somebody looked, oldest first."""
+    """A server's header and its hours that have a crawl, oldest first."""
 
     peer_id: str
     record: ServerRecord
     hours: tuple[ServerHour, ...]
     online: bool
-    """Whether the newest crawl of the history found it online."""
+    """Whether the newest recorded crawl found it online."""
     read_at: float
 
     def uptimes(self) -> dict[str, float | None]:
-        """Share of the minutes with a crawl in which it was online, by window, since it was first seen."""
+        """Return the share of minutes with a crawl in which it was online, by window, since it was first seen."""
         result: dict[str, float | None] = {}
         for name, hours in UPTIME_WINDOWS.items():
             since = int(self.read_at // HOUR) - hours
@@ -65,7 +65,7 @@ class HistoryReader:
         self._redis = redis
 
     async def model(self, dht_prefix: str, resolution: Resolution, now: float) -> ModelHistory:
-        """Return the slots of the ring; none for a model without history."""
+        """Return a model's history; it has no slots for a model without one. `now` is Unix seconds."""
         reading = self._redis.pipeline(transaction=False)
         reading.get(keys.history_of_model(resolution, dht_prefix))
         data = stored.answered("history", (await reading.execute(raise_on_error=False))[0], b"")
@@ -73,7 +73,7 @@ class HistoryReader:
         return ModelHistory(dht_prefix, resolution, tuple(slots), now)
 
     async def server(self, peer_id: str, now: float) -> ServerHistory | None:
-        """Return the server's history, or None where there is none (any more)."""
+        """Return a server's history, or None where there is none (any more). `now` is Unix seconds."""
         reading = self._redis.pipeline(transaction=False)
         reading.get(keys.history_of_server(peer_id))
         reading.get(keys.HISTORY_LOOKS)
@@ -103,7 +103,7 @@ class HistoryReader:
             stored.answered("incident", answer, ()) for answer in await reading.execute(raise_on_error=False)
         )
         packed = [*opened, *(fields.get(b"incident", b"") for _, fields in (*official, *announced))]
-        # Of a newer version during a rolling upgrade, say: the others are still worth showing.
+        # A newer version's during a rolling upgrade cannot be read: the others are shown.
         found = [stored.read("incident", incidents.decode, data) for data in packed]
         readable = [incident for incident in found if incident is not None]
         return tuple(sorted(readable, key=lambda incident: (incident.start, incident.id), reverse=True))

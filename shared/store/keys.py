@@ -1,4 +1,8 @@
-"""Every Redis key of the monitor, spelled once. RQ's own keys start with `rq:`.
+"""This module spells every Redis key of the monitor. RQ's own keys start with `rq:`.
+
+The other modules of this package: `connection` connects; `stored` parses hostile entries and deletes unusable keys;
+`snapshots` publishes, and follows through `streams`; `history` reads records that `rings` and `server_history` define;
+`clock` is Redis's clock; `rq_job` reads RQ's jobs.
 
 | key                           | type       | written by, life                                                       |
 |-------------------------------|------------|------------------------------------------------------------------------|
@@ -8,19 +12,19 @@
 | petals:crawler:fencing        | counter    | crawlers; counts the times that a crawler took the lead                |
 | petals:history:head           | string     | crawler; when the crawl ended that was recorded last; a year           |
 | petals:history:looks          | string     | crawler; ring: minutes of each hour in which a crawl saw the swarm     |
-| petals:history:models         | sorted set | crawler; member = DHT prefix, at most 100; score = its standing        |
+| petals:history:models         | sorted set | crawler; member = DHT prefix, at most 100; score = its rank            |
 | petals:history:model:R:P      | string     | crawler; ring of model P at resolution R; R's span after the last write|
-| petals:history:servers        | sorted set | crawler; member = peer id, at most 5,000; score = its standing         |
+| petals:history:servers        | sorted set | crawler; member = peer id, at most 5,000; score = its rank             |
 | petals:history:server:P       | string     | crawler; header and hourly ring of server P; 31 days                   |
 | petals:incidents:watch        | hash       | crawler; field = DHT prefix: last healthy state, debounce counters     |
 | petals:incidents:open         | hash       | crawler; field = DHT prefix: the incident that has not ended           |
 | petals:incidents:closed:C     | stream     | crawler; 500 ended incidents, a year; C is official or announced       |
-| petals:incidents:told         | hash       | crawler; what the webhook was told of; 400 days after the last look    |
+| petals:incidents:told         | hash       | crawler; notices that the webhook got; 400 days after the last crawl   |
 | reachability:replies          | stream     | workers; trimmed to about 20,000 replies; a day                        |
 | reachability:vantages         | sorted set | workers; member = vantage, score = when its last lease ends (ms)       |
 | reachability:workers:V        | sorted set | workers of vantage V; member = worker, score = when its lease ends     |
 | reachability:verdict:V:P      | string     | workers; the fresh verdict on peer P from vantage V; seconds           |
-| reachability:inflight:V:P     | string     | api, then workers; the job that looks at P from V; 2 s unless renewed  |
+| reachability:inflight:V:P     | string     | api, then workers; the job that probes P from V; 2 s unless renewed    |
 | reachability:rate:A           | string     | api; requests of client address A in this window; a minute             |
 | rq:job:P-NONCE                | hash       | api; RQ's job; expires soon after its deadline                         |
 | rq:queue:reachability-V       | list       | api; RQ's queue of job ids                                             |
@@ -55,7 +59,7 @@ def history_of_server(peer_id: str) -> str:
 
 
 def closed_incidents(*, official: bool) -> str:
-    """Apart, so that models which anyone can announce cannot push out what happened to the official ones."""
+    """Two streams, so that incidents of models that anyone can announce cannot displace those of official ones."""
     return f"petals:incidents:closed:{'official' if official else 'announced'}"
 
 
@@ -76,7 +80,7 @@ def rate(address: str) -> str:
 
 
 def of_the_crawler() -> dict[str, str]:
-    """Return the keys that the leading crawler owns, but those of one model or server, with their types."""
+    """Return `{key: type}` of the leading crawler's keys, without those of single models and servers."""
     return {
         SNAPSHOTS: "stream",
         CRAWLS: "stream",
@@ -96,12 +100,12 @@ def of_the_crawler() -> dict[str, str]:
 
 
 def of_the_workers(vantage: str, queue: str) -> dict[str, str]:
-    """Return the keys that the workers of a vantage point own, but those of one peer, with their types."""
+    """Return `{key: type}` of the keys of a vantage point's workers, without those of single peers."""
     return {REPLIES: "stream", VANTAGES: "zset", workers(vantage): "zset", **of_rq(queue)}
 
 
 def of_rq(queue: str) -> dict[str, str]:
-    """Return RQ's keys of a queue, and those that all queues share, with their types."""
+    """Return `{key: type}` of RQ's keys of one queue and of those that all queues share."""
     registries = ("wip", "finished", "failed", "deferred", "scheduled", "canceled")
     return {
         f"rq:queue:{queue}": "list",

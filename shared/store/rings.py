@@ -1,22 +1,21 @@
-"""What is kept of the past: fixed-width records in ring buffers, each a Redis string of a fixed size.
+"""This module defines the history's ring buffers: fixed-width records in Redis strings of a fixed size.
 
-A ring has a record for each slot of time; a record's place is `slot % slots`, and it carries the number of its
-slot, so that what is left of an earlier lap reads as a gap. A gap is "nobody looked", never "broken".
+A ring has one record per slot of time, at index `slot % slots`. Each record carries the number of its slot, so that a
+record of an earlier lap reads as a gap. A gap means that no crawl judged the model, never that it was broken.
 Sizes, formulas and bounds: docs/history.md.
 """
 
 from __future__ import annotations
 
-import math
 import struct
-from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from shared.judgement.coverage import MAX_SPEED, coverage, slowest_block_throughput
+from shared.judgement.swarm import count_states
 from shared.snapshot import ModelState, PeerState
 
 if TYPE_CHECKING:
@@ -26,12 +25,13 @@ if TYPE_CHECKING:
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
 HOURS_KEPT = 720
-"""30 days, of which uptimes are reckoned."""
+"""30 days, the longest window of uptimes."""
 _U16 = 0xFFFF
-_MAX_FLOAT = 3.0e38
 
 
 class Resolution(StrEnum):
+    """The length of a slot: minutes are kept for a day, hours for 30 days, days for a year."""
+
     MINUTE = "minute"
     HOUR = "hour"
     DAY = "day"
@@ -56,22 +56,24 @@ class Ring:
 
     @property
     def life(self) -> int:
-        """Seconds after the last write until nothing in it is of use."""
+        """Seconds after the last write until every record has expired."""
         return self.slots * self.step
 
     def slot(self, time: float) -> int:
+        """Return the slot that a time (Unix seconds) falls into."""
         return int(time // self.step)
 
     def offset(self, slot: int) -> int:
+        """Return where a slot's record begins, in bytes."""
         return slot % self.slots * self.width
 
     def current(self, slot: int, now: float) -> bool:
-        """Whether a record of this slot belongs to the lap that ends now."""
+        """Whether a record of this slot belongs to the current lap. `now` is Unix seconds."""
         return self.slot(now) - self.slots < slot <= self.slot(now)
 
 
 class ModelSlot(msgspec.Struct, frozen=True, array_like=True):
-    """One model in one slot of time: counts of crawls, the worst coverage, and means over the crawls."""
+    """One model in one slot: counts of crawls, the worst coverage, and means over the crawls."""
 
     slot: int
     looks: int
@@ -91,7 +93,7 @@ class ModelSlot(msgspec.Struct, frozen=True, array_like=True):
     """Mean of the least throughput (tokens/s) that any block's online servers claim together."""
 
     def merge(self, later: ModelSlot) -> ModelSlot:
-        """Return both as one record of the later one's slot. Of another slot, nothing is left."""
+        """Return both as one record; the later one alone where it is of another slot."""
         if self.slot != later.slot:
             return later
         looks = self.looks + later.looks
@@ -124,34 +126,21 @@ RINGS = {
 
 
 def sample(model: ModelReport, slot: int) -> ModelSlot:
-    """Return what one crawl saw of a model, as the record of a slot."""
-    redundancy = model.redundancy()
-    states = Counter(server.state for server in model.servers)
+    """Return a slot's record of one crawl."""
+    held, states = coverage(model), count_states([model])
     return ModelSlot(
         slot,
         1,
         int(model.state is ModelState.HEALTHY),
         min(model.num_blocks, _U16),
-        min(sum(map(bool, redundancy)), _U16),
-        min(min(redundancy, default=0), _U16),
+        min(held.covered_blocks, _U16),
+        min(held.min_redundancy, _U16),
         states[PeerState.ONLINE],
         states[PeerState.JOINING],
         states[PeerState.UNREACHABLE],
         states[PeerState.OFFLINE],
-        slowest_block(model),
+        slowest_block_throughput(model),
     )
-
-
-def slowest_block(model: ModelReport) -> float:
-    """Tokens/s that the servers of the weakest block claim together; 0 where a block has none."""
-    if not all(model.redundancy()):
-        return 0.0
-    steps = [0.0] * (model.num_blocks + 1)
-    for server in model.servers:
-        if server.state is PeerState.ONLINE and math.isfinite(server.throughput):
-            steps[server.span.start] += server.throughput
-            steps[server.span.end] -= server.throughput
-    return min(max(min(accumulate(steps[:-1])), 0.0), _MAX_FLOAT)
 
 
 def pack_model(record: ModelSlot) -> bytes:
@@ -159,29 +148,29 @@ def pack_model(record: ModelSlot) -> bytes:
 
 
 def unpack_model(data: bytes) -> ModelSlot | None:
-    """Return the record, or None for a place that was never written."""
+    """Return the record, or None where none was written or it is invalid."""
     if len(data) < _MODEL.size:
         return None
     record = ModelSlot(*_MODEL.unpack(data[: _MODEL.size]))
-    return record if record.looks and _is_sound(record) else None
+    return record if record.looks and _is_valid(record) else None
 
 
-def _is_sound(record: ModelSlot) -> bool:
-    """Whether it can have been written by `pack_model`: anything else was not, and is a gap."""
+def _is_valid(record: ModelSlot) -> bool:
+    """Whether `pack_model` can have written it; anything else reads as a gap."""
     means = (record.online, record.joining, record.unreachable, record.offline, record.slowest_block)
     return (
         record.healthy <= record.looks
         and record.covered_blocks <= record.num_blocks
-        and all(0.0 <= mean <= _MAX_FLOAT for mean in means)
+        and all(0.0 <= mean <= MAX_SPEED for mean in means)
     )
 
 
 def unpack_model_ring(data: bytes, ring: Ring, now: float) -> list[ModelSlot]:
-    """Return the slots in which somebody looked, oldest first."""
+    """Return the slots that have a crawl, oldest first. `now` is Unix seconds."""
     whole = data[: len(data) // ring.width * ring.width]
     records = (ModelSlot(*fields) for fields in _MODEL.iter_unpack(whole))
     there = (record for record in records if record.looks and ring.current(record.slot, now))
-    return sorted(filter(_is_sound, there), key=_slot)
+    return sorted(filter(_is_valid, there), key=_slot)
 
 
 def _slot(record: ModelSlot) -> int:
@@ -197,7 +186,7 @@ def pack_look(hour: int, minutes: int) -> bytes:
 
 
 def unpack_look(data: bytes, hour: int) -> int:
-    """Return the minutes of this hour in which a crawl saw the swarm."""
+    """Return the number of minutes of this hour in which a crawl saw the swarm."""
     if len(data) < _LOOK.size:
         return 0
     stored, minutes = _LOOK.unpack(data[: _LOOK.size])
@@ -205,6 +194,6 @@ def unpack_look(data: bytes, hour: int) -> int:
 
 
 def unpack_looks(data: bytes, now: float) -> dict[int, int]:
-    """Return those minutes of each hour that has any."""
+    """Return `{hour: minutes in which a crawl saw the swarm}`, without hours that have none."""
     whole: Iterable[tuple[int, int]] = _LOOK.iter_unpack(data[: len(data) // _LOOK.size * _LOOK.size])
     return {hour: min(minutes, 60) for hour, minutes in whole if minutes and LOOKS.current(hour, now)}

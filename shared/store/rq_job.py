@@ -1,7 +1,7 @@
-"""RQ's jobs, as text that somebody wrote into Redis: nothing that one names is imported, called or fetched.
+"""This module reads RQ's jobs as hostile text: nothing that a job names is imported, called or fetched.
 
-RQ's own `Job` imports its function and its callbacks by name, also when a worker merely tidies up after another,
-and posts to the URLs that stand in it. Every worker of the monitor reads jobs as this class.
+RQ's own `Job` imports its function and its callbacks by name, even when a worker only cleans up after another, and
+posts to the URLs that it contains. Every worker of the monitor reads jobs as `InertJob` instead.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _NAME = re.compile(rb"[A-Za-z0-9._:-]{1,200}")
 
 
 class InertJob(Job):
-    """A job that can be read, moved and counted, and that does nothing."""
+    """A job that can be read, moved and counted, but not run."""
 
     @property
     def func(self) -> Any:
-        """Raises `LookupError`: what may be called is said by code, in a subclass, and not by Redis."""
+        """Raises `LookupError`: a subclass defines in code what may be called, never Redis."""
         raise LookupError(f"{self.func_name!r} is not a job of this monitor")
 
     @property
@@ -44,13 +44,13 @@ class InertJob(Job):
         return None
 
     def send_webhooks(self, status: Any, *, exc_string: str | None = None) -> None:
-        """Send none: a URL in Redis is a stranger's."""
+        """Do nothing: a URL in Redis may be anyone's."""
 
 
 def purge(connection: Redis, queue: str) -> None:
-    """Take out of RQ's lists of a queue what RQ cannot read, and would stumble over for ever; each counts as refused.
+    """Delete from RQ's lists of a queue what RQ cannot read and would fail on each time; each entry counts as refused.
 
-    Looks at every job of the queue: for one that is short, after RQ has failed. Raises `redis.RedisError`, `OSError`.
+    Reads every job of the queue, so use it for a short one, after RQ has failed. Raises `redis.RedisError`, `OSError`.
     """
     for key, kind in keys.of_rq(queue).items():
         there = as_text(connection.type(key))
@@ -89,7 +89,7 @@ def _is_readable(connection: Redis, member: bytes, *, is_job: bool) -> bool:
         job = InertJob.fetch(job_id, connection=connection, serializer=JSONSerializer)
         _ = job.args
     except NoSuchJobError:
-        return True  # it has expired: RQ steps over it
+        return True  # it has expired, and RQ skips it
     except Exception as error:
         if isinstance(error, RedisError | OSError) and stored.is_outage(error):
             raise

@@ -1,7 +1,7 @@
-"""Snapshots in Redis: written by the crawler that leads, read and followed by every api process.
+"""This module stores snapshots in Redis: the leading crawler writes them, every api process follows them.
 
-A snapshot is the one entry of a stream that is trimmed to its newest: writing is one atomic command, a reader
-that was away finds what it missed under the same key, and following costs a process one blocking read.
+The snapshot is the only entry of a stream that is trimmed to its newest. So writing is one atomic command, a reader
+that was disconnected finds the newest under the same key, and following takes one blocking read per process.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # KEYS: snapshots, lease. ARGV: the writer's lease, when the crawl ended, the document.
 # A writer whose lease is not the current one was deposed, perhaps while it was frozen. A published snapshot from
-# the future was written by a clock that was wrong: it does not bar right ones.
+# the future was dated by a wrong clock, and does not prevent newer ones.
 _PUBLISH = """
 if redis.call('GET', KEYS[2]) ~= ARGV[1] then return redis.error_reply('DEPOSED') end
 local now = tonumber(redis.call('TIME')[1])
@@ -48,12 +48,12 @@ return redis.call('XADD', KEYS[1], 'MAXLEN', 1, '*', 'status', ARGV[2])
 
 
 class DeposedError(Exception):
-    """Another crawler leads now, or a newer snapshot is already there: this one must not be written."""
+    """Another crawler leads now, or a newer snapshot is already published: this write was refused."""
 
 
 @contextmanager
 def deposed() -> Iterator[None]:
-    """Raise the refusals of a fenced script as `DeposedError`."""
+    """Raise a fenced script's refusal as `DeposedError`."""
     try:
         yield
     except ResponseError as error:
@@ -63,7 +63,7 @@ def deposed() -> Iterator[None]:
 
 
 class SnapshotWriter:
-    """Publishes for one crawler; every write is fenced by the lease that it holds."""
+    """Writes for one crawler. Every write names the crawler's lease, which fences it."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -83,31 +83,31 @@ class SnapshotWriter:
         return len(document)
 
     async def report(self, status: CrawlStatus, lease: str) -> None:
-        """Say how the latest attempt went, also where it failed. Raises `DeposedError`, `redis.RedisError`."""
+        """Replace the status of the latest crawl. Raises `DeposedError`, `redis.RedisError`."""
         with deposed():
             await self._report(keys=[keys.CRAWLS, keys.CRAWLER_LEASE], args=[lease, msgspec.json.encode(status)])
 
     async def latest(self) -> Snapshot | None:
-        """Return what is published; None where nothing is that this version can read. Raises `redis.RedisError`."""
+        """Return the published snapshot; None without one that this version can read. Raises `redis.RedisError`."""
         entries: Any = await self._redis.xrevrange(keys.SNAPSHOTS, count=1)
         return stored.read("snapshot", lambda fields: decode(fields[b"snapshot"]), entries[0][1]) if entries else None
 
     async def mend(self) -> None:
-        """Delete what stands under the crawler's names and cannot be written to. Raises `redis.RedisError`."""
+        """Delete those of the crawler's keys that have a wrong type. Raises `redis.RedisError`."""
         await stored.mend(self._redis, keys.of_the_crawler())
 
     async def published(self) -> bool:
-        """Whether a snapshot is there: it is not on a Redis that came back empty."""
+        """Whether a snapshot is published. Raises `redis.RedisError`."""
         return bool(await self._redis.exists(keys.SNAPSHOTS))
 
 
 class News(NamedTuple):
-    """What a follower is given: whichever of the two is new. Neither: Redis was asked, and has nothing new."""
+    """A new snapshot, a new status, or both; neither where Redis answered that nothing is new."""
 
     snapshot: Snapshot | None
     status: CrawlStatus | None
     snapshot_id: str | None = None
-    """Names the snapshot for readers (ETag, event id)."""
+    """Stream id of the snapshot, used as ETag and event id."""
 
 
 class SnapshotReader:
@@ -118,15 +118,15 @@ class SnapshotReader:
 
     @property
     def connected(self) -> bool:
-        """Whether the last read worked. What was read before stays valid, and ages."""
+        """Whether the last read succeeded. What was read before stays valid."""
         return self._tail.connected
 
     async def follow(self) -> AsyncIterator[News]:
-        """Yield what is published now and then each change, for ever. Redis may go and come back meanwhile."""
+        """Yield what is published now, then each change, for ever. Outages of Redis are waited out."""
         async for entries in self._tail.follow():
             snapshot, status, snapshot_id = None, None, None
             for entry in entries:
-                # Of a newer crawler during a rolling upgrade, say: what we have is better than an error page.
+                # A newer crawler's during a rolling upgrade cannot be read: the previous one stays.
                 if entry.key == keys.SNAPSHOTS:
                     read = stored.read("snapshot", lambda fields: decode(fields[b"snapshot"]), entry.fields)
                     if read is not None:

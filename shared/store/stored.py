@@ -1,12 +1,11 @@
-"""This module is the edge to what stands in Redis, which is hostile text until a parser has taken it.
+"""This module parses entries of Redis, which are hostile text until a parser has accepted them.
 
-`read` gives an entry to a parser: a value comes back, or None for an entry that was refused, counted and logged. A
-parser looks at nothing but its entry, so whatever it raises is the entry's fault and costs that entry alone: no loop
-over entries needs to know the errors of decoders.
+`read` gives an entry to a parser and returns its value, or None for an entry that is refused, counted and logged.
+Whatever a parser raises is the fault of that entry alone, so no loop over entries needs to know the errors of decoders.
 
-`is_outage` tells an error that waiting mends (Redis away, full, failing over) from one that comes again for ever, as
-where a key is of another type than its owner writes. Of the second kind, what was asked is dropped or made smaller,
-never tried again as it was; and the owner of the keys lets `mend` delete those that nobody can use.
+`is_outage` tells an error that passes with time (Redis away, full, failing over) from one that comes back each time,
+such as a key of the wrong type. After one of the second kind a request is dropped or made smaller, never repeated as it
+was, and the owner of the keys calls `mend` to delete the unusable ones.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ D = TypeVar("D")
 T = TypeVar("T")
 
 LOG_EVERY = 60.0
-"""Seconds for which one line about a kind of entry stands for all: who writes bad ones can write many."""
+"""Seconds between two log lines about the same kind of entry: whoever writes bad ones can write many."""
 
 REFUSED = Counter(
     "petals_redis_entries_refused",
@@ -47,14 +46,14 @@ REFUSED = Counter(
     ["kind"],
     registry=None,
 )
-"""Of the process, which registers it on its own private registry."""
+"""The process registers it on its own private registry."""
 for _kind in (
     "snapshot", "status", "reply", "verdict", "vantage", "job", "answer", "incident", "watch", "history", "info",
     "stream", "key", "rq", "redis",
 ):  # fmt: skip
     REFUSED.labels(_kind)
 
-_WAITING_MENDS = (
+_OUTAGES = (
     ReadOnlyError, OutOfMemoryError, NoPermissionError, ClusterDownError, TryAgainError, NoScriptError, ExecAbortError,
 )  # fmt: skip
 _CODES = ("BUSY", "LOADING", "MISCONF", "NOREPLICAS", "READONLY", "OOM", "UNKILLABLE", "MASTERDOWN", "CLUSTERDOWN")
@@ -72,7 +71,7 @@ def read(kind: str, parse: Callable[[D], T], entry: D) -> T | None:
     """
     try:
         return parse(entry)
-    except Exception as error:  # noqa: BLE001 - the promise of this module
+    except Exception as error:  # noqa: BLE001 - whatever a parser raises
         refuse(kind, error)
         return None
 
@@ -100,35 +99,35 @@ def answered(kind: str, answer: Any, otherwise: Any) -> Any:
 
 
 def text(entry: bytes) -> str:
-    """Parse UTF-8."""
+    """Return the entry as text. Raises `UnicodeDecodeError`."""
     return entry.decode()
 
 
 def number(entry: bytes | str | float) -> float:
-    """Parse a finite number. Raises `ValueError`."""
+    """Return the entry as a finite number. Raises `ValueError`."""
     value = float(entry)
-    if not -MAX_UNIX_SECONDS * 1000 < value < MAX_UNIX_SECONDS * 1000:  # also false for what is no number
+    if not -MAX_UNIX_SECONDS * 1000 < value < MAX_UNIX_SECONDS * 1000:  # also false for NaN
         raise ValueError(f"{value} is not a number of ours")
     return value
 
 
 def moment(seconds: float) -> float:
-    """Check Unix seconds. Raises `ValueError`."""
+    """Return valid Unix seconds unchanged. Raises `ValueError`."""
     if not 0 <= seconds <= MAX_UNIX_SECONDS:
         raise ValueError(f"{seconds} is no time")
     return seconds
 
 
 def is_outage(error: Exception) -> bool:
-    """Whether waiting may mend it. Not what Redis answers because of what was asked of it, or of what stands there."""
-    if isinstance(error, _WAITING_MENDS) or not isinstance(error, _BAD_DATA):
+    """Whether the error may pass with time: not one that Redis gives because of the request or of what is stored."""
+    if isinstance(error, _OUTAGES) or not isinstance(error, _BAD_DATA):
         return True
     words = str(error)
     return words.startswith(_CODES) or any(f" -{code} " in words for code in _CODES)
 
 
-# KEYS, and in ARGV the type of each. Deletes those of another type, and streams that take no entry any more because
-# somebody wrote the last possible id. Returns the names of what was deleted.
+# KEYS, and in ARGV the type of each. Deletes keys of another type, and streams that accept no entry any more because
+# somebody wrote the last possible id. Returns the names of the deleted keys.
 _MEND = """
 local deleted = {}
 for i, key in ipairs(KEYS) do
@@ -150,7 +149,7 @@ return deleted
 
 
 async def mend(redis: Redis, types: Mapping[str, str]) -> None:
-    """Delete those keys that are not of their type (`{key: type}`), for their owner. Raises `redis.RedisError`."""
+    """Delete the keys whose type differs from `types` (`{key: type}`). Raises `redis.RedisError`."""
     deleted: Any = await redis.eval(_MEND, len(types), *types, *types.values())
     for key in deleted:
         refuse("key", ValueError(f"{key.decode(errors='replace')} was of another type, and is deleted"))

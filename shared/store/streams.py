@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 BLOCK_MS = 2_000
-"""Under redis-py's socket time-out of 5 s: a longer block ends in its retries, not in an answer."""
+"""Less than redis-py's socket timeout of 5 s: a longer block ends in its retries, not in an answer."""
 RETRY_SECONDS = 0.25
 ENTRIES_AT_ONCE = 1_000
-SET_ASIDE = 2.0
-"""Seconds after which a key that is no stream is read again: its owner may have mended it."""
+SKIP_SECONDS = 2.0
+"""Seconds after which a key that is not a stream is read again: its owner may have deleted it."""
 START = "0"
 
 
@@ -38,7 +38,7 @@ class Entry(NamedTuple):
 
 
 class StreamTail:
-    """The position of one reader. A cursor of "0" starts with what is there, `at_end` with what comes."""
+    """Follows streams for one reader. It starts at their oldest entry; after `at_end`, at the next new one."""
 
     def __init__(self, redis: Redis, keys: Iterable[str], *, about: str) -> None:
         self._redis = redis
@@ -47,18 +47,18 @@ class StreamTail:
         self.connected = False
         """Whether the last read worked."""
         self.last_error: str | None = None
-        self._set_aside: dict[str, float] = {}
-        """Keys that cannot be read, and until when (monotonic seconds) they are left out, for the others' sake."""
+        self._skipped: dict[str, float] = {}
+        """Keys that cannot be read, and until when (monotonic seconds) they are skipped, so that the others can be."""
 
     async def at_end(self) -> None:
-        """Skip what is there. Raises `redis.RedisError`."""
+        """Skip the entries that exist now. Raises `redis.RedisError`."""
         for key in self.cursors:
             self.cursors[key] = await self._newest_id(key) or START
 
     async def follow(self) -> AsyncIterator[list[Entry]]:
         """Yield new entries, for ever. Outages are waited out and logged.
 
-        When Redis is first asked, and when it came back, what is there is yielded at once, also where that is nothing.
+        After the first read, and after each outage, it yields at once, even where there is no new entry.
         """
         log = structlog.get_logger()
         while True:
@@ -75,7 +75,7 @@ class StreamTail:
             if anew:
                 if self.last_error is not None:
                     log.info("redis is back", reading=self._about)
-                    await self._rewind_quietly()
+                    await self._try_to_rewind()
                 self.connected, self.last_error = True, None
             entries = [
                 Entry(key.decode(), entry_id.decode(), fields)
@@ -89,8 +89,8 @@ class StreamTail:
 
     async def _read(self) -> Any:
         now = time.monotonic()
-        self._set_aside = {key: until for key, until in self._set_aside.items() if until > now}
-        positions: Any = {key: cursor for key, cursor in self.cursors.items() if key not in self._set_aside}
+        self._skipped = {key: until for key, until in self._skipped.items() if until > now}
+        positions: Any = {key: cursor for key, cursor in self.cursors.items() if key not in self._skipped}
         if not positions:
             await asyncio.sleep(RETRY_SECONDS)
             return None
@@ -100,13 +100,13 @@ class StreamTail:
         except ResponseError as error:
             if stored.is_outage(error):
                 raise
-            await self._set_bad_ones_aside(positions)
+            await self._skip_unreadable(positions)
             return None
         if not streams:
-            await self._rewind_if_anew()
+            await self._rewind_if_lost()
         return streams
 
-    async def _set_bad_ones_aside(self, positions: dict[str, str]) -> None:
+    async def _skip_unreadable(self, positions: dict[str, str]) -> None:
         for key, cursor in positions.items():
             try:
                 await self._redis.xread({key: cursor}, count=1)
@@ -114,15 +114,15 @@ class StreamTail:
                 if stored.is_outage(error):
                     raise
                 stored.refuse("stream", error)
-                self._set_aside[key] = time.monotonic() + SET_ASIDE
+                self._skipped[key] = time.monotonic() + SKIP_SECONDS
                 self.cursors[key] = START
 
-    async def _rewind_quietly(self) -> None:
+    async def _try_to_rewind(self) -> None:
         with suppress(RedisError, OSError):
-            await self._rewind_if_anew()
+            await self._rewind_if_lost()
 
-    async def _rewind_if_anew(self) -> None:
-        """A Redis that lost its data counts ids anew: before the cursor, where a read would wait for ever."""
+    async def _rewind_if_lost(self) -> None:
+        """Start again where Redis lost its data: its new ids are below the cursor, so a read would wait for ever."""
         for key, cursor in self.cursors.items():
             if cursor == START:
                 continue

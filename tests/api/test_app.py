@@ -13,8 +13,8 @@ import httpx
 import pytest
 from backports import zstd
 
-from api import rendering
 from api.app import create_app
+from api.responses import per_snapshot
 from api.settings import ApiSettings
 from crawler.leader import Leadership
 from shared.snapshot import BootstrapPeer, CrawlStatus, Location, PeerState, Verdict
@@ -56,22 +56,24 @@ async def until_served(client, path="/api/v1/state", seconds=5):
     return answer
 
 
-RICH = snapshot(
-    model(
-        "demo-model",
-        12,
-        (
-            server(
-                1, 0, 12, public_name="Ada", show_public_name=True, version="2.2.0", cache_tokens_left=480,
-                next_pings={peer_id(2): 0.02, peer_id(3): float("inf")}, adapters=("a/lora",),
-                multiaddrs=("/ip4/192.0.2.1/tcp/1",), location=Location("NL", None, "Utrecht"),
+def rich():
+    """A swarm with everything in it that clients read, taken now: what is minutes old is told as stale."""
+    return snapshot(
+        model(
+            "demo-model",
+            12,
+            (
+                server(
+                    1, 0, 12, public_name="Ada", show_public_name=True, version="2.2.0", cache_tokens_left=480,
+                    next_pings={peer_id(2): 0.02, peer_id(3): float("inf")}, adapters=("a/lora",),
+                    multiaddrs=("/ip4/192.0.2.1/tcp/1",), location=Location("NL", None, "Utrecht"),
+                ),
+                server(2, 3, 9, PeerState.UNREACHABLE, error="refused", verdict=Verdict.UNREACHABLE),
             ),
-            server(2, 3, 9, PeerState.UNREACHABLE, error="refused", verdict=Verdict.UNREACHABLE),
+            official=True, repository="https://huggingface.co/demo/model",
         ),
-        official=True, repository="https://huggingface.co/demo/model",
-    ),
-    top_contributors={"Ada": 12},
-)  # fmt: skip
+        top_contributors={"Ada": 12},
+    )  # fmt: skip
 
 
 async def test_the_page_is_up_before_the_first_crawl_and_says_so(client):
@@ -106,12 +108,13 @@ async def test_a_failed_first_crawl_is_explained(client, publisher):
 
 async def test_the_state_has_the_names_and_shapes_that_clients_read(client, publisher):
     """The public contract, field by field."""
-    await publisher.publish(RICH)
+    published = rich()
+    await publisher.publish(published)
     state = (await until_served(client)).json()
     assert state["bootstrap_states"] == ["online"]
     assert state["top_contributors"] == {"Ada": 12}
     assert state["reachability_issues"] == []
-    assert state["last_updated"] == RICH.taken_at
+    assert state["last_updated"] == published.taken_at
     assert (state["update_period"], state["update_duration"]) == (60.0, 1.5)
     (report,) = state["model_reports"]
     assert report.keys() >= {
@@ -164,7 +167,7 @@ async def test_bodies_come_in_the_best_encoding_and_only_when_they_changed(clien
 
 async def test_terminals_get_the_picture(client, publisher):
     """At /swarm.txt and for Accept: text/plain; browsers get the page; colours on request."""
-    await publisher.publish(RICH)
+    await publisher.publish(rich())
     await until_served(client)
     picture = (await client.get("/swarm.txt")).text
     assert picture.startswith("Swarm state: healthy")
@@ -204,7 +207,7 @@ async def test_errors_are_problem_documents(client):
 
 async def test_addresses_can_be_hidden(redis_url, publisher):
     """The contract stays: `peer_ip_info` is "unknown" everywhere."""
-    await publisher.publish(RICH)
+    await publisher.publish(rich())
     async with serve(redis_url, peer_addresses="hidden") as url, httpx.AsyncClient(base_url=url) as client:
         state = (await until_served(client)).text
         page = (await client.get(f"/servers/{peer_id(1)}")).text
@@ -232,7 +235,7 @@ async def test_only_trusted_proxies_are_believed(redis_url):
 
 async def test_open_pages_are_told_of_a_new_snapshot(client, publisher):
     """Server-sent events: the id of what is there, then each new one; a reader that knows it is not told again."""
-    await publisher.publish(RICH)
+    await publisher.publish(rich())
     await until_served(client)
 
     async def read(stop, **headers):
@@ -288,9 +291,9 @@ def test_the_api_never_loads_torch():
 
 async def test_a_new_replica_knows_the_swarm_before_it_listens(publisher, redis_url, monkeypatch):
     """Beside others that know it, "there is no snapshot yet" would be wrong; what takes longest is waited for."""
-    make, may = rendering._Documents.make, threading.Event()
-    monkeypatch.setattr(rendering._Documents, "make", lambda *args, **more: may.wait(10) and make(*args, **more))
-    await publisher.publish(RICH)
+    make, may = per_snapshot._Documents.make, threading.Event()
+    monkeypatch.setattr(per_snapshot._Documents, "make", lambda *args, **more: may.wait(10) and make(*args, **more))
+    await publisher.publish(rich())
     async with serve(redis_url) as url, httpx.AsyncClient(base_url=url, timeout=5) as client:
         state = asyncio.create_task(client.get("/api/v1/state"))
         picture = {"accept": "text/plain"}
@@ -315,5 +318,5 @@ async def test_a_replica_on_an_empty_redis_serves_at_once(redis_url):
     """It has looked, and there is nothing: it waits for no crawl."""
     app = create_app(ApiSettings(redis_url=redis_url))
     async with app.router.lifespan_context(app):
-        assert app.state.swarm.connected
-        assert app.state.swarm.snapshot is None
+        assert app.state.services.swarm.connected
+        assert app.state.services.swarm.snapshot is None

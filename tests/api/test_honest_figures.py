@@ -7,8 +7,7 @@ import msgspec
 import pytest
 
 from api.pages import view as pages_view
-from api.reachability import decide
-from shared.reachability import Answer, Cause, DialOutcome
+from shared.reachability import Answer, Cause, DialOutcome, decide
 from shared.snapshot import Refusals, Verdict
 from shared.store.snapshots import SnapshotWriter
 from tests.api.past import client_of, crawl

@@ -152,9 +152,9 @@ async def test_a_client_that_hangs_up_frees_its_place(redis_url):
         async with httpx.AsyncClient() as http:
             with pytest.raises(httpx.ReadTimeout):
                 await http.get(f"{url}/api/v1/is_reachable/{peer_id(1)}", timeout=0.5)
-        desk = serve.last_app.state.desk
+        checks = serve.services.checks
         deadline = time.monotonic() + 3
-        while desk.waiting:
+        while checks.waiting:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.05)
 

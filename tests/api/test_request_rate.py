@@ -2,7 +2,7 @@
 
 import pytest
 
-from api.request_rate import WINDOW_MS, RequestRate
+from api.http.request_rate import WINDOW_MS, RequestRate
 from shared.store import keys
 
 

@@ -21,9 +21,9 @@ from starlette.staticfiles import StaticFiles
 
 from api.pages import Pages
 from api.pages.render import STATIC_DIR
-from deploy.chromium import ARGUMENTS, CHROMIUM
 from deploy.embedded_redis import free_port
 from tests import page_snapshots as made
+from tests.support.chromium import ARGUMENTS, CHROMIUM
 
 CSP = (
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self'; "

@@ -6,12 +6,14 @@ import pytest
 
 from crawler.history.writer import HistoryWriter
 from crawler.incidents import step
-from crawler.loop import _dated
+from crawler.metrics import CrawlerMetrics
+from crawler.publish import Publisher
 from shared.snapshot import ModelState
 from shared.store.clock import RedisClock
 from shared.store.connection import connect
 from shared.store.history import HistoryReader
 from shared.store.rings import HOUR, Resolution
+from shared.store.snapshots import SnapshotWriter
 from tests.crawler.recording import lead, record
 from tests.fakes import model, peer_id, server, snapshot
 
@@ -80,6 +82,11 @@ async def test_while_redis_is_away_the_last_known_time_goes_on(redis_server, mon
     await redis.aclose()
 
 
-def test_a_snapshot_is_dated_by_the_clock_that_counts():
-    """Whatever this machine's clock said of the crawl's moment."""
-    assert _dated(snapshot(taken_at=2000.0), -500.0).taken_at == 1500.0
+async def test_a_snapshot_is_dated_by_redis_clock(redis, monkeypatch):
+    """A machine whose own clock is a day ahead publishes snapshots that are not from the future."""
+    right, leader = time.time, await lead(redis)
+    publisher = Publisher(SnapshotWriter(redis), HistoryWriter(redis), leader, CrawlerMetrics(), RedisClock(redis))
+    monkeypatch.setattr(time, "time", lambda: right() + DAY)
+    await publisher.publish(snapshot(taken_at=time.time()), attempted_at=right())
+    published = await SnapshotWriter(redis).latest()
+    assert abs(published.taken_at - right()) < 5

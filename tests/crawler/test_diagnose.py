@@ -4,7 +4,7 @@ import pytest
 
 from crawler.diagnose import diagnose
 from crawler.settings import CrawlerSettings
-from deploy.simulated_server import Announcement, Model
+from deploy.demo.simulated_server import Announcement, Model
 from tests.fakes import peer_id
 
 pytestmark = pytest.mark.swarm

@@ -7,9 +7,9 @@ import time
 import msgpack
 import pytest
 
-from crawler.loop import crawl_once
+from crawler.crawl import crawl_once
 from crawler.settings import CrawlerSettings
-from deploy.simulated_server import Announcement, Model, announce
+from deploy.demo.simulated_server import Announcement, Model
 from shared.p2p import addresses, petals
 from shared.p2p.connect import ProberNode
 from shared.p2p.dht_node import DHTClientNode
@@ -18,6 +18,7 @@ from shared.p2p.probe import probe
 from shared.reachability import Cause, Stage, message
 from shared.snapshot import ModelState, PeerState, Verdict
 from tests.fakes import peer_id
+from tests.support.announcing import announce
 
 pytestmark = pytest.mark.swarm
 

@@ -22,7 +22,7 @@ from crawler.notify.incident_notices import IncidentNotices
 from crawler.notify.notice_queue import BACKOFF, Notice, NoticeQueue
 from crawler.notify.webhook import DeliveryError, Webhook, parse_target, post
 from crawler.settings import CrawlerSettings
-from deploy.simulated_server import Announcement, Model
+from deploy.demo.simulated_server import Announcement, Model
 from shared.store import keys
 from shared.store.clock import RedisClock
 from shared.store.history import HistoryReader
@@ -92,7 +92,7 @@ class Monitor:
 
     async def tell(self):
         await self.lead()
-        await self.notices.tell()
+        await self.notices.send()
 
     async def crawl(self, *healthy, official=True):
         await self.lead()
@@ -135,7 +135,7 @@ async def test_opening_and_end_are_told_once_each_and_signed(redis, connection, 
 async def test_a_receiver_that_fails_is_tried_again(redis, connection, receiver, monkeypatch):
     """With pauses, until it takes the notice: an outage of the receiver loses nothing, and the order stays."""
     monkeypatch.setattr("crawler.notify.notice_queue.BACKOFF", (1, 1, 1))
-    monkeypatch.setattr("crawler.notify.incident_notices.LOOK_EVERY", 0.1)
+    monkeypatch.setattr("crawler.notify.incident_notices.POLL_EVERY", 0.1)
     monitor = Monitor(redis, connection, receiver)
     await monitor.tell()
     await monitor.crawl(True, False, False, True, True)
@@ -262,7 +262,7 @@ POISON = {
 @pytest.mark.parametrize("what", POISON)
 async def test_poison_in_any_list_holds_up_no_notice(redis, connection, receiver, monkeypatch, what):
     """Ids that are none, jobs that cannot be read, keys of another type: the notice beside them is delivered."""
-    monkeypatch.setattr("crawler.notify.incident_notices.LOOK_EVERY", 0.1)
+    monkeypatch.setattr("crawler.notify.incident_notices.POLL_EVERY", 0.1)
     monkeypatch.setattr("crawler.notify.notice_queue.MAINTENANCE_INTERVAL", 0)
     monitor = Monitor(redis, connection, receiver)
     POISON[what](connection)
@@ -303,7 +303,7 @@ async def test_a_deposed_leader_puts_no_notice(redis, connection, receiver):
     await monitor.crawl(True, False, False)
     await redis.set(keys.CRAWLER_LEASE, "99:another")
     with pytest.raises(DeposedError):
-        await monitor.notices.tell()
+        await monitor.notices.send()
     notice = Notice("1-ab:opened", "incident.opened", 1.0, (await HistoryReader(redis).incidents())[0])
     with pytest.raises(DeposedError):
         monitor.queue.put(notice, monitor.leadership.lease)
@@ -329,7 +329,7 @@ async def test_the_past_and_strangers_models_are_not_told(redis, connection, rec
 
 async def test_only_the_leader_tells(redis, connection, receiver, monkeypatch):
     """Two crawlers, one notice."""
-    monkeypatch.setattr("crawler.notify.incident_notices.LOOK_EVERY", 0.05)
+    monkeypatch.setattr("crawler.notify.incident_notices.POLL_EVERY", 0.05)
     leader = Monitor(redis, connection, receiver)
     await leader.tell()
     await leader.crawl(True, False, False)

@@ -1,5 +1,4 @@
 import hashlib
-from itertools import pairwise
 
 import msgspec
 import pytest
@@ -17,7 +16,6 @@ from crawler.incidents import (
     absent,
     decode_watch,
     judged,
-    missing_stretches,
     step,
 )
 from crawler.leader import Leadership
@@ -134,16 +132,6 @@ def test_unanswered_keys_prove_nothing():
     assert judged(BROKEN, 3) is None
     assert judged(None, 1) is None
     assert judged(WHOLE, 100) is ModelState.HEALTHY
-
-
-@given(st.lists(st.integers(0, 2), min_size=1, max_size=60))
-def test_missing_stretches_are_exactly_the_missing_blocks(redundancy):
-    """Every block without a server is in one stretch, and no other block is in any."""
-    stretches = list(missing_stretches(redundancy))
-    assert [block for start, end in stretches for block in range(start, end)] == [
-        block for block, held in enumerate(redundancy) if not held
-    ]
-    assert all(a[1] < b[0] for a, b in pairwise(stretches))
 
 
 async def crawl(redis, name, minute, *models):

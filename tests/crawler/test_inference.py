@@ -5,19 +5,19 @@ import asyncio
 import msgspec
 import pytest
 
+from crawler.crawl import crawl_once
 from crawler.inference import rounds
 from crawler.inference.rounds import InferenceChecks
-from crawler.loop import crawl_once
 from crawler.settings import CrawlerSettings
-from deploy.simulated_inference import Computation
-from deploy.simulated_server import Announcement, Model
+from deploy.demo.simulated_inference import Computation
+from deploy.demo.simulated_server import Announcement, Model
 from shared.inference import AgreementOutcome, InferenceOutcome, UsabilityState
 from shared.p2p import chain, inference
 from shared.p2p.connect import ProberNode
 from shared.p2p.dht_node import DHTClientNode
 from shared.p2p.inference import random_inputs
+from shared.public.state import state_document
 from shared.snapshot import decode, encode
-from shared.state_document import state_document
 
 pytestmark = pytest.mark.swarm
 

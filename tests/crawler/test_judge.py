@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crawler.judge import best_span, build_snapshot, conflict, peer_state
+from crawler.judge import best_span, conflict, judge, peer_state
 from crawler.models import Model
+from crawler.observe.observation import Observation, ObservedModel
 from crawler.observe.records import ServerRecord
-from crawler.observe.swarm import Observation, ObservedModel
 from shared.p2p.petals import ServerInfo, ServerState, load_petals_module
 from shared.reachability import Cause, DialOutcome, Stage, advice, message
 from shared.snapshot import SCHEMA_VERSION, BootstrapPeer, ModelState, PeerState, Refusals, Span, Verdict
@@ -22,14 +22,14 @@ NOBODY_LOOKED = DialOutcome.unknown(Cause.LOOKUP_UNFINISHED, stage=Stage.LOOKUP)
 
 
 def record(start, end, state=PeerState.ONLINE, **more):
-    return ServerRecord(state, 100.0, start, end, **more)
+    return ServerRecord(state, start, end, throughput=100.0, **more)
 
 
 def announce(start, end, state=PeerState.ONLINE, **more):
     return dict.fromkeys(range(start, end), record(start, end, state, **more))
 
 
-def judge(servers, *, model=None, dials=None, bootstrap=(BOOTSTRAP,)):
+def judged(servers, *, model=None, dials=None, bootstrap=(BOOTSTRAP,)):
     model = model or Model("demo", 20, "https://huggingface.co/demo/demo")
     observation = Observation(
         bootstrap_peers=bootstrap,
@@ -40,7 +40,7 @@ def judge(servers, *, model=None, dials=None, bootstrap=(BOOTSTRAP,)):
         unanswered_keys=0,
         crawler_peer_id=peer_id(99),
     )
-    return build_snapshot(observation, started_at=100.0, ended_at=102.5, update_period=60.0, private_swarm=False)
+    return judge(observation, 60.0)
 
 
 @pytest.mark.parametrize(
@@ -62,8 +62,8 @@ def test_only_a_look_that_was_made_makes_a_server_unreachable(announced, dial, s
 def test_a_model_is_healthy_when_every_block_has_a_reachable_server():
     """Two halves make a whole; take one's reachability away and it is broken."""
     servers = {peer_id(1): announce(0, 10), peer_id(2): announce(10, 20)}
-    healthy = judge(servers, dials={peer_id(1): REACHED, peer_id(2): REACHED})
-    broken = judge(servers, dials={peer_id(1): REACHED, peer_id(2): REFUSED})
+    healthy = judged(servers, dials={peer_id(1): REACHED, peer_id(2): REACHED})
+    broken = judged(servers, dials={peer_id(1): REACHED, peer_id(2): REFUSED})
     assert healthy.models[0].state is ModelState.HEALTHY
     assert broken.models[0].state is ModelState.BROKEN
 
@@ -76,18 +76,18 @@ def test_names_show_for_ten_blocks_and_count_for_official_models():
         peer_id(3): announce(0, 20, public_name="twenty"),
         peer_id(4): announce(0, 12, PeerState.JOINING, public_name="joining"),
     }
-    official = judge(servers)
+    official = judged(servers)
     shown = {server.public_name for server in official.models[0].servers if server.show_public_name}
     assert shown == {"ten", "twenty"}
     assert list(official.top_contributors.items()) == [("twenty", 20), ("ten", 10)]
-    announced = judge(servers, model=Model("demo", 20, None, official=False))
+    announced = judged(servers, model=Model("demo", 20, None, official=False))
     assert announced.top_contributors == {}
 
 
 def test_rows_are_sorted_by_peer_id_and_issues_too():
     """So that pages do not jump from crawl to crawl."""
     servers = {peer_id(n): announce(0, 5) for n in range(6)}
-    snapshot = judge(servers, dials={peer_id(n): REFUSED for n in range(6)})
+    snapshot = judged(servers, dials={peer_id(n): REFUSED for n in range(6)})
     ids = [server.peer_id for server in snapshot.models[0].servers]
     assert ids == sorted(ids)
     issues = [issue.peer_id for issue in snapshot.reachability_issues]
@@ -97,21 +97,21 @@ def test_rows_are_sorted_by_peer_id_and_issues_too():
 
 def test_cache_is_told_for_each_block():
     """Half of the tokens are keys, half values, shared by the blocks of the span."""
-    snapshot = judge({peer_id(1): announce(0, 10, cache_tokens_left=8205)})
+    snapshot = judged({peer_id(1): announce(0, 10, cache_tokens_left=8205)})
     assert snapshot.models[0].servers[0].cache_tokens_left_per_block == 410
 
 
 def test_a_bootstrap_peer_that_is_down_is_an_issue():
     """It stands with the servers' issues, and says that it is a bootstrap peer."""
     down = msgspec.structs.replace(BOOTSTRAP, verdict=Verdict.UNREACHABLE, error="refused")
-    (issue,) = judge({}, bootstrap=(down,)).reachability_issues
+    (issue,) = judged({}, bootstrap=(down,)).reachability_issues
     assert (issue.peer_id, issue.error) == (peer_id(0), "refused")
     assert "bootstrap" in issue.advice
 
 
 def test_a_span_that_ends_far_out_is_cut_to_the_model():
     """It counts for the blocks that there are, and for nothing more."""
-    span, _ = best_span({11: ServerRecord(PeerState.ONLINE, 1.0, 8, 10**9)}, 12)
+    span, _ = best_span({11: ServerRecord(PeerState.ONLINE, 8, 10**9, throughput=1.0)}, 12)
     assert (span.start, span.end) == (8, 12)
 
 
@@ -141,7 +141,7 @@ def test_spans_are_those_that_petals_computes(petals_dht, blocks):
     modules = [SimpleNamespace(uid=f"demo.{block}", servers={}) for block in range(12)]
     for block, (state, span) in blocks.items():
         start, end = span if span is not None else (None, None)
-        announced[block] = ServerRecord(state, 1.0, start, end)
+        announced[block] = ServerRecord(state, start, end, throughput=1.0)
         modules[block].servers["peer"] = ServerInfo(
             state=ServerState[state.name], throughput=1.0, start_block=start, end_block=end
         )
@@ -166,7 +166,7 @@ DIRECT = msgspec.structs.replace(REACHED, relayed=False, rtt=0.01)
 )
 def test_a_way_found_otherwise_than_announced_is_a_difference(using_relay, dial, says):
     """And a server that only a relay reaches is online, with the relay named."""
-    snapshot = judge({peer_id(1): announce(0, 20, using_relay=using_relay)}, dials={peer_id(1): dial})
+    snapshot = judged({peer_id(1): announce(0, 20, using_relay=using_relay)}, dials={peer_id(1): dial})
     (server,) = snapshot.models[0].servers
     assert (server.state, server.conflict) == (PeerState.ONLINE, says)
     assert (server.relayed, server.relay, server.rtt) == (dial.relayed, dial.relay, dial.rtt)
@@ -184,8 +184,16 @@ def observed(servers, *, models=None, **more):
 
 def test_a_snapshot_carries_what_was_observed():
     """When, how long, of whom, and what was refused, unanswered or not dialled."""
-    observation = observed({}, refused=Refusals({"bad_span": 2}), unanswered_keys=3, undialled=4)
-    snapshot = build_snapshot(observation, started_at=100.0, ended_at=102.5, update_period=60.0, private_swarm=True)
+    observation = observed(
+        {},
+        refused=Refusals({"bad_span": 2}),
+        unanswered_keys=3,
+        undialled=4,
+        private_swarm=True,
+        ended_at=102.5,
+        duration=2.5,
+    )
+    snapshot = judge(observation, 60.0)
     assert (snapshot.schema, snapshot.taken_at, snapshot.update_period) == (SCHEMA_VERSION, 102.5, 60.0)
     assert (snapshot.update_duration, snapshot.private_swarm) == (2.5, True)
     assert (snapshot.refused.by_reason, snapshot.unanswered_keys) == ({"bad_span": 2}, 3)
@@ -193,15 +201,9 @@ def test_a_snapshot_carries_what_was_observed():
     assert snapshot.bootstrap_peers == (BOOTSTRAP,)
 
 
-def test_a_crawl_takes_no_less_than_no_time():
-    """Whatever the clock does meanwhile."""
-    snapshot = build_snapshot(observed({}), started_at=100.0, ended_at=99.0, update_period=60.0, private_swarm=False)
-    assert snapshot.update_duration == 0.0
-
-
 def test_a_model_carries_what_is_known_of_it():
     model = Model("demo-hf", 2, "https://huggingface.co/lab/demo", official=True, limited=True)
-    (report,) = judge({}, model=model).models
+    (report,) = judged({}, model=model).models
     assert (report.dht_prefix, report.num_blocks, report.repository) == (
         "demo-hf",
         2,
@@ -223,7 +225,7 @@ def test_a_server_carries_what_it_announces_and_what_its_dial_found():
         dials={peer_id(1): msgspec.structs.replace(REACHED, relayed=False)},
         addresses={peer_id(1): ("/ip4/192.0.2.1/tcp/1",)},
     )
-    snapshot = build_snapshot(observation, started_at=1.0, ended_at=2.0, update_period=60.0, private_swarm=False)
+    snapshot = judge(observation, 60.0)
     ((server,),) = (model.servers for model in snapshot.models)
     assert {name: getattr(server, name) for name in told} == told
     assert (server.peer_id, server.span, server.throughput) == (peer_id(1), Span(3, 7), 100.0)
@@ -234,7 +236,7 @@ def test_a_server_carries_what_it_announces_and_what_its_dial_found():
 
 def test_a_refusal_stands_with_the_server_and_a_server_that_nobody_dialled_is_unknown():
     servers = {peer_id(n): announce(0, 5) for n in (1, 2)} | {peer_id(3): announce(0, 5, PeerState.JOINING)}
-    snapshot = judge(servers, dials={peer_id(1): REFUSED, peer_id(3): REFUSED})
+    snapshot = judged(servers, dials={peer_id(1): REFUSED, peer_id(3): REFUSED})
     found = {server.peer_id: server for server in snapshot.models[0].servers}
     refused, unknown, joining = (found[peer_id(n)] for n in (1, 2, 3))
     assert (refused.state, refused.announced) == (PeerState.UNREACHABLE, PeerState.ONLINE)
@@ -255,7 +257,7 @@ def test_issues_say_why_and_what_to_do():
         peer_id(4): REACHED,
         peer_id(5): causeless,
     }
-    issues = {issue.peer_id: issue for issue in judge({}, dials=dials).reachability_issues}
+    issues = {issue.peer_id: issue for issue in judged({}, dials=dials).reachability_issues}
     assert issues.keys() == {peer_id(1), peer_id(2)}
     assert (issues[peer_id(1)].error, issues[peer_id(1)].advice) == (REFUSED.explanation, advice(Cause.REFUSED))
     assert (issues[peer_id(2)].error, issues[peer_id(2)].advice) == (
@@ -266,7 +268,7 @@ def test_issues_say_why_and_what_to_do():
 def test_a_bootstrap_peer_without_a_reason_is_an_issue_all_the_same():
     down = msgspec.structs.replace(BOOTSTRAP, verdict=Verdict.UNREACHABLE, error=None)
     unknown = BootstrapPeer(peer_id(5), (), Verdict.UNKNOWN, "nobody looked")
-    (issue,) = judge({}, bootstrap=(down, unknown)).reachability_issues
+    (issue,) = judged({}, bootstrap=(down, unknown)).reachability_issues
     assert (issue.peer_id, issue.error) == (peer_id(0), "")
     assert issue.advice == "This is a bootstrap peer of the swarm."
 
@@ -286,7 +288,7 @@ def test_a_version_that_the_peer_denies_stands_in_its_row():
     observation = observed(
         {peer_id(1): announce(0, 5, version="2.2.0")}, dials={peer_id(1): REACHED}, versions={peer_id(1): "2.3.0"}
     )
-    snapshot = build_snapshot(observation, started_at=1.0, ended_at=2.0, update_period=60.0, private_swarm=False)
+    snapshot = judge(observation, 60.0)
     assert "2.3.0" in snapshot.models[0].servers[0].conflict
 
 
@@ -296,7 +298,7 @@ def test_contributors_are_added_up_over_official_models():
     servers = {peer_id(1): announce(0, 15, public_name="Ada"), peer_id(2): announce(0, 20, public_name="Bob")}
     more = {peer_id(3): announce(0, 12, public_name="Ada"), peer_id(4): announce(0, 30)}
     observation = observed({}, models=(ObservedModel(whole[0], servers), ObservedModel(whole[1], more)))
-    snapshot = build_snapshot(observation, started_at=1.0, ended_at=2.0, update_period=60.0, private_swarm=False)
+    snapshot = judge(observation, 60.0)
     assert list(snapshot.top_contributors.items()) == [("Ada", 27), ("Bob", 20)]
 
 
@@ -310,15 +312,15 @@ def test_the_best_state_decides_where_a_server_moves():
 
 
 def test_a_span_that_begins_before_the_model_is_cut_too():
-    span, _ = best_span({0: ServerRecord(PeerState.ONLINE, 1.0, -3, 2)}, 12)
+    span, _ = best_span({0: ServerRecord(PeerState.ONLINE, -3, 2, throughput=1.0)}, 12)
     assert span == Span(0, 2)
 
 
 def test_records_without_a_span_count_for_their_own_blocks():
     """As those of old servers: from the first to the last."""
-    bare = ServerRecord(PeerState.ONLINE, 1.0)
+    bare = ServerRecord(PeerState.ONLINE, throughput=1.0)
     assert best_span({3: bare, 4: bare, 6: bare}, 12)[0] == Span(3, 7)
-    half = ServerRecord(PeerState.ONLINE, 1.0, 2, None)
+    half = ServerRecord(PeerState.ONLINE, 2, None, throughput=1.0)
     assert best_span({3: half}, 12)[0] == Span(3, 4)
-    half = ServerRecord(PeerState.ONLINE, 1.0, None, 9)
+    half = ServerRecord(PeerState.ONLINE, None, 9, throughput=1.0)
     assert best_span({3: half}, 12)[0] == Span(3, 4)

@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from crawler.judge import build_snapshot
-from crawler.observe import overload as strain
-from crawler.observe.overload import Strain
+from crawler.judge import judge
+from crawler.observe import overload
+from crawler.observe.overload import Overload
 from shared.snapshot import PeerState, Verdict
 from tests.crawler.synthetic_swarm import SyntheticSwarm
 from tests.fakes import peer_id
@@ -15,13 +15,13 @@ from tests.fakes import peer_id
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(strain, "EVERY", 0.01)
-    monkeypatch.setattr(strain, "TOLERATED", 0.1)
+    monkeypatch.setattr(overload, "EVERY", 0.01)
+    monkeypatch.setattr(overload, "MAX_DELAY", 0.1)
 
 
 async def watched(ask, seconds):
     began = time.monotonic()
-    it = Strain(ask)
+    it = Overload(ask)
     watching = asyncio.create_task(it.watch())
     await asyncio.sleep(seconds)
     late = it.since(began)
@@ -65,7 +65,7 @@ async def crawled(monkeypatch, identify=None):
     if identify is not None:
         monkeypatch.setattr(synthetic, "identify", identify)
     observation = await synthetic.crawl(monkeypatch).run()
-    snapshot = build_snapshot(observation, started_at=0, ended_at=1, update_period=60, private_swarm=False)
+    snapshot = judge(observation, 60)
     return snapshot.models[0].servers[0]
 
 

@@ -60,7 +60,7 @@ def test_the_ring_agrees_with_a_plain_account(steps):
         looks[hour] = looked + 1
         if state != "absent":
             before = unpack_header(bytes(data))
-            after = seen(before, at, online=state == "online", last_look=last_look, missed=looked)
+            after = seen(before, at, online=state == "online", last_crawl=last_look, missed=looked)
             if before is None:
                 first, missed = hour, looked
             for place, piece in changes(before, after):

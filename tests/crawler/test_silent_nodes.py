@@ -2,9 +2,9 @@
 
 import pytest
 
-from crawler.loop import crawl_once
+from crawler.crawl import crawl_once
 from crawler.settings import CrawlerSettings
-from deploy.simulated_server import Announcement, Model
+from deploy.demo.simulated_server import Announcement, Model
 from shared.p2p.dht_node import DHTClientNode
 from shared.snapshot import PeerState
 

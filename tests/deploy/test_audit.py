@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from deploy import audit
-from deploy.audit import CHOSEN_BY_MACHINE, HASHED, REQUIREMENTS, NotAuditedError, findings, unpinned
+from tests.support import audit
+from tests.support.audit import CHOSEN_BY_MACHINE, HASHED, REQUIREMENTS, NotAuditedError, findings, unpinned
 
 CLEAN = {"name": "redis", "version": "8.1.0", "vulns": []}
 KNOWN = {"name": "jinja2", "version": "2.4.1", "vulns": [{"id": "PYSEC-1", "fix_versions": ["2.7.2"]}]}

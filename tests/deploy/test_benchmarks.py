@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from deploy.bench import summary
+from tests.bench import summary
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_figures_are_replaced_not_added(data):
 def test_a_small_crawl_is_measured_against_the_plain_way():
     """The whole harness, on a swarm of twenty: every live server is found, and nobody else is."""
     done = subprocess.run(
-        [sys.executable, "-m", "deploy.bench.crawl", "--sizes", "20", "--live", "4", "--one-way", "0.005"],
+        [sys.executable, "-m", "tests.bench.crawl", "--sizes", "20", "--live", "4", "--one-way", "0.005"],
         capture_output=True, text=True, timeout=170,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -10,9 +10,9 @@ import yaml
 
 from api.settings import ApiSettings
 from crawler.settings import CrawlerSettings
-from deploy import stand_ins
 from reachability_worker.settings import WorkerSettings
 from tests.deploy.tools import run, tool
+from tests.proof import stand_ins
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"

@@ -10,9 +10,9 @@ import pytest
 
 from api.settings import ApiSettings
 from crawler.settings import CrawlerSettings
-from deploy.self_signed import make_certificate
 from reachability_worker.settings import WorkerSettings
 from tests.deploy.tools import run, tool
+from tests.support.self_signed import make_certificate
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"

@@ -14,8 +14,8 @@ import httpx
 import pytest
 
 from deploy.embedded_redis import free_port
-from deploy.self_signed import make_certificate
 from tests.deploy.tools import tool
+from tests.support.self_signed import make_certificate
 
 pytestmark = pytest.mark.real_parts
 FRESH = 2.2

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deploy.simulated_server import Model
+from deploy.demo.simulated_server import Model
 from tests.internet.monitor import API_PORT, Monitor
 from tests.internet.names import Names
 from tests.internet.network import Internet

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deploy.simulated_server import Announcement, Model, SimulatedServer, TransformerConnectionHandler
+from deploy.demo.simulated_server import Announcement, Model, SimulatedServer, TransformerConnectionHandler
 from shared.p2p import petals
 from shared.p2p.hivemind import (
     P2P,

@@ -10,7 +10,7 @@ import json
 import sys
 import time
 
-from deploy.simulated_server import Announcement, Model, TransformerConnectionHandler
+from deploy.demo.simulated_server import Announcement, Model, TransformerConnectionHandler
 from shared.p2p.hivemind import DHTNode
 from tests.internet.peers import START_TIMEOUT, BoxedP2P, announce, listen
 

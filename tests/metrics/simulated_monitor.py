@@ -10,7 +10,7 @@ import httpx
 
 from crawler.leader import Leadership
 from crawler.metrics import CrawlerMetrics
-from crawler.observe.swarm import Observation
+from crawler.observe.observation import Observation
 from deploy.embedded_redis import free_port
 from shared.reachability import Cause, DialOutcome, Stage
 from shared.snapshot import CrawlStatus, Refusals, Verdict

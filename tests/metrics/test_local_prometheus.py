@@ -5,8 +5,8 @@ import subprocess
 import pytest
 import yaml
 
-from deploy.local_prometheus import SHIPPED, write_configuration
 from tests.metrics.exported import needs
+from tests.support.local_prometheus import SHIPPED, write_configuration
 
 TARGETS = {"petals-swarm": [1], "petals-api": [2, 3], "petals-crawler": [4, 5], "petals-worker": [6, 7]}
 

@@ -18,7 +18,6 @@ import pytest
 import yaml
 
 from deploy.embedded_redis import free_port
-from deploy.local_prometheus import command, write_configuration
 from reachability_worker.metrics import WorkerMetrics
 from shared.snapshot import PeerState, Refusals
 from shared.store.connection import connect
@@ -34,6 +33,7 @@ from tests.metrics.simulated_monitor import (
     worker_on,
 )
 from tests.metrics.test_dashboards import BOARDS, queries
+from tests.support.local_prometheus import command, write_configuration
 
 FOLDER = Path(__file__).parents[2] / "deploy/prometheus"
 pytestmark = [pytest.mark.end_to_end, needs("prometheus"), needs("promtool")]
@@ -70,8 +70,13 @@ async def prometheus(folder, targets, *, alertmanager=None, hold=None):
     port = free_port()
     async with (
         running(*command(folder, port)),
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}/api/v1") as client,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}/api/v1", timeout=30) as client,
     ):
+
+        async def ready():
+            return (await client.get(f"http://127.0.0.1:{port}/-/ready")).status_code == 200
+
+        await until(ready, 60, "Prometheus did not start")
         yield client
 
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
+from crawler.crawl import crawl_once
 from crawler.inference.agreement import cosine, lowest_allowed, numbers
 from crawler.inference.rounds import InferenceChecks
-from crawler.loop import crawl_once
 from crawler.settings import CrawlerSettings
-from deploy.simulated_server import Announcement, Model, SimulatedServer, announce
+from deploy.demo.simulated_server import Announcement, Model, SimulatedServer
 from shared.inference import AgreementOutcome, InferenceOutcome, UsabilityState
 from shared.p2p import inference
 from shared.p2p.chain import Chain
@@ -22,6 +22,7 @@ from shared.p2p.dht_node import DHTClientNode
 from shared.p2p.inference import InferenceError, check_server, open_session, random_inputs
 from shared.snapshot import ServerReport, Snapshot, Verdict
 from tests.petals_server.harness import PetalsServer, make_model, run_client
+from tests.support.announcing import announce
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from deploy.simulated_inference import Computation
-from deploy.simulated_server import Announcement, Model
+from deploy.demo.simulated_inference import Computation
+from deploy.demo.simulated_server import Announcement, Model
 from reachability_worker.prober import Prober
 from shared.inference import InferenceOutcome, InferenceRequest
 from shared.reachability import Cause, Stage
@@ -35,7 +35,7 @@ async def prober_in(swarm, **more):
 
 
 async def look(prober, peer, seconds=8.0):
-    return await prober.look(peer, time.monotonic() + seconds)
+    return await prober.probe(peer, time.monotonic() + seconds)
 
 
 async def test_each_kind_of_peer_gets_its_verdict_and_evidence(swarm):

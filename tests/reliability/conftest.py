@@ -5,10 +5,10 @@ import shutil
 
 import pytest
 
+from deploy.demo.simulated_server import Announcement, Model
 from deploy.embedded_redis import free_port
-from deploy.self_signed import make_certificate
-from deploy.simulated_server import Announcement, Model
 from tests.reliability.parts import Part, Published, get, until
+from tests.support.self_signed import make_certificate
 
 MODEL = Model("demo-model", 12, "https://huggingface.co/demo/model")
 

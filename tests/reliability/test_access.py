@@ -9,7 +9,7 @@ import pytest
 import redis as sync_redis
 
 from api.app import create_app
-from api.http_limits import REQUEST_WITHIN
+from api.http.connection_limits import REQUEST_WITHIN
 from api.settings import ApiSettings
 from deploy.embedded_redis import free_port
 from tests.fakes import peer_id

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from crawler.leader import LEASE_SECONDS, RENEW_EVERY
-from deploy.simulated_server import Announcement
+from deploy.demo.simulated_server import Announcement
 from shared.snapshot import CrawlStatus, PeerState
 from shared.store import keys
 from tests.reliability.load import note

@@ -14,10 +14,11 @@ import httpx
 import pytest
 import redis as sync_redis
 
-from crawler import loop as loop_module
-from crawler.loop import Crawler
 from crawler.models import Model
-from crawler.observe.swarm import SwarmUnavailableError
+from crawler.observe import observer as observer_module
+from crawler.observe.announcements import AnnouncementReader
+from crawler.observe.observation import SwarmUnavailableError
+from crawler.observe.observer import Observer
 from crawler.settings import CrawlerSettings
 from deploy import healthcheck
 from deploy.embedded_redis import free_port
@@ -113,9 +114,9 @@ def leased(connection):
 
 
 API_BREAKS = {
-    "replies": lambda state: (state.desk, "on_reply"),
-    "snapshots": lambda state: (state.swarm, "_render"),
-    "admissions": lambda state: (state.desk._admissions._asked, "empty"),
+    "replies": lambda services: (services.checks, "on_reply"),
+    "snapshots": lambda services: (services.swarm, "_render"),
+    "admissions": lambda services: (services.checks._admissions._unsent, "empty"),
 }
 """For each loop of an api something that it calls."""
 
@@ -130,17 +131,17 @@ async def test_an_api_without_one_of_its_loops_is_not_ready_and_says_which(redis
     ):
         assert (await http.get("/readyz")).json()["failing"] == []
         with monkeypatch.context() as broken:
-            broken.setattr(*API_BREAKS[name](serve.last_app.state), mistake)
+            broken.setattr(*API_BREAKS[name](serve.services), mistake)
             await http.get(f"/api/v1/is_reachable/{peer_id(1)}")
             await redis.xadd(keys.CRAWLS, {"status": '{"attempted_at":1.0,"ok":true}'})
-            await eventually(lambda: name in serve.last_app.state.tasks.failing)
+            await eventually(lambda: name in serve.services.tasks.failing)
             answer = await http.get("/readyz")
             assert answer.status_code == 503
             assert name in answer.json()["failing"]
             assert name in answer.json()["status"]
             assert (await http.get("/livez")).status_code == 200
             assert (await http.get("/")).status_code == 200
-        await eventually(lambda: not serve.last_app.state.tasks.failing, 20)
+        await eventually(lambda: not serve.services.tasks.failing, 20)
         assert (await http.get("/readyz")).status_code == 200
         assert (await http.get(f"/api/v1/is_reachable/{peer_id(2)}")).status_code == 200
 
@@ -233,7 +234,7 @@ async def test_a_crawl_that_fails_leaves_nothing_running(monkeypatch, where):
     official = Model("official", 400, "https://huggingface.co/a/b", official=True)
     synthetic.look_up_seconds, synthetic.dial_seconds = 0.2, 60.0
     crawl = synthetic.crawl(monkeypatch, official=(official,), lookup_timeout=5.0)
-    monkeypatch.setattr(type(crawl), where, mistake)
+    monkeypatch.setattr(AnnouncementReader, where, mistake)
     before = asyncio.all_tasks()
     with pytest.raises(ZeroDivisionError):
         await crawl.run()
@@ -260,21 +261,22 @@ async def test_a_crawler_replaces_its_node_after_a_crawl_that_failed(monkeypatch
 
     results = [SwarmUnavailableError("no bootstrap peer answered"), snapshot(), snapshot()]
 
-    async def crawl_once(settings, dht_node, *_, **__):
+    async def observe(settings, dht_node, *_, **__):
         result = results.pop(0)
         if isinstance(result, Exception):
             raise result
         return dht_node
 
-    monkeypatch.setattr(loop_module, "DHTClientNode", Node)
-    monkeypatch.setattr(loop_module, "crawl_once", crawl_once)
-    async with Crawler(CrawlerSettings(initial_peers=[f"/ip4/127.0.0.1/tcp/1/p2p/{peer_id(0)}"])) as crawler:
-        with pytest.raises(NodeError):
-            await crawler.crawl()
-        with pytest.raises(SwarmUnavailableError):
-            await crawler.crawl()
-        assert closed == [opened[1]]
-        assert await crawler.crawl() is await crawler.crawl() is opened[2]
+    monkeypatch.setattr(observer_module, "DHTClientNode", Node)
+    monkeypatch.setattr(observer_module, "observe", observe)
+    observer = Observer(CrawlerSettings(initial_peers=[f"/ip4/127.0.0.1/tcp/1/p2p/{peer_id(0)}"]))
+    with pytest.raises(NodeError):
+        await observer.observe()
+    with pytest.raises(SwarmUnavailableError):
+        await observer.observe()
+    assert closed == [opened[1]]
+    assert await observer.observe() is await observer.observe() is opened[2]
+    await observer.close()
     assert closed == opened[1:]
 
 

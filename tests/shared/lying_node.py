@@ -6,10 +6,10 @@ import asyncio
 import hashlib
 from contextlib import suppress
 
-from deploy.simulated_kad import answer, closer_peer
 from shared.p2p.daemon import P2PDaemon
 from shared.p2p.hivemind import DHTNode, PeerID
 from shared.p2p.kad_messages import PROTOCOL, read_message
+from tests.support.simulated_kad import answer, closer_peer
 
 
 class LyingNode:

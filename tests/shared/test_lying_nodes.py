@@ -6,7 +6,7 @@ import time
 import pytest
 import pytest_asyncio
 
-from deploy.simulated_server import Announcement, Model
+from deploy.demo.simulated_server import Announcement, Model
 from shared.p2p.address_search import DIALLED_AT_ONCE, MAX_ASKED, MAX_DIALLED, Search
 from shared.p2p.addresses import AddressRules
 from shared.p2p.connect import ProberNode

@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 
+from deploy.demo.simulated_server import Announcement, Model
 from deploy.embedded_redis import free_port
-from deploy.simulated_server import Announcement, Model
 from tests.reliability.parts import Part, get, until
 from tests.tracing.collector import Collector
 

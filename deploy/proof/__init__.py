@@ -1,1 +1,0 @@
-"""What `make prove-compose` proves, by subject. A promise is a function: it says what was seen, or raises."""

@@ -1,0 +1,335 @@
+"""`make benchmarks`: run the benchmarks and write what they found into docs/benchmarks.md and the README.
+
+Takes about half an hour, on a machine that does nothing else. `--only NAME …` runs some and keeps the other
+figures, which stand in docs/benchmarks.json with their own dates.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+ROOT = Path(__file__).resolve().parents[2]
+DATA = ROOT / "docs" / "benchmarks.json"
+REPORT = ROOT / "docs" / "benchmarks.md"
+README = ROOT / "README.md"
+BEGIN, END = "<!-- figures of make benchmarks -->", "<!-- end of figures -->"
+BENCHES = {
+    "crawl": "crawl", "serving": "http", "reachability": "reachability", "history": "history", "start": "start",
+    "memory": "memory", "silent_nodes": "silent",
+}  # fmt: skip
+"""Modules here, and their make targets: `make bench-…`."""
+SECONDS_A_BENCH = 1800
+MENTIONED_SECONDS = 0.05
+WITH_TORCH = {"crawler": "307–337 MB", "worker": "304–309 MB"}
+"""What the services took, without p2pd, while they loaded torch (2026-11-25)."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.summary", description=__doc__)
+    parser.add_argument("--only", nargs="*", choices=tuple(BENCHES), default=list(BENCHES), help="run these")
+    parser.add_argument("--write", action="store_true", help="run none; write the reports from docs/benchmarks.json")
+    arguments = parser.parse_args()
+    data: dict[str, Any] = json.loads(DATA.read_text()) if DATA.exists() else {}
+    for name in [] if arguments.write else arguments.only:
+        data[name] = {"date": time.strftime("%Y-%m-%d"), "machine": machine(), "figures": _run(name)}
+        DATA.write_text(json.dumps(data, indent=1) + "\n")
+    REPORT.write_text(report(data))
+    README.write_text(with_figures(README.read_text(), data))
+    return 0
+
+
+def _run(name: str) -> Any:
+    """Return the JSON on the last line that the benchmark prints; show the others."""
+    command = [sys.executable, "-m", f"tests.bench.{name}"]
+    last = ""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if last:
+                print(last, end="", flush=True)
+            last = line
+        if process.wait(SECONDS_A_BENCH):
+            raise SystemExit(f"{name} failed with {process.returncode}")
+    return json.loads(last)
+
+
+def machine() -> str:
+    """Return what the figures depend on: processor, cores, memory, Python."""
+    cpu = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
+        platform.machine(),
+    )
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1024**3
+    return f"{cpu}, {os.cpu_count()} cores, {memory:.0f} GiB, Python {platform.python_version()}"
+
+
+def report(data: dict[str, Any]) -> str:
+    """Return docs/benchmarks.md."""
+    parts = ["# Benchmarks", _ABOUT]
+    for name, target in BENCHES.items():
+        if name in data:
+            found = data[name]
+            title = f"## `make bench-{target}`"
+            parts += [title, f"{found['date']}, {found['machine']}.", *_SECTIONS[name](found["figures"])]
+    return "\n\n".join(parts) + "\n"
+
+
+def with_figures(readme: str, data: dict[str, Any]) -> str:
+    """Return the README with the few figures that matter between its marks."""
+    before, _, rest = readme.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n{_few_that_matter(data)}\n{END}{after}"
+
+
+_ABOUT = """\
+Written by `make benchmarks`; not by hand. Each ratio is to a reference that ran in the same minutes on the same
+machine. Absolute figures are this machine's; [scaling.md](scaling.md) says what follows from them."""
+_ABOUT_START = """\
+Seconds from the command on, with everything installed. The demo's swarm starts with it; with torch it took 25 to 31 s
+to servers on the page. The other monitor's swarm is there already, one of its nodes frozen:"""
+_ABOUT_MEMORY = """\
+Proportional set sizes, the highest of samples each five seconds, at a check a second. A p2pd takes 60 MB when idle, and
+shares none of it: the binary unpacks itself. The predecessor's one process took 300 to 500 MB, and 700 MB with 400
+servers."""
+_ABOUT_CRAWLS = """\
+The plain way: look all blocks up, then dial by peer id, 128 at once, then list addresses. Of the servers one in ten
+is frozen; the live ones are real libp2p nodes, as many as the machine has memory for; the others refuse or are
+unknown. All nodes are 50 ms away and back. Later crawls know who is silent."""
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    lines = [list(head), *map(list, rows)]
+    lines.insert(1, ["---"] * len(lines[0]))
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _by_column(rows: Iterable[dict[str, Any]], columns: dict[str, Callable[[dict[str, Any]], str]]) -> str:
+    return _table(columns, ([column(row) for column in columns.values()] for row in rows))
+
+
+def _crawl(rows: list[dict[str, Any]]) -> list[str]:
+    def phases(row: dict[str, Any]) -> str:
+        return ", ".join(f"{name} {seconds:.1f}" for name, seconds in row["crawler"]["phases"].items())
+
+    return [
+        _ABOUT_CRAWLS,
+        _by_column(rows, {
+            "servers": lambda row: f"{row['servers']:,}",
+            "live": lambda row: f"{row['live']}",
+            "first crawl": lambda row: f"{row['crawler']['seconds']:.1f} s",
+            "of the plain way": lambda row: f"{row['ratio']:.2f}" if "ratio" in row else "",
+            "later crawls": lambda row: f"{row['crawler']['steady_seconds']:.1f} s",
+            "of the plain way ": lambda row: f"{row['steady_ratio']:.2f}" if "ratio" in row else "",
+            "live ones not looked at": lambda row: f"{row['crawler']['nobody_looked']}",
+            "live ones called unreachable": lambda row: f"{row['crawler']['called_unreachable']}",
+            "by the plain way": lambda row: f"{row['sequential']['called_unreachable']}" if "ratio" in row else "",
+        }),
+        _by_column(rows, {
+            "servers": lambda row: f"{row['servers']:,}",
+            "phases of the first crawl (s)": phases,
+            "DHT keys asked": lambda row: f"{row['crawler']['asked']['keys']:,}",
+            "addresses asked": lambda row: f"{row['crawler']['asked']['find_node']:,}",
+            "memory": lambda row: f"{row['crawler']['rss_mb']:.0f} MB",
+            "build": lambda row: f"{row['crawler']['build_seconds'] * 1000:.0f} ms",
+            "publish": lambda row: f"{row['crawler']['publish_seconds'] * 1000:.0f} ms",
+            "in Redis": lambda row: f"{row['crawler']['snapshot_bytes'] / 1000:,.0f} kB",
+            "Redis commands": lambda row: f"{row['crawler']['redis_commands']}",
+        }),
+    ]  # fmt: skip
+
+
+def _serving(figures: dict[str, Any]) -> list[str]:
+    rows = [row for size in figures["sizes"] for row in size["rows"]]
+    of_bare = [row["to_bare"] for row in rows]
+    most = max(row["connections"] for row in rows)
+    slowest = max(row["p99_to_bare"] for row in rows if row["connections"] == most)
+    return [
+        "One process on one core. The bare ASGI app says the same bytes on the same uvicorn, nginx has them as a file.",
+        ("Both are asked by turns; a figure is the median of the rounds. Of the bare app's requests a second these are "
+        f"{min(of_bare):.2f} at least and {statistics.median(of_bare):.2f} in the median of {len(rows)} rows; p99 with "
+        f"{most} connections is {slowest:.2f} of its at most."),
+        _by_column(rows, {
+            "servers": lambda row: f"{row['servers']:,}",
+            "request": lambda row: row["case"],
+            "connections": lambda row: f"{row['connections']}",
+            "a second": lambda row: f"{row['api_per_s']:,.0f}",
+            "of bare ASGI": lambda row: f"{row['to_bare']:.2f}",
+            "the same by CPU time": lambda row: f"{row['cpu_to_bare']:.2f}",
+            "of nginx": lambda row: f"{row['to_nginx']:.2f}" if row["to_nginx"] else "",
+            "p99": lambda row: f"{row['p99_ms']:.1f} ms",
+            "of bare ASGI's": lambda row: f"{row['p99_to_bare']:.2f}",
+        }),
+        f"Importing `api.app` takes {figures['import_seconds']:.2f} s.",
+        _by_column(figures["sizes"], {
+            "servers": lambda size: f"{size['servers']:,}",
+            "start to first page": lambda size: f"{size['first_page_seconds']:.2f} s",
+            "memory": lambda size: f"{size['rss_mb']:.0f} MB",
+            "after the load": lambda size: f"{size['rss_after_load_mb']:.0f} MB",
+            "published to served by two replicas": lambda size: f"{size['fresh_seconds'] * 1000:.0f} ms",
+            "`/livez` p99": lambda size: _ms(size.get("livez_p99_ms")),
+            "while four load a model's page": lambda size: _ms(size.get("livez_p99_ms_beside_model")),
+        }),
+    ]  # fmt: skip
+
+
+def _ms(figure: float | None) -> str:
+    """Return nothing for a figure that an older run did not take."""
+    return "" if figure is None else f"{figure:.1f} ms"
+
+
+def _reachability(found: dict[str, Any]) -> list[str]:
+    figures = ((name.replace("_", " "), f"{value:,.2f}") for name, value in found["figures"].items())
+    return [
+        _table(("ratio", "figure"), ((name, f"{value:.2f}") for name, value in found["ratios"].items())),
+        _table(("figure", "value"), figures),
+    ]
+
+
+def _history(rows: list[dict[str, Any]]) -> list[str]:
+    return [
+        "Rings have their full size from the first write on: what stands here after some crawls stands there for ever.",
+        _by_column(rows, {
+            "servers": lambda row: f"{row['servers']:,}",
+            "in Redis": lambda row: f"{row['bytes'] / 1e6:.2f} MB",
+            "a crawl's entry": lambda row: f"{row['entry_ms']:.0f} ms",
+            "of that inside Redis": lambda row: f"{row['script_ms']:.1f} ms",
+        }),
+    ]  # fmt: skip
+
+
+def _start(figures: dict[str, Any]) -> list[str]:
+    demo, run = figures["demo"], figures["run"]
+    steps = [*demo["seconds"], *(step for step in run["seconds"] if step not in demo["seconds"])]
+
+    def seconds(found: dict[str, Any], step: str) -> str:
+        return f"{found['seconds'][step]:.1f} s" if step in found["seconds"] else ""
+
+    def processor(found: dict[str, Any]) -> str:
+        return ", ".join(
+            f"{part} {taken:.1f}" for part, taken in found["processor"].items() if taken >= MENTIONED_SECONDS
+        )
+
+    plain = figures["plain_client_seconds"]
+    rows = ([step, seconds(demo, step), seconds(run, step)] for step in steps)
+    return [
+        f"{_ABOUT_START} a plain client takes {plain:.1f} s from its start to all records of one model.",
+        _table(("until", "`make demo`", "`make run`"), rows),
+        f"Processor seconds until servers are shown: demo: {processor(demo)}; run: {processor(run)}.",
+    ]
+
+
+def _memory(rows: list[dict[str, Any]]) -> list[str]:
+    parts = [*(part for part in rows[0]["mb"] if part != "all"), "all"]
+    table = [
+        [part, *(f"{row['mb'][part]:.0f} MB" if part in row["mb"] else "" for row in rows), WITH_TORCH.get(part, "")]
+        for part in parts
+    ]
+    lasted = ", ".join(f"{row['seconds']:g}" for row in rows)
+    return [
+        f"{_ABOUT_MEMORY} Checks were asked for {lasted} s.",
+        _table(("", *(f"{row['shown']:,} servers" for row in rows), "with torch, 60 servers"), table),
+    ]
+
+
+_ABOUT_SILENT_NODES = """\
+Ten hivemind nodes, each of which announces four blocks; the dial deadline is 5 s. A plain client reads the index and
+all 24 blocks; crawls are a fresh node's first and its second; checks are a worker's of live servers, beside a bare
+connect to their known address."""
+
+
+def _silent_nodes(figures: dict[str, Any]) -> list[str]:
+    def beside(row: dict[str, float], cut: str) -> str:
+        check, bare = row[f"check_{cut}"], row[f"bare_{cut}"]
+        return f"{check:.0f} / {bare:.0f} ms = {check / bare:.1f} ×"
+
+    relay = figures["relay"]
+    relayed = (
+        f"A server that only a relay reaches: a check {relay['check_p50']:.0f} ms, a client that knows its id alone "
+        f"{relay['client_p50']:.0f} ms (p50)."
+    )
+    return [
+        _ABOUT_SILENT_NODES,
+        _by_column(figures["silent"], {
+            "nodes frozen": lambda row: f"{row['frozen']} of 10",
+            "plain client": lambda row: f"{row['client']:.2f} s",
+            "first crawl": lambda row: f"{row['first_crawl']:.2f} s",
+            "second crawl": lambda row: f"{row['next_crawl']:.2f} s",
+            "check / connect, p50": lambda row: beside(row, "p50"),
+            "check / connect, p99": lambda row: beside(row, "p99"),
+        }),
+        relayed,
+    ]  # fmt: skip
+
+
+_SECTIONS: dict[str, Callable[[Any], list[str]]] = {
+    "crawl": _crawl,
+    "serving": _serving,
+    "reachability": _reachability,
+    "history": _history,
+    "start": _start,
+    "memory": _memory,
+    "silent_nodes": _silent_nodes,
+}
+
+
+def _few_that_matter(data: dict[str, Any]) -> str:
+    rows: list[tuple[str, str, str]] = []
+    if "reachability" in data:
+        found, ratios = data["reachability"]["figures"]["figures"], data["reachability"]["figures"]["ratios"]
+        rows += [
+            (
+                "no-op checks through one worker process",
+                f"{found['jobs_per_s']:,.0f}/s",
+                f"{ratios['jobs: this worker / SimpleWorker']:.0f} × RQ's SimpleWorker",
+            ),
+            (
+                "checks of peers half of which are frozen",
+                f"{found['half_frozen_checks_per_s']:,.0f}/s",
+                f"{ratios['half-frozen checks: this worker / SimpleWorker']:.0f} × SimpleWorker",
+            ),
+            (
+                "the page while 1,000 checks hang",
+                f"{found['page_while_1000_hang_ms']:.2f} ms",
+                f"{ratios['page latency: 1,000 checks hanging / idle']:.1f} × idle",
+            ),
+            (
+                "a whole look at a live peer",
+                f"{found['look_p50_ms']:.1f} ms",
+                f"a bare dial: {found['bare_dial_p50_ms']:.1f} ms",
+            ),
+        ]
+    for size in data["serving"]["figures"]["sizes"] if "serving" in data else ():
+        page = next(row for row in size["rows"] if row["case"] == "page" and row["connections"] == 32)
+        rows.append((
+            f"the page of {size['servers']:,} servers, one process",
+            f"{page['api_per_s']:,.0f}/s, {size['rss_mb']:.0f} MB",
+            f"{page['to_bare']:.2f} × a bare ASGI app",
+        ))  # fmt: skip
+    for row in data["crawl"]["figures"] if "crawl" in data else ():
+        ours = row["crawler"]
+        rows.append((
+            f"a crawl of {row['servers']:,} servers",
+            f"{ours['seconds']:.1f} s, later {ours['steady_seconds']:.1f} s",
+            f"{row['ratio']:.2f} and {row['steady_ratio']:.2f} × look up, then dial" if "ratio" in row else "",
+        ))  # fmt: skip
+    return _table(("What", "Figure", "Reference in the same run"), rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
