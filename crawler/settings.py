@@ -80,7 +80,7 @@ class CrawlerSettings(SwarmSettings):
         None,
         description="A file that keeps the peer id from which inference checks are made, written where there is none; "
         "default: a new id with each start.",
-        examples=["/data/inference.id"],
+        examples=["inference.id"],
     )
     crawler_metrics_port: int = Field(
         0, ge=0, le=65535, description="Private port of the crawler's own metrics; 0: none."

@@ -48,6 +48,8 @@ class AgreementOutcome(StrEnum):
 
 
 class Agreement(msgspec.Struct, frozen=True, gc=False):
+    """How a server's numbers stand to those of others."""
+
     outcome: AgreementOutcome = AgreementOutcome.UNKNOWN
     peers: tuple[str, ...] = ()
     """Those that it agrees with; where it disagrees, those that it disagrees with."""
