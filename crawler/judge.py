@@ -133,6 +133,7 @@ def _server_report(
         show_public_name=state is PeerState.ONLINE and span.length >= MIN_BLOCKS_FOR_A_NAME,
         verdict=dial.verdict if dial is not None else Verdict.UNKNOWN,
         error=dial.explanation if dial is not None else None,
+        cause=dial.cause if dial is not None and dial.verdict is not Verdict.REACHABLE else None,
         relayed=dial.relayed if dial is not None else None,
         relay=dial.relay if dial is not None else None,
         rtt=dial.rtt if dial is not None and dial.verdict is Verdict.REACHABLE else None,

@@ -104,16 +104,13 @@ _WORDS: dict[Cause, tuple[str, str]] = {
     ),
     Cause.REFUSED: (
         "The connection was refused: nothing listens on the announced port.",
-        (
-            "Check that the server runs, that its port is forwarded to it, and that no firewall rejects it "
-            "(--public_ip IP --port PORT)."
-        ),
+        ("Check that the server runs, that its port is forwarded to it, and that no firewall rejects it ({flags})."),
     ),
     Cause.TIMEOUT: (
         "No answer to the connection attempt in time: a firewall may be dropping it.",
         (
             "Open the server's TCP port in the firewall and forward it in the router, then start the server with "
-            "--public_ip IP --port PORT. Behind NAT, wait a few minutes until it finds a relay."
+            "{flags}. Behind NAT, wait a few minutes until it finds a relay."
         ),
     ),
     Cause.FROZEN: (
@@ -129,7 +126,7 @@ _WORDS: dict[Cause, tuple[str, str]] = {
     ),
     Cause.NO_HOST_ROUTE: (
         "The announced address is not routable.",
-        "The announced IP address is wrong or unreachable from the Internet; start the server with --public_ip IP.",
+        "The announced IP address is wrong or unreachable from the Internet; start the server with {flags}.",
     ),
     Cause.RESET: (
         "The connection was cut while it was being set up.",
@@ -145,21 +142,18 @@ _WORDS: dict[Cause, tuple[str, str]] = {
     ),
     Cause.NO_RELAY_RESERVATION: (
         "The peer announces a relay, but has no place on it now.",
-        "Wait a few minutes until the server finds a relay again, or open a port and use --public_ip IP --port PORT.",
+        "Wait a few minutes until the server finds a relay again, or open a port and use {flags}.",
     ),
     Cause.RELAY_AWAY: (
         "The relay that the peer announces does not answer.",
         (
             "The server finds another relay by itself within some minutes, or after a restart. Better: forward a port "
-            "and start the server with --public_ip IP --port PORT, so that it needs no relay."
+            "and start the server with {flags}, so that it needs no relay."
         ),
     ),
     Cause.RELAY_REFUSED: (
         "The relay that the peer announces refuses to connect to it.",
-        (
-            "Restart the server, so that it looks for another relay, or forward a port and use "
-            "--public_ip IP --port PORT."
-        ),
+        ("Restart the server, so that it looks for another relay, or forward a port and use {flags}."),
     ),
     Cause.SILENT_BEHIND_RELAY: (
         "The peer's relay answers, but the peer behind it does not.",
@@ -167,7 +161,7 @@ _WORDS: dict[Cause, tuple[str, str]] = {
     ),
     Cause.NOT_DIALABLE: (
         "The peer announces only addresses that cannot be dialled from here (private or unsupported ones).",
-        "Announce a public address: start the server with --public_ip IP --port PORT.",
+        "Announce a public address: start the server with {flags}.",
     ),
     Cause.PROTOCOL_MISSING: (
         "The peer answers, but serves no Petals blocks yet.",
@@ -185,7 +179,7 @@ _WORDS: dict[Cause, tuple[str, str]] = {
     ),
     Cause.NAME_NOT_RESOLVED: (
         "The host name in the peer's address does not resolve here.",
-        "Check the name, or announce an IP address: start the server with --public_ip IP --port PORT.",
+        "Check the name, or announce an IP address: start the server with {flags}.",
     ),
     Cause.SAME_NETWORK: (
         "The peer announces the address of the monitor's own router, which may not let the monitor in from inside.",
@@ -193,7 +187,7 @@ _WORDS: dict[Cause, tuple[str, str]] = {
     ),
     Cause.RELAY_FULL: (
         "The peer's relay has no room for another connection at this moment.",
-        "Ask again in a minute; if it stays so, forward a port and use --public_ip IP --port PORT.",
+        "Ask again in a minute; if it stays so, forward a port and use {flags}.",
     ),
     Cause.NODE_UNFIT: ("The monitor's own node is cut off from the swarm.", "Ask again in a minute."),
     Cause.NO_SLOT: ("The monitor is too busy to look in time.", "Ask again in a minute."),
@@ -206,9 +200,9 @@ def message(cause: Cause) -> str:
     return _WORDS[cause][0]
 
 
-def advice(cause: Cause) -> str:
-    """What the peer's operator can do about it."""
-    return _WORDS[cause][1]
+def advice(cause: Cause, flags: str = "--public_ip IP --port PORT") -> str:
+    """What the peer's operator can do about it; `flags` are those of `run_server` with this server's own address."""
+    return _WORDS[cause][1].replace("{flags}", flags)
 
 
 def hints(outcome: DialOutcome, your_ip: str) -> list[str]:

@@ -109,6 +109,8 @@ class ServerReport(Announcement, frozen=True, gc=False, kw_only=True):
     verdict: Verdict = Verdict.UNKNOWN
     error: str | None = None
     """Why the dial failed; None when it did not or was not made."""
+    cause: str | None = None
+    """The same as a `shared.reachability.Cause`; a newer crawler may know others."""
     relayed: bool | None = None
     """Whether the crawler reached the server through a relay; None where it did not reach it."""
     relay: str | None = None

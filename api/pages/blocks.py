@@ -4,25 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from shared.words import block_range
+from shared.words import blocks as in_words
 
+if TYPE_CHECKING:
     from shared.judgement.coverage import Coverage
 
-
-def block_range(start: int, end: int) -> str:
-    """Both ends counted in, with an en dash: blocks 37 to 40; one block is its number alone."""
-    return f"{start}" if end - start == 1 else f"{start}–{end - 1}"
-
-
-def in_words(spans: Sequence[tuple[int, int]], limit: int = 4) -> str:
-    """Blocks 3 to 7, 12 and 40 to 41, shorter; of many spans the first, and how many more there are."""
-    names = [block_range(start, end) for start, end in spans[:limit]]
-    if len(spans) > limit:
-        names.append(f"{len(spans) - limit} more ranges" if len(spans) - limit > 1 else "1 more range")
-    listed = names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
-    single = len(spans) == 1 and spans[0][1] - spans[0][0] == 1
-    return ("block " if single else "blocks ") + listed
+__all__ = ["block_range", "bottleneck", "in_words"]
 
 
 def bottleneck(held: Coverage) -> str:

@@ -18,6 +18,7 @@ import time
 import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 from unittest import mock
 from urllib.parse import quote, unquote
 
@@ -35,6 +36,15 @@ from shared.store.clock import RedisClock
 from shared.store.connection import connect
 from tests import page_snapshots as swarms
 from tests.redis_server import RedisServer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from redis.asyncio import Redis
+    from starlette.applications import Starlette
+    from starlette.types import Message
+
+    from shared.snapshot import Snapshot
 
 NOW = swarms.NOW
 VANTAGE = "here"
@@ -62,11 +72,13 @@ VERDICTS = {
 }  # fmt: skip
 
 BROWSER = "text/html,application/xhtml+xml,*/*;q=0.8"
+Wanted: TypeAlias = "tuple[str, str, dict[str, str]]"
+"""Path and query, method, headers; `client` among these is the caller's address."""
 OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"
 STRANGER = "203.0.113.5"
 
 
-def relayed_swarm():
+def relayed_swarm() -> Snapshot:
     """Servers that are reached, or not, over a relay."""
     servers = [
         swarms.make_server("r0", 0, 12, using_relay=True, relayed=True),
@@ -74,10 +86,12 @@ def relayed_swarm():
         swarms.make_server("r2", 12, 24, using_relay=True, relayed=False),
         swarms.make_server("r3", 0, 24, PeerState.UNREACHABLE, using_relay=True),
     ]
-    return swarms.make_snapshot([swarms.make_model("relayed-hf", 24, servers)], unanswered_keys=2, undialled_servers=1)
+    models = [swarms.make_model("relayed-hf", 24, servers)]
+    made: Snapshot = swarms.make_snapshot(models, unanswered_keys=2, undialled_servers=1)
+    return made
 
 
-SNAPSHOTS = {
+SNAPSHOTS: dict[str, Callable[[], Snapshot | None]] = {
     "none": lambda: None,
     "empty": swarms.private_empty,
     "3": lambda: swarms.swarm_of(3),
@@ -92,24 +106,26 @@ SNAPSHOTS = {
 class Client:
     """Requests an app's answers over ASGI and writes each into a file."""
 
-    def __init__(self, app, folder: Path) -> None:
+    def __init__(self, app: Starlette, folder: Path) -> None:
         self._app = app
         self._folder = folder
         self._number = 0
 
-    async def request(self, target: str, method: str = "GET", *, client: str = "127.0.0.1", **headers: str):
+    async def request(self, target: str, method: str = "GET", *, client: str = "127.0.0.1", **headers: str) -> int:
+        """Record the answer, and return its status."""
         path, _, query = target.partition("?")
-        sent: list[dict] = []
+        sent: list[Message] = []
         asked = False
 
-        async def receive():
+        async def receive() -> Message:
             nonlocal asked
             if not asked:
                 asked = True
                 return {"type": "http.request", "body": b"", "more_body": False}
             await asyncio.Event().wait()
+            raise AssertionError
 
-        async def send(message):
+        async def send(message: Message) -> None:
             sent.append(message)
 
         given = {"host": "monitor.example", **{name.replace("_", "-"): value for name, value in headers.items()}}
@@ -120,7 +136,7 @@ class Client:
             "query_string": query.encode(), "client": (client, 4000), "server": ("127.0.0.1", 80),
             "headers": [(name.encode(), value.encode()) for name, value in given.items()], "state": {},
         }  # fmt: skip
-        answering = asyncio.create_task(self._app(scope, receive, send))
+        answering = asyncio.ensure_future(self._app(scope, receive, send))
         # An event stream goes on for ever: its first events are what a subscriber is told.
         await asyncio.wait([answering], timeout=0.3 if target.startswith("/events") and http_version == "1.1" else None)
         if answering.done():
@@ -131,9 +147,10 @@ class Client:
         body = b"".join(message.get("body", b"") for message in sent[1:])
         shown = " ".join(f"{name}={value}" for name, value in headers.items())
         self._write(f"{method} {target} {shown}".strip(), start["status"], start.get("headers", ()), body)
-        return start["status"], dict(start.get("headers", ())), body
+        status: int = start["status"]
+        return status
 
-    def _write(self, title: str, status: int, headers, body: bytes) -> None:
+    def _write(self, title: str, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
         self._number += 1
         name = re.sub(r"[^A-Za-z0-9.=?-]+", "_", title)[:100]
         digest = hashlib.sha256(title.encode()).hexdigest()[:6]
@@ -148,6 +165,7 @@ def normalised(text: bytes) -> bytes:
     """Return what was recorded without what differs from run to run."""
     if b" /static/" in text[:100]:  # by when the files were checked out
         text = re.sub(rb"(?m)^(etag|last-modified): .*$", rb"\1: OF A FILE", text)
+    text = re.sub(rb"(?m)^allow: HEAD, GET$", b"allow: GET, HEAD", text)  # Starlette keeps methods in a set
     text = re.sub(rb"(?m)^(retry-after: |ratelimit: .*;t=)([3-6]\d|[12]\d)$", rb"\1SECONDS LEFT", text)
     text = re.sub(rb"(probe_duration_seconds|stage=\"queue\"\}) [0-9.e-]+", rb"\1 SECONDS", text)
     return re.sub(rb"(?m)^(etag|content-length): .*$", rb"\1: OF A DURATION", text) if b" SECONDS\n" in text else text
@@ -159,7 +177,7 @@ def metrics_without_values(text: str) -> str:
     return "\n".join(line for line in lines if "_created" not in line) + "\n"
 
 
-def requests_of(snapshot):
+def requests_of(snapshot: Snapshot | None) -> Iterator[Wanted]:
     """Yield (target, method, headers) for every route, known and unknown names, errors, encodings and methods."""
     yield from _routes()
     yield from _names(snapshot)
@@ -167,7 +185,7 @@ def requests_of(snapshot):
     yield from _negotiations()
 
 
-def _routes():
+def _routes() -> Iterator[Wanted]:
     for target in (
         "/", "/check", f"/check?peer_id={PEER}", "/check/notanid", "/incidents", "/incidents.atom", "/swarm.txt",
         "/swarm.txt?color=1", "/swarm.txt?utm_source=x", "/api/v1/state", "/api/v1/state?x=1", "/api/v1/models",
@@ -184,7 +202,7 @@ def _routes():
         yield target, "GET", {"accept": BROWSER}
 
 
-def _names(snapshot):
+def _names(snapshot: Snapshot | None) -> Iterator[Wanted]:
     models = [model.dht_prefix for model in snapshot.models][:6] if snapshot is not None else ["demo"]
     for prefix in models:
         name = quote(prefix, safe="")
@@ -205,7 +223,7 @@ def _names(snapshot):
         yield f"/api/v1/servers/{ids[0][:-1]}", "GET", {}
 
 
-def _checks():
+def _checks() -> Iterator[Wanted]:
     for name in VERDICTS:
         peer = swarms.peer_id(name)
         for target in (f"/api/v1/is_reachable/{peer}", f"/check/{peer}", f"/probe?target={peer}"):
@@ -220,7 +238,7 @@ def _checks():
     yield f"/probe?target={reached}", "GET", {"accept": OPENMETRICS}
 
 
-def _negotiations():
+def _negotiations() -> Iterator[Wanted]:
     for target in ("/", "/api/v1/state", "/swarm.txt", "/metrics", "/openapi.json", "/incidents", "/api/v1/models"):
         for encoding in ("gzip", "br", "zstd", "gzip;q=0.5, br;q=0.9, zstd;q=0", "identity", "*", "nonsense"):
             yield target, "GET", {"accept_encoding": encoding}
@@ -240,7 +258,7 @@ def _negotiations():
     yield "/incidents.atom", "GET", {"host": "bad host"}
 
 
-async def publish(redis, snapshot) -> None:
+async def publish(redis: Redis, snapshot: Snapshot | None) -> None:
     """Write a snapshot with a past, as a crawler does, but under a fixed id; and the verdicts of one vantage point."""
     await redis.flushall()
     seconds, _ = await redis.time()
@@ -253,17 +271,18 @@ async def publish(redis, snapshot) -> None:
         return
     leader = Leadership(redis, "recorder")
     assert await leader.hold()
+    assert leader.lease is not None
     broken = msgspec.structs.replace(
         snapshot, models=tuple(msgspec.structs.replace(m, servers=m.servers[:1]) for m in snapshot.models)
     )
     for age, each in ((240, snapshot), (180, broken), (120, broken), (60, snapshot), (0, snapshot)):
         crawl = msgspec.structs.replace(each, taken_at=snapshot.taken_at - age)
         await HistoryWriter(redis).append(crawl, leader.lease)
-    fields = {"taken_at": repr(snapshot.taken_at), "snapshot": encode(snapshot)}
+    fields: dict[Any, Any] = {"taken_at": repr(snapshot.taken_at), "snapshot": encode(snapshot)}
     await redis.xadd(keys.SNAPSHOTS, fields, id=SNAPSHOT_ID)
 
 
-async def record(name: str, redis_url: str, snapshot, folder: Path, **settings) -> None:
+async def record(name: str, redis_url: str, snapshot: Snapshot | None, folder: Path, **settings: Any) -> None:
     """Start an api, request everything of it, and write the answers into a folder of their own."""
     folder = folder / name
     folder.mkdir(parents=True)
@@ -286,13 +305,13 @@ async def record(name: str, redis_url: str, snapshot, folder: Path, **settings) 
         (folder / "own_metrics").write_text(metrics_without_values(own))
 
 
-async def until_served(app, folder: Path) -> None:
+async def until_served(app: Starlette, folder: Path) -> None:
     """Wait until the api has the snapshot's documents."""
     scratch = folder / "scratch"
     scratch.mkdir()
     try:
         async with asyncio.timeout(30):
-            while (await Client(app, scratch).request("/api/v1/state"))[0] != 200:
+            while (await Client(app, scratch).request("/api/v1/state")) != 200:
                 await asyncio.sleep(0.05)
     finally:
         for each in scratch.iterdir():
@@ -303,7 +322,7 @@ async def until_served(app, folder: Path) -> None:
 def freeze(stack: ExitStack) -> None:
     """Stop the clock at `NOW`, and give each request the same id."""
 
-    async def ask(self) -> float:
+    async def ask(self: RedisClock) -> float:
         return NOW
 
     stack.enter_context(mock.patch.object(RedisClock, "now", return_value=NOW))
