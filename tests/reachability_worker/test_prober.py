@@ -8,8 +8,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from deploy.demo.simulated_inference import Computation
 from deploy.demo.simulated_server import Announcement, Model
 from reachability_worker.prober import Prober
+from shared.inference import InferenceOutcome, InferenceRequest
 from shared.reachability import Cause, Stage
 from shared.snapshot import Verdict
 from tests.fakes import peer_id
@@ -55,6 +57,23 @@ async def test_each_kind_of_peer_gets_its_verdict_and_evidence(swarm):
     assert (nobody.verdict, nobody.stage, nobody.cause) == (Verdict.UNREACHABLE, Stage.LOOKUP, Cause.NO_ADDRESS)
     assert (silent.verdict, silent.stage, silent.cause) == (Verdict.UNREACHABLE, Stage.SECURITY, Cause.FROZEN)
     assert bootstrap.verdict is Verdict.REACHABLE
+
+
+async def test_a_peer_that_was_reached_can_be_asked_to_compute(swarm):
+    """Within the time of the check; another model's blocks are refused, a server that hangs is a time-out."""
+    good = swarm.start(Announcement(MODEL, 0, 4))
+    hangs = swarm.start(Announcement(MODEL, 0, 4), computation=Computation(fault="silent"))
+    async with prober_in(swarm) as prober:
+        outcomes = {}
+        for server, prefix in ((good, "demo-model"), (good, "other"), (hangs, "demo-model")):
+            reached = await look(prober, server.peer_id)
+            asked = InferenceRequest(prefix, 0, 4)
+            found = await prober.infer(server.peer_id, reached, asked, time.monotonic() + 4)
+            outcomes[server.peer_id, prefix] = found.outcome
+        assert list(outcomes.values()) == [
+            InferenceOutcome.COMPUTED, InferenceOutcome.REFUSED, InferenceOutcome.TIMEOUT
+        ]  # fmt: skip
+        assert (await look(prober, good.peer_id)).verdict is Verdict.REACHABLE
 
 
 async def test_a_peer_that_comes_back_is_reachable_at_once(swarm):
