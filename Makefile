@@ -18,6 +18,7 @@ $(INSTALLED): deploy/requirements/run.txt
 	@$(PYTHON) deploy/check_machine.py $(VENV)
 	$(PYTHON) -m venv --clear $(VENV)
 	$(PIP_INSTALL) -r deploy/requirements/run.txt || { rm -rf $(VENV); exit 1; }
+	$(BIN)/python -m deploy.unpack_p2pd
 	touch $@
 
 $(DEV_INSTALLED): $(INSTALLED) deploy/requirements/dev.txt

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import multiprocessing
 import os
 import signal
 import socket
@@ -18,13 +19,15 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
-from api.settings import ApiSettings
 from deploy import embedded_redis
-from deploy.healthcheck import reached_at
 from deploy.supervisor import Child, Supervisor
-from shared.settings import load
+from shared import exit_codes
 from shared.tasks import awaited, end
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO_MODELS = [
@@ -43,20 +46,49 @@ WORKERS_WAIT = 3.0
 START_TIMEOUT = 60.0
 ROOM_FOR_DATA = 16 * 1024**2
 """Bytes that must be free: a thousand servers' history takes 1.3 MB, and Redis writes its file anew beside the old."""
-BAD_START = 2
+
+
+class Settings(NamedTuple):
+    """What the launcher needs to know of the api's settings."""
+
+    api_host: str
+    """At which this machine reaches the api."""
+    api_port: int
+    redis_url_is_set: bool
 
 
 def main() -> int:
     arguments = _parser().parse_args()
-    settings = load(ApiSettings)
-    if _is_taken(reached_at(settings.api_host), settings.api_port):
+    settings = read_settings()
+    if _is_taken(settings.api_host, settings.api_port):
         print(f"Port {settings.api_port} is taken: set API_PORT to another one.", file=sys.stderr)
-        return BAD_START
-    embedded = not arguments.demo and "redis_url" not in settings.model_fields_set
+        return exit_codes.BAD_SETTINGS
+    embedded = not arguments.demo and not settings.redis_url_is_set
     if embedded and (reason := _cannot_keep(arguments.data)) is not None:
         print(f"{arguments.data} cannot keep data: {reason}. Give another folder: --data FOLDER.", file=sys.stderr)
-        return BAD_START
+        return exit_codes.BAD_SETTINGS
     return asyncio.run(_run(arguments, settings))
+
+
+def read_settings() -> Settings:
+    """Read the api's settings in a process of its own: what reads them would be half of what the launcher holds."""
+    context = multiprocessing.get_context("fork")
+    reader, writer = context.Pipe(duplex=False)
+    child = context.Process(target=_send_settings, args=(writer,))
+    child.start()
+    child.join()
+    if child.exitcode:
+        sys.exit(child.exitcode)
+    return Settings(*reader.recv())
+
+
+def _send_settings(writer: Connection) -> None:
+    from api.settings import ApiSettings
+    from deploy.healthcheck import reached_at
+    from shared.settings import load
+
+    settings = load(ApiSettings)
+    writer.send((reached_at(settings.api_host), settings.api_port, "redis_url" in settings.model_fields_set))
 
 
 def _cannot_keep(folder: Path) -> str | None:
@@ -85,7 +117,7 @@ def say(text: str) -> None:
     print(f"[monitor] {text}", file=sys.stderr, flush=True)
 
 
-async def _run(arguments: argparse.Namespace, settings: ApiSettings) -> int:
+async def _run(arguments: argparse.Namespace, settings: Settings) -> int:
     stop = asyncio.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
@@ -99,7 +131,7 @@ async def _run(arguments: argparse.Namespace, settings: ApiSettings) -> int:
             starting.result()
             await asyncio.wait({stopping, refused}, return_when=asyncio.FIRST_COMPLETED)
         if supervisor.refused.is_set():
-            return BAD_START  # what is bad about the settings, the child has said
+            return exit_codes.BAD_SETTINGS  # what is bad about the settings, the child has said
     except TimeoutError as error:
         say(str(error))
         return 1
@@ -110,7 +142,7 @@ async def _run(arguments: argparse.Namespace, settings: ApiSettings) -> int:
     return 0
 
 
-async def _start_all(supervisor: Supervisor, arguments: argparse.Namespace, settings: ApiSettings) -> None:
+async def _start_all(supervisor: Supervisor, arguments: argparse.Namespace, settings: Settings) -> None:
     environment = {"PYTHONUNBUFFERED": "1", "GOGC": os.environ.get("GOGC", DAEMON_GC_PERCENT)}
     demo = awaited(_start_demo_swarm(supervisor)) if arguments.demo else None
     try:
@@ -122,11 +154,11 @@ async def _start_all(supervisor: Supervisor, arguments: argparse.Namespace, sett
 async def _start_services(
     supervisor: Supervisor,
     arguments: argparse.Namespace,
-    settings: ApiSettings,
+    settings: Settings,
     environment: dict[str, str],
     demo: asyncio.Task[dict[str, str]] | None,
 ) -> None:
-    if "redis_url" in settings.model_fields_set:
+    if settings.redis_url_is_set:
         say("using the Redis at REDIS_URL")
     else:
         redis_port = embedded_redis.free_port()
@@ -137,7 +169,7 @@ async def _start_services(
         say(f"embedded Redis on port {redis_port}" + (f", data in {data}" if data else ", without persistence"))
 
     supervisor.start(Child("api", _module("api"), environment))
-    page = f"http://{reached_at(settings.api_host)}:{settings.api_port}/"
+    page = f"http://{settings.api_host}:{settings.api_port}/"
     await _until(lambda: _answers(page + "livez"), "the api did not start")
     say(f"the page is at {page}")
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from shared.settings import EXIT_BAD_SETTINGS
+from shared import exit_codes
 from shared.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Supervisor:
                 child.on_line(line.decode(errors="replace").rstrip())
         code = await child.process.wait()
         _kill_group(child)
-        return None if code == EXIT_BAD_SETTINGS else f"ended ({_how(code)})"
+        return None if code == exit_codes.BAD_SETTINGS else f"ended ({_how(code)})"
 
 
 async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[bytes]:

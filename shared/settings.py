@@ -22,6 +22,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from shared import exit_codes
 from shared.redis_client import parse_redis_url
 
 __all__ = [
@@ -31,7 +32,6 @@ __all__ = [
 CommaSeparated = NoDecode
 """Marks a list field that is written `a,b,c` (or as a JSON list) in its variable."""
 
-EXIT_BAD_SETTINGS = 2
 NEAR = 0.85
 """Likeness (`difflib`) from which an unknown variable is taken for a mistyped one: a letter of ten."""
 MAX_SHOWN = 120
@@ -150,7 +150,7 @@ def load(settings_class: type[S]) -> S:
     except ValidationError as error:
         lines = [_describe(settings_class, problem) for problem in error.errors()]
         print("Bad settings:\n" + "\n".join(f"  {line}" for line in lines), file=sys.stderr)  # noqa: T201
-        sys.exit(EXIT_BAD_SETTINGS)
+        sys.exit(exit_codes.BAD_SETTINGS)
 
 
 def _describe(settings_class: type[Settings], problem: Any) -> str:

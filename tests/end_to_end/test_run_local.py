@@ -202,7 +202,7 @@ def test_the_launcher_waits_for_the_api_where_it_listens(start, tmp_path):
 def test_an_empty_port_is_the_default_one():
     """For the launcher too."""
     run = subprocess.run(
-        [sys.executable, "-c", "from deploy import run_local; print(run_local.load(run_local.ApiSettings).api_port)"],
+        [sys.executable, "-c", "from deploy import run_local; print(run_local.read_settings().api_port)"],
         cwd=ROOT, env={**os.environ, "API_PORT": ""}, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert run.stdout == "8000\n"
