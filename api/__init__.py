@@ -1,1 +1,1 @@
-"""Shows the snapshot in every form, and brings reachability questions to the workers. Stateless."""
+"""The HTTP service: shows the newest snapshot in every form, and has workers run checks. Stateless."""

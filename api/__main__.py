@@ -7,7 +7,7 @@ import sys
 import uvicorn
 
 from api.app import create_app
-from api.http_limits import BoundedHttp
+from api.http.connection_limits import BoundedHttp
 from api.settings import ApiSettings
 from shared import heap, logs, tracing
 from shared.settings import begin, command_line
@@ -15,7 +15,7 @@ from shared.settings import begin, command_line
 SHUTDOWN_GRACE = 12
 """Seconds that open requests get after SIGTERM: a check takes up to nine. Event streams are cut."""
 SWITCH_INTERVAL = 0.0005
-"""Seconds for which a thread that draws may keep the event loop waiting for the interpreter, of Python's own 0.005: a
+"""Seconds for which a thread that renders may keep the event loop waiting for the interpreter, of Python's own 0.005: a
 request needs the interpreter several times."""
 KEEP_ALIVE = 65
 """Seconds; longer than a usual proxy keeps its side, so that the proxy closes first."""

@@ -1,4 +1,4 @@
-"""What the api is told, by environment variables."""
+"""This module reads the api's settings from environment variables."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ def _network(text: str) -> str:
 
 
 class ApiSettings(Settings):
+    """One field per environment variable."""
+
     api_host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 in a container.")
     api_port: int = Field(8000, ge=0, le=65535, description="Public port.")
     api_metrics_port: int = Field(0, ge=0, le=65535, description="Private port of the process's own metrics; 0: none.")
@@ -76,4 +78,10 @@ class ApiSettings(Settings):
 
     @cached_property
     def trusted(self) -> Networks:
+        """TRUSTED_NETWORKS, parsed."""
         return tuple(map(ipaddress.ip_network, self.trusted_networks))
+
+    @property
+    def show_addresses(self) -> bool:
+        """Whether servers' IP addresses and locations may be shown."""
+        return self.peer_addresses == "public"

@@ -1,1 +1,1 @@
-"""Observes the swarm, judges what it saw, and publishes a snapshot."""
+"""This package observes the swarm, judges what was observed, and publishes snapshots."""

@@ -7,29 +7,33 @@ import os
 import signal
 import socket
 import sys
-import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from crawler.crawl_loop import Crawler, CrawlLoop
-from crawler.diagnose import diagnose
-from crawler.history import HistoryWriter
-from crawler.incident_notices import IncidentNotices
+from crawler.crawl import crawl_once
+from crawler.diagnose import Finding, diagnose
+from crawler.history.writer import HistoryWriter
 from crawler.leader import Leadership
+from crawler.loop import CrawlLoop
 from crawler.metrics import CrawlerMetrics
-from crawler.notice_queue import NoticeQueue
+from crawler.notify.incident_notices import IncidentNotices
+from crawler.notify.notice_queue import NoticeQueue
+from crawler.notify.webhook import Webhook, parse_target
+from crawler.observe.observation import SwarmUnavailableError
+from crawler.observe.observer import Observer
+from crawler.publish import Publisher
 from crawler.settings import CrawlerSettings
-from crawler.swarm import SwarmUnavailableError
-from crawler.webhook import Webhook, parse_target
+from crawler.terminal.watch import watch
 from shared import heap, logs, tracing
-from shared.clock import RedisClock
 from shared.p2p.daemon import NodeError, allow_many_files
-from shared.redis_client import connect, connect_sync
+from shared.p2p.dht_node import DHTClientNode
+from shared.public.state import state_document
 from shared.settings import begin, command_line
-from shared.snapshot_store import SnapshotWriter
-from shared.state_document import state_document
+from shared.store.clock import RedisClock
+from shared.store.connection import connect, connect_sync
+from shared.store.snapshots import SnapshotWriter
 from shared.tasks import Tasks, awaited
 from shared.text_picture import text_picture
 
@@ -38,26 +42,19 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
-CLEAR_SCREEN = "\x1b[H\x1b[2J\x1b[3J"
-"""To the upper left corner, clear the screen and what scrolled out of it: terminals' own codes (ECMA-48)."""
+EXIT_INTERRUPTED = 130
+"""By Ctrl-C: 128 + the number of SIGINT, as shells say it."""
 
 
 def main() -> int:
     arguments, settings = begin(_parser(), CrawlerSettings)
-    logs.configure(settings, "crawler")
+    by_hand = arguments.once or arguments.diagnose or arguments.watch
+    logs.configure(settings, "crawler", by_hand=by_hand)
     allow_many_files()
-    if arguments.once:
-        return asyncio.run(_once(settings, arguments.format))
-    if arguments.diagnose:
-        try:
-            return 0 if asyncio.run(diagnose(settings, say=print)) else 1
-        except NodeError as error:
-            print(f"This machine's own node does not work: {error}.", file=sys.stderr)  # noqa: T201
-            return 1
-    if arguments.watch:
+    if by_hand:
         with suppress(KeyboardInterrupt):
-            asyncio.run(_watch(settings))
-        return 0
+            return asyncio.run(_by_hand(settings, arguments))
+        return 0 if arguments.watch else EXIT_INTERRUPTED
     tracing.start(settings.otel_exporter_otlp_endpoint, "crawler")
     heap.settle()
     asyncio.run(_run(settings))
@@ -69,15 +66,26 @@ def _parser() -> argparse.ArgumentParser:
     parser = command_line("crawler", __doc__, CrawlerSettings)
     parser.add_argument("--once", action="store_true", help="crawl once without Redis, print the state, end")
     parser.add_argument("--diagnose", action="store_true", help="say step by step what can be seen, and what is wrong")
-    parser.add_argument("--watch", action="store_true", help="draw the picture anew after each crawl, without Redis")
+    parser.add_argument("--watch", action="store_true", help="draw the picture again after each crawl, without Redis")
     parser.add_argument("--format", choices=("json", "text"), default="json", help="what --once prints")
+    parser.add_argument("--json", action="store_true", help="write JSON, with --watch a line per crawl")
     return parser
+
+
+async def _by_hand(settings: CrawlerSettings, arguments: argparse.Namespace) -> int:
+    """Do what needs no Redis, and return the exit code."""
+    if arguments.once:
+        return await _once(settings, "json" if arguments.json else arguments.format)
+    if arguments.diagnose:
+        return await _diagnose(settings, as_json=arguments.json)
+    await watch(settings, as_json=arguments.json)
+    return 0
 
 
 async def _once(settings: CrawlerSettings, form: str) -> int:
     try:
-        async with Crawler(settings) as crawler:
-            snapshot = await crawler.crawl()
+        async with await DHTClientNode.open(settings.dial_private_addresses) as dht_node:
+            snapshot = await crawl_once(settings, dht_node)
     except (SwarmUnavailableError, NodeError) as error:
         print(f"The swarm cannot be seen: {error}.", file=sys.stderr)  # noqa: T201
         for peer in getattr(error, "bootstrap_peers", ()):
@@ -92,19 +100,21 @@ async def _once(settings: CrawlerSettings, form: str) -> int:
     return 0
 
 
-async def _watch(settings: CrawlerSettings) -> None:
-    async with Crawler(settings) as crawler:
-        terminal = sys.stdout.isatty()
-        print("The first crawl is running.", file=sys.stderr)  # noqa: T201
-        while True:
-            started = time.monotonic()
-            try:
-                picture = text_picture(await crawler.crawl(), color=terminal)
-            except (SwarmUnavailableError, NodeError) as error:
-                picture = f"The swarm cannot be seen: {error}.\n"
-            sys.stdout.write(CLEAR_SCREEN * terminal + picture)
-            sys.stdout.flush()
-            await asyncio.sleep(max(1.0, settings.crawl_period - (time.monotonic() - started)))
+async def _diagnose(settings: CrawlerSettings, *, as_json: bool) -> int:
+    try:
+        found = await diagnose(settings, say=(lambda _: None) if as_json else _print_finding)
+    except NodeError as error:
+        print(f"This machine's own node does not work: {error}.", file=sys.stderr)  # noqa: T201
+        return 1
+    if as_json:
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(found), indent=2).decode() + "\n")
+    else:
+        print(f"\nVerdict: {found.verdict}\nNext: {found.next_step}\n  $ {found.command}")  # noqa: T201
+    return 0 if found.ok else 1
+
+
+def _print_finding(finding: Finding) -> None:
+    print(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.text}", flush=True)  # noqa: T201
 
 
 async def _run(settings: CrawlerSettings) -> None:
@@ -114,8 +124,9 @@ async def _run(settings: CrawlerSettings) -> None:
     redis = connect(settings.redis_url, f"crawler-{os.getpid()}")
     leadership = Leadership(redis, f"{socket.gethostname()}-{os.getpid()}")
     clock = RedisClock(redis)
-    loop = CrawlLoop(settings, SnapshotWriter(redis), leadership, metrics, clock=clock, history=HistoryWriter(redis))
-    # The crawl loop is the process: where it ends, the process does, and is started again by whoever runs it.
+    publisher = Publisher(SnapshotWriter(redis), HistoryWriter(redis), leadership, metrics, clock)
+    loop = CrawlLoop(settings, Observer(settings), publisher, leadership, metrics)
+    # Where the crawl loop ends, the process ends, and its supervisor starts it again.
     crawling = awaited(loop.run())
     for name in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(name, crawling.cancel)

@@ -1,4 +1,4 @@
-"""Where servers are, by the operator's own MaxMind-format file: offline, no look-up ever leaves the machine."""
+"""This module locates servers in the operator's own MaxMind-format file, without any network access."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import maxminddb
 import msgspec
 
-from crawler.records import clean_text
+from crawler.text import clean_text
 from shared.snapshot import Location
 
 if TYPE_CHECKING:
@@ -22,21 +22,21 @@ _IP = re.compile(r"/ip[46]/(?P<ip>[0-9a-fA-F.:]+)/")
 
 
 class GeoDatabase:
-    """An open database. Knows cities and countries in English, as GeoLite2 and DB-IP files have them."""
+    """An open database with English names of cities and countries, as GeoLite2 and DB-IP files have them."""
 
     def __init__(self, reader: maxminddb.Reader) -> None:
         self._reader = reader
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Raises `ValueError` for what is no such file."""
+        """Open a database file. Raises `ValueError` where it is not one."""
         try:
             return cls(maxminddb.open_database(path, maxminddb.MODE_MMAP_EXT))
         except (OSError, maxminddb.InvalidDatabaseError, ValueError) as error:
             raise ValueError(f"{path} is not a MaxMind-format database: {error}") from error
 
     def locate(self, ip: str) -> Location | None:
-        """Return where a public IP address is; None for others and for unknown ones."""
+        """Return the location of a public IP address; None for others and for unknown ones."""
         try:
             if not ipaddress.ip_address(ip).is_global:
                 return None

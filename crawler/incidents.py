@@ -1,30 +1,30 @@
-"""When a model is down: pure steps from one crawl to the next, over a state that is kept in Redis.
+"""This module decides when an incident opens and ends: pure steps from crawl to crawl over a state kept in Redis.
 
-An incident opens at the second crawl in a row that finds a model broken, and begins with the first of them; it
-ends in the same way. A crawl that could not judge (it failed, or too many DHT keys did not answer) counts for
+An incident opens at the second crawl in a row that finds a model broken, and starts with the first of them; it ends in
+the same way. A crawl that could not judge the model (it failed, or too many DHT keys did not answer) counts for
 neither. Only a model that was healthy before, or an official one that has servers, can have an incident.
 """
 
 from __future__ import annotations
 
 import hashlib
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from shared.incidents import Fate, Incident, LostBlocks, LostServer, Outcome, checked
+from shared.judgement.coverage import coverage
 from shared.snapshot import MAX_BLOCKS, MAX_UNIX_SECONDS, ModelReport, ModelState, PeerState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
 CRAWLS_TO_OPEN = 2
 CRAWLS_TO_CLOSE = 2
 WITHDRAWN_AFTER = 7 * 86400.0
 """Seconds without any server after which a model counts as withdrawn, not as broken."""
 MAX_HELD = 2_000
-"""Servers of a healthy model that are remembered, to name those that it lost."""
+"""Servers of a healthy model that are stored, so that an incident can name those that the model lost."""
 MAX_LOST_BLOCKS = 20
 MAX_LOST_SERVERS = 20
 
@@ -38,7 +38,7 @@ class Held(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Watch(msgspec.Struct, frozen=True):
-    """What is remembered of a model between crawls."""
+    """What is stored about a model between crawls. Times are Unix seconds."""
 
     name: str
     official: bool
@@ -48,22 +48,22 @@ class Watch(msgspec.Struct, frozen=True):
     last_healthy: float | None = None
     held: tuple[Held, ...] = ()
     broken: int = 0
-    """Crawls in a row that found it broken."""
+    """Number of crawls in a row that found it broken."""
     healthy: int = 0
-    """Crawls in a row that found it healthy."""
+    """Number of crawls in a row that found it healthy."""
     healthy_since: float = 0.0
     suspected: Incident | None = None
-    """What becomes an incident if the next crawl finds the model broken too."""
+    """The incident that opens if the next crawl finds the model broken too."""
     incident: Incident | None = None
 
     @property
     def missed_when_absent(self) -> bool:
-        """Whether it is still looked for when nobody announces it."""
+        """Whether it counts as broken when nobody announces it."""
         return self.last_healthy is not None or self.incident is not None
 
     @classmethod
     def of(cls, incident: Incident) -> Watch:
-        """Return what an open incident tells of its model, where nothing else is known of it."""
+        """Return the watch that an open incident implies, for a model whose watch was lost."""
         return cls(
             incident.name,
             incident.official,
@@ -75,7 +75,7 @@ class Watch(msgspec.Struct, frozen=True):
 
 
 def decode_watch(data: bytes) -> Watch:
-    """Raises `ValueError` for what is none. What one of another version knew is learnt again."""
+    """Return a stored watch. Raises `ValueError` for anything else, such as one of another version."""
     try:
         watch = msgspec.msgpack.decode(data, type=Watch)
     except RecursionError as error:
@@ -91,16 +91,16 @@ def decode_watch(data: bytes) -> Watch:
 
 
 def judged(model: ModelReport | None, unanswered_keys: int) -> ModelState | None:
-    """Return the state that a crawl proves; None where keys that did not answer may explain what is missing."""
+    """Return the state that a crawl proves; None where unanswered keys may explain the missing blocks."""
     if model is None:
         return None if unanswered_keys else ModelState.BROKEN
-    if model.state is ModelState.BROKEN and model.redundancy().count(0) <= unanswered_keys:
+    if model.state is ModelState.BROKEN and coverage(model).missing_blocks <= unanswered_keys:
         return None
     return model.state
 
 
 def absent(prefix: str, watch: Watch) -> ModelReport:
-    """Return the report of a model that nobody announces any more. Official ones are in every snapshot."""
+    """Return a report without servers for a model that nobody announces any more."""
     return ModelReport(
         dht_prefix=prefix,
         num_blocks=watch.num_blocks,
@@ -113,9 +113,9 @@ def absent(prefix: str, watch: Watch) -> ModelReport:
 def step(
     watch: Watch | None, model: ModelReport, state: ModelState | None, at: float
 ) -> tuple[Watch | None, Incident | None]:
-    """Return what to remember after a crawl that ended `at`, and the incident that it ended.
+    """Return the watch after a crawl that ended `at`, and the incident that ended with it, each or None.
 
-    Nothing is remembered of a model that was withdrawn.
+    A model that was withdrawn has no watch any more.
     """
     if watch is not None:
         watch = _not_after(watch, at)
@@ -136,7 +136,7 @@ def step(
 
 
 def _not_after(watch: Watch, at: float) -> Watch:
-    """Cut what a clock that was ahead has remembered: nothing lasts less than no time."""
+    """Return the watch without times after `at`, which a clock that was ahead has left."""
 
     def cut(incident: Incident | None) -> Incident | None:
         if incident is None or incident.start <= at:
@@ -181,7 +181,7 @@ def _found_healthy(watch: Watch, model: ModelReport, at: float) -> tuple[Watch, 
 def _found_broken(watch: Watch, model: ModelReport, at: float) -> tuple[Watch | None, Incident | None]:
     broken = watch.broken + 1
     suspected, incident = watch.suspected, watch.incident
-    covered = model.num_blocks - model.redundancy().count(0)
+    covered = coverage(model).covered_blocks
     if (
         suspected is None
         and incident is None
@@ -204,7 +204,7 @@ def _found_broken(watch: Watch, model: ModelReport, at: float) -> tuple[Watch | 
 
 
 def _suspect(watch: Watch, model: ModelReport, covered: int, at: float) -> Incident:
-    stretches = [_lost(watch.held, model, start, end) for start, end in missing_stretches(model.redundancy())]
+    stretches = [_lost(watch.held, model, start, end) for start, end in coverage(model).gaps()]
     mark = hashlib.blake2b(model.dht_prefix.encode(errors="replace"), digest_size=4).hexdigest()
     return Incident(
         id=f"{int(at)}-{mark}",
@@ -218,12 +218,6 @@ def _suspect(watch: Watch, model: ModelReport, covered: int, at: float) -> Incid
         cause=tuple(stretches[:MAX_LOST_BLOCKS]),
         more_blocks=max(0, len(stretches) - MAX_LOST_BLOCKS),
     )
-
-
-def missing_stretches(redundancy: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yield `(start, end)` of each run of blocks that no server holds."""
-    edges = [0, *(i for i, (a, b) in enumerate(pairwise(redundancy), 1) if bool(a) != bool(b)), len(redundancy)]
-    yield from ((start, end) for start, end in pairwise(edges) if start < end and not redundancy[start])
 
 
 def _lost(held: Sequence[Held], model: ModelReport, start: int, end: int) -> LostBlocks:
@@ -240,7 +234,7 @@ def _fate(state: PeerState | None) -> Fate:
     match state:
         case None:
             return Fate.GONE
-        case PeerState.ONLINE:  # elsewhere: the block is not among those that it holds
+        case PeerState.ONLINE:  # it serves other blocks now
             return Fate.MOVED
         case _:
             return Fate(state.value)

@@ -1,15 +1,15 @@
-"""Which crawler leads: a lease in Redis with a fencing number in it.
+"""This module elects the crawler that leads, by a lease in Redis that holds a fencing token.
 
-Any number of crawlers may run; one holds the lease and crawls, the others wait. The lease's value is unique to
-the holder and to the time that it took the lead, and every write names it (`SnapshotWriter.publish`), so one
-that was frozen and wakes after its lease has passed on cannot overwrite anything.
+Any number of crawlers may run; one holds the lease and crawls, the others wait. The lease's value is unique to the
+holder and to its term, and every write names it (`SnapshotWriter.publish`). So a crawler that was frozen, and resumes
+after another one took the lease, cannot overwrite anything.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from shared import keys
+from shared.store import keys
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -40,17 +40,17 @@ _RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS
 
 
 class Leadership:
-    """One crawler's claim to lead."""
+    """One crawler's part in the election."""
 
     def __init__(self, redis: Redis, name: str) -> None:
         self._name = name
         self._hold = redis.register_script(_HOLD)
         self._release = redis.register_script(_RELEASE)
         self.lease: str | None = None
-        """What fences this crawler's writes; None while another one leads."""
+        """The fencing token of this crawler's writes; None while another crawler leads."""
 
     async def hold(self) -> bool:
-        """Renew the lease, or take it where nobody has it. Return whether this crawler leads now.
+        """Renew the lease, or take it where nobody holds it. Return whether this crawler leads now.
 
         Raises `redis.RedisError`; the lease is then unknown, and Redis decides at the next write.
         """
@@ -62,7 +62,7 @@ class Leadership:
         return self.lease is not None
 
     async def release(self) -> None:
-        """Let another crawler lead at once."""
+        """Give the lease up, so that another crawler can lead at once."""
         if self.lease is not None:
             await self._release(keys=[keys.CRAWLER_LEASE], args=[self.lease])
             self.lease = None

@@ -1,4 +1,4 @@
-"""What the crawler says of its own process, on its private port. The swarm's metrics are the api's."""
+"""This module exports the metrics of the crawler's own process on its private port. The api exports the swarm's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 
-from shared import stored, tasks
+from shared import tasks
+from shared.store import stored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,16 +21,16 @@ if TYPE_CHECKING:
     from prometheus_client import Metric
     from redis.asyncio import Redis
 
-    from crawler.swarm import Observation
+    from crawler.observe.observation import Observation
     from shared.snapshot import Snapshot
 
 PHASES = ("join", "look_up", "dial", "self_check", "publish", "record")
 REDIS_EVERY = 10.0
-"""Seconds between looks at Redis's memory."""
+"""Seconds between two reads of Redis's memory use."""
 
 
 class CrawlerMetrics(Collector):
-    """One registry a crawler; serving it is a choice of `main`."""
+    """One registry per crawler; `main` decides whether it is served."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -94,7 +95,7 @@ class CrawlerMetrics(Collector):
         )
         self._redis_up = Gauge("petals_redis_up", "1 while Redis answers the crawler.", registry=self.registry)
         self._memory: tuple[float, float] | None = None
-        """Redis's used_memory and maxmemory; None where it did not say."""
+        """Redis's used_memory and maxmemory; None until Redis has answered."""
         self.registry.register(self)
         for outcome in ("ok", "failed"):
             self._crawls.labels(outcome)
@@ -107,7 +108,7 @@ class CrawlerMetrics(Collector):
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Time what is done inside."""
+        """Measure how long the block takes, in seconds."""
         started = time.monotonic()
         try:
             yield
@@ -115,7 +116,7 @@ class CrawlerMetrics(Collector):
             self._phase.labels(name).observe(time.monotonic() - started)
 
     def observed(self, observation: Observation) -> None:
-        """Count what the crawl did; whether it is believed and published is another matter."""
+        """Count what the crawl did, whether or not it is published."""
         for phase, seconds in observation.phases.items():
             self._phase.labels(phase).observe(seconds)
         self._lookups.labels("answered").inc(observation.answered_keys)
@@ -138,7 +139,7 @@ class CrawlerMetrics(Collector):
         self._crawls.labels("failed").inc()
 
     async def watch_redis(self, redis: Redis) -> None:
-        """Follow Redis's memory until cancelled: what fills it is written by crawler, api and workers together."""
+        """Read Redis's memory use until cancelled. Crawler, api and workers fill it together."""
         while True:
             try:
                 memory = await redis.info("memory")
@@ -149,7 +150,7 @@ class CrawlerMetrics(Collector):
             await asyncio.sleep(REDIS_EVERY)
 
     def collect(self) -> Iterator[Metric]:
-        """Redis's memory, where it is known."""
+        """Yield Redis's memory use, where it is known."""
         used = GaugeMetricFamily("petals_redis_memory_used_bytes", "Redis's used_memory.")
         limit = GaugeMetricFamily("petals_redis_memory_max_bytes", "Redis's maxmemory; 0 where it has no limit.")
         if self._memory is not None:

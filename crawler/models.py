@@ -1,4 +1,4 @@
-"""Which models there are: the official ones from settings and those that the swarm announces."""
+"""This module defines a model as settings and announcements name it, and the public swarm's official models."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from urllib.parse import urlsplit
 import msgspec
 
 MAX_BLOCKS = 1024
-"""The largest model that Petals serves has 126; each block costs a DHT look-up, and anyone may claim 10^9."""
+"""The largest model that Petals serves has 126; each block costs a DHT lookup, and anyone may announce 10^9."""
 
 
 class Model(msgspec.Struct, frozen=True):
-    """A model to look for. `num_blocks` blocks are announced under `{dht_prefix}.{block}`."""
+    """A model whose servers announce its blocks under the DHT keys `{dht_prefix}.{block}`."""
 
     dht_prefix: str
     num_blocks: Annotated[int, msgspec.Meta(ge=1, le=MAX_BLOCKS)]
     repository: str | None = None
     official: bool = True
     limited: bool = False
-    """Not for public use, by its licence."""
+    """Whether its licence forbids public use."""
 
     @property
     def name(self) -> str:
-        """`owner/name` of the repository; where there is none, the DHT prefix."""
+        """Return `owner/name` of the repository; where there is none, the DHT prefix."""
         return urlsplit(self.repository).path.strip("/") if self.repository else self.dht_prefix
 
     @property
@@ -45,4 +45,4 @@ DEFAULT_PUBLIC_MODELS = (
     _hub("bigscience/bloomz-petals", "bigscience/bloomz", 70),
     _hub("bigscience/bloom-petals", "bigscience/bloom", 70),
 )
-"""What the public swarm's own monitor lists."""
+"""The models that the public swarm's own monitor lists."""

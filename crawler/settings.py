@@ -1,4 +1,4 @@
-"""What the crawler is told, by environment variables."""
+"""This module defines the crawler's settings, read from environment variables."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pydantic import SecretStr, ValidationInfo, field_validator
 
 from crawler.geoip import GeoDatabase
 from crawler.models import DEFAULT_PUBLIC_MODELS, MAX_BLOCKS, Model
-from crawler.records import bad_prefix
-from crawler.webhook import is_private_literal, parse_target
+from crawler.notify.webhook import is_private_literal, parse_target
+from crawler.text import bad_prefix
 from shared.p2p.swarm_settings import SwarmSettings
 from shared.settings import CommaSeparated, Field, SecretUrl, read_json
 

@@ -28,9 +28,9 @@ from typing import TYPE_CHECKING
 
 import redis as sync_redis
 
-from shared import keys
-from shared.redis_client import connect_sync
 from shared.settings import load
+from shared.store import keys
+from shared.store.connection import connect_sync
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 TIMEOUT = 3.0
 """Seconds for the service, and again for Redis: probes are given eight."""
 CRAWL_MAY_TAKE = 300.0
-"""Seconds after which the crawler itself gives a crawl up (`crawler.crawl_loop.MAX_CRAWL_SECONDS`)."""
+"""Seconds after which the crawler itself gives a crawl up (`crawler.observe.observer.MAX_CRAWL_SECONDS`)."""
 MAX_WORKERS = 10_000
 BEAT_AT_LEAST = 60.0
 """Seconds. A worker beats every ten; RQ forgets it after thirty more than that."""

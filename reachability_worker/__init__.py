@@ -1,1 +1,1 @@
-"""RQ workers that look at peers: each holds its own nodes and runs a thousand checks at once."""
+"""This package is the RQ worker that probes peers. Each process has its own nodes and runs many checks at once."""

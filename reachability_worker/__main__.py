@@ -1,44 +1,33 @@
-"""`python -m reachability_worker`: answer reachability questions from Redis; `--check ID` answers one, without."""
+"""`python -m reachability_worker`: run reachability checks from Redis; `--check PEER_ID` runs one without Redis."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import sys
-import time
 from typing import TYPE_CHECKING
 
+from reachability_worker.check_command import check
 from reachability_worker.metrics import WorkerMetrics
 from reachability_worker.prober import Prober
 from reachability_worker.settings import WorkerSettings
 from reachability_worker.worker import ConcurrentWorker
 from shared import heap, logs, tracing
 from shared.p2p.daemon import allow_many_files
-from shared.peer_id import BadPeerIdError, parse_peer_id
-from shared.reachability import DialOutcome, advice
-from shared.redis_client import connect, connect_sync
 from shared.settings import begin, command_line
-from shared.snapshot import Verdict
-from shared.tasks import Tasks
+from shared.store.connection import connect, connect_sync
 
 if TYPE_CHECKING:
     import argparse
 
-START_TIMEOUT = 10.0
-EXIT_CODES = {Verdict.REACHABLE: 0, Verdict.UNREACHABLE: 1, Verdict.UNKNOWN: 2}
-
 
 def main() -> int:
     arguments, settings = begin(_parser(), WorkerSettings)
-    logs.configure(settings, "reachability_worker")
+    logs.configure(settings, "reachability_worker", by_hand=arguments.check is not None)
     allow_many_files()
     if arguments.check is not None:
-        try:
-            peer_id = parse_peer_id(arguments.check)
-        except BadPeerIdError as error:
-            print(f"{arguments.check!r}: {error}", file=sys.stderr)  # noqa: T201
-            return 2
-        return asyncio.run(_check(settings, peer_id))
+        prober = _prober(settings, WorkerMetrics())
+        return asyncio.run(check(arguments.check, prober, settings.check_timeout, as_json=arguments.json))
     tracing.start(settings.otel_exporter_otlp_endpoint, "reachability_worker")
     heap.settle()
     asyncio.run(_run(settings))
@@ -49,8 +38,9 @@ def main() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = command_line("reachability_worker", __doc__, WorkerSettings)
     parser.add_argument(
-        "--check", metavar="PEER_ID", help="look at one peer now; exit code 0 reachable, 1 unreachable, 2 unknown"
+        "--check", metavar="PEER_ID", help="probe one peer now; exit code 0 reachable, 1 unreachable, 2 unknown"
     )
+    parser.add_argument("--json", action="store_true", help="write what --check found as JSON")
     return parser
 
 
@@ -60,7 +50,7 @@ async def _run(settings: WorkerSettings) -> None:
         metrics.serve(settings.worker_metrics_port, settings.metrics_host)
     prober = _prober(settings, metrics)
     redis = connect(settings.redis_url, f"worker-{settings.vantage}-{os.getpid()}")
-    # RQ's registration is synchronous: its own few commands go through a connection of their own.
+    # RQ's registration is synchronous, so it has a connection of its own.
     connection = connect_sync(settings.redis_url)
     worker = ConcurrentWorker(
         settings.vantage,
@@ -90,31 +80,6 @@ def _prober(settings: WorkerSettings, metrics: WorkerMetrics) -> Prober:
         on_node_opened=lambda role: metrics.nodes_opened.labels(role).inc(),
         on_addresses_refused=metrics.addresses_refused,
     )
-
-
-async def _check(settings: WorkerSettings, peer_id: str) -> int:
-    prober = _prober(settings, WorkerMetrics())
-    async with Tasks() as tasks:
-        tasks.keep("prober", prober.run)
-        await prober.until_fit(START_TIMEOUT)
-        outcome = await prober.look(peer_id, time.monotonic() + settings.check_timeout)
-    print(_describe(peer_id, outcome))  # noqa: T201
-    return EXIT_CODES[outcome.verdict]
-
-
-def _describe(peer_id: str, outcome: DialOutcome) -> str:
-    lines = [f"{peer_id}: {outcome.verdict}", f"  stage:     {outcome.stage}"]
-    if outcome.addresses:
-        lines.append(f"  addresses: {', '.join(outcome.addresses)}")
-    if outcome.relayed is not None:
-        lines.append(f"  path:      {'through a relay' if outcome.relayed else 'direct'}")
-    if outcome.rtt is not None:
-        lines.append(f"  connected: in {outcome.rtt * 1000:.1f} ms")
-    if outcome.protocol_ok is not None:
-        lines.append(f"  serves:    {'yes' if outcome.protocol_ok else 'no Petals blocks (yet)'}")
-    if outcome.explanation and outcome.cause:
-        lines += [f"  why:       {outcome.explanation}", f"  advice:    {advice(outcome.cause)}"]
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

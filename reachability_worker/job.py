@@ -1,4 +1,4 @@
-"""What stands in an RQ job, read as the hostile text that it is: JSON, the one known call, and never an import."""
+"""This module parses RQ jobs, which are hostile text: JSON with the one known call, and nothing that is imported."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shared.reachability import CHECK_FUNCTION
 
 MAX_JOB_BYTES = 16 * 1024
 ANSWER_RESERVE = 0.3
-"""Seconds of a question's time that are kept to bring the answer back."""
+"""Seconds of a check's time that are reserved for its answer's way back."""
 
 
 class BadJobError(ValueError):
@@ -21,22 +21,22 @@ class BadJobError(ValueError):
 
 
 class Check(NamedTuple):
-    """A job taken: its id, the peer, and until when to look, in monotonic seconds."""
+    """A check that this worker has taken. `deadline` is monotonic seconds."""
 
     job_id: str
     peer_id: str
     deadline: float
     request_id: str = ""
     traceparent: str = ""
-    """The span that asked."""
+    """Of the request's span."""
 
 
 def read_check(job: tuple[bytes, bytes, int, bytes, bytes]) -> Check:
-    """Return what a job says: its id, the packed call, milliseconds left, the request's id, the trace.
+    """Return the check of a job, given its id, the packed call, milliseconds left, request id and traceparent.
 
-    Raises `BadJobError`; a request id or trace that is not sane is dropped.
+    Raises `BadJobError`. A malformed request id or traceparent is dropped.
     """
-    raw_id, packed, left_ms, asked_by, traceparent = job
+    raw_id, packed, left_ms, raw_request_id, traceparent = job
     try:
         job_id = raw_id.decode("ascii")
     except UnicodeDecodeError as error:
@@ -45,13 +45,13 @@ def read_check(job: tuple[bytes, bytes, int, bytes, bytes]) -> Check:
         job_id,
         read_job(job_id, packed),
         time.monotonic() + left_ms / 1000 - ANSWER_RESERVE,
-        request_id.sane(asked_by.decode("latin-1")) or "",
+        request_id.sane(raw_request_id.decode("latin-1")) or "",
         tracing.sane(traceparent.decode("latin-1")),
     )
 
 
 def read_job(job_id: str, packed: bytes) -> str:
-    """Return the peer id that a job asks about. Raises `BadJobError` for everything that is not a check."""
+    """Return the peer id that a job is about. Raises `BadJobError` for a job that is not a check."""
     try:
         unpacked = zlib.decompressobj().decompress(packed, MAX_JOB_BYTES)
         function, instance, args, kwargs = json.loads(unpacked)

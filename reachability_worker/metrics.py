@@ -1,4 +1,4 @@
-"""What a worker says of its own process, on its private port."""
+"""This module exports the metrics of a worker's own process on its private port."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
 
-from shared import stored, tasks
+from shared import tasks
+from shared.store import stored
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from shared.reachability import DialOutcome
 
+DHT_NODE, PROBER_NODE = "guide", "dialler"
+"""Label values of `petals_worker_nodes_opened{role}`, which have shipped."""
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 7.5, 10)
 
 
 class WorkerMetrics:
-    """One registry a worker; serving it is a choice of `main`."""
+    """One registry per worker; `main` decides whether it is served."""
 
     def __init__(self, vantage: str = "default") -> None:
         self.registry = CollectorRegistry()
@@ -25,7 +28,7 @@ class WorkerMetrics:
         ProcessCollector(registry=self.registry)
         for shared in (stored.REFUSED, tasks.FAILURES, tasks.UP):
             self.registry.register(shared)
-        self.looking = Gauge(
+        self.takes_checks = Gauge(
             "petals_worker_looking",
             "1 while this worker's node is fit, all of its loops run, and it takes checks.",
             ["vantage"],
@@ -66,7 +69,7 @@ class WorkerMetrics:
         )
         self._stages = Histogram(
             "petals_worker_stage_duration_seconds",
-            "Duration of the stages of a look: lookup, dial, protocol.",
+            "Duration of the stages of a probe: lookup, dial, protocol.",
             ["stage"],
             buckets=BUCKETS,
             registry=self.registry,
@@ -78,7 +81,7 @@ class WorkerMetrics:
             ["role"],
             registry=self.registry,
         )
-        for role in ("guide", "dialler"):
+        for role in (DHT_NODE, PROBER_NODE):
             self.nodes_opened.labels(role)
 
     def checked(self, outcome: DialOutcome, seconds: float) -> None:

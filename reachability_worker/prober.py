@@ -1,8 +1,8 @@
-"""The eyes of a worker: nodes of its own, kept fit, and one look at one peer through them.
+"""This module probes peers for a worker, and keeps its libp2p nodes healthy.
 
-A negative verdict makes a healthy server stop itself. So before one is given, the nodes prove that they
-themselves can reach a bootstrap peer; and a daemon's "dial backoff", which is its memory of an earlier failure
-and not an observation, is never passed on as one: a fresh daemon looks instead.
+A negative verdict makes a healthy server stop itself. So before one is returned, the worker's nodes must pass a
+self-test against a bootstrap peer. A daemon's "dial backoff" is its memory of an earlier failure, not an observation:
+a fresh daemon then probes instead.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import asyncio
 import time
 from collections import OrderedDict
 from contextlib import AsyncExitStack, suppress
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import structlog
 
+from reachability_worker.metrics import DHT_NODE, PROBER_NODE
 from reachability_worker.spans import note_outcome
 from shared import tracing
 from shared.p2p.addresses import DialPrivate
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 PROBER_NODE_LIFETIME = 30.0
-"""Seconds. p2pd dials a peer that failed n times again only after 5 + n² seconds; a prober node of this age is
-replaced, so that a server which asks every 15 s is dialled each time."""
+"""Seconds. p2pd redials a peer that failed n times only after 5 + n² seconds. A prober node of this age is replaced,
+so that a server which requests a check every 15 s is dialled each time."""
 RECENT_FAILURE = 10.0
 """Seconds for which an observed failure explains a later "dial backoff"."""
 REMEMBERED_FAILURES = 20_000
@@ -46,19 +47,8 @@ RETIRED_LASTS = 10.0
 log = structlog.get_logger()
 
 
-class Looks(Protocol):
-    """Anything that can look at a peer: the real prober, or a simulated one in benchmarks."""
-
-    @property
-    def fit(self) -> bool:
-        """Whether looks are to be trusted now."""
-
-    async def look(self, peer_id: str, deadline: float) -> DialOutcome:
-        """Look at one peer until `deadline` (monotonic seconds). Never raises for what the peer does."""
-
-
 class Prober:
-    """Owns a DHT node, which knows where peers are, and a prober node, which dials them; replaces both as needed."""
+    """Owns a DHT node, which finds peers' addresses, and a prober node, which dials them; replaces both as needed."""
 
     def __init__(
         self,
@@ -70,6 +60,7 @@ class Prober:
         on_node_opened: Callable[[str], None] = lambda _: None,
         on_addresses_refused: Callable[[Mapping[str, int]], None] = lambda _: None,
     ) -> None:
+        """`on_node_opened` gets the role of each new node, `on_addresses_refused` counts of addresses by reason."""
         self._bootstrap_peers = bootstrap_peers
         self._check_timeout = check_timeout
         self._slots = asyncio.Semaphore(dials_at_once)
@@ -80,8 +71,9 @@ class Prober:
         self._prober_node: ProberNode | None = None
         self._joined: list[str] = []
         self._replacing = asyncio.Lock()
-        self._proving: asyncio.Task[bool] | None = None
-        self._proved_from = 0.0
+        self._testing: asyncio.Task[bool] | None = None
+        self._tested_from = 0.0
+        """When the last self-test began that passed, in monotonic seconds."""
         self._failures: OrderedDict[str, tuple[float, DialOutcome]] = OrderedDict()
         self._background = Tasks()
         self._fit = asyncio.Event()
@@ -89,10 +81,11 @@ class Prober:
 
     @property
     def fit(self) -> bool:
-        """Whether looks are to be trusted now."""
+        """Whether the nodes passed their last self-test, so that probes can be trusted."""
         return self._fit.is_set()
 
     async def until_fit(self, timeout: float) -> bool:  # noqa: ASYNC109 - returns whether, instead of raising
+        """Wait until the nodes are fit, for `timeout` seconds at most. Return whether they are."""
         try:
             async with asyncio.timeout(timeout):
                 return await self._fit.wait()
@@ -105,25 +98,28 @@ class Prober:
             while True:
                 if not self.fit:
                     await self._recover()
-                elif not await self._prove():
+                elif not await self._passes_self_test():
                     self._set_fit("no bootstrap peer answers")
                 await asyncio.sleep(SELF_TEST_EVERY if self.fit else RECOVER_EVERY)
         finally:
             await self._close()
 
-    async def look(self, peer_id: str, deadline: float) -> DialOutcome:
-        """Look at a peer. Waiting for a slot until the deadline is "nobody could look", never "unreachable"."""
+    async def probe(self, peer_id: str, deadline: float) -> DialOutcome:
+        """Return what one peer's probe found until `deadline` (monotonic seconds). Never raises for what the peer does.
+
+        Where no slot becomes free in time, the verdict is unknown: nobody could look.
+        """
         try:
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                 await self._slots.acquire()
         except TimeoutError:
             return DialOutcome.unknown(Cause.NO_SLOT)
         try:
-            return await self._look(peer_id, min(deadline, time.monotonic() + self._check_timeout))
+            return await self._probe_in_slot(peer_id, min(deadline, time.monotonic() + self._check_timeout))
         finally:
             self._slots.release()
 
-    async def _look(self, peer_id: str, deadline: float) -> DialOutcome:
+    async def _probe_in_slot(self, peer_id: str, deadline: float) -> DialOutcome:
         dht_node, prober_node = self._dht_node, self._prober_node
         if dht_node is None or prober_node is None or not self.fit:
             return DialOutcome.unknown(Cause.NODE_UNFIT, error=self.unfit_reason)
@@ -131,7 +127,7 @@ class Prober:
             prober_node = await self._replace(prober_node)
         outcome = await self._dial(dht_node, prober_node, peer_id, deadline)
         if outcome.cause is Cause.BACKOFF:
-            outcome = await self._look_afresh(dht_node, prober_node, peer_id, deadline)
+            outcome = await self._probe_after_backoff(dht_node, prober_node, peer_id, deadline)
         if outcome.verdict is Verdict.REACHABLE:
             self._failures.pop(peer_id, None)
             if outcome.reached_at is not None:
@@ -139,16 +135,17 @@ class Prober:
             outcome = with_way(outcome, await self._connections(prober_node, peer_id))
             self._background.start("disconnect", _disconnect(prober_node, peer_id))
             return outcome
-        if not await self._prove():
+        if not await self._passes_self_test():
             self._set_fit("the self-test failed")
             return DialOutcome.unknown(Cause.NODE_UNFIT, stage=outcome.stage, error=self.unfit_reason)
         if outcome.verdict is Verdict.UNREACHABLE:
             self._remember(peer_id, outcome)
         return outcome
 
-    async def _look_afresh(
+    async def _probe_after_backoff(
         self, dht_node: DHTClientNode, prober_node: ProberNode, peer_id: str, deadline: float
     ) -> DialOutcome:
+        """Return the recent failure that explains the daemon's backoff, else what a fresh prober node finds."""
         seen = self._failures.get(peer_id)
         if seen is not None and time.monotonic() - seen[0] < RECENT_FAILURE:
             return seen[1]
@@ -169,7 +166,7 @@ class Prober:
     def _remember(self, peer_id: str, outcome: DialOutcome) -> None:
         seen = self._failures.get(peer_id)
         if seen is not None and seen[1] is outcome:
-            return  # the same observation again: it does not get younger by being repeated
+            return  # the same observation again keeps its time
         self._failures[peer_id] = (time.monotonic(), outcome)
         self._failures.move_to_end(peer_id)
         if len(self._failures) > REMEMBERED_FAILURES:
@@ -182,20 +179,21 @@ class Prober:
         except (TimeoutError, NodeError, OSError, EOFError):
             return ()
 
-    async def _prove(self) -> bool:
-        """Self-test both nodes against a bootstrap peer, from now on: what was true before the look proves nothing.
+    async def _passes_self_test(self) -> bool:
+        """Whether both nodes pass a self-test that begins now or later: one from before the probe proves nothing.
 
-        All checks that need it at one time share one test.
+        All checks that need one at the same time share it.
         """
-        asked_at = time.monotonic()
-        while self._proved_from < asked_at:
-            if self._proving is None or self._proving.done():
-                self._proving = awaited(self._self_test())
-            if not await asyncio.shield(self._proving):
+        since = time.monotonic()
+        while self._tested_from < since:
+            if self._testing is None or self._testing.done():
+                self._testing = awaited(self._self_test())
+            if not await asyncio.shield(self._testing):
                 return False
         return True
 
     async def _self_test(self) -> bool:
+        """Whether the DHT node gets an answer, and the prober node reaches a bootstrap peer."""
         started, dht_node, prober_node = time.monotonic(), self._dht_node, self._prober_node
         if dht_node is None or prober_node is None or not (dht_node.is_alive and prober_node.is_alive):
             return False
@@ -206,21 +204,21 @@ class Prober:
             ),
         )
         if heard and reached:
-            self._proved_from = started
+            self._tested_from = started
         return heard and reached
 
     def _set_fit(self, reason: str | None) -> None:
         if reason is None and not self.fit:
-            log.info("fit to look at peers")
+            log.info("fit to probe peers")
             self._fit.set()
         elif reason is not None:
             if self.fit:
-                log.warning("unfit to look at peers", reason=reason)
+                log.warning("unfit to probe peers", reason=reason)
             self._fit.clear()
         self.unfit_reason = reason
 
     async def _replace(self, old: ProberNode) -> ProberNode:
-        """Return a fresh prober node in place of the old one, which lives on for the checks that still use it."""
+        """Return a fresh prober node in place of the old one, which stays open for the checks that still use it."""
         async with self._replacing:
             if self._prober_node is not None and self._prober_node is not old:
                 return self._prober_node
@@ -229,7 +227,7 @@ class Prober:
             except NodeError as error:
                 log.warning("no fresh prober node", error=str(error))
                 return old
-            self._on_node_opened("dialler")
+            self._on_node_opened(PROBER_NODE)
             self._retire(old)
             return self._prober_node
 
@@ -243,20 +241,20 @@ class Prober:
         self._background.start("retire", close_later())
 
     async def _recover(self) -> None:
-        """Join the swarm, with new nodes where the old ones died or went deaf."""
+        """Join the swarm with new nodes, in place of those that ended or lost the swarm."""
         if self._dht_node is not None:
             self._retire(self._dht_node)
         if self._prober_node is not None:
             self._retire(self._prober_node)
         self._dht_node = self._prober_node = None
-        async with AsyncExitStack() as opened:  # whatever fails on the way, no daemon is left behind
+        async with AsyncExitStack() as opened:  # whatever fails, no daemon is left running
             try:
                 dht_node = await opened.enter_async_context(await DHTClientNode.open(self._dial_private))
                 prober_node = await opened.enter_async_context(await ProberNode.open())
             except NodeError as error:
                 self._set_fit(str(error))
                 return
-            self._on_node_opened("guide")
+            self._on_node_opened(DHT_NODE)
             errors = await dht_node.join(self._bootstrap_peers, JOIN_TIMEOUT)
             opened.pop_all()
         self._joined = [peer_id for peer_id, error in errors.items() if error is None]

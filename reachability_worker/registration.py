@@ -1,4 +1,4 @@
-"""What RQ knows of a worker: that it lives, what it is called, whether it should rest. `rq info` tells the truth."""
+"""This module registers a worker with RQ, so that `rq info` and `rq suspend` work for it."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from rq.worker import WorkerStatus
 from rq.worker.base import BaseWorker
 
 from shared.reachability import queue_name
-from shared.redis_client import SOCKET_TIMEOUT
-from shared.rq_job import InertJob
+from shared.store.connection import SOCKET_TIMEOUT
+from shared.store.rq_job import InertJob
 
 if TYPE_CHECKING:
     from redis import Redis
 
 MAINTENANCE_INTERVAL = 10
-"""Seconds between looks for workers that RQ still lists and that are gone."""
+"""Seconds between removals of workers that RQ still lists but that have ended."""
 WORKER_TTL = 30
-"""Seconds after which RQ forgets a worker that does not beat."""
+"""Seconds after which RQ forgets a worker that sends no heartbeat."""
 
 
 class Registration(BaseWorker):
-    """RQ's side of a worker. It blocks and speaks to Redis, so its methods are called in a thread.
+    """RQ's view of one worker. Its methods block on Redis, so they are called in a thread.
 
     All raise `redis.RedisError` and `OSError`.
     """
 
     connection_timeout = SOCKET_TIMEOUT  # type: ignore[assignment]  # a property
-    """RQ would make the connection's timeout 25 s, for reads that block: there are none here."""
+    """RQ would set the connection's timeout to 25 s for blocking reads, of which there are none here."""
 
     def __init__(self, vantage: str, connection: Redis) -> None:
         super().__init__(
@@ -48,11 +48,12 @@ class Registration(BaseWorker):
         self.wip_key: str = self.queues[0].started_job_registry.key
 
     def register(self) -> None:
+        """Add the worker to RQ's list, as idle."""
         self.register_birth()  # type: ignore[no-untyped-call]
         self.set_state(WorkerStatus.IDLE)
 
     def clean_registries(self) -> None:
-        """Forget workers that are gone.
+        """Remove workers that have ended from RQ's list.
 
         Of RQ's registries only that of started jobs is used. RQ would clean it by this machine's clock, and call
         others' checks lost where that is ahead: `_RECONCILE` does it by Redis's.
@@ -64,7 +65,7 @@ class Registration(BaseWorker):
         self.last_cleaned_at = now()  # type: ignore[assignment]  # RQ has no types there
 
     def beat(self, *, busy: bool) -> bool:
-        """Say that the worker lives, tidy RQ's list of workers. Returns whether `rq suspend` is on."""
+        """Send a heartbeat and clean RQ's list of workers. Return whether `rq suspend` is on."""
         if not self.connection.hexists(self.key, "birth"):  # a Redis that came back empty
             self.connection.delete(self.key)
             self.register_birth()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Bring answers back: as many in one step as came while the last ones were written, and none lost to an outage."""
+"""This module writes answers to Redis in batches, and keeps them while Redis is away."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import structlog
 from redis.exceptions import RedisError
 
-from shared import keys, stored
 from shared.reachability import REPLIES_KEPT, Answer, DialOutcome, encode_answer
 from shared.snapshot import Verdict
+from shared.store import keys, stored
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -20,9 +20,8 @@ if TYPE_CHECKING:
     from reachability_worker.registration import Registration
     from reachability_worker.scripts import Scripts
 
-WRITTEN_AT_ONCE = 250
-TRY_AGAIN = 0.25
-"""Seconds."""
+ANSWERS_PER_BATCH = 250
+RETRY_SECONDS = 0.25
 
 log = structlog.get_logger()
 
@@ -34,7 +33,7 @@ class _Finished(NamedTuple):
 
 
 class Results:
-    """Answers of one worker on their way into Redis: the reply stream, the verdict to reuse, the job's end."""
+    """Writes the answers of one worker: to the reply stream, as a verdict to reuse, and as the end of the RQ job."""
 
     def __init__(
         self,
@@ -48,7 +47,7 @@ class Results:
         now: Callable[[], float],
         mend: Callable[[], Awaitable[None]],
     ) -> None:
-        """`now` returns Unix seconds; `mend` makes the worker's keys such that they can be written to."""
+        """`now` returns Unix seconds; `mend` deletes keys of the worker that have the wrong type."""
         self._scripts = scripts
         self._now = now
         self._mend = mend
@@ -60,7 +59,7 @@ class Results:
         self._finished: asyncio.Queue[_Finished] = asyncio.Queue()
 
     def put(self, check: Check, outcome: DialOutcome, traceparent: str = "") -> None:
-        """Take a check's outcome. What nobody could see is told, but not reused."""
+        """Queue a check's answer. An unknown verdict is answered but not reused."""
         reuse_ms = 0 if outcome.verdict is Verdict.UNKNOWN else self._reuse_ms
         answer = Answer(check.peer_id, self._vantage, self._now(), outcome, check.request_id, traceparent)
         self._finished.put_nowait(_Finished(check, encode_answer(answer), reuse_ms))
@@ -69,24 +68,24 @@ class Results:
         """Write until cancelled."""
         while True:
             batch = [await self._finished.get()]
-            while not self._finished.empty() and len(batch) < WRITTEN_AT_ONCE:
+            while not self._finished.empty() and len(batch) < ANSWERS_PER_BATCH:
                 batch.append(self._finished.get_nowait())
             await self._write(batch)
             self._on_written([done.check for done in batch])
 
     async def _write(self, batch: list[_Finished], *, mended: bool = False) -> None:
-        """Write answers, however long Redis is away; one that Redis refuses for its own sake is given up, alone."""
+        """Write answers, waiting while Redis is away. An answer that Redis itself refuses is dropped, alone."""
         away = False
         while True:
             try:
                 await self._finish(batch)
             except (RedisError, OSError) as error:
                 if stored.is_outage(error):
-                    # The answers are kept; a caller whose time has passed meanwhile was told that nobody could look.
+                    # The answers are kept. A caller whose deadline passes meanwhile gets "nobody could look".
                     if not away:
                         log.warning("results not written; trying again", error=str(error), results=len(batch))
                     away = True
-                    await asyncio.sleep(TRY_AGAIN)
+                    await asyncio.sleep(RETRY_SECONDS)
                     continue
                 if mended and len(batch) == 1:
                     stored.refuse("answer", error)

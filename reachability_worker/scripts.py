@@ -1,9 +1,9 @@
-"""What a worker does to Redis for many jobs in one step. Times come from Redis's own clock.
+"""This module holds the worker's Lua scripts, each of which changes many jobs in one step, by Redis's own clock.
 
-RQ's bookkeeping takes about ten round trips a job; a batch here takes one to take and one to finish. What RQ's
-tools read stays true: job hashes, `rq:wip:*` (StartedJobRegistry), `rq:execution*`, the worker's counters.
-Taking is atomic, so that a job is always in the queue, or started by a worker that renews it, or gone: RQ's
-intermediate list, in which a killed worker leaves jobs behind, is not used.
+RQ's own bookkeeping takes about ten round trips per job; here a batch takes one to start and one to finish. What RQ's
+tools read stays correct: job hashes, `rq:wip:*` (StartedJobRegistry), `rq:execution*`, the worker's counters. Taking is
+atomic, so a job is always in the queue, or started by a worker that renews it, or gone. RQ's intermediate list, in
+which a killed worker leaves jobs behind, is not used.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 # KEYS: queue, wip. ARGV: how many, worker's name, now as RQ writes it, seconds a start counts without renewal,
 # prefix of in-flight keys, execution id. Returns {id, packed call, milliseconds left, request id, traceparent} for
 # each job.
-# A job id is PEER-NONCE. An id whose job is gone has expired; one past its deadline is dropped.
+# A job id is PEER-NONCE. An id without a job has expired; a job past its deadline is deleted.
 _TAKE = (
     _CLOCK
     + """
@@ -32,9 +32,9 @@ for _ = 1, tonumber(ARGV[1]) do
   if not id then break end
   local job = 'rq:job:' .. id
   local fields = redis.pcall('HMGET', job, 'data', 'deadline_ms', 'request_id', 'traceparent')
-  if fields.err then fields = {true} end  -- no hash: nobody's job
+  if fields.err then fields = {true} end  -- not a hash, so not a job
   local left = (tonumber(fields[2]) or 0) - now_ms
-  -- Neither the past nor so far away that no caller can wait for it.
+  -- A deadline in the past, or too far ahead for any caller, is not valid.
   if fields[1] and left > 0 and left <= 60000 then
     left = math.floor(left)
     local until_s = time[1] + tonumber(ARGV[4])
@@ -79,7 +79,7 @@ redis.call('EXPIRE', KEYS[3], 86400)
 redis.pcall('HINCRBY', KEYS[2], 'successful_job_count', finished)
 """
 
-# KEYS: wip. ARGV: execution id, then ids of jobs that are no checks. Whoever waits for one asks anew.
+# KEYS: wip. ARGV: execution id, then ids of jobs that are not checks. The api requests such a check again.
 _DROP = """
 for i = 2, #ARGV do
   local execution = ARGV[i] .. ':' .. ARGV[1]
@@ -104,7 +104,7 @@ end
 
 # KEYS: wip, vantages, workers, queue. ARGV: worker's name, vantage, lease in seconds (0: give it up), prefix of
 # in-flight keys, seconds a start counts, execution id, then the ids of the jobs in flight. Returns how many checks
-# wait, and for how many milliseconds the first of them.
+# wait in the queue, and for how many milliseconds the first of them has.
 _RENEW = (
     _CLOCK
     + """
@@ -133,7 +133,7 @@ return {redis.call('LLEN', KEYS[4]), math.floor(waited_ms)}
 """
 )
 
-# KEYS: wip. Drops what a killed worker left started: its jobs expire by themselves, and whoever waits asks again.
+# KEYS: wip. Deletes jobs that a killed worker had started. The api requests such a check again.
 _RECONCILE = (
     _CLOCK
     + """
@@ -149,7 +149,7 @@ return #lost
 
 
 class Scripts:
-    """The scripts, loaded for one connection."""
+    """The scripts, registered for one connection."""
 
     def __init__(self, redis: Redis) -> None:
         self.take: AsyncScript = redis.register_script(_TAKE)

@@ -1,4 +1,4 @@
-"""What a reachability worker is told, by environment variables."""
+"""This module defines the settings of a reachability worker, read from environment variables."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ class WorkerSettings(SwarmSettings):
     vantage: str = Field(
         "default",
         pattern=VANTAGE_PATTERN,
-        description="The name of the place from which this worker looks; workers of one name share a queue.",
+        description="The name of this worker's vantage point; workers of one name share a queue.",
     )
     check_timeout: float = Field(
-        DIAL_TIMEOUT, gt=0.1, le=8, description="Seconds that one look at a peer may take, if its question has as much."
+        DIAL_TIMEOUT,
+        gt=0.1,
+        le=8,
+        description="Seconds that one probe of a peer may take, if the check's deadline allows it.",
     )
     checks_at_once: int = Field(2000, ge=1, le=20_000, description="Checks that this process holds at once.")
     dials_at_once: int = Field(
         1024, ge=1, le=4000, description="Dials in flight at once; other checks wait for a slot."
     )
     verdict_reuse: float = Field(
-        5.0, ge=0, le=60, description="Seconds for which a verdict answers further questions about the same peer."
+        5.0, ge=0, le=60, description="Seconds for which a verdict answers further checks of the same peer."
     )
     shutdown_grace: float = Field(
         6.0, ge=0, le=60, description="Seconds that SIGTERM gives the checks in flight before they are handed back."

@@ -1,4 +1,4 @@
-"""The spans of a check, where traces are on: the job in OpenTelemetry's words for messaging, each dial by stage."""
+"""This module makes the trace spans of a check, with OpenTelemetry's attribute names for messaging."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def check_span(check: Check, queue: str) -> Iterator[tracing.Span]:
-    """A span that goes on with the trace of the request that began the check, and names it in the logs."""
+    """Open a span in the trace of the request that began the check; log lines inside carry its trace id."""
     with tracing.span(
         f"process {queue}",
         tracing.Kind.CONSUMER,
@@ -40,7 +40,7 @@ def check_span(check: Check, queue: str) -> Iterator[tracing.Span]:
 
 
 def note_outcome(span: tracing.Span, outcome: DialOutcome) -> None:
-    """Say what a look or a dial found. Only "nobody could look" is an error of ours."""
+    """Add a probe's outcome to its span. Only an unknown verdict ("nobody could look") marks the span as failed."""
     span.set(
         {
             "petals.verdict": str(outcome.verdict),

@@ -1,9 +1,9 @@
-"""An RQ worker that runs a thousand checks at once, on one asyncio loop and the nodes of one prober.
+"""This module is an RQ worker that runs a thousand checks at once, on one asyncio loop and with one prober.
 
-RQ's own workers run one job at a time (a fork each, or in place). A check is 99% waiting, so this one takes
-jobs in batches, runs each as a task, and writes the results back in batches. To RQ it is a worker like any
-other: it registers, beats, obeys `rq suspend` and `rq worker-pool`'s signals (`registration`), and its jobs stand
-in StartedJobRegistry.
+RQ's own workers run one job at a time (in a fork, or in place). A check is 99% waiting, so this worker takes jobs in
+batches, runs each as a task, and writes the results back in batches. To RQ it is a worker like any other: it registers,
+sends heartbeats, obeys `rq suspend` and `rq worker-pool`'s signals (`registration`), and its jobs are in
+StartedJobRegistry.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import asyncio
 import signal
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from uuid import uuid4
 
 import structlog
@@ -25,9 +25,9 @@ from reachability_worker.registration import Registration
 from reachability_worker.results import Results
 from reachability_worker.scripts import Scripts
 from reachability_worker.spans import check_span, note_outcome
-from shared import keys, stored
-from shared.clock import RedisClock
 from shared.reachability import RENEWAL, WORKER_LEASE, Cause, DialOutcome
+from shared.store import keys, stored
+from shared.store.clock import RedisClock
 from shared.tasks import Tasks, end
 
 if TYPE_CHECKING:
@@ -35,26 +35,36 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis as AsyncRedis
 
     from reachability_worker.metrics import WorkerMetrics
-    from reachability_worker.prober import Looks
 
-TAKE_AT_ONCE = 250
+CHECKS_PER_BATCH = 250
 WAIT_SECONDS = 1
-"""How long an idle worker waits in one blocking read. Under the socket time-out, and under the lease."""
+"""Seconds that an idle worker waits in one blocking read: less than the socket timeout and the lease."""
 RENEW_EVERY = 1.0
 MAINTAIN_EVERY = 2.0
-GOODBYE_SECONDS = 1.0
-"""What a worker that stops gives Redis for each of its last words: without them, its lease and its jobs run out."""
+LAST_WRITE_TIMEOUT = 1.0
+"""Seconds for each of the last writes of a worker that stops. Without them its lease and its jobs expire."""
 
 log = structlog.get_logger()
 
 
+class PeerProber(Protocol):
+    """What a worker needs of a prober: the real one, or one with simulated peers in benchmarks and tests."""
+
+    @property
+    def fit(self) -> bool:
+        """Whether probes can be trusted now."""
+
+    async def probe(self, peer_id: str, deadline: float) -> DialOutcome:
+        """Probe one peer until `deadline` (monotonic seconds). Never raises for what the peer does."""
+
+
 class ConcurrentWorker:
-    """`run` goes on until `stop`; then what is in flight is finished or handed back."""
+    """Takes and runs checks from `run` to `stop`. Checks still in flight then are finished or handed back."""
 
     def __init__(
         self,
         vantage: str,
-        prober: Looks,
+        prober: PeerProber,
         *,
         connection: Redis,
         redis: AsyncRedis,
@@ -74,7 +84,7 @@ class ConcurrentWorker:
         self._scripts = Scripts(redis)
         self._clock = RedisClock(redis)
         self._execution = uuid4().hex
-        """One execution id for the process: with the job's id it is unique, and RQ asks for no more."""
+        """One execution id per process: RQ only needs it to be unique together with the job's id."""
         self._results = Results(
             self._scripts,
             self._registration,
@@ -87,7 +97,7 @@ class ConcurrentWorker:
         )
         self._renew_now = asyncio.Event()
         self.tasks = Tasks(on_change=self._renew_now.set)
-        """Its loops, and those without which it must take no checks: while one of them fails, it has no lease."""
+        """The loops that it depends on. While one of them fails, it gives up its lease and takes no checks."""
         self._in_flight: dict[str, asyncio.Task[None]] = {}
         self._room = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -103,7 +113,7 @@ class ConcurrentWorker:
         Redis may go and come back meanwhile, also empty.
         """
         self._room.set()
-        said_goodbye = False
+        lease_released = False
         async with self.tasks:
             await self._register()
             self.tasks.keep("answers", self._results.run)
@@ -114,11 +124,11 @@ class ConcurrentWorker:
             log.info("stopping", in_flight=self.in_flight)
             await end(taker)
             with suppress(RedisError, OSError):
-                async with asyncio.timeout(GOODBYE_SECONDS):
+                async with asyncio.timeout(LAST_WRITE_TIMEOUT):
                     await self._renew_once(lease=0)
-                    said_goodbye = True
+                    lease_released = True
             await self._drain()
-        if said_goodbye:  # a thread cannot be given up, and would wait for a Redis that says nothing
+        if lease_released:  # a thread cannot be cancelled, and would wait for a Redis that does not answer
             with suppress(RedisError, OSError):
                 await asyncio.to_thread(self._registration.register_death)
 
@@ -151,14 +161,14 @@ class ConcurrentWorker:
                 await asyncio.sleep(0.1)
                 continue
             try:
-                # Waits until the queue is not empty: moves the first id onto its own place.
+                # Waits until the queue is not empty, by moving its first id to where it already is.
                 first = await self._redis.blmove(self._queue_key, self._queue_key, WAIT_SECONDS, "LEFT", "LEFT")
                 if first is None or self._suspended or not self._prober.fit:
                     continue  # it stays where it is, for another worker
                 jobs = await self._scripts.take(
                     keys=[self._queue_key, self._wip_key],
                     args=[
-                        min(TAKE_AT_ONCE, self._checks_at_once - self.in_flight),
+                        min(CHECKS_PER_BATCH, self._checks_at_once - self.in_flight),
                         self._registration.name,
                         utcformat(rq_now()),
                         RENEWAL,
@@ -181,7 +191,7 @@ class ConcurrentWorker:
                     await self._scripts.drop(keys=[self._wip_key], args=[self._execution, *refused])
 
     def _start(self, job: tuple[bytes, bytes, int, bytes, bytes]) -> bool:
-        """Begin a check; return False for what is none."""
+        """Start a check; return False for a job that is not one."""
         check = stored.read("job", read_check, job)
         if check is None:
             return False
@@ -191,35 +201,35 @@ class ConcurrentWorker:
         return True
 
     async def _run(self, check: Check) -> None:
-        # In the task's own context: whatever is logged about this check names the request that it is for.
+        # Bound in the task's own context, so every log line about this check carries its request id.
         structlog.contextvars.bind_contextvars(request_id=check.request_id)
         try:
             await self._answer(check)
         except Exception:
-            self._written([check])  # nobody will; whoever waits for it asks again
+            self._written([check])  # it has no answer; the api requests the check again
             raise
 
     async def _answer(self, check: Check) -> None:
         with check_span(check, self._registration.queue_name) as span:
-            outcome = await self._look(check)
+            outcome = await self._probe(check)
             note_outcome(span, outcome)
             if outcome.cause is Cause.NODE_UNFIT and not self._prober.fit and time.monotonic() < check.deadline:
-                # Not the peer's fault: another worker may be able to look. Where none is, the api tells the callers.
+                # This worker's fault: another worker may be able to probe the peer. Without one the api answers 503.
                 await self._hand_back([check.job_id])
             else:
                 self._results.put(check, outcome, span.traceparent)
 
-    async def _look(self, check: Check) -> DialOutcome:
+    async def _probe(self, check: Check) -> DialOutcome:
         started = time.monotonic()
         try:
-            outcome = await self._prober.look(check.peer_id, check.deadline)
+            outcome = await self._prober.probe(check.peer_id, check.deadline)
         except asyncio.CancelledError:
             raise
         except Exception as error:
             log.exception("check failed", peer_id=check.peer_id)
             outcome = DialOutcome.unknown(Cause.OTHER, error=repr(error)[:200])
         self._metrics.checked(outcome, time.monotonic() - started)
-        log.debug("looked", peer_id=check.peer_id, verdict=outcome.verdict, stage=outcome.stage, cause=outcome.cause)
+        log.debug("probed", peer_id=check.peer_id, verdict=outcome.verdict, stage=outcome.stage, cause=outcome.cause)
         return outcome
 
     def _written(self, checks: list[Check]) -> None:
@@ -229,13 +239,13 @@ class ConcurrentWorker:
 
     async def _renew(self) -> None:
         while True:
-            # An unfit, suspended or broken worker gives its lease up: callers hear at once that nobody looks.
+            # An unfit, suspended or broken worker gives its lease up, so callers get a 503 at once.
             self._renew_now.clear()
-            looks = self._prober.fit and not self._suspended and not self.tasks.failing
-            self._metrics.looking.set(looks)
+            takes_checks = self._prober.fit and not self._suspended and not self.tasks.failing
+            self._metrics.takes_checks.set(takes_checks)
             self._metrics.in_flight.set(self.in_flight)
             try:
-                waiting, oldest_ms = await self._renew_once(lease=WORKER_LEASE if looks else 0)
+                waiting, oldest_ms = await self._renew_once(lease=WORKER_LEASE if takes_checks else 0)
                 self._metrics.queued(waiting, oldest_ms / 1000)
                 await self._clock.ask()
             except (RedisError, OSError) as error:
@@ -255,7 +265,7 @@ class ConcurrentWorker:
         return renewed
 
     async def _maintain(self) -> None:
-        """Beat for RQ, follow `rq suspend`, drop what killed workers left, tidy RQ's lists."""
+        """Send RQ's heartbeat, follow `rq suspend`, delete jobs of killed workers, clean RQ's lists."""
         while True:
             try:
                 lost = await self._scripts.reconcile(keys=[self._wip_key])
@@ -267,7 +277,7 @@ class ConcurrentWorker:
             await asyncio.sleep(MAINTAIN_EVERY)
 
     async def _mend_after(self, error: Exception) -> None:
-        """Where Redis refuses to work on what stands there, delete it; an outage is waited out by the caller."""
+        """Delete the worker's keys of a wrong type, unless the error is an outage, which the caller waits out."""
         if stored.is_outage(error):
             return
         stored.refuse("redis", error)
@@ -279,14 +289,14 @@ class ConcurrentWorker:
         await stored.mend(self._redis, keys.of_the_workers(self._vantage, self._registration.queue_name) | own)
 
     async def _drain(self) -> None:
-        """Give the checks in flight their grace, then put the rest back for the next worker."""
+        """Wait for the checks in flight for the grace time, then hand the rest back."""
         if self._in_flight:
             await asyncio.wait(self._in_flight.values(), timeout=self._shutdown_grace)
         left = [job_id for job_id, task in self._in_flight.items() if not task.done()]
         await end(*(self._in_flight[job_id] for job_id in left))
         if left:
             with suppress(TimeoutError):
-                async with asyncio.timeout(GOODBYE_SECONDS):
+                async with asyncio.timeout(LAST_WRITE_TIMEOUT):
                     await self._hand_back(left)
         for _ in range(20):
             if not self._in_flight:
@@ -294,7 +304,7 @@ class ConcurrentWorker:
             await asyncio.sleep(0.05)
 
     async def _hand_back(self, job_ids: list[str]) -> None:
-        """Put checks back, whole and in front, for the next worker that can look."""
+        """Put checks back at the front of the queue, for another worker."""
         log.info("handed back", checks=len(job_ids))
         for job_id in job_ids:
             self._in_flight.pop(job_id, None)

@@ -1,1 +1,1 @@
-"""What two or more services use: the snapshot, the reachability question, Redis keys, settings, logs."""
+"""This package holds what two or more services use: snapshots, checks, Redis, libp2p, settings, logs."""

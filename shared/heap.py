@@ -1,4 +1,4 @@
-"""What the process asks of glibc and of Python's collector about its memory. Elsewhere than on glibc: nothing."""
+"""This module tunes memory: Python's garbage collector and glibc's malloc (without glibc it does nothing)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _M_ARENA_MAX = -8
 
 
 def settle() -> None:
-    """Spare requests the collector's walks over all that was imported, and the process a heap for each thread."""
+    """Exclude imported objects from garbage collection, and use one malloc heap for all threads."""
     gc.collect()
     gc.freeze()
     with suppress(OSError, AttributeError):
@@ -19,6 +19,6 @@ def settle() -> None:
 
 
 def give_back() -> None:
-    """Hand what a render or a crawl left behind back to the system, which glibc would not: more in large swarms."""
+    """Return freed memory to the system, which glibc alone would keep after a large crawl or render."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

@@ -1,4 +1,4 @@
-"""A model's outage: from when to when, and which blocks lost which servers."""
+"""This module defines an incident: when a model was broken, and which blocks lost which servers."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ class Outcome(StrEnum):
 
     RECOVERED = "recovered"
     WITHDRAWN = "withdrawn"
-    """No server announced the model any more, for a week: it was given up, or moved."""
+    """No server announced the model for a week."""
 
 
 class Fate(StrEnum):
     """What became of a server that held blocks while the model was healthy."""
 
     OFFLINE = "offline"
-    """It said goodbye."""
+    """It announced that it left."""
     UNREACHABLE = "unreachable"
     JOINING = "joining"
     """It is loading blocks again."""
     MOVED = "moved"
     """It serves other blocks of the model."""
     GONE = "gone"
-    """It is not announced any more: it stopped without a word, or lost the swarm."""
+    """It is not announced any more: it stopped without an announcement, or lost the swarm."""
 
 
 class LostServer(msgspec.Struct, frozen=True):
@@ -66,9 +66,9 @@ class Incident(msgspec.Struct, frozen=True):
     covered_blocks: int
     """The fewest so far."""
     last_healthy: float | None = None
-    """When a crawl last found the model healthy; None where none did."""
+    """When a crawl last found the model healthy, where one did."""
     end: float | None = None
-    """When the first of the crawls ended that found it healthy again; None while it lasts."""
+    """When the first of the crawls ended that found it healthy again: nothing while it lasts."""
     outcome: Outcome | None = None
     cause: tuple[LostBlocks, ...] = ()
     more_blocks: int = 0
@@ -79,12 +79,53 @@ class Incident(msgspec.Struct, frozen=True):
         return self.start if self.end is None else self.end
 
 
+MAX_NAMED = 6
+"""Servers of a stretch of blocks that `summary` names."""
+_FATES = {
+    Fate.OFFLINE: "went offline",
+    Fate.UNREACHABLE: "could not be reached",
+    Fate.JOINING: "began to load blocks again",
+    Fate.MOVED: "moved to other blocks",
+    Fate.GONE: "was not announced any more",
+}
+
+
+def summary(incident: Incident) -> str:
+    """Return the cause in words, without any markup."""
+    if incident.last_healthy is None:
+        return "No crawl has found this model healthy yet: some of its blocks have no server."
+    sentences = [_stretch(lost) for lost in incident.cause]
+    if incident.more_blocks:
+        sentences.append(f"And {incident.more_blocks:,} more stretch{'es' * (incident.more_blocks > 1)} of blocks.")
+    return " ".join(sentences) or "Its blocks lost their servers."
+
+
+def _stretch(lost: LostBlocks) -> str:
+    one = lost.end - lost.start == 1
+    blocks = f"Block {lost.start}" if one else f"Blocks {lost.start} to {lost.end - 1}"
+    if not lost.servers:
+        return f"{blocks} had no server."
+    named = [
+        f"…{_visible(server.peer_id[-6:])} ({server.start}:{server.end}) {_FATES[server.fate]}"
+        for server in lost.servers[:MAX_NAMED]
+    ]
+    left_out = len(lost.servers) - len(named) + lost.more_servers
+    if left_out:
+        named.append(f"{left_out:,} more")
+    return f"{blocks} lost all servers: {', '.join(named)}."
+
+
+def _visible(text: str) -> str:
+    """Drop control characters and the like: what stands in Redis may be anything."""
+    return "".join(filter(str.isprintable, text)).strip()
+
+
 def encode(incident: Incident) -> bytes:
     return msgspec.msgpack.encode(incident)
 
 
 def decode(data: bytes) -> Incident:
-    """Raises `ValueError` for what is no incident."""
+    """Return a stored incident. Raises `ValueError` for anything else."""
     try:
         return checked(msgspec.msgpack.decode(data, type=Incident))
     except RecursionError as error:
@@ -92,7 +133,7 @@ def decode(data: bytes) -> Incident:
 
 
 def checked(incident: Incident) -> Incident:
-    """Return an incident that pages can draw and notices can name. Raises `ValueError` for what only looks like one."""
+    """Return the incident unchanged. Raises `ValueError` where an id, a time or a number of blocks is out of range."""
     if _ID.fullmatch(incident.id) is None:
         raise ValueError(f"not an incident: id {incident.id[:80]!r}")
     times = (incident.start, incident.last_healthy or 0.0, incident.end or 0.0)

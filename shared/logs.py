@@ -1,4 +1,4 @@
-"""Logs as events with fields: for people on a terminal, JSON lines elsewhere."""
+"""This module configures logs: events with fields, readable on a terminal and as JSON lines elsewhere."""
 
 from __future__ import annotations
 
@@ -14,10 +14,15 @@ if TYPE_CHECKING:
     from shared.settings import Settings
 
 
-def configure(settings: Settings, service: str) -> None:
-    """Set up structlog and the standard library's logging for one process, on stderr."""
+def configure(settings: Settings, service: str, *, by_hand: bool = False) -> None:
+    """Set up structlog and the standard library's logging for one process, on stderr.
+
+    A command that somebody runs `by_hand` prints what it finds, and logs nothing unless LOG_LEVEL is set.
+    """
     as_json = settings.log_format == "json" or (settings.log_format == "auto" and not sys.stderr.isatty())
-    level = getattr(logging, settings.log_level.upper())
+    level: int = getattr(logging, settings.log_level.upper())
+    if by_hand and "log_level" not in settings.model_fields_set:
+        level = logging.CRITICAL
     common: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,

@@ -1,4 +1,4 @@
-"""OpenTelemetry behind `shared.tracing`: the only door to it, loaded where traces are on.
+"""This module is the only one that imports OpenTelemetry. `shared.tracing` loads it where traces are on.
 
 Spans leave over OTLP/HTTP from a thread of its own with a bounded queue; a collector that is away costs spans and
 nothing else. The SDK reads its standard variables itself (OTEL_TRACES_SAMPLER, OTEL_SERVICE_NAME,

@@ -8,10 +8,14 @@ from __future__ import annotations
 import ipaddress
 import re
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from shared.snapshot import MAX_UNIX_SECONDS, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 QUEUE_PREFIX = "reachability"
 CHECK_FUNCTION = "reachability_worker.check_peer"
@@ -99,16 +103,13 @@ _WORDS: dict[Cause, tuple[str, str]] = {
     ),
     Cause.REFUSED: (
         "The connection was refused: nothing listens on the announced port.",
-        (
-            "Check that the server runs, that its port is forwarded to it, and that no firewall rejects it "
-            "(--public_ip IP --port PORT)."
-        ),
+        ("Check that the server runs, that its port is forwarded to it, and that no firewall rejects it ({flags})."),
     ),
     Cause.TIMEOUT: (
         "No answer to the connection attempt in time: a firewall may be dropping it.",
         (
             "Open the server's TCP port in the firewall and forward it in the router, then start the server with "
-            "--public_ip IP --port PORT. Behind NAT, wait a few minutes until it finds a relay."
+            "{flags}. Behind NAT, wait a few minutes until it finds a relay."
         ),
     ),
     Cause.FROZEN: (
@@ -124,7 +125,7 @@ _WORDS: dict[Cause, tuple[str, str]] = {
     ),
     Cause.NO_HOST_ROUTE: (
         "The announced address is not routable.",
-        "The announced IP address is wrong or unreachable from the Internet; start the server with --public_ip IP.",
+        "The announced IP address is wrong or unreachable from the Internet; start the server with {flags}.",
     ),
     Cause.RESET: (
         "The connection was cut while it was being set up.",
@@ -140,21 +141,18 @@ _WORDS: dict[Cause, tuple[str, str]] = {
     ),
     Cause.NO_RELAY_RESERVATION: (
         "The peer announces a relay, but has no place on it now.",
-        "Wait a few minutes until the server finds a relay again, or open a port and use --public_ip IP --port PORT.",
+        "Wait a few minutes until the server finds a relay again, or open a port and use {flags}.",
     ),
     Cause.RELAY_AWAY: (
         "The relay that the peer announces does not answer.",
         (
             "The server finds another relay by itself within some minutes, or after a restart. Better: forward a port "
-            "and start the server with --public_ip IP --port PORT, so that it needs no relay."
+            "and start the server with {flags}, so that it needs no relay."
         ),
     ),
     Cause.RELAY_REFUSED: (
         "The relay that the peer announces refuses to connect to it.",
-        (
-            "Restart the server, so that it looks for another relay, or forward a port and use "
-            "--public_ip IP --port PORT."
-        ),
+        ("Restart the server, so that it looks for another relay, or forward a port and use {flags}."),
     ),
     Cause.SILENT_BEHIND_RELAY: (
         "The peer's relay answers, but the peer behind it does not.",
@@ -162,7 +160,7 @@ _WORDS: dict[Cause, tuple[str, str]] = {
     ),
     Cause.NOT_DIALABLE: (
         "The peer announces only addresses that cannot be dialled from here (private or unsupported ones).",
-        "Announce a public address: start the server with --public_ip IP --port PORT.",
+        "Announce a public address: start the server with {flags}.",
     ),
     Cause.PROTOCOL_MISSING: (
         "The peer answers, but serves no Petals blocks yet.",
@@ -180,7 +178,7 @@ _WORDS: dict[Cause, tuple[str, str]] = {
     ),
     Cause.NAME_NOT_RESOLVED: (
         "The host name in the peer's address does not resolve here.",
-        "Check the name, or announce an IP address: start the server with --public_ip IP --port PORT.",
+        "Check the name, or announce an IP address: start the server with {flags}.",
     ),
     Cause.SAME_NETWORK: (
         "The peer announces the address of the monitor's own router, which may not let the monitor in from inside.",
@@ -188,7 +186,7 @@ _WORDS: dict[Cause, tuple[str, str]] = {
     ),
     Cause.RELAY_FULL: (
         "The peer's relay has no room for another connection at this moment.",
-        "Ask again in a minute; if it stays so, forward a port and use --public_ip IP --port PORT.",
+        "Ask again in a minute; if it stays so, forward a port and use {flags}.",
     ),
     Cause.NODE_UNFIT: ("The monitor's own node is cut off from the swarm.", "Ask again in a minute."),
     Cause.NO_SLOT: ("The monitor is too busy to look in time.", "Ask again in a minute."),
@@ -201,9 +199,9 @@ def message(cause: Cause) -> str:
     return _WORDS[cause][0]
 
 
-def advice(cause: Cause) -> str:
-    """What the peer's operator can do about it."""
-    return _WORDS[cause][1]
+def advice(cause: Cause, flags: str = "--public_ip IP --port PORT") -> str:
+    """What the peer's operator can do about it; `flags` are those of `run_server` with this server's own address."""
+    return _WORDS[cause][1].replace("{flags}", flags)
 
 
 def hints(outcome: DialOutcome, your_ip: str) -> list[str]:
@@ -283,6 +281,14 @@ class Answer(msgspec.Struct, frozen=True):
     """Whose request the worker looked for; a verdict that is used again keeps its first one."""
     traceparent: str = ""
     """The look's span, where looks are traced: requests that share it link to it."""
+
+
+_DECISIVE = (Verdict.REACHABLE, Verdict.UNREACHABLE, Verdict.UNKNOWN)
+
+
+def decide(answers: Sequence[Answer]) -> Answer:
+    """Return the answer that decides: a peer is reachable if anyone reached it, unreachable if anyone looked at all."""
+    return min(answers, key=lambda answer: (_DECISIVE.index(answer.outcome.verdict), answer.vantage))
 
 
 _answer_encoder = msgspec.json.Encoder()

@@ -1,4 +1,4 @@
-"""The id that follows one request: from its HTTP header through the job and the worker into every log line."""
+"""This module makes and checks request ids, which go from the HTTP header through the job into each log line."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared import exit_codes
-from shared.redis_client import parse_redis_url
+from shared.store.connection import parse_redis_url
 
 __all__ = [
     "CommaSeparated", "Field", "SecretUrl", "Settings", "begin", "command_line", "load", "settings_table",

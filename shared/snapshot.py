@@ -8,7 +8,7 @@ contain itself, and a large swarm's would lengthen every walk of the garbage col
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 from backports import zstd
@@ -68,27 +68,15 @@ class Location(msgspec.Struct, frozen=True, gc=False):
     city: str | None = None
 
 
-class ServerReport(msgspec.Struct, frozen=True, gc=False):
-    """One server's span in one model: what it announces, and what the crawler found."""
+class Announcement(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """What a server announces about itself, beside its state and its blocks; None where it does not tell.
 
-    peer_id: str
-    state: PeerState
-    announced: PeerState
-    span: Span
-    show_public_name: bool
+    A field that Petals adds goes here, is read in `crawler.observe.records.read_server`, and is shown by
+    `shared.public.state.ServerInfo`.
+    """
+
     throughput: float
     """Tokens/s that the server claims for one block or its whole span (Petals does not say which)."""
-    verdict: Verdict = Verdict.UNKNOWN
-    error: str | None = None
-    """Why the dial failed; None when it did not or was not made."""
-    relayed: bool | None = None
-    """Whether the crawler reached the server through a relay; None where it did not reach it."""
-    relay: str | None = None
-    """Peer id of that relay, or of the one that failed."""
-    rtt: float | None = None
-    """Seconds from the start of the connection to the moment at which it stood."""
-    conflict: str | None = None
-    """What the peer itself says against its record, which anyone can write; None where nothing does."""
     public_name: str | None = None
     version: str | None = None
     network_rps: float | None = None
@@ -101,6 +89,34 @@ class ServerReport(msgspec.Struct, frozen=True, gc=False):
     cache_tokens_left: int | None = None
     next_pings: dict[str, float] | None = None
     """Seconds to the servers that hold the following blocks, by peer id; `inf` where one did not answer."""
+
+    def fields(self) -> dict[str, Any]:
+        """Return these fields by name, for a struct that adds to them."""
+        return {name: getattr(self, name) for name in Announcement.__struct_fields__}
+
+
+class ServerReport(Announcement, frozen=True, gc=False, kw_only=True):
+    """One server's span in one model: what it announces, and what the crawler found."""
+
+    peer_id: str
+    state: PeerState
+    announced: PeerState
+    """The state that the server announces: never unreachable."""
+    span: Span
+    show_public_name: bool
+    verdict: Verdict = Verdict.UNKNOWN
+    error: str | None = None
+    """Why the dial failed; None when it did not or was not made."""
+    cause: str | None = None
+    """The same as a `shared.reachability.Cause`; a newer crawler may know others."""
+    relayed: bool | None = None
+    """Whether the crawler reached the server through a relay; None where it did not reach it."""
+    relay: str | None = None
+    """Peer id of that relay, or of the one that failed."""
+    rtt: float | None = None
+    """Seconds from the start of the connection to the moment at which it stood."""
+    conflict: str | None = None
+    """What the peer itself says against its record, which anyone can write; None where nothing does."""
     multiaddrs: tuple[str, ...] = ()
     location: Location | None = None
 
@@ -113,6 +129,8 @@ class ServerReport(msgspec.Struct, frozen=True, gc=False):
 
 
 class ModelState(StrEnum):
+    """Whether every block of a model has an online, reachable server."""
+
     HEALTHY = "healthy"
     BROKEN = "broken"
 
@@ -129,20 +147,6 @@ class ModelReport(msgspec.Struct, frozen=True, gc=False):
     official: bool = False
     limited: bool = False
     servers: tuple[ServerReport, ...] = ()
-
-    def redundancy(self) -> list[int]:
-        """For each block, how many online and reachable servers hold it. Length `num_blocks`."""
-        # Differences at the span ends, then a running sum: linear in servers + blocks.
-        steps = [0] * (self.num_blocks + 1)
-        for server in self.servers:
-            if server.state is PeerState.ONLINE:
-                steps[server.span.start] += 1
-                steps[server.span.end] -= 1
-        total, result = 0, []
-        for step in steps[:-1]:
-            total += step
-            result.append(total)
-        return result
 
 
 class BootstrapPeer(msgspec.Struct, frozen=True, gc=False):

@@ -1,12 +1,14 @@
-"""The snapshot as the picture of the README, for terminals: a line a server, a character a block."""
+"""The snapshot as the picture of the README, for terminals: a line per server, a character per block."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from shared import words
+from shared.judgement.swarm import swarm_state
 from shared.peer_id import short_peer_id
-from shared.snapshot import ModelState, PeerState, Verdict
+from shared.snapshot import PeerState
 
 if TYPE_CHECKING:
     from shared.snapshot import ModelReport, Snapshot
@@ -44,33 +46,24 @@ def text_picture(snapshot: Snapshot, *, color: bool = False) -> str:
 
 
 def _notes(snapshot: Snapshot) -> list[str]:
-    """What is to be known of the picture itself: where nobody could look, and what was not believed."""
-    counted = (
-        (snapshot.unanswered_keys, "keys of the swarm's hash table did not answer: there may be more servers"),
-        (snapshot.undialled_servers, "servers were not dialled for lack of time: their own word stands"),
-        (snapshot.num_conflicts, "servers say otherwise than the records under their names, which anyone can write"),
-        (snapshot.refused.total, "records could not be used"),
-    )
-    return [f"Note: {count} {words}." for count, words in counted if count]
-
-
-def swarm_state(snapshot: Snapshot) -> str:
-    """One word for the whole: of the official models that anyone serves, else of all that anyone serves."""
-    served = [model for model in snapshot.models if model.servers]
-    judged = [model for model in served if model.official] or served
-    if not judged:
-        return "empty"
-    bootstrap = snapshot.bootstrap_peers
-    if bootstrap and all(peer.verdict is Verdict.UNREACHABLE for peer in bootstrap):
-        return "broken"
-    broken = sum(model.state is ModelState.BROKEN for model in judged)
-    if not broken:
-        return "healthy"
-    return "broken" if broken == len(judged) else "partly healthy"
+    """Return what is to be known of the picture: where nobody could look, and what was not believed."""
+    keys, undialled = snapshot.unanswered_keys, snapshot.undialled_servers
+    notes = []
+    if keys:
+        notes.append(f"{words.count(keys, 'DHT key')} did not answer: there may be servers that were not seen")
+    if undialled:
+        servers, were = words.count(undialled, "server"), words.plural(undialled, "was", "were")
+        notes.append(f"{servers} {were} not dialled for lack of time: what is announced stands")
+    if snapshot.num_conflicts:
+        servers = words.count(snapshot.num_conflicts, "server")
+        notes.append(f"what {servers} announced is not what dialling found; anyone can write a record")
+    if snapshot.refused.total:
+        notes.append(f"{words.count(snapshot.refused.total, 'record')} could not be used")
+    return [f"Note: {note}." for note in notes]
 
 
 def _model_lines(model: ModelReport, *, color: bool) -> list[str]:
-    lines = [f"{model.name} ({model.state}), {model.num_blocks} blocks"]
+    lines = [f"{model.name} ({model.state}), {words.count(model.num_blocks, 'block')}"]
     labels = [f"{short_peer_id(server.peer_id)}, {server.throughput:.1f} RPS" for server in model.servers]
     width = max(map(len, labels), default=0)
     for label, server in zip(labels, model.servers, strict=True):

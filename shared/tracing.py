@@ -1,6 +1,6 @@
-"""Traces for those who want them: off, and then nothing of OpenTelemetry is loaded, unless an endpoint is set.
+"""This module makes trace spans. Traces are off, and OpenTelemetry is not loaded, unless an endpoint is set.
 
-The services know this module alone. `start` puts OpenTelemetry (`shared.otel`) behind it; until then every span is
+The services import only this module. `start` puts OpenTelemetry (`shared.otel`) behind it; until then every span is
 `NO_SPAN`. A span's place in its trace crosses processes as a W3C `traceparent`, a string that is empty where there
 is none.
 """
@@ -39,7 +39,7 @@ class Kind(StrEnum):
 
 
 class Span(Protocol):
-    """A piece of work with a name, a beginning and an end. What it does never raises."""
+    """A piece of work with a name, a beginning and an end. Its methods never raise."""
 
     @property
     def trace_id(self) -> str:
@@ -50,7 +50,7 @@ class Span(Protocol):
         """What another process needs to go on with this trace; empty where nothing is traced."""
 
     def name(self, name: str) -> None:
-        """Call it what it turned out to be."""
+        """Rename the span."""
 
     def set(self, attributes: Attributes) -> None: ...
 

@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 from hypothesis import settings
 
-from shared.redis_client import connect
+from shared.store.connection import connect
 from tests.redis_server import RedisServer
 
 # A machine that runs other tests at the same time is slow at any moment: that is no finding of a property test.

@@ -9,6 +9,7 @@ import time
 import base58
 import msgspec
 
+from shared.judgement.coverage import coverage
 from shared.reachability import Cause, DialOutcome, Stage
 from shared.snapshot import (
     SCHEMA_VERSION,
@@ -48,7 +49,7 @@ class FakeProber:
         self.free = asyncio.Event()
         self.free.set()
 
-    async def look(self, peer: str, deadline: float) -> DialOutcome:
+    async def probe(self, peer: str, deadline: float) -> DialOutcome:
         self.looks.append(peer)
         self.looking += 1
         self.most_at_once = max(self.most_at_once, self.looking)
@@ -76,8 +77,7 @@ def model(
     report = ModelReport(
         dht_prefix=prefix, num_blocks=blocks, state=ModelState.BROKEN, name=prefix, short_name=prefix, servers=servers
     )
-    healthy = all(report.redundancy())
-    return msgspec.structs.replace(report, state=ModelState.HEALTHY if healthy else ModelState.BROKEN, **more)
+    return msgspec.structs.replace(report, state=coverage(report).state, **more)
 
 
 def snapshot(*models: ModelReport, taken_at: float | None = None, **more: object) -> Snapshot:

@@ -6,8 +6,10 @@ import hashlib
 import random
 
 import base58
+import msgspec
 
 from api.pages import CheckView, View
+from shared.judgement.coverage import coverage
 from shared.reachability import Answer, Cause, DialOutcome, Stage, advice, message
 from shared.snapshot import (
     SCHEMA_VERSION,
@@ -109,9 +111,7 @@ def make_model(prefix, num_blocks, servers, *, official=True, repository="", lim
         limited=limited,
         servers=tuple(sorted(servers, key=lambda server: server.peer_id)),
     )
-    healthy = all(report.redundancy())
-    fields = {field: getattr(report, field) for field in report.__struct_fields__}
-    return ModelReport(**{**fields, "state": ModelState.HEALTHY if healthy else ModelState.BROKEN})
+    return msgspec.structs.replace(report, state=coverage(report).state)
 
 
 def make_snapshot(models, *, taken_at=NOW - 12, bootstrap=None, **given):

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from api.pages import text
-from shared.snapshot import Verdict
-from shared.text_picture import swarm_state
+from shared.judgement.swarm import bootstrap_state, judged_models, nobody_can_join, swarm_state
+from shared.snapshot import ModelState, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from api.pages.cards import Card
     from api.pages.view import View
     from shared.snapshot import BootstrapPeer, CrawlProgress, CrawlStatus, Snapshot
 
@@ -51,12 +50,12 @@ class Peer:
     address: str
 
 
-def headline(view: View, cards: Sequence[Card]) -> Headline:
+def headline(view: View) -> Headline:
     """The swarm in one line, with its reason in a second."""
     snapshot = view.snapshot
     if snapshot is None:
         return _without_snapshot(view)
-    fresh = _judge(snapshot, cards)
+    fresh = _judge(snapshot)
     if not view.stale:
         return fresh
     # What is old is told in the past tense, and never in green.
@@ -65,19 +64,18 @@ def headline(view: View, cards: Sequence[Card]) -> Headline:
     return Headline("warn" if fresh.tone == "good" else fresh.tone, title, then)
 
 
-def _judge(snapshot: Snapshot, cards: Sequence[Card]) -> Headline:
+def _judge(snapshot: Snapshot) -> Headline:
     if nobody_can_join(snapshot.bootstrap_peers):
         return Headline(
             "bad",
             "The swarm cannot be joined",
             "None of its bootstrap peers can be reached: new clients and servers find no way in.",
         )
-    served = [card for card in cards if card.num_servers]
-    if not served:
+    judged = judged_models(snapshot)
+    if not judged:
         return _empty(snapshot)
-    official = [card for card in served if card.official]
-    judged, kind = (official, "official model") if official else (served, "model")
-    usable = sum(card.path.usable for card in judged)
+    kind = "official model" if judged[0].official else "model"
+    usable = sum(model.state is ModelState.HEALTHY for model in judged)
     counted = f"{usable} of {text.count(len(judged), kind)} can be used now."
     if usable == len(judged):
         counted = f"All {len(judged)} {kind}s can be used now." if usable > 1 else f"Its {kind} can be used now."
@@ -198,17 +196,12 @@ def bootstrap(snapshot: Snapshot, show_addresses: bool) -> list[Peer]:
         Peer(
             short_id=text.cut(peer.peer_id[-6:]),
             href=text.check_href(peer.peer_id),
-            state={Verdict.REACHABLE: "online", Verdict.UNREACHABLE: "unreachable"}.get(peer.verdict, "unknown"),
+            state=bootstrap_state(peer),
             error=text.cut(peer.error or "", text.MAX_ERROR),
             address=text.cut(peer.addresses[0], 160) if show_addresses and peer.addresses else "",
         )
         for peer in snapshot.bootstrap_peers
     ]
-
-
-def nobody_can_join(peers: Sequence[BootstrapPeer]) -> bool:
-    """Whether every bootstrap peer was found unreachable. Without any, nothing is known against it."""
-    return bool(peers) and all(peer.verdict is Verdict.UNREACHABLE for peer in peers)
 
 
 def _list(names: Sequence[str], limit: int = 5) -> str:

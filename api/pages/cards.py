@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from api.pages import coverage, rows, text
+from api.pages import blocks, rows, text
+from shared.judgement.coverage import coverage, weakest_stage
+from shared.judgement.path import find_path
 from shared.snapshot import ModelState, PeerState
 
 if TYPE_CHECKING:
+    from shared.judgement.coverage import Coverage
     from shared.snapshot import ModelReport
 
 FULL_TABLE = 60
@@ -79,8 +82,7 @@ class Card:
 
 def make_card(model: ModelReport, *, max_rows: int = FULL_TABLE, stale: bool = False) -> Card:
     """Draw a model with at most `max_rows` of its servers; what is `stale` is told in the past tense."""
-    redundancy = model.redundancy()
-    runs = coverage.redundancy_runs(redundancy)
+    held = coverage(model)
     listed = model.servers
     if len(listed) > max_rows:
         listed = tuple(rows.fastest(listed, min(SHORT_TABLE, max_rows)))
@@ -97,12 +99,12 @@ def make_card(model: ModelReport, *, max_rows: int = FULL_TABLE, stale: bool = F
         healthy=model.state is ModelState.HEALTHY,
         stale=stale,
         num_blocks=model.num_blocks,
-        covered=sum(run.end - run.start for run in runs if run.redundancy),
-        strip=make_strip(runs, model.num_blocks),
-        bottleneck=coverage.bottleneck(runs),
-        weak=min(redundancy, default=0) <= 1,
+        covered=held.covered_blocks,
+        strip=make_strip(held),
+        bottleneck=blocks.bottleneck(held),
+        weak=held.min_redundancy <= 1,
         slowest=_slowest(model),
-        path=path_view(model, redundancy, stale=stale),
+        path=path_view(model, held, stale=stale),
         states=rows.state_counts(model),
         num_servers=len(model.servers),
         rows=rows.make_rows(listed, model.num_blocks),
@@ -110,52 +112,49 @@ def make_card(model: ModelReport, *, max_rows: int = FULL_TABLE, stale: bool = F
     )
 
 
-def make_strip(runs: list[coverage.Run], num_blocks: int) -> Strip:
+def make_strip(held: Coverage) -> Strip:
+    num_blocks = len(held.redundancy)
     return Strip(
         tuple(
             StripPart(
                 f"r{min(run.redundancy, 2)}",
                 rows.percent(run.start, num_blocks),
                 rows.percent(run.end - run.start, num_blocks),
-                f"{coverage.in_words([(run.start, run.end)])}: {text.count(run.redundancy, 'server')}",
+                f"{blocks.in_words([(run.start, run.end)])}: {text.count(run.redundancy, 'server')}",
             )
-            for run in runs
+            for run in held.runs()
         ),
-        _strip_label(runs, num_blocks),
+        _strip_label(held),
         rows.ruler(num_blocks),
     )
 
 
-def _strip_label(runs: list[coverage.Run], num_blocks: int) -> str:
+def _strip_label(held: Coverage) -> str:
     """The strip for those who cannot see it."""
-    parts = [f"Coverage of {text.count(num_blocks, 'block')}"]
-    for words, level in (("no server", 0), ("one server", 1), ("two or more servers", 2)):
-        spans = coverage.merge((run.start, run.end) for run in runs if min(run.redundancy, 2) == level)
-        if spans:
-            parts.append(f"{words}: {coverage.in_words(spans, 6)}")
+    parts = [f"Coverage of {text.count(len(held.redundancy), 'block')}"]
+    levels = (("no server", 0, 0), ("one server", 1, 1), ("two or more servers", 2, max(held.redundancy, default=0)))
+    for words, least, most in levels:
+        if spans := held.spans(least, most):
+            parts.append(f"{words}: {blocks.in_words(spans, 6)}")
     return "; ".join(parts)
 
 
-def path_view(model: ModelReport, redundancy: list[int], *, stale: bool = False) -> PathView:
+def path_view(model: ModelReport, held: Coverage, *, stale: bool = False) -> PathView:
     """Say whether the model can be used, and how, or why not."""
     can, cannot, serves = "Can be used now", "Cannot be used now", "Nobody serves it now"
     if stale:
         can, cannot, serves = "Could be used", "Could not be used", "Nobody served it"
-    path = coverage.find_path(model, redundancy)
+    path = find_path(model, held)
     if path is None:
-        if not any(redundancy):
+        if not held.covered_blocks:
             return PathView(usable=False, sentence=f"{serves}.", tokens="")
-        gaps = coverage.merge(
-            (run.start, run.end) for run in coverage.redundancy_runs(redundancy) if not run.redundancy
-        )
-        verb = "has" if sum(end - start for start, end in gaps) == 1 else "have"
-        return PathView(usable=False, sentence=f"{cannot}: {coverage.in_words(gaps)} {verb} no server.", tokens="")
+        return PathView(usable=False, sentence=f"{cannot}: {blocks.bottleneck(held)}.", tokens="")
     way = f"through {len(path.hops)} servers in a row" if len(path.hops) > 1 else "with one server for all blocks"
     hops = tuple(
         (
             text.cut(hop.server.peer_id[-6:]),
             text.server_href(hop.server.peer_id),
-            coverage.block_range(hop.start, hop.end),
+            blocks.block_range(hop.start, hop.end),
         )
         for hop in path.hops
     )
@@ -166,10 +165,10 @@ def path_view(model: ModelReport, redundancy: list[int], *, stale: bool = False)
 
 
 def _slowest(model: ModelReport) -> str:
-    stage = coverage.slowest_stage(model)
+    stage = weakest_stage(model)
     if stage is None:
         return ""
-    return f"{text.number(stage.throughput)} tok/s at {coverage.in_words([(stage.start, stage.end)])}"
+    return f"{text.number(stage.throughput)} tok/s at {blocks.in_words([(stage.start, stage.end)])}"
 
 
 def _repository(model: ModelReport) -> text.Shown | None:

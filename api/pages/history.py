@@ -12,31 +12,21 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from api.pages import charts, text
-from shared.history import MINUTE, Resolution
-from shared.incidents import Fate, Incident, LostBlocks, LostServer, Outcome
+from shared.incidents import Incident, Outcome, summary
+from shared.store.rings import MINUTE, Resolution
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from jinja2 import Template
 
-    from shared.history_store import ModelHistory, ServerHistory
+    from shared.store.history import ModelHistory, ServerHistory
 
-API_DIR = Path(__file__).resolve().parent.parent
+PAGES_DIR = Path(__file__).resolve().parent
 DAY = 86400
 CHART_STEP = 600.0
 """Seconds that one step of a line shows."""
-MAX_NAMED = 6
-"""Servers of a stretch of blocks that are named in a sentence."""
 MAX_ON_MODEL_PAGE = 5
-
-_FATES = {
-    Fate.OFFLINE: "went offline",
-    Fate.UNREACHABLE: "could not be reached",
-    Fate.JOINING: "began to load blocks again",
-    Fate.MOVED: "moved to other blocks",
-    Fate.GONE: "was not announced any more",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,32 +111,6 @@ def make_event(incident: Incident, now: float) -> Event:
     )
 
 
-def summary(incident: Incident) -> str:
-    """The cause in words, without any markup."""
-    if incident.last_healthy is None:
-        return "No crawl has found this model healthy yet: some of its blocks have no server."
-    sentences = [_stretch(lost) for lost in incident.cause]
-    if incident.more_blocks:
-        sentences.append(f"And {text.count(incident.more_blocks, 'more stretch')} of blocks.")
-    return " ".join(sentences) or "Its blocks lost their servers."
-
-
-def _stretch(lost: LostBlocks) -> str:
-    one = lost.end - lost.start == 1
-    blocks = f"Block {lost.start}" if one else f"Blocks {lost.start} to {lost.end - 1}"
-    if not lost.servers:
-        return f"{blocks} had no server."
-    named = [_server(server) for server in lost.servers[:MAX_NAMED]]
-    left_out = len(lost.servers) - len(named) + lost.more_servers
-    if left_out:
-        named.append(f"{left_out:,} more")
-    return f"{blocks} lost all servers: {', '.join(named)}."
-
-
-def _server(server: LostServer) -> str:
-    return f"…{text.cut(server.peer_id[-6:])} ({server.start}:{server.end}) {_FATES[server.fate]}"
-
-
 def events(incidents: Sequence[Incident], now: float) -> tuple[list[Event], list[Event]]:
     """Return those that last, and those that ended."""
     made = [make_event(incident, now) for incident in incidents]
@@ -160,13 +124,13 @@ def stylesheet() -> str:
 
 @cache
 def _fingerprint() -> str:
-    return sha256((API_DIR / "static" / "history.css").read_bytes()).hexdigest()[:10]
+    return sha256((PAGES_DIR / "static" / "history.css").read_bytes()).hexdigest()[:10]
 
 
 @cache
 def _template() -> Template:
     environment = Environment(
-        loader=FileSystemLoader(API_DIR / "templates"),
+        loader=FileSystemLoader(PAGES_DIR / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         auto_reload=False,

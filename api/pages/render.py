@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
     from api.pages.view import CheckView, View
-    from shared.history_store import ServerHistory
     from shared.snapshot import Snapshot
+    from shared.store.history import ServerHistory
 
-API_DIR = Path(__file__).resolve().parent.parent
-STATIC_DIR = API_DIR / "static"
+PAGES_DIR = Path(__file__).resolve().parent
+STATIC_DIR = PAGES_DIR / "static"
 
 MAX_CARDS = 40
 """Models drawn in full on the overview; anyone may announce more, and those are only listed."""
@@ -43,7 +43,7 @@ class Pages:
 
     def __init__(self) -> None:
         self._environment = Environment(
-            loader=FileSystemLoader(API_DIR / "templates"),
+            loader=FileSystemLoader(PAGES_DIR / "templates"),
             autoescape=True,
             undefined=StrictUndefined,
             auto_reload=False,
@@ -68,7 +68,7 @@ class Pages:
         for model in models[:MAX_CARDS]:
             shown.append(cards.make_card(model, max_rows=min(budget, cards.FULL_TABLE), stale=view.stale))
             budget -= len(shown[-1].rows)
-        headline = banner.headline(view, shown)
+        headline = banner.headline(view)
         served = [card for card in shown if card.num_servers]
         return self._render(
             "overview",

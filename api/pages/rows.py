@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from api.pages import text
+from shared.judgement.swarm import count_states, uses_relay
 from shared.snapshot import PeerState, Verdict
 
 if TYPE_CHECKING:
@@ -96,8 +97,7 @@ def precision(server: ServerReport) -> str:
 
 def via(server: ServerReport) -> str:
     """How the crawler reached the server; where it did not, how the server announces to be reached."""
-    relayed = server.using_relay if server.relayed is None else server.relayed
-    return {True: "relay", False: "direct", None: ""}[relayed]
+    return {True: "relay", False: "direct", None: ""}[uses_relay(server)]
 
 
 def way_found(server: ServerReport) -> str:
@@ -128,10 +128,8 @@ def ruler(num_blocks: int) -> Ruler:
 
 def state_counts(model: ModelReport) -> list[tuple[str, int]]:
     """How many servers are in each state that occurs."""
-    counts = dict.fromkeys(STATES, 0)
-    for server in model.servers:
-        counts[server.state] += 1
-    return [(state.value, amount) for state, amount in counts.items() if amount]
+    counts = count_states([model])
+    return [(state.value, counts[state]) for state in STATES if counts[state]]
 
 
 def verdict_words(server: ServerReport) -> str:

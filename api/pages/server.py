@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from api.pages import cards, coverage, rows, text
+from api.pages import blocks, cards, rows, text
+from shared.judgement.coverage import coverage
+from shared.judgement.swarm import pings_to
 from shared.snapshot import PeerState, Verdict
 
 if TYPE_CHECKING:
     from api.pages.view import View
-    from shared.history_store import ServerHistory
     from shared.snapshot import BootstrapPeer, ModelReport, ServerReport, Snapshot
+    from shared.store.history import ServerHistory
 
 MAX_PINGS_SHOWN = 100
 CONFLICT_ADVICE = (
@@ -190,23 +192,15 @@ def _share(model: ModelReport, server: ServerReport) -> Share:
     return Share(
         model_name=text.cut(model.name, 60),
         model_href=text.model_href(model.dht_prefix),
-        strip=cards.make_strip(coverage.redundancy_runs(model.redundancy()), model.num_blocks),
+        strip=cards.make_strip(coverage(model)),
         row=rows.make_row(server, model.num_blocks),
-        blocks=f"{coverage.in_words([(span.start, span.end)])} of {model.num_blocks}",
+        blocks=f"{blocks.in_words([(span.start, span.end)])} of {model.num_blocks}",
         facts=tuple((name, value) for name, value in facts if value),
         adapters=tuple(text.adapter(name) for name in server.adapters[:50]),
         verdict=rows.verdict_words(server),
         pings_to=_pings(model, server.next_pings or {}),
-        pings_from=_pings(model, _pings_from(model, server.peer_id)),
+        pings_from=_pings(model, pings_to(model, server.peer_id)),
     )
-
-
-def _pings_from(model: ModelReport, target: str) -> dict[str, float]:
-    return {
-        origin.peer_id: origin.next_pings[target]
-        for origin in model.servers
-        if origin.next_pings and target in origin.next_pings
-    }
 
 
 def _pings(model: ModelReport, pings: dict[str, float]) -> tuple[Ping, ...]:
@@ -218,7 +212,7 @@ def _pings(model: ModelReport, pings: dict[str, float]) -> tuple[Ping, ...]:
             short_id=text.cut(peer_id[-6:]),
             href=text.server_href(peer_id) if peer_id in spans else "",
             value=text.milliseconds(seconds),
-            blocks=coverage.block_range(spans[peer_id].start, spans[peer_id].end) if peer_id in spans else "",
+            blocks=blocks.block_range(spans[peer_id].start, spans[peer_id].end) if peer_id in spans else "",
         )
         for peer_id, seconds in nearest
     )

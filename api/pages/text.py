@@ -6,19 +6,22 @@ The crawler has validated all of it; here it is treated as hostile once more. Es
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from urllib.parse import quote, urlsplit
+
+from shared import words
+from shared.words import clean, count, duration, milliseconds, number, period, utc
+
+__all__ = [
+    "MAX_ERROR", "Shown", "adapter", "anchor", "check_href", "clean", "count", "cut", "duration", "milliseconds",
+    "model_href", "number", "period", "safe_link", "server_href", "shown_name", "utc",
+]  # fmt: skip
 
 MAX_NAME = 28
 MAX_LINK_CHARS = 300
 MAX_ERROR = 400
 
-_MINUTE, _HOUR, _DAY = 60, 3600, 86400
-_MILLION = 1e6
-_MAX_UNIX_TIME = 253402300799  # the last second of year 9999, the last that datetime knows
 _ADAPTER = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
 
 
@@ -31,17 +34,9 @@ class Shown:
     href: str | None = None
 
 
-def clean(text: str) -> str:
-    """Drop what has no picture of its own: control characters, bidi overrides, zero-width marks."""
-    if text.isprintable():
-        return text
-    return "".join(char for char in text if char.isprintable())
-
-
 def cut(text: str, limit: int = MAX_NAME) -> str:
     """Return clean text of at most `limit` characters; an ellipsis marks what was cut."""
-    text = clean(text).strip()
-    return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
+    return words.cut(text, limit)
 
 
 def safe_link(url: str | None) -> str | None:
@@ -87,49 +82,3 @@ def server_href(peer_id: str) -> str:
 
 def check_href(peer_id: str) -> str:
     return "/check/" + quote(peer_id, safe="", errors="replace")
-
-
-def number(value: float | None) -> str:
-    """`3688.4` as `3,688`; small ones keep a digit; empty where nothing is known."""
-    if value is None:
-        return ""
-    if not math.isfinite(value):
-        return "∞" if value > 0 else "?"
-    if abs(value) >= 1000 * _MILLION:
-        return f"{value:.1e}"
-    digits = 0 if abs(value) >= 10 or value == int(value) else 1  # noqa: PLR2004 - two digits are enough to compare
-    return f"{value:,.{digits}f}"
-
-
-def milliseconds(seconds: float | None) -> str:
-    """A ping: `12 ms`; an infinite one is a peer that did not answer."""
-    if seconds is None:
-        return ""
-    if not math.isfinite(seconds):
-        return "no answer"
-    ms = seconds * 1000
-    return f"{ms:,.0f} ms" if ms >= 10 else f"{ms:.1f} ms"  # noqa: PLR2004
-
-
-def duration(seconds: float) -> str:
-    """`7 minutes`: how long, in the largest unit that fits."""
-    for unit, name in ((_DAY, "day"), (_HOUR, "hour"), (_MINUTE, "minute")):
-        if seconds >= unit:
-            return count(int(seconds // unit), name)
-    return count(int(max(seconds, 0)), "second")
-
-
-def period(seconds: float) -> str:
-    """`minute`, `90 seconds`: what stands after "every"."""
-    if seconds >= _MINUTE and seconds % _MINUTE:
-        return count(round(seconds), "second")
-    return duration(seconds).removeprefix("1 ")
-
-
-def count(amount: int, noun: str) -> str:
-    return f"{amount:,} {noun}" if amount == 1 else f"{amount:,} {noun}s"
-
-
-def utc(seconds: float) -> datetime:
-    """Unix seconds as a time; whatever a clock or a record says, it is one that can be printed."""
-    return datetime.fromtimestamp(min(max(seconds, 0), _MAX_UNIX_TIME) if seconds == seconds else 0, UTC)  # noqa: PLR0124

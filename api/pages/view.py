@@ -1,11 +1,11 @@
-"""What a page is drawn from."""
+"""This module holds what pages, badges and metrics are made of: the swarm, or a check, as this process knows it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from api.reachability import decide
+from shared.reachability import decide
 from shared.snapshot import Verdict
 
 if TYPE_CHECKING:

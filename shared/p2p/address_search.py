@@ -46,8 +46,8 @@ SEARCH_WITHIN = 2.0
 DIALLED_AT_ONCE = 3
 """Addresses that one node's answer brings to the dial at once, the rest at the search's end. p2pd dials eight of a
 peer: an answer that could fill these with silent ones would keep a live peer's true address waiting."""
-HEAD_START = 0.3
-"""Seconds in which p2pd begins to dial these before the rest comes: it keeps no order among addresses that wait."""
+REST_AFTER = 0.3
+"""Seconds after which p2pd gets the remaining addresses: it keeps no order among addresses that wait to be dialled."""
 MAX_DIALLED = 16
 """Addresses of one peer that are dialled, whoever names more."""
 MAX_CIRCUITS = 8
@@ -82,7 +82,7 @@ class Search:
         self._kademlia = kademlia
         self.peer_id = peer_id
         self._target = _place(peer_id)
-        self._question = find_node(PeerID.from_base58(peer_id).to_bytes())
+        self._request = find_node(PeerID.from_base58(peer_id).to_bytes())
         self.rules = rules
         self._start = frozenset(start)
         self._known: dict[str, tuple[bytes, ...]] = dict.fromkeys(self._start, ())
@@ -102,11 +102,11 @@ class Search:
         search._answered.append(0)
         return search
 
-    async def run(self, found: Callable[[tuple[bytes, ...]], None], patience: float = SEARCH_WITHIN) -> None:
+    async def run(self, found: Callable[[tuple[bytes, ...]], None], rest_timeout: float = SEARCH_WITHIN) -> None:
         """Ask the start peers (connected ones), then towards the peer. Never raises for what nodes do.
 
         `found` is called with new addresses as soon as a node names any. Addresses that the rules deny are
-        neither given nor dialled on the way. `patience` is seconds for the others, once a node has named addresses.
+        neither given nor dialled on the way. `rest_timeout` is seconds for other nodes after one has named addresses.
         """
         asking: dict[asyncio.Task[dict[str, tuple[bytes, ...]] | None], str] = {}
         ends: float | None = None
@@ -126,18 +126,18 @@ class Search:
                         self._take(closer.pop(self.peer_id, ()), found)
                         self._learn(closer)
                 if self.addresses and ends is None:
-                    ends = time.monotonic() + patience
+                    ends = time.monotonic() + rest_timeout
         finally:
             await end(*asking)
         self.over = bool(self._answered)
         if self.addresses and any(map(len, self._left)):
-            await asyncio.sleep(HEAD_START)
+            await asyncio.sleep(REST_AFTER)
         # In turns, one of each answer after another: what is cut off is not one node's part.
         turns = chain.from_iterable(zip_longest(*self._left))
         self._give((address for address in turns if address is not None), found)
 
     def _next(self) -> list[str]:
-        """Whom to ask, in this order: the start peers, then the nearest, until enough of these answered."""
+        """Return the nodes to ask next: the start peers, then the nearest, until enough of these answered."""
         enough = sorted(self._answered)[NEAREST - 1] if len(self._answered) >= NEAREST else None
         waiting = [
             (name not in self._start, distance, name)
@@ -191,7 +191,7 @@ class Search:
             async with asyncio.timeout(ASK_TIMEOUT):
                 if addresses:
                     await self._kademlia.daemon.connect(name, addresses)
-                answer = await self._kademlia.streams.ask(name, self._question, keep=name in self._start)
+                answer = await self._kademlia.streams.ask(name, self._request, keep=name in self._start)
         except TimeoutError:
             self._kademlia.silent.add(name)
             return None

@@ -22,9 +22,7 @@ from shared.p2p.multiaddr import from_text, is_circuit
 from shared.p2p.waiting import any_true
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-
-    from shared.p2p.raw_values import SubkeyValues
+    from collections.abc import Iterable, Mapping, Sequence
 
 DHT_ANSWER_TIMEOUT = 2.0
 """Seconds that one DHT node gets to answer. A search waits so long for each silent node that it meets."""
@@ -46,6 +44,7 @@ class DHTClientNode(Daemon):
         self.refused_subkeys: Counter[str] = Counter()
         """Dictionary entries refused while answers were unpacked, by reason; the caller may clear it."""
         self._reader = DHTReader(dht, self.refused_subkeys)
+        self.look_up = self._reader.look_up
         self._bootstrap_peers: dict[str, tuple[bytes, ...]] = {}
         self._joined: tuple[str, ...] = ()
         self.has_joined = asyncio.Event()
@@ -80,10 +79,10 @@ class DHTClientNode(Daemon):
         await super().close()
 
     def search(self, peer_id: str, *, dialled_from: str) -> Search:
-        """Return a search for a peer's addresses, which begins with the bootstrap peers that answered `join`.
+        """Return a search for a peer's addresses, which starts at the bootstrap peers that answered `join`.
 
-        `dialled_from` is the peer id of the node that will dial. Of the bootstrap peers themselves it is known, and
-        where there is but one, nobody else could tell.
+        `dialled_from` is the peer id of the node that will dial. The addresses of bootstrap peers themselves are known
+        from settings: where there is only one, no other node could name them.
         """
         if peer_id in self._bootstrap_peers:
             return Search.told(self.kademlia, peer_id, self._bootstrap_peers[peer_id])
@@ -130,7 +129,7 @@ class DHTClientNode(Daemon):
         return None
 
     async def _learn_own_address(self, peer_id: str) -> None:
-        """Ask a bootstrap peer from which address it sees us: another than this machine's is a NAT's."""
+        """Learn from a bootstrap peer which address it sees us at: one that is not this machine's is a NAT's."""
         try:
             async with asyncio.timeout(PING_TIMEOUT):
                 reader, writer = await self.open_stream(peer_id, IDENTIFY_PROTOCOL)
@@ -145,7 +144,7 @@ class DHTClientNode(Daemon):
 
     @property
     def silent_nodes(self) -> int:
-        """How many DHT nodes are silent: they may hold what nobody else does."""
+        """Number of DHT nodes that did not answer. They may hold keys that no other node holds."""
         return len(self._reader.silent)
 
     @property
@@ -154,18 +153,18 @@ class DHTClientNode(Daemon):
         return self._joined
 
     def shares_address(self, addresses: Iterable[bytes]) -> bool:
-        """Whether a direct one of these is at our own NAT: from inside it may not let in whom it lets in outside."""
+        """Whether a direct one of these is at our own NAT, which may not forward connections from inside."""
         return any(not is_circuit(address) and ip_of(address) in self.public_ips for address in addresses)
 
     def account(self, peer_id: str) -> str | None:
-        """Say how a bootstrap peer that joined left look-ups unanswered; None where it answered all."""
+        """Return a sentence on the lookups that a joined bootstrap peer left unanswered; None where there are none."""
         left_open = self._reader.asked[peer_id] - self._reader.answered[peer_id]
         if not left_open:
             return None
         return f"connected, answered the ping, did not answer {left_open} of {self._reader.asked[peer_id]} look-ups"
 
     async def hears(self) -> bool:
-        """Whether a bootstrap peer still answers: tells "the swarm is gone" from "our node is deaf or cut off"."""
+        """Whether a bootstrap peer still answers: if not, this node may be cut off from the swarm."""
         if not self.is_alive or not self._joined:
             return False
         return await any_true(self._answers(peer_id) for peer_id in self._joined)
@@ -191,12 +190,3 @@ class DHTClientNode(Daemon):
         """Return by how many seconds this machine's clock is ahead of all bootstrap peers'; 0 where it is not."""
         skews = await asyncio.gather(*(self.clock_skew(peer_id) for peer_id in self._joined))
         return max(0.0, min((-skew for skew in skews if skew is not None), default=0.0))
-
-    async def look_up(
-        self,
-        keys: Collection[str],
-        timeout: float,  # noqa: ASYNC109 - partial answers are kept
-        on_values: Callable[[str, SubkeyValues], None] | None = None,
-    ) -> dict[str, SubkeyValues | None]:
-        """Read dictionaries, undecoded: None for a key that nobody holds; one that did not answer is missing."""
-        return await self._reader.look_up(keys, timeout, on_values)

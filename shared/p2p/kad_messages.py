@@ -28,7 +28,7 @@ MAX_ID_BYTES, MAX_ADDRESS_BYTES = 64, 256
 
 
 def find_node(key: bytes) -> bytes:
-    """Return the question for the peers nearest to a key."""
+    """Return the FIND_NODE request for the peers nearest to a key."""
     message = b"\x08" + bytes((FIND_NODE,)) + b"\x12" + varint(len(key)) + key
     return varint(len(message)) + message
 

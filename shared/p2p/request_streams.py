@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from shared.p2p.daemon import Daemon
 
 KEPT = 32
-"""Streams to one node that wait for the next question."""
+"""Idle streams kept per node, for the next requests."""
 
 
 class _Stream(NamedTuple):
@@ -22,7 +22,7 @@ class _Stream(NamedTuple):
 
 
 class RequestStreams:
-    """Of one protocol on which length-prefixed questions and answers take turns. A peer may close one at any time."""
+    """Streams of one protocol of length-prefixed requests and answers. A peer may close one at any time."""
 
     def __init__(self, daemon: Daemon, protocol: str) -> None:
         self._daemon = daemon
@@ -30,7 +30,7 @@ class RequestStreams:
         self._idle: dict[str, list[_Stream]] = {}
         """By peer; no entry for those that are not kept, of whom there is no end."""
 
-    async def ask(self, peer_id: str, question: bytes, *, keep: bool) -> bytes:
+    async def ask(self, peer_id: str, request: bytes, *, keep: bool) -> bytes:
         """Return a connected peer's answer; `keep` says whether it will be asked again. Has no time-out.
 
         Raises what `Daemon.open_stream` raises, `EOFError` for an answer that ends early, `ValueError` for one that
@@ -38,13 +38,13 @@ class RequestStreams:
         """
         while idle := self._idle.get(peer_id):
             with suppress(OSError, EOFError):  # closed since its last answer
-                return await self._ask_on(idle.pop(), peer_id, question, keep=keep)
+                return await self._ask_on(idle.pop(), peer_id, request, keep=keep)
         stream = _Stream(*await self._daemon.open_stream(peer_id, self._protocol))
-        return await self._ask_on(stream, peer_id, question, keep=keep)
+        return await self._ask_on(stream, peer_id, request, keep=keep)
 
-    async def _ask_on(self, stream: _Stream, peer_id: str, question: bytes, *, keep: bool) -> bytes:
+    async def _ask_on(self, stream: _Stream, peer_id: str, request: bytes, *, keep: bool) -> bytes:
         try:
-            stream.writer.write(question)
+            stream.writer.write(request)
             await stream.writer.drain()
             answer = await read_message(stream.reader)
         except BaseException:

@@ -1,4 +1,4 @@
-"""What a server's `rpc_info` says of itself: as hostile as a DHT record, but only the server can have said it."""
+"""This module parses `rpc_info` answers: as hostile as DHT records, but only the server itself can have sent one."""
 
 from __future__ import annotations
 

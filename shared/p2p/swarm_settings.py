@@ -1,4 +1,4 @@
-"""The settings of those services that join the swarm."""
+"""This module defines the settings of the services that join the swarm."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _multiaddr(text: str) -> str:
 
 
 class SwarmSettings(Settings):
-    """What the crawler and the workers are told besides what every service is."""
+    """Settings that crawler and workers have besides those of every service."""
 
     initial_peers: Annotated[list[Annotated[str, AfterValidator(_multiaddr)]], CommaSeparated] = Field(
         default_factory=lambda: list(PUBLIC_INITIAL_PEERS),

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable
 
 
-async def any_true(questions: Iterable[Coroutine[Any, Any, bool]]) -> bool:
-    """Ask all at once; return True at the first yes, False when all have said no."""
-    tasks = [awaited(question) for question in questions]
+async def any_true(checks: Iterable[Coroutine[Any, Any, bool]]) -> bool:
+    """Run all at once. Return True at the first that returns True, False when none has."""
+    tasks = [awaited(check) for check in checks]
     try:
         for answer in asyncio.as_completed(tasks):
             if await answer:

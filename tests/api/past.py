@@ -9,11 +9,11 @@ from xml.etree import ElementTree as ET
 
 import httpx
 
-from crawler.history import HistoryWriter
+from crawler.history.writer import HistoryWriter
 from crawler.leader import Leadership
-from shared import keys
 from shared.snapshot import PeerState
-from shared.snapshot_store import SnapshotWriter
+from shared.store import keys
+from shared.store.snapshots import SnapshotWriter
 from tests.api.serving import serve
 from tests.fakes import model, peer_id, server, snapshot
 

@@ -13,7 +13,7 @@ from api.settings import ApiSettings
 
 @asynccontextmanager
 async def serve(redis_url, **settings):
-    """Yield the base URL; `serve.last_app` is the app."""
+    """Yield the base URL; `serve.services` are those of its app."""
     app = create_app(ApiSettings(redis_url=redis_url, **settings))
     config = uvicorn.Config(
         app, host="127.0.0.1", port=0, log_config=None, lifespan="on", timeout_graceful_shutdown=1,
@@ -25,7 +25,7 @@ async def serve(redis_url, **settings):
     while not server.started:
         assert not running.done(), running
         await asyncio.sleep(0.01)
-    serve.last_app = app
+    serve.services = app.state.services
     port = server.servers[0].sockets[0].getsockname()[1]
     try:
         yield f"http://127.0.0.1:{port}"

@@ -1,4 +1,4 @@
-"""What becomes of a question: answered, joined, begun or refused, decided by one script for all processes."""
+"""What becomes of a check: answered, joined, begun or refused, decided by one script for all processes."""
 
 import asyncio
 import json
@@ -9,9 +9,10 @@ from contextlib import contextmanager
 import pytest
 from redis.exceptions import RedisError
 
-from api.admission import ADMITTED_AT_ONCE, Admissions, NobodyCouldLookError, Question
-from shared import keys, tracing
+from api.checks.admission import ADMITTED_AT_ONCE, Admissions, Check, NoVerdictError
+from shared import tracing
 from shared.reachability import CHECK_FUNCTION, RENEWAL, Answer, encode_answer, queue_name
+from shared.store import keys
 from tests.fakes import REACHED, peer_id
 
 PEER = peer_id(1)
@@ -21,9 +22,9 @@ MOST = 3
 """Checks that may wait."""
 
 
-def question(peer=PEER, *, seconds=9.0, **more):
+def check(peer=PEER, *, seconds=9.0, **more):
     options = {"vantage": "here", "fresh": False, "request_id": "asked-by", **more}
-    return Question(peer_id=peer, deadline=time.monotonic() + seconds, **options)
+    return Check(peer_id=peer, deadline=time.monotonic() + seconds, **options)
 
 
 @pytest.fixture
@@ -51,24 +52,24 @@ async def verdict(redis):
 async def test_without_a_worker_nobody_could_look(redis, admissions):
     """Neither where there never was one, nor where its lease is over."""
     await redis.zadd(keys.workers("elsewhere"), {"worker": int(time.time() * 1000) + 60_000})
-    with pytest.raises(NobodyCouldLookError, match="no worker"):
-        await admissions.admit(question())
+    with pytest.raises(NoVerdictError, match="no worker"):
+        await admissions.admit(check())
     await redis.zadd(keys.workers("here"), {"worker": int(time.time() * 1000) - 1})
-    with pytest.raises(NobodyCouldLookError, match="no worker"):
-        await admissions.admit(question())
+    with pytest.raises(NoVerdictError, match="no worker"):
+        await admissions.admit(check())
     assert not await redis.exists(QUEUE, INFLIGHT)
 
 
 async def test_one_worker_among_dead_ones_is_enough(redis, admissions, worker):
     await redis.zadd(keys.workers("here"), {"dead": 1})
-    assert (await admissions.admit(question())).began
+    assert (await admissions.admit(check())).began
 
 
 @pytest.mark.usefixtures("worker")
 async def test_a_first_question_begins_a_check_that_rq_can_run(redis, admissions):
     """A job that RQ knows, with its deadline by Redis's clock, which ends by itself when nobody can wait for it."""
     before = time.time()
-    admitted = await admissions.admit(question(seconds=5.0, request_id="caller-1"))
+    admitted = await admissions.admit(check(seconds=5.0, request_id="caller-1"))
     assert (admitted.answer, admitted.began) == (None, True)
     assert admitted.job_id.startswith(f"{PEER}-")
     assert await redis.lrange(QUEUE, 0, -1) == [admitted.job_id.encode()]
@@ -79,7 +80,7 @@ async def test_a_first_question_begins_a_check_that_rq_can_run(redis, admissions
     job = {name.decode(): value for name, value in (await redis.hgetall(f"rq:job:{admitted.job_id}")).items()}
     assert json.loads(zlib.decompress(job["data"])) == [CHECK_FUNCTION, None, [PEER], {}]
     assert (job["status"], job["origin"]) == (b"queued", queue_name("here").encode())
-    assert (job["request_id"], job["description"]) == (b"caller-1", f"look at {PEER}".encode())
+    assert (job["request_id"], job["description"]) == (b"caller-1", f"check {PEER}".encode())
     assert (job["timeout"], job["result_ttl"], job["failure_ttl"]) == (b"5", b"0", b"60")
     assert int(before * 1000) <= int(job["asked_ms"]) <= time.time() * 1000
     assert 4_000 < int(job["deadline_ms"]) - int(job["asked_ms"]) <= 5_000
@@ -89,7 +90,7 @@ async def test_a_first_question_begins_a_check_that_rq_can_run(redis, admissions
 @pytest.mark.usefixtures("worker")
 async def test_a_question_without_time_left_has_a_millisecond(redis, admissions):
     """Redis takes no end in the past."""
-    admitted = await admissions.admit(question(seconds=-5.0))
+    admitted = await admissions.admit(check(seconds=-5.0))
     job = await redis.hmget(f"rq:job:{admitted.job_id}", "asked_ms", "deadline_ms", "timeout")
     assert int(job[1]) - int(job[0]) == 1
     assert job[2] == b"1"
@@ -97,7 +98,7 @@ async def test_a_question_without_time_left_has_a_millisecond(redis, admissions)
 
 async def test_a_recent_verdict_answers(redis, admissions, verdict):
     """Even where no worker lives: somebody looked."""
-    assert await admissions.admit(question()) == (verdict, "", False)
+    assert await admissions.admit(check()) == (verdict, "", False)
     assert not await redis.exists(QUEUE, INFLIGHT)
 
 
@@ -105,21 +106,21 @@ async def test_a_recent_verdict_answers(redis, admissions, verdict):
 async def test_a_verdict_without_an_end_is_nobodys(redis, admissions):
     """No worker wrote it, and it would be told for ever."""
     await redis.persist(keys.verdict("here", PEER))
-    assert (await admissions.admit(question())).began
+    assert (await admissions.admit(check())).began
 
 
 @pytest.mark.usefixtures("worker", "verdict")
 async def test_whoever_wants_a_fresh_look_gets_no_old_verdict(admissions):
-    admitted = await admissions.admit(question(fresh=True))
+    admitted = await admissions.admit(check(fresh=True))
     assert (admitted.answer, admitted.began) == (None, True)
 
 
 @pytest.mark.usefixtures("worker")
 async def test_a_check_that_waits_is_joined_and_kept(redis, admissions):
     """And one job serves both: the in-flight key lives on, for as long as somebody asks."""
-    first = await admissions.admit(question())
+    first = await admissions.admit(check())
     await redis.pexpire(INFLIGHT, 500)
-    second = await admissions.admit(question())
+    second = await admissions.admit(check())
     assert (second.job_id, second.began, second.answer) == (first.job_id, False, None)
     assert await redis.pttl(INFLIGHT) > RENEWAL * 1000 - 1000
     assert await redis.get(INFLIGHT) == first.job_id.encode()
@@ -129,9 +130,7 @@ async def test_a_check_that_waits_is_joined_and_kept(redis, admissions):
 @pytest.mark.usefixtures("worker")
 async def test_other_peers_and_vantages_have_checks_of_their_own(redis, admissions):
     await redis.zadd(keys.workers("there"), {"worker": int(time.time() * 1000) + 60_000})
-    ids = {
-        (await admissions.admit(each)).job_id for each in (question(), question(peer_id(2)), question(vantage="there"))
-    }
+    ids = {(await admissions.admit(each)).job_id for each in (check(), check(peer_id(2)), check(vantage="there"))}
     assert len(ids) == 3
     assert await redis.llen(f"rq:queue:{queue_name('there')}") == 1
 
@@ -139,11 +138,11 @@ async def test_other_peers_and_vantages_have_checks_of_their_own(redis, admissio
 @pytest.mark.usefixtures("worker")
 async def test_a_started_check_is_joined_while_its_worker_renews_it(redis, admissions):
     """The worker keeps the in-flight key alive, not those who join."""
-    first = await admissions.admit(question())
+    first = await admissions.admit(check())
     await redis.hset(f"rq:job:{first.job_id}", "status", "started")
     await redis.lpop(QUEUE)
     await redis.pexpire(INFLIGHT, 900)
-    joined = await admissions.admit(question())
+    joined = await admissions.admit(check())
     assert (joined.job_id, joined.began) == (first.job_id, False)
     assert await redis.pttl(INFLIGHT) <= 900
 
@@ -151,10 +150,10 @@ async def test_a_started_check_is_joined_while_its_worker_renews_it(redis, admis
 @pytest.mark.usefixtures("worker")
 async def test_a_started_check_that_nobody_renews_lost_its_worker(redis, admissions):
     """Whoever waits for it asks again with its id, and gets a new check."""
-    first = await admissions.admit(question())
+    first = await admissions.admit(check())
     await redis.hset(f"rq:job:{first.job_id}", "status", "started")
     await redis.delete(INFLIGHT)
-    again = await admissions.admit(question(job_id=first.job_id))
+    again = await admissions.admit(check(job_id=first.job_id))
     assert again.began
     assert again.job_id != first.job_id
     assert await redis.get(INFLIGHT) == again.job_id.encode()
@@ -163,9 +162,9 @@ async def test_a_started_check_that_nobody_renews_lost_its_worker(redis, admissi
 @pytest.mark.usefixtures("worker")
 async def test_a_check_that_still_waits_is_found_by_who_began_it(redis, admissions):
     """Its in-flight key may be over while the queue is long: it is not begun twice."""
-    first = await admissions.admit(question())
+    first = await admissions.admit(check())
     await redis.delete(INFLIGHT)
-    again = await admissions.admit(question(job_id=first.job_id))
+    again = await admissions.admit(check(job_id=first.job_id))
     assert (again.job_id, again.began) == (first.job_id, False)
     assert await redis.get(INFLIGHT) == first.job_id.encode()
     assert 0 < await redis.pttl(INFLIGHT) <= RENEWAL * 1000
@@ -174,44 +173,44 @@ async def test_a_check_that_still_waits_is_found_by_who_began_it(redis, admissio
 
 @pytest.mark.usefixtures("worker")
 async def test_the_check_under_way_goes_before_the_one_that_the_caller_remembers(redis, admissions):
-    old = await admissions.admit(question())
+    old = await admissions.admit(check())
     await redis.set(INFLIGHT, f"{PEER}-newer")
     await redis.hset(f"rq:job:{PEER}-newer", "status", "queued")
-    assert (await admissions.admit(question(job_id=old.job_id))).job_id == f"{PEER}-newer"
+    assert (await admissions.admit(check(job_id=old.job_id))).job_id == f"{PEER}-newer"
 
 
 @pytest.mark.usefixtures("worker")
 async def test_a_check_whose_job_is_gone_is_begun_anew(redis, admissions):
     """Its hash ended with its deadline; nothing would ever answer."""
-    first = await admissions.admit(question())
+    first = await admissions.admit(check())
     await redis.delete(f"rq:job:{first.job_id}")
-    assert (await admissions.admit(question())).began
+    assert (await admissions.admit(check())).began
 
 
 @pytest.mark.usefixtures("worker")
 async def test_a_full_queue_refuses_what_is_new_and_lets_others_join(redis, admissions):
     """At most so many wait; a refusal leaves nothing behind."""
     for number in range(MOST):
-        assert (await admissions.admit(question(peer_id(number)))).began
-    with pytest.raises(NobodyCouldLookError, match="too many"):
-        await admissions.admit(question(peer_id(99)))
+        assert (await admissions.admit(check(peer_id(number)))).began
+    with pytest.raises(NoVerdictError, match="too many"):
+        await admissions.admit(check(peer_id(99)))
     assert not await redis.exists(keys.inflight("here", peer_id(99)))
     assert await redis.llen(QUEUE) == MOST
-    assert not (await admissions.admit(question())).began
+    assert not (await admissions.admit(check())).began
 
 
 @pytest.mark.usefixtures("worker")
 async def test_a_redis_that_forgot_the_script_is_told_again(redis, admissions):
     """It does after a restart."""
-    await admissions.admit(question())
+    await admissions.admit(check())
     await redis.script_flush()
-    assert (await admissions.admit(question(peer_id(2)))).began
+    assert (await admissions.admit(check(peer_id(2)))).began
 
 
 @pytest.mark.usefixtures("worker")
 async def test_many_at_once_are_all_decided_and_one_begins(redis, admissions):
     """More than go in one pipeline, about one peer."""
-    asked = [admissions.admit(question()) for _ in range(2 * ADMITTED_AT_ONCE + 1)]
+    asked = [admissions.admit(check()) for _ in range(2 * ADMITTED_AT_ONCE + 1)]
     decided = await asyncio.gather(*asked)
     assert sum(each.began for each in decided) == 1
     assert len({each.job_id for each in decided}) == 1
@@ -220,29 +219,29 @@ async def test_many_at_once_are_all_decided_and_one_begins(redis, admissions):
 
 @pytest.mark.usefixtures("worker")
 async def test_who_gave_up_costs_nobody_else_an_answer(redis, admissions):
-    """A caller that hung up before or after its question was sent."""
-    gone = [asyncio.create_task(admissions.admit(question(peer_id(number)))) for number in range(5)]
+    """A caller that hung up before or after its check was sent."""
+    gone = [asyncio.create_task(admissions.admit(check(peer_id(number)))) for number in range(5)]
     await asyncio.sleep(0)
     for each in gone[:-1]:
         each.cancel()
     assert (await gone[-1]).began
-    assert (await admissions.admit(question(peer_id(4)))).job_id == (await gone[-1]).job_id
+    assert (await admissions.admit(check(peer_id(4)))).job_id == (await gone[-1]).job_id
 
 
 @pytest.mark.usefixtures("worker")
 async def test_a_failing_redis_is_told_to_each_caller_and_the_next_ones_are_answered(redis, admissions, monkeypatch):
     """An outage ends no task."""
-    await admissions.admit(question())
+    await admissions.admit(check())
     working = redis.pipeline
 
     def broken(*_, **__):
         raise RedisError("away")
 
     monkeypatch.setattr(redis, "pipeline", broken)
-    failed = await asyncio.gather(*(admissions.admit(question()) for _ in range(3)), return_exceptions=True)
+    failed = await asyncio.gather(*(admissions.admit(check()) for _ in range(3)), return_exceptions=True)
     assert [str(error) for error in failed] == ["away"] * 3
     monkeypatch.setattr(redis, "pipeline", working)
-    assert (await admissions.admit(question(peer_id(2)))).began
+    assert (await admissions.admit(check(peer_id(2)))).began
 
 
 @pytest.mark.usefixtures("worker")
@@ -250,7 +249,7 @@ async def test_an_error_of_one_question_is_that_questions_alone(redis, admission
     """Something that is no list of workers stands under the key of one vantage."""
     await redis.set(keys.workers("there"), "no workers")
     bad, good = await asyncio.gather(
-        admissions.admit(question(vantage="there")), admissions.admit(question()), return_exceptions=True
+        admissions.admit(check(vantage="there")), admissions.admit(check()), return_exceptions=True
     )
     assert isinstance(bad, RedisError)
     assert good.began
@@ -261,7 +260,7 @@ async def test_an_error_of_one_question_is_that_questions_alone(redis, admission
 async def test_what_is_no_text_is_passed_over(redis, admissions, key):
     """A verdict or a check that something else stands for is none."""
     await redis.rpush(key, "a list")
-    assert (await admissions.admit(question())).began
+    assert (await admissions.admit(check())).began
 
 
 @pytest.mark.usefixtures("worker")
@@ -270,12 +269,12 @@ async def test_a_check_that_is_not_this_peers_is_never_joined(redis, admissions,
     """Somebody else wrote it there."""
     await redis.set(INFLIGHT, named)
     await redis.hset(f"rq:job:{named}", "status", "queued")
-    assert (await admissions.admit(question())).began
+    assert (await admissions.admit(check())).began
 
 
 @pytest.mark.usefixtures("worker")
 async def test_an_admission_is_a_span_that_names_its_queue_and_what_became_of_it(admissions, monkeypatch, verdict):
-    """Where traces are on, the check goes on with the trace of its question."""
+    """Where traces are on, the check goes on with the trace of its check."""
     spans = []
 
     class Recorded:
@@ -290,10 +289,10 @@ async def test_an_admission_is_a_span_that_names_its_queue_and_what_became_of_it
         yield Recorded()
 
     monkeypatch.setattr(tracing, "span", span)
-    asked = question(fresh=True)
+    asked = check(fresh=True)
     admitted = await admissions.admit(asked)
     assert asked.traceparent == "the trace"
-    await admissions.admit(question())
+    await admissions.admit(check())
     sent = {
         "messaging.system": "rq",
         "messaging.operation.type": "send",
@@ -312,6 +311,6 @@ async def test_an_admission_is_a_span_that_names_its_queue_and_what_became_of_it
 async def test_a_verdict_that_is_none_is_looked_at_anew(redis, admissions, stored):
     """Junk, or another peer's: whoever asked gets a check."""
     await redis.set(keys.verdict("here", PEER), stored, px=60_000)
-    asked = question()
+    asked = check()
     admitted = await admissions.admit(asked)
     assert (admitted.answer, admitted.began, asked.fresh) == (None, True, True)

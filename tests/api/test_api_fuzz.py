@@ -15,11 +15,11 @@ from schemathesis.checks import (
     status_code_conformance,
 )
 
-from api.openapi import describe
-from crawler.history import HistoryWriter
+from api.endpoints.openapi import describe
+from crawler.history.writer import HistoryWriter
 from crawler.leader import Leadership
-from shared.redis_client import connect
-from shared.snapshot_store import SnapshotWriter
+from shared.store.connection import connect
+from shared.store.snapshots import SnapshotWriter
 from tests.api.serving import serve
 from tests.fakes import snapshot
 
@@ -45,9 +45,9 @@ def base_url(_session_redis):
         await redis.aclose()
         ended = asyncio.Event()
         async with serve(_session_redis.url) as url:
-            app = serve.last_app
-            while app.state.swarm.snapshot is None:
-                await app.state.swarm.changed()
+            swarm = serve.services.swarm
+            while swarm.snapshot is None:
+                await swarm.changed()
             found.append(url)
             ending.append((asyncio.get_running_loop(), ended))
             started.set()

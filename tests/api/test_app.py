@@ -13,13 +13,13 @@ import httpx
 import pytest
 from backports import zstd
 
-from api import rendering
 from api.app import create_app
+from api.responses import per_snapshot
 from api.settings import ApiSettings
 from crawler.leader import Leadership
-from shared.redis_client import connect
 from shared.snapshot import BootstrapPeer, CrawlStatus, Location, PeerState, Verdict
-from shared.snapshot_store import SnapshotWriter
+from shared.store.connection import connect
+from shared.store.snapshots import SnapshotWriter
 from tests.api.serving import serve
 from tests.fakes import model, peer_id, server, snapshot
 
@@ -291,8 +291,8 @@ def test_the_api_never_loads_torch():
 
 async def test_a_new_replica_knows_the_swarm_before_it_listens(publisher, redis_url, monkeypatch):
     """Beside others that know it, "there is no snapshot yet" would be wrong; what takes longest is waited for."""
-    make, may = rendering._Documents.make, threading.Event()
-    monkeypatch.setattr(rendering._Documents, "make", lambda *args, **more: may.wait(10) and make(*args, **more))
+    make, may = per_snapshot._Documents.make, threading.Event()
+    monkeypatch.setattr(per_snapshot._Documents, "make", lambda *args, **more: may.wait(10) and make(*args, **more))
     await publisher.publish(rich())
     async with serve(redis_url) as url, httpx.AsyncClient(base_url=url, timeout=5) as client:
         state = asyncio.create_task(client.get("/api/v1/state"))
@@ -318,5 +318,5 @@ async def test_a_replica_on_an_empty_redis_serves_at_once(redis_url):
     """It has looked, and there is nothing: it waits for no crawl."""
     app = create_app(ApiSettings(redis_url=redis_url))
     async with app.router.lifespan_context(app):
-        assert app.state.swarm.connected
-        assert app.state.swarm.snapshot is None
+        assert app.state.services.swarm.connected
+        assert app.state.services.swarm.snapshot is None

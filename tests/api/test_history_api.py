@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 import pytest
 
-from shared.history import HOUR
+from shared.store.rings import HOUR
 from tests.api.past import client_of, crawl_five, parse_xml
 from tests.fakes import peer_id
 

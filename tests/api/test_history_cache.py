@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from api.history_cache import HistoryAwayError
-from api.read_through import ReadThrough
-from shared.redis_client import connect
+from api.responses.history_cache import HistoryAwayError
+from api.responses.read_through import ReadThrough
+from shared.store.connection import connect
 from tests.api.past import client_of, crawl, crawl_five, swarm
 
 
@@ -51,7 +51,7 @@ async def test_what_was_read_is_served_while_redis_is_away():
 
     async def load():
         if fails:
-            raise HistoryAwayError("away")
+            raise HistoryAwayError
         return 1
 
     assert await cache.get("known", load) == 1

@@ -7,10 +7,9 @@ import msgspec
 import pytest
 
 from api.pages import view as pages_view
-from api.reachability import decide
-from shared.reachability import Answer, Cause, DialOutcome
+from shared.reachability import Answer, Cause, DialOutcome, decide
 from shared.snapshot import Refusals, Verdict
-from shared.snapshot_store import SnapshotWriter
+from shared.store.snapshots import SnapshotWriter
 from tests.api.past import client_of, crawl
 from tests.crawler.recording import lead
 from tests.fakes import REACHED, REFUSED, model, peer_id, server, snapshot
@@ -59,7 +58,7 @@ async def test_a_servers_page_says_what_contradicts_its_record(client):
 async def test_the_text_the_json_and_the_metrics_have_the_same_figures(client):
     """One snapshot, one truth."""
     text = (await client.get("/swarm.txt")).text
-    for line in ("2 keys of the swarm's", "1 servers were not dialled", "1 servers say otherwise", "7 records could"):
+    for line in ("2 DHT keys did not", "1 server was not dialled", "what 1 server announced", "7 records could"):
         assert f"Note: {line}" in text
     document = (await client.get("/api/v1/state")).json()
     assert document["refused_records"] == {"undecodable": 4, "bad_peer_id": 3}

@@ -13,19 +13,20 @@ import httpx
 import pytest
 import uvicorn
 
-from api import bodies, http_limits, openapi, queries
 from api.app import create_app
-from api.bodies import Body
-from api.client import rate_key
-from api.headers import CORS, SECURITY_HEADERS
-from api.http_limits import BoundedHttp
-from api.on_demand import MAX_DRAWING, OnDemand
+from api.endpoints import openapi
+from api.http import connection_limits, encodings, resources
+from api.http.client_address import rate_key
+from api.http.connection_limits import BoundedHttp
+from api.http.headers import CORS, SECURITY_HEADERS
+from api.http.problems import Problem
 from api.pages import Pages
-from api.problems import Problem
+from api.responses.on_demand import MAX_RENDERING, OnDemandResponses
+from api.responses.prepared import PreparedResponse
 from api.settings import ApiSettings
 from crawler.leader import Leadership
-from shared import keys
-from shared.snapshot_store import SnapshotWriter
+from shared.store import keys
+from shared.store.snapshots import SnapshotWriter
 from tests.api.serving import serve
 from tests.fakes import REACHED, REFUSED, FakeProber, model, peer_id, server, snapshot
 from tests.reachability_worker.simulated_worker import worker_on
@@ -61,8 +62,8 @@ async def client(redis, redis_url):
         yield http
 
 
-def counted(app, name, **labels):
-    return app.state.metrics.registry.get_sample_value(name, labels) or 0
+def counted(services, name, **labels):
+    return services.metrics.registry.get_sample_value(name, labels) or 0
 
 
 # --- rendering -------------------------------------------------------------------------------------------------------
@@ -70,7 +71,7 @@ def counted(app, name, **labels):
 
 @pytest.mark.parametrize("path", [*PAGES, *DOCUMENTS])
 async def test_unknown_query_strings_change_nothing(client, path):
-    """The same body stands ready for them, with its ETag, compressed, and is not drawn again."""
+    """The same response is prepared for them, with its ETag, compressed, and is not rendered again."""
     plain = await client.get(path)
     assert plain.status_code == 200
     router = [sample.value for sample in all_requests()]
@@ -82,12 +83,12 @@ async def test_unknown_query_strings_change_nothing(client, path):
         known = await client.get(f"{path}{mark}{query}", headers={"if-none-match": plain.headers["etag"]})
         assert (known.status_code, known.content) == (304, b"")
     assert [sample.value for sample in all_requests()] == router, "the router was asked"
-    if len(plain.content) > bodies.MIN_COMPRESSED:
+    if len(plain.content) > encodings.MIN_COMPRESSED:
         assert plain.headers["content-encoding"] in ("zstd", "br", "gzip")
 
 
 def all_requests():
-    families = serve.last_app.state.metrics.registry.collect()
+    families = serve.services.metrics.registry.collect()
     return [sample for family in families if family.name == "petals_api_requests" for sample in family.samples
             if sample.name.endswith("_total")]  # fmt: skip
 
@@ -108,19 +109,19 @@ async def test_query_parameters_that_matter_are_not_ignored(client):
 
 
 def test_the_parameters_that_matter_are_those_of_the_description():
-    """`queries.PARAMETERS` and /openapi.json say the same; checks are made for each request and stand nowhere ready."""
+    """`resources.PARAMETERS` and /openapi.json say the same; checks are made for each request and never prepared."""
     described = {}
     for path, operation in openapi.describe()["paths"].items():
         names = {one["name"] for one in operation["get"].get("parameters", ()) if one["in"] == "query"}
         if names and "is_reachable" not in path:
             described[path.partition("{")[0]] = names
-    assert described == {path: set(names) for path, names in queries.PARAMETERS.items()}
+    assert described == {path: set(names) for path, names in resources.PARAMETERS.items()}
 
 
 @pytest.mark.parametrize("path", [*DRAWN, f"/models/{PREFIX}x", "/servers/zz", f"/api/v1/models/{PREFIX}x"])
 async def test_what_grows_with_the_swarm_is_drawn_in_a_thread(client, path, monkeypatch):
     """Once for all that ask at the same time: also the names that may have been meant by one that is not there."""
-    threads, draw = [], OnDemand.draw
+    threads, draw = [], OnDemandResponses.render
 
     async def watched(self, make):
         def run():
@@ -129,7 +130,7 @@ async def test_what_grows_with_the_swarm_is_drawn_in_a_thread(client, path, monk
 
         return await draw(self, run)
 
-    monkeypatch.setattr(OnDemand, "draw", watched)
+    monkeypatch.setattr(OnDemandResponses, "render", watched)
     loop_thread = threading.current_thread()
     for function in ("model", "server", "incidents"):
         drawn = getattr(Pages, function)
@@ -151,7 +152,7 @@ def _never_on(thread, function):
 
 
 async def test_a_new_snapshot_is_drawn_anew(client, redis):
-    """A page that stands ready is of the snapshot that the overview shows."""
+    """A page that is prepared is of the snapshot that the overview shows."""
     path = f"/models/{PREFIX}"
     old = await client.get(path)
     assert (await client.get(path)).headers["etag"] == old.headers["etag"]
@@ -166,24 +167,24 @@ async def test_a_new_snapshot_is_drawn_anew(client, redis):
 
 async def test_what_stands_ready_is_bounded():
     """By bytes, the least recently made out first; and by what waits for the thread."""
-    from api import on_demand
+    from api.responses import on_demand
 
-    demand = OnDemand()
-    large = Body.make(bytes(30 * 2**20), "text/plain")
+    demand = OnDemandResponses()
+    large = PreparedResponse.make(bytes(30 * 2**20), "text/plain")
 
     async def make():
         return large
 
     for number in range(20):
         await demand.get(f"/{number}", make)
-    assert demand.ready("/19") is large
-    assert demand.ready("/0") is None
-    assert sum(kept.size for kept in demand._bodies._entries.values()) <= on_demand.MAX_BYTES
+    assert demand.prepared("/19") is large
+    assert demand.prepared("/0") is None
+    assert sum(kept.size for kept in demand._responses._entries.values()) <= on_demand.MAX_BYTES
     hold = threading.Event()
-    waiting = [asyncio.create_task(demand.draw(hold.wait)) for _ in range(MAX_DRAWING)]
+    waiting = [asyncio.create_task(demand.render(hold.wait)) for _ in range(MAX_RENDERING)]
     await asyncio.sleep(0)
     with pytest.raises(Problem) as refused:
-        await demand.draw(lambda: None)
+        await demand.render(lambda: None)
     assert refused.value.status_code == 503
     hold.set()
     await asyncio.gather(*waiting)
@@ -197,7 +198,7 @@ def test_a_model_of_ten_thousand_servers_fits_a_page():
 
     view = View(view_of, None, time.time(), redis_connected=True, snapshot_id="1", show_addresses=True, stale_after=60)
     prefix = max(view_of.models, key=lambda report: len(report.servers)).dht_prefix
-    body = Body.make(Pages().model(view, prefix).encode(), "text/html")
+    body = PreparedResponse.make(Pages().model(view, prefix).encode(), "text/html")
     assert len(body.encoded["br"]) < 80_000
 
 
@@ -212,15 +213,19 @@ async def test_a_client_that_hangs_up_is_no_failure(redis_url, caplog):
             for path in ("/api/v1/is_reachable/", "/check/"):
                 with socket.create_connection((host, int(port))) as hanging_up:
                     hanging_up.sendall(f"GET {path}{peer_id(1)} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
-                    while not serve.last_app.state.desk.waiting:
+                    while not serve.services.checks.waiting:
                         await asyncio.sleep(0.02)
-                while serve.last_app.state.desk.waiting:
+                while serve.services.checks.waiting:
                     await asyncio.sleep(0.02)
             await asyncio.sleep(0.1)
-        app = serve.last_app
-    assert counted(app, "petals_api_requests_total", route="/api/v1/is_reachable/{peer_id:path}", status="499") == 1
-    assert counted(app, "petals_api_requests_total", route="/check/{peer_id}", status="499") == 1
-    assert counted(app, "petals_api_requests_total", route="/api/v1/is_reachable/{peer_id:path}", status="500") == 0
+        services = serve.services
+    assert (
+        counted(services, "petals_api_requests_total", route="/api/v1/is_reachable/{peer_id:path}", status="499") == 1
+    )
+    assert counted(services, "petals_api_requests_total", route="/check/{peer_id}", status="499") == 1
+    assert (
+        counted(services, "petals_api_requests_total", route="/api/v1/is_reachable/{peer_id:path}", status="500") == 0
+    )
     assert "Traceback" not in caplog.text
 
 
@@ -303,15 +308,15 @@ async def test_every_line_of_accept_encoding_counts(client):
 
 def test_junk_in_accept_encoding_is_not_kept(monkeypatch):
     """Neither long ones nor many: what is remembered stays small, and goes on being used."""
-    monkeypatch.setattr(bodies, "_chosen", {})
+    monkeypatch.setattr(encodings, "_chosen", {})
     for number in range(1_000):
-        bodies._choose(b"x%d;q=0.5, " % number + b"junk, " * 10_000)
-    assert bodies._chosen == {}
+        encodings.choose(b"x%d;q=0.5, " % number + b"junk, " * 10_000)
+    assert encodings._chosen == {}
     for number in range(1_000):
-        bodies._choose(b"x%d" % number)
-    assert len(bodies._chosen) <= bodies._MAX_CHOSEN
-    assert bodies._choose(b"gzip, deflate, br") == "br"
-    assert b"gzip, deflate, br" in bodies._chosen
+        encodings.choose(b"x%d" % number)
+    assert len(encodings._chosen) <= encodings._MAX_CHOSEN
+    assert encodings.choose(b"gzip, deflate, br") == "br"
+    assert b"gzip, deflate, br" in encodings._chosen
 
 
 @pytest.mark.parametrize("path", API_PATHS)
@@ -335,10 +340,10 @@ async def test_our_own_failures_can_be_read_too(redis_url):
     app = create_app(ApiSettings(redis_url=redis_url))
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://x") as http:
-        del app.state.table
+        del app.state.services.prepared
         answer = await http.get("/api/v1/state?x", headers={"origin": "https://site.example"})
         broken = await http.get(f"/api/v1/is_reachable/{peer_id(1)}")
-        del app.state.desk
+        del app.state.services.checks
         broken = await http.get(f"/api/v1/is_reachable/{peer_id(1)}")
     assert answer.headers["access-control-allow-origin"] == "*"
     assert broken.status_code == 500
@@ -360,13 +365,13 @@ async def test_the_head_of_the_events_ends(client):
     answer = await client.head("/events")
     assert (answer.status_code, answer.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
     assert answer.headers["cache-control"] == "no-store"
-    assert serve.last_app.state.metrics.subscribers == 0
+    assert serve.services.metrics.subscribers == 0
 
 
 async def test_events_for_a_client_of_http_1_0(client):
     """It knows no chunks: what is new, an end, and when to come again."""
     host, port = str(client.base_url).removeprefix("http://").strip("/").split(":")
-    for known, told in ((b"", True), (serve.last_app.state.swarm.snapshot_id.encode(), False)):
+    for known, told in ((b"", True), (serve.services.swarm.snapshot_id.encode(), False)):
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(b"GET /events HTTP/1.0\r\nlast-event-id: " + known + b"\r\n\r\n")
         answer = await asyncio.wait_for(reader.read(), 5)
@@ -381,7 +386,7 @@ async def test_events_for_a_client_of_http_1_0(client):
 @asynccontextmanager
 async def large_answers():
     """Yield the server and the port of one whose every answer is larger than any buffer: 30 MB."""
-    served = Body.make(bytes(LARGE), "application/octet-stream")
+    served = PreparedResponse.make(bytes(LARGE), "application/octet-stream")
 
     async def app(scope, receive, send):
         await served(scope, receive, send)
@@ -401,8 +406,8 @@ async def large_answers():
 @pytest.mark.real_parts
 def test_a_reader_that_does_not_read_is_cut_off(loop, monkeypatch):
     """Its answer is not kept for ever; one that reads goes on, however slowly. On both kinds of event loop."""
-    monkeypatch.setattr(http_limits, "REQUEST_WITHIN", 0.2)
-    monkeypatch.setattr(http_limits, "UNREAD_WITHIN", 1.0)
+    monkeypatch.setattr(connection_limits, "REQUEST_WITHIN", 0.2)
+    monkeypatch.setattr(connection_limits, "UNREAD_WITHIN", 1.0)
 
     async def main():
         async with large_answers() as (server_, port):
@@ -420,8 +425,8 @@ def test_a_reader_that_does_not_read_is_cut_off(loop, monkeypatch):
 @pytest.mark.real_parts
 async def test_an_answer_may_not_be_read_for_ever(monkeypatch):
     """Nor a bit at a time."""
-    monkeypatch.setattr(http_limits, "REQUEST_WITHIN", 0.2)
-    monkeypatch.setattr(http_limits, "READ_WITHIN", 1.0)
+    monkeypatch.setattr(connection_limits, "REQUEST_WITHIN", 0.2)
+    monkeypatch.setattr(connection_limits, "READ_WITHIN", 1.0)
     async with large_answers() as (_, port), asyncio.timeout(30):
         assert await read_at(port, 2**16, 0.05) < LARGE
 

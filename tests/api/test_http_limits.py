@@ -6,9 +6,9 @@ from contextlib import asynccontextmanager
 import pytest
 import uvicorn
 
-from api import http_limits
 from api.app import create_app
-from api.http_limits import MAX_REQUEST_BYTES, BoundedHttp
+from api.http import connection_limits as http_limits
+from api.http.connection_limits import MAX_REQUEST_BYTES, BoundedHttp
 from api.settings import ApiSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # redis-py, no server

@@ -6,16 +6,17 @@ import re
 from urllib.parse import quote
 
 import jsonschema
+import msgspec
 import pytest
 from starlette.routing import Mount
 
 from api.app import create_app
-from api.openapi import describe
+from api.endpoints.openapi import describe
 from api.settings import ApiSettings
-from crawler.history import HistoryWriter
+from crawler.history.writer import HistoryWriter
 from crawler.leader import Leadership
 from shared.snapshot import BootstrapPeer, Location, PeerState, ReachabilityIssue, Verdict
-from shared.snapshot_store import SnapshotWriter
+from shared.store.snapshots import SnapshotWriter
 from tests.api.past import client_of
 from tests.fakes import model, peer_id, server, snapshot
 
@@ -70,6 +71,11 @@ def test_the_description_is_valid():
     assert references <= set(schemas)
     for schema in schemas.values():
         jsonschema.Draft202012Validator.check_schema(schema)
+
+
+def test_every_document_is_in_words():
+    """What is made of a type is described by it; a field needs none where its name and type say all."""
+    assert all(schema.get("description") for schema in describe()["components"]["schemas"].values())
 
 
 def validator(schema):
@@ -129,14 +135,15 @@ def test_every_document_is_tried():
 
 async def test_a_positive_answer_about_a_peer_is_as_described():
     """The document that Petals servers read, made of an answer with all its evidence."""
-    from api.reachability import reachability_document
+    from shared.public.check import reachability_document
     from shared.reachability import Answer
     from tests.fakes import REACHED, REFUSED
 
     schema = {"$ref": "#/components/schemas/ReachabilityDocument"}
     for outcome in (REACHED, REFUSED):
         answers = [Answer(peer_id(1), "here", 1_763_900_000.0, outcome)]
-        validator(schema).validate(reachability_document(answers, your_ip="127.0.0.1"))
+        document = reachability_document(answers, your_ip="127.0.0.1")
+        validator(schema).validate(msgspec.json.decode(msgspec.json.encode(document)))
 
 
 MEDIA = [

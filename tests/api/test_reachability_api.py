@@ -9,9 +9,9 @@ import httpx
 import pytest
 import redis as sync_redis
 
-from shared import keys
 from shared.reachability import Cause, DialOutcome, Stage
 from shared.snapshot import Verdict
+from shared.store import keys
 from tests.api.serving import serve
 from tests.fakes import REACHED, REFUSED, FakeProber, peer_id
 from tests.reachability_worker.simulated_worker import worker_on
@@ -152,9 +152,9 @@ async def test_a_client_that_hangs_up_frees_its_place(redis_url):
         async with httpx.AsyncClient() as http:
             with pytest.raises(httpx.ReadTimeout):
                 await http.get(f"{url}/api/v1/is_reachable/{peer_id(1)}", timeout=0.5)
-        desk = serve.last_app.state.desk
+        checks = serve.services.checks
         deadline = time.monotonic() + 3
-        while desk.waiting:
+        while checks.waiting:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.05)
 

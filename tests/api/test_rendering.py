@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
-from api.bodies import BodyTable
 from api.pages import Pages
-from api.rendering import Renderer
+from api.responses.per_snapshot import Renderer
+from api.responses.prepared import PreparedResponses
 from tests import page_snapshots as made
 
 
@@ -94,8 +94,8 @@ def test_a_new_page_does_not_wait_for_anything(renderer):
 def test_without_a_snapshot_the_router_says_so(renderer):
     """The page can say it, a text cannot: whoever asks for text gets an error instead of a page."""
     view = dataclasses.replace(made.make_view(made.swarm_of_60()), snapshot=None)
-    table = BodyTable()
+    table = PreparedResponses()
     table.replace(*every_body(renderer, view))
     scope = {"path": "/", "query_string": b"", "method": "GET", "headers": []}
-    assert table.answer(scope)[0]["status"] == 200
-    assert table.answer({**scope, "headers": [(b"accept", b"text/plain")]}) is None
+    assert table.messages(scope)[0]["status"] == 200
+    assert table.messages({**scope, "headers": [(b"accept", b"text/plain")]}) is None

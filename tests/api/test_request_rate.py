@@ -2,8 +2,8 @@
 
 import pytest
 
-from api.request_rate import WINDOW_MS, RequestRate
-from shared import keys
+from api.http.request_rate import WINDOW_MS, RequestRate
+from shared.store import keys
 
 
 @pytest.fixture

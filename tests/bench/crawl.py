@@ -23,7 +23,6 @@ from deploy import embedded_redis
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from crawler.swarm import Observation
 
 SIZES = {60: (4, 80), 400: (8, 80), 1_000: (12, 80), 10_000: (20, 126)}
 """Servers: models, blocks of each."""
@@ -172,29 +171,22 @@ async def _sequential(initial_peers: list[str]) -> None:
 
 
 async def _crawler(initial_peers: list[str], redis_url: str) -> None:
-    from crawler.crawl_loop import crawl_once
+    from crawler.judge import judge
     from crawler.leader import Leadership
-    from crawler.metrics import CrawlerMetrics
-    from crawler.report import build_snapshot
+    from crawler.observe.observer import observe
     from crawler.settings import CrawlerSettings
     from shared.p2p.daemon import allow_many_files
     from shared.p2p.dht_node import DHTClientNode
-    from shared.redis_client import connect
     from shared.snapshot import Verdict
-    from shared.snapshot_store import SnapshotWriter
-
-    class Recorder(CrawlerMetrics):
-        observation: Observation
-
-        def observed(self, observation: Observation) -> None:
-            self.observation = observation
+    from shared.store.connection import connect
+    from shared.store.snapshots import SnapshotWriter
 
     allow_many_files()
     settings = CrawlerSettings(initial_peers=initial_peers, dial_timeout=DIAL_TIMEOUT)
-    recorder = Recorder()
     started = time.monotonic()
     dht_node = await DHTClientNode.open()
-    snapshot = await crawl_once(settings, dht_node, recorder)
+    observation = await observe(settings, dht_node)
+    snapshot = judge(observation, settings.crawl_period)
     seconds = time.monotonic() - started
     memory = _peak_mb(dht_node.daemon_pid)
     redis = connect(redis_url, "bench")
@@ -203,14 +195,14 @@ async def _crawler(initial_peers: list[str], redis_url: str) -> None:
     writer = SnapshotWriter(redis)
     commands = await _commands(redis)
     marks = [time.monotonic()]
-    build_snapshot(recorder.observation, started_at=0, ended_at=1, update_period=60, private_swarm=True)
+    judge(observation, settings.crawl_period)
     marks.append(time.monotonic())
     size = await writer.publish(snapshot, leadership.lease or "")
     marks.append(time.monotonic())
-    dials = recorder.observation.dials
+    dials = observation.dials
     _report({
         "seconds": seconds,
-        "phases": dict(recorder.observation.phases),
+        "phases": dict(observation.phases),
         "build_seconds": marks[1] - marks[0],
         "publish_seconds": marks[2] - marks[1],
         "snapshot_bytes": size,
@@ -222,7 +214,7 @@ async def _crawler(initial_peers: list[str], redis_url: str) -> None:
     sys.stdin.readline()
     for _ in range(2):
         started = time.monotonic()
-        snapshot = await crawl_once(settings, dht_node, recorder, last=snapshot)
+        snapshot = judge(await observe(settings, dht_node, snapshot), settings.crawl_period)
     _report({"steady_seconds": time.monotonic() - started})
     await dht_node.close()
     await redis.aclose()

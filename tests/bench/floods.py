@@ -11,8 +11,8 @@ import tracemalloc
 
 import pytest
 
-from crawler import reading
-from crawler.report import build_snapshot
+from crawler.judge import judge
+from crawler.observe import record_reader
 from shared.snapshot import encode
 from tests.crawler.synthetic_swarm import SyntheticSwarm
 from tests.fakes import peer_id
@@ -39,12 +39,12 @@ async def measure(made: SyntheticSwarm) -> tuple[float, int, int, int, int]:
         observation = await made.crawl(patch).run()
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-    snapshot = build_snapshot(observation, started_at=1.0, ended_at=2.0, update_period=60.0, private_swarm=False)
+    snapshot = judge(observation, 60.0)
     return seconds, peak, snapshot.num_servers, len(snapshot.models), len(encode(snapshot))
 
 
 async def main() -> None:
-    honest_size = int(reading.MAX_RECORDS * reading.STRANGERS_SHARE)
+    honest_size = int(record_reader.MAX_RECORDS * record_reader.STRANGERS_SHARE)
     cases = {
         f"honest, {honest_size:,} servers": swarm(honest_size, reached=True),
         "20,000 fake servers": swarm(20_000),

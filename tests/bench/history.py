@@ -16,10 +16,9 @@ from typing import Any
 
 import base58
 
-from crawler.history import HistoryWriter
+from crawler.history.writer import HistoryWriter
 from crawler.leader import Leadership
 from deploy import embedded_redis
-from shared.redis_client import connect
 from shared.snapshot import (
     SCHEMA_VERSION,
     ModelReport,
@@ -29,6 +28,7 @@ from shared.snapshot import (
     Snapshot,
     Span,
 )
+from shared.store.connection import connect
 
 MODELS = 3
 BLOCKS = 80

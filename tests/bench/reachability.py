@@ -24,11 +24,12 @@ from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
 from deploy import embedded_redis
-from shared import keys, logs
+from shared import logs
 from shared.reachability import CHECK_FUNCTION, Cause, DialOutcome, Stage, queue_name
-from shared.redis_client import connect
 from shared.settings import Settings
 from shared.snapshot import Verdict
+from shared.store import keys
+from shared.store.connection import connect
 from tests.bench.processes import cpu_seconds, process, rss_mb, until
 from tests.support.synthetic import peer_id
 
@@ -55,7 +56,7 @@ class SimulatedProber:
         self._frozen_seconds = frozen_seconds
         self.looks = 0
 
-    async def look(self, peer: str, deadline: float) -> DialOutcome:
+    async def probe(self, peer: str, deadline: float) -> DialOutcome:
         self.looks += 1
         if self._frozen_seconds and base58.b58decode(peer)[-1] % 2:
             await asyncio.sleep(min(self._frozen_seconds, max(0.0, deadline - time.monotonic())))
@@ -328,7 +329,7 @@ async def bench_silent_peers(count: int = 1_000) -> dict[str, float]:
         await prober_node.connect(live.peer_id, place)
         bare.append(time.monotonic() - started)
         started = time.monotonic()
-        await prober.look(live.peer_id, time.monotonic() + 5)
+        await prober.probe(live.peer_id, time.monotonic() + 5)
         whole.append(time.monotonic() - started)
 
     silent_ids = {peer_id(n) for n in range(count)}
@@ -340,12 +341,12 @@ async def bench_silent_peers(count: int = 1_000) -> dict[str, float]:
         return genuine(peer, dialled_from=dialled_from)
 
     dht_node.search = search_or_silent  # type: ignore[assignment, method-assign]
-    hanging = [asyncio.create_task(prober.look(peer, time.monotonic() + 8)) for peer in silent_ids]
+    hanging = [asyncio.create_task(prober.probe(peer, time.monotonic() + 8)) for peer in silent_ids]
     await asyncio.sleep(1.5)
     times, right = [], 0
     for _ in range(10):
         started = time.monotonic()
-        outcome = await prober.look(live.peer_id, time.monotonic() + 8)
+        outcome = await prober.probe(live.peer_id, time.monotonic() + 8)
         times.append(time.monotonic() - started)
         right += outcome.verdict is Verdict.REACHABLE
         await asyncio.sleep(0.1)

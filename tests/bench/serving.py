@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from crawler.leader import Leadership
 from deploy import embedded_redis
-from shared.redis_client import connect
-from shared.snapshot_store import SnapshotWriter
+from shared.store.connection import connect
+from shared.store.snapshots import SnapshotWriter
 from tests.bench.processes import cpu_seconds, process, rss_mb, until
 from tests.support import synthetic
 

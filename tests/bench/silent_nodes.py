@@ -21,7 +21,7 @@ import time
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
-from crawler.crawl_loop import crawl_once
+from crawler.crawl import crawl_once
 from crawler.settings import CrawlerSettings
 from deploy.demo.simulated_server import Announcement, Model, SimulatedServer, TransformerConnectionHandler
 from reachability_worker.prober import Prober
@@ -141,7 +141,7 @@ async def _checks(boot: list[str], live: Sequence[SimulatedServer]) -> dict[str,
             await prober_node.connect(peer_id, (address,))
             bare.append(time.monotonic() - began)
             began = time.monotonic()
-            outcome = await prober.look(peer_id, time.monotonic() + 8)
+            outcome = await prober.probe(peer_id, time.monotonic() + 8)
             checks.append(time.monotonic() - began)
             if outcome.verdict != "reachable":
                 raise SystemExit(f"a live server was called {outcome.verdict}: {outcome.cause}")
@@ -173,17 +173,17 @@ async def relay_row() -> dict[str, float]:
     running = awaited(prober.run())
     try:
         await prober.until_fit(20)
-        outcome = await prober.look(peer_id, time.monotonic() + 8)
+        outcome = await prober.probe(peer_id, time.monotonic() + 8)
         end_at = time.monotonic() + RESERVATION_WITHIN
         while outcome.verdict != "reachable" and time.monotonic() < end_at:
             await asyncio.sleep(3)
-            outcome = await prober.look(peer_id, time.monotonic() + 8)
+            outcome = await prober.probe(peer_id, time.monotonic() + 8)
         if not outcome.relayed:
             raise SystemExit(f"the relayed server was not reached over its relay: {outcome}")
         checks, clients = [], []
         for _ in range(10):
             began = time.monotonic()
-            await prober.look(peer_id, time.monotonic() + 8)
+            await prober.probe(peer_id, time.monotonic() + 8)
             checks.append(time.monotonic() - began)
             client = await P2P.create(dht_mode="client", no_listen=True, initial_peers=boot)
             began = time.monotonic()

@@ -1,9 +1,9 @@
 """Crawls recorded as by the crawl loop, for the tests of the history."""
 
-from crawler.history import HistoryWriter
+from crawler.history.writer import HistoryWriter
 from crawler.leader import Leadership
-from shared import keys
-from shared.history import HOUR
+from shared.store import keys
+from shared.store.rings import HOUR
 
 START = 1_763_900_000 // HOUR * HOUR
 """The beginning of an hour."""

@@ -6,8 +6,8 @@ import asyncio
 from collections import Counter
 from types import SimpleNamespace
 
-from crawler import swarm
-from crawler.swarm import Crawl
+from crawler.observe import observer
+from crawler.observe.observer import Crawl
 from shared.p2p.hivemind import MSGPackSerializer
 from shared.p2p.petals import MODEL_INDEX_KEY, block_key
 from shared.reachability import Cause, DialOutcome, Stage
@@ -93,5 +93,5 @@ class SyntheticSwarm:
             await asyncio.sleep(self.dial_seconds)
             return SILENT
 
-        monkeypatch.setattr(swarm, "probe", probe)
+        monkeypatch.setattr(observer, "probe", probe)
         return Crawl(self, self, {peer_id(0): ["/ip4/127.0.0.1/tcp/1"]}, official, private_swarm, last=last, **options)

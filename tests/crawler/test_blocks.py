@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crawler.blocks import BATCHES_AT_FIRST, KEYS_A_BATCH, MAX_BATCHES, BlockReader, spread
 from crawler.models import MAX_BLOCKS, Model
+from crawler.observe.blocks import FIRST_BATCHES, KEYS_PER_BATCH, MAX_BATCHES, BlockReader, spread
 from shared.p2p.petals import block_key
 
 
@@ -64,7 +64,7 @@ async def test_batches_go_out_in_order():
     answers = await read(reader(dht_node), places)
     assert [key for batch in dht_node.asked for key in batch] == [block_key(*place) for place in places]
     assert sum(len(answer.found) for answer in answers) == 1000
-    assert max(map(len, dht_node.asked)) == KEYS_A_BATCH
+    assert max(map(len, dht_node.asked)) == KEYS_PER_BATCH
 
 
 async def test_as_many_go_out_at_once_as_fare_well():
@@ -73,10 +73,10 @@ async def test_as_many_go_out_at_once_as_fare_well():
     dht_node.answer.clear()
     reading = asyncio.create_task(read(reader(dht_node), spread([Model("m", 1000)])))
     await asyncio.sleep(0.02)
-    assert dht_node.under_way == BATCHES_AT_FIRST
+    assert dht_node.under_way == FIRST_BATCHES
     dht_node.answer.set()
     await reading
-    assert BATCHES_AT_FIRST < dht_node.most <= MAX_BATCHES
+    assert FIRST_BATCHES < dht_node.most <= MAX_BATCHES
 
 
 async def test_fewer_go_out_after_one_that_did_not_answer_in_full():

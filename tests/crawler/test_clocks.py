@@ -4,14 +4,16 @@ import time
 
 import pytest
 
-from crawler.crawl_loop import _dated
-from crawler.history import HistoryWriter
+from crawler.history.writer import HistoryWriter
 from crawler.incidents import step
-from shared.clock import RedisClock
-from shared.history import HOUR, Resolution
-from shared.history_store import HistoryReader
-from shared.redis_client import connect
+from crawler.metrics import CrawlerMetrics
+from crawler.publish import Publisher
 from shared.snapshot import ModelState
+from shared.store.clock import RedisClock
+from shared.store.connection import connect
+from shared.store.history import HistoryReader
+from shared.store.rings import HOUR, Resolution
+from shared.store.snapshots import SnapshotWriter
 from tests.crawler.recording import lead, record
 from tests.fakes import model, peer_id, server, snapshot
 
@@ -61,10 +63,10 @@ def test_an_incident_that_began_in_the_future_has_no_negative_length():
 async def test_a_wrong_clock_is_put_right_by_rediss(redis, monkeypatch, ahead):
     """What a process dates is neither from the future, which would look fresh for ever, nor too old to be believed."""
     clock, right = RedisClock(redis), time.time
-    monkeypatch.setattr("shared.clock.time.time", lambda: right() + ahead)
+    monkeypatch.setattr("shared.store.clock.time.time", lambda: right() + ahead)
     assert abs(await clock.ask() - right()) < 5
     assert abs(clock.now() - right()) < 5
-    monkeypatch.setattr("shared.clock.time.time", right)
+    monkeypatch.setattr("shared.store.clock.time.time", right)
     assert abs(clock.now() - right()) < 5
 
 
@@ -74,12 +76,17 @@ async def test_while_redis_is_away_the_last_known_time_goes_on(redis_server, mon
     clock = RedisClock(redis)
     await clock.ask()
     redis_server.kill()
-    monkeypatch.setattr("shared.clock.time.time", lambda: right() + DAY)
+    monkeypatch.setattr("shared.store.clock.time.time", lambda: right() + DAY)
     assert abs(await clock.ask() - right()) < 5
     assert abs(await RedisClock(redis).ask() - right() - DAY) < 5
     await redis.aclose()
 
 
-def test_a_snapshot_is_dated_by_the_clock_that_counts():
-    """Whatever this machine's clock said of the crawl's moment."""
-    assert _dated(snapshot(taken_at=2000.0), -500.0).taken_at == 1500.0
+async def test_a_snapshot_is_dated_by_redis_clock(redis, monkeypatch):
+    """A machine whose own clock is a day ahead publishes snapshots that are not from the future."""
+    right, leader = time.time, await lead(redis)
+    publisher = Publisher(SnapshotWriter(redis), HistoryWriter(redis), leader, CrawlerMetrics(), RedisClock(redis))
+    monkeypatch.setattr(time, "time", lambda: right() + DAY)
+    await publisher.publish(snapshot(taken_at=time.time()), attempted_at=right())
+    published = await SnapshotWriter(redis).latest()
+    assert abs(published.taken_at - right()) < 5

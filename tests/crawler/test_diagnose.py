@@ -1,4 +1,4 @@
-"""`--diagnose` names what is wrong, in words."""
+"""`--diagnose` names what is wrong, in words, and ends with a verdict and the next command."""
 
 import pytest
 
@@ -12,23 +12,30 @@ pytestmark = pytest.mark.swarm
 
 async def findings(**settings):
     said = []
-    ok = await diagnose(CrawlerSettings(dial_timeout=2, **settings), said.append)
-    return ok, "\n".join(said)
+    found = await diagnose(CrawlerSettings(dial_timeout=2, **settings), said.append)
+    assert tuple(said) == found.findings
+    return found, "\n".join(finding.text for finding in said)
 
 
 async def test_an_empty_swarm_is_told_from_one_that_cannot_be_seen(swarm):
     """Nobody announces anything; nobody answers; and one that works."""
-    ok, said = await findings(initial_peers=swarm.initial_peers)
-    assert ok
+    found, said = await findings(initial_peers=swarm.initial_peers)
+    assert found.ok
     assert "No model is announced" in said
     assert "No server is announced" in said
+    assert found.verdict == "The swarm can be joined, but no server announces anything."
+    assert found.command.endswith(f"--initial_peers {' '.join(swarm.initial_peers)}")
 
     swarm.start(Announcement(Model("half", 8), 0, 4))
-    ok, said = await findings(initial_peers=swarm.initial_peers)
-    assert ok
+    found, said = await findings(initial_peers=swarm.initial_peers)
+    assert found.ok
+    assert found.verdict == "The swarm can be observed: 0 of 1 model can be used."
+    assert "blocks 4–7 need a server" in found.next_step.lower()
+    assert "--block_indices 4:8" in found.command
     assert "half: 4/8 blocks served; 1 online" in said
 
-    ok, said = await findings(initial_peers=[f"/ip4/127.0.0.1/tcp/9/p2p/{peer_id(1)}"])
-    assert not ok
+    found, said = await findings(initial_peers=[f"/ip4/127.0.0.1/tcp/9/p2p/{peer_id(1)}"])
+    assert not found.ok
     assert "refused" in said
-    assert "check INITIAL_PEERS" in said
+    assert "check INITIAL_PEERS" in found.next_step
+    assert found.command == "nc -vz 127.0.0.1 9"

@@ -4,10 +4,10 @@ import tracemalloc
 
 import pytest
 
-from crawler import dial_queue, model_index, reading, swarm
+from crawler.judge import judge
 from crawler.models import Model
-from crawler.report import build_snapshot
-from crawler.swarm import SwarmUnavailableError
+from crawler.observe import model_index, observer, probes, record_reader
+from crawler.observe.observation import SwarmUnavailableError
 from shared.snapshot import MAX_ENCODED_BYTES, ModelState, PeerState, Verdict, decode, encode
 from tests.crawler.synthetic_swarm import SyntheticSwarm
 from tests.fakes import peer_id
@@ -25,7 +25,7 @@ def flooded():
 
 
 def judged(observation):
-    return build_snapshot(observation, started_at=1.0, ended_at=2.0, update_period=60.0, private_swarm=False)
+    return judge(observation, 60.0)
 
 
 async def crawl(synthetic, monkeypatch, **options):
@@ -34,15 +34,15 @@ async def crawl(synthetic, monkeypatch, **options):
 
 async def test_a_flood_of_model_names_costs_a_bounded_number_of_look_ups(flooded, monkeypatch):
     """Ten thousand models of the largest size, that nobody serves: a sample is probed, what is served is chosen."""
-    monkeypatch.setattr(model_index, "MAX_PROBED_MODELS", 20_000)
+    monkeypatch.setattr(model_index, "MAX_SAMPLED_MODELS", 20_000)
     for number in range(10_000):
         flooded.announce_model(f"fake-{number}", 1024)
     snapshot = await crawl(flooded, monkeypatch)
     assert HONEST in {model.dht_prefix for model in snapshot.models}
     assert len(snapshot.models) <= model_index.MAX_ANNOUNCED_MODELS
     assert snapshot.refused.by_reason["too_many_models"] == 10_001 - len(snapshot.models)
-    probes = 10_001 * model_index.PROBED_BLOCKS
-    assert flooded.looked_up.total() <= 1 + probes + model_index.MAX_ANNOUNCED_BLOCKS
+    sampled = 10_001 * model_index.SAMPLED_BLOCKS
+    assert flooded.looked_up.total() <= 1 + sampled + model_index.MAX_ANNOUNCED_BLOCKS
 
 
 async def test_a_model_served_before_is_not_displaced_by_any_flood(flooded, monkeypatch):
@@ -76,7 +76,7 @@ async def test_a_swarm_that_answers_nothing_is_no_empty_swarm(flooded, monkeypat
 
 async def test_look_ups_end_in_time_however_slow_the_swarm_is(flooded, monkeypatch):
     """What was not reached counts as unanswered: its servers are not missing, nobody could look."""
-    monkeypatch.setattr(swarm, "LOOK_UPS_WITHIN", 1.0)
+    monkeypatch.setattr(observer, "LOOKUPS_WITHIN", 1.0)
     official = (Model("official", 1024), Model("official-2", 1024))
     flooded.look_up_seconds = 0.4
     snapshot = await crawl(flooded, monkeypatch, official=official)
@@ -100,16 +100,16 @@ async def test_a_flood_of_fake_servers_costs_bounded_work_and_memory(flooded, mo
     assert peak < 30 * 2**20  # 17 of what is kept; all of it would be 45
     servers = {server.peer_id: server for server in snapshot.models[0].servers}
     assert servers[peer_id(1)].state is PeerState.ONLINE
-    assert len(servers) <= reading.MAX_RECORDS
-    assert len(flooded.dials) == len(set(flooded.dials)) <= reading.MAX_RECORDS
+    assert len(servers) <= record_reader.MAX_RECORDS
+    assert len(flooded.dials) == len(set(flooded.dials)) <= record_reader.MAX_RECORDS
     assert snapshot.refused.by_reason["too_many_records"] > 0
 
 
 async def test_dials_end_in_time_and_known_servers_go_first(flooded, monkeypatch):
     """The time ends; who was reached before was dialled, those that it ended for are unknown, not unreachable."""
     before = await crawl(flooded, monkeypatch)
-    monkeypatch.setattr(dial_queue, "DIALS_AT_ONCE", 20)
-    monkeypatch.setattr(swarm, "DIALS_WITHIN", 1.5)
+    monkeypatch.setattr(probes, "MAX_IN_FLIGHT", 20)
+    monkeypatch.setattr(observer, "PROBES_WITHIN", 1.5)
     flooded.dial_seconds = 0.3
     for number in range(500):
         flooded.announce_server(HONEST, peer_id(number + 10), 0, 4, reached=False)
@@ -127,8 +127,8 @@ async def test_dials_end_in_time_and_known_servers_go_first(flooded, monkeypatch
 
 async def test_a_flooded_model_does_not_keep_other_models_servers_from_their_dial(flooded, monkeypatch):
     """Nobody is known yet: models take turns."""
-    monkeypatch.setattr(dial_queue, "DIALS_AT_ONCE", 5)
-    monkeypatch.setattr(swarm, "DIALS_WITHIN", 1.5)
+    monkeypatch.setattr(probes, "MAX_IN_FLIGHT", 5)
+    monkeypatch.setattr(observer, "PROBES_WITHIN", 1.5)
     flooded.dial_seconds = 0.3
     flooded.announce_model("flooded", 8)
     for number in range(500):

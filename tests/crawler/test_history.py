@@ -4,14 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crawler import history, history_commands
-from crawler.crawl_loop import CrawlLoop
-from crawler.history import HistoryWriter
-from shared import keys
-from shared.history import MINUTE, ModelSlot, Resolution, sample, slowest_block
-from shared.history_store import HistoryReader
+from crawler.history import commands as history_commands
+from crawler.history import writer as history
+from crawler.history.writer import HistoryWriter
+from crawler.metrics import CrawlerMetrics
+from crawler.publish import Publisher
 from shared.snapshot import PeerState
-from shared.snapshot_store import DeposedError
+from shared.store import keys
+from shared.store.history import HistoryReader
+from shared.store.rings import MINUTE, ModelSlot, Resolution, sample
+from shared.store.snapshots import DeposedError
 from tests.crawler.recording import START, lead, record
 from tests.fakes import model, peer_id, server, snapshot
 
@@ -31,14 +33,6 @@ def test_a_sample_counts_what_the_snapshot_says():
     assert (record.slot, record.looks, record.healthy) == (7, 1, 0)
     assert (record.num_blocks, record.covered_blocks, record.min_redundancy) == (8, 6, 0)
     assert (record.online, record.joining, record.unreachable, record.offline) == (2, 1, 0, 0)
-
-
-def test_the_slowest_block_is_the_least_sum():
-    """Throughput adds up over a block's servers, and the weakest block counts; a missing block passes nothing."""
-    report = model(blocks=4, servers=(server(1, 0, 4, throughput=5.0), server(2, 2, 4, throughput=90.0)))
-    assert slowest_block(report) == 5.0
-    assert slowest_block(model(blocks=4, servers=(server(1, 0, 3),))) == 0.0
-    assert slowest_block(model(blocks=4, servers=(server(1, 0, 4, throughput=float("inf")),))) == 0.0
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 8), st.floats(0, 1e9)), min_size=1, max_size=50))
@@ -204,9 +198,22 @@ async def test_a_crawler_goes_on_without_its_history(failure):
             self.asked += 1
             raise failure
 
+    class Accepting:
+        async def publish(self, snapshot, lease):
+            return 1
+
+        async def report(self, status, lease):
+            pass
+
+    class Clock:
+        now = staticmethod(time.time)
+
+        async def ask(self):
+            pass
+
     class Leader:
         lease = "1:one"
 
     failing = Failing()
-    await CrawlLoop(None, None, Leader(), None, clock=None, history=failing)._record(snapshot())
+    await Publisher(Accepting(), failing, Leader(), CrawlerMetrics(), Clock()).publish(snapshot(), attempted_at=1.0)
     assert failing.asked == 1

@@ -15,18 +15,18 @@ import redis as sync_redis
 from rq import Queue
 from rq.serializers import JSONSerializer
 
-from crawler import webhook
-from crawler.history import HistoryWriter
-from crawler.incident_notices import IncidentNotices
+from crawler.history.writer import HistoryWriter
 from crawler.leader import Leadership
-from crawler.notice_queue import BACKOFF, Notice, NoticeQueue
+from crawler.notify import webhook
+from crawler.notify.incident_notices import IncidentNotices
+from crawler.notify.notice_queue import BACKOFF, Notice, NoticeQueue
+from crawler.notify.webhook import DeliveryError, Webhook, parse_target, post
 from crawler.settings import CrawlerSettings
-from crawler.webhook import DeliveryError, Webhook, parse_target, post
 from deploy.demo.simulated_server import Announcement, Model
-from shared import keys
-from shared.clock import RedisClock
-from shared.history_store import HistoryReader
-from shared.snapshot_store import DeposedError
+from shared.store import keys
+from shared.store.clock import RedisClock
+from shared.store.history import HistoryReader
+from shared.store.snapshots import DeposedError
 from tests.fakes import model, server, snapshot
 from tests.reliability.parts import Part, until
 
@@ -92,7 +92,7 @@ class Monitor:
 
     async def tell(self):
         await self.lead()
-        await self.notices.tell()
+        await self.notices.send()
 
     async def crawl(self, *healthy, official=True):
         await self.lead()
@@ -134,8 +134,8 @@ async def test_opening_and_end_are_told_once_each_and_signed(redis, connection, 
 
 async def test_a_receiver_that_fails_is_tried_again(redis, connection, receiver, monkeypatch):
     """With pauses, until it takes the notice: an outage of the receiver loses nothing, and the order stays."""
-    monkeypatch.setattr("crawler.notice_queue.BACKOFF", (1, 1, 1))
-    monkeypatch.setattr("crawler.incident_notices.LOOK_EVERY", 0.1)
+    monkeypatch.setattr("crawler.notify.notice_queue.BACKOFF", (1, 1, 1))
+    monkeypatch.setattr("crawler.notify.incident_notices.POLL_EVERY", 0.1)
     monitor = Monitor(redis, connection, receiver)
     await monitor.tell()
     await monitor.crawl(True, False, False, True, True)
@@ -183,7 +183,7 @@ async def test_a_notice_that_nobody_takes_is_given_up_and_kept_for_the_operator(
     redis, connection, receiver, monkeypatch
 ):
     """It stands among RQ's failed jobs, can be sent again by `rq requeue`, and does not hold back the end."""
-    monkeypatch.setattr("crawler.notice_queue.BACKOFF", (1,))
+    monkeypatch.setattr("crawler.notify.notice_queue.BACKOFF", (1,))
     monitor = Monitor(redis, connection, receiver)
     await monitor.tell()
     await monitor.crawl(True, False, False, True, True)
@@ -262,8 +262,8 @@ POISON = {
 @pytest.mark.parametrize("what", POISON)
 async def test_poison_in_any_list_holds_up_no_notice(redis, connection, receiver, monkeypatch, what):
     """Ids that are none, jobs that cannot be read, keys of another type: the notice beside them is delivered."""
-    monkeypatch.setattr("crawler.incident_notices.LOOK_EVERY", 0.1)
-    monkeypatch.setattr("crawler.notice_queue.MAINTENANCE_INTERVAL", 0)
+    monkeypatch.setattr("crawler.notify.incident_notices.POLL_EVERY", 0.1)
+    monkeypatch.setattr("crawler.notify.notice_queue.MAINTENANCE_INTERVAL", 0)
     monitor = Monitor(redis, connection, receiver)
     POISON[what](connection)
     running = asyncio.create_task(monitor.notices.run())
@@ -303,7 +303,7 @@ async def test_a_deposed_leader_puts_no_notice(redis, connection, receiver):
     await monitor.crawl(True, False, False)
     await redis.set(keys.CRAWLER_LEASE, "99:another")
     with pytest.raises(DeposedError):
-        await monitor.notices.tell()
+        await monitor.notices.send()
     notice = Notice("1-ab:opened", "incident.opened", 1.0, (await HistoryReader(redis).incidents())[0])
     with pytest.raises(DeposedError):
         monitor.queue.put(notice, monitor.leadership.lease)
@@ -329,7 +329,7 @@ async def test_the_past_and_strangers_models_are_not_told(redis, connection, rec
 
 async def test_only_the_leader_tells(redis, connection, receiver, monkeypatch):
     """Two crawlers, one notice."""
-    monkeypatch.setattr("crawler.incident_notices.LOOK_EVERY", 0.05)
+    monkeypatch.setattr("crawler.notify.incident_notices.POLL_EVERY", 0.05)
     leader = Monitor(redis, connection, receiver)
     await leader.tell()
     await leader.crawl(True, False, False)

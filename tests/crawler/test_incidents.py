@@ -1,13 +1,12 @@
 import hashlib
-from itertools import pairwise
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crawler.history import HistoryWriter
-from crawler.history_commands import MAX_CLOSED_INCIDENTS
+from crawler.history.commands import MAX_CLOSED_INCIDENTS
+from crawler.history.writer import HistoryWriter
 from crawler.incidents import (
     MAX_LOST_BLOCKS,
     MAX_LOST_SERVERS,
@@ -17,14 +16,13 @@ from crawler.incidents import (
     absent,
     decode_watch,
     judged,
-    missing_stretches,
     step,
 )
 from crawler.leader import Leadership
-from shared import keys
-from shared.history_store import HistoryReader
 from shared.incidents import Fate, Outcome
 from shared.snapshot import MAX_BLOCKS, ModelState, PeerState
+from shared.store import keys
+from shared.store.history import HistoryReader
 from tests.fakes import model, peer_id, server, snapshot
 
 START = 1_763_900_000.0
@@ -134,16 +132,6 @@ def test_unanswered_keys_prove_nothing():
     assert judged(BROKEN, 3) is None
     assert judged(None, 1) is None
     assert judged(WHOLE, 100) is ModelState.HEALTHY
-
-
-@given(st.lists(st.integers(0, 2), min_size=1, max_size=60))
-def test_missing_stretches_are_exactly_the_missing_blocks(redundancy):
-    """Every block without a server is in one stretch, and no other block is in any."""
-    stretches = list(missing_stretches(redundancy))
-    assert [block for start, end in stretches for block in range(start, end)] == [
-        block for block, held in enumerate(redundancy) if not held
-    ]
-    assert all(a[1] < b[0] for a, b in pairwise(stretches))
 
 
 async def crawl(redis, name, minute, *models):

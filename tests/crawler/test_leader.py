@@ -3,7 +3,7 @@
 import pytest
 
 from crawler.leader import LEASE_SECONDS, Leadership
-from shared import keys
+from shared.store import keys
 
 LEASE_MS = LEASE_SECONDS * 1000
 

@@ -3,11 +3,12 @@
 import msgspec
 import pytest
 
-from crawler.history import HistoryWriter
+from crawler.history.writer import HistoryWriter
 from crawler.incidents import Watch
-from shared import incidents, keys
-from shared.history_store import HistoryReader
+from shared import incidents
 from shared.incidents import Outcome
+from shared.store import keys
+from shared.store.history import HistoryReader
 from tests.crawler.recording import START, lead, record
 from tests.fakes import model, server, snapshot
 
@@ -100,7 +101,7 @@ async def test_an_incident_of_a_model_that_nobody_follows_any_more_does_not_stay
 
 async def test_more_open_incidents_than_models_are_followed_do_not_stay_open(redis, monkeypatch):
     """Those that there is no room for are dropped from the list, and not shown for ever."""
-    monkeypatch.setattr("crawler.history.MAX_MODELS", 2)
+    monkeypatch.setattr("crawler.history.writer.MAX_MODELS", 2)
     for number in range(5):
         left = incidents.Incident(
             f"1-{number}", f"gone-{number}", "gone", official=False, start=START - 60.0, num_blocks=8, covered_blocks=0

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crawler import records
-from crawler.records import RefusedError, ServerRecord, read_model, read_server
+from crawler.observe import records
+from crawler.observe.records import RefusedError, ServerRecord, read_model, read_server
+from crawler.text import bad_prefix, clean_text
 from shared.p2p.hivemind import MSGPackSerializer
 from shared.snapshot import PeerState
 from tests.fakes import peer_id
@@ -68,7 +69,7 @@ def test_fields_of_later_versions_are_ignored():
 
 def test_an_old_short_record_is_read():
     """Servers before 2.0 write state and throughput alone."""
-    assert read_server(packed((1, 5.0))) == ServerRecord(PeerState.JOINING, 5.0)
+    assert read_server(packed((1, 5.0))) == ServerRecord(PeerState.JOINING, throughput=5.0)
 
 
 @pytest.mark.parametrize(
@@ -258,7 +259,7 @@ def test_half_a_span_is_no_reversed_one():
 
 @pytest.mark.parametrize(("block", "covered"), [(3, False), (4, True), (7, True), (8, False)])
 def test_a_record_stands_only_under_blocks_that_it_covers(block, covered):
-    record = ServerRecord(PeerState.ONLINE, 1.0, 4, 8)
+    record = ServerRecord(PeerState.ONLINE, 4, 8, throughput=1.0)
     if covered:
         records.check_block(record, block)
     else:
@@ -269,7 +270,7 @@ def test_a_record_stands_only_under_blocks_that_it_covers(block, covered):
 @pytest.mark.parametrize(("start", "end"), [(None, None), (4, None), (None, 8)])
 def test_a_record_without_a_whole_span_stands_anywhere(start, end):
     """Old servers announce none."""
-    records.check_block(ServerRecord(PeerState.ONLINE, 1.0, start, end), 99)
+    records.check_block(ServerRecord(PeerState.ONLINE, start, end, throughput=1.0), 99)
 
 
 def test_peer_ids_are_read_in_their_one_form():
@@ -286,7 +287,7 @@ def test_peer_ids_are_read_in_their_one_form():
     ],
 )  # fmt: skip
 def test_it_is_said_why_a_prefix_is_none(prefix, why):
-    said = records.bad_prefix(prefix)
+    said = bad_prefix(prefix)
     assert (said is None) if why is None else said.startswith("the prefix") and why in said
 
 
@@ -316,10 +317,10 @@ def test_a_repository_may_be_as_long_as_the_limit():
 
 def test_text_is_cut_after_it_was_cleaned():
     """Spaces inside stay; what was not seen takes no room, up to four times the limit."""
-    assert records.clean_text(" a b\u2003 ", 10) == "a b"
-    assert records.clean_text("\x00" * 12 + "abcdef", 4) == "abcd"
-    assert records.clean_text("\x00" * 15 + "abcdef", 4) == "a"
-    assert records.clean_text("\x00" * 16 + "abcdef", 4) == ""
+    assert clean_text(" a b\u2003 ", 10) == "a b"
+    assert clean_text("\x00" * 12 + "abcdef", 4) == "abcd"
+    assert clean_text("\x00" * 15 + "abcdef", 4) == "a"
+    assert clean_text("\x00" * 16 + "abcdef", 4) == ""
 
 
 def test_pings_of_no_time_are_kept_and_those_that_cannot_be_are_not():

@@ -2,12 +2,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crawler import history
-from shared import keys
-from shared.history import HOUR, HOURS_KEPT, MINUTE
-from shared.history_store import HistoryReader
-from shared.server_history import SIZE, changes, seen, unpack_header, unpack_hours
+from crawler.history import writer as history
 from shared.snapshot import PeerState
+from shared.store import keys
+from shared.store.history import HistoryReader
+from shared.store.rings import HOUR, HOURS_KEPT, MINUTE
+from shared.store.server_history import SIZE, changes, seen, unpack_header, unpack_hours
 from tests.crawler.recording import START, record
 from tests.fakes import model, peer_id, server, snapshot
 
@@ -60,7 +60,7 @@ def test_the_ring_agrees_with_a_plain_account(steps):
         looks[hour] = looked + 1
         if state != "absent":
             before = unpack_header(bytes(data))
-            after = seen(before, at, online=state == "online", last_look=last_look, missed=looked)
+            after = seen(before, at, online=state == "online", last_crawl=last_look, missed=looked)
             if before is None:
                 first, missed = hour, looked
             for place, piece in changes(before, after):

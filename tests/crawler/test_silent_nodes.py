@@ -2,7 +2,7 @@
 
 import pytest
 
-from crawler.crawl_loop import crawl_once
+from crawler.crawl import crawl_once
 from crawler.settings import CrawlerSettings
 from deploy.demo.simulated_server import Announcement, Model
 from shared.p2p.dht_node import DHTClientNode

@@ -8,9 +8,11 @@ from types import SimpleNamespace
 import msgpack
 import pytest
 
-from crawler.crawl_loop import crawl_once
+from crawler.crawl import crawl_once
+from crawler.judge import judge
+from crawler.observe.observation import SwarmUnavailableError
+from crawler.observe.observer import observe
 from crawler.settings import CrawlerSettings
-from crawler.swarm import SwarmUnavailableError
 from deploy.demo.simulated_server import Announcement, Model
 from shared.p2p.dht_node import DHTClientNode
 from shared.snapshot import ModelState, PeerState, Verdict
@@ -164,14 +166,14 @@ async def test_a_first_crawl_shows_servers_before_the_slowest_answered(swarm):
     frozen.freeze()
     shown, told = [], []
 
-    async def early(snapshot):
-        shown.append(snapshot)
+    async def early(observation):
+        shown.append(judge(observation, 60.0))
 
     async def progress(now):
         told.append(now)
 
     async with await DHTClientNode.open() as dht_node:
-        snapshot = await crawl_once(settings(swarm), dht_node, early=early, progress=progress)
+        observation = await observe(settings(swarm), dht_node, early=early, progress=progress)
     (first,) = shown
     _, servers = servers_of(first)
     assert servers[live.peer_id].state is PeerState.ONLINE
@@ -180,6 +182,7 @@ async def test_a_first_crawl_shows_servers_before_the_slowest_answered(swarm):
     assert (first.undialled_servers, first.reachability_issues) == (len(unknown), ())
     assert (told[0].doing, told[0].servers) == ("joining", 0)
     assert (told[-1].doing, told[-1].servers, told[-1].to_dial) == ("dialling", 2, 2)
+    snapshot = judge(observation, 60.0)
     _, servers = servers_of(snapshot)
     assert servers[frozen.peer_id].state is PeerState.UNREACHABLE
     assert snapshot.undialled_servers == 0

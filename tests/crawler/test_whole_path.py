@@ -7,21 +7,21 @@ from hypothesis import strategies as st
 
 from shared.p2p.raw_values import RawValues
 from shared.snapshot import PeerState, Verdict
-from tests.support.fuzz_records import DIALS, every_form, hostile_blocks, hostile_index, judge
+from tests.support.fuzz_records import DIALS, every_form, hostile_blocks, hostile_index, make_snapshot
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(hostile_index, hostile_blocks, st.permutations(DIALS))
 def test_any_records_become_sound_pages_json_text_and_metrics(index, blocks, dials):
     """Whatever stands in the index and under the blocks."""
-    every_form(judge(index, blocks, tuple(dials)))
+    every_form(make_snapshot(index, blocks, tuple(dials)))
 
 
 @settings(max_examples=100, deadline=None)
 @given(hostile_blocks, st.permutations(DIALS))
 def test_no_record_makes_a_server_unreachable(blocks, dials):
     """Only a look does: a record that was not dialled, or that nobody could dial, is never shown as unreachable."""
-    snapshot = judge({}, blocks, tuple(dials))
+    snapshot = make_snapshot({}, blocks, tuple(dials))
     for model in snapshot.models:
         for server in model.servers:
             assert 0 <= server.span.start < server.span.end <= model.num_blocks

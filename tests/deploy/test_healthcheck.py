@@ -18,7 +18,7 @@ from crawler.settings import CrawlerSettings
 from deploy import embedded_redis, healthcheck
 from deploy.embedded_redis import free_port
 from reachability_worker.settings import WorkerSettings
-from shared import keys
+from shared.store import keys
 from tests.reliability.parts import answers, until
 
 pytestmark = pytest.mark.real_parts

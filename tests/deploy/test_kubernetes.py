@@ -14,7 +14,7 @@ import yaml
 from api.settings import ApiSettings
 from crawler.settings import CrawlerSettings
 from reachability_worker.settings import WorkerSettings
-from shared.redis_client import parse_redis_url
+from shared.store.connection import parse_redis_url
 from tests.deploy.tools import run, tool
 
 pytestmark = pytest.mark.real_parts  # kubectl builds them

@@ -6,11 +6,10 @@ import shutil
 import promql_parser
 import pytest
 
-from api.bodies import BodyTable
-from api.legacy_metrics import LegacyCollector
-from api.metrics import ApiMetrics
-from api.server_metrics import ServerCollector
-from api.swarm_metrics import AgeCollector, SwarmCollector
+from api.metrics.legacy import LegacyCollector
+from api.metrics.process import ProcessMetrics
+from api.metrics.servers import ServerCollector
+from api.metrics.swarm import AgeCollector, SwarmCollector
 from crawler.metrics import CrawlerMetrics
 from reachability_worker.metrics import WorkerMetrics
 from shared.snapshot import CrawlStatus
@@ -26,17 +25,12 @@ SUFFIXES = {
 }
 
 
-class Everything:
-    """Stands for what an api process has only while it runs."""
-
-    waiting, connected, snapshot = 0, True, snapshot()
-
-
 def exported_names():
     made = snapshot()
     crawled = hostile_snapshot()
-    api = ApiMetrics(BodyTable())
-    api.desk = api.swarm = Everything()
+    api = ProcessMetrics(
+        prepared=dict, checks_waiting=int, redis_connected=lambda: True, snapshot_age=lambda: 1.0, now=lambda: 2.0
+    )
     collectors = [
         LegacyCollector(crawled), SwarmCollector(crawled), AgeCollector(made, CrawlStatus(1.0, ok=True), 2.0, 180.0),
         ServerCollector(snapshot()), api.registry, CrawlerMetrics().registry, WorkerMetrics().registry,

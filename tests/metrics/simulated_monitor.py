@@ -10,11 +10,11 @@ import httpx
 
 from crawler.leader import Leadership
 from crawler.metrics import CrawlerMetrics
-from crawler.swarm import Observation
+from crawler.observe.observation import Observation
 from deploy.embedded_redis import free_port
 from shared.reachability import Cause, DialOutcome, Stage
 from shared.snapshot import CrawlStatus, Refusals, Verdict
-from shared.snapshot_store import SnapshotWriter
+from shared.store.snapshots import SnapshotWriter
 from tests.fakes import FakeProber
 from tests.reachability_worker import simulated_worker
 

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from crawler.metrics import CrawlerMetrics
 from deploy.embedded_redis import free_port
 from reachability_worker.metrics import WorkerMetrics
-from shared.redis_client import connect
+from shared.store.connection import connect
 from tests.api.serving import serve
 from tests.fakes import FakeProber, peer_id, snapshot
 from tests.metrics.simulated_monitor import REACHED, REFUSED, crawled, worker_on
@@ -30,9 +30,9 @@ async def eventually(condition, within=15.0):
 
 
 async def test_the_api_counts_requests_by_route_and_the_lag_of_replies(redis_url):
-    """Routes, not paths: no client can add series. Ready bodies are counted apart."""
+    """Routes, not paths: no client can add series. Prepared responses are counted apart."""
     async with worker_on(redis_url), serve(redis_url) as url, httpx.AsyncClient(base_url=url) as client:
-        registry = serve.last_app.state.metrics.registry
+        registry = serve.services.metrics.registry
         for number in range(3):
             assert (await client.get(f"/api/v1/is_reachable/{peer_id(number)}")).status_code == 200
         await client.get("/api/v1/is_reachable/nonsense")
@@ -53,7 +53,7 @@ async def test_callers_that_wait_and_checks_in_flight_are_seen(redis_url):
     """While a look lasts, the api shows its caller and the worker its check."""
     metrics = WorkerMetrics()
     async with worker_on(redis_url, FakeProber(REACHED, delay=2.5), metrics), serve(redis_url) as url:
-        registry = serve.last_app.state.metrics.registry
+        registry = serve.services.metrics.registry
         async with httpx.AsyncClient(base_url=url) as client:
             asking = asyncio.create_task(client.get(f"/api/v1/is_reachable/{peer_id(1)}"))
             await eventually(lambda: read(metrics.registry, "petals_worker_checks_in_flight") == 1)

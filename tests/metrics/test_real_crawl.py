@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from crawler.crawl_loop import crawl_once
 from crawler.metrics import CrawlerMetrics
+from crawler.observe.observer import observe
 from crawler.settings import CrawlerSettings
 from deploy.demo.simulated_server import Announcement, Model
 from reachability_worker.prober import Prober
@@ -24,12 +24,13 @@ async def test_a_crawl_tells_its_phases_look_ups_and_dials(swarm):
     metrics = CrawlerMetrics()
     async with await DHTClientNode.open() as dht_node:
         settings = CrawlerSettings(initial_peers=swarm.initial_peers)
-        snapshot = await crawl_once(settings, dht_node, metrics)
+        observation = await observe(settings, dht_node)
+    metrics.observed(observation)
     read = metrics.registry.get_sample_value
     phases = ("join", "look_up", "dial")
     took = [read("petals_crawler_phase_duration_seconds_sum", {"phase": phase}) for phase in phases]
     assert all(seconds > 0 for seconds in took)
-    assert sum(took) <= snapshot.update_duration
+    assert sum(took) <= observation.duration
     assert read("petals_crawler_lookups_total", {"outcome": "answered"}) >= 7
     assert read("petals_crawler_lookups_total", {"outcome": "unanswered"}) == 0
     reached = {"verdict": "reachable", "stage": "answered", "cause": "none"}
@@ -46,9 +47,9 @@ async def test_a_look_tells_how_long_each_stage_took(swarm):
     keeping_fit = asyncio.create_task(prober.run())
     assert await prober.until_fit(10)
     started = time.monotonic()
-    good = await prober.look(live.peer_id, started + 5)
+    good = await prober.probe(live.peer_id, started + 5)
     seconds = time.monotonic() - started
-    bad = await prober.look(dead.peer_id, time.monotonic() + 5)
+    bad = await prober.probe(dead.peer_id, time.monotonic() + 5)
     keeping_fit.cancel()
     await asyncio.gather(keeping_fit, return_exceptions=True)
     assert list(good.durations) == ["lookup", "dial", "protocol"]

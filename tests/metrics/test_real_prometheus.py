@@ -19,8 +19,8 @@ import yaml
 
 from deploy.embedded_redis import free_port
 from reachability_worker.metrics import WorkerMetrics
-from shared.redis_client import connect
 from shared.snapshot import PeerState, Refusals
+from shared.store.connection import connect
 from tests.fakes import FakeProber, model, peer_id, server, snapshot
 from tests.metrics.exported import needs
 from tests.metrics.simulated_monitor import (

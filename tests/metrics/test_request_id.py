@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from structlog.testing import LogCapture
 
 from deploy.embedded_redis import free_port
-from shared import keys, request_id
+from shared import request_id
 from shared.reachability import decode_answer
+from shared.store import keys
 from tests.api.serving import serve
 from tests.fakes import REACHED, FakeProber, peer_id
 from tests.metrics.simulated_monitor import worker_on
@@ -34,9 +35,9 @@ def logged():
 class Talkative(FakeProber):
     """A prober that logs, as the real one does."""
 
-    async def look(self, peer, deadline):
+    async def probe(self, peer, deadline):
         structlog.get_logger().info("looking", peer=peer)
-        return await super().look(peer, deadline)
+        return await super().probe(peer, deadline)
 
 
 async def test_an_id_goes_from_the_header_to_the_workers_log_and_back(redis_url, redis, logged):
@@ -44,10 +45,10 @@ async def test_an_id_goes_from_the_header_to_the_workers_log_and_back(redis_url,
     seen = {}
 
     class Peeking(Talkative):
-        async def look(self, peer, deadline):
+        async def probe(self, peer, deadline):
             async for key in redis.scan_iter("rq:job:*"):
                 seen.update(await redis.hgetall(key))
-            return await super().look(peer, deadline)
+            return await super().probe(peer, deadline)
 
     async with worker_on(redis_url, Peeking(REACHED)), serve(redis_url) as url, httpx.AsyncClient(base_url=url) as http:
         answer = await http.get(f"/api/v1/is_reachable/{peer_id(1)}", headers={"X-Request-ID": "caller-0001"})
@@ -120,6 +121,6 @@ async def test_no_line_a_request_unless_debugging(redis_url, tmp_path, level, to
         lines = [json.loads(line) for line in api.log.read_text().removeprefix(before).splitlines()]
     finally:
         api.end()
-    asked = [line["request_id"] for line in lines if line["event"] == "asked"]
+    asked = [line["request_id"] for line in lines if line["event"] == "check admitted"]
     assert asked == ([f"request-{number}" for number in range(5)] if told else [])
     assert told or lines == []

@@ -14,12 +14,12 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from api.legacy_metrics import LegacyCollector
-from api.server_metrics import ServerCollector
-from api.swarm_metrics import MAX_ADAPTERS, MAX_MODELS, MAX_VERSIONS, OTHER, AgeCollector, SwarmCollector
+from api.metrics.legacy import LegacyCollector
+from api.metrics.servers import ServerCollector
+from api.metrics.swarm import MAX_ADAPTERS, MAX_MODELS, MAX_VERSIONS, OTHER, AgeCollector, SwarmCollector
 from crawler.leader import Leadership
 from shared.snapshot import BootstrapPeer, CrawlProgress, CrawlStatus, PeerState, Refusals, Verdict
-from shared.snapshot_store import SnapshotWriter
+from shared.store.snapshots import SnapshotWriter
 from tests.api.serving import serve
 from tests.fakes import model, peer_id, server, snapshot
 from tests.metrics.exported import needs

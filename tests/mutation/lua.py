@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SCRIPTS = {
-    ("shared.snapshot_store", "_PUBLISH"): ["tests/shared/test_snapshot_store.py"],
-    ("shared.snapshot_store", "_REPORT"): ["tests/shared/test_snapshot_store.py"],
+    ("shared.store.snapshots", "_PUBLISH"): ["tests/shared/test_snapshot_store.py"],
+    ("shared.store.snapshots", "_REPORT"): ["tests/shared/test_snapshot_store.py"],
     ("crawler.leader", "_HOLD"): ["tests/crawler/test_leader.py"],
     ("crawler.leader", "_RELEASE"): ["tests/crawler/test_leader.py"],
-    ("api.request_rate", "_COUNT"): ["tests/api/test_request_rate.py"],
-    ("api.admission", "_ADMIT"): ["tests/api/test_admission.py"],
+    ("api.http.request_rate", "_COUNT"): ["tests/api/test_request_rate.py"],
+    ("api.checks.admission", "_ADMIT"): ["tests/api/test_admission.py"],
 }
 """Module and constant, and the tests that hold them."""
 

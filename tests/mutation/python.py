@@ -70,7 +70,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, help="only one module, for about so long")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="of the choice")
-    parser.add_argument("modules", nargs="*", help="as crawler.report; all where none is named")
+    parser.add_argument("modules", nargs="*", help="as crawler.judge; all where none is named")
     arguments = parser.parse_args()
     modules = arguments.modules or [path.removesuffix(".py").replace("/", ".") for path in SETTINGS["only_mutate"]]
     if arguments.seconds:

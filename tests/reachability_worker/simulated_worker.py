@@ -11,8 +11,8 @@ import redis as sync_redis
 
 from reachability_worker.metrics import WorkerMetrics
 from reachability_worker.worker import ConcurrentWorker
-from shared import keys
-from shared.redis_client import connect
+from shared.store import keys
+from shared.store.connection import connect
 from tests.fakes import FakeProber
 
 

@@ -33,7 +33,7 @@ async def prober_in(swarm, **more):
 
 
 async def look(prober, peer, seconds=8.0):
-    return await prober.look(peer, time.monotonic() + seconds)
+    return await prober.probe(peer, time.monotonic() + seconds)
 
 
 async def test_each_kind_of_peer_gets_its_verdict_and_evidence(swarm):

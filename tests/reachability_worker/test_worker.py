@@ -10,9 +10,9 @@ from rq import Queue, Worker
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from shared import keys
 from shared.reachability import CHECK_FUNCTION, decode_answer, queue_name
 from shared.snapshot import Verdict
+from shared.store import keys
 from tests.fakes import REACHED, REFUSED, FakeProber, peer_id
 from tests.reachability_worker import simulated_worker
 
@@ -140,9 +140,9 @@ async def test_a_worker_that_turns_out_unfit_hands_its_check_to_another(redis_ur
     from shared.reachability import Cause, DialOutcome
 
     class CutOff(FakeProber):
-        async def look(self, peer, deadline):
+        async def probe(self, peer, deadline):
             self.fit = False
-            return await super().look(peer, deadline)
+            return await super().probe(peer, deadline)
 
     cut_off = CutOff(DialOutcome.unknown(Cause.NODE_UNFIT))
     async with worker_on(redis_url, cut_off):

@@ -2,10 +2,10 @@
 
 import runpy
 
-from api import http_limits
+from api.http import connection_limits
 
 REQUEST_WITHIN = 4.0
 
 if __name__ == "__main__":
-    http_limits.REQUEST_WITHIN = REQUEST_WITHIN
+    connection_limits.REQUEST_WITHIN = REQUEST_WITHIN
     runpy.run_module("api", run_name="__main__")

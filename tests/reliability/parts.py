@@ -17,8 +17,8 @@ from pathlib import Path
 
 import redis as sync_redis
 
-from shared import keys
 from shared.snapshot import decode
+from shared.store import keys
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -16,8 +16,8 @@ import pytest
 import redis as sync_redis
 
 from deploy.embedded_redis import free_port
-from shared import keys
 from shared.reachability import queue_name
+from shared.store import keys
 from tests.conftest import RedisServer
 from tests.reliability.load import Load, note
 from tests.reliability.parts import answers, get, state, until

@@ -9,12 +9,12 @@ import pytest
 import redis as sync_redis
 
 from crawler.leader import Leadership
-from shared import keys
-from shared.history import Resolution
-from shared.history_store import HistoryReader
-from shared.redis_client import connect
 from shared.snapshot import PeerState
-from shared.snapshot_store import SnapshotWriter
+from shared.store import keys
+from shared.store.connection import connect
+from shared.store.history import HistoryReader
+from shared.store.rings import Resolution
+from shared.store.snapshots import SnapshotWriter
 from tests.fakes import peer_id, snapshot
 from tests.reliability.load import note
 from tests.reliability.parts import get, state, until

@@ -9,8 +9,8 @@ import pytest
 
 from crawler.leader import LEASE_SECONDS, RENEW_EVERY
 from deploy.demo.simulated_server import Announcement
-from shared import keys
 from shared.snapshot import CrawlStatus, PeerState
+from shared.store import keys
 from tests.reliability.load import note
 from tests.reliability.parts import get, until
 

@@ -10,18 +10,21 @@ import httpx
 import pytest
 import redis as sync_redis
 
-from api.request_rate import RequestRate
-from crawler.crawl_loop import CrawlLoop
-from crawler.history import HistoryWriter
+from api.http.request_rate import RequestRate
+from crawler.history.writer import HistoryWriter
 from crawler.leader import Leadership
+from crawler.loop import CrawlLoop
 from crawler.metrics import CrawlerMetrics
-from shared import keys, stored, tasks
-from shared.clock import RedisClock
-from shared.history import Resolution
-from shared.history_store import HistoryReader
+from crawler.observe.observation import Observation
+from crawler.publish import Publisher
+from shared import tasks
 from shared.reachability import CHECK_FUNCTION, WORKER_LEASE, Answer, DialOutcome, Stage, encode_answer, queue_name
-from shared.snapshot import CrawlStatus, Verdict
-from shared.snapshot_store import SnapshotReader, SnapshotWriter
+from shared.snapshot import CrawlStatus, Refusals, Verdict
+from shared.store import keys, stored
+from shared.store.clock import RedisClock
+from shared.store.history import HistoryReader
+from shared.store.rings import Resolution
+from shared.store.snapshots import SnapshotReader, SnapshotWriter
 from tests.api.serving import serve
 from tests.crawler.recording import lead
 from tests.fakes import REFUSED, FakeProber, model, peer_id, server, snapshot
@@ -59,7 +62,7 @@ async def site(redis_url):
         serve(redis_url) as url,
         httpx.AsyncClient(base_url=url, timeout=12) as http,
     ):
-        http.worker, http.tasks = worker, serve.last_app.state.tasks
+        http.worker, http.tasks = worker, serve.services.tasks
         yield http
 
 
@@ -290,13 +293,14 @@ class Loop(CrawlLoop):
     def __init__(self, redis):
         self.leadership = Leadership(redis, "loop")
         settings = type("Settings", (), {"bootstrap_peers": {}, "crawl_period": 0.2})()
-        super().__init__(
-            settings, SnapshotWriter(redis), self.leadership, CrawlerMetrics(), clock=RedisClock(redis),
-            history=HistoryWriter(redis),
-        )  # fmt: skip
-        self._crawler = self
+        metrics = CrawlerMetrics()
+        publisher = Publisher(SnapshotWriter(redis), HistoryWriter(redis), self.leadership, metrics, RedisClock(redis))
+        super().__init__(settings, self, publisher, self.leadership, metrics)
 
-    async def crawl(self, last, **_):
+    async def observe(self, last=None, **_):
+        return Observation((), (), {}, {}, Refusals(), 0, "QmCrawler")
+
+    def _judge(self, observation):
         return snapshot(taken_at=time.time())
 
     async def close(self):

@@ -7,7 +7,7 @@ from contextlib import suppress
 import pytest
 from redis.exceptions import ConnectionError, OutOfMemoryError  # noqa: A004 - Redis's own
 
-from shared import keys
+from shared.store import keys
 from tests.conftest import RedisServer
 from tests.fakes import peer_id
 from tests.reliability.load import note

@@ -7,8 +7,8 @@ import time
 import msgspec
 import pytest
 
-from shared import keys
 from shared.snapshot import SCHEMA_VERSION, encode
+from shared.store import keys
 from tests.fakes import peer_id, snapshot
 from tests.reliability.load import note
 from tests.reliability.parts import Published, get, until

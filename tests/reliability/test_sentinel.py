@@ -12,8 +12,8 @@ import redis as sync_redis
 
 from deploy import embedded_redis
 from deploy.embedded_redis import free_port
-from shared import keys
-from shared.redis_client import connect_sync, parse_redis_url
+from shared.store import keys
+from shared.store.connection import connect_sync, parse_redis_url
 from tests.conftest import RedisServer
 from tests.fakes import peer_id
 from tests.reliability.load import Load, note

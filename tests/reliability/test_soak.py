@@ -10,11 +10,11 @@ import time
 import pytest
 import structlog
 
-from api.desk import NobodyCouldLookError, ReachabilityDesk
-from shared import keys
+from api.checks.client import CheckClient, NoVerdictError
 from shared.reachability import MAX_QUEUED
-from shared.redis_client import connect
 from shared.snapshot import Verdict
+from shared.store import keys
+from shared.store.connection import connect
 from shared.tasks import Tasks
 from tests.fakes import peer_id
 from tests.reliability.load import Load, note
@@ -27,13 +27,13 @@ SOAK_SECONDS = float(os.environ.get("SOAK_SECONDS", "0"))
 AT_MOST = 90.0
 """Seconds after which a machine that is too busy for all of them has shown enough."""
 AT_ONCE = 500
-"""Questions in flight."""
+"""Checks in flight."""
 WARM_SHARE = 0.3
 """Of the jobs, before the first measure: allocators, pools and the keys that live for some seconds settle."""
 
 
-class Questions:
-    """Asks about ever new peers through the api's own desk, as fast as they are answered, on a thread of its own."""
+class Checks:
+    """Checks ever new peers through the api's own client, as fast as they are answered, on a thread of its own."""
 
     def __init__(self, url):
         self._url = url
@@ -56,17 +56,17 @@ class Questions:
     async def _run(self):
         redis = connect(self._url, "soak", max_connections=4)
         async with Tasks() as tasks:
-            desk = ReachabilityDesk(redis, tasks, max_queued=MAX_QUEUED)
-            desk.start()
+            checks = CheckClient(redis, tasks, max_queued=MAX_QUEUED)
+            checks.start()
             numbers = itertools.count()
-            await asyncio.gather(*(self._lane(desk, numbers) for _ in range(AT_ONCE)))
+            await asyncio.gather(*(self._lane(checks, numbers) for _ in range(AT_ONCE)))
         await redis.aclose()
 
-    async def _lane(self, desk, numbers):
+    async def _lane(self, checks, numbers):
         while not self._stop.is_set():
             try:
-                answers = await desk.ask(peer_id(next(numbers)), deadline=time.monotonic() + 9)
-            except NobodyCouldLookError:
+                answers = await checks.check(peer_id(next(numbers)), deadline=time.monotonic() + 9)
+            except NoVerdictError:
                 self.nobody += 1
                 await asyncio.sleep(0.1)
                 continue
@@ -76,7 +76,7 @@ class Questions:
 
 @pytest.fixture
 def quiet():
-    """The desk logs each question for who debugs; 20,000 lines would be most of the work."""
+    """The check client logs each check for who debugs; 20,000 lines would be most of the work."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     yield
     structlog.reset_defaults()
@@ -106,7 +106,7 @@ def test_nothing_grows_in_a_soak(start, start_api, redis_server):
     def peak(until_done):
         seen = [measure()]
         while not until_done():
-            assert questions.goes_on
+            assert asking.goes_on
             time.sleep(0.25)
             seen.append(measure())
         return {name: max(one[name] for one in seen) for name in seen[0]}
@@ -115,20 +115,20 @@ def test_nothing_grows_in_a_soak(start, start_api, redis_server):
 
     def share():
         elapsed = time.monotonic() - started
-        return elapsed / SOAK_SECONDS if SOAK_SECONDS else max(questions.answered / JOBS, elapsed / AT_MOST)
+        return elapsed / SOAK_SECONDS if SOAK_SECONDS else max(asking.answered / JOBS, elapsed / AT_MOST)
 
-    with Load(url, a_second=100) as load, Questions(redis_server.url) as questions:
+    with Load(url, a_second=100) as load, Checks(redis_server.url) as asking:
         peak(lambda: share() > WARM_SHARE)
         begin = peak(lambda: share() > 2 * WARM_SHARE)
         end = peak(lambda: share() >= 1)
     seconds = time.monotonic() - started
     note(
-        "soak", jobs=questions.answered + load.answered, seconds=round(seconds, 1), requests=load.answered,
-        jobs_a_second=round(questions.answered / seconds), wrong=questions.wrong + len(load.wrong), lost=load.lost,
+        "soak", jobs=asking.answered + load.answered, seconds=round(seconds, 1), requests=load.answered,
+        jobs_a_second=round(asking.answered / seconds), wrong=asking.wrong + len(load.wrong), lost=load.lost,
         begin=begin, end=end,
     )  # fmt: skip
     assert set(load.codes) == {200}
-    assert (questions.wrong, questions.nobody) == (0, 0)
+    assert (asking.wrong, asking.nobody) == (0, 0)
     assert (load.wrong, load.lost) == ([], 0)
     # Between the two lie 40 % of the jobs: less than 320 bytes of each may stay.
     assert end["worker_kB"] - begin["worker_kB"] < 2_500

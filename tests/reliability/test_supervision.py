@@ -14,20 +14,21 @@ import httpx
 import pytest
 import redis as sync_redis
 
-from crawler import crawl_loop
-from crawler.crawl_loop import Crawler
 from crawler.models import Model
+from crawler.observe import observer as observer_module
+from crawler.observe.announcements import AnnouncementReader
+from crawler.observe.observation import SwarmUnavailableError
+from crawler.observe.observer import Observer
 from crawler.settings import CrawlerSettings
-from crawler.swarm import SwarmUnavailableError
 from deploy import healthcheck
 from deploy.embedded_redis import free_port
 from deploy.supervisor import Child, Supervisor
 from reachability_worker.metrics import WorkerMetrics
 from reachability_worker.prober import Prober
-from shared import keys
 from shared.p2p.connect import ProberNode
 from shared.p2p.daemon import NodeError
 from shared.p2p.dht_node import DHTClientNode
+from shared.store import keys
 from shared.tasks import FAILURES, Tasks
 from tests.api.serving import serve
 from tests.crawler.synthetic_swarm import SyntheticSwarm
@@ -113,9 +114,9 @@ def leased(connection):
 
 
 API_BREAKS = {
-    "replies": lambda state: (state.desk, "on_reply"),
-    "snapshots": lambda state: (state.swarm, "_render"),
-    "admissions": lambda state: (state.desk._admissions._asked, "empty"),
+    "replies": lambda services: (services.checks, "on_reply"),
+    "snapshots": lambda services: (services.swarm, "_render"),
+    "admissions": lambda services: (services.checks._admissions._unsent, "empty"),
 }
 """For each loop of an api something that it calls."""
 
@@ -130,17 +131,17 @@ async def test_an_api_without_one_of_its_loops_is_not_ready_and_says_which(redis
     ):
         assert (await http.get("/readyz")).json()["failing"] == []
         with monkeypatch.context() as broken:
-            broken.setattr(*API_BREAKS[name](serve.last_app.state), mistake)
+            broken.setattr(*API_BREAKS[name](serve.services), mistake)
             asking = asyncio.create_task(http.get(f"/api/v1/is_reachable/{peer_id(1)}"))
             await redis.xadd(keys.CRAWLS, {"status": '{"attempted_at":1.0,"ok":true}'})
-            await eventually(lambda: name in serve.last_app.state.tasks.failing)
+            await eventually(lambda: name in serve.services.tasks.failing)
             answer = await http.get("/readyz")
             assert answer.status_code == 503
             assert name in answer.json()["failing"]
             assert name in answer.json()["status"]
             assert (await http.get("/livez")).status_code == 200
             assert (await http.get("/")).status_code == 200
-        await eventually(lambda: not serve.last_app.state.tasks.failing, 20)
+        await eventually(lambda: not serve.services.tasks.failing, 20)
         assert (await http.get("/readyz")).status_code == 200
         assert (await http.get(f"/api/v1/is_reachable/{peer_id(2)}")).status_code == 200
         assert (await asking).status_code in {200, 503}
@@ -234,7 +235,7 @@ async def test_a_crawl_that_fails_leaves_nothing_running(monkeypatch, where):
     official = Model("official", 400, "https://huggingface.co/a/b", official=True)
     synthetic.look_up_seconds, synthetic.dial_seconds = 0.2, 60.0
     crawl = synthetic.crawl(monkeypatch, official=(official,), lookup_timeout=5.0)
-    monkeypatch.setattr(type(crawl), where, mistake)
+    monkeypatch.setattr(AnnouncementReader, where, mistake)
     before = asyncio.all_tasks()
     with pytest.raises(ZeroDivisionError):
         await crawl.run()
@@ -261,21 +262,22 @@ async def test_a_crawler_replaces_its_node_after_a_crawl_that_failed(monkeypatch
 
     results = [SwarmUnavailableError("no bootstrap peer answered"), snapshot(), snapshot()]
 
-    async def crawl_once(settings, dht_node, *_, **__):
+    async def observe(settings, dht_node, *_, **__):
         result = results.pop(0)
         if isinstance(result, Exception):
             raise result
         return dht_node
 
-    monkeypatch.setattr(crawl_loop, "DHTClientNode", Node)
-    monkeypatch.setattr(crawl_loop, "crawl_once", crawl_once)
-    async with Crawler(CrawlerSettings(initial_peers=[f"/ip4/127.0.0.1/tcp/1/p2p/{peer_id(0)}"])) as crawler:
-        with pytest.raises(NodeError):
-            await crawler.crawl()
-        with pytest.raises(SwarmUnavailableError):
-            await crawler.crawl()
-        assert closed == [opened[1]]
-        assert await crawler.crawl() is await crawler.crawl() is opened[2]
+    monkeypatch.setattr(observer_module, "DHTClientNode", Node)
+    monkeypatch.setattr(observer_module, "observe", observe)
+    observer = Observer(CrawlerSettings(initial_peers=[f"/ip4/127.0.0.1/tcp/1/p2p/{peer_id(0)}"]))
+    with pytest.raises(NodeError):
+        await observer.observe()
+    with pytest.raises(SwarmUnavailableError):
+        await observer.observe()
+    assert closed == [opened[1]]
+    assert await observer.observe() is await observer.observe() is opened[2]
+    await observer.close()
     assert closed == opened[1:]
 
 
@@ -293,17 +295,18 @@ def test_the_watched_picture_comes_back_after_its_daemons_were_killed(start, swa
     def shows(words):
         with suppress(OSError):
             seen.extend(os.read(screen, 1_000_000))
-        return words in re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b"", seen)
+        drawn = seen.split(b"\x1b[H")[-2:]  # the last frame that is whole, and the one that may not be
+        return words in re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b"", drawn[0])
 
-    until(lambda: shows(b"Swarm state: healthy"), 40, "the picture")
+    until(lambda: shows(b"The swarm is healthy"), 40, "the picture")
     for pid in part.daemons():
         os.kill(pid, signal.SIGKILL)
     seen.clear()
-    until(lambda: shows(b"cannot be seen"), 40, "the reason")
+    until(lambda: shows(b"The last crawl failed"), 40, "the reason")
     seen.clear()
-    until(lambda: shows(b"Swarm state: healthy"), 40, "the picture again")
+    until(lambda: shows(b"The swarm is healthy") and not shows(b"failed"), 40, "the picture again")
     assert part.process.poll() is None
-    assert not shows(b"Traceback")
+    assert b"Traceback" not in seen
     os.close(screen)
 
 

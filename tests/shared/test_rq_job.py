@@ -15,7 +15,7 @@ from rq.worker.base import BaseWorker
 
 from reachability_worker.registration import Registration
 from shared.reachability import queue_name
-from shared.rq_job import InertJob
+from shared.store.rq_job import InertJob
 
 TOUCHED = []
 

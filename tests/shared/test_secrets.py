@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from crawler import webhook
+from crawler.notify import webhook
 from crawler.settings import CrawlerSettings
 from shared import logs
 from shared.settings import begin, command_line, masked_url

@@ -12,12 +12,12 @@ import pytest
 from pydantic import ValidationError
 
 from api.settings import ApiSettings
-from api.swarm import stale_after
-from crawler.dial_queue import DialQueue
 from crawler.health import fetch_health_state
+from crawler.observe.observer import LOOKUPS_WITHIN, PROBES_WITHIN
+from crawler.observe.probes import ProbeQueue
 from crawler.settings import CrawlerSettings
-from crawler.swarm import DIALS_WITHIN, LOOK_UPS_WITHIN
 from reachability_worker.settings import WorkerSettings
+from shared.judgement.swarm import stale_after
 from shared.p2p.swarm_settings import bootstrap_peers
 from shared.settings import begin, command_line, load, unknown_variables
 from tests.fakes import snapshot
@@ -158,15 +158,15 @@ async def test_the_longest_timeouts_leave_time_to_work():
     from shared.snapshot import Verdict
 
     settings = CrawlerSettings(dial_timeout=20, lookup_timeout=20)
-    assert settings.lookup_timeout * 2 <= LOOK_UPS_WITHIN
+    assert settings.lookup_timeout * 2 <= LOOKUPS_WITHIN
     with pytest.raises(ValidationError):
         CrawlerSettings(dial_timeout=20.1)
 
     async def dial(peer_id):
         return DialOutcome(Verdict.REACHABLE, Stage.ANSWERED)
 
-    queue = DialQueue(dial, longest=settings.dial_timeout, until=time.monotonic() + DIALS_WITHIN)
-    queue.add(ID, known=False, turn=0)
+    queue = ProbeQueue(dial, timeout=settings.dial_timeout, until=time.monotonic() + PROBES_WITHIN)
+    queue.add(ID, known=False, rank=0)
     await queue.finish()
     assert queue.outcomes[ID].verdict is Verdict.REACHABLE
 

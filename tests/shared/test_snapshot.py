@@ -11,7 +11,6 @@ from shared.snapshot import (
     MAX_UNIX_SECONDS,
     SCHEMA_VERSION,
     CrawlStatus,
-    PeerState,
     Refusals,
     Span,
     UnknownSchemaError,
@@ -49,31 +48,10 @@ def test_junk_is_no_snapshot(data):
         decode(data)
 
 
-def test_redundancy_counts_only_online_servers():
-    """Joining, offline and unreachable servers hold no block for a client."""
-    report = model(
-        blocks=4,
-        servers=(
-            server(1, 0, 3),
-            server(2, 1, 2),
-            server(3, 0, 4, PeerState.UNREACHABLE),
-            server(4, 0, 4, PeerState.JOINING),
-            server(5, 0, 4, PeerState.OFFLINE),
-        ),
-    )
-    assert report.redundancy() == [1, 2, 1, 0]
-
-
 def test_age_is_never_negative():
     """A reader whose clock is behind shows a new snapshot, not one from the future."""
     assert snapshot(taken_at=100.0).age(now=50.0) == 0.0
     assert snapshot(taken_at=100.0).age(now=107.5) == 7.5
-
-
-def test_redundancy_has_an_entry_for_each_block():
-    """Also where nobody holds any, and to the last block."""
-    assert model(blocks=3).redundancy() == [0, 0, 0]
-    assert model(blocks=3, servers=(server(1, 2, 3), server(2, 0, 3), server(3, 0, 1))).redundancy() == [2, 1, 2]
 
 
 def test_a_peer_counts_once_in_however_many_models():

@@ -5,10 +5,10 @@ import pytest
 from redis.exceptions import ResponseError
 
 from crawler.leader import Leadership
-from shared import keys
-from shared.redis_client import connect
 from shared.snapshot import CrawlStatus, encode
-from shared.snapshot_store import DeposedError, SnapshotReader, SnapshotWriter
+from shared.store import keys
+from shared.store.connection import connect
+from shared.store.snapshots import DeposedError, SnapshotReader, SnapshotWriter
 from tests.fakes import model, snapshot
 
 

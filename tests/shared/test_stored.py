@@ -12,16 +12,18 @@ from backports import zstd
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from api.bodies import BodyTable
 from api.pages import Pages, View
-from api.rendering import Renderer
+from api.responses.per_snapshot import Renderer
+from api.responses.prepared import PreparedResponses
 from crawler.incidents import Watch, decode_watch
 from reachability_worker.job import BadJobError, read_check
-from shared import history, incidents, server_history, stored
-from shared.clock import RedisClock
+from shared import incidents
 from shared.reachability import Answer, Cause, DialOutcome, Stage, decode_answer, encode_answer
-from shared.redis_client import connect
 from shared.snapshot import CrawlStatus, Verdict, decode, decode_status, encode
+from shared.store import rings as history
+from shared.store import server_history, stored
+from shared.store.clock import RedisClock
+from shared.store.connection import connect
 from tests.fakes import model, peer_id, server, snapshot
 
 DEEP = 5_000
@@ -151,7 +153,7 @@ def test_every_field_broken_in_every_way_costs_the_entry_and_nothing_else(kind):
 
 def draw(made):
     view = View(made, None, NOW + 60, True, "1-0", True, 180.0)
-    table = BodyTable()
+    table = PreparedResponses()
     for bodies in Renderer(PAGES).render(view):
         table.replace(*bodies)
 
@@ -163,11 +165,12 @@ def draw_status(status):
 
 
 def draw_incident(incident):
-    from api.incidents import atom_feed, incidents_document
+    from api.pages.feed import atom_feed
     from api.pages.history import events
-    from crawler.notice_queue import job_id
+    from crawler.notify.notice_queue import job_id
+    from shared.public.incidents import incidents_document
 
-    msgspec.json.encode(incidents_document([incident]))
+    msgspec.json.encode(incidents_document([incident], limit=10))
     events([incident], NOW)
     atom_feed([incident], base="http://localhost", now=NOW)
     assert job_id(f"{incident.id}:opened").replace("-", "").isalnum()
@@ -183,7 +186,7 @@ def step_on(watch):
 
 
 def show(answer):
-    from api.reachability import reachability_document
+    from shared.public.check import reachability_document
 
     msgspec.json.encode(reachability_document([answer], your_ip="127.0.0.1"))
 
@@ -250,7 +253,7 @@ def test_any_ring_of_a_server_is_hours_that_can_be_drawn(header, ring, looks):
     for hour in server_history.unpack_hours(header + ring, history.unpack_looks(looks, NOW), NOW):
         assert 0 <= hour.online <= hour.looked <= 60
     before = server_history.unpack_header(header)
-    after = server_history.seen(before, NOW, online=True, last_look=int(NOW) - 60, missed=0)
+    after = server_history.seen(before, NOW, online=True, last_crawl=int(NOW) - 60, missed=0)
     assert server_history.changes(before, after)
 
 

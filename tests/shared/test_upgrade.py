@@ -4,8 +4,8 @@ import msgspec
 import pytest
 from backports import zstd
 
+from shared.public.state import state_document
 from shared.snapshot import SCHEMA_VERSION, UnknownSchemaError, decode, encode
-from shared.state_document import state_document
 from tests.fakes import snapshot
 
 
@@ -42,7 +42,7 @@ def test_a_new_api_reads_an_old_crawlers_snapshot():
     read = decode(changed(snapshot(), drop))
     assert read.undialled_servers == 0
     assert read.models[0].servers[0].conflict is None
-    assert state_document(read)["model_reports"][0]["server_rows"]
+    assert state_document(read).model_reports[0].server_rows
 
 
 @pytest.mark.parametrize("schema", [0, SCHEMA_VERSION + 1, 10**6])

@@ -23,19 +23,19 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from api.legacy_metrics import LegacyCollector
+from api.metrics.legacy import LegacyCollector
+from api.metrics.swarm import SwarmCollector
 from api.pages import Pages, View
-from api.swarm_metrics import SwarmCollector
+from crawler.judge import judge
 from crawler.models import Model
-from crawler.reading import RecordReader
-from crawler.records import RefusedError, check_block, read_model
-from crawler.report import build_snapshot
-from crawler.swarm import Observation, ObservedModel
+from crawler.observe.observation import Observation, ObservedModel
+from crawler.observe.record_reader import RecordReader
+from crawler.observe.records import RefusedError, check_block, read_model
 from shared.p2p.hivemind import MSGPackSerializer
 from shared.p2p.raw_values import RawValues
+from shared.public.state import state_document
 from shared.reachability import Cause, DialOutcome, Stage
 from shared.snapshot import BootstrapPeer, Refusals, Snapshot, Verdict, decode, encode
-from shared.state_document import state_document
 from shared.text_picture import text_picture
 
 OFFICIAL = Model("official-hf", 4, "https://huggingface.co/a/official")
@@ -98,7 +98,9 @@ hostile_index = st.dictionaries(
 hostile_blocks = st.lists(st.tuples(st.integers(0, 5), subkeys, raw_servers), max_size=8)
 
 
-def judge(index: dict[str, bytes], entries: list[tuple[int, str, bytes]], dials: tuple[DialOutcome, ...]) -> Snapshot:
+def make_snapshot(
+    index: dict[str, bytes], entries: list[tuple[int, str, bytes]], dials: tuple[DialOutcome, ...]
+) -> Snapshot:
     """Make a snapshot of what stands in the DHT, each model having the same entries `(block, subkey, value)`."""
     refused: Counter[str] = Counter()
     models = [OFFICIAL]
@@ -132,7 +134,7 @@ def judge(index: dict[str, bytes], entries: list[tuple[int, str, bytes]], dials:
         crawler_peer_id=PEERS[1],
         versions=dict.fromkeys(PEERS, "2.2.0"),
     )
-    return build_snapshot(observation, started_at=1.0, ended_at=2.0, update_period=60.0, private_swarm=True)
+    return judge(observation, 60.0)
 
 
 class _Markup(html.parser.HTMLParser):
@@ -183,7 +185,7 @@ def fuzz(seconds: float, first_seed: int) -> int:
             index: dict[str, bytes], blocks: list[tuple[int, str, bytes]], dials: list[DialOutcome], answer: bytes
         ) -> None:
             RawValues(Counter()).loads(answer)
-            every_form(judge(index, blocks, tuple(dials)))
+            every_form(make_snapshot(index, blocks, tuple(dials)))
 
         print(f"seed {number}: ", end="", flush=True)
         once()

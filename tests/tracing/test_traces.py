@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.request_spans import RequestSpans
+from api.http.request_spans import RequestSpans
 from deploy.embedded_redis import free_port
 from reachability_worker.job import read_check
 from shared import tracing

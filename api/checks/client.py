@@ -1,0 +1,236 @@
+"""This module runs reachability checks: has them admitted to the queue, and gives each caller an answer in time.
+
+However many callers check one peer, in this process or in another, one worker probes it once. This process keeps one
+`PendingCheck` per peer, and polls Redis for it every second: `api.checks.admission` decides, for all processes, whether
+to reuse a verdict, join a check that is under way, or begin one. So a check whose worker was lost begins anew at
+another. Verdicts arrive on one stream of replies, which all pending checks share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from redis.exceptions import RedisError
+
+from api.checks.admission import Admissions, Check, NoVerdictError
+from api.http.request_id import current_request_id
+from shared import tracing
+from shared.reachability import VANTAGE_PATTERN, Answer, decode_answer
+from shared.snapshot import Verdict
+from shared.store import keys, stored
+from shared.store.streams import StreamTail
+from shared.tasks import awaited, end
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from redis.asyncio import Redis
+
+    from shared.tasks import Tasks
+
+POLL_INTERVAL = 1.0
+"""Seconds after which a pending check asks Redis again how it stands."""
+VANTAGES_TTL = 1.0
+"""Seconds for which the list of vantage points is used before Redis is asked again."""
+OTHER_VANTAGES_TIMEOUT = 0.5
+"""Seconds that other vantage points get once one has reached the peer: the verdict stands, evidence is welcome."""
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class PendingCheck:
+    """A check that callers of this process wait for."""
+
+    check: Check
+    result: asyncio.Future[Answer] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    waiters: int = 0
+    polling: asyncio.Task[None] | None = None
+
+
+class CheckClient:
+    """Checks peers for all requests of this process. `start` comes first; then `check` as often as wanted."""
+
+    def __init__(self, redis: Redis, tasks: Tasks, *, max_queued: int) -> None:
+        self._redis = redis
+        self._tasks = tasks
+        self._pending: dict[tuple[str, str, bool], PendingCheck] = {}
+        """By vantage point, peer, and `fresh`: a recent verdict answers those alone that want no fresh one."""
+        self._tail = StreamTail(redis, (keys.REPLIES,), about="replies")
+        self._admissions = Admissions(redis, max_queued=max_queued)
+        self._vantages: list[str] = []
+        self._vantages_at = -VANTAGES_TTL
+        self._finding_vantages: asyncio.Task[list[str]] | None = None
+        self.on_reply: Callable[[Answer], None] = lambda _: None
+        """Called with each reply that arrives, for metrics."""
+
+    @property
+    def waiting(self) -> int:
+        """How many callers wait now."""
+        return sum(pending.waiters for pending in self._pending.values())
+
+    def start(self) -> None:
+        """Read replies and admit checks from now on, until the tasks are closed."""
+        self._tasks.keep("replies", self._read_replies)
+        self._tasks.keep("admissions", self._admissions.run)
+
+    async def vantages(self) -> list[str]:
+        """Return the vantage points that had a live worker within the last second. Raises `redis.RedisError`.
+
+        All callers share one read; whether a worker lives at this moment is decided at each admission.
+        """
+        if time.monotonic() - self._vantages_at > VANTAGES_TTL and (
+            self._finding_vantages is None or self._finding_vantages.done()
+        ):
+            self._finding_vantages = awaited(self._find_vantages())
+            self._finding_vantages.add_done_callback(_retrieve_error)
+        if self._finding_vantages is not None and not self._finding_vantages.done():
+            return await asyncio.shield(self._finding_vantages)
+        return self._vantages
+
+    async def _find_vantages(self) -> list[str]:
+        seconds, microseconds = await self._redis.time()
+        now_ms = seconds * 1000 + microseconds // 1000
+        names: Any = await self._redis.zrangebyscore(keys.VANTAGES, now_ms, "+inf")
+        read = (stored.read("vantage", _vantage, name) for name in names)
+        self._vantages, self._vantages_at = sorted(name for name in read if name is not None), time.monotonic()
+        return self._vantages
+
+    async def check(
+        self, peer_id: str, *, deadline: float, vantage: str | None = None, fresh: bool = False
+    ) -> list[Answer]:
+        """Return what each live vantage point (or the one that is named) found, within `deadline` (monotonic seconds).
+
+        Raises `NoVerdictError` where none could probe the peer.
+        """
+        try:
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                names = await self.vantages()
+        except (RedisError, OSError, TimeoutError) as error:
+            raise NoVerdictError("the monitor's queue is away") from error
+        if vantage is not None:
+            names = [name for name in names if name == vantage]
+        if not names:
+            raise NoVerdictError("no worker is looking now")
+        tasks = [awaited(self._check_from(name, peer_id, deadline, fresh)) for name in names]
+        try:
+            await self._until_decided(tasks, deadline)
+        finally:
+            await end(*(task for task in tasks if not task.done()))
+        answers = [task.result() for task in tasks if task.done() and not task.cancelled() and not task.exception()]
+        if not answers:
+            failed = next((task.exception() for task in tasks if task.done() and not task.cancelled()), None)
+            raise NoVerdictError(str(failed or "no worker answered in time"))
+        return answers
+
+    async def _until_decided(self, tasks: list[asyncio.Task[Answer]], deadline: float) -> None:
+        running: set[asyncio.Task[Answer]] = set(tasks)
+        while running:
+            done, running = await asyncio.wait(
+                running, timeout=max(0.0, deadline - time.monotonic()), return_when=asyncio.FIRST_COMPLETED
+            )
+            if not done:
+                return
+            if running and any(
+                not task.exception() and task.result().outcome.verdict is Verdict.REACHABLE for task in done
+            ):
+                deadline = min(deadline, time.monotonic() + OTHER_VANTAGES_TIMEOUT)
+
+    async def _check_from(self, vantage: str, peer_id: str, deadline: float, fresh: bool) -> Answer:
+        """Return one vantage point's answer: join the check of this process that is pending, or begin one."""
+        pending = self._pending.get((vantage, peer_id, fresh))
+        if pending is None or pending.result.done():
+            pending = PendingCheck(Check(vantage, peer_id, deadline, fresh, current_request_id()))
+            self._pending[vantage, peer_id, fresh] = pending
+            pending.polling = self._tasks.start("check", self._poll(pending))
+        pending.waiters += 1
+        pending.check.deadline = max(pending.check.deadline, deadline)
+        try:
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                answer = await asyncio.shield(pending.result)
+        except TimeoutError:
+            raise NoVerdictError("no worker answered in time") from None
+        else:
+            # Whoever shares a probe that another request began finds it from his own trace.
+            tracing.current().link(answer.traceparent)
+            return answer
+        finally:
+            pending.waiters -= 1
+            if not pending.waiters:
+                self._close(pending)
+
+    async def _poll(self, pending: PendingCheck) -> None:
+        """Have the check admitted, every second anew, until it has an answer or its deadline is over."""
+        check = pending.check
+        try:
+            while not pending.result.done() and time.monotonic() < check.deadline:
+                admitted = await self._admissions.admit(check)
+                if admitted.answer is not None:
+                    if not pending.result.done():
+                        pending.result.set_result(admitted.answer)
+                    return
+                check.job_id = admitted.job_id
+                log.debug("check admitted", peer_id=check.peer_id, job_id=admitted.job_id, began=admitted.began)
+                await asyncio.wait([pending.result], timeout=POLL_INTERVAL)
+        except NoVerdictError as error:
+            _fail(pending, error)
+        except (RedisError, OSError) as error:
+            _fail(pending, NoVerdictError(f"the monitor's queue is away ({type(error).__name__})"))
+        except Exception as error:
+            _fail(pending, NoVerdictError(f"the check failed ({type(error).__name__})"))
+            raise
+
+    def _close(self, pending: PendingCheck) -> None:
+        """Forget a check that nobody waits for any more."""
+        key = pending.check.vantage, pending.check.peer_id, pending.check.fresh
+        if self._pending.get(key) is pending:
+            del self._pending[key]
+        if pending.result.done():
+            # Polling ends by itself. A reply may be here before Redis's answer that the check was admitted.
+            pending.result.exception()  # retrieved: nobody is left to raise it to
+        elif pending.polling is not None:
+            pending.polling.cancel()
+
+    def _resolve(self, answer: Answer) -> None:
+        """Give an answer to the pending checks that it answers."""
+        for fresh in (False, True):
+            pending = self._pending.get((answer.vantage, answer.peer_id, fresh))
+            # A verdict from before its admission does not answer a check that wants a fresh one.
+            if pending is not None and not pending.result.done() and (pending.check.job_id or not fresh):
+                pending.result.set_result(answer)
+
+    async def _read_replies(self) -> None:
+        while True:
+            try:
+                await self._tail.at_end()
+                break
+            except (RedisError, OSError):
+                await asyncio.sleep(0.25)
+        async for entries in self._tail.follow():
+            for entry in entries:
+                answer = stored.read("reply", lambda fields: decode_answer(fields[b"answer"]), entry.fields)
+                if answer is not None:
+                    self.on_reply(answer)
+                    self._resolve(answer)
+
+
+def _fail(pending: PendingCheck, error: NoVerdictError) -> None:
+    if not pending.result.done():
+        pending.result.set_exception(error)
+
+
+def _vantage(name: bytes) -> str:
+    if re.fullmatch(VANTAGE_PATTERN, text := name.decode()) is None:
+        raise ValueError("not the name of a vantage point")
+    return text
+
+
+def _retrieve_error(task: asyncio.Task[Any]) -> None:
+    """Take a task's error, also where everybody who waited for it has left: asyncio logs it otherwise."""
+    if not task.cancelled():
+        task.exception()

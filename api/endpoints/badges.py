@@ -1,0 +1,44 @@
+"""`/badge/{dht_prefix}.svg`: a model's state, coverage or uptime as a picture for a README."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from starlette.responses import Response
+
+from api.http.headers import SVG
+from api.http.problems import Problem
+from api.http.resources import resource
+from api.pages.badge import UNKNOWN, UPTIME_WINDOW, BadgeMetric, model_badge
+from api.responses import kinds
+from api.responses.history_cache import HistoryAwayError
+from api.services import services_of
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from api.responses.prepared import PreparedResponse
+
+
+async def badge(request: Request) -> Response | PreparedResponse:
+    """`?metric=state` (default), `coverage` or `uptime` (30 days). A picture also where nothing is known."""
+    services = services_of(request)
+    given = request.query_params.get("metric", BadgeMetric.STATE.value)
+    if given not in tuple(BadgeMetric):
+        raise Problem(400, f"Bad metric {given[:50]!r}: expected one of {', '.join(BadgeMetric)}.")
+    metric, prefix = BadgeMetric(given), request.path_params["dht_prefix"]
+    model = services.model(prefix)
+    if model is None:
+        status = 503 if services.swarm.snapshot is None else 404
+        headers = kinds.badge_headers(kinds.UNKNOWN_BADGE_SECONDS)
+        return Response(UNKNOWN.svg(), status, media_type=SVG, headers=headers)
+
+    async def make() -> PreparedResponse:
+        uptime, view = None, services.swarm.view()
+        if metric is BadgeMetric.UPTIME:
+            with suppress(HistoryAwayError):
+                uptime = (await services.history.model(prefix)).uptimes()[UPTIME_WINDOW]
+        return await services.on_demand.render(lambda: kinds.badge(model_badge(metric, model, view, uptime).svg()))
+
+    return await services.on_demand.get(resource(request.scope), make)

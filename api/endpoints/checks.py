@@ -1,0 +1,189 @@
+"""Checks: can the monitor reach a peer, and if not, why. `/api/v1/is_reachable`, the page `/check`, and `/probe`.
+
+Petals servers check themselves before they announce blocks. They read `success`, and at the end `message` and
+`your_ip`; on any error status they start unchecked. So a negative verdict is a 200 that a probe stands behind, and
+"nobody could look" is a 503.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import msgspec
+from redis.exceptions import RedisError
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from api.checks.admission import NoVerdictError
+from api.http.client_address import client_address, is_trusted, rate_key
+from api.http.headers import JSON, SECURITY_HEADERS
+from api.http.problems import CLIENT_LEFT, Problem
+from api.metrics.check import check_metrics
+from api.metrics.exposition import exposition
+from api.pages import CheckView
+from api.responses import kinds
+from api.services import services_of
+from shared.peer_id import BadPeerIdError, parse_peer_id
+from shared.public.check import reachability_document
+from shared.reachability import message
+from shared.snapshot import Verdict
+from shared.tasks import awaited, end
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from api.http.request_rate import RequestRate
+    from api.responses.prepared import PreparedResponse
+    from shared.reachability import Answer
+
+RETRY_AFTER = 5
+"""Seconds that a caller is told to wait where nobody could look."""
+SCRAPE_TIMEOUT_HEADER = "x-prometheus-scrape-timeout-seconds"
+SCRAPE_RESERVE = 0.5
+"""Seconds of the scrape's time-out that are kept to bring the answer back."""
+
+
+async def is_reachable(request: Request) -> Response:
+    """JSON. 200 with a verdict; 400, 403, 429, 503 problem documents without one."""
+    answers = await _check(request, request.path_params["peer_id"])
+    document = reachability_document(answers, your_ip=client_address(request.scope))
+    headers = {"cache-control": "no-store"}
+    return Response(msgspec.json.encode(document), media_type=JSON, headers=headers)
+
+
+async def without_peer_id(request: Request) -> Response:
+    """A 400: no id at all is a bad id, not an unknown page."""
+    raise Problem(400, "Bad peer id: the peer id is empty.")
+
+
+async def page(request: Request) -> Response:
+    """The form; with a peer id, what a check of that peer found."""
+    services = services_of(request)
+    given = request.path_params.get("peer_id")
+    if given is None and (asked := request.query_params.get("peer_id", "").strip()):
+        return RedirectResponse(f"/check/{quote(asked[:200], safe='')}", 303)
+    if given is None:
+        return _html(services.pages.check(peer_id=None, answer=None, problem=None))
+    try:
+        answers = await _check(request, given)
+    except Problem as problem:
+        html = services.pages.check(peer_id=given, answer=None, problem=problem.detail)
+        return _html(html, problem.status_code, dict(problem.headers or {}))
+    view = CheckView(tuple(answers), show_addresses=services.settings.show_addresses)
+    return _html(services.pages.check(peer_id=answers[0].peer_id, answer=view, problem=None))
+
+
+async def probe(request: Request) -> PreparedResponse:
+    """`/probe?target=PEER_ID` in blackbox_exporter's form, where PROBE_ENDPOINT=on.
+
+    A verdict is `probe_success` 1 or 0. Where nobody could look, the answer is a 503 and so `up` is 0: an alert on
+    `probe_success == 0` never fires because the monitor itself was away. `vantage` asks one vantage point only.
+    """
+    target = request.query_params.get("target")
+    if not target:
+        raise Problem(400, "Give a peer id: /probe?target=PEER_ID.")
+    started = time.monotonic()
+    try:
+        async with asyncio.timeout(_scrape_timeout(request)):
+            answers = await _check(request, target)
+    except TimeoutError:
+        raise Problem(
+            503, "Nobody could look within the scrape's time-out. This says nothing about the peer."
+        ) from None
+    openmetrics = "application/openmetrics-text" in request.headers.get("accept", "")
+    measured = check_metrics(answers, time.monotonic() - started)
+    return kinds.metrics(exposition(measured, openmetrics=openmetrics), openmetrics=openmetrics)
+
+
+async def _check(request: Request, given: str) -> list[Answer]:
+    """Return every vantage point's answer about a peer. Raises `Problem` where there is no verdict."""
+    started = time.monotonic()
+    services = services_of(request)
+    settings = services.settings
+    try:
+        peer_id = parse_peer_id(given)
+    except BadPeerIdError as error:
+        raise Problem(400, f"Bad peer id: {error}.") from error
+    address = client_address(request.scope)
+    trusted = is_trusted(address, settings.trusted)
+    if settings.rate_limit and not trusted:
+        await _spend(services.request_rate, address, settings.rate_limit)
+    fresh = request.query_params.get("fresh") == "1"
+    if fresh and not trusted:
+        raise Problem(403, "A fresh check is for the monitor's trusted networks.")
+    checking = awaited(
+        services.checks.check(
+            peer_id,
+            deadline=started + settings.reachability_deadline,
+            vantage=request.query_params.get("vantage"),
+            fresh=fresh,
+        )
+    )
+    try:
+        answers = await _unless_hung_up(request, checking)
+    except NoVerdictError as error:
+        raise _no_verdict(str(error)) from error
+    if all(answer.outcome.verdict is Verdict.UNKNOWN for answer in answers):
+        cause = answers[0].outcome.cause
+        raise _no_verdict(message(cause) if cause is not None else "no worker could look")
+    return answers
+
+
+async def _spend(rate: RequestRate, address: str, limit: int) -> None:
+    """Count the request against the client's rate limit. Raises a 429 `Problem` above it."""
+    try:
+        budget = await rate.count(rate_key(address))
+    except (RedisError, OSError) as error:
+        raise _no_verdict("the monitor's queue is away") from error
+    if budget.used > limit:
+        seconds = max(1, round(budget.resets_in))
+        raise Problem(
+            429,
+            f"More than {limit} reachability requests a minute from {rate_key(address)}. A server needs four.",
+            headers={
+                "retry-after": str(seconds),
+                "ratelimit-policy": f'"default";q={limit};w=60',
+                "ratelimit": f'"default";r=0;t={seconds}',
+            },
+        )
+
+
+def _no_verdict(reason: str) -> Problem:
+    return Problem(
+        503,
+        f"Nobody could look: {reason.rstrip('.')}. This says nothing about the peer.",
+        headers={"retry-after": str(RETRY_AFTER), "cache-control": "no-store"},
+    )
+
+
+async def _unless_hung_up(request: Request, checking: asyncio.Task[list[Answer]]) -> list[Answer]:
+    """Return the answers, but give up when the client does: what it asked for costs nothing more."""
+
+    async def hung_up() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    leaving = awaited(hung_up())
+    try:
+        await asyncio.wait({checking, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not checking.done():
+            raise Problem(CLIENT_LEFT, "The client hung up.")
+        return checking.result()
+    finally:
+        await end(leaving, checking)
+
+
+def _scrape_timeout(request: Request) -> float:
+    """Return the seconds that Prometheus leaves for the check, up to our own deadline."""
+    deadline = services_of(request).settings.reachability_deadline
+    try:
+        timeout = float(request.headers.get(SCRAPE_TIMEOUT_HEADER, ""))
+    except ValueError:
+        return deadline
+    return min(deadline, max(0.1, timeout - SCRAPE_RESERVE))
+
+
+def _html(html: str, status: int = 200, headers: dict[str, str] | None = None) -> HTMLResponse:
+    return HTMLResponse(html, status, headers={**SECURITY_HEADERS, "cache-control": "no-cache", **(headers or {})})

@@ -1,0 +1,202 @@
+"""`GET /openapi.json`: the API described in OpenAPI 3.1. Operations are written here, schemas come from the types."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from api.http.headers import CORS, JSON, PROBLEM_JSON
+from api.responses.prepared import PreparedResponse
+from shared.public import check, health, history, incidents, models, problem, state
+from shared.public.schema import schemas
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+DOCUMENTS = (
+    state.StateDocument,
+    check.ReachabilityDocument,
+    health.Liveness,
+    health.Readiness,
+    models.ModelsDocument,
+    models.ModelDocument,
+    models.ServerDocument,
+    history.ModelHistoryDocument,
+    history.ServerHistoryDocument,
+    incidents.IncidentsDocument,
+    problem.ProblemDocument,
+)
+_REF = "#/components/schemas/{name}"
+_PREFIX = {
+    "name": "dht_prefix",
+    "in": "path",
+    "required": True,
+    "description": "The model's DHT prefix; a slash in it may be written as it is or as %2F.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 128},
+}
+_PEER = {
+    "name": "peer_id",
+    "in": "path",
+    "required": True,
+    "description": "A peer id in any form of the libp2p specification.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 128},
+}
+_WORDS = {
+    304: "The client has it already (If-None-Match).",
+    303: "To the page of the peer that was asked for.",
+    307: "To the canonical form of the peer id.",
+    400: "The question is malformed.",
+    403: "Only for the monitor's trusted networks.",
+    404: "Not known; `near_matches` names what may have been meant.",
+    429: "Too many requests from this address.",
+    503: "Nothing can be said now: no snapshot yet, nobody could look, or Redis is away. Try again.",
+}
+
+
+async def document(request: Request) -> PreparedResponse:
+    """The description; it never changes while the process lives."""
+    return _body()
+
+
+@cache
+def _body() -> PreparedResponse:
+    headers = {**CORS, "cache-control": "public, max-age=3600"}
+    return PreparedResponse.make(msgspec.json.encode(describe()), JSON, headers=headers)
+
+
+@cache
+def describe() -> dict[str, Any]:
+    """Return the OpenAPI document."""
+    components = schemas(DOCUMENTS, _REF)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Petals Health Monitor",
+            "version": "1",
+            "description": "Can people use this swarm now, and if not, why? Times are Unix seconds, durations are "
+            "seconds, throughputs are tokens per second. Fields are added, never changed or taken away.",
+        },
+        "paths": {path: {"get": operation} for path, operation in _paths().items()},
+        "components": {"schemas": components},
+    }
+
+
+def _paths() -> dict[str, dict[str, Any]]:
+    return {
+        "/api/v1/state": _json("The whole swarm", "StateDocument", errors=(503,), cached=True),
+        "/api/v1/models": _json("All models without their servers", "ModelsDocument", errors=(503,), cached=True),
+        "/api/v1/models/{dht_prefix}": _json(
+            "One model with its servers", "ModelDocument", _PREFIX, errors=(404, 503), cached=True
+        ),
+        "/api/v1/servers/{peer_id}": _json(
+            "One server or bootstrap peer", "ServerDocument", _PEER, errors=(400, 404, 503), cached=True
+        ),
+        "/api/v1/history/models/{dht_prefix}": _json(
+            "A model's past", "ModelHistoryDocument", _PREFIX, _resolution(), errors=(400, 404, 503), cached=True
+        ),
+        "/api/v1/history/servers/{peer_id}": _json(
+            "A server's past", "ServerHistoryDocument", _PEER, errors=(400, 404, 503), cached=True
+        ),
+        "/api/v1/incidents": _json(
+            "Outages, the newest first", "IncidentsDocument",
+            _query("limit", {"type": "integer", "minimum": 1, "maximum": 1000}, "How many at most."),
+            _query("model", {"type": "string"}, "Only those of this DHT prefix."),
+            errors=(400, 503), cached=True,
+        ),
+        "/api/v1/is_reachable/{peer_id}": _json(
+            "Can the monitor reach this peer, and if not, why", "ReachabilityDocument", _PEER,
+            _query("fresh", {"type": "string"}, "`1` looks again; for trusted networks."),
+            _query("vantage", {"type": "string"}, "Only from this vantage point."),
+            errors=(400, 403, 429, 503),
+        ),
+        "/api/v1/is_reachable": _problem_only("Without a peer id: always an error"),
+        "/openapi.json": {
+            "summary": "This description",
+            "responses": {"200": _content("OpenAPI 3.1.", {JSON: {"schema": {"type": "object"}}}), **_words(304)},
+        },
+        "/livez": _json("The process answers", "Liveness"),
+        "/readyz": _json("It has something to serve", "Readiness") | {
+            "responses": {
+                str(status): _content(words, {JSON: {"schema": _ref("Readiness")}})
+                for status, words in ((200, "Ready."), (503, "Neither a snapshot nor Redis."))
+            }
+        },
+        "/badge/{dht_prefix}.svg": _media(
+            "A model as a picture for a README", "image/svg+xml", _PREFIX,
+            _query("metric", {"enum": ["state", "coverage", "uptime"], "default": "state"}, "What it shows."),
+            errors=(400,), pictures=(404, 503),
+        ),
+        "/incidents.atom": _media("Outages as an Atom feed", "application/atom+xml", errors=(503,)),
+        "/swarm.txt": _media(
+            "The swarm as a picture of text", "text/plain",
+            _query("color", {"type": "string"}, "`1` for terminal colours."), errors=(503,),
+        ),
+        "/events": _media("Server-sent events: `snapshot` and `status`", "text/event-stream", errors=(503,)),
+        "/metrics": _media("The swarm for Prometheus", "text/plain"),
+        "/api/prometheus": _media("The same, under its old address", "text/plain"),
+        "/": _media("The overview for people", "text/html", errors=(503,)),
+        "/incidents": _media("Outages for people", "text/html", errors=(503,)),
+        "/models/{dht_prefix}": _media("A model for people", "text/html", _PREFIX, errors=(404, 503)),
+        "/servers/{peer_id}": _media("A server for people", "text/html", _PEER, errors=(404, 503), others=(307,)),
+        "/check": _media("The form of a check for people", "text/html", others=(303,)),
+        "/check/{peer_id}": _media("A check for people", "text/html", _PEER, errors=(400, 403, 429, 503)),
+    }  # fmt: skip
+
+
+def _json(
+    summary: str, schema: str, *parameters: dict[str, Any], errors: tuple[int, ...] = (), cached: bool = False
+) -> dict[str, Any]:
+    responses = {"200": _content("Found.", {JSON: {"schema": _ref(schema)}}), **_words(*(304,) * cached)}
+    return {"summary": summary, "parameters": list(parameters), "responses": responses | _problems(errors)}
+
+
+def _media(
+    summary: str,
+    media_type: str,
+    *parameters: dict[str, Any],
+    errors: tuple[int, ...] = (),
+    pictures: tuple[int, ...] = (),
+    others: tuple[int, ...] = (),
+) -> dict[str, Any]:
+    shown = {media_type: {"schema": {"type": "string"}}}
+    responses = {"200": _content("Found.", shown), **_words(*others), **_problems(errors)}
+    for status, told in _problems(pictures).items():  # the router has no picture of what is no name at all
+        responses[status] = _content(told["description"], shown | told["content"])
+    if media_type == "text/html":
+        for code in errors:
+            responses[str(code)]["content"] |= shown
+    return {"summary": summary, "parameters": list(parameters), "responses": responses}
+
+
+def _problem_only(summary: str) -> dict[str, Any]:
+    return {"summary": summary, "responses": _problems((400,))}
+
+
+def _content(words: str, content: dict[str, Any]) -> dict[str, Any]:
+    return {"description": words, "content": content}
+
+
+def _words(*statuses: int) -> dict[str, Any]:
+    return {str(status): {"description": _WORDS[status]} for status in statuses}
+
+
+def _problems(statuses: tuple[int, ...]) -> dict[str, Any]:
+    return {
+        str(status): _content(_WORDS[status], {PROBLEM_JSON: {"schema": _ref("ProblemDocument")}})
+        for status in statuses
+    }
+
+
+def _resolution() -> dict[str, Any]:
+    words = "`minute`: a day; `hour`: 30 days; `day`: a year."
+    return _query("resolution", {"enum": ["minute", "hour", "day"], "default": "hour"}, words)
+
+
+def _query(name: str, schema: dict[str, Any], words: str) -> dict[str, Any]:
+    return {"name": name, "in": "query", "description": words, "schema": schema}
+
+
+def _ref(name: str) -> dict[str, Any]:
+    return {"$ref": _REF.format(name=name)}

@@ -1,0 +1,43 @@
+"""The swarm as a whole: `/`, `/api/v1/state`, `/swarm.txt`.
+
+These are prepared once per snapshot (`api.responses.per_snapshot`). The handlers answer until that has happened.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from api.http.resources import resource
+from api.responses.kinds import COLOR_PATH, TEXT_PATH, swarm_text
+from api.services import services_of
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from api.responses.prepared import PreparedResponse
+
+
+async def state(request: Request) -> PreparedResponse:
+    """The whole state as JSON. 503 before the first snapshot; a replica that renders its first one is waited for."""
+    services = services_of(request)
+    prepared = services.prepared.find(request.scope)
+    if prepared is None and services.swarm.snapshot is not None:
+        await services.swarm.rendered()
+        prepared = services.prepared.find(request.scope)
+    if prepared is None:
+        raise services.no_snapshot()
+    return prepared
+
+
+async def text(request: Request) -> PreparedResponse:
+    """A picture of the swarm for terminals, with colours where `?color=1` asks for them; also what `/` is as text."""
+    services = services_of(request)
+    snapshot = services.snapshot()
+    if (prepared := services.prepared.find(request.scope)) is not None:
+        return prepared
+    color = resource(request.scope) == COLOR_PATH
+
+    async def make() -> PreparedResponse:
+        return await services.on_demand.render(lambda: swarm_text(snapshot, color=color))
+
+    return await services.on_demand.get(f"{TEXT_PATH}#{color}", make)

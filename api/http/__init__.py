@@ -1,0 +1,1 @@
+"""What the api does with HTTP itself: addresses, ids, headers, errors, limits. It knows nothing of the swarm."""

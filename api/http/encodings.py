@@ -1,0 +1,54 @@
+"""This module compresses content in each content coding, and chooses the coding that a client gets."""
+
+from __future__ import annotations
+
+import gzip
+
+import brotli
+from backports import zstd
+
+GZIP_LEVEL, BROTLI_QUALITY, ZSTD_LEVEL = 6, 5, 6
+MIN_COMPRESSED = 500
+"""Bytes; below that, headers weigh more than what compression saves."""
+IDENTITY = "identity"
+
+_PREFERRED = ("zstd", "br", "gzip")
+"""Where a client likes several equally, it gets the first of these."""
+_MAX_ACCEPTED = 256
+"""Bytes of an Accept-Encoding. No browser's has half of it; a longer one gets what all understand."""
+_MAX_CHOSEN = 256
+"""Choices that are kept, by header. Browsers send a handful; a client that varies them costs this many entries."""
+_chosen: dict[bytes, str] = {}
+
+
+def encode(content: bytes) -> dict[str, bytes]:
+    """Return the content by content coding; short content uncompressed alone."""
+    encoded = {IDENTITY: content}
+    if len(content) >= MIN_COMPRESSED:
+        encoded["zstd"] = zstd.compress(content, level=ZSTD_LEVEL)
+        encoded["br"] = brotli.compress(content, quality=BROTLI_QUALITY)
+        encoded["gzip"] = gzip.compress(content, GZIP_LEVEL, mtime=0)
+    return encoded
+
+
+def choose(accepted: bytes) -> str:
+    """Return the best content coding for an Accept-Encoding header."""
+    known = _chosen.get(accepted)
+    if known is not None:
+        return known
+    if len(accepted) > _MAX_ACCEPTED:
+        return IDENTITY
+    weights = {}
+    for item in accepted.decode("latin-1").lower().split(","):
+        name, _, parameters = item.strip().partition(";")
+        key, _, value = parameters.strip().partition("=")
+        try:
+            weights[name.strip()] = float(value) if key.strip() == "q" else 1.0
+        except ValueError:
+            weights[name.strip()] = 0.0
+    best = max(_PREFERRED, key=lambda name: (weights.get(name, weights.get("*", 0.0)), -_PREFERRED.index(name)))
+    choice = best if weights.get(best, weights.get("*", 0.0)) > 0 else IDENTITY
+    if len(_chosen) >= _MAX_CHOSEN:
+        _chosen.clear()
+    _chosen[accepted] = choice
+    return choice

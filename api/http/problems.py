@@ -1,0 +1,83 @@
+"""This module answers errors as RFC 9457 problem documents: JSON for programs, a page for people."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.responses import HTMLResponse, Response
+
+from api.http.headers import CORS, PROBLEM_JSON, SECURITY_HEADERS, is_api
+from shared.public.problem import ProblemDocument
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from starlette.requests import Request
+
+CLIENT_LEFT = 499
+"""nginx's number for a client that hung up: nobody reads the answer, but metrics count it, and not as our failure."""
+
+_DETAILS = {
+    404: "There is nothing at this address. The API is described at /openapi.json.",
+    405: "This address can only be read: GET or HEAD.",
+}
+
+
+class Problem(HTTPException):
+    """An error with words for the client.
+
+    `near` holds (text, address of the page) of what may have been meant.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        near: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        super().__init__(status, detail, dict(headers or {}))
+        self.near = near
+
+
+def exception_handlers(
+    page: Callable[[int, str, str, Sequence[tuple[str, str]]], str],
+) -> dict[Any, Callable[[Request, Exception], Awaitable[Response]]]:
+    """Return Starlette's handlers: for HTTP errors, its own router's too, and for our own mistakes.
+
+    `page` renders an error's status, title, detail and suggestions.
+    """
+
+    async def on_http_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)  # noqa: S101 - registered for it
+        status = error.status_code
+        near = error.near if isinstance(error, Problem) else ()
+        detail = error.detail if isinstance(error, Problem) else _DETAILS.get(status, error.detail)
+        if "text/html" in request.headers.get("accept", "") and not request.url.path.startswith("/api/"):
+            html = page(status, _title(status), detail, near)
+            return HTMLResponse(html, status, headers={**SECURITY_HEADERS, **(error.headers or {})})
+        return _problem(status, detail, [text for text, _ in near], headers=error.headers)
+
+    async def on_failure(request: Request, error: Exception) -> Response:
+        """Say that it was our own mistake, without its innards: the log has them."""
+        headers = CORS if is_api(request.url.path) else None  # this is outside of all middleware, `api.http.cors` too
+        return _problem(500, "The monitor failed to answer this. It has been logged.", headers=headers)
+
+    return {HTTPException: on_http_error, Exception: on_failure}
+
+
+def _problem(
+    status: int, detail: str, near: Sequence[str] = (), *, headers: Mapping[str, str] | None = None
+) -> Response:
+    document = ProblemDocument(
+        type="about:blank", title=_title(status), status=status, detail=detail, near_matches=tuple(near)
+    )
+    return Response(msgspec.json.encode(document), status, headers=headers, media_type=PROBLEM_JSON)
+
+
+def _title(status: int) -> str:
+    return "Client Closed Request" if status == CLIENT_LEFT else HTTPStatus(status).phrase

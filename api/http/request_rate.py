@@ -1,0 +1,43 @@
+"""This module counts the requests of a client address per minute, for all replicas together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from shared.store import keys
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+WINDOW_MS = 60_000
+
+# KEYS: the client's counter. ARGV: window. Returns the count and the milliseconds until it begins anew.
+_COUNT = """
+local count = redis.pcall('INCR', KEYS[1])
+if type(count) == 'table' then  -- something else stands there
+  redis.call('DEL', KEYS[1])
+  count = redis.call('INCR', KEYS[1])
+end
+if count == 1 or redis.call('PTTL', KEYS[1]) < 0 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
+return {count, redis.call('PTTL', KEYS[1])}
+"""
+
+
+class Budget(NamedTuple):
+    """What a client address has used of its requests per minute."""
+
+    used: int
+    resets_in: float
+    """Seconds."""
+
+
+class RequestRate:
+    """Counts in Redis."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._count = redis.register_script(_COUNT)
+
+    async def count(self, address: str) -> Budget:
+        """Count one request of a client, and return what it has used. Raises `redis.RedisError`."""
+        used, resets_in_ms = await self._count(keys=[keys.rate(address)], args=[WINDOW_MS])
+        return Budget(used, max(0, resets_in_ms) / 1000)

@@ -1,0 +1,87 @@
+"""This module collects the predecessor's metrics, which dashboards rely on: same names and labels, escaped."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from api.metrics.swarm import MAX_VERSIONS, RPS_FIELDS, gauge, shown_models, top
+from shared.judgement.coverage import coverage, speed_by_block
+from shared.snapshot import PeerState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from prometheus_client import Metric
+
+    from shared.snapshot import Snapshot
+
+PERCENTILES = (25, 50, 75, 90, 95)
+
+
+class LegacyCollector(Collector):
+    """All of them for one snapshot; `blocks_total` is a gauge in spite of its name."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+
+    def collect(self) -> Iterator[Metric]:
+        snapshot = self._snapshot
+        servers = [server for model in snapshot.models for server in model.servers]
+        yield gauge("update_duration", "Seconds that the last crawl took.", snapshot.update_duration)
+
+        pinging = [server.next_pings for server in servers if server.next_pings is not None]
+        pings = [seconds for announced in pinging for seconds in announced.values() if not math.isnan(seconds)]
+        finite = sorted(seconds for seconds in pings if math.isfinite(seconds))
+        if pings:
+            yield gauge("peers_per_srv", "Peers that a server pings, on average.", len(pings) / len(pinging))
+            yield gauge("pings_inf_share", "Share of pings without an answer.", 1 - len(finite) / len(pings))
+        yield gauge("servers_num_total", "Servers that announce pings.", len(pinging))
+        yield gauge("servers_num_relay", "Servers behind a relay.", sum(bool(s.using_relay) for s in servers))
+        if finite:
+            percentiles = GaugeMetricFamily("ping_pct", "Percentiles of answered pings, in seconds.", labels=["pct"])
+            for percent in PERCENTILES:
+                percentiles.add_metric([str(percent)], _percentile(finite, percent))
+            yield percentiles
+        versions = GaugeMetricFamily("server_version", "Servers by version.", labels=["version_number"])
+        for version, count in top(Counter(server.version for server in servers if server.version), MAX_VERSIONS):
+            versions.add_metric([version], count)
+        yield versions
+        yield from self._models()
+
+    def _models(self) -> Iterator[Metric]:
+        blocks = GaugeMetricFamily("n_blocks", "Blocks of the model.", labels=["model"])
+        servers = GaugeMetricFamily("servers_num", "Servers of the model.", labels=["model"])
+        total = GaugeMetricFamily("blocks_total", "Blocks served, over all servers.", labels=["model"])
+        online_min = GaugeMetricFamily("blocks_online_min", "Online servers of the rarest block.", labels=["model"])
+        by_state = GaugeMetricFamily("blocks", "Blocks served, by the servers' state.", labels=["model", "state"])
+        average = GaugeMetricFamily("rps_avg", "Mean over blocks of the servers' summed RPS.", labels=["model", "rps"])
+        least = GaugeMetricFamily("rps_min", "Least over blocks of the servers' summed RPS.", labels=["model", "rps"])
+        for model in shown_models(self._snapshot)[0]:
+            name = model.dht_prefix
+            blocks.add_metric([name], model.num_blocks)
+            servers.add_metric([name], len(model.servers))
+            total.add_metric([name], sum(server.span.length for server in model.servers))
+            online_min.add_metric([name], coverage(model).min_redundancy)
+            served = Counter[PeerState]()
+            for server in model.servers:
+                served[server.state] += server.span.length
+            for state in PeerState:
+                by_state.add_metric([name, state.value], served[state])
+            for kind, field in RPS_FIELDS.items():
+                sums = speed_by_block(model.num_blocks, model.servers, field)
+                average.add_metric([name, kind], sum(sums) / max(1, len(sums)))
+                least.add_metric([name, kind], min(sums, default=0.0))
+        yield from (blocks, servers, total, online_min, by_state, average, least)
+
+
+def _percentile(ordered: Sequence[float], percent: int) -> float:
+    """Linear interpolation between the nearest ranks, as numpy does by default."""
+    place = (len(ordered) - 1) * percent / 100
+    low = math.floor(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)

@@ -1,0 +1,70 @@
+"""This module collects series for each server: opt-in, on a path of its own, as a large swarm has thousands of them.
+
+Peer ids only, no public names: those are free text that strangers choose anew at will.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from api.metrics.swarm import RPS_FIELDS, gauge, shown_models
+from shared.snapshot import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from prometheus_client import Metric
+
+    from shared.snapshot import Snapshot
+
+MAX_SERVERS = 5_000
+"""Servers with series of their own, in the order of the models."""
+
+
+class ServerCollector(Collector):
+    """One snapshot's servers. A server that serves two models has series for each."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        models, _ = shown_models(snapshot)
+        servers = {(model.dht_prefix, server.peer_id): server for model in models for server in model.servers}
+        everywhere = sum(len(model.servers) for model in snapshot.models)
+        self._servers = dict(list(servers.items())[:MAX_SERVERS])
+        self._overflow = everywhere - len(self._servers)
+
+    def collect(self) -> Iterator[Metric]:
+        labels = ["model", "peer_id"]
+        state = GaugeMetricFamily("petals_server_state", "1 for the server's state.", labels=[*labels, "state"])
+        reached = GaugeMetricFamily(
+            "petals_server_reachable", "1 reached by the crawler, 0 not; absent where nobody could look.", labels=labels
+        )
+        first = GaugeMetricFamily("petals_server_first_block", "The first block that it serves.", labels=labels)
+        blocks = GaugeMetricFamily("petals_server_blocks", "Blocks that it serves.", labels=labels)
+        rps = GaugeMetricFamily(
+            "petals_server_throughput_rps", "Requests per second, as announced.", labels=[*labels, "kind"]
+        )
+        cache = GaugeMetricFamily("petals_server_cache_tokens_left", "Free attention cache.", labels=labels)
+        relay = GaugeMetricFamily("petals_server_using_relay", "1 where it announces to use a relay.", labels=labels)
+        relayed = GaugeMetricFamily(
+            "petals_server_relayed", "1 reached through a relay, 0 directly; absent where not reached.", labels=labels
+        )
+        for name, server in self._servers.items():
+            state.add_metric([*name, server.state.value], 1)
+            if server.verdict is not Verdict.UNKNOWN:
+                reached.add_metric(name, server.verdict is Verdict.REACHABLE)
+            first.add_metric(name, server.span.start)
+            blocks.add_metric(name, server.span.length)
+            for kind, field in RPS_FIELDS.items():
+                announced: float | None = getattr(server, field)
+                if announced is not None:
+                    rps.add_metric([*name, kind], announced)
+            if server.cache_tokens_left is not None:
+                cache.add_metric(name, server.cache_tokens_left)
+            if server.using_relay is not None:
+                relay.add_metric(name, server.using_relay)
+            if server.relayed is not None:
+                relayed.add_metric(name, server.relayed)
+        yield from (state, reached, first, blocks, rps, cache, relay, relayed)
+        yield gauge("petals_servers_overflow", "Servers without series of their own.", self._overflow)

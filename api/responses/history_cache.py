@@ -1,0 +1,91 @@
+"""This module reads histories and incidents from Redis when they are asked for, at most every 15 seconds each.
+
+However many requests come, each is read once, for all that wait. While Redis is away, what was read before is served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from redis.exceptions import RedisError
+
+from api.http.problems import Problem
+from api.responses.read_through import FRESH_SECONDS, OldValueError, ReadThrough
+from shared.store.rings import Resolution
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Hashable
+
+    from shared.incidents import Incident
+    from shared.store.history import HistoryReader, ModelHistory, ServerHistory
+
+MAX_ENTRIES = 128
+"""Histories that are kept, least recently used out first. A model's minutes take about 0.3 MB, the rest far less."""
+READ_SECONDS = 2.0
+READS_AT_ONCE = 4
+"""As many as its client has connections."""
+RETRY_AFTER = 5
+PAGE_TIMEOUT = 0.5
+"""Seconds that a page waits for its history."""
+
+T = TypeVar("T")
+
+
+class HistoryAwayError(Problem, OldValueError):
+    """Redis does not answer, and this was not read before: a 503, where no handler does without."""
+
+    def __init__(self) -> None:
+        headers = {"retry-after": str(RETRY_AFTER)}
+        super().__init__(503, "The history cannot be read now: Redis is away.", headers=headers)
+
+
+class HistoryCache:
+    """The history as this process knows it. Every method raises `HistoryAwayError`."""
+
+    def __init__(
+        self, reader: HistoryReader, *, fresh: float = FRESH_SECONDS, now: Callable[[], float] = time.time
+    ) -> None:
+        self._reader = reader
+        self._now = now
+        self._values = ReadThrough(fresh, MAX_ENTRIES)
+        self._slots = asyncio.Semaphore(READS_AT_ONCE)
+
+    async def model(self, dht_prefix: str, resolution: Resolution = Resolution.HOUR) -> ModelHistory:
+        """Return a model's slots; none for a model without history."""
+        found: ModelHistory = await self._read(
+            ("model", dht_prefix, resolution), lambda: self._reader.model(dht_prefix, resolution, self._now())
+        )
+        return found
+
+    async def server(self, peer_id: str) -> ServerHistory | None:
+        """Return a server's hours; None where nothing is kept of it."""
+        found: ServerHistory | None = await self._read(
+            ("server", peer_id), lambda: self._reader.server(peer_id, self._now())
+        )
+        return found
+
+    async def incidents(self) -> tuple[Incident, ...]:
+        """Return open and ended incidents, the newest first."""
+        found: tuple[Incident, ...] = await self._read(("incidents",), self._reader.incidents)
+        return found
+
+    async def _read(self, key: Hashable, read: Callable[[], Awaitable[Any]]) -> Any:
+        async def load() -> Any:
+            try:
+                async with asyncio.timeout(READ_SECONDS), self._slots:
+                    return await read()
+            except (RedisError, OSError) as error:  # TimeoutError is an OSError
+                raise HistoryAwayError from error
+
+        return await self._values.get(key, load)
+
+
+async def in_time(past: Awaitable[T]) -> T | None:
+    """Return what a page shows of the past; None where that takes long or cannot be read: the page does without."""
+    try:
+        async with asyncio.timeout(PAGE_TIMEOUT):
+            return await past
+    except (HistoryAwayError, TimeoutError):
+        return None

@@ -1,0 +1,66 @@
+"""This module prepares responses of each kind that is made on demand, with the headers that its media type needs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from api.http.headers import CORS, HTML, JSON, METRICS_TEXT, OPENMETRICS, SECURITY_HEADERS, SVG, TEXT
+from api.responses.prepared import PreparedResponse
+from api.responses.read_through import FRESH_SECONDS
+from shared.text_picture import text_picture
+
+if TYPE_CHECKING:
+    from shared.snapshot import Snapshot
+
+BY_ACCEPT = "Accept, Accept-Encoding"
+"""`Vary` of what has a second form."""
+BADGE_SECONDS, UNKNOWN_BADGE_SECONDS = 60, 5
+"""For which caches may keep a badge."""
+BADGE_ROUTE = "/badge/{dht_prefix}.svg"
+TEXT_PATH, COLOR_PATH = "/swarm.txt", "/swarm.txt?color=1"
+
+
+def page(html: str, route: str) -> PreparedResponse:
+    """Return a page. Compressing takes milliseconds: for a thread, as all of these."""
+    headers = {**SECURITY_HEADERS, "cache-control": "no-cache"}
+    return PreparedResponse.make(html.encode(), HTML, headers=headers, route=route)
+
+
+def document(content: msgspec.Struct, route: str) -> PreparedResponse:
+    """Return a JSON document, which caches may keep for as long as this process does."""
+    headers = {**CORS, "cache-control": f"public, max-age={FRESH_SECONDS:.0f}"}
+    return PreparedResponse.make(msgspec.json.encode(content), JSON, headers=headers, route=route)
+
+
+def badge(svg: str) -> PreparedResponse:
+    """Return a badge of a model."""
+    return PreparedResponse.make(svg.encode(), SVG, headers=badge_headers(BADGE_SECONDS), route=BADGE_ROUTE)
+
+
+def badge_headers(seconds: int) -> dict[str, str]:
+    """Return the headers of a picture that any site may show and caches may keep for so long."""
+    return {
+        **CORS,
+        "cache-control": f"public, max-age={seconds}",
+        "content-security-policy": "default-src 'none'",
+        "x-content-type-options": "nosniff",
+    }
+
+
+def swarm_text(snapshot: Snapshot, *, color: bool) -> PreparedResponse:
+    """Return the swarm as a picture of text."""
+    content = text_picture(snapshot, color=color).encode()
+    return PreparedResponse.make(content, TEXT, headers=CORS, vary=BY_ACCEPT, route=TEXT_PATH)
+
+
+def metrics(content: bytes, *, openmetrics: bool) -> PreparedResponse:
+    """Return metrics in one of Prometheus's text formats."""
+    return PreparedResponse.make(
+        content,
+        OPENMETRICS if openmetrics else METRICS_TEXT,
+        # Not even a proxy's stale copy: a frozen age would hide that nothing is alive behind it.
+        headers={"cache-control": "no-store"},
+        vary=BY_ACCEPT,
+    )

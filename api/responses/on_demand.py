@@ -1,0 +1,63 @@
+"""This module makes responses when they are first asked for; then they are prepared for all.
+
+A model's page, a server's, a history: too many to be made in advance for each snapshot. Each is made once for all
+requests that wait for it, in a thread: nothing that grows with the swarm may be rendered on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
+
+from api.http.problems import Problem
+from api.responses.read_through import FRESH_SECONDS, ReadThrough
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Hashable
+
+    from api.responses.prepared import PreparedResponse
+
+MAX_BYTES = 64 * 2**20
+"""Of all responses, in all codings; the least recently used are dropped first."""
+MAX_RENDERING = 100
+"""Responses that may wait for the thread; one takes up to 0.2 s in a swarm of 10,000 servers."""
+
+T = TypeVar("T")
+
+
+class OnDemandResponses:
+    """Responses by resource. Handlers `get` them; `PreparedResponses` asks `prepared` before any handler runs."""
+
+    def __init__(self) -> None:
+        self._responses = ReadThrough(FRESH_SECONDS, MAX_BYTES, lambda response: response.size)
+        self._thread = ThreadPoolExecutor(1, "render")
+        self._rendering = 0
+
+    def prepared(self, key: str) -> PreparedResponse | None:
+        """Return a response that can be sent as it is, where there is one."""
+        response: PreparedResponse | None = self._responses.ready(key)
+        return response
+
+    def renew(self, version: Hashable) -> None:
+        """Make all responses anew from now on, if the version of what they show is another."""
+        self._responses.version = version
+
+    async def get(self, key: str, make: Callable[[], Awaitable[PreparedResponse]]) -> PreparedResponse:
+        """Return the response for a resource (`api.http.resources`). Raises what `make` raises, which may `render`."""
+        response: PreparedResponse = await self._responses.get(key, make)
+        return response
+
+    async def render(self, make: Callable[[], T]) -> T:
+        """Run what takes time in the thread. Raises a 503 `Problem` where too much waits for it."""
+        if self._rendering >= MAX_RENDERING:
+            raise Problem(503, "Too many pages are being drawn. Try again.", headers={"retry-after": "2"})
+        self._rendering += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, make)
+        finally:
+            self._rendering -= 1
+
+    def close(self) -> None:
+        """Let the thread end."""
+        self._thread.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,156 @@
+"""This module prepares the responses that most requests get, once per snapshot: overview, state, text, badges, metrics.
+
+Little of it changes while the snapshot stays: the ages in metrics, how long a cache may keep it, a banner once it
+is stale. `Renderer.render` may be called every few seconds for that; what did not change is not made again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+import msgspec
+
+from api.http.headers import CORS, HTML, JSON, SECURITY_HEADERS
+from api.metrics.exposition import Collected, exposition
+from api.metrics.legacy import LegacyCollector
+from api.metrics.swarm import AgeCollector, SwarmCollector
+from api.pages.badge import state_badge
+from api.responses import kinds
+from api.responses.kinds import BY_ACCEPT, COLOR_PATH, TEXT_PATH
+from api.responses.prepared import PreparedResponse
+from shared.public.state import state_document
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from api.pages import Pages
+    from api.pages.view import View
+    from shared.snapshot import Snapshot
+
+END_OF_OPENMETRICS = b"# EOF\n"
+STATE_PATH = "/api/v1/state"
+
+
+class Prepared(NamedTuple):
+    """What is prepared: by path, and a second form of some paths by its media type."""
+
+    by_path: dict[str, PreparedResponse]
+    alternatives: dict[str, tuple[bytes, PreparedResponse | None]]
+    """None where that form cannot be had yet, and the router has to say so."""
+
+
+class _Quick(NamedTuple):
+    """What is quickly made of a snapshot: once while it is current, and once it is stale."""
+
+    snapshot: Snapshot
+    stale: bool
+    badges: dict[str, PreparedResponse]
+    metrics: bytes
+    openmetrics: bytes
+
+
+class _Documents(NamedTuple):
+    """A snapshot as a whole: what takes longest to make, and depends on nothing else."""
+
+    snapshot: Snapshot
+    state: PreparedResponse
+    text: PreparedResponse
+    text_as_overview: PreparedResponse
+    color: PreparedResponse
+
+    @classmethod
+    def make(cls, snapshot: Snapshot, *, show_addresses: bool) -> Self:
+        document = msgspec.json.encode(state_document(snapshot, show_addresses=show_addresses))
+        text, color = kinds.swarm_text(snapshot, color=False), kinds.swarm_text(snapshot, color=True)
+        return cls(snapshot, PreparedResponse.make(document, JSON), text, text, color)
+
+    def until(self, cache_control: str) -> Self:
+        """Return the same with other cache times."""
+        headers = {"cache-control": cache_control, **CORS}
+        return self._replace(
+            state=self.state.with_headers(headers),
+            text=self.text.with_headers(headers),
+            text_as_overview=self.text.with_headers(headers, vary=BY_ACCEPT),
+            color=self.color.with_headers(headers),
+        )
+
+
+class Renderer:
+    """Makes the responses, and keeps what the next ones will need again. Not for several threads at once."""
+
+    def __init__(self, pages: Pages) -> None:
+        self._pages = pages
+        self._overview: PreparedResponse | None = None
+        self._quick: _Quick | None = None
+        self._documents: _Documents | None = None
+        self._latest = Prepared({}, {})
+
+    def render(self, view: View) -> Iterator[Prepared]:
+        """Yield all responses for this view, each time with more of them made anew: what most readers want comes first.
+
+        With 60 servers the page takes 3 ms and everything 11, with 10,000 servers 16 ms and 0.7 s. What did not change
+        is not made again.
+        """
+        page = self._make_page(view)
+        if self._documents is not None:  # before the first snapshot nothing is shown that could stay beside the page
+            yield Prepared({**self._latest.by_path, "/": page}, self._latest.alternatives)
+        quick = self._make_quick(view)
+        quick.by_path["/"] = page
+        if view.snapshot is not None and (self._documents is None or self._documents.snapshot is not view.snapshot):
+            yield self._with_documents(quick)
+            self._documents = _Documents.make(view.snapshot, show_addresses=view.show_addresses)
+        if self._documents is not None:
+            self._documents = self._documents.until(_cache_control(view))
+        yield self._with_documents(quick)
+
+    def _make_page(self, view: View) -> PreparedResponse:
+        html = self._pages.overview(view).encode()
+        headers = {"cache-control": _cache_control(view), **SECURITY_HEADERS}
+        self._overview = PreparedResponse.make(html, HTML, headers=headers, vary=BY_ACCEPT, old=self._overview)
+        return self._overview
+
+    def _make_quick(self, view: View) -> Prepared:
+        made = self._quick
+        if made is not None and (made.snapshot is not view.snapshot or made.stale != view.stale):
+            made = None
+        if made is None and view.snapshot is not None:
+            collected = Collected(LegacyCollector(view.snapshot), SwarmCollector(view.snapshot))
+            made = self._quick = _Quick(
+                view.snapshot,
+                view.stale,
+                {f"/badge/{model.dht_prefix}.svg": kinds.badge(state_badge(model, view).svg())
+                 for model in view.snapshot.models},
+                exposition(collected, openmetrics=False),
+                exposition(collected, openmetrics=True),
+            )  # fmt: skip
+        metrics = _metrics(view, made, openmetrics=False)
+        openmetrics = (b"application/openmetrics-text", _metrics(view, made, openmetrics=True))
+        by_path = {"/metrics": metrics, "/api/prometheus": metrics, **(made.badges if made is not None else {})}
+        return Prepared(by_path, {"/metrics": openmetrics, "/api/prometheus": openmetrics})
+
+    def _with_documents(self, quick: Prepared) -> Prepared:
+        documents = self._documents
+        by_path = quick.by_path
+        if documents is not None:
+            by_path = {**by_path, STATE_PATH: documents.state, TEXT_PATH: documents.text, COLOR_PATH: documents.color}
+        text = documents.text_as_overview if documents is not None else None
+        self._latest = Prepared(by_path, {**quick.alternatives, "/": (b"text/plain", text)})
+        return self._latest
+
+
+def _metrics(view: View, made: _Quick | None, *, openmetrics: bool) -> PreparedResponse:
+    ages = AgeCollector(view.snapshot, view.status, view.now, view.stale_after)
+    content = exposition(ages, openmetrics=openmetrics)
+    if made is not None and not view.stale:
+        swarm = made.openmetrics if openmetrics else made.metrics
+        content = content.removesuffix(END_OF_OPENMETRICS) + swarm
+    return kinds.metrics(content, openmetrics=openmetrics)
+
+
+def _cache_control(view: View) -> str:
+    """Fresh until the next crawl is due; a proxy may go on serving while it asks for the new one."""
+    if view.snapshot is None:
+        return "no-cache"
+    due_in = view.snapshot.taken_at + view.snapshot.update_period - view.now
+    period = round(view.snapshot.update_period)
+    return f"public, max-age={max(1, min(period, round(due_in)))}, stale-while-revalidate={period}"

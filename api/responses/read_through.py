@@ -1,0 +1,92 @@
+"""This module keeps values that are loaded when they are asked for, by one request for all that wait."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from shared.tasks import awaited
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Hashable
+
+FRESH_SECONDS = 15.0
+
+
+class OldValueError(Exception):
+    """Base of what `load` raises where an old value is better than none."""
+
+
+class Kept(NamedTuple):
+    """A value, until when it is fresh (monotonic seconds), and of which state of the world it is."""
+
+    value: Any
+    until: float
+    version: Hashable
+    size: int
+
+
+class ReadThrough:
+    """Values by key, loaded when they are asked for and older than `fresh` seconds or of another `version`."""
+
+    def __init__(
+        self, fresh: float = FRESH_SECONDS, max_size: int = 128, size_of: Callable[[Any], int] = lambda _: 1
+    ) -> None:
+        self._fresh = fresh
+        self._max_size = max_size
+        self._size_of = size_of
+        self._size = 0
+        self._entries: OrderedDict[Hashable, Kept] = OrderedDict()
+        self._loading: dict[Hashable, asyncio.Task[Any]] = {}
+        self.version: Hashable = None
+
+    def ready(self, key: Hashable) -> Any:
+        """Return the value if there is one that is fresh, else None."""
+        kept = self._entries.get(key)
+        return kept.value if kept is not None and self._is_fresh(kept) else None
+
+    async def get(self, key: Hashable, load: Callable[[], Awaitable[Any]]) -> Any:
+        """Return the value, as old as `fresh` at most; where `load` raises `OldValueError`, the one known before.
+
+        Raises what `load` raises otherwise.
+        """
+        kept = self._entries.get(key)
+        if kept is not None:
+            self._entries.move_to_end(key)
+            if self._is_fresh(kept):
+                return kept.value
+        loading = (key, self.version)
+        task = self._loading.get(loading)
+        if task is None:
+            task = awaited(self._load(key, load))
+            self._loading[loading] = task
+            task.add_done_callback(lambda done: self._loaded(loading, done))
+        try:
+            # A client that hangs up does not take the answer from those that wait for it too.
+            return await asyncio.shield(task)
+        except OldValueError:
+            if kept is None:
+                raise
+            return kept.value
+
+    def _is_fresh(self, kept: Kept) -> bool:
+        return kept.version == self.version and time.monotonic() < kept.until
+
+    def _loaded(self, loading: Hashable, task: asyncio.Task[Any]) -> None:
+        self._loading.pop(loading, None)
+        if not task.cancelled():
+            task.exception()  # retrieved, also where everybody who waited has left
+
+    async def _load(self, key: Hashable, load: Callable[[], Awaitable[Any]]) -> Any:
+        version = self.version
+        value = await load()
+        if (old := self._entries.pop(key, None)) is not None:
+            self._size -= old.size
+        size = self._size_of(value)
+        self._entries[key] = Kept(value, time.monotonic() + self._fresh, version, size)
+        self._size += size
+        while self._size > self._max_size and len(self._entries) > 1:
+            self._size -= self._entries.popitem(last=False)[1].size
+        return value

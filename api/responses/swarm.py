@@ -1,0 +1,135 @@
+"""This module follows the snapshots in Redis, and has the responses prepared anew for each of them."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import structlog
+
+from api.pages import View
+from api.responses.per_snapshot import Renderer
+from shared import heap
+from shared.judgement.swarm import stale_after
+
+if TYPE_CHECKING:
+    from api.pages import Pages
+    from api.responses.on_demand import OnDemandResponses
+    from api.responses.prepared import PreparedResponses
+    from api.settings import ApiSettings
+    from shared.snapshot import CrawlStatus, Snapshot
+    from shared.store.clock import RedisClock
+    from shared.store.snapshots import SnapshotReader
+    from shared.tasks import Tasks
+
+REFRESH_EVERY = 5.0
+"""Seconds after which ages and cache times are brought up to date, where nothing else is new."""
+
+log = structlog.get_logger()
+
+
+class Swarm:
+    """The swarm as this process knows it. `start` keeps the responses prepared; `view` is what others are made of."""
+
+    def __init__(
+        self,
+        reader: SnapshotReader,
+        clock: RedisClock,
+        pages: Pages,
+        settings: ApiSettings,
+        *,
+        prepared: PreparedResponses,
+        on_demand: OnDemandResponses,
+    ) -> None:
+        self._reader = reader
+        self._clock = clock
+        self._renderer = Renderer(pages)
+        self._settings = settings
+        self._prepared = prepared
+        self._on_demand = on_demand
+        self.snapshot: Snapshot | None = None
+        self.snapshot_id: str | None = None
+        self.status: CrawlStatus | None = None
+        self._news = asyncio.Event()
+        self._read_once = asyncio.Event()
+        self._rendering = asyncio.Lock()
+        for step in self._renderer.render(self.view()):  # before the first snapshot: they say that there is none
+            self._prepared.replace(*step)
+
+    @property
+    def connected(self) -> bool:
+        """Whether Redis answered last."""
+        return self._reader.connected
+
+    @property
+    def stale_after(self) -> float:
+        """Age in seconds from which the snapshot is stale."""
+        return stale_after(self.snapshot, self._settings.stale_after_periods)
+
+    def view(self) -> View:
+        """Return what pages and metrics are made of, as of now."""
+        return View(
+            snapshot=self.snapshot,
+            status=self.status,
+            now=self._clock.now(),
+            redis_connected=self.connected,
+            snapshot_id=self.snapshot_id,
+            show_addresses=self._settings.show_addresses,
+            stale_after=self.stale_after,
+        )
+
+    def start(self, tasks: Tasks) -> None:
+        """Follow snapshots from now on, until the tasks are closed."""
+        tasks.keep("snapshots", self._follow)
+        tasks.keep("ages", self._keep_fresh)
+
+    async def first_read(self, seconds: float) -> None:
+        """Wait until pages show what is in Redis, but no longer than this: Redis may be away."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._read_once.wait()
+
+    async def rendered(self) -> None:
+        """Wait for the render that is under way, where one is."""
+        async with self._rendering:
+            pass
+
+    async def changed(self) -> None:
+        """Wait for the next snapshot or status."""
+        await self._news.wait()
+
+    async def _follow(self) -> None:
+        async for news in self._reader.follow():
+            if news.snapshot is not None:
+                self.snapshot, self.snapshot_id = news.snapshot, news.snapshot_id
+            if news.status is not None:
+                self.status = news.status
+            await self._clock.ask()
+            await self._render()
+            if news.snapshot is not None:
+                await asyncio.to_thread(heap.give_back)
+            # All that wait now are woken; later ones wait for the next.
+            news_told, self._news = self._news, asyncio.Event()
+            news_told.set()
+
+    async def _keep_fresh(self) -> None:
+        """Ages go on while nothing happens, most of all when nothing happens any more."""
+        while True:
+            await asyncio.sleep(REFRESH_EVERY)
+            await self._clock.ask()
+            await self._render()
+
+    async def _render(self) -> None:
+        """Render in a thread: no request waits for it, and what was rendered before is sent until then."""
+        view = self.view()
+        status = None if view.status is None else view.status.attempted_at
+        self._on_demand.renew((view.snapshot_id, status, view.stale, view.redis_connected))
+        async with self._rendering:
+            try:
+                rendered = self._renderer.render(self.view())
+                while (step := await asyncio.to_thread(next, rendered, None)) is not None:
+                    self._prepared.replace(*step)
+                    self._read_once.set()
+            except Exception:
+                log.exception("the snapshot could not be rendered; the responses before it stay")

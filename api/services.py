@@ -1,0 +1,136 @@
+"""This module builds what request handlers need: one typed object per process, started and closed with the app."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+from api.checks.client import CheckClient
+from api.http.problems import Problem
+from api.http.request_rate import RequestRate
+from api.metrics.process import ProcessMetrics
+from api.pages import Pages, near_models, near_servers
+from api.responses.history_cache import READS_AT_ONCE, HistoryCache
+from api.responses.on_demand import OnDemandResponses
+from api.responses.prepared import PreparedResponses
+from api.responses.swarm import Swarm
+from shared import tracing
+from shared.peer_id import BadPeerIdError, parse_peer_id
+from shared.store.clock import RedisClock
+from shared.store.connection import connect
+from shared.store.history import HistoryReader
+from shared.store.snapshots import SnapshotReader
+from shared.tasks import Tasks
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from api.settings import ApiSettings
+    from shared.snapshot import ModelReport, Snapshot
+
+FIRST_READ_TIMEOUT = 2.0
+"""Seconds that a starting replica gives Redis to show what is there, before it serves without."""
+NO_SNAPSHOT_RETRY = 5
+
+
+class Services:
+    """Everything that lives as long as the process. Nothing is connected before `start`."""
+
+    def __init__(self, settings: ApiSettings) -> None:
+        self.settings = settings
+        self.tasks = Tasks()
+        self.pages = Pages()
+        self._redis = connect(settings.redis_url, "api")
+        # Apart, so that a crowd that reads the past never waits in front of a check.
+        self._history_redis = connect(settings.redis_url, "api history", max_connections=READS_AT_ONCE)
+        self.clock = RedisClock(self._redis)
+        self.on_demand = OnDemandResponses()
+        self.prepared = PreparedResponses(self.on_demand.prepared)
+        self.swarm = Swarm(
+            SnapshotReader(self._redis),
+            self.clock,
+            self.pages,
+            settings,
+            prepared=self.prepared,
+            on_demand=self.on_demand,
+        )
+        self.history = HistoryCache(HistoryReader(self._history_redis), now=self.clock.now)
+        self.checks = CheckClient(self._redis, self.tasks, max_queued=settings.max_queued_checks)
+        self.request_rate = RequestRate(self._redis)
+        self.metrics = ProcessMetrics(
+            prepared=lambda: self.prepared.served,
+            checks_waiting=lambda: self.checks.waiting,
+            redis_connected=lambda: self.swarm.connected,
+            snapshot_age=lambda: self.swarm.view().age,
+            now=self.clock.now,
+        )
+        self.checks.on_reply = self.metrics.replied
+
+    async def start(self) -> None:
+        """Follow the snapshots and run checks from now on. Returns when pages show what Redis has, or in two seconds.
+
+        The server listens after this: beside replicas that know the swarm, one that does not yet would answer wrongly.
+        """
+        if self.settings.api_metrics_port:
+            self.metrics.serve(self.settings.api_metrics_port, self.settings.metrics_host)
+        self.swarm.start(self.tasks)
+        self.checks.start()
+        await self.swarm.first_read(FIRST_READ_TIMEOUT)
+
+    async def close(self) -> None:
+        """End the background tasks, and close the connections."""
+        await self.tasks.close()
+        with suppress(Exception):
+            await self._redis.aclose()
+            await self._history_redis.aclose()
+        self.on_demand.close()
+        await asyncio.to_thread(tracing.stop)
+
+    def snapshot(self) -> Snapshot:
+        """Return the newest snapshot. Raises a 503 `Problem` that says why there is none yet."""
+        if self.swarm.snapshot is None:
+            raise self.no_snapshot()
+        return self.swarm.snapshot
+
+    def model(self, dht_prefix: str) -> ModelReport | None:
+        """Return the model of the newest snapshot; None where it has no such model, or where there is none yet."""
+        models = () if self.swarm.snapshot is None else self.swarm.snapshot.models
+        return next((model for model in models if model.dht_prefix == dht_prefix), None)
+
+    async def peer_id(self, given: str) -> str:
+        """Return a peer id in its canonical form. Raises a 400 `Problem`, with suggestions."""
+        try:
+            return parse_peer_id(given)
+        except BadPeerIdError as error:
+            raise Problem(400, f"Bad peer id: {error}.", near=await self.suggestions("server", given)) from error
+
+    async def unknown(self, kind: Literal["model", "server"], name: str, detail: str) -> Problem:
+        """Return the 404 for what the snapshot does not have, with suggestions; a 503 where there is no snapshot."""
+        if self.swarm.snapshot is None:
+            return self.no_snapshot()
+        return Problem(404, detail, near=await self.suggestions(kind, name))
+
+    async def suggestions(self, kind: Literal["model", "server"], name: str) -> list[tuple[str, str]]:
+        """Return (text, address of the page) of what may have been meant by a mistyped name."""
+        find = near_models if kind == "model" else near_servers
+        return await self.on_demand.render(partial(find, self.swarm.snapshot, name))
+
+    def no_snapshot(self) -> Problem:
+        """Return the 503 for while there is nothing to show, with the reason where one is known."""
+        status = self.swarm.status
+        if status is not None and not status.ok:
+            reason = f"the last crawl failed: {status.error}"
+        elif not self.swarm.connected:
+            reason = "Redis is away"
+        else:
+            reason = "the first crawl has not ended"
+        headers = {"retry-after": str(NO_SNAPSHOT_RETRY)}
+        return Problem(503, f"There is no snapshot of the swarm yet: {reason}.", headers=headers)
+
+
+def services_of(request: Request) -> Services:
+    """Return the services of the app that a request came to."""
+    services: Services = request.app.state.services
+    return services

@@ -1,0 +1,1 @@
+"""This package writes each crawl into the history that Redis keeps."""

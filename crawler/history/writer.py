@@ -1,0 +1,231 @@
+"""This module records each crawl in the history: bounded in size, in one atomic step, fenced by the lease.
+
+It takes three round trips per crawl: read the state, read the current slots, and run the script that writes. The script
+refuses a deposed crawler, and one that read an older state than the current one, so what was read cannot have changed.
+Sizes and bounds: docs/history.md.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from crawler.history.commands import (
+    YEAR,
+    FollowedModel,
+    StoredOutage,
+    incident_commands,
+    look_commands,
+    model_commands,
+    server_commands,
+    withdrawal_commands,
+)
+from crawler.incidents import absent, decode_watch, judged
+from shared import incidents
+from shared.snapshot import ModelState, PeerState, Snapshot
+from shared.store import keys, stored
+from shared.store.rings import LOOKS, MINUTE, Resolution, unpack_look
+from shared.store.server_history import HEADER_BYTES, LIFE_SECONDS, offset_of
+from shared.store.snapshots import deposed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from redis.asyncio import Redis
+
+    from crawler.history.commands import Command
+
+T = TypeVar("T")
+
+MAX_MODELS = 100
+"""Models with a history: official ones first, then those that were ever healthy."""
+MAX_SERVERS = 5_000
+"""Servers with a history. Those that were never online are dropped first, then those not seen for longest."""
+CLOCK_TOLERANCE = 60.0
+"""Seconds by which a recorded crawl may be ahead of Redis's clock."""
+
+# KEYS: lease, head, models, servers, watch, open incidents.
+# ARGV: the writer's lease, the head that it read, the new head, models kept, servers kept, oldest score of a model,
+# of a server, prefix of servers' keys, how many prefixes of models' keys and these; then the commands, each after
+# the number of its parts. The keys that commands and prefixes name are those of shared/store/keys.py, of one database.
+_APPEND = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return redis.error_reply('DEPOSED') end
+if (redis.call('GET', KEYS[2]) or '') ~= ARGV[2] then return redis.error_reply('STALE') end
+redis.call('SET', KEYS[2], ARGV[3], 'EX', 31622400)
+local at = 10 + tonumber(ARGV[9])
+while ARGV[at] do
+  local parts = tonumber(ARGV[at])
+  redis.call(unpack(ARGV, at + 1, at + parts))
+  at = at + parts + 1
+end
+local function forget(index, kept, oldest, drop)
+  local old = redis.call('ZRANGEBYSCORE', index, '-inf', '(' .. oldest)
+  for _, member in ipairs(old) do drop(member); redis.call('ZREM', index, member) end
+  local extra = redis.call('ZCARD', index) - tonumber(kept)
+  if extra > 0 then
+    for _, member in ipairs(redis.call('ZRANGE', index, 0, extra - 1)) do drop(member) end
+    redis.call('ZREMRANGEBYRANK', index, 0, extra - 1)
+  end
+end
+forget(KEYS[3], ARGV[4], ARGV[6], function(prefix)
+  for i = 10, 9 + tonumber(ARGV[9]) do redis.call('DEL', ARGV[i] .. prefix) end
+  redis.call('HDEL', KEYS[5], prefix)
+  redis.call('HDEL', KEYS[6], prefix)
+end)
+forget(KEYS[4], ARGV[5], ARGV[7], function(peer) redis.call('DEL', ARGV[8] .. peer) end)
+return 1
+"""
+
+
+class HistoryWriter:
+    """Records the crawls of one crawler. Every write names its lease, which fences it."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._append = redis.register_script(_APPEND)
+
+    async def append(self, snapshot: Snapshot, lease: str) -> bool:
+        """Record one crawl. Return False for a crawl that is not newer than the last recorded one.
+
+        Raises `DeposedError`, `redis.RedisError`.
+        """
+        at = snapshot.taken_at
+        hour = LOOKS.slot(at)
+        reading = self._redis.pipeline(transaction=False)
+        reading.get(keys.HISTORY_HEAD)
+        reading.hgetall(keys.INCIDENT_WATCH)
+        reading.hgetall(keys.OPEN_INCIDENTS)
+        reading.getrange(keys.HISTORY_LOOKS, LOOKS.offset(hour), LOOKS.offset(hour) + LOOKS.width - 1)
+        reading.time()
+        head, watched, opened, look, time = await reading.execute(raise_on_error=False)
+        head, look = stored.answered("history", head, b""), stored.answered("history", look, b"")
+        now, _ = stored.answered("history", time, (at, 0))
+        last = stored.read("history", stored.number, head) or 0.0 if head else 0.0
+        # A crawl from the future was dated by a clock that was ahead. It does not prevent newer ones.
+        if was_ahead := last > now + CLOCK_TOLERANCE:
+            last = 0.0
+        if at <= last:
+            return False
+        models, commands = _follow(
+            snapshot, stored.answered("watch", watched, {}), stored.answered("incident", opened, {}), at
+        )
+        servers = _choose_servers(snapshot)
+
+        pieces: list[tuple[str, int, int]] = []
+        for model in models:
+            for resolution in Resolution:
+                offset = resolution.ring.offset(resolution.ring.slot(at))
+                key = keys.history_of_model(resolution, model.report.dht_prefix)
+                pieces.append((key, offset, offset + resolution.ring.width - 1))
+        pieces += [(keys.history_of_server(peer_id), 0, HEADER_BYTES - 1) for peer_id in servers]
+        if was_ahead:
+            pieces += [(keys.history_of_server(peer_id), offset_of(hour), offset_of(hour)) for peer_id in servers]
+        found = await self._read_pieces(pieces, commands)
+        of_models = len(models) * len(Resolution)
+        rings, of_servers = found[:of_models], found[of_models:]
+
+        minutes = unpack_look(look, hour)
+        commands += look_commands(hour, minutes, first=not look, new_minute=at // MINUTE > last // MINUTE)
+        for number, model in enumerate(models):
+            commands += model_commands(model, rings[number * len(Resolution) :], at)
+        headers, ring_bytes = of_servers[: len(servers)], of_servers[len(servers) :]
+        commands += server_commands(
+            servers, headers, at, last_crawl=int(last), minutes=minutes, ring_minutes=ring_bytes
+        )
+        await self._write(commands, lease, head or b"", at)
+        return True
+
+    async def _read_pieces(self, pieces: list[tuple[str, int, int]], commands: list[Command]) -> list[bytes]:
+        """Return the bytes of each piece `(key, first, last)`; none for a key of another type, which is deleted."""
+        reading = self._redis.pipeline(transaction=False)
+        for piece in pieces:
+            reading.getrange(*piece)
+        found: list[bytes] = []
+        for (key, _, _), answer in zip(pieces, await reading.execute(raise_on_error=False), strict=True):
+            if isinstance(answer, Exception):
+                commands.append(("DEL", key))
+            found.append(stored.answered("history", answer, b""))
+        return found
+
+    async def _write(self, commands: list[Command], lease: str, head: bytes, at: float) -> None:
+        prefixes = [keys.history_of_model(resolution, "") for resolution in Resolution]
+        arguments: list[Any] = [lease, head, repr(at), MAX_MODELS, MAX_SERVERS, at - YEAR, at - LIFE_SECONDS]
+        arguments += [keys.history_of_server(""), len(prefixes), *prefixes]
+        for command in commands:
+            arguments += [len(command), *command]
+        with deposed():
+            await self._append(
+                keys=[
+                    keys.CRAWLER_LEASE, keys.HISTORY_HEAD, keys.HISTORY_MODELS, keys.HISTORY_SERVERS,
+                    keys.INCIDENT_WATCH, keys.OPEN_INCIDENTS,
+                ],
+                args=arguments,
+            )  # fmt: skip
+
+
+def _follow(
+    snapshot: Snapshot, watched: Mapping[bytes, bytes], opened: Mapping[bytes, bytes], at: float
+) -> tuple[list[FollowedModel], list[Command]]:
+    """Return the models to follow, and commands for the other fields of the two hashes (watches, open incidents)."""
+    watches = _readable("watch", watched, decode_watch)
+    shown = _readable("incident", opened, incidents.decode)
+    commands: list[Command] = []
+    for key, there, readable in ((keys.INCIDENT_WATCH, watched, watches), (keys.OPEN_INCIDENTS, opened, shown)):
+        names = {name.encode() for name in readable}
+        commands += [("HDEL", key, field) for field in there if field not in names]
+    outages = {prefix: StoredOutage(watches.get(prefix), shown.get(prefix)) for prefix in {**watches, **shown}}
+    models, left_out, withdrawn = _choose_models(snapshot, outages)
+    for prefix in withdrawn:
+        commands += withdrawal_commands(prefix, outages[prefix], at)
+    for model in left_out:
+        if model.stored.opened is not None:
+            commands += incident_commands(model.report.dht_prefix, model.stored, None, None, at)
+    return models, commands
+
+
+def _readable(kind: str, entries: Mapping[bytes, bytes], parse: Callable[[bytes], T]) -> dict[str, T]:
+    """Return the fields of a hash that can be parsed; the others count as refused."""
+    found: dict[str, T] = {}
+    for field, data in entries.items():
+        name, value = stored.read(kind, stored.text, field), stored.read(kind, parse, data)
+        if name is not None and value is not None:
+            found[name] = value
+    return found
+
+
+def _choose_models(
+    snapshot: Snapshot, outages: Mapping[str, StoredOutage]
+) -> tuple[list[FollowedModel], list[FollowedModel], list[str]]:
+    """Return the models to follow, those beyond `MAX_MODELS`, and DHT prefixes that the operator withdrew."""
+    found = [
+        FollowedModel(report, judged(report, snapshot.unanswered_keys), outages.get(report.dht_prefix, StoredOutage()))
+        for report in snapshot.models
+    ]
+    present = {report.dht_prefix for report in snapshot.models}
+    withdrawn = []
+    for prefix, outage in outages.items():
+        watch = outage.agreed
+        if prefix in present or watch is None:
+            continue
+        if watch.official:  # official ones are in every snapshot, also those that nobody serves
+            withdrawn.append(prefix)
+        elif watch.missed_when_absent:
+            found.append(FollowedModel(absent(prefix, watch), judged(None, snapshot.unanswered_keys), outage))
+
+    def rank(model: FollowedModel) -> tuple[bool, bool]:
+        watch = model.stored.agreed
+        known = model.state is ModelState.HEALTHY or (watch is not None and watch.missed_when_absent)
+        return not model.report.official, not known
+
+    ranked = sorted(found, key=rank)
+    return ranked[:MAX_MODELS], ranked[MAX_MODELS:], withdrawn
+
+
+def _choose_servers(snapshot: Snapshot) -> dict[str, bool]:
+    """Return `{peer_id: online in any model}`, cut to `MAX_SERVERS`: online ones first."""
+    online: dict[str, bool] = {}
+    for model in snapshot.models:
+        for server in model.servers:
+            online[server.peer_id] = online.get(server.peer_id, False) or server.state is PeerState.ONLINE
+    if len(online) <= MAX_SERVERS:
+        return online
+    return dict(sorted(online.items(), key=lambda item: not item[1])[:MAX_SERVERS])

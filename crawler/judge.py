@@ -1,0 +1,164 @@
+"""This module judges an observation: pure functions from what was observed to the snapshot that is published."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from shared.judgement.coverage import coverage
+from shared.reachability import Cause, advice, message
+from shared.snapshot import (
+    SCHEMA_VERSION,
+    ModelReport,
+    ModelState,
+    PeerState,
+    ReachabilityIssue,
+    ServerReport,
+    Snapshot,
+    Span,
+    Verdict,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from crawler.geoip import GeoDatabase
+    from crawler.models import Model
+    from crawler.observe.observation import Observation, ObservedModel
+    from crawler.observe.records import ServerRecord
+    from shared.reachability import DialOutcome
+
+MIN_BLOCKS_FOR_A_NAME = 10
+"""A public name is an advertisement; it is earned by serving this many blocks of a model."""
+
+_RANK = {PeerState.OFFLINE: 0, PeerState.JOINING: 1, PeerState.ONLINE: 2}
+
+
+def judge(observation: Observation, update_period: float, geo_database: GeoDatabase | None = None) -> Snapshot:
+    """Return the snapshot of one crawl, with servers' locations where there is a database of them.
+
+    `update_period` is seconds from one crawl's start to the next one's.
+    """
+    models = tuple(_model_report(observed, observation) for observed in observation.models)
+    snapshot = Snapshot(
+        schema=SCHEMA_VERSION,
+        taken_at=observation.ended_at,
+        update_period=update_period,
+        update_duration=observation.duration,
+        bootstrap_peers=observation.bootstrap_peers,
+        models=models,
+        reachability_issues=_issues(observation),
+        top_contributors=_contributors(models),
+        refused=observation.refused,
+        unanswered_keys=observation.unanswered_keys,
+        undialled_servers=observation.undialled,
+        private_swarm=observation.private_swarm,
+        crawler_peer_id=observation.crawler_peer_id,
+    )
+    return snapshot if geo_database is None else geo_database.with_locations(snapshot)
+
+
+def peer_state(announced: PeerState, dial: DialOutcome | None) -> PeerState:
+    """Return the state to show: UNREACHABLE only for a server that announces ONLINE and that a probe found so."""
+    if announced is PeerState.ONLINE and dial is not None and dial.verdict is Verdict.UNREACHABLE:
+        return PeerState.UNREACHABLE
+    return announced
+
+
+def conflict(record: ServerRecord, dial: DialOutcome, version: str | None) -> str | None:
+    """Return how a probe contradicts the server's record, which anyone can write; None where it does not."""
+    if dial.cause is Cause.PROTOCOL_MISSING:
+        return "Its record says online, but the peer itself serves no Petals blocks (yet)."
+    if version is not None and record.version is not None and version != record.version:
+        return f"Its record says version {record.version}, but the peer itself says {version}."
+    if dial.relayed is not None and record.using_relay is not None and dial.relayed != record.using_relay:
+        announced, found = ("a relay", "directly") if record.using_relay else ("no relay", "through a relay")
+        return f"Its record says that it uses {announced}, but it was reached {found}."
+    return None
+
+
+def best_span(announced: Mapping[int, ServerRecord], num_blocks: int) -> tuple[Span, ServerRecord]:
+    """Return a server's span and the record that applies to it, from its records `{block: record}` (not empty).
+
+    The best state wins; while a server moves, its old blocks say OFFLINE and its new ones JOINING or ONLINE.
+    The same as petals' `compute_spans` with `min_state=OFFLINE`.
+    """
+    start = end = 0
+    best: ServerRecord | None = None
+    for block in sorted(announced):
+        record = announced[block]
+        if best is None or _RANK[best.state] < _RANK[record.state]:
+            best, start, end = record, block, block + 1
+            if record.start_block is not None and record.end_block is not None:
+                start, end = max(record.start_block, 0), min(record.end_block, num_blocks)
+        elif best.state is record.state:
+            end = max(end, block + 1)
+    assert best is not None, "a server is known by at least one record"  # noqa: S101
+    return Span(start, end), best
+
+
+def _model_report(observed: ObservedModel, observation: Observation) -> ModelReport:
+    model = observed.model
+    servers = tuple(
+        _server_report(peer_id, observed.announcements[peer_id], model, observation)
+        for peer_id in sorted(observed.announcements)
+    )
+    report = ModelReport(
+        dht_prefix=model.dht_prefix,
+        num_blocks=model.num_blocks,
+        state=ModelState.BROKEN,
+        name=model.name,
+        short_name=model.short_name,
+        repository=model.repository,
+        official=model.official,
+        limited=model.limited,
+        servers=servers,
+    )
+    return msgspec.structs.replace(report, state=coverage(report).state)
+
+
+def _server_report(
+    peer_id: str, announced: Mapping[int, ServerRecord], model: Model, observation: Observation
+) -> ServerReport:
+    span, record = best_span(announced, model.num_blocks)
+    dial = observation.dials.get(peer_id) if record.state is PeerState.ONLINE else None
+    state = peer_state(record.state, dial)
+    return ServerReport(
+        peer_id=peer_id,
+        state=state,
+        announced=record.state,
+        span=span,
+        show_public_name=state is PeerState.ONLINE and span.length >= MIN_BLOCKS_FOR_A_NAME,
+        verdict=dial.verdict if dial is not None else Verdict.UNKNOWN,
+        error=dial.explanation if dial is not None else None,
+        cause=dial.cause if dial is not None and dial.verdict is not Verdict.REACHABLE else None,
+        relayed=dial.relayed if dial is not None else None,
+        relay=dial.relay if dial is not None else None,
+        rtt=dial.rtt if dial is not None and dial.verdict is Verdict.REACHABLE else None,
+        conflict=conflict(record, dial, observation.versions.get(peer_id)) if dial is not None else None,
+        multiaddrs=observation.addresses.get(peer_id, ()),
+        **record.fields(),
+    )
+
+
+def _contributors(models: tuple[ModelReport, ...]) -> dict[str, int]:
+    blocks: Counter[str] = Counter()
+    for model in models:
+        for server in model.servers:
+            if model.official and server.show_public_name and server.public_name:
+                blocks[server.public_name] += server.span.length
+    return dict(blocks.most_common())
+
+
+def _issues(observation: Observation) -> tuple[ReachabilityIssue, ...]:
+    issues = {
+        peer.peer_id: ReachabilityIssue(peer.peer_id, peer.error or "", "This is a bootstrap peer of the swarm.")
+        for peer in observation.bootstrap_peers
+        if peer.verdict is Verdict.UNREACHABLE
+    }
+    for peer_id, dial in observation.dials.items():
+        if dial.verdict is Verdict.UNREACHABLE and dial.cause is not None:
+            issues[peer_id] = ReachabilityIssue(peer_id, dial.explanation or message(dial.cause), advice(dial.cause))
+    return tuple(issues[peer_id] for peer_id in sorted(issues))

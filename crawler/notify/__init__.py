@@ -1,0 +1,1 @@
+"""This package tells the operator's webhook of incidents."""

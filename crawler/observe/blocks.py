@@ -1,0 +1,172 @@
+"""This module looks up DHT keys of blocks in batches, with as many batches at once as the swarm answers in time."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import deque
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple
+
+from crawler.models import MAX_BLOCKS
+from crawler.observe.records import RefusedError, read_server
+from shared.p2p.petals import block_key
+from shared.tasks import awaited, end
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+
+    from crawler.models import Model
+    from shared.p2p.dht_node import DHTClientNode
+    from shared.p2p.raw_values import SubkeyValues
+
+KEYS_PER_BATCH = 16
+FIRST_BATCHES, MAX_BATCHES = 4, 16
+QUICK, QUICK_SECONDS = 2.0, 0.2
+"""A batch is quick if it takes at most `QUICK` times the fastest batch's time, plus `QUICK_SECONDS`."""
+VALUES_CHECKED = 8
+"""Values of one block that are checked for a valid record."""
+
+
+class BlockKey(NamedTuple):
+    """A block of a model."""
+
+    dht_prefix: str
+    block: int
+
+
+def spread(models: Sequence[Model]) -> list[BlockKey]:
+    """Return all blocks of the models, ordered so that any first part of the list samples each model evenly.
+
+    A server is announced under each of its blocks, so the first few lookups name most servers.
+    """
+    blocks = [
+        (_reversed_bits(block), number, BlockKey(model.dht_prefix, block))
+        for number, model in enumerate(models)
+        for block in range(model.num_blocks)
+    ]
+    return [block for _, _, block in sorted(blocks)]
+
+
+def _reversed_bits(number: int) -> int:
+    """Return a sort key in van der Corput order: blocks 0, 512, 256, 768, 128, … come first."""
+    return int(f"{number:0{MAX_BLOCKS.bit_length()}b}"[::-1], 2)
+
+
+class Answer(NamedTuple):
+    """The values of those blocks of one batch that answered, and the number of blocks that did not."""
+
+    found: dict[BlockKey, SubkeyValues]
+    missing: int
+
+
+class BlockReader:
+    """Looks up blocks for one crawl, in the order requested, until `until` (monotonic seconds).
+
+    The number of batches at once adapts to the nodes that hold the keys: one more after each quick batch, half as many
+    after a batch that was not answered in full. The missing blocks of such a batch are looked up once more.
+    """
+
+    def __init__(self, dht_node: DHTClientNode, timeout: float, until: float) -> None:
+        self._dht_node = dht_node
+        self._timeout = timeout
+        self._until = until
+        self._waiting: deque[_Batch] = deque()
+        self._under_way: set[asyncio.Task[None]] = set()
+        self._max_batches = FIRST_BATCHES
+        self._fastest = math.inf
+
+    async def read(
+        self, blocks: Sequence[BlockKey], on_values: Callable[[BlockKey, SubkeyValues], None] | None = None
+    ) -> AsyncIterator[Answer]:
+        """Yield the answer of each batch as it arrives. `on_values` gets each node's values as soon as it answers."""
+        starts = range(0, len(blocks), KEYS_PER_BATCH)
+        batches = [_Batch(blocks[start : start + KEYS_PER_BATCH], on_values) for start in starts]
+        self._waiting += batches
+        self._start_batches()
+        try:
+            for answer in asyncio.as_completed([batch.answer for batch in batches]):
+                yield await answer
+        finally:
+            for batch in batches:
+                batch.answer.cancel()
+
+    async def close(self) -> None:
+        """Cancel the lookups under way."""
+        self._waiting.clear()
+        await end(*self._under_way)
+
+    async def served(self, blocks: Sequence[BlockKey]) -> list[BlockKey]:
+        """Return those blocks of which one of the first few values is a valid record."""
+        return [
+            block
+            async for answer in self.read(blocks)
+            for block, values in answer.found.items()
+            if any(map(_is_valid, islice(values.values(), VALUES_CHECKED)))
+        ]
+
+    def _start_batches(self) -> None:
+        while self._waiting and len(self._under_way) < self._max_batches:
+            batch = self._waiting.popleft()
+            if not batch.answer.done():
+                task = awaited(self._look_up(batch))
+                self._under_way.add(task)
+                task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._under_way.discard(task)
+        self._start_batches()
+
+    async def _look_up(self, batch: _Batch) -> None:
+        keys = {block_key(*block): block for block in batch.blocks}
+        began = time.monotonic()
+        left = self._until - began
+        try:
+            found = await self._dht_node.look_up(keys, min(left, self._timeout), batch.by_key(keys)) if left > 0 else {}
+        except Exception as error:  # noqa: BLE001 - raised where the answer is read
+            if not batch.answer.done():
+                batch.answer.set_exception(error)
+            return
+        self._adapt(time.monotonic() - began, complete=len(found) == len(keys))
+        batch.found |= {keys[key]: values or {} for key, values in found.items()}
+        batch.blocks = [block for block in batch.blocks if block not in batch.found]
+        if batch.blocks and not batch.retried and left > 0:
+            batch.retried = True
+            self._waiting.append(batch)
+        elif not batch.answer.done():
+            batch.answer.set_result(Answer(batch.found, len(batch.blocks)))
+
+    def _adapt(self, took: float, *, complete: bool) -> None:
+        self._fastest = min(self._fastest, took)
+        if not complete:
+            self._max_batches = max(1, self._max_batches // 2)
+        elif took < self._fastest * QUICK + QUICK_SECONDS:
+            self._max_batches = min(MAX_BATCHES, self._max_batches + 1)
+
+
+class _Batch:
+    """Blocks to look up together: those without an answer yet, and the values of the others."""
+
+    def __init__(
+        self, blocks: Sequence[BlockKey], on_values: Callable[[BlockKey, SubkeyValues], None] | None = None
+    ) -> None:
+        self.blocks = blocks
+        self._on_values = on_values
+        self.found: dict[BlockKey, SubkeyValues] = {}
+        self.retried = False
+        self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+    def by_key(self, blocks: Mapping[str, BlockKey]) -> Callable[[str, SubkeyValues], None] | None:
+        """Return `on_values` as a function of the DHT key, or None."""
+        if (on_values := self._on_values) is None:
+            return None
+        return lambda key, values: on_values(blocks[key], values)
+
+
+def _is_valid(packed: bytes) -> bool:
+    try:
+        read_server(packed)
+    except RefusedError:
+        return False
+    return True

@@ -1,0 +1,205 @@
+"""This module ranks where one more server counts most, and estimates how many blocks a GPU holds.
+
+Missing blocks come first: without them a model is of no use. Then blocks that depend on one server, then the slowest
+stage.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from dataclasses import dataclass
+from enum import StrEnum
+from statistics import median
+from typing import TYPE_CHECKING
+
+from shared import words
+from shared.advice.commands import initial_peers, run_server
+from shared.advice.models import Spans, joining_over, without
+from shared.judgement.coverage import coverage, weakest_stage
+from shared.snapshot import PeerState
+
+if TYPE_CHECKING:
+    from shared.snapshot import ModelReport, Snapshot
+
+MAX_WANTED = 50
+
+
+class Need(StrEnum):
+    """Why a server is wanted, the most urgent first."""
+
+    MISSING = "missing"
+    """Blocks that no server holds: the model cannot be used."""
+    SINGLE = "single"
+    """Blocks that one server holds: the model breaks when it stops."""
+    SLOWEST = "slowest"
+    """Blocks whose servers together claim the least throughput."""
+
+
+_URGENCY = tuple(Need)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Blocks of one model that want a server."""
+
+    need: Need
+    dht_prefix: str
+    name: str
+    official: bool
+    spans: tuple[tuple[int, int], ...]
+    """Stretches `start <= block < end`."""
+    sentence: str
+    blocks: tuple[int, int]
+    """The stretch `(start, end)` that the command serves."""
+    command: str
+
+    @property
+    def completes(self) -> bool:
+        """Whether the command alone serves all that is wanted."""
+        return self.spans == (self.blocks,)
+
+
+def wanted(snapshot: Snapshot, *, gpu_gb: float | None = None, quant_type: str | None = None) -> list[Wanted]:
+    """Rank what is wanted of all models that somebody serves, or that are official; one line for each model.
+
+    With `gpu_gb` (memory of a GPU in GB) a command serves no more blocks than are estimated to fit.
+    """
+    found = []
+    for model in snapshot.models:
+        if not model.servers and not model.official:
+            continue
+        estimate = None if gpu_gb is None else gpu_blocks(model, gpu_gb, quant_type=quant_type)
+        if estimate is not None and not estimate.blocks:
+            continue
+        if (line := _wanted(model, snapshot, estimate, quant_type)) is not None:
+            found.append((_rank(model, line), line))
+    found.sort(key=lambda item: item[0])
+    return [line for _, line in found[:MAX_WANTED]]
+
+
+def _rank(model: ModelReport, line: Wanted) -> tuple[int, bool, int, str]:
+    """Rank the fewest missing blocks first, since they make a model usable; elsewhere the most blocks first."""
+    count = sum(end - start for start, end in line.spans)
+    size = count if line.need is Need.MISSING else -count
+    return _URGENCY.index(line.need), not model.official, size, model.dht_prefix
+
+
+def _wanted(
+    model: ModelReport, snapshot: Snapshot, estimate: GpuEstimate | None, quant_type: str | None
+) -> Wanted | None:
+    def make(need: Need, spans: Spans, said: str) -> Wanted:
+        start, end = max(spans, key=lambda span: span[1] - span[0])
+        if estimate is not None:
+            end = min(end, start + estimate.blocks)
+        command = run_server(model, blocks=(start, end), peers=initial_peers(snapshot), quant_type=quant_type)
+        said = words.sentence(said)
+        return Wanted(need, model.dht_prefix, model.name, model.official, tuple(spans), said, (start, end), command)
+
+    covered = coverage(model)
+    missing = covered.gaps()
+    if unattended := without(missing, joining_over(model, missing)):
+        said = f"{words.blocks(unattended)} {_verb(unattended, 'need')} a server: without it nobody can use the model."
+        if not model.servers:
+            said = f"None of its {words.count(model.num_blocks, 'block')} has a server."
+        return make(Need.MISSING, unattended, said)
+    if missing:
+        return None  # servers are loading all that is missing
+    single = words.merged((run.start, run.end) for run in covered.runs() if run.redundancy == 1)
+    if single:
+        depend = _verb(single, "depend")
+        said = f"{words.blocks(single)} {depend} on a single server: when it stops, nobody can use the model."
+        return make(Need.SINGLE, single, said)
+    stage = weakest_stage(model)
+    if stage is None:
+        return None
+    spans = [(stage.start, stage.end)]
+    claimed = words.throughput(stage.throughput)
+    said = f"{words.blocks(spans)} {_verb(spans, 'are', 'is')} the slowest stage: its servers claim {claimed} together."
+    return make(Need.SLOWEST, spans, said)
+
+
+def _verb(spans: Spans, plural: str, singular: str = "") -> str:
+    return (singular or f"{plural}s") if len(spans) == 1 and spans[0][1] - spans[0][0] == 1 else plural
+
+
+@dataclass(frozen=True, slots=True)
+class GpuEstimate:
+    """An estimate, and to be shown as one. `blocks` is 0 where not even one fits."""
+
+    blocks: int
+    torch_dtype: str
+    quant_type: str
+    sentence: str
+
+
+GIB = 1024**3
+USABLE_SHARE = 0.95
+"""Of a GPU's memory: the rest is the driver's and CUDA's own."""
+CACHE_TOKENS = 4096
+"""Tokens of attention cache that a Petals server keeps for each block, at the widest attention."""
+BYTES_PER_VALUE = {"none": 2.0, "int8": 1.0, "nf4": 4.25 / 8}
+"""By quantisation, as petals/server/block_utils.py reckons; `none` is that of a 16-bit dtype."""
+OVERHEAD = 1.01
+"""What descriptions of tensors and quantisation tables add (the same source)."""
+BACKWARD_BYTES_PER_HIDDEN = 2 * GIB / 14336
+"""Memory that a backward pass takes, by width of the model: petals/server/server.py."""
+MAX_GPU_GB = 100_000.0
+_SIZE = re.compile(r"(?:(?P<experts>\d{1,3})x)?(?P<billions>\d{1,4}(?:\.\d{1,2})?)b(?![a-z])", re.IGNORECASE | re.ASCII)
+KNOWN_PARAMETERS = {"bloom": 176e9, "bloomz": 176e9, "stablebeluga2": 70e9}
+"""Of models of the public swarm whose names do not tell."""
+_EXPERTS_SHARE = 0.8
+"""Of experts × size: the experts of a mixture share their attention."""
+
+
+def gpu_blocks(
+    model: ModelReport, gpu_gb: float, *, quant_type: str | None = None, torch_dtype: str | None = None
+) -> GpuEstimate | None:
+    """Estimate how many blocks of a model a GPU of `gpu_gb` GB holds; None where the model's size is not known.
+
+    The size is read from the model's name ("70b", "8x7B"). Quantisation and dtype are, where not given, those that most
+    of its servers announce. It reckons as Petals does when it chooses the number of blocks by itself: (memory − that of
+    a backward pass) / (weights + attention cache of a block), the model's width taken for √(weights of a block / 12).
+    """
+    parameters = model_parameters(model)
+    if parameters is None or not model.num_blocks or not 0 < gpu_gb <= MAX_GPU_GB:
+        return None
+    quant_type = quant_type if quant_type in BYTES_PER_VALUE else usual(model, "quant_type", "nf4")
+    torch_dtype = torch_dtype or usual(model, "torch_dtype", "bfloat16")
+    value_bytes = 4.0 if torch_dtype == "float32" else 2.0
+    weight_bytes = value_bytes if quant_type == "none" else BYTES_PER_VALUE.get(quant_type, value_bytes)
+    weights = parameters / model.num_blocks
+    width = math.sqrt(weights / 12)
+    cache = 2 * CACHE_TOKENS * width * value_bytes
+    free = gpu_gb * GIB * USABLE_SHARE - BACKWARD_BYTES_PER_HIDDEN * width
+    blocks = min(model.num_blocks, max(0, math.floor(free / (weights * weight_bytes * OVERHEAD + cache))))
+    in_what = torch_dtype if quant_type == "none" else f"{quant_type} over {torch_dtype}"
+    said = f"Estimate: {words.count(blocks, 'block')} of {model.num_blocks} in {in_what} on {words.number(gpu_gb)} GB."
+    if lengths := [server.span.length for server in model.servers if server.quant_type == quant_type]:
+        said += f" Its servers in {quant_type} hold {words.number(median(lengths))} in the median."
+    return GpuEstimate(blocks, torch_dtype, quant_type, said)
+
+
+def model_parameters(model: ModelReport) -> float | None:
+    """Return the number of parameters that the model's name tells; None where it tells none, or a nonsense."""
+    found = _SIZE.search(model.short_name[:200]) or _SIZE.search(model.dht_prefix[:200])
+    if found is None:
+        return KNOWN_PARAMETERS.get(model.short_name.lower())
+    billions = float(found["billions"])
+    experts = int(found["experts"] or 1)
+    total = billions * 1e9 * (experts * _EXPERTS_SHARE if experts > 1 else 1)
+    return total if total > 0 else None
+
+
+def usual(model: ModelReport, field: str, otherwise: str) -> str:
+    """Return what most online or joining servers of a model announce in a field of theirs."""
+    announced = Counter(
+        value
+        for server in model.servers
+        if server.state in (PeerState.ONLINE, PeerState.JOINING) and (value := getattr(server, field))
+    )
+    known = [
+        (value, times) for value, times in announced.most_common() if field != "quant_type" or value in BYTES_PER_VALUE
+    ]
+    return str(known[0][0]) if known else otherwise

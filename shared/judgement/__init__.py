@@ -1,0 +1,5 @@
+"""Pure functions of a snapshot that crawler, api, pages and metrics share: no display text, no clock, no I/O.
+
+`coverage`: which blocks have servers, and what these claim to pass. `path`: the chain that a client would take.
+`swarm`: the state of the whole, of its bootstrap peers, and how old a snapshot may be.
+"""

@@ -1,0 +1,105 @@
+"""This module reads pasted text: which peer ids and multiaddrs stand in it, and what is left beside them.
+
+The text is hostile: only `MAX_READ` characters of it are read, in linear time.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from itertools import islice
+from urllib.parse import unquote
+
+from shared.peer_id import BadPeerIdError, parse_peer_id
+from shared.words import clean, cut
+
+MAX_READ = 16_384
+"""Characters of the paste that are read: some hundred log lines."""
+MAX_KEPT = 2_000
+"""Characters of the paste that are given back, to be edited."""
+MAX_WORDS = 500
+"""Words of the paste that are looked at one by one."""
+MAX_ADDRESSES = 8
+"""Multiaddrs of one peer that are kept to be dialled."""
+
+_LONG_WORD = re.compile(r"(?<![0-9A-Za-z])(?:Qm|[1bBkKfFz])[0-9A-Za-z]{43,126}(?![0-9A-Za-z])")
+_MULTIADDR = re.compile(r"/(?:ip4|ip6|dns|dns4|dns6|dnsaddr)/[^\s\"'`,;<>()\[\]{}|]{1,1000}")
+_HOST_PROTOCOLS = frozenset({"ip4", "ip6", "dns", "dns4", "dns6", "dnsaddr"})
+
+
+@dataclass(frozen=True, slots=True)
+class Paste:
+    """What was pasted. `text` and `rest` are printable, on one line."""
+
+    kept: str
+    """The paste as it is given back, cut to `MAX_KEPT`."""
+    text: str
+    peers: dict[str, list[str]]
+    """Peer ids in the text, each with the multiaddrs given for it, without the id."""
+    addresses: list[str]
+    """Multiaddrs that name no peer."""
+    rest: str
+    """The text without multiaddrs."""
+    cut_off: bool
+    """Whether the paste is longer than what was read."""
+
+
+def read_paste(text: str) -> Paste:
+    """Never raises, whatever the text is."""
+    read = text[:MAX_READ]
+    if "%" in read:
+        read = unquote(read, errors="replace")
+    read = clean(" ".join(read.split())).strip()
+    peers, addresses = _multiaddrs(read)
+    rest = _MULTIADDR.sub(" ", read).strip()
+    for match in islice(_LONG_WORD.finditer(rest), MAX_WORDS):
+        if (peer_id := _parsed(match[0])) is not None:
+            peers.setdefault(peer_id, [])
+    return Paste(cut(text, MAX_KEPT), read, peers, addresses, rest, len(text) > MAX_READ)
+
+
+def _multiaddrs(text: str) -> tuple[dict[str, list[str]], list[str]]:
+    """Return those that name a peer as `{peer_id: addresses without it}`, and the others.
+
+    Behind a relay the peer is the last one named; a relay's address that names no peer behind it names the relay.
+    """
+    peers: dict[str, list[str]] = {}
+    others: list[str] = []
+    for match in islice(_MULTIADDR.finditer(text), MAX_WORDS):
+        address = match[0].rstrip("./:")
+        parts = address.split("/")
+        named = [place + 1 for place, part in enumerate(parts[:-1]) if part in ("p2p", "ipfs")]
+        peer_id = _parsed(parts[named[-1]]) if named else None
+        if peer_id is None:
+            others.append(address)
+            continue
+        given = peers.setdefault(peer_id, [])
+        without_id = "/".join(parts[: named[-1] - 1])
+        # What follows the id is a path within the peer, or a circuit without its end: neither leads to the peer.
+        if len(parts) == named[-1] + 1 and without_id not in given and len(given) < MAX_ADDRESSES:
+            given.append(without_id)
+    return peers, others
+
+
+def _parsed(word: str) -> str | None:
+    try:
+        return parse_peer_id(word)
+    except BadPeerIdError:
+        return None
+
+
+def host_and_port(address: str) -> tuple[str, str]:
+    """Return host and port of a multiaddr, "" for what it lacks; an IP address in its one canonical spelling."""
+    _, protocol, host, _, port, *_ = (*address.split("/", 5), "", "", "", "", "")
+    if protocol not in _HOST_PROTOCOLS:
+        return "", ""
+    return canonical_ip(host) or host.lower(), port
+
+
+def canonical_ip(host: str) -> str:
+    """Return the one spelling of an IP address, "" for what is none."""
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        return ""

@@ -1,0 +1,101 @@
+"""`GET /api/v1/is_reachable/{peer_id}`: what the vantage points found of one peer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from shared.public.document import Document
+from shared.reachability import Cause, Stage, advice, decide, hints
+from shared.snapshot import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from shared.reachability import Answer
+
+
+class Evidence(Document, kw_only=True):
+    """What one vantage point found."""
+
+    peer_id: str
+    vantage: str
+    verdict: Verdict
+    stage: Stage
+    cause: Cause | None
+    """Null where the peer answered. More may be added: read one that you do not know as `other`."""
+    advice: str | None
+    """What the peer's operator can do."""
+    addresses: tuple[str, ...]
+    """Multiaddrs that were used, tried or known, without the peer id."""
+    reached_at: str | None
+    """Remote multiaddr of the connection that worked."""
+    relayed: bool | None
+    """Whether the way that worked led over a relay; null where none worked."""
+    relay: str | None
+    """Peer id of the relay that the way led over, or that failed."""
+    rtt_ms: float | None
+    """Milliseconds from the start of the connection to its first answer."""
+    protocol_ok: bool | None
+    """Whether the peer serves Petals blocks; null where it was not asked or did not answer."""
+    checked_at: float
+
+
+# Positional fields stand before the base's keyword-only ones: so what is asked for comes first.
+class _Decision(Evidence):
+    ok: bool
+    success: bool
+    """Always equal to `ok`: what Petals servers read."""
+    message: str | None
+    """Why not; null where the peer was reached."""
+    your_ip: str
+    """The caller's address, as trusted proxies tell it."""
+    hints: tuple[str, ...]
+    """What the peer's operator can mend, where what is announced differs from where the caller asks from."""
+
+
+class ReachabilityDocument(_Decision, kw_only=True):
+    """The decisive evidence and, in `vantages`, all of it. `ok` and `success` are always equal."""
+
+    disagreement: bool
+    """Whether one vantage point reached the peer and another did not."""
+    vantages: tuple[Evidence, ...]
+
+
+def reachability_document(answers: Sequence[Answer], *, your_ip: str) -> ReachabilityDocument:
+    """Return what is said of a peer by the vantage points' answers, of which there is at least one."""
+    decisive = decide(answers)
+    reachable = decisive.outcome.verdict is Verdict.REACHABLE
+    return ReachabilityDocument(
+        ok=reachable,
+        success=reachable,
+        message=None if reachable else _message(decisive),
+        your_ip=your_ip,
+        hints=tuple(hints(decisive.outcome, your_ip)),
+        **_evidence(decisive),
+        disagreement=len({answer.outcome.verdict for answer in answers} - {Verdict.UNKNOWN}) > 1,
+        vantages=tuple(Evidence(**_evidence(answer)) for answer in answers),
+    )
+
+
+def _message(answer: Answer) -> str:
+    words = answer.outcome.explanation or "The peer was not reached."
+    return f"{words} {advice(answer.outcome.cause)}" if answer.outcome.cause else words
+
+
+def _evidence(answer: Answer) -> dict[str, Any]:
+    outcome = answer.outcome
+    return {
+        "peer_id": answer.peer_id,
+        "vantage": answer.vantage,
+        "verdict": outcome.verdict,
+        "stage": outcome.stage,
+        "cause": outcome.cause,
+        "advice": advice(outcome.cause) if outcome.cause else None,
+        "addresses": outcome.addresses,
+        "reached_at": outcome.reached_at,
+        "relayed": outcome.relayed,
+        "relay": outcome.relay,
+        "rtt_ms": None if outcome.rtt is None else round(outcome.rtt * 1000, 2),
+        "protocol_ok": outcome.protocol_ok,
+        "checked_at": answer.checked_at,
+    }

@@ -1,0 +1,121 @@
+"""`GET /api/v1/history/…`: what is kept of a model and of a server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from shared.public.document import Document
+from shared.public.models import ServerCounts
+from shared.store.rings import HOUR, Resolution
+
+if TYPE_CHECKING:
+    from shared.store.history import ModelHistory, ServerHistory
+    from shared.store.rings import ModelSlot
+
+
+class ModelPoint(Document):
+    """One slot of time in which somebody looked."""
+
+    start: int
+    crawls: int
+    healthy_share: float
+    num_blocks: int
+    covered_blocks: int
+    """The fewest that any crawl of the slot found."""
+    min_redundancy: int
+    """Servers of the block with the fewest, at the worst crawl."""
+    slowest_block_throughput: float
+    """Mean of what the servers of the weakest block claimed together."""
+    servers: ServerCounts
+
+
+class ModelHistoryDocument(Document):
+    """Slots that are not among the points were not looked at: nothing is known of them."""
+
+    dht_prefix: str
+    resolution: Resolution
+    step: int
+    """Seconds between slots."""
+    slots: int
+    """How many slots are kept."""
+    read_at: float
+    uptime: dict[str, float | None]
+    """Share of crawls that found the model healthy in the last 24h, 7d, 30d; null where nobody looked."""
+    points: tuple[ModelPoint, ...]
+    """The oldest first."""
+
+
+class ServerPoint(Document):
+    """One hour: the minutes in which a crawl ended, and those of them that found the server online."""
+
+    start: int
+    looked_minutes: int
+    online_minutes: int
+
+
+class ServerHistoryDocument(Document):
+    """Hours that are not among the points were not looked at, or the server was not known yet."""
+
+    peer_id: str
+    read_at: float
+    first_seen: float
+    last_seen: float
+    last_online: float | None
+    online_since: float | None
+    """When its present session began; null where it is not online."""
+    sessions: int
+    """Times that it came online."""
+    uptime: dict[str, float | None]
+    """Share of the minutes with a crawl in which it was online, since it was first seen."""
+    points: tuple[ServerPoint, ...]
+    """The oldest first."""
+
+
+def model_history_document(history: ModelHistory, hours: ModelHistory) -> ModelHistoryDocument:
+    """Return a model's history; `hours` is the same model's at that resolution, of which uptimes are reckoned."""
+    ring = history.resolution.ring
+    return ModelHistoryDocument(
+        dht_prefix=history.dht_prefix,
+        resolution=history.resolution,
+        step=ring.step,
+        slots=ring.slots,
+        read_at=history.read_at,
+        uptime=hours.uptimes(),
+        points=tuple(_point(slot, ring.step) for slot in history.slots),
+    )
+
+
+def server_history_document(history: ServerHistory) -> ServerHistoryDocument:
+    record = history.record
+    return ServerHistoryDocument(
+        peer_id=history.peer_id,
+        read_at=history.read_at,
+        first_seen=record.first_seen,
+        last_seen=record.last_seen,
+        last_online=record.last_online or None,
+        online_since=record.online_since if history.online else None,
+        sessions=record.sessions,
+        uptime=history.uptimes(),
+        points=tuple(
+            ServerPoint(start=hour.hour * HOUR, looked_minutes=hour.looked, online_minutes=hour.online)
+            for hour in history.hours
+        ),
+    )
+
+
+def _point(slot: ModelSlot, step: int) -> ModelPoint:
+    return ModelPoint(
+        start=slot.slot * step,
+        crawls=slot.looks,
+        healthy_share=round(slot.healthy / slot.looks, 4),
+        num_blocks=slot.num_blocks,
+        covered_blocks=slot.covered_blocks,
+        min_redundancy=slot.min_redundancy,
+        slowest_block_throughput=round(slot.slowest_block, 2),
+        servers=ServerCounts(
+            online=round(slot.online, 2),
+            joining=round(slot.joining, 2),
+            unreachable=round(slot.unreachable, 2),
+            offline=round(slot.offline, 2),
+        ),
+    )

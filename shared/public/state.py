@@ -1,0 +1,265 @@
+"""`GET /api/v1/state`: the whole swarm, with the names and shapes of the predecessor, which clients rely on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from msgspec import UNSET, Meta, UnsetType
+
+from shared.judgement.swarm import BootstrapState, bootstrap_state
+from shared.peer_id import short_peer_id
+from shared.public.document import Document
+from shared.snapshot import SCHEMA_VERSION, ModelState, PeerState, Verdict
+
+if TYPE_CHECKING:
+    from shared import snapshot as domain
+
+Pings = dict[str, float | None]
+"""Seconds by peer id; null where a ping was not answered."""
+AnnouncedState = Annotated[PeerState, Meta(extra_json_schema={"enum": ["online", "joining", "offline"]})]
+
+
+class ServerInfo(Document):
+    """What the server announces, as in petals' `ServerInfo`."""
+
+    state: AnnouncedState
+    throughput: float | None
+    """Claimed for one block or the whole span: Petals does not say which."""
+    start_block: int
+    end_block: int
+    public_name: str | None
+    version: str | None
+    network_rps: float | None
+    forward_rps: float | None
+    inference_rps: float | None
+    adapters: tuple[str, ...]
+    torch_dtype: str | None
+    quant_type: str | None
+    using_relay: bool | None
+    cache_tokens_left: int | None
+    next_pings: Pings | None
+    """Seconds by peer id; null where that peer did not answer."""
+
+
+class ServerSpan(Document):
+    """Blocks `start <= block < end`, and what is announced with them."""
+
+    peer_id: str
+    start: int
+    end: int
+    server_info: ServerInfo
+
+
+class Adapter(Document):
+    """A LoRA adapter."""
+
+    name: str
+    short_name: str
+    """The name without its owner."""
+
+
+class PeerLocation(Document):
+    """Where the server is, by its IP address; empty where that is not known."""
+
+    country: str | UnsetType | None = UNSET
+    region: str | UnsetType | None = UNSET
+    city: str | UnsetType | None = UNSET
+
+
+class PeerIpInfo(Document):
+    """Where the server is on the network and on Earth."""
+
+    location: PeerLocation
+    multiaddrs: tuple[str, ...]
+
+
+class Reachability(Document):
+    """What the crawler found when it dialled the server."""
+
+    verdict: Verdict
+    error: str | None
+    """Why the dial failed; null where it did not or was not made."""
+    dialled_at: None
+    """Kept for readers of earlier versions: every verdict is from this crawl."""
+    relayed: bool | None
+    """Whether the crawler reached the server through a relay; null where it did not reach it."""
+    relay: str | None
+    """Peer id of that relay, or of the one that failed."""
+    rtt: float | None
+    """Seconds from the start of the connection to the moment at which it stood."""
+
+
+class ServerRow(Document):
+    """One server's part in one model."""
+
+    short_peer_id: str
+    """`...` and the last six characters."""
+    peer_id: str
+    peer_ip_info: PeerIpInfo | Literal["unknown"]
+    show_public_name: bool
+    """Whether the server has earned to be named: it is online with 10 or more blocks."""
+    state: PeerState
+    span: ServerSpan
+    adapters: tuple[Adapter, ...]
+    pings_to_me: Pings
+    """Seconds by the peer id of the server that pinged; null where this one did not answer."""
+    reachability: Reachability
+    conflict: str | None
+    """What the peer itself says against its record, which anyone can write; null where nothing does."""
+    cache_tokens_left_per_block: int | UnsetType = UNSET
+    """Absent where the server does not tell how much cache it has."""
+
+
+class ModelReport(Document):
+    """One model and the servers that announce blocks of it, by peer id."""
+
+    name: str
+    short_name: str
+    state: ModelState
+    num_blocks: int
+    repository: str | None
+    dht_prefix: str
+    official: bool
+    limited: bool
+    server_rows: tuple[ServerRow, ...]
+
+
+class StateIssue(Document):
+    """A peer that the crawler could not reach."""
+
+    peer_id: str
+    err: str
+    advice: str
+    """What its operator can do."""
+
+
+class StateBootstrapPeer(Document):
+    """A peer through which nodes join the swarm."""
+
+    peer_id: str
+    state: BootstrapState
+    error: str | None
+
+
+class StateDocument(Document):
+    """The whole swarm."""
+
+    bootstrap_states: tuple[Literal["online", "unreachable"], ...]
+    top_contributors: dict[str, int]
+    """Blocks of official models served under each shown public name, most first."""
+    model_reports: tuple[ModelReport, ...]
+    reachability_issues: tuple[StateIssue, ...]
+    last_updated: float
+    """When the crawl ended."""
+    update_period: float
+    update_duration: float
+    # Added since the predecessor:
+    schema: int
+    bootstrap_peers: tuple[StateBootstrapPeer, ...]
+    refused_records: dict[str, int]
+    """DHT records that could not be used, by reason."""
+    undialled_servers: int
+    """Servers that say they are online and that there was no time to dial."""
+    unanswered_keys: int
+    """DHT keys that did not answer in time: their blocks may have servers that nobody could see."""
+
+
+def state_document(snapshot: domain.Snapshot, *, show_addresses: bool = True) -> StateDocument:
+    return StateDocument(
+        bootstrap_states=tuple(
+            "unreachable" if peer.verdict is Verdict.UNREACHABLE else "online" for peer in snapshot.bootstrap_peers
+        ),
+        top_contributors=snapshot.top_contributors,
+        model_reports=tuple(_model_report(model, show_addresses) for model in snapshot.models),
+        reachability_issues=tuple(
+            StateIssue(peer_id=issue.peer_id, err=issue.error, advice=issue.advice)
+            for issue in snapshot.reachability_issues
+        ),
+        last_updated=snapshot.taken_at,
+        update_period=snapshot.update_period,
+        update_duration=snapshot.update_duration,
+        schema=SCHEMA_VERSION,
+        bootstrap_peers=tuple(
+            StateBootstrapPeer(peer_id=peer.peer_id, state=bootstrap_state(peer), error=peer.error)
+            for peer in snapshot.bootstrap_peers
+        ),
+        refused_records=snapshot.refused.by_reason,
+        undialled_servers=snapshot.undialled_servers,
+        unanswered_keys=snapshot.unanswered_keys,
+    )
+
+
+def server_rows(model: domain.ModelReport, *, show_addresses: bool) -> tuple[ServerRow, ...]:
+    pings: dict[str, Pings] = {}
+    for origin in model.servers:
+        for target, seconds in (origin.next_pings or {}).items():
+            pings.setdefault(target, {})[origin.peer_id] = seconds
+    return tuple(
+        server_row(server, pings.get(server.peer_id, {}), show_addresses=show_addresses) for server in model.servers
+    )
+
+
+def server_row(server: domain.ServerReport, pings_to_me: Pings, *, show_addresses: bool) -> ServerRow:
+    span, left = server.span, server.cache_tokens_left_per_block
+    return ServerRow(
+        short_peer_id=short_peer_id(server.peer_id),
+        peer_id=server.peer_id,
+        peer_ip_info=_peer_ip_info(server) if show_addresses and server.multiaddrs else "unknown",
+        show_public_name=server.show_public_name,
+        state=server.state,
+        span=ServerSpan(peer_id=server.peer_id, start=span.start, end=span.end, server_info=_server_info(server)),
+        adapters=tuple(Adapter(name=name, short_name=name.rpartition("/")[2]) for name in server.adapters),
+        pings_to_me=pings_to_me,
+        reachability=Reachability(
+            verdict=server.verdict,
+            error=server.error,
+            dialled_at=None,
+            relayed=server.relayed,
+            relay=server.relay,
+            rtt=server.rtt,
+        ),
+        conflict=server.conflict,
+        cache_tokens_left_per_block=UNSET if left is None else left,
+    )
+
+
+def _server_info(server: domain.ServerReport) -> ServerInfo:
+    return ServerInfo(
+        state=server.announced,
+        throughput=server.throughput,
+        start_block=server.span.start,
+        end_block=server.span.end,
+        public_name=server.public_name,
+        version=server.version,
+        network_rps=server.network_rps,
+        forward_rps=server.forward_rps,
+        inference_rps=server.inference_rps,
+        adapters=server.adapters,
+        torch_dtype=server.torch_dtype,
+        quant_type=server.quant_type,
+        using_relay=server.using_relay,
+        cache_tokens_left=server.cache_tokens_left,
+        next_pings=None if server.next_pings is None else {**server.next_pings},
+    )
+
+
+def _model_report(model: domain.ModelReport, show_addresses: bool) -> ModelReport:
+    return ModelReport(
+        name=model.name,
+        short_name=model.short_name,
+        state=model.state,
+        num_blocks=model.num_blocks,
+        repository=model.repository,
+        dht_prefix=model.dht_prefix,
+        official=model.official,
+        limited=model.limited,
+        server_rows=server_rows(model, show_addresses=show_addresses),
+    )
+
+
+def _peer_ip_info(server: domain.ServerReport) -> PeerIpInfo:
+    place = server.location
+    location = (
+        PeerLocation() if place is None else PeerLocation(country=place.country, region=place.region, city=place.city)
+    )
+    return PeerIpInfo(location=location, multiaddrs=server.multiaddrs)

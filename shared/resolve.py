@@ -1,0 +1,366 @@
+"""This module finds what somebody means by pasted text: peers, models, contributors; or the nearest names.
+
+The text may be a peer id in any spelling, a short id as tables write it ("...zQVHoD"), a multiaddr, the address of a
+page, an IP address, a host name, the name of a contributor or a model, or log lines with any of these in them. Of
+hostile text only so much is read as `shared.paste` says, in a time that is linear in it and in the size of the swarm.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import chain, islice
+from typing import TYPE_CHECKING
+
+from shared.paste import MAX_WORDS, Paste, canonical_ip, host_and_port, read_paste
+from shared.peer_id import short_peer_id
+from shared.words import clean, cut
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from shared.snapshot import Snapshot
+
+MAX_FOUND = 20
+MAX_SUGGESTIONS = 5
+MAX_COMPARED = 2_000
+"""Names that are compared by their pairs of letters, some µs for each."""
+LIKE = 0.5
+"""Share of the pairs of letters that two names have in common, from which one is suggested for the other."""
+MIN_FRAGMENT = 4
+"""Characters from which a piece of a peer id is looked for: shorter ones fit by chance."""
+MAX_NAME = 60
+"""Characters of a match's text."""
+
+
+class Kind(StrEnum):
+    """What was found."""
+
+    SERVER = "server"
+    """A peer that announces blocks."""
+    BOOTSTRAP = "bootstrap"
+    """A peer through which nodes join, and that announces no blocks."""
+    PEER = "peer"
+    """A well-formed peer id that the snapshot does not know."""
+    MODEL = "model"
+    CONTRIBUTOR = "contributor"
+
+
+class Form(StrEnum):
+    """What the paste looks like."""
+
+    EMPTY = "empty"
+    PEER_ID = "peer_id"
+    """A peer id, or a piece of one; it need not be well formed."""
+    ADDRESS = "address"
+    """A multiaddr, an IP address or a host name."""
+    NAME = "name"
+    """Any other text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """One thing that the text may mean. `key` is its peer id, DHT prefix or public name, unchanged."""
+
+    kind: Kind
+    key: str
+    text: str
+    """What to show: printable, cut."""
+    addresses: tuple[str, ...] = ()
+    """Multiaddrs that were pasted with this peer, without its id, as they were given: to be dialled as given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """The answer. `found` is what the text names; `suggestions` are near matches, and only where nothing is known."""
+
+    pasted: str
+    """The paste, printable, cut: to be edited."""
+    form: Form
+    found: tuple[Match, ...] = ()
+    more: int = 0
+    """Matches left out of `found`."""
+    suggestions: tuple[Match, ...] = ()
+    cut_off: bool = False
+    """Whether the paste was longer than what is read."""
+
+    @property
+    def only(self) -> Match | None:
+        """The match, where there is exactly one."""
+        return self.found[0] if len(self.found) == 1 else None
+
+    @property
+    def sentence(self) -> str:
+        """Say what is known of the text where it names nothing of this swarm; empty where it names something."""
+        if self.found and any(match.kind is not Kind.PEER for match in self.found):
+            return ""
+        if self.found:
+            return "The swarm does not know this peer id: it was mistyped, or no server has announced itself under it."
+        return {
+            Form.EMPTY: "Paste a peer id, an address, or the name of a model or a contributor.",
+            Form.PEER_ID: "This looks like a peer id, but a part of it is missing or mistyped.",
+            Form.ADDRESS: "No server of this swarm announces this address.",
+            Form.NAME: "No server, model or contributor of this swarm has this name.",
+        }[self.form]
+
+
+_ALPHABET = "1-9A-HJ-NP-Za-km-z"
+_SHORT_ID = re.compile(
+    rf"(?<!\w)([{_ALPHABET}]{{0,52}})(?:\.{{2,3}}|…)([{_ALPHABET}]{{{MIN_FRAGMENT},52}})(?!\w)", re.ASCII
+)
+_FRAGMENT = re.compile(rf"[{_ALPHABET}]{{{MIN_FRAGMENT},60}}")
+_ID_START = re.compile(r"(?<!\w)(?:Qm|12D3Koo|16Uiu2)\w{6,}", re.ASCII)
+_WORD_BREAK = re.compile(r"[\s,;\"'`<>()\[\]{}|=&]+")
+_BLOCK_NUMBER = re.compile(r"\.\d{1,5}$", re.ASCII)
+_HOST_AND_PORT = re.compile(r"(.+):\d{1,5}", re.ASCII)
+_HOST_BREAK = re.compile(r"[\s,;\"'`<>()\[\]{}|=&/]+")
+_HUB = "huggingface.co/"
+_MAX_WRONG = 3
+"""Letters of a peer id that may be wrong, in one place, for it to be suggested."""
+
+
+@dataclass(slots=True)
+class Directory:
+    """Everything of one snapshot that has a name: made once, asked often.
+
+    Without `show_addresses` nothing is found by its address, which would tell where a server is.
+    """
+
+    peers: dict[str, Kind] = field(default_factory=dict)
+    models: dict[str, list[str]] = field(default_factory=dict)
+    """DHT prefixes by each name of theirs, in lower case."""
+    titles: dict[str, str] = field(default_factory=dict)
+    """The name to show by DHT prefix."""
+    contributors: dict[str, list[str]] = field(default_factory=dict)
+    """Public names by themselves in lower case."""
+    shown_names: dict[str, None] = field(default_factory=dict)
+    """Public names that pages show: those that may be suggested."""
+    hosts: dict[str, dict[str, None]] = field(default_factory=dict)
+    """Peer ids by the host of an address, and by `HOST PORT`."""
+    _by_end: dict[str, list[str]] = field(default_factory=dict)
+    """Peer ids by their last `MIN_FRAGMENT` characters in lower case."""
+
+    @classmethod
+    def of(cls, snapshot: Snapshot | None, *, show_addresses: bool = True) -> Directory:
+        directory = cls()
+        if snapshot is None:
+            return directory
+        for model in snapshot.models:
+            directory._add_model(model.dht_prefix, model.name, model.short_name, model.repository)
+            for server in model.servers:
+                directory.peers[server.peer_id] = Kind.SERVER
+                if server.public_name:
+                    directory._add_contributor(server.public_name, shown=server.show_public_name)
+                if show_addresses:
+                    directory._add_addresses(server.peer_id, server.multiaddrs)
+        for peer in snapshot.bootstrap_peers:
+            directory.peers.setdefault(peer.peer_id, Kind.BOOTSTRAP)
+            if show_addresses:
+                directory._add_addresses(peer.peer_id, peer.addresses)
+        for peer_id in directory.peers:
+            directory._by_end.setdefault(peer_id[-MIN_FRAGMENT:].lower(), []).append(peer_id)
+        return directory
+
+    def resolve(self, text: str) -> Resolution:
+        """Return what `text` names. Never raises, whatever the text is."""
+        paste = read_paste(text)
+        if not paste.text:
+            return _resolution(paste, Form.EMPTY, [])
+        if paste.peers:
+            matches = [self._peer(peer_id, tuple(addresses)) for peer_id, addresses in paste.peers.items()]
+            known = any(match.kind is not Kind.PEER for match in matches)
+            return _resolution(paste, Form.PEER_ID, matches, [] if known else self._near_peers(matches[0].key))
+        form, matches = self._named_by(paste)
+        return _resolution(paste, form, matches, [] if matches else self._near(paste.text, form))
+
+    def _named_by(self, paste: Paste) -> tuple[Form, list[Match]]:
+        """Find what a text without a whole peer id names: the surest first."""
+        rest = paste.rest
+        form = Form.PEER_ID if _SHORT_ID.fullmatch(rest) or _ID_START.search(rest) else Form.NAME
+        if matches := self._by_short_id(rest):
+            return Form.PEER_ID, matches
+        if places := [*map(host_and_port, paste.addresses), *self._hosts(rest)]:
+            form = Form.ADDRESS
+            if matches := self._at(places):
+                return form, matches
+        if matches := self._named(rest):
+            return form, matches
+        if _FRAGMENT.fullmatch(rest) and (matches := self._ending_with(rest)):
+            return Form.PEER_ID, matches
+        return form, []
+
+    def _add_model(self, prefix: str, name: str, short_name: str, repository: str | None) -> None:
+        self.titles[prefix] = name
+        names = {prefix, name, short_name, *([repository.partition(_HUB)[2].strip("/")] if repository else [])}
+        for known in names:
+            if known:
+                self.models.setdefault(known.lower(), []).append(prefix)
+
+    def _add_contributor(self, name: str, *, shown: bool) -> None:
+        known = self.contributors.setdefault(clean(name).strip().lower(), [])
+        if name not in known:
+            known.append(name)
+        if shown:
+            self.shown_names[name] = None
+
+    def _add_addresses(self, peer_id: str, addresses: Iterable[str]) -> None:
+        for address in addresses:
+            host, port = host_and_port(address)
+            if host and "/p2p-circuit" not in address:  # that host is the relay's
+                self.hosts.setdefault(host, {})[peer_id] = None
+                self.hosts.setdefault(f"{host} {port}", {})[peer_id] = None
+
+    def _peer(self, peer_id: str, addresses: tuple[str, ...] = ()) -> Match:
+        return Match(self.peers.get(peer_id, Kind.PEER), peer_id, short_peer_id(peer_id), addresses)
+
+    def _model(self, prefix: str) -> Match:
+        return Match(Kind.MODEL, prefix, cut(self.titles[prefix], MAX_NAME) or "(nameless)")
+
+    def _contributor(self, name: str) -> Match:
+        return Match(Kind.CONTRIBUTOR, name, cut(name, MAX_NAME) or "(nameless)")
+
+    def _by_short_id(self, text: str) -> list[Match]:
+        """Peers that short ids in the text name: `...zQVHoD`, `…zQVHoD`, `Qm…zQVHoD`."""
+        found: dict[str, None] = {}
+        for match in islice(_SHORT_ID.finditer(text), MAX_WORDS):
+            start, end = match.groups()
+            ending = self._by_end.get(end[-MIN_FRAGMENT:].lower(), ())
+            exact = [peer_id for peer_id in ending if peer_id.endswith(end) and peer_id.startswith(start)]
+            found |= dict.fromkeys(exact)
+        return [self._peer(peer_id) for peer_id in found]
+
+    def _ending_with(self, fragment: str) -> list[Match]:
+        """Peers whose id ends with the fragment; upper and lower case only count where both occur."""
+        ending = [
+            peer_id
+            for peer_id in self._by_end.get(fragment[-MIN_FRAGMENT:].lower(), ())
+            if peer_id.lower().endswith(fragment.lower())
+        ]
+        exact = [peer_id for peer_id in ending if peer_id.endswith(fragment)]
+        return [self._peer(peer_id) for peer_id in exact or ending]
+
+    def _at(self, places: Iterable[tuple[str, str]]) -> list[Match]:
+        found: dict[str, None] = {}
+        for host, port in places:
+            found |= self.hosts.get(f"{host} {port}" if port else host, {})
+        return [self._peer(peer_id) for peer_id in found]
+
+    def _named(self, text: str) -> list[Match]:
+        """Models and contributors by the whole text; without any, models that a word of it names."""
+        whole = [self._model(prefix) for prefix in self._models_of(text)]
+        whole += [self._contributor(name) for name in self.contributors.get(text.lower(), ())]
+        if whole:
+            return whole
+        words = (word.strip(".:!?") for word in islice(_WORD_BREAK.split(text), MAX_WORDS))
+        return [self._model(prefix) for prefix in dict.fromkeys(p for word in words for p in self._models_of(word))]
+
+    def _models_of(self, word: str) -> list[str]:
+        """DHT prefixes of a name, a block's key (`PREFIX.12`), or the address of a page of the monitor or the Hub."""
+        lower = word.lower()
+        if "/" in lower and ("://" in lower or _HUB in lower or "/models/" in lower):
+            path = lower.partition("?")[0].partition("#")[0].rstrip("/")
+            if "/models/" in path:
+                lower = path.rpartition("/models/")[2]
+            elif _HUB in path:
+                lower = "/".join(path.rpartition(_HUB)[2].split("/")[:2])
+        return self.models.get(lower) or self.models.get(_BLOCK_NUMBER.sub("", lower)) or []
+
+    def _near(self, text: str, form: Form) -> list[Match]:
+        if form is Form.ADDRESS:
+            # Another port of the same machine is worth a look; another machine is not.
+            return self._at((host, "") for host, _ in self._hosts(text))
+        if form is Form.PEER_ID:
+            if short := _SHORT_ID.search(text):
+                return self._nearly_ending_with(short[2])
+            longest = max(re.findall(r"\w+", text, re.ASCII), key=len, default="")
+            return self._near_peers(longest) or self._containing(longest)
+        return self._near_names(text) or self._containing(text)
+
+    def _nearly_ending_with(self, end: str) -> list[Match]:
+        """Peers whose last letters are those of `end` in other case, or but for one."""
+        wanted = end[-6:].lower()  # what a short id shows
+        tails = ((peer_id, peer_id[-len(wanted) :].lower()) for peer_id in self.peers)
+        near = (peer_id for peer_id, tail in tails if _differing(wanted, tail) <= 1)
+        return [self._peer(peer_id) for peer_id in islice(near, MAX_SUGGESTIONS)]
+
+    def _near_peers(self, wanted: str) -> list[Match]:
+        """Peers whose id differs from `wanted` in one place: a letter mistyped, left out, swapped or doubled."""
+        near = []
+        for peer_id in self.peers:
+            if abs(len(peer_id) - len(wanted)) > _MAX_WRONG:
+                continue
+            if (wrong := _differing(peer_id, wanted)) <= _MAX_WRONG:
+                near.append((wrong, peer_id))
+        return [self._peer(peer_id) for _, peer_id in sorted(near)[:MAX_SUGGESTIONS]]
+
+    def _containing(self, fragment: str) -> list[Match]:
+        """The peers with the fragment in their id, where they are few."""
+        needle = fragment.strip(" .…").lower()
+        if not MIN_FRAGMENT <= len(needle) <= MAX_NAME:
+            return []
+        found = list(islice((p for p in self.peers if needle in p.lower()), MAX_SUGGESTIONS + 1))
+        return [self._peer(peer_id) for peer_id in found] if len(found) <= MAX_SUGGESTIONS else []
+
+    def _near_names(self, text: str) -> list[Match]:
+        """Models and contributors whose name has the text in it, or is nearly the text."""
+        needle = text.strip().lower()
+        if not needle or len(needle) > 2 * MAX_NAME:
+            return []
+        models = ((known, self._model, prefixes[0]) for known, prefixes in self.models.items())
+        people = ((clean(name).strip().lower(), self._contributor, name) for name in self.shown_names)
+        names = list(islice(chain(models, people), MAX_COMPARED))
+        near = [(make, key) for known, make, key in names if needle in known]
+        if not near:
+            wanted = _pairs(needle)
+            rated = [(_likeness(wanted, _pairs(known)), make, key) for known, make, key in names]
+            rated.sort(key=lambda item: -item[0])
+            near = [(make, key) for likeness, make, key in rated if likeness >= LIKE]
+        return list(islice(dict.fromkeys(make(key) for make, key in near), MAX_SUGGESTIONS))
+
+    def _hosts(self, text: str) -> Iterator[tuple[str, str]]:
+        """Hosts among the words of a text: IP addresses, and names that are announced. The port is left out."""
+        for word in islice(_HOST_BREAK.split(text), MAX_WORDS):
+            with_port = _HOST_AND_PORT.fullmatch(word)
+            for host in (word, with_port[1]) if with_port else (word,):
+                if canonical := canonical_ip(host):
+                    yield canonical, ""
+                elif "." in host and host.lower() in self.hosts:
+                    yield host.lower(), ""
+
+
+def resolve(text: str, snapshot: Snapshot | None, *, show_addresses: bool = True) -> Resolution:
+    """Return what `text` names in one snapshot; who asks often keeps a `Directory` for each snapshot."""
+    return Directory.of(snapshot, show_addresses=show_addresses).resolve(text)
+
+
+def _resolution(paste: Paste, form: Form, matches: list[Match], near: Sequence[Match] = ()) -> Resolution:
+    found = tuple(matches[:MAX_FOUND])
+    suggestions = tuple(near[:MAX_SUGGESTIONS])
+    return Resolution(paste.kept, form, found, len(matches) - len(found), suggestions, paste.cut_off)
+
+
+def _pairs(name: str) -> frozenset[str]:
+    name = f" {name[:MAX_NAME]} "  # so that first and last letters count
+    return frozenset(name[place : place + 2] for place in range(len(name) - 1))
+
+
+def _likeness(one: frozenset[str], other: frozenset[str]) -> float:
+    """Sørensen and Dice's measure: 1 where all pairs of letters are common to both, 0 where none is."""
+    return 2 * len(one & other) / (len(one) + len(other))
+
+
+def _differing(one: str, other: str) -> int:
+    """Count the letters between the common start and the common end of two words."""
+    start = _common_start(one, other)
+    end = _common_start(one[start:][::-1], other[start:][::-1])
+    return max(len(one), len(other)) - start - end
+
+
+def _common_start(one: str, other: str) -> int:
+    place = 0
+    for a, b in zip(one, other, strict=False):
+        if a != b:
+            break
+        place += 1
+    return place

@@ -1,0 +1,137 @@
+"""This module stores snapshots in Redis: the leading crawler writes them, every api process follows them.
+
+The snapshot is the only entry of a stream that is trimmed to its newest. So writing is one atomic command, a reader
+that was disconnected finds the newest under the same key, and following takes one blocking read per process.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+from redis.exceptions import ResponseError
+
+from shared.snapshot import CrawlStatus, Snapshot, decode, decode_status, encode
+from shared.store import keys, stored
+from shared.store.streams import StreamTail
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from redis.asyncio import Redis
+
+# KEYS: snapshots, lease. ARGV: the writer's lease, when the crawl ended, the document.
+# A writer whose lease is not the current one was deposed, perhaps while it was frozen. A published snapshot from
+# the future was dated by a wrong clock, and does not prevent newer ones.
+_PUBLISH = """
+if redis.call('GET', KEYS[2]) ~= ARGV[1] then return redis.error_reply('DEPOSED') end
+local now = tonumber(redis.call('TIME')[1])
+local newest = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+if newest then
+  local fields = newest[2]
+  for i = 1, #fields, 2 do
+    local taken_at = tonumber(fields[i + 1])
+    if fields[i] == 'taken_at' and taken_at and taken_at > tonumber(ARGV[2]) and taken_at <= now + 60 then
+      return redis.error_reply('OLDER')
+    end
+  end
+end
+return redis.call('XADD', KEYS[1], 'MAXLEN', 1, '*', 'taken_at', ARGV[2], 'snapshot', ARGV[3])
+"""
+
+# KEYS: crawls, lease. ARGV: the writer's lease, the status.
+_REPORT = """
+if redis.call('GET', KEYS[2]) ~= ARGV[1] then return redis.error_reply('DEPOSED') end
+return redis.call('XADD', KEYS[1], 'MAXLEN', 1, '*', 'status', ARGV[2])
+"""
+
+
+class DeposedError(Exception):
+    """Another crawler leads now, or a newer snapshot is already published: this write was refused."""
+
+
+@contextmanager
+def deposed() -> Iterator[None]:
+    """Raise a fenced script's refusal as `DeposedError`."""
+    try:
+        yield
+    except ResponseError as error:
+        if str(error).startswith(("DEPOSED", "OLDER", "STALE")):
+            raise DeposedError(str(error)) from error
+        raise
+
+
+class SnapshotWriter:
+    """Writes for one crawler. Every write names the crawler's lease, which fences it."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._publish = redis.register_script(_PUBLISH)
+        self._report = redis.register_script(_REPORT)
+
+    async def publish(self, snapshot: Snapshot, lease: str) -> int:
+        """Replace the published snapshot; return the document's size in bytes.
+
+        Raises `DeposedError`, `redis.RedisError`.
+        """
+        document = encode(snapshot)
+        with deposed():
+            await self._publish(
+                keys=[keys.SNAPSHOTS, keys.CRAWLER_LEASE], args=[lease, repr(snapshot.taken_at), document]
+            )
+        return len(document)
+
+    async def report(self, status: CrawlStatus, lease: str) -> None:
+        """Replace the status of the latest crawl. Raises `DeposedError`, `redis.RedisError`."""
+        with deposed():
+            await self._report(keys=[keys.CRAWLS, keys.CRAWLER_LEASE], args=[lease, msgspec.json.encode(status)])
+
+    async def latest(self) -> Snapshot | None:
+        """Return the published snapshot; None without one that this version can read. Raises `redis.RedisError`."""
+        entries: Any = await self._redis.xrevrange(keys.SNAPSHOTS, count=1)
+        return stored.read("snapshot", lambda fields: decode(fields[b"snapshot"]), entries[0][1]) if entries else None
+
+    async def mend(self) -> None:
+        """Delete those of the crawler's keys that have a wrong type. Raises `redis.RedisError`."""
+        await stored.mend(self._redis, keys.of_the_crawler())
+
+    async def published(self) -> bool:
+        """Whether a snapshot is published. Raises `redis.RedisError`."""
+        return bool(await self._redis.exists(keys.SNAPSHOTS))
+
+
+class News(NamedTuple):
+    """A new snapshot, a new status, or both; neither where Redis answered that nothing is new."""
+
+    snapshot: Snapshot | None
+    status: CrawlStatus | None
+    snapshot_id: str | None = None
+    """Stream id of the snapshot, used as ETag and event id."""
+
+
+class SnapshotReader:
+    """Reads for one api process."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._tail = StreamTail(redis, (keys.SNAPSHOTS, keys.CRAWLS), about="snapshots")
+
+    @property
+    def connected(self) -> bool:
+        """Whether the last read succeeded. What was read before stays valid."""
+        return self._tail.connected
+
+    async def follow(self) -> AsyncIterator[News]:
+        """Yield what is published now, then each change, for ever. Outages of Redis are waited out."""
+        async for entries in self._tail.follow():
+            snapshot, status, snapshot_id = None, None, None
+            for entry in entries:
+                # A newer crawler's during a rolling upgrade cannot be read: the previous one stays.
+                if entry.key == keys.SNAPSHOTS:
+                    read = stored.read("snapshot", lambda fields: decode(fields[b"snapshot"]), entry.fields)
+                    if read is not None:
+                        snapshot, snapshot_id = read, entry.entry_id
+                else:
+                    status = stored.read("status", lambda fields: decode_status(fields[b"status"]), entry.fields)
+            if snapshot is not None or status is not None or not entries:
+                yield News(snapshot, status, snapshot_id)

@@ -1,0 +1,235 @@
+"""Whatever is pasted: what it names is found, what it nearly names is suggested, and nothing of it does harm."""
+
+import base64
+import string
+
+import base58
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.paste import MAX_KEPT, MAX_READ
+from shared.resolve import MAX_FOUND, MAX_SUGGESTIONS, Directory, Form, Kind, resolve
+from tests.fakes import model, peer_id, server, snapshot
+
+ONE, TWO, RELAY, BOOTSTRAP = peer_id(1), peer_id(2), peer_id(9), peer_id(0)
+STRANGER = "12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA"
+SWARM = snapshot(
+    model(
+        "StableBeluga2-hf", 8,
+        (
+            server(1, 0, 4, public_name="Ada's GPUs", show_public_name=True, multiaddrs=("/ip4/45.1.1.9/tcp/31330",)),
+            server(2, 4, 8, public_name="healthy", show_public_name=True,
+                   multiaddrs=("/ip6/2001:db8::1/tcp/31330", "/dns4/gpu.example.org/tcp/4001",
+                               f"/ip4/203.0.113.7/tcp/1/p2p/{RELAY}/p2p-circuit")),
+        ),
+        name="petals-team/StableBeluga2", short_name="StableBeluga2",
+        repository="https://huggingface.co/petals-team/StableBeluga2",
+    ),
+    model("bigscience/bloom-petals", 4, (server(3, 0, 4, public_name="bloom", multiaddrs=("/ip4/45.1.1.9/tcp/4",)),),
+          name="bigscience/bloom", short_name="bloom"),
+    model("healthy", 2, ()),
+)  # fmt: skip
+DIRECTORY = Directory.of(SWARM)
+
+
+def found(text):
+    return [(match.kind, match.key) for match in DIRECTORY.resolve(text).found]
+
+
+def suggested(text):
+    resolution = DIRECTORY.resolve(text)
+    assert not resolution.found or all(match.kind is Kind.PEER for match in resolution.found)
+    return [(match.kind, match.key) for match in resolution.suggestions]
+
+
+def spellings(peer):
+    cid = b"\x01\x72" + base58.b58decode(peer)
+    digits, number, base36 = string.digits + string.ascii_lowercase, int.from_bytes(cid, "big"), ""
+    while number:
+        number, rest = divmod(number, 36)
+        base36 = digits[rest] + base36
+    base32 = base64.b32encode(cid).decode().rstrip("=").lower()
+    return [peer, "b" + base32, "k" + base36, "f" + cid.hex(), "z" + base58.b58encode(cid).decode()]
+
+
+@pytest.mark.parametrize("written", spellings(ONE))
+@pytest.mark.parametrize(
+    "around",
+    [
+        "{}", "  {}\n", "https://monitor.example/servers/{}?x=1#y", "/check/{}", "'{}',", "[{}]", "PeerID({})",
+        "/p2p/{}", "Nov 26 13:33:02.171 [INFO] Announced {}: joined", "\u202e{}\u200b", "<script>{}</script>",
+    ],
+)  # fmt: skip
+def test_a_peer_id_is_found_in_every_spelling_wherever_it_stands(written, around):
+    assert found(around.format(written)) == [(Kind.SERVER, ONE)]
+
+
+@pytest.mark.parametrize(
+    "short", [f"...{ONE[-6:]}", f"…{ONE[-6:]}", ONE[-6:], f"{ONE[:4]}…{ONE[-6:]}", ONE[-8:].upper()]
+)
+def test_a_short_id_is_found_as_the_table_writes_it(short):
+    assert found(short) == [(Kind.SERVER, ONE)]
+    assert DIRECTORY.resolve(short).form is Form.PEER_ID
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        (BOOTSTRAP, [(Kind.BOOTSTRAP, BOOTSTRAP)]),
+        (STRANGER, [(Kind.PEER, STRANGER)]),
+        (f"{ONE} {TWO}", [(Kind.SERVER, ONE), (Kind.SERVER, TWO)]),
+        ("45.1.1.9", [(Kind.SERVER, ONE), (Kind.SERVER, peer_id(3))]),
+        ("/ip4/45.1.1.9/tcp/31330", [(Kind.SERVER, ONE)]),
+        ("http://45.1.1.9:31330/x", [(Kind.SERVER, ONE), (Kind.SERVER, peer_id(3))]),
+        ("[2001:DB8:0::1]:31330", [(Kind.SERVER, TWO)]),
+        ("gpu.example.org", [(Kind.SERVER, TWO)]),
+        ("127.0.0.1", [(Kind.BOOTSTRAP, BOOTSTRAP)]),
+        ("petals-team/StableBeluga2", [(Kind.MODEL, "StableBeluga2-hf")]),
+        ("stablebeluga2", [(Kind.MODEL, "StableBeluga2-hf")]),
+        ("StableBeluga2-hf.17", [(Kind.MODEL, "StableBeluga2-hf")]),
+        ("https://huggingface.co/petals-team/StableBeluga2/tree/main", [(Kind.MODEL, "StableBeluga2-hf")]),
+        ("https://monitor.example/models/bigscience%2Fbloom-petals?x=1", [(Kind.MODEL, "bigscience/bloom-petals")]),
+        ("/incidents?model=StableBeluga2-hf&state=open", [(Kind.MODEL, "StableBeluga2-hf")]),
+        ("[INFO] Loading bigscience/bloom-petals.", [(Kind.MODEL, "bigscience/bloom-petals")]),
+        ("ada's gpus", [(Kind.CONTRIBUTOR, "Ada's GPUs")]),
+        # Who is named like a model or a verdict is found beside it, as what it is.
+        ("healthy", [(Kind.MODEL, "healthy"), (Kind.CONTRIBUTOR, "healthy")]),
+        ("bloom", [(Kind.MODEL, "bigscience/bloom-petals"), (Kind.CONTRIBUTOR, "bloom")]),
+    ],
+)  # fmt: skip
+def test_what_is_named_is_found(text, names):
+    assert found(text) == names
+    assert (DIRECTORY.resolve(text).sentence == "") == (names[0][0] is not Kind.PEER)
+
+
+def test_a_multiaddr_is_kept_as_given_so_that_a_check_can_dial_it():
+    """Direct ones, those of a peer that the swarm does not know, and circuits: the last id is the peer."""
+    circuit = f"/ip4/203.0.113.7/tcp/1/p2p/{RELAY}/p2p-circuit"
+    pasted = f"['/ip4/198.51.100.4/tcp/31337/p2p/{STRANGER}', '{circuit}/p2p/{STRANGER}', '/ip4/1.2.3.4/tcp/5']"
+    (match,) = DIRECTORY.resolve(pasted).found
+    assert (match.kind, match.key) == (Kind.PEER, STRANGER)
+    assert match.addresses == ("/ip4/198.51.100.4/tcp/31337", circuit)
+    in_another_spelling = f"/dns/h.example/tcp/1/ipfs/{spellings(ONE)[1]}"
+    assert DIRECTORY.resolve(in_another_spelling).only.addresses == ("/dns/h.example/tcp/1",)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        (ONE[:20] + ("x" if ONE[20] != "x" else "y") + ONE[21:], [(Kind.SERVER, ONE)]),  # a letter mistyped
+        (ONE[:20] + ONE[21:], [(Kind.SERVER, ONE)]),  # one left out
+        (ONE[:20] + ONE[21] + ONE[20] + ONE[22:], [(Kind.SERVER, ONE)]),  # two swapped
+        (ONE[:-2], [(Kind.SERVER, ONE)]),  # cut off
+        (ONE[:15], [(Kind.SERVER, ONE)]),
+        (ONE.lower(), [(Kind.SERVER, ONE)]),
+        ("..." + ONE[-6:].swapcase(), [(Kind.SERVER, ONE)]),
+        (f"…{ONE[-6:-1]}{'x' if ONE[-1] != 'x' else 'y'}", [(Kind.SERVER, ONE)]),
+        ("petals/StableBeluga-2", [(Kind.MODEL, "StableBeluga2-hf")]),
+        ("beluga", [(Kind.MODEL, "StableBeluga2-hf")]),
+        ("ada gpu", [(Kind.CONTRIBUTOR, "Ada's GPUs")]),
+        ("/ip4/45.1.1.9/tcp/99", [(Kind.SERVER, ONE), (Kind.SERVER, peer_id(3))]),
+        ("\N{CYRILLIC SMALL LETTER HA}ealthy", [(Kind.MODEL, "healthy"), (Kind.CONTRIBUTOR, "healthy")]),
+        ("zzzz", []),
+    ],
+)  # fmt: skip
+def test_what_is_nearly_named_is_suggested(text, names):
+    """A look-alike name is not the name: it is suggested, never found."""
+    assert suggested(text) == names
+    assert DIRECTORY.resolve(text).sentence
+
+
+def test_names_that_are_not_shown_are_found_but_not_proposed():
+    """A public name is shown once it is earned; who knows it may still look for it."""
+    swarm = snapshot(model("m", 2, (server(1, 0, 1, public_name="Visit example.com today"),)))
+    assert [match.kind for match in resolve("visit example.com today", swarm).found] == [Kind.CONTRIBUTOR]
+    assert resolve("visit example.com now", swarm).suggestions == ()
+
+
+def test_hidden_addresses_find_nothing():
+    """Where the operator hides addresses, nobody learns whose one is by asking for it."""
+    for text in ("45.1.1.9", "/ip4/45.1.1.9/tcp/31330", "/ip4/45.1.1.9/tcp/9", "gpu.example.org"):
+        hidden = resolve(text, SWARM, show_addresses=False)
+        assert (hidden.found, hidden.suggestions) == ((), ())
+
+
+def test_nothing_is_known_without_a_snapshot():
+    """But an id is one."""
+    assert resolve("beluga", None).found == ()
+    assert resolve(ONE, None).only.kind is Kind.PEER
+
+
+@pytest.mark.parametrize("text", ["", " \n\t", "\u202e\u200b\u2066", "\x00\x1b"])
+def test_what_has_no_letter_asks_for_some(text):
+    assert DIRECTORY.resolve(text).form is Form.EMPTY
+
+
+PIECES = st.one_of(
+    st.text(max_size=40),
+    st.sampled_from(
+        [ONE, TWO, STRANGER, "…", "...", "/ip4/", "45.1.1.9", "/p2p/", "/p2p-circuit", "%2F", "%", "/models/", "\u202e",
+         "huggingface.co/", "12D3Koo", "Qm", "::", "healthy", "<script>", " ", "\n", "Ada's GPUs", "=", "?", "\ud800"]
+    ),
+)  # fmt: skip
+
+
+@given(st.lists(PIECES, max_size=30).map("".join))
+def test_no_text_raises_or_is_given_back_unfit_for_showing(text):
+    """Found or not, what comes back is printable, bounded, and names only what is there."""
+    resolution = DIRECTORY.resolve(text)
+    assert len(resolution.pasted) <= MAX_KEPT
+    assert len(resolution.found) <= MAX_FOUND
+    assert len(resolution.suggestions) <= MAX_SUGGESTIONS
+    for shown in (resolution.pasted, *(match.text for match in resolution.found + resolution.suggestions)):
+        assert shown.isprintable()
+    for match in resolution.found + resolution.suggestions:
+        assert match.kind is Kind.PEER or match.key in {
+            *DIRECTORY.peers,
+            *DIRECTORY.titles,
+            "Ada's GPUs",
+            "healthy",
+            "bloom",
+        }
+    assert bool(resolution.sentence) == (not any(match.kind is not Kind.PEER for match in resolution.found))
+
+
+@given(
+    st.text(alphabet="<>&\"'\u202e\u200b x", max_size=20),
+    st.sampled_from(spellings(ONE)),
+    st.text(" \n\u202e,;", max_size=5),
+)
+def test_an_id_is_found_in_whatever_stands_around_it(before, written, after):
+    assert (Kind.SERVER, ONE) in found(f"{before} {written}{after}")
+
+
+HOSTILE = [
+    "a",
+    "1",
+    "Qm",
+    "...",
+    "…aaaa",
+    "/ip4/",
+    "/p2p/",
+    "%",
+    "%41",
+    "\u202e",
+    "::",
+    "x.y/",
+    "12D3Koo ",
+    "a=b&",
+    "🐍",
+    ".",
+]
+
+
+def test_of_a_megabyte_only_the_beginning_is_read():
+    """Against a swarm of a thousand servers, whose names are long and alike."""
+    servers = (server(n, n, n + 1, public_name="a" * 90 + str(n), show_public_name=True) for n in range(1000))
+    directory = Directory.of(snapshot(model("m", 1000, tuple(servers))))
+    for piece in HOSTILE:
+        text = piece * (1_000_000 // len(piece))
+        whole, beginning = directory.resolve(text), directory.resolve(text[:MAX_READ])
+        assert whole.cut_off
+        assert not beginning.cut_off
+        assert (whole.form, whole.found) == (beginning.form, beginning.found)
+    assert directory.resolve(" " * MAX_READ + ONE).found == ()
