@@ -14,6 +14,7 @@ import msgspec
 
 from crawler.crawl import crawl_once
 from crawler.diagnose import Finding, diagnose
+from crawler.history.daily_export import DailyExport
 from crawler.history.writer import HistoryWriter
 from crawler.leader import Leadership
 from crawler.loop import CrawlLoop
@@ -135,6 +136,11 @@ async def _run(settings: CrawlerSettings) -> None:
             beside.keep("redis_memory", lambda: metrics.watch_redis(redis))
             if settings.incident_webhook_url is not None:
                 beside.keep("incident_notices", _notices(settings, redis, leadership, metrics, clock).run)
+            if settings.export_folder is not None:
+                export = DailyExport(
+                    redis, settings.export_folder, leadership, now=clock.now, days_kept=settings.export_days
+                )
+                beside.keep("daily_export", export.run)
             await crawling
     except asyncio.CancelledError:
         pass

@@ -13,6 +13,7 @@ from crawler.geoip import GeoDatabase
 from crawler.models import DEFAULT_PUBLIC_MODELS, MAX_BLOCKS, Model
 from crawler.notify.webhook import is_private_literal, parse_target
 from crawler.text import bad_prefix
+from shared.export_files import ExportSettings
 from shared.p2p.swarm_settings import SwarmSettings
 from shared.settings import CommaSeparated, Field, SecretUrl, read_json
 
@@ -20,7 +21,7 @@ MAX_DIAL_TIMEOUT = MAX_LOOKUP_TIMEOUT = 20.0
 """Seconds. A crawl gives all its lookups 40 s and all its dials 60: with longer ones most would never begin."""
 
 
-class CrawlerSettings(SwarmSettings):
+class CrawlerSettings(SwarmSettings, ExportSettings):
     models: Annotated[tuple[Model, ...] | None, CommaSeparated] = Field(
         None,
         description="The official models, shown first even where nobody serves them: "
@@ -58,6 +59,9 @@ class CrawlerSettings(SwarmSettings):
         description="Whether the webhook may be at a private address, as of a service beside the monitor.",
         examples=["yes"],
         validate_default=True,
+    )
+    export_days: int = Field(
+        1_096, ge=30, le=36_525, description="Days for which files of the export are kept; older ones are deleted."
     )
     crawler_metrics_port: int = Field(
         0, ge=0, le=65535, description="Private port of the crawler's own metrics; 0: none."

@@ -84,6 +84,11 @@ def utc(seconds: float) -> datetime:
     return datetime.fromtimestamp(min(max(seconds, 0), _MAX_UNIX_TIME) if seconds == seconds else 0, UTC)  # noqa: PLR0124
 
 
+def rfc3339(seconds: float) -> str:
+    """`2026-11-25T13:00:00Z`, of Unix seconds."""
+    return f"{utc(seconds):%Y-%m-%dT%H:%M:%SZ}"
+
+
 def number(value: float | None) -> str:
     """`3,688`, `2.3`: small ones keep a digit; empty where nothing is known."""
     if value is None:

@@ -9,7 +9,7 @@ import msgspec
 
 from api.http.headers import CORS, JSON, PROBLEM_JSON
 from api.responses.prepared import PreparedResponse
-from shared.public import check, health, history, incidents, models, problem, state
+from shared.public import check, data, health, history, incidents, models, problem, state
 from shared.public.schema import schemas
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ DOCUMENTS = (
     history.ModelHistoryDocument,
     history.ServerHistoryDocument,
     incidents.IncidentsDocument,
+    data.DataDocument,
     problem.ProblemDocument,
 )
 _REF = "#/components/schemas/{name}"
@@ -42,6 +43,13 @@ _PEER = {
     "required": True,
     "description": "A peer id in any form of the libp2p specification.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 128},
+}
+_FILE = {
+    "name": "name",
+    "in": "path",
+    "required": True,
+    "description": "A name that `/api/v1/data` lists, as `crawls-2026-11-25.csv.gz`.",
+    "schema": {"type": "string", "maxLength": 64},
 }
 _WORDS = {
     304: "The client has it already (If-None-Match).",
@@ -129,6 +137,9 @@ def _paths() -> dict[str, dict[str, Any]]:
             errors=(400,), pictures=(404, 503),
         ),
         "/incidents.atom": _media("Outages as an Atom feed", "application/atom+xml", errors=(503,)),
+        "/api/v1/data": _json("The files of the daily export", "DataDocument", errors=(503,)),
+        "/data": _media("The files of the daily export for people", "text/html", errors=(503,)),
+        "/data/{name}": _media("One file of the daily export", "application/gzip", _FILE, errors=(404,)),
         "/swarm.txt": _media(
             "The swarm as a picture of text", "text/plain",
             _query("color", {"type": "string"}, "`1` for terminal colours."), errors=(503,),

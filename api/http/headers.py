@@ -23,7 +23,7 @@ PREFLIGHT = {
     "access-control-max-age": "86400",
     "allow": "GET, HEAD, OPTIONS",
 }
-_API_STARTS = ("/api/", "/badge/")
+_API_STARTS = ("/api/", "/badge/", "/data/")
 _API_PATHS = frozenset({"/swarm.txt", "/events", "/incidents.atom", "/openapi.json"})
 SECURITY_HEADERS = {
     "content-security-policy": (

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
     from api.pages.view import CheckView, View
+    from shared.public.data import DataDocument, DataFile
     from shared.snapshot import Snapshot
     from shared.store.history import ServerHistory
 
@@ -34,6 +35,8 @@ MAX_MODEL_ROWS = 1_000
 """Servers listed on a model's page; of more, the fastest. The JSON has all. That many take 58 kB to send."""
 MAX_CONTRIBUTORS = 12
 MAX_ISSUES = 200
+MAX_DAYS = 400
+"""Days of the export that are listed."""
 MAX_CHIPS = 8
 """Models named in the verdict."""
 
@@ -57,7 +60,7 @@ class Pages:
             js=f"/static/app.js?v={_fingerprint('app.js')}",
             icon=f"/static/favicon.svg?v={_fingerprint('favicon.svg')}",
         )
-        names = ("overview", "model", "server", "check", "problem", "incidents")
+        names = ("overview", "model", "server", "check", "problem", "incidents", "data")
         self._templates = {name: self._environment.get_template(f"{name}.html") for name in names}
 
     def overview(self, view: View) -> str:
@@ -137,6 +140,19 @@ class Pages:
             ended=ended,
             left_out=left_out,
             stylesheet=past.stylesheet(),
+        )
+
+    def data(self, view: View, document: DataDocument, *, exports: bool) -> str:
+        """The files of the daily export by day; `exports` is whether this monitor writes any."""
+        days: dict[str, dict[str, list[DataFile]]] = {}
+        for file in document.files:
+            days.setdefault(file.day, {}).setdefault(file.kind, []).append(file)
+        return self._render(
+            "data",
+            _swarm_context(view, "Open data", "data"),
+            days=list(days.items())[:MAX_DAYS],
+            left_out=max(0, len(days) - MAX_DAYS),
+            exports=exports,
         )
 
     def check(self, *, peer_id: str | None, answer: CheckView | None, problem: str | None) -> str:
