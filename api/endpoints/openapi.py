@@ -201,7 +201,7 @@ def _problems(statuses: tuple[int, ...]) -> dict[str, Any]:
 
 
 def _resolution() -> dict[str, Any]:
-    words = "`minute`: a day; `hour`: 30 days; `day`: a year."
+    words = "`minute`: a day; `hour`: 30 days; `day`: five years."
     return _query("resolution", {"enum": ["minute", "hour", "day"], "default": "hour"}, words)
 
 
