@@ -17,6 +17,7 @@ from crawler.crawl import crawl_once
 from crawler.diagnose import Finding, diagnose
 from crawler.history.daily_export import DailyExport
 from crawler.history.move import MoveError, export_to, import_from
+from crawler.history.weekly_report import WeeklyReports
 from crawler.history.writer import HistoryWriter
 from crawler.leader import Leadership
 from crawler.loop import CrawlLoop
@@ -161,6 +162,7 @@ async def _run(settings: CrawlerSettings) -> None:
             beside.keep("redis_memory", lambda: metrics.watch_redis(redis))
             if settings.incident_webhook_url is not None:
                 beside.keep("incident_notices", _notices(settings, redis, leadership, metrics, clock).run)
+            beside.keep("weekly_reports", WeeklyReports(redis, leadership, now=clock.now).run)
             if settings.export_folder is not None:
                 export = DailyExport(
                     redis, settings.export_folder, leadership, now=clock.now, days_kept=settings.export_days

@@ -6,7 +6,7 @@ A file's name is made of a kind, a day and a form alone: nothing that a server a
 from __future__ import annotations
 
 import re
-from datetime import UTC, date, datetime
+from datetime import date
 from enum import StrEnum
 from pathlib import Path  # noqa: TC003 - pydantic reads the annotation
 from typing import NamedTuple
@@ -74,13 +74,3 @@ def parse_name(name: str) -> ExportFile | None:
 def files_of(day: date) -> list[ExportFile]:
     """Return the files of one day."""
     return [ExportFile(kind, day, form) for kind in Kind for form in Form]
-
-
-def day_of(seconds: float) -> date:
-    """Return the day (UTC) of a time in Unix seconds."""
-    return datetime.fromtimestamp(seconds, UTC).date()
-
-
-def start_of(day: date) -> int:
-    """Return the first second of a day (UTC), in Unix seconds."""
-    return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp())

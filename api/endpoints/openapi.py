@@ -9,7 +9,7 @@ import msgspec
 
 from api.http.headers import CORS, JSON, PROBLEM_JSON
 from api.responses.prepared import PreparedResponse
-from shared.public import check, data, health, history, incidents, models, problem, state
+from shared.public import check, data, health, history, incidents, models, problem, reports, state
 from shared.public.schema import schemas
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ DOCUMENTS = (
     history.ServerHistoryDocument,
     incidents.IncidentsDocument,
     data.DataDocument,
+    reports.ReportsDocument,
+    reports.ReportDocument,
     problem.ProblemDocument,
 )
 _REF = "#/components/schemas/{name}"
@@ -50,6 +52,13 @@ _FILE = {
     "required": True,
     "description": "A name that `/api/v1/data` lists, as `crawls-2026-11-25.csv.gz`.",
     "schema": {"type": "string", "maxLength": 64},
+}
+_WEEK = {
+    "name": "week",
+    "in": "path",
+    "required": True,
+    "description": "A week that `/api/v1/reports` lists, named as by ISO 8601: `2026-W48`.",
+    "schema": {"type": "string", "maxLength": 16},
 }
 _WORDS = {
     304: "The client has it already (If-None-Match).",
@@ -140,6 +149,11 @@ def _paths() -> dict[str, dict[str, Any]]:
         "/api/v1/data": _json("The files of the daily export", "DataDocument", errors=(503,)),
         "/data": _media("The files of the daily export for people", "text/html", errors=(503,)),
         "/data/{name}": _media("One file of the daily export", "application/gzip", _FILE, errors=(404,)),
+        "/api/v1/reports": _json("Weeks that have a report", "ReportsDocument", errors=(503,)),
+        "/api/v1/reports/{week}": _json("What a week was like", "ReportDocument", _WEEK, errors=(404, 503)),
+        "/reports": _media("Weekly reports for people", "text/html", errors=(503,)),
+        "/reports/{week}": _media("What a week was like, for people", "text/html", _WEEK, errors=(404, 503)),
+        "/reports.atom": _media("Weekly reports as an Atom feed", "application/atom+xml", errors=(503,)),
         "/swarm.txt": _media(
             "The swarm as a picture of text", "text/plain",
             _query("color", {"type": "string"}, "`1` for terminal colours."), errors=(503,),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from api.pages import banner, cards, check, pings, rows, server, text
+from api.pages import banner, cards, charts, check, pings, rows, server, text
 from api.pages import history as past
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from api.pages.view import CheckView, View
     from shared.public.data import DataDocument, DataFile
+    from shared.public.reports import ReportDocument
     from shared.snapshot import Snapshot
     from shared.store.history import ServerHistory
 
@@ -54,13 +55,17 @@ class Pages:
             lstrip_blocks=True,
         )
         self._environment.filters.update(cut=text.cut, period=text.period, iso=_iso, utc=_utc, count=text.count)
+        self._environment.filters.update(
+            percent=charts.percent, duration=text.duration, number=text.number,
+            model_href=text.model_href, server_href=text.server_href, day=_day,
+        )  # fmt: skip
         self._environment.globals.update(
             # A page never runs with the style or the script of another version of itself.
             css=f"/static/app.css?v={_fingerprint('app.css')}",
             js=f"/static/app.js?v={_fingerprint('app.js')}",
             icon=f"/static/favicon.svg?v={_fingerprint('favicon.svg')}",
         )
-        names = ("overview", "model", "server", "check", "problem", "incidents", "data")
+        names = ("overview", "model", "server", "check", "problem", "incidents", "data", "reports", "report")
         self._templates = {name: self._environment.get_template(f"{name}.html") for name in names}
 
     def overview(self, view: View) -> str:
@@ -155,6 +160,20 @@ class Pages:
             exports=exports,
         )
 
+    def reports(self, view: View, weeks: Sequence[str]) -> str:
+        """The weeks that have a report, the newest first."""
+        return self._render("reports", _swarm_context(view, "Weekly reports", "reports"), weeks=weeks)
+
+    def report(self, view: View, report: ReportDocument) -> str:
+        """What a week was like."""
+        return self._render(
+            "report",
+            _swarm_context(view, f"Week {report.week}", "reports"),
+            report=report,
+            contributors=[(text.shown_name(name), blocks) for name, blocks in report.contributors.items()],
+            stylesheet=past.stylesheet(),
+        )
+
     def check(self, *, peer_id: str | None, answer: CheckView | None, problem: str | None) -> str:
         """The form that asks about one peer and, given an `answer` or a `problem`, what came of it.
 
@@ -242,6 +261,10 @@ def _contributors(snapshot: Snapshot) -> list[tuple[text.Shown, str]]:
 
 def _iso(seconds: float) -> str:
     return f"{text.utc(seconds):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _day(seconds: float) -> str:
+    return f"{text.utc(seconds):%-d %B %Y}"
 
 
 def _utc(seconds: float) -> str:

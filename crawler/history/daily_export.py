@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import structlog
 from redis.exceptions import RedisError
 
-from shared.export_files import Kind, day_of, files_of, parse_name, start_of
+from shared.days import day_of, start_of
+from shared.export_files import Kind, files_of, parse_name
 from shared.public.data import crawl_row, incident_row, packed, server_row
 from shared.store.history import HistoryReader
 from shared.store.rings import DAY, HOUR, HOURS_KEPT, Resolution
