@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from functools import cached_property
 from pathlib import Path  # noqa: TC003 - pydantic reads the annotation
 from typing import Annotated, Any, Literal
@@ -79,6 +80,16 @@ class CrawlerSettings(SwarmSettings, ExportSettings):
     def _is_a_database(cls, value: Path | None) -> Path | None:
         if value is not None:
             GeoDatabase.open(value)
+        return value
+
+    @field_validator("export_folder")
+    @classmethod
+    def _can_be_written(cls, value: Path | None) -> Path | None:
+        if value is not None:
+            try:
+                tempfile.TemporaryFile(dir=value).close()
+            except OSError as error:
+                raise ValueError(f"expected a folder that can be written ({error.strerror})") from None
         return value
 
     @cached_property

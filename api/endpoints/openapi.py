@@ -148,7 +148,7 @@ def _paths() -> dict[str, dict[str, Any]]:
         "/incidents.atom": _media("Outages as an Atom feed", "application/atom+xml", errors=(503,)),
         "/api/v1/data": _json("The files of the daily export", "DataDocument", errors=(503,)),
         "/data": _media("The files of the daily export for people", "text/html", errors=(503,)),
-        "/data/{name}": _media("One file of the daily export", "application/gzip", _FILE, errors=(404,)),
+        "/data/{name}": _media("One file of the daily export", "application/gzip", _FILE, errors=(404,), pages=True),
         "/api/v1/reports": _json("Weeks that have a report", "ReportsDocument", errors=(503,)),
         "/api/v1/reports/{week}": _json("What a week was like", "ReportDocument", _WEEK, errors=(404, 503)),
         "/reports": _media("Weekly reports for people", "text/html", errors=(503,)),
@@ -184,14 +184,15 @@ def _media(
     errors: tuple[int, ...] = (),
     pictures: tuple[int, ...] = (),
     others: tuple[int, ...] = (),
+    pages: bool = False,
 ) -> dict[str, Any]:
     shown = {media_type: {"schema": {"type": "string"}}}
     responses = {"200": _content("Found.", shown), **_words(*others), **_problems(errors)}
     for status, told in _problems(pictures).items():  # the router has no picture of what is no name at all
         responses[status] = _content(told["description"], shown | told["content"])
-    if media_type == "text/html":
+    if media_type == "text/html" or pages:  # people open it: its errors are pages for them
         for code in errors:
-            responses[str(code)]["content"] |= shown
+            responses[str(code)]["content"] |= {"text/html": {"schema": {"type": "string"}}}
     return {"summary": summary, "parameters": list(parameters), "responses": responses}
 
 

@@ -165,19 +165,19 @@ async def read_history(redis: Redis, path: Path) -> str:
 
 
 async def _write(redis: Redis, entries: list[_Entry]) -> None:
-    writing = redis.pipeline(transaction=True)
+    writing: Any = redis.pipeline(transaction=True)
     for entry in entries:
         writing.delete(entry.key)
         match entry:
             case _String():
                 writing.set(entry.key, entry.value)
             case _Hash():
-                writing.hset(entry.key, mapping=dict(entry.value))
+                writing.hset(entry.key, mapping=entry.value)
             case _SortedSet():
                 writing.zadd(entry.key, dict(entry.value))
             case _Stream():
                 for entry_id, fields in entry.value:
-                    writing.xadd(entry.key, dict(fields), id=entry_id)
+                    writing.xadd(entry.key, fields, id=entry_id)
         if entry.life is not None:
             writing.expire(entry.key, entry.life)
     try:

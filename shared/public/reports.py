@@ -90,8 +90,8 @@ def decode_report(data: bytes) -> ReportDocument:
         report = msgspec.json.decode(data, type=ReportDocument)
     except RecursionError as error:
         raise ValueError("not a report: nested too deep") from error
-    times = (report.start, report.end, report.made_at)
-    times += tuple(each for incident in report.incidents for each in (incident.start, incident.end or 0.0))
+    times = [report.start, report.end, report.made_at]
+    times += [each for incident in report.incidents for each in (incident.start, incident.end or 0.0)]
     if parse_week(report.week) is None or not all(0 <= seconds <= MAX_UNIX_SECONDS for seconds in times):
         raise ValueError("not a report: its week or a time is none")
     if not all(0 <= model.uptime <= 1 for model in report.models):
