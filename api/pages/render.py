@@ -63,6 +63,7 @@ class Pages:
             # A page never runs with the style or the script of another version of itself.
             css=f"/static/app.css?v={_fingerprint('app.css')}",
             js=f"/static/app.js?v={_fingerprint('app.js')}",
+            data_css=f"/static/data.css?v={_fingerprint('data.css')}",
             icon=f"/static/favicon.svg?v={_fingerprint('favicon.svg')}",
         )
         names = ("overview", "model", "server", "check", "problem", "incidents", "data", "reports", "report")
