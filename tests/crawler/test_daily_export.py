@@ -5,6 +5,10 @@ import csv
 import gzip
 import json
 import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import httpx
 import pytest
@@ -18,6 +22,7 @@ from tests.api.serving import serve
 from tests.crawler.recording import START, record
 from tests.fakes import model, peer_id, server, snapshot
 
+DOCS = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text()
 MIDNIGHT = START // DAY * DAY
 DAY_NAME = "2025-11-23"
 FORMULA = '=HYPERLINK("http://evil","+1")\n@x'
@@ -65,22 +70,23 @@ def rows_of(folder, kind, form="csv"):
 
 
 async def test_a_notebook_answers_how_often_a_model_was_usable(export, redis_url, tmp_path):
-    """Ten lines of the standard library, over HTTP, without knowing anything of the monitor's insides."""
+    """The ten lines of docs/data.md, with this monitor's address, model and month, print the share of good crawls."""
     await export.export()
+    (lines,) = re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL)
+    assert len(list(filter(None, lines.splitlines()))) == 10
     async with serve(redis_url, export_folder=tmp_path) as base:
+        asked = lines.replace("http://127.0.0.1:8000", base).replace("StableBeluga2-hf", "demo-model")
+        program = [sys.executable, "-I", "-c", asked.replace("2026-10", DAY_NAME[:7])]
+        notebook = await asyncio.to_thread(subprocess.run, program, capture_output=True, text=True, check=True)
+    assert notebook.stdout == f"{3 / 5:.1%}\n"
 
-        def notebook():
-            crawls = healthy = 0
-            for file in httpx.get(f"{base}/api/v1/data").json()["files"]:
-                if file["kind"] == "crawls" and file["form"] == "csv" and file["day"].startswith("2025-11"):
-                    content = gzip.decompress(httpx.get(base + file["url"]).content).decode()
-                    for row in csv.DictReader(content.splitlines()):
-                        if row["dht_prefix"] == "demo-model":
-                            crawls += int(row["crawls"])
-                            healthy += int(row["healthy_crawls"])
-            return healthy / crawls
 
-        assert await asyncio.to_thread(notebook) == 3 / 5
+def test_every_column_is_described():
+    """In docs/data.md, and no other."""
+    for kind in Kind:
+        section = DOCS.split(f"**{kind}**: ")[1].split("\n\n", 2)[1]
+        described = [name for row in section.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+        assert tuple(described) == ROWS[kind].__struct_fields__
 
 
 async def test_files_are_served_in_ranges_and_no_other_file_is(export, redis_url, tmp_path):
