@@ -13,6 +13,7 @@ from starlette.staticfiles import StaticFiles
 from api.endpoints import (
     badges,
     checks,
+    data,
     events,
     health,
     history,
@@ -21,6 +22,7 @@ from api.endpoints import (
     models,
     openapi,
     overview,
+    reports,
     servers,
 )
 from api.http.cors import Cors
@@ -59,6 +61,11 @@ def create_app(settings: ApiSettings) -> Starlette:
             Route("/check/{peer_id}", checks.page),
             Route("/incidents", incidents.page),
             Route("/incidents.atom", incidents.atom),
+            Route("/data", data.page),
+            Route("/data/{name}", data.file),
+            Route("/reports", reports.page),
+            Route("/reports/{week}", reports.week_page),
+            Route("/reports.atom", reports.atom),
             Route("/badge/{dht_prefix:path}.svg", badges.badge),
             Route("/swarm.txt", overview.text),
             Route("/events", events.events),
@@ -69,6 +76,9 @@ def create_app(settings: ApiSettings) -> Starlette:
             Route("/api/v1/history/models/{dht_prefix:path}", history.model),
             Route("/api/v1/history/servers/{peer_id}", history.server),
             Route("/api/v1/incidents", incidents.incidents),
+            Route("/api/v1/data", data.files),
+            Route("/api/v1/reports", reports.reports),
+            Route("/api/v1/reports/{week}", reports.report),
             Route("/api/v1/is_reachable/{peer_id:path}", checks.is_reachable),
             Route("/api/v1/is_reachable", checks.without_peer_id),
             Route("/metrics", metrics.swarm),
