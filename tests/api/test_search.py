@@ -100,8 +100,9 @@ async def test_an_unknown_peer_has_its_own_words_and_no_dead_end(client):
 async def test_suggestions_for_programs(client):
     """Models with their incidents, contributors with their servers; a name like a state is a name."""
     found = (await client.get("/api/v1/search?q=falcon")).json()
-    assert [hit["href"] for hit in found["suggestions"]] == ["/models/lab%2FFalcon-40b"]
-    assert [hit["kind"] for hit in found["found"]] == ["incident"]
+    assert [hit["kind"] for hit in found["suggestions"]] == ["model", "incident"]
+    assert found["suggestions"][0]["href"] == "/models/lab%2FFalcon-40b"
+    assert not found["found"]
     named = (await client.get(f"/api/v1/search?q={CONTRIBUTOR}")).json()["found"]
     assert [hit["kind"] for hit in named] == ["contributor", "server", "server"]
     assert (await client.get("/api/v1/search")).json()["sentence"].startswith("Paste a peer id")
