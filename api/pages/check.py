@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from api.pages import text
+from shared import words
 from shared.advice.servers import Server, check_advice
 from shared.reachability import Cause, DialOutcome, Stage, decide, message
 from shared.snapshot import Verdict
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from api.pages.view import CheckView
     from shared.advice.advice import Advice
     from shared.reachability import Answer
@@ -59,6 +62,8 @@ class Result:
     where: str
     """How many places agree, where there are several."""
     reports: tuple[Report, ...]
+    compared: str = ""
+    """What the swarm does not know of the addresses that were pasted."""
 
 
 def make_result(peer_id: str, view: CheckView) -> Result:
@@ -71,7 +76,25 @@ def make_result(peer_id: str, view: CheckView) -> Result:
     agreeing = sum(answer.outcome.verdict is view.verdict for answer in view.answers)
     where = f"{agreeing} of {places} places found the same." if places > 1 else ""
     reports = tuple(_report(answer, view.show_addresses) for answer in view.answers)
-    return Result(f"…{text.cut(peer_id[-6:])} {told.title}", told, where, reports)
+    return Result(
+        f"…{text.cut(peer_id[-6:])} {told.title}",
+        told,
+        where,
+        reports,
+        _compared(outcome, view.pasted) if view.show_addresses else "",
+    )
+
+
+def _compared(outcome: DialOutcome, pasted: Sequence[str]) -> str:
+    """Say which pasted addresses are none that the swarm knows: those were dialled, and the others were not."""
+    unknown = [address for address in pasted if address not in outcome.addresses]
+    if not unknown:
+        return ""
+    which = words.listed([text.cut(address, 160) for address in unknown], 3)
+    if not outcome.addresses:
+        return f"The pasted {which} was not dialled: the monitor dials what the swarm knows of a peer."
+    known = words.listed([text.cut(address, 160) for address in outcome.addresses], 3)
+    return f"The swarm knows it under {known}. The pasted {which} differs, and was not dialled."
 
 
 def _report(answer: Answer, show_addresses: bool) -> Report:

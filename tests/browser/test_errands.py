@@ -163,6 +163,9 @@ def test_operate_a_server(browser, monitor):
         expect(page.locator("h1")).to_have_text(f"…{peer[-6:]} cannot be reached from here")
         expect(page.locator("h1")).to_be_focused()
         expect(page.locator(".steps .failed")).to_contain_text("Dial")
+        expect(page.locator(".hero")).to_contain_text(
+            f"knows it under {PLACE}. The pasted /ip4/10.0.0.2/tcp/31330 differs"
+        )
         command = page.locator(".hero pre")
         expect(command).to_contain_text("run_server tiiuae/falcon-40b")
         expect(command).to_contain_text("--block_indices 5:8 --public_ip 45.33.32.156 --port 31330")
