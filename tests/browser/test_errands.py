@@ -185,6 +185,7 @@ def test_on_a_phone_with_a_screen_reader(browser, monitor, scheme):
     with opened(browser, monitor, viewport={"width": 390, "height": 844}, color_scheme=scheme) as page:
         expect(page.locator("h1")).to_have_attribute("aria-live", "polite")
         page.fill("#ask-id", peer[:-2])
+        expect(page.get_by_role("option").first).to_contain_text(peer[-6:])
         page.get_by_role("button", name="Find it").click()
         expect(page.locator("#ask-id")).to_have_value(peer[:-2])
         expect(page.locator("main")).to_contain_text(

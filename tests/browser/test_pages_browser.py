@@ -301,7 +301,7 @@ def test_live_update_keeps_what_the_reader_holds(browser, site):
         assert page.locator(f"#rows tr:has(a[href$='{new.peer_id}'])").count() == 1
         assert page.input_value("#q") == "2."
         assert page.locator("th.c-rps").get_attribute("aria-sort") == "descending"
-        speeds = [float(c.replace(",", "")) for c in page.locator("#rows tr:not([hidden]) .c-rps").all_inner_texts()]
+        speeds = [float(c.replace(",", "")) for c in page.locator("#rows tr:not([hidden]) .c-rps").all_text_contents()]
         assert speeds == sorted(speeds, reverse=True)
         assert page.evaluate("document.activeElement.getAttribute('href')") == target
         assert page.locator("#ping-matrix").get_attribute("open") is not None
