@@ -15,6 +15,7 @@ from api.endpoints import (
     checks,
     data,
     events,
+    guides,
     health,
     history,
     incidents,
@@ -23,6 +24,7 @@ from api.endpoints import (
     openapi,
     overview,
     reports,
+    search,
     servers,
 )
 from api.http.cors import Cors
@@ -57,6 +59,9 @@ def create_app(settings: ApiSettings) -> Starlette:
             Route("/", overview.text),  # the page itself is always prepared
             Route("/models/{dht_prefix:path}", models.page),
             Route("/servers/{peer_id}", servers.page),
+            Route("/help", guides.page),
+            Route("/glossary", guides.glossary),
+            Route("/search", search.page),
             Route("/check", checks.page),
             Route("/check/{peer_id}", checks.page),
             Route("/incidents", incidents.page),
@@ -70,6 +75,7 @@ def create_app(settings: ApiSettings) -> Starlette:
             Route("/swarm.txt", overview.text),
             Route("/events", events.events),
             Route("/api/v1/state", overview.state),
+            Route("/api/v1/search", search.search),
             Route("/api/v1/models", models.models),
             Route("/api/v1/models/{dht_prefix:path}", models.model),
             Route("/api/v1/servers/{peer_id}", servers.server),
