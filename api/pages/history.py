@@ -14,7 +14,7 @@ from markupsafe import Markup
 from api.pages import charts, text
 from shared.advice.models import Past
 from shared.incidents import Incident, Outcome, summary
-from shared.store.rings import MINUTE
+from shared.store.rings import MINUTE, Resolution
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
