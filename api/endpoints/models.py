@@ -33,7 +33,7 @@ async def page(request: Request) -> PreparedResponse:
         past = await in_time(_past(services.history, prefix))
 
         def render() -> PreparedResponse:
-            history = None if past is None else model_history_html(past)
+            history = None if past is None else model_history_html(past, view.last_seen)
             return kinds.page(services.pages.model(view, prefix, history=history) or "", "/models/{dht_prefix}")
 
         return await services.on_demand.render(render)
@@ -51,10 +51,12 @@ async def _past(history: HistoryCache, prefix: str) -> ModelPast:
 async def models(request: Request) -> PreparedResponse:
     """All models without their servers."""
     services = services_of(request)
-    snapshot = services.snapshot()
+    snapshot, freshness = services.snapshot(), services.swarm.view().freshness
 
     async def make() -> PreparedResponse:
-        return await services.on_demand.render(lambda: kinds.document(models_document(snapshot), "/api/v1/models"))
+        return await services.on_demand.render(
+            lambda: kinds.document(models_document(snapshot, freshness), "/api/v1/models")
+        )
 
     return await services.on_demand.get(resource(request.scope), make)
 
@@ -62,13 +64,14 @@ async def models(request: Request) -> PreparedResponse:
 async def model(request: Request) -> PreparedResponse:
     """One model with its servers."""
     services = services_of(request)
-    snapshot, prefix = services.snapshot(), request.path_params["dht_prefix"]
+    snapshot, freshness = services.snapshot(), services.swarm.view().freshness
+    prefix: str = request.path_params["dht_prefix"]
     report = services.model(prefix)
     if report is None:
         raise await services.unknown("model", prefix, f"No model {prefix[:100]!r} is known.")
 
     def render() -> PreparedResponse:
-        document = model_document(snapshot, report, show_addresses=services.settings.show_addresses)
+        document = model_document(snapshot, report, freshness, show_addresses=services.settings.show_addresses)
         return kinds.document(document, "/api/v1/models/{dht_prefix}")
 
     async def make() -> PreparedResponse:

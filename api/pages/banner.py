@@ -171,11 +171,6 @@ def notices(view: View) -> list[Notice]:
     if snapshot.undialled_servers:
         title = f"{text.count(snapshot.undialled_servers, 'server')} could not be dialled in time."
         found.append(Notice("idle", title, "Nobody looked whether they can be reached; their own word stands."))
-    if snapshot.num_conflicts:
-        servers = text.count(snapshot.num_conflicts, "server")
-        title = f"Not all records are true: what {servers} announced is not what dialling found."
-        words = "Anyone can write a record in another server’s name. The servers’ own pages say what differs."
-        found.append(Notice("warn", title, words))
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -12,14 +12,17 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from api.pages import charts, text
+from shared import words
 from shared.incidents import Incident, Outcome, summary
-from shared.store.rings import MINUTE, Resolution
+from shared.judgement.outages import Outage, outages
+from shared.store.rings import HOUR, MINUTE, Resolution
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from jinja2 import Template
 
+    from api.pages.view import View
     from shared.store.history import ModelHistory, ServerHistory
 
 PAGES_DIR = Path(__file__).resolve().parent
@@ -27,6 +30,8 @@ DAY = 86400
 CHART_STEP = 600.0
 """Seconds that one step of a line shows."""
 MAX_ON_MODEL_PAGE = 5
+MAX_ON_PAGE = 200
+"""Incidents that the page of incidents lists, of each kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +56,32 @@ class Event:
     start: float
     end: float | None
     duration: str
+    until: str
+    """What follows the duration: how far it reaches, where it has not ended."""
     blocks: str
     summary: str
 
 
-def model_history_html(history: ModelPast) -> Markup:
-    """Uptime bars, charts of a day, and the last incidents."""
+@dataclass(frozen=True, slots=True)
+class FirstSeen:
+    """What the history knows of a model that is broken without an incident."""
+
+    at: int | None
+    """When the first crawl saw it that is still known, Unix seconds."""
+    ever_healthy: bool
+
+    @classmethod
+    def of(cls, hours: ModelHistory, minutes: ModelHistory) -> FirstSeen:
+        if not hours.slots:
+            return cls(None, ever_healthy=False)
+        hour = hours.slots[0].slot
+        minute = next((slot.slot for slot in minutes.slots if slot.slot * MINUTE // HOUR == hour), None)
+        at = hour * HOUR if minute is None else minute * MINUTE
+        return cls(at, ever_healthy=any(slot.healthy for slot in hours.slots))
+
+
+def model_history_html(history: ModelPast, last_seen: float | None = None) -> Markup:
+    """Uptime bars, charts of a day, and the last incidents. `last_seen`: as for `make_event`."""
     hours, minutes = history.hours, history.minutes
     now = hours.read_at
     start = now // CHART_STEP * CHART_STEP - DAY + CHART_STEP
@@ -73,7 +98,7 @@ def model_history_html(history: ModelPast) -> Markup:
         "model_history",
         rows=charts.uptime_bars(looks, now, hours.uptimes()),
         lines=[line for line in lines if line is not None],
-        events=[make_event(incident, now) for incident in history.incidents[:MAX_ON_MODEL_PAGE]],
+        events=[make_event(incident, now, last_seen) for incident in history.incidents[:MAX_ON_MODEL_PAGE]],
         known=bool(looks),
     )
 
@@ -92,9 +117,14 @@ def server_history_html(history: ServerHistory) -> Markup:
     return _render("server_history", rows=charts.uptime_bars(looks, now, history.uptimes()), facts=facts)
 
 
-def make_event(incident: Incident, now: float) -> Event:
+def make_event(incident: Incident, now: float, last_seen: float | None = None) -> Event:
+    """Return an incident as it is shown at `now`.
+
+    `last_seen` is given where nobody has looked for so long that what lasted then is told in the past tense.
+    """
     ended = incident.end is not None
-    lasted = (now if incident.end is None else incident.end) - incident.start
+    open_until = now if last_seen is None else max(last_seen, incident.start)
+    lasted = (open_until if incident.end is None else incident.end) - incident.start
     withdrawn = incident.outcome is Outcome.WITHDRAWN
     return Event(
         id=incident.id,
@@ -102,19 +132,82 @@ def make_event(incident: Incident, now: float) -> Event:
         href=text.model_href(incident.dht_prefix),
         official=incident.official,
         tone="idle" if withdrawn else "good" if ended else "bad",
-        state="withdrawn" if withdrawn else "recovered" if ended else "ongoing",
+        state="withdrawn" if withdrawn else "recovered" if ended else "ongoing" if last_seen is None else "was ongoing",
         start=incident.start,
         end=incident.end,
-        duration="less than a minute" if lasted < MINUTE else text.duration(lasted),
+        duration=words.about(lasted),
+        until="" if ended else " until now" if last_seen is None else " until the swarm was last seen",
         blocks=f"{incident.covered_blocks} of {text.count(incident.num_blocks, 'block')} were left at worst",
         summary=summary(incident),
     )
 
 
-def events(incidents: Sequence[Incident], now: float) -> tuple[list[Event], list[Event]]:
-    """Return those that last, and those that ended."""
-    made = [make_event(incident, now) for incident in incidents]
-    return [event for event in made if event.end is None], [event for event in made if event.end is not None]
+@dataclass(frozen=True, slots=True)
+class BrokenModel:
+    """A model that is broken without an incident: a fact, in words."""
+
+    name: str
+    href: str
+    official: bool
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Incidents:
+    """What the page of incidents shows, and its verdict, which is the overview's."""
+
+    title: str
+    ongoing: tuple[Event, ...]
+    others: tuple[BrokenModel, ...]
+    ended: tuple[Event, ...]
+    left_out: int
+    """Ended ones that are not listed."""
+
+
+def make_incidents(view: View, incidents: Sequence[Incident], pasts: Mapping[str, FirstSeen]) -> Incidents:
+    """Return what is broken and what was. `pasts` are of models without an incident, by DHT prefix."""
+    found = outages(view.snapshot, incidents)
+    ended = [incident for incident in incidents if incident.end is not None]
+    return Incidents(
+        title=_title(view, found),
+        ongoing=tuple(_open_event(each, view) for each in found if each.incident is not None),
+        others=tuple(_without_incident(each, pasts, view) for each in found if each.incident is None)[:MAX_ON_PAGE],
+        ended=tuple(make_event(incident, view.now) for incident in ended[:MAX_ON_PAGE]),
+        left_out=max(0, len(ended) - MAX_ON_PAGE),
+    )
+
+
+def _open_event(outage: Outage, view: View) -> Event:
+    assert outage.incident is not None  # noqa: S101 - for the type checker
+    event = make_event(outage.incident, view.now, view.last_seen)
+    if outage.state == "recovering" and not view.stale:
+        event = replace(event, tone="warn", state="recovering (the latest crawl found it healthy)")
+    return event
+
+
+def _title(view: View, found: Sequence[Outage]) -> str:
+    broken = sum(outage.is_broken for outage in found)
+    if view.snapshot is None:
+        return "What is broken now is not known: no snapshot yet"
+    amount = "No model" if not broken else "One model" if broken == 1 else f"{broken:,} models"
+    if view.last_seen is None:
+        return f"{amount} {'is' if broken <= 1 else 'are'} broken"
+    ago = words.ago(view.last_seen, view.now)
+    return f"{amount} {'was' if broken <= 1 else 'were'} broken when the swarm was last seen, {ago}"
+
+
+def _without_incident(outage: Outage, pasts: Mapping[str, FirstSeen], view: View) -> BrokenModel:
+    past = pasts.get(outage.dht_prefix)
+    if past is None or past.at is None:
+        sentence = "Broken in the latest crawl."
+    elif past.ever_healthy:
+        sentence = "Broken in the latest crawl; an incident begins if the next one finds it so too."
+    else:
+        sentence = f"Broken since it was first seen, {words.ago(past.at, view.now)}: no crawl has found it healthy."
+    if view.stale:
+        sentence = "It was broken when the swarm was last seen."
+    name = text.cut(outage.name, 60) or text.cut(outage.dht_prefix, 60) or "(nameless)"
+    return BrokenModel(name, text.model_href(outage.dht_prefix), outage.official, sentence)
 
 
 def stylesheet() -> str:

@@ -13,11 +13,12 @@ from api.pages import banner, cards, check, pings, rows, server, text
 from api.pages import history as past
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from markupsafe import Markup
 
     from api.pages.view import CheckView, View
+    from shared.incidents import Incident
     from shared.snapshot import Snapshot
     from shared.store.history import ServerHistory
 
@@ -81,7 +82,7 @@ class Pages:
                 (text.cut(model.name, 60) or "(nameless)", text.model_href(model.dht_prefix), model.state.value)
                 for model in models[MAX_CARDS : MAX_CARDS + MAX_LISTED]
             ],
-            figures=_figures(snapshot, served) if snapshot is not None else (),
+            figures=_figures(snapshot, served, stale=view.stale) if snapshot is not None else (),
             bootstrap=banner.bootstrap(snapshot, view.show_addresses) if snapshot is not None else (),
             issues=_issues(snapshot) if snapshot is not None else (),
             more_issues=max(0, len(snapshot.reachability_issues) - MAX_ISSUES) if snapshot is not None else 0,
@@ -125,19 +126,11 @@ class Pages:
         section = None if history is None else past.server_history_html(history)
         return self._render("server", context, server=found, history=section)
 
-    def incidents(
-        self, view: View, ongoing: Sequence[past.Event], ended: Sequence[past.Event], *, left_out: int = 0
-    ) -> str:
-        """Outages of all models: those that last, and those that ended; `left_out` of the latter are not listed."""
-        title = f"{len(ongoing)} ongoing" if ongoing else "none ongoing"
-        return self._render(
-            "incidents",
-            _swarm_context(view, f"Incidents: {title}", "incidents"),
-            ongoing=ongoing,
-            ended=ended,
-            left_out=left_out,
-            stylesheet=past.stylesheet(),
-        )
+    def incidents(self, view: View, incidents: Sequence[Incident], pasts: Mapping[str, past.FirstSeen]) -> str:
+        """Outages of all models: those that last, and those that ended. `pasts`: see `make_incidents`."""
+        found = past.make_incidents(view, incidents, pasts)
+        context = _swarm_context(view, f"Incidents: {found.title}", "incidents")
+        return self._render("incidents", context, found=found, stylesheet=past.stylesheet())
 
     def check(self, *, peer_id: str | None, answer: CheckView | None, problem: str | None) -> str:
         """The form that asks about one peer and, given an `answer` or a `problem`, what came of it.
@@ -184,17 +177,26 @@ def _swarm_context(view: View, title: str, section: str) -> dict[str, Any]:
     }
 
 
-def _figures(snapshot: Snapshot, served: Sequence[cards.Card]) -> list[tuple[str, str, str]]:
+def _figures(snapshot: Snapshot, served: Sequence[cards.Card], *, stale: bool) -> list[tuple[str, str, str]]:
     """(value, of how many, what) for the tiles beside the verdict."""
+    were = "were " if stale else ""
     online = sum(card.num_online for card in served)
     spans = sum(card.num_servers for card in served)
     reached = sum(peer.verdict == "reachable" for peer in snapshot.bootstrap_peers)
-    peers = (f"{reached}", f"{len(snapshot.bootstrap_peers)}", "bootstrap peers up")
+    peers = (
+        f"{reached}",
+        f"{len(snapshot.bootstrap_peers)}",
+        f"bootstrap peers {were}up",
+    )
     if not served:
         return [peers]
     return [
-        (f"{sum(card.path.usable for card in served)}", f"{len(served)}", "models usable"),
-        (f"{online:,}", f"{spans:,}", "servers online"),
+        (
+            f"{sum(card.path.usable for card in served)}",
+            f"{len(served)}",
+            f"models {were}usable",
+        ),
+        (f"{online:,}", f"{spans:,}", f"servers {were}online"),
         peers,
     ]
 

@@ -41,7 +41,7 @@ async def test_the_overview_says_what_nobody_looked_at_and_what_is_in_doubt(clie
     """Beside the verdict, in words."""
     words = await words_of(client, "/")
     assert "1 server could not be dialled in time. Nobody looked" in words
-    assert "what 1 server announced is not what dialling found" in words
+    assert "dialling found" not in words, "a difference is marked on the server's own row and page"
     assert "2 keys of the swarm’s hash table did not answer in time" in words
     assert "7 records of the swarm could not be used" in words
 

@@ -148,6 +148,8 @@ STATE = {
     "refused_records": {"bad_span": 2},
     "undialled_servers": 4,
     "unanswered_keys": 3,
+    "stale": False,
+    "age_seconds": 0,
 }
 
 
@@ -213,6 +215,8 @@ def test_a_models_summary():
                 "servers": {"online": 1, "joining": 0, "unreachable": 1, "offline": 0},
             }
         ],
+        "stale": False,
+        "age_seconds": 0,
     }
 
 
