@@ -15,7 +15,8 @@ from api.pages import charts, text
 from shared import words
 from shared.incidents import Incident, Outcome, summary
 from shared.judgement.outages import Outage, outages
-from shared.store.rings import HOUR, MINUTE, Resolution
+from shared.store.history import OutageEnd
+from shared.store.rings import MINUTE, Resolution
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,13 +24,15 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
     from api.pages.view import View
-    from shared.store.history import ModelHistory, ServerHistory
+    from shared.store.history import ModelHistory, ServerHistory, ServerOutage
 
 PAGES_DIR = Path(__file__).resolve().parent
 DAY = 86400
 CHART_STEP = 600.0
 """Seconds that one step of a line shows."""
 MAX_ON_MODEL_PAGE = 5
+MAX_OUTAGES = 30
+"""Of a server, that its page lists."""
 MAX_ON_PAGE = 200
 """Incidents that the page of incidents lists, of each kind."""
 
@@ -66,18 +69,13 @@ class Event:
 class FirstSeen:
     """What the history knows of a model that is broken without an incident."""
 
-    at: int | None
+    at: float | None
     """When the first crawl saw it that is still known, Unix seconds."""
     ever_healthy: bool
 
     @classmethod
     def of(cls, hours: ModelHistory, minutes: ModelHistory) -> FirstSeen:
-        if not hours.slots:
-            return cls(None, ever_healthy=False)
-        hour = hours.slots[0].slot
-        minute = next((slot.slot for slot in minutes.slots if slot.slot * MINUTE // HOUR == hour), None)
-        at = hour * HOUR if minute is None else minute * MINUTE
-        return cls(at, ever_healthy=any(slot.healthy for slot in hours.slots))
+        return cls(hours.first_crawl(minutes), ever_healthy=any(slot.healthy for slot in hours.slots))
 
 
 def model_history_html(history: ModelPast, last_seen: float | None = None) -> Markup:
@@ -96,25 +94,46 @@ def model_history_html(history: ModelPast, last_seen: float | None = None) -> Ma
     lines = [charts.line_chart(points, title=title, unit=unit, **window) for title, unit, points in series]
     return _render(
         "model_history",
-        rows=charts.uptime_bars(looks, now, hours.uptimes()),
+        rows=charts.uptime_bars(looks, now, hours.uptimes(), hours.watched(minutes)),
         lines=[line for line in lines if line is not None],
         events=[make_event(incident, now, last_seen) for incident in history.incidents[:MAX_ON_MODEL_PAGE]],
         known=bool(looks),
     )
 
 
-def server_history_html(history: ServerHistory) -> Markup:
-    """Since when it is there, and its uptime bars."""
+def server_history_html(history: ServerHistory, last_seen: float | None = None) -> Markup:
+    """Since when it is there, its uptime bars, and its outages. `last_seen`: as for `make_event`."""
     now, record = history.read_at, history.record
     facts: list[tuple[str, float | None, str]] = [("First seen", record.first_seen, "")]
     if history.online:
-        facts.append(("Online since", record.online_since, text.duration(now - record.online_since)))
+        lasted = text.duration((now if last_seen is None else last_seen) - record.online_since)
+        facts.append(("Online since" if last_seen is None else "Was online since", record.online_since, lasted))
     else:
         facts.append(("Last online", record.last_online or None, "" if record.last_online else "never"))
         facts.append(("Last seen", record.last_seen, ""))
     facts.append(("Came online", None, text.count(record.sessions, "time")))
     looks = {hour.hour: (hour.looked, hour.online) for hour in history.hours}
-    return _render("server_history", rows=charts.uptime_bars(looks, now, history.uptimes()), facts=facts)
+    served = sum(hour.online for hour in history.hours) * MINUTE
+    watched = sum(hour.looked for hour in history.hours) * MINUTE
+    facts.append(("Served", None, f"{words.hours(served)} of the {words.hours(watched)} watched"))
+    outages = history.outages()
+    return _render(
+        "server_history",
+        rows=charts.uptime_bars(looks, now, history.uptimes(), history.watched()),
+        facts=facts,
+        outages=[_outage(outage, last_seen) for outage in reversed(outages[-MAX_OUTAGES:])],
+        left_out=max(0, len(outages) - MAX_OUTAGES),
+    )
+
+
+def _outage(outage: ServerOutage, last_seen: float | None) -> tuple[float, float | None, str, str]:
+    """Return its start, its end, how long crawls did not find the server online, and how it ended."""
+    ended = {
+        OutageEnd.RETURNED: "it came back",
+        OutageEnd.LASTS: "it has not come back" if last_seen is None else "it had not come back by then",
+        OutageEnd.UNWATCHED: "not known: no crawl looked afterwards",
+    }[outage.ended]
+    return outage.start, outage.end or last_seen, text.duration(outage.minutes * MINUTE), ended
 
 
 def make_event(incident: Incident, now: float, last_seen: float | None = None) -> Event:

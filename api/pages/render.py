@@ -123,7 +123,7 @@ class Pages:
         if found is None:
             return None
         context = _swarm_context(view, f"…{found.short_id} {found.title}", "swarm")
-        section = None if history is None else past.server_history_html(history)
+        section = None if history is None else past.server_history_html(history, view.last_seen)
         return self._render("server", context, server=found, history=section)
 
     def incidents(self, view: View, incidents: Sequence[Incident], pasts: Mapping[str, past.FirstSeen]) -> str:
