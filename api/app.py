@@ -12,6 +12,7 @@ from starlette.staticfiles import StaticFiles
 
 from api.endpoints import (
     badges,
+    check_stages,
     checks,
     events,
     health,
@@ -57,6 +58,7 @@ def create_app(settings: ApiSettings) -> Starlette:
             Route("/servers/{peer_id}", servers.page),
             Route("/check", checks.page),
             Route("/check/{peer_id}", checks.page),
+            Route("/check/{peer_id}/stages", check_stages.stages),
             Route("/incidents", incidents.page),
             Route("/incidents.atom", incidents.atom),
             Route("/badge/{dht_prefix:path}.svg", badges.badge),

@@ -141,6 +141,9 @@ def _paths() -> dict[str, dict[str, Any]]:
         "/models/{dht_prefix}": _media("A model for people", "text/html", _PREFIX, errors=(404, 503)),
         "/servers/{peer_id}": _media("A server for people", "text/html", _PEER, errors=(404, 503), others=(307,)),
         "/check": _media("The form of a check for people", "text/html", others=(303,)),
+        "/check/{peer_id}/stages": _media(
+            "Server-sent events: how far the peer's check has come", "text/event-stream", _PEER, errors=(400, 503)
+        ),
         "/check/{peer_id}": _media("A check for people", "text/html", _PEER, errors=(400, 403, 429, 503)),
     }  # fmt: skip
 

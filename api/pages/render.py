@@ -56,6 +56,7 @@ class Pages:
             # A page never runs with the style or the script of another version of itself.
             css=f"/static/app.css?v={_fingerprint('app.css')}",
             js=f"/static/app.js?v={_fingerprint('app.js')}",
+            check_js=f"/static/check.js?v={_fingerprint('check.js')}",
             icon=f"/static/favicon.svg?v={_fingerprint('favicon.svg')}",
         )
         names = ("overview", "model", "server", "check", "problem", "incidents")
@@ -145,6 +146,7 @@ class Pages:
             peer_id=text.clean(peer_id or ""),
             server_href=text.server_href(peer_id) if peer_id else "",
             result=result,
+            stages=check.STAGES,
             problem=problem,
         )
 
