@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
+from shared.inference import ServerInference, Usability  # noqa: TC001 - msgspec reads the annotations
 from shared.judgement.freshness import FRESH, Freshness
 from shared.judgement.swarm import BootstrapState, bootstrap_state
 from shared.peer_id import short_peer_id
@@ -107,6 +108,8 @@ class ServerRow(Document):
     reachability: Reachability
     conflict: str | None
     """What the peer itself says against its record, which anyone can write; null where nothing does."""
+    inference: ServerInference | None
+    """What its latest inference check proved, with its own age; null where there was none."""
     cache_tokens_left_per_block: int | UnsetType = UNSET
     """Absent where the server does not tell how much cache it has."""
 
@@ -122,6 +125,8 @@ class ModelReport(Document):
     dht_prefix: str
     official: bool
     limited: bool
+    usability: Usability | None
+    """Whether a client gets tokens, by the latest chain; null where there was none."""
     server_rows: tuple[ServerRow, ...]
 
 
@@ -163,6 +168,8 @@ class StateDocument(Document):
     """Servers that say they are online and that there was no time to dial."""
     unanswered_keys: int
     """DHT keys that did not answer in time: their blocks may have servers that nobody could see."""
+    inference_peer_id: str | None
+    """The peer that makes the inference checks: what servers see in their logs."""
     stale: bool
     """Whether this is too old to be taken for the present: the crawler has brought nothing newer for some periods."""
     age_seconds: int
@@ -193,6 +200,7 @@ def state_document(
         refused_records=snapshot.refused.by_reason,
         undialled_servers=snapshot.undialled_servers,
         unanswered_keys=snapshot.unanswered_keys,
+        inference_peer_id=snapshot.inference_peer_id,
         stale=freshness.stale,
         age_seconds=freshness.at_least,
     )
@@ -228,6 +236,7 @@ def server_row(server: domain.ServerReport, pings_to_me: Pings, *, show_addresse
             rtt=server.rtt,
         ),
         conflict=server.conflict,
+        inference=server.inference,
         cache_tokens_left_per_block=UNSET if left is None else left,
     )
 
@@ -262,6 +271,7 @@ def _model_report(model: domain.ModelReport, show_addresses: bool) -> ModelRepor
         dht_prefix=model.dht_prefix,
         official=model.official,
         limited=model.limited,
+        usability=model.usability,
         server_rows=server_rows(model, show_addresses=show_addresses),
     )
 
