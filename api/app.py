@@ -15,6 +15,7 @@ from api.endpoints import (
     check_stages,
     checks,
     events,
+    guides,
     health,
     history,
     incidents,
@@ -22,6 +23,7 @@ from api.endpoints import (
     models,
     openapi,
     overview,
+    search,
     servers,
 )
 from api.http.cors import Cors
@@ -56,6 +58,9 @@ def create_app(settings: ApiSettings) -> Starlette:
             Route("/", overview.text),  # the page itself is always prepared
             Route("/models/{dht_prefix:path}", models.page),
             Route("/servers/{peer_id}", servers.page),
+            Route("/help", guides.page),
+            Route("/glossary", guides.glossary),
+            Route("/search", search.page),
             Route("/check", checks.page),
             Route("/check/{peer_id}", checks.page),
             Route("/check/{peer_id}/stages", check_stages.stages),
@@ -65,6 +70,7 @@ def create_app(settings: ApiSettings) -> Starlette:
             Route("/swarm.txt", overview.text),
             Route("/events", events.events),
             Route("/api/v1/state", overview.state),
+            Route("/api/v1/search", search.search),
             Route("/api/v1/models", models.models),
             Route("/api/v1/models/{dht_prefix:path}", models.model),
             Route("/api/v1/servers/{peer_id}", servers.server),

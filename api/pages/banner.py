@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from shared.snapshot import BootstrapPeer, CrawlProgress, CrawlStatus, Snapshot
 
 MAX_TRIED = 8
-"""Bootstrap addresses named in an explanation."""
+"""Bootstrap addresses, or servers, named in an explanation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +77,8 @@ def _judge(snapshot: Snapshot) -> Headline:
     kind = "official model" if judged[0].official else "model"
     usable = sum(model.state is ModelState.HEALTHY for model in judged)
     counted = f"{usable} of {text.count(len(judged), kind)} can be used now."
+    if len(judged) == 1 and not usable:
+        counted = f"Its {kind} cannot be used now."
     if usable == len(judged):
         counted = f"All {len(judged)} {kind}s can be used now." if usable > 1 else f"Its {kind} can be used now."
     match swarm_state(snapshot):
@@ -170,8 +172,20 @@ def notices(view: View) -> list[Notice]:
         found.append(Notice("warn", title, "Some blocks may have servers that nobody could see."))
     if snapshot.undialled_servers:
         title = f"{text.count(snapshot.undialled_servers, 'server')} could not be dialled in time."
-        found.append(Notice("idle", title, "Nobody looked whether they can be reached; their own word stands."))
+        found.append(Notice("idle", title, "They are shown in the state that they announce."))
+    if snapshot.num_conflicts:
+        servers = text.count(snapshot.num_conflicts, "server")
+        differs = "differs from its record" if snapshot.num_conflicts == 1 else "differ from their records"
+        title = f"{servers} {differs}."
+        words = "Anyone can write a record in another server’s name; ≠ marks them in the tables:"
+        found.append(Notice("idle", title, words, _in_conflict(snapshot)))
     return found
+
+
+def _in_conflict(snapshot: Snapshot) -> tuple[str, ...]:
+    differing = (server for model in snapshot.models for server in model.servers if server.conflict)
+    lines = (f"…{text.cut(server.peer_id[-6:])}: {text.cut(server.conflict or '', 200)}" for server in differing)
+    return tuple(dict.fromkeys(lines))[:MAX_TRIED]
 
 
 def tried(peers: Iterable[BootstrapPeer], show_addresses: bool) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from api.pages import charts, text
 from shared import words
+from shared.advice.models import Past
 from shared.incidents import Incident, Outcome, summary
 from shared.judgement.outages import Outage, outages
 from shared.store.history import OutageEnd
@@ -44,6 +45,26 @@ class ModelPast:
     hours: ModelHistory
     minutes: ModelHistory
     incidents: tuple[Incident, ...] = ()
+
+    @property
+    def open_incident(self) -> Incident | None:
+        return next((incident for incident in self.incidents if incident.end is None), None)
+
+    @property
+    def watched_since(self) -> float | None:
+        """When the first crawl was recorded that judged the model: to the minute in its first day, else to the hour."""
+        return self.hours.first_crawl(self.minutes)
+
+    def past(self, *, usable: bool) -> Past:
+        """Return what a verdict says of the past: since when it is so, and when it was last otherwise."""
+        if usable:
+            since = max((event.end for event in self.incidents if event.end is not None), default=self.watched_since)
+            return Past(since=since, watched_since=self.watched_since)
+        if self.open_incident is not None:
+            return Past.of(self.open_incident, watched_since=self.watched_since)
+        # One crawl alone is no incident yet.
+        healthy = [slot.slot * MINUTE for slot in self.minutes.slots if slot.healthy]
+        return Past(self.watched_since, float(healthy[-1]) if healthy else None, self.watched_since)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +177,7 @@ def make_event(incident: Incident, now: float, last_seen: float | None = None) -
         end=incident.end,
         duration=words.about(lasted),
         until="" if ended else " until now" if last_seen is None else " until the swarm was last seen",
-        blocks=f"{incident.covered_blocks} of {text.count(incident.num_blocks, 'block')} were left at worst",
+        blocks=f"at worst {incident.covered_blocks} of {text.count(incident.num_blocks, 'block')} had a server",
         summary=summary(incident),
     )
 

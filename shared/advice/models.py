@@ -77,6 +77,10 @@ class ModelAdvice:
     single: tuple[tuple[int, int], ...] = ()
     """Stretches that one server alone holds."""
 
+    @property
+    def usable(self) -> bool:
+        return self.usability in (Usability.USABLE, Usability.DEGRADED)
+
 
 def usability(model: ModelReport) -> Usability:
     if not model.servers:

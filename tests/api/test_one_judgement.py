@@ -65,6 +65,9 @@ def surfaces(snapshot, incidents, age):
     ).decode()
     found["/api/v1/models"] = msgspec.json.encode(models_document(snapshot, view.freshness)).decode()
     for number, model in enumerate(snapshot.models):
+        found[f"/models/{number}"] = PAGES.model(view, model.dht_prefix)
+        for server in model.servers:
+            found[f"/servers/{server.peer_id}"] = PAGES.server(view, server.peer_id)
         document = model_document(snapshot, model, view.freshness, show_addresses=True)
         found[f"/api/v1/models/{number}"] = msgspec.json.encode(document).decode()
     return found
@@ -129,7 +132,11 @@ def test_no_surface_contradicts_another(snapshot, open_share, age):
         assert metric(told["/metrics"], "petals_model_healthy") == metric(told["/metrics"], "petals_models") == 0
         assert "chip good" not in told["/"]
         assert "state good" not in told["/"]
-        assert "hero good" not in told["/"]
+        for path, body in told.items():
+            if path == "/" or path.startswith(("/models/", "/servers/")):
+                assert not re.search(r'"(hero|chip|state|icon) good"', body.split("<main", 1)[1]), path
+                titles = re.findall(r"<(?:title|h1)[^>]*>(.*?)</(?:title|h1)>", body, re.DOTALL)
+                assert not [title for title in titles if re.search(r" (is|can|cannot|has|serves) ", title)], path
         assert "until now" not in told["/incidents"]
         assert " is down" not in told["/incidents.atom"]
     else:
