@@ -83,9 +83,11 @@ class Pages:
             budget -= len(shown[-1].rows)
         headline = banner.headline(view)
         served = [card for card in shown if card.num_servers]
+        context = _swarm_context(view, headline.title, "swarm")
+        context["notices"] += banner.conflicts(view)
         return self._render(
             "overview",
-            _swarm_context(view, headline.title, "swarm"),
+            context,
             headline=headline,
             cards=shown,
             usable=[card for card in served if card.told.usable][:MAX_CHIPS],

@@ -60,7 +60,8 @@ document.addEventListener("click", (event) => {
 });
 
 document.addEventListener("submit", (event) => {
-  if (!document.getElementById("spoken") || new URL(event.target.action).pathname !== CHECK) return;
+  const target = event.submitter?.formAction || event.target.action;
+  if (!document.getElementById("spoken") || new URL(target).pathname !== CHECK) return;
   const peerId = onlyPeerId(event.target.querySelector("input").value);
   if (!peerId) return;
   event.preventDefault();
