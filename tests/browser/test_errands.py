@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 import time
 from contextlib import AsyncExitStack, contextmanager
@@ -149,7 +150,7 @@ def test_help_with_a_gpu(browser, monitor):
         page.select_option("#gpu", "8")
         page.get_by_role("button", name="Show commands").click()
         expect(page.locator("#gpu")).to_have_value("8")
-        expect(page.locator(".places pre").first).to_contain_text("--block_indices 40:51")
+        expect(page.locator(".places pre").first).to_contain_text(re.compile(r"--block_indices 40:[45]\d\b"))
         expect(page.locator(".places > li").first).to_contain_text("The command serves a part of them")
 
 
