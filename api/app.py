@@ -12,6 +12,7 @@ from starlette.staticfiles import StaticFiles
 
 from api.endpoints import (
     badges,
+    check_stages,
     checks,
     data,
     events,
@@ -64,6 +65,7 @@ def create_app(settings: ApiSettings) -> Starlette:
             Route("/search", search.page),
             Route("/check", checks.page),
             Route("/check/{peer_id}", checks.page),
+            Route("/check/{peer_id}/stages", check_stages.stages),
             Route("/incidents", incidents.page),
             Route("/incidents.atom", incidents.atom),
             Route("/data", data.page),

@@ -53,10 +53,12 @@ async def _past(history: HistoryCache, prefix: str) -> ModelPast:
 async def models(request: Request) -> PreparedResponse:
     """All models without their servers."""
     services = services_of(request)
-    snapshot = services.snapshot()
+    snapshot, freshness = services.snapshot(), services.swarm.view().freshness
 
     async def make() -> PreparedResponse:
-        return await services.on_demand.render(lambda: kinds.document(models_document(snapshot), "/api/v1/models"))
+        return await services.on_demand.render(
+            lambda: kinds.document(models_document(snapshot, freshness), "/api/v1/models")
+        )
 
     return await services.on_demand.get(resource(request.scope), make)
 
@@ -64,13 +66,14 @@ async def models(request: Request) -> PreparedResponse:
 async def model(request: Request) -> PreparedResponse:
     """One model with its servers."""
     services = services_of(request)
-    snapshot, prefix = services.snapshot(), request.path_params["dht_prefix"]
+    snapshot, freshness = services.snapshot(), services.swarm.view().freshness
+    prefix: str = request.path_params["dht_prefix"]
     report = services.model(prefix)
     if report is None:
         raise await services.unknown("model", prefix, f"No model {prefix[:100]!r} is known.")
 
     def render() -> PreparedResponse:
-        document = model_document(snapshot, report, show_addresses=services.settings.show_addresses)
+        document = model_document(snapshot, report, freshness, show_addresses=services.settings.show_addresses)
         return kinds.document(document, "/api/v1/models/{dht_prefix}")
 
     async def make() -> PreparedResponse:

@@ -174,6 +174,9 @@ def _paths() -> dict[str, dict[str, Any]]:
         ),
         "/glossary": _media("The terms of the pages", "text/html", errors=(503,)),
         "/check": _media("The form of a check for people", "text/html", _text(), others=(303,)),
+        "/check/{peer_id}/stages": _media(
+            "Server-sent events: how far the peer's check has come", "text/event-stream", _PEER, errors=(400, 503)
+        ),
         "/check/{peer_id}": _media("A check for people", "text/html", _PEER, errors=(400, 403, 429, 503)),
     }  # fmt: skip
 

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 HOUR = 3600
+NEARLY_ALL = 0.95
+"""Of a window: where so much of it was watched, its uptime is said of the whole."""
 BAR_GAP = 0.18
 """Of a bar's place, what stays empty."""
 _ROUND = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
@@ -81,19 +83,40 @@ class Line:
     ticks: tuple[tuple[str, str], ...]
 
 
-def uptime_bars(hours: Mapping[int, tuple[int, int]], now: float, uptimes: Mapping[str, float | None]) -> list[Bars]:
-    """Draw `{hour: (looked, good)}` (hours since 1970) as a row of bars for each window, up to the hour of now."""
+def uptime_bars(
+    hours: Mapping[int, tuple[int, int]],
+    now: float,
+    uptimes: Mapping[str, float | None],
+    watched: Mapping[str, float],
+) -> list[Bars]:
+    """Draw `{hour: (looked, good)}` (hours since 1970) as a row of bars for each window, up to the hour of now.
+
+    `watched` are the seconds of each window of which its uptime is a share.
+    """
     current = int(now // HOUR)
-    return [_row(hours, current, window, uptimes.get(window.name)) for window in WINDOWS]
+    return [
+        _row(hours, current, window, uptime_words(uptimes.get(window.name), watched.get(window.name, 0.0), window))
+        for window in WINDOWS
+    ]
 
 
-def year_bars(days: Mapping[int, tuple[int, int]], now: float, uptime: float | None) -> Bars:
-    """Draw `{day: (looked, good)}` (days since 1970) as a bar a week, up to the day of now."""
+def year_bars(days: Mapping[int, tuple[int, int]], now: float, uptime: float | None, watched: float) -> Bars:
+    """Draw `{day: (looked, good)}` (days since 1970) as a bar per week, up to the day of now; `watched` in seconds."""
     last_hour = int(now // DAY_SPAN.seconds) * 24 + 23
-    return _row({day * 24: looks for day, looks in days.items()}, last_hour, YEAR, uptime)
+    shown = uptime_words(uptime, watched, YEAR)
+    return _row({day * 24: looks for day, looks in days.items()}, last_hour, YEAR, shown)
 
 
-def _row(hours: Mapping[int, tuple[int, int]], current: int, window: Window, uptime: float | None) -> Bars:
+def uptime_words(uptime: float | None, watched: float, window: Window) -> str:
+    """`99.9 %`; where less than the window was watched (seconds), `100 % of the 15 minutes watched`."""
+    if uptime is None:
+        return "no data"
+    if watched >= NEARLY_ALL * window.hours * HOUR:
+        return percent(uptime)
+    return f"{percent(uptime)} of the {text.duration(watched).removeprefix('1 ')} watched"
+
+
+def _row(hours: Mapping[int, tuple[int, int]], current: int, window: Window, shown: str) -> Bars:
     title, span, each = window.title, window.hours, window.hours_a_bar
     count = span // each
     place = 100 / count
@@ -114,7 +137,6 @@ def _row(hours: Mapping[int, tuple[int, int]], current: int, window: Window, upt
         kind = "up" if share >= 1 else "down" if share <= 0 else "partly"
         bars.append(Bar(kind, x, width, f"{down:.1f}%", f"{100 - down:.1f}%", f"{when}: {percent(share)}"))
     known = count - gaps
-    shown = percent(uptime) if uptime is not None else "no data"
     label = f"Last {title}: {shown}." + (f" No data for {gaps} of {count} bars." if gaps and known else "")
     ticks = (("0%", f"{title} ago"), ("100%", "now"))
     return Bars(f"Last {title}", shown, label, tuple(bars), ticks)

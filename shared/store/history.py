@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from shared import incidents
 from shared.store import keys, stored
-from shared.store.rings import HOUR, ModelSlot, Resolution, unpack_looks, unpack_model_ring
+from shared.store.rings import HOUR, MINUTE, ModelSlot, Resolution, unpack_looks, unpack_model_ring
 from shared.store.server_history import ServerHour, ServerRecord, unpack_header, unpack_hours
 
 if TYPE_CHECKING:
@@ -39,6 +40,55 @@ class ModelHistory(msgspec.Struct, frozen=True):
         counted = [slot for slot in self.slots if slot.slot > since]
         return _share(sum(slot.healthy for slot in counted), sum(slot.looks for slot in counted))
 
+    def first_crawl(self, minutes: ModelHistory) -> float | None:
+        """Return when the first known crawl was: to the minute in the first day (`minutes`), else to the hour.
+
+        None without any.
+        """
+        if not self.slots:
+            return None
+        hour = self.slots[0].slot
+        first = next((slot.slot for slot in minutes.slots if slot.slot * MINUTE // HOUR == hour), None)
+        return float(hour * HOUR if first is None else first * MINUTE)
+
+    def watched(self, minutes: ModelHistory) -> dict[str, float]:
+        """Return the seconds of each window that were watched, from hourly slots: hours in which a crawl looked.
+
+        `minutes` tells when the first of them began.
+        """
+        begun = self.first_crawl(minutes) or 0.0
+        result = {}
+        for name, hours in UPTIME_WINDOWS.items():
+            since = int(self.read_at // HOUR) - hours
+            spans = (
+                (max(slot.slot * HOUR, begun), min((slot.slot + 1) * HOUR, self.read_at))
+                for slot in self.slots
+                if slot.slot > since
+            )
+            result[name] = sum(max(0.0, end - start) for start, end in spans)
+        return result
+
+
+class OutageEnd(StrEnum):
+    """How a server's outage ended."""
+
+    RETURNED = "returned"
+    """A crawl found it online again."""
+    LASTS = "lasts"
+    UNWATCHED = "unwatched"
+    """No crawl looked in the hour after it."""
+
+
+class ServerOutage(msgspec.Struct, frozen=True):
+    """A time in which crawls did not find a server online, in Unix seconds."""
+
+    start: float
+    end: float | None
+    """None while it lasts."""
+    minutes: int
+    """Minutes in which a crawl looked and did not find it online."""
+    ended: OutageEnd
+
 
 class ServerHistory(msgspec.Struct, frozen=True):
     """A server's header and its hours that have a crawl, oldest first."""
@@ -58,6 +108,39 @@ class ServerHistory(msgspec.Struct, frozen=True):
             counted = [hour for hour in self.hours if hour.hour > since]
             result[name] = _share(sum(hour.online for hour in counted), sum(hour.looked for hour in counted))
         return result
+
+    def watched(self) -> dict[str, float]:
+        """Return the seconds of each window that were watched: the minutes with a crawl since it was first seen."""
+        result = {}
+        for name, hours in UPTIME_WINDOWS.items():
+            since = int(self.read_at // HOUR) - hours
+            result[name] = float(sum(hour.looked for hour in self.hours if hour.hour > since) * MINUTE)
+        return result
+
+    def outages(self) -> list[ServerOutage]:
+        """Return the times in which crawls did not find it online, oldest first; to the hour, as it is kept."""
+        runs: list[list[ServerHour]] = []
+        for hour in self.hours:
+            if hour.online >= hour.looked:
+                continue
+            if runs and runs[-1][-1].hour == hour.hour - 1:
+                runs[-1].append(hour)
+            else:
+                runs.append([hour])
+        return [self._outage(run) for run in runs]
+
+    def _outage(self, run: list[ServerHour]) -> ServerOutage:
+        record, last = self.record, run[-1]
+        start, end = float(run[0].hour * HOUR), float((last.hour + 1) * HOUR)
+        minutes = sum(hour.looked - hour.online for hour in run)
+        start = max(start, float(record.first_seen))
+        if last is not self.hours[-1]:
+            watched_on = any(hour.hour == last.hour + 1 for hour in self.hours)
+            return ServerOutage(start, end, minutes, OutageEnd.RETURNED if watched_on else OutageEnd.UNWATCHED)
+        # The header knows the end of the latest session, and the beginning of the present one, to the second.
+        if self.online:
+            return ServerOutage(start, max(start, float(record.online_since)), minutes, OutageEnd.RETURNED)
+        return ServerOutage(max(start, float(record.last_online)), None, minutes, OutageEnd.LASTS)
 
 
 class HistoryReader:

@@ -17,7 +17,7 @@ from crawler.observe.observer import LOOKUPS_WITHIN, PROBES_WITHIN
 from crawler.observe.probes import ProbeQueue
 from crawler.settings import CrawlerSettings
 from reachability_worker.settings import WorkerSettings
-from shared.judgement.swarm import stale_after
+from shared.judgement.freshness import stale_after
 from shared.p2p.swarm_settings import bootstrap_peers
 from shared.settings import begin, command_line, load, unknown_variables
 from tests.fakes import snapshot
