@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from api.checks.client import CheckClient
 from api.http.problems import Problem
 from api.http.request_rate import RequestRate
+from api.lists.pages import ListPages
 from api.metrics.process import ProcessMetrics
 from api.pages import Pages, near_models, near_servers
 from api.responses.history_cache import READS_AT_ONCE, HistoryCache
@@ -56,6 +57,7 @@ class Services:
             prepared=self.prepared,
             on_demand=self.on_demand,
         )
+        self.lists = ListPages(show_addresses=settings.show_addresses)
         self.history = HistoryCache(HistoryReader(self._history_redis), now=self.clock.now)
         self.checks = CheckClient(self._redis, self.tasks, max_queued=settings.max_queued_checks)
         self.request_rate = RequestRate(self._redis)

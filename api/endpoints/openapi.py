@@ -8,19 +8,26 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from api.http.headers import CORS, JSON, PROBLEM_JSON
+from api.lists.forms import MEDIA_TYPES, Form
+from api.lists.tables import MAX_LIMIT, MODELS, SERVERS
 from api.responses.prepared import PreparedResponse
-from shared.public import check, health, history, incidents, models, problem, state
+from shared.public import check, health, history, incidents, lists, models, problem, state
 from shared.public.schema import schemas
 
 if TYPE_CHECKING:
     from starlette.requests import Request
+
+    from api.lists.index import Table
 
 DOCUMENTS = (
     state.StateDocument,
     check.ReachabilityDocument,
     health.Liveness,
     health.Readiness,
+    lists.ServersDocument,
+    lists.ServersPart,
     models.ModelsDocument,
+    models.ModelsPart,
     models.ModelDocument,
     models.ServerDocument,
     history.ModelHistoryDocument,
@@ -86,7 +93,8 @@ def describe() -> dict[str, Any]:
 def _paths() -> dict[str, dict[str, Any]]:
     return {
         "/api/v1/state": _json("The whole swarm", "StateDocument", errors=(503,), cached=True),
-        "/api/v1/models": _json("All models without their servers", "ModelsDocument", errors=(503,), cached=True),
+        **_list("/api/v1/servers", "Servers: a row for each one's part in a model", SERVERS),
+        **_list("/api/v1/models", "Models without their servers", MODELS),
         "/api/v1/models/{dht_prefix}": _json(
             "One model with its servers", "ModelDocument", _PREFIX, errors=(404, 503), cached=True
         ),
@@ -143,6 +151,47 @@ def _paths() -> dict[str, dict[str, Any]]:
         "/check": _media("The form of a check for people", "text/html", others=(303,)),
         "/check/{peer_id}": _media("A check for people", "text/html", _PEER, errors=(400, 403, 429, 503)),
     }  # fmt: skip
+
+
+def _list(path: str, summary: str, table: Table[Any]) -> dict[str, dict[str, Any]]:
+    """Describe a list under its path and under those with a suffix."""
+    parameters = [
+        {
+            **_query(name, {"type": "array", "items": _text(one.values)}, f"{one.words} Given again: any of them."),
+            "style": "form",
+            "explode": True,
+        }
+        for name, one in table.filters.items()
+    ]
+    orders = [f"{sign}{name}" for name in table.sorts for sign in ("", "-")]
+    fields = {"type": "array", "items": {"enum": list(table.fields)}, "minItems": 1}
+    limit = {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": table.default_limit}
+    parameters += [
+        _query("sort", {"enum": orders}, "Order; with `-` the highest first. Rows without a value come last."),
+        _query("fields", fields, "Only these, with commas between them.") | {"style": "form", "explode": False},
+        _query("limit", limit, "Rows of a page."),
+        _query("cursor", {"type": "string"}, "Where the page begins; taken from `next` or the `Link` header."),
+    ]
+    either = {"anyOf": [_ref(table.document.__name__), _ref(table.part.__name__)]}
+    contents: dict[str, Any] = {
+        MEDIA_TYPES[Form.JSON]: {"schema": either},
+        MEDIA_TYPES[Form.NDJSON]: {"schema": {"type": "string"}},
+        MEDIA_TYPES[Form.CSV]: {"schema": {"type": "string"}},
+    }
+    described: dict[str, dict[str, Any]] = {}
+    for suffix in ("", *(f".{form}" for form in Form if form is not Form.JSON)):
+        form = Form(suffix[1:]) if suffix else None
+        content = contents if form is None else {MEDIA_TYPES[form]: contents[MEDIA_TYPES[form]]}
+        described[path + suffix] = {
+            "summary": summary if form is None else f"{summary}, as {form.upper()}",
+            "parameters": parameters,
+            "responses": {"200": _content("Found.", content), **_words(304), **_problems((400, 503))},
+        }
+    return described
+
+
+def _text(values: tuple[str, ...]) -> dict[str, Any]:
+    return {"enum": list(values)} if values else {"type": "string"}
 
 
 def _json(

@@ -45,11 +45,26 @@ class ModelSummary(Document):
 
 
 class ModelsDocument(Document):
-    """All models without their servers."""
+    """Models without their servers."""
 
     last_updated: float
     update_period: float
     models: tuple[ModelSummary, ...]
+    total: int
+    """Models that the filters leave, on all pages together."""
+    next: str | None
+    """Path and query of the next page; null on the last."""
+
+
+class ModelsPart(Document):
+    """A page of the list of models where `fields` were chosen."""
+
+    last_updated: float
+    update_period: float
+    models: tuple[dict[str, Any], ...]
+    """Rows with the chosen fields alone."""
+    total: int
+    next: str | None
 
 
 class ModelDocument(ModelSummary):
@@ -90,12 +105,8 @@ class ServerDocument(Document):
     issue: ServerIssue | None
 
 
-def models_document(snapshot: Snapshot) -> ModelsDocument:
-    return ModelsDocument(
-        last_updated=snapshot.taken_at,
-        update_period=snapshot.update_period,
-        models=tuple(ModelSummary(**_summary(model)) for model in snapshot.models),
-    )
+def model_summary(model: ModelReport) -> ModelSummary:
+    return ModelSummary(**_summary(model))
 
 
 def model_document(snapshot: Snapshot, model: ModelReport, *, show_addresses: bool) -> ModelDocument:

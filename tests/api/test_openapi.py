@@ -90,6 +90,10 @@ def validator(schema):
 PATHS = [
     ("/api/v1/state", "/api/v1/state"),
     ("/api/v1/models", "/api/v1/models"),
+    ("/api/v1/models", "/api/v1/models?fields=name,state"),
+    ("/api/v1/servers", "/api/v1/servers?limit=1"),
+    ("/api/v1/servers", "/api/v1/servers?fields=peer_id&sort=-throughput"),
+    ("/api/v1/servers", "/api/v1/servers?color=1"),
     ("/api/v1/models/{dht_prefix}", "/api/v1/models/lab/demo"),
     ("/api/v1/servers/{peer_id}", f"/api/v1/servers/{peer_id(1)}"),
     ("/api/v1/servers/{peer_id}", f"/api/v1/servers/{peer_id(3)}"),
@@ -147,6 +151,7 @@ async def test_a_positive_answer_about_a_peer_is_as_described():
 
 
 MEDIA = [
+    *((path, path) for kind in ("servers", "models") for path in (f"/api/v1/{kind}.csv", f"/api/v1/{kind}.ndjson")),
     ("/badge/{dht_prefix}.svg", f"/badge/{quote('lab/demo', safe='')}.svg"),
     ("/badge/{dht_prefix}.svg", "/badge/nobody.svg"),
     ("/incidents.atom", "/incidents.atom"),
