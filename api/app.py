@@ -78,6 +78,7 @@ def create_app(settings: ApiSettings) -> Starlette:
             *([Route("/metrics/servers", metrics.servers)] if settings.per_server_metrics == "on" else []),
             *([Route("/probe", checks.probe)] if settings.probe_endpoint == "on" else []),
             Route("/openapi.json", openapi.document),
+            Route("/docs", openapi.page),
             Route("/livez", health.livez),
             Route("/readyz", health.readyz),
             Mount("/static", StaticFiles(directory=STATIC_DIR)),

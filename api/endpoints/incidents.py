@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from starlette.responses import Response
 
 from api.http.headers import ATOM
+from api.http.own_address import own_address
 from api.http.problems import Problem
 from api.http.resources import resource
 from api.pages.feed import atom_feed
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 MAX_ON_PAGE = 200
 MAX_LIMIT = 1_000
-_HOST = re.compile(r"[A-Za-z0-9.\-]+(:\d{1,5})?|\[[0-9a-fA-F:]+\](:\d{1,5})?")
 
 
 async def page(request: Request) -> PreparedResponse:
@@ -64,7 +63,7 @@ async def incidents(request: Request) -> PreparedResponse:
 async def atom(request: Request) -> Response:
     """The newest incidents as a feed."""
     services = services_of(request)
-    content = atom_feed(await services.history.incidents(), base=_base(request), now=services.clock.now())
+    content = atom_feed(await services.history.incidents(), base=own_address(request), now=services.clock.now())
     headers = {"cache-control": f"public, max-age={FRESH_SECONDS:.0f}", "vary": "Host"}
     return Response(content, media_type=ATOM, headers=headers)
 
@@ -80,9 +79,3 @@ def _limit(given: str | None) -> int:
     ):
         raise Problem(400, f"Bad limit {given[:50]!r}: expected a number from 1 to {MAX_LIMIT}.")
     return int(given)
-
-
-def _base(request: Request) -> str:
-    """The address that the client used; nothing of it where a header made it up."""
-    host = request.headers.get("host", "")
-    return f"{request.url.scheme}://{host}" if _HOST.fullmatch(host) else ""

@@ -1,4 +1,7 @@
-"""`GET /openapi.json`: the API described in OpenAPI 3.1. Operations are written here, schemas come from the types."""
+"""The API described: `/openapi.json` (OpenAPI 3.1) for programs, `/docs` for people, made of the same.
+
+Operations are written here, schemas come from the types.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,24 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from api.http.headers import CORS, JSON, PROBLEM_JSON
+from api.http.own_address import own_address
 from api.lists.forms import MEDIA_TYPES, Form
 from api.lists.tables import MAX_LIMIT, MODELS, SERVERS
+from api.responses import kinds
+from api.responses.history_cache import in_time
 from api.responses.prepared import PreparedResponse
+from api.services import services_of
 from shared.public import check, health, history, incidents, lists, models, problem, state
 from shared.public.schema import schemas
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from starlette.requests import Request
 
     from api.lists.index import Table
+    from shared.incidents import Incident
+    from shared.snapshot import Snapshot
 
 DOCUMENTS = (
     state.StateDocument,
@@ -65,6 +76,58 @@ _WORDS = {
 async def document(request: Request) -> PreparedResponse:
     """The description; it never changes while the process lives."""
     return _body()
+
+
+async def page(request: Request) -> PreparedResponse:
+    """The description as a page, with answers of this swarm as examples."""
+    services, base = services_of(request), own_address(request)
+
+    async def make() -> PreparedResponse:
+        snapshot = services.swarm.snapshot
+        incidents_found = await in_time(services.history.incidents())
+
+        def render() -> PreparedResponse:
+            answers, fill = examples(snapshot, incidents_found or (), show_addresses=services.settings.show_addresses)
+            limit = services.settings.rate_limit
+            html = services.pages.docs(describe(), answers, fill, base=base, rate_limit=limit)
+            return kinds.page(html, "/docs")
+
+        return await services.on_demand.render(render)
+
+    # No path begins like this key: the page shows the address that the client used.
+    return await services.on_demand.get(f"docs {base}", make)
+
+
+def examples(
+    snapshot: Snapshot | None, found: Sequence[Incident], *, show_addresses: bool
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return documents of this swarm by path, and what stands for the paths' parameters.
+
+    They are made of the first model that has servers, and its first server: thousands would tell no more.
+    """
+    documents: dict[str, msgspec.Struct] = {"/api/v1/incidents": incidents.incidents_document(found, 1)}
+    fill: dict[str, str] = {}
+    model = None if snapshot is None else next((one for one in snapshot.models if one.servers), None)
+    if snapshot is not None and model is not None:
+        server = model.servers[0]
+        part = msgspec.structs.replace(model, servers=(server,))
+        small = msgspec.structs.replace(snapshot, models=(part,), reachability_issues=snapshot.reachability_issues[:1])
+        fill = {"dht_prefix": model.dht_prefix, "peer_id": server.peer_id}
+        head: dict[str, Any] = {
+            "last_updated": snapshot.taken_at, "update_period": snapshot.update_period, "total": 1, "next": None,
+        }  # fmt: skip
+        documents |= {
+            "/api/v1/state": state.state_document(small, show_addresses=show_addresses),
+            "/api/v1/servers": lists.ServersDocument(
+                servers=(lists.server_entry(model, server, show_addresses=show_addresses),), **head
+            ),
+            "/api/v1/models": models.ModelsDocument(models=(models.model_summary(model),), **head),
+            "/api/v1/models/{dht_prefix}": models.model_document(small, part, show_addresses=show_addresses),
+        }
+        about = models.server_document(small, server.peer_id, show_addresses=show_addresses)
+        if about is not None:
+            documents["/api/v1/servers/{peer_id}"] = about
+    return {path: msgspec.json.decode(msgspec.json.encode(one)) for path, one in documents.items()}, fill
 
 
 @cache
@@ -120,6 +183,7 @@ def _paths() -> dict[str, dict[str, Any]]:
             errors=(400, 403, 429, 503),
         ),
         "/api/v1/is_reachable": _problem_only("Without a peer id: always an error"),
+        "/docs": _media("This description for people", "text/html", errors=(503,)),
         "/openapi.json": {
             "summary": "This description",
             "responses": {"200": _content("OpenAPI 3.1.", {JSON: {"schema": {"type": "object"}}}), **_words(304)},

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from api.lists.index import Filter, Table
 from shared.judgement.swarm import uses_relay
-from shared.public.lists import ServerEntry, ServersDocument, ServersPart, contributor, finite, server_entry
+from shared.public.lists import ServerEntry, ServersDocument, ServersPart, computes, contributor, finite, server_entry
 from shared.public.models import ModelsDocument, ModelsPart, ModelSummary, model_summary
 from shared.snapshot import ModelReport, ModelState, PeerState, ServerReport, Snapshot, Verdict
 
@@ -33,6 +33,11 @@ def _country(part: ServerPart) -> str | None:
     return part.server.location.country if part.show_addresses and part.server.location is not None else None
 
 
+def _seconds_per_step(part: ServerPart) -> float | None:
+    check = part.server.inference
+    return None if check is None else check.seconds_per_step
+
+
 def _flag(value: bool | None) -> str | None:
     return None if value is None else "true" if value else "false"
 
@@ -53,6 +58,9 @@ SERVERS: Table[ServerPart] = Table(
         "relayed": Filter(
             lambda part: _flag(uses_relay(part.server)), "Whether clients reach it through a relay.", ("true", "false")
         ),
+        "computes": Filter(
+            lambda part: _flag(computes(part.server)), "Whether an inference check proved it.", ("true", "false")
+        ),
     },
     sorts={
         "model": lambda part: part.model.dht_prefix,
@@ -63,6 +71,7 @@ SERVERS: Table[ServerPart] = Table(
         "throughput": lambda part: finite(part.server.throughput),
         "inference_rps": lambda part: finite(part.server.inference_rps),
         "cache_tokens_left": lambda part: part.server.cache_tokens_left,
+        "seconds_per_step": _seconds_per_step,
         "rtt": lambda part: part.server.rtt,
         "contributor": lambda part: contributor(part.server),
         "version": lambda part: part.server.version,

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from api.pages import banner, cards, check, pings, rows, server, text
+from api.pages import banner, cards, check, docs, pings, rows, server, text
 from api.pages import history as past
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from markupsafe import Markup
 
@@ -55,9 +55,10 @@ class Pages:
             # A page never runs with the style or the script of another version of itself.
             css=f"/static/app.css?v={_fingerprint('app.css')}",
             js=f"/static/app.js?v={_fingerprint('app.js')}",
+            docs_css=f"/static/docs.css?v={_fingerprint('docs.css')}",
             icon=f"/static/favicon.svg?v={_fingerprint('favicon.svg')}",
         )
-        names = ("overview", "model", "server", "check", "problem", "incidents")
+        names = ("overview", "model", "server", "check", "problem", "incidents", "docs")
         self._templates = {name: self._environment.get_template(f"{name}.html") for name in names}
 
     def overview(self, view: View) -> str:
@@ -153,6 +154,24 @@ class Pages:
             server_href=text.server_href(peer_id) if peer_id else "",
             result=result,
             problem=problem,
+        )
+
+    def docs(
+        self,
+        description: Mapping[str, Any],
+        examples: Mapping[str, Any],
+        fill: Mapping[str, str],
+        *,
+        base: str,
+        rate_limit: int,
+    ) -> str:
+        """The API's documentation; see `docs.operations` for what it is made of."""
+        return self._render(
+            "docs",
+            _context("The API", "docs"),
+            groups=docs.operations(description, examples, fill, base),
+            documents=docs.documents(description),
+            rate_limit=rate_limit,
         )
 
     def problem(self, status: int, title: str, detail: str, near: Sequence[tuple[str, str]] = ()) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from shared.inference import InferenceOutcome
 from shared.judgement.swarm import uses_relay
 from shared.peer_id import short_peer_id
 from shared.public.document import Document
@@ -13,6 +14,8 @@ from shared.snapshot import PeerState, Verdict  # noqa: TC001 - msgspec reads th
 
 if TYPE_CHECKING:
     from shared.snapshot import ModelReport, ServerReport
+
+_UNDECIDED = (InferenceOutcome.UNKNOWN, InferenceOutcome.BUSY)
 
 
 class ServerEntry(Document):
@@ -64,6 +67,14 @@ class ServerEntry(Document):
     city: str | None
     multiaddrs: tuple[str, ...]
     """Empty where the monitor shows no addresses."""
+    computes: bool | None
+    """Proved: whether its latest inference check brought numbers that most others do not contradict; null where it was
+    not asked, was busy, or nobody could look."""
+    inference_outcome: InferenceOutcome | None
+    """Proved: how that check ended."""
+    inference_checked_at: float | None
+    seconds_per_step: float | None
+    """Proved: of a later step of that check."""
     conflict: str | None
     """Found: what the peer itself says against its record."""
 
@@ -94,6 +105,7 @@ class ServersPart(Document):
 
 def server_entry(model: ModelReport, server: ServerReport, *, show_addresses: bool) -> ServerEntry:
     """Return the row of a server's part in a model."""
+    check = server.inference
     place = server.location if show_addresses else None
     return ServerEntry(
         model=model.dht_prefix,
@@ -121,8 +133,20 @@ def server_entry(model: ModelReport, server: ServerReport, *, show_addresses: bo
         country=None if place is None else place.country,
         city=None if place is None else place.city,
         multiaddrs=server.multiaddrs if show_addresses else (),
+        computes=computes(server),
+        inference_outcome=None if check is None else check.outcome,
+        inference_checked_at=None if check is None else check.checked_at,
+        seconds_per_step=None if check is None else check.seconds_per_step,
         conflict=server.conflict,
     )
+
+
+def computes(server: ServerReport) -> bool | None:
+    """Return whether the latest inference check proved that the server computes; None where nothing is known."""
+    check = server.inference
+    if check is None or check.outcome in _UNDECIDED:
+        return None
+    return check.outcome is InferenceOutcome.COMPUTED and not check.agreement.against_majority
 
 
 def contributor(server: ServerReport) -> str | None:

@@ -163,6 +163,7 @@ MEDIA = [
     ("/models/{dht_prefix}", "/models/lab/demo"),
     ("/models/{dht_prefix}", "/models/nobody"),
     ("/servers/{peer_id}", f"/servers/{peer_id(1)}"),
+    ("/docs", "/docs"),
     ("/check", "/check"),
     ("/check", f"/check?peer_id={peer_id(1)}"),
     ("/check/{peer_id}", "/check/abc"),

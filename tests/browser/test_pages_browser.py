@@ -18,6 +18,7 @@ from starlette.responses import HTMLResponse, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from api.endpoints import openapi
 from api.pages import Pages
 from api.pages.render import STATIC_DIR
 from deploy.embedded_redis import free_port
@@ -128,12 +129,16 @@ def _fixed_pages(pages):
     }
     for name, outcome in outcomes.items():
         views[f"check-{name}"] = pages.check(peer_id=checked, answer=made.check_view(*outcome), problem=None)
+    for name, snapshot in (("docs", small), ("hostile-docs", hostile.snapshot), ("docs-waiting", None)):
+        answers, fill = openapi.examples(snapshot, (), show_addresses=True)
+        views[name] = pages.docs(openapi.describe(), answers, fill, base="https://example.org", rate_limit=120)
     return {name: text for name, text in views.items() if text is not None}
 
 
 FIXED = [
     *("waiting", "failed", "stale", "private-empty", "hostile", "hostile-model", "hostile-server"),
     *("unreachable-server", "problem", "check", "check-refused"),
+    *("docs", "hostile-docs", "docs-waiting"),
     *("check-reached", "check-timed-out", "check-joining", "check-unknown"),
 ]
 PATHS = ["/", "/models/StableBeluga2-hf", "/models/falcon-180B-chat", *(f"/fixed/{name}" for name in FIXED)]
