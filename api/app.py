@@ -23,6 +23,7 @@ from api.endpoints import (
     openapi,
     overview,
     servers,
+    share,
 )
 from api.http.cors import Cors
 from api.http.problems import exception_handlers
@@ -61,6 +62,13 @@ def create_app(settings: ApiSettings) -> Starlette:
             Route("/incidents", incidents.page),
             Route("/incidents.atom", incidents.atom),
             Route("/badge/{dht_prefix:path}.svg", badges.badge),
+            Route("/og.png", share.picture),
+            Route("/og/models/{dht_prefix:path}.png", share.picture),
+            Route("/embed/models/{dht_prefix:path}", share.embed),
+            Route("/share/models/{dht_prefix:path}", share.page),
+            Route("/i/{incident_id}", share.incident),
+            Route("/favicon.ico", share.favicon),
+            Route("/robots.txt", share.robots),
             Route("/swarm.txt", overview.text),
             Route("/events", events.events),
             Route("/api/v1/state", overview.state),

@@ -31,6 +31,7 @@ async def models(request: Request) -> PreparedResponse:
 
 async def _page(request: Request, table: Table[Any]) -> PreparedResponse:
     services = services_of(request)
+    services.require_public(request)
     query = parse_query(table, request.scope["query_string"])
     path, snapshot = request.url.path, services.snapshot()
     form = form_of(path, request.headers.get("accept", ""))

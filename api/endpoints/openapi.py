@@ -61,6 +61,13 @@ _PEER = {
     "description": "A peer id in any form of the libp2p specification.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 128},
 }
+_INCIDENT = {
+    "name": "incident_id",
+    "in": "path",
+    "required": True,
+    "description": "The id of an incident in `/api/v1/incidents`.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 64},
+}
 _WORDS = {
     304: "The client has it already (If-None-Match).",
     303: "To the page of the peer that was asked for.",
@@ -200,6 +207,19 @@ def _paths() -> dict[str, dict[str, Any]]:
             _query("metric", {"enum": ["state", "coverage", "uptime"], "default": "state"}, "What it shows."),
             errors=(400,), pictures=(404, 503),
         ),
+        "/og.png": _media("The swarm as a picture, 1200 x 630: what links unfold to", "image/png", errors=(403,)),
+        "/og/models/{dht_prefix}.png": _media(
+            "A model as a picture, 1200 x 630: what links unfold to", "image/png", _PREFIX, errors=(403, 404, 503)
+        ),
+        "/embed/models/{dht_prefix}": _media(
+            "A model as a card for a frame of another site", "text/html", _PREFIX, errors=(403, 404, 503)
+        ),
+        "/share/models/{dht_prefix}": _media(
+            "What shows a model elsewhere, to copy", "text/html", _PREFIX, errors=(404, 503)
+        ),
+        "/i/{incident_id}": _media("An incident for people", "text/html", _INCIDENT, errors=(404, 503)),
+        "/favicon.ico": _media("The icon", "image/x-icon"),
+        "/robots.txt": _media("What crawlers of the web may read", "text/plain"),
         "/incidents.atom": _media("Outages as an Atom feed", "application/atom+xml", errors=(503,)),
         "/swarm.txt": _media(
             "The swarm as a picture of text", "text/plain",
@@ -249,7 +269,7 @@ def _list(path: str, summary: str, table: Table[Any]) -> dict[str, dict[str, Any
         described[path + suffix] = {
             "summary": summary if form is None else f"{summary}, as {form.upper()}",
             "parameters": parameters,
-            "responses": {"200": _content("Found.", content), **_words(304), **_problems((400, 503))},
+            "responses": {"200": _content("Found.", content), **_words(304), **_problems((400, 403, 503))},
         }
     return described
 
@@ -277,9 +297,9 @@ def _media(
     responses = {"200": _content("Found.", shown), **_words(*others), **_problems(errors)}
     for status, told in _problems(pictures).items():  # the router has no picture of what is no name at all
         responses[status] = _content(told["description"], shown | told["content"])
-    if media_type == "text/html":
+    if media_type in ("text/html", "image/png"):  # people look at them: errors are pages, where asked for
         for code in errors:
-            responses[str(code)]["content"] |= shown
+            responses[str(code)]["content"] |= {"text/html": {"schema": {"type": "string"}}}
     return {"summary": summary, "parameters": list(parameters), "responses": responses}
 
 

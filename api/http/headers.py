@@ -5,6 +5,7 @@ from __future__ import annotations
 HTML = "text/html; charset=utf-8"
 TEXT = "text/plain; charset=utf-8"
 SVG = "image/svg+xml"
+PNG = "image/png"
 ATOM = "application/atom+xml; charset=utf-8"
 EVENT_STREAM = "text/event-stream"
 PROBLEM_JSON = "application/problem+json"

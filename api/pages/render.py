@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from api.pages import banner, cards, check, docs, pings, rows, server, text
+from api.pages import banner, cards, check, docs, pings, rows, server, share, text
 from api.pages import history as past
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
     from api.pages.view import CheckView, View
-    from shared.snapshot import Snapshot
+    from shared.snapshot import ModelReport, Snapshot
     from shared.store.history import ServerHistory
 
 PAGES_DIR = Path(__file__).resolve().parent
@@ -41,10 +41,11 @@ MAX_CHIPS = 8
 class Pages:
     """Renders every page. Built once, by the app; reads the templates and static files at construction only."""
 
-    def __init__(self) -> None:
+    def __init__(self, public_url: str = "", *, unfold: bool = True) -> None:
+        """`public_url` is the monitor's address without a slash; `unfold`: whether links say the state elsewhere."""
         self._environment = Environment(
             loader=FileSystemLoader(PAGES_DIR / "templates"),
-            autoescape=True,
+            autoescape=True,  # of the picture's markup too
             undefined=StrictUndefined,
             auto_reload=False,
             trim_blocks=True,
@@ -56,10 +57,14 @@ class Pages:
             css=f"/static/app.css?v={_fingerprint('app.css')}",
             js=f"/static/app.js?v={_fingerprint('app.js')}",
             docs_css=f"/static/docs.css?v={_fingerprint('docs.css')}",
+            share_css=f"/static/share.css?v={_fingerprint('share.css')}",
+            public_url=public_url,
+            unfold=unfold,
             icon=f"/static/favicon.svg?v={_fingerprint('favicon.svg')}",
         )
-        names = ("overview", "model", "server", "check", "problem", "incidents", "docs")
+        names = ("overview", "model", "server", "check", "problem", "incidents", "docs", "embed", "share", "incident")
         self._templates = {name: self._environment.get_template(f"{name}.html") for name in names}
+        self._picture = self._environment.get_template("picture.svg")
 
     def overview(self, view: View) -> str:
         """The page that answers "can I use this swarm now?", for any view: also without a snapshot."""
@@ -104,9 +109,12 @@ class Pages:
         if len(listed) > MAX_MODEL_ROWS:
             listed = tuple(rows.fastest(listed, MAX_MODEL_ROWS))
         state = "can be used" if card.path.usable else f"{card.covered} of {card.num_blocks} blocks"
+        context = _swarm_context(view, f"{card.short_name}: {state}", "swarm")
+        context["description"] = share.model_description(view, model)
+        context["picture"] = f"/og{card.href}.png"
         return self._render(
             "model",
-            _swarm_context(view, f"{card.short_name}: {state}", "swarm"),
+            context,
             card=card,
             history=history,
             rows=rows.make_rows(listed, model.num_blocks),
@@ -156,6 +164,37 @@ class Pages:
             problem=problem,
         )
 
+    def picture(self, view: View, model: ModelReport | None) -> bytes:
+        """The picture of a model, or of the whole swarm, as PNG: what a link unfolds to."""
+        drawn = share.swarm_picture(view) if model is None else share.model_picture(view, model)
+        return share.png(self._picture.render(picture=drawn))
+
+    def embed(self, view: View, model: ModelReport) -> str:
+        """A card that other sites may show in a frame."""
+        tone, state = share.model_state(view, model)
+        card = cards.make_card(model, max_rows=0, stale=view.stale)
+        description = share.model_description(view, model)
+        return self._templates["embed"].render(card=card, tone=tone, state=state, description=description)
+
+    def share(self, model: ModelReport, base: str) -> str:
+        """What shows a model elsewhere, to copy. `base` is the monitor's address."""
+        name = text.cut(model.short_name, 60) or "(nameless)"
+        href = text.model_href(model.dht_prefix)
+        return self._render(
+            "share",
+            _context(f"Share {name}", ""),
+            name=name,
+            href=href,
+            badge=href.replace("/models/", "/badge/", 1) + ".svg",
+            snippets=share.snippets(base, model.dht_prefix, model.short_name),
+        )
+
+    def incident(self, view: View, event: past.Event) -> str:
+        """One incident, under an address that stays."""
+        context = _swarm_context(view, f"{event.name}: {event.state}", "incidents")
+        context["description"] = f"{event.state}, {event.duration}. {event.blocks}. {event.summary}"
+        return self._render("incident", context, event=event, stylesheet=past.stylesheet())
+
     def docs(
         self,
         description: Mapping[str, Any],
@@ -188,7 +227,8 @@ class Pages:
 
 
 def _context(title: str, section: str) -> dict[str, Any]:
-    return {"title": title, "section": section, "snapshot": None, "snapshot_id": "", "live": False, "notices": ()}
+    return {"title": title, "section": section, "snapshot": None, "snapshot_id": "", "live": False, "notices": (),
+            "description": "", "picture": ""}  # fmt: skip
 
 
 def _swarm_context(view: View, title: str, section: str) -> dict[str, Any]:
@@ -200,6 +240,8 @@ def _swarm_context(view: View, title: str, section: str) -> dict[str, Any]:
         "snapshot_id": view.snapshot_id or "",
         "live": True,
         "notices": banner.notices(view),
+        "description": share.swarm_description(view),
+        "picture": "/og.png",
     }
 
 

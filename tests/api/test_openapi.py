@@ -151,6 +151,14 @@ async def test_a_positive_answer_about_a_peer_is_as_described():
 
 
 MEDIA = [
+    ("/og.png", "/og.png"),
+    ("/og/models/{dht_prefix}.png", "/og/models/lab/demo.png"),
+    ("/og/models/{dht_prefix}.png", "/og/models/nobody.png"),
+    ("/embed/models/{dht_prefix}", "/embed/models/lab/demo"),
+    ("/share/models/{dht_prefix}", "/share/models/lab/demo"),
+    ("/i/{incident_id}", "/i/nothing"),
+    ("/favicon.ico", "/favicon.ico"),
+    ("/robots.txt", "/robots.txt"),
     *((path, path) for kind in ("servers", "models") for path in (f"/api/v1/{kind}.csv", f"/api/v1/{kind}.ndjson")),
     ("/badge/{dht_prefix}.svg", f"/badge/{quote('lab/demo', safe='')}.svg"),
     ("/badge/{dht_prefix}.svg", "/badge/nobody.svg"),
