@@ -22,6 +22,7 @@ from api.endpoints import (
     models,
     openapi,
     overview,
+    places,
     servers,
     share,
 )
@@ -62,6 +63,7 @@ def create_app(settings: ApiSettings) -> Starlette:
             Route("/incidents", incidents.page),
             Route("/incidents.atom", incidents.atom),
             Route("/badge/{dht_prefix:path}.svg", badges.badge),
+            Route("/places", places.page),
             Route("/og.png", share.picture),
             Route("/og/models/{dht_prefix:path}.png", share.picture),
             Route("/embed/models/{dht_prefix:path}", share.embed),

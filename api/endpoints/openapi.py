@@ -207,6 +207,7 @@ def _paths() -> dict[str, dict[str, Any]]:
             _query("metric", {"enum": ["state", "coverage", "uptime"], "default": "state"}, "What it shows."),
             errors=(400,), pictures=(404, 503),
         ),
+        "/places": _media("Servers by country and city", "text/html", errors=(403, 404, 503)),
         "/og.png": _media("The swarm as a picture, 1200 x 630: what links unfold to", "image/png", errors=(403,)),
         "/og/models/{dht_prefix}.png": _media(
             "A model as a picture, 1200 x 630: what links unfold to", "image/png", _PREFIX, errors=(403, 404, 503)

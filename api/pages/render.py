@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from api.pages import banner, cards, check, docs, pings, rows, server, share, text
+from api.pages import banner, cards, check, docs, pings, places, rows, server, share, text
 from api.pages import history as past
 
 if TYPE_CHECKING:
@@ -62,7 +62,19 @@ class Pages:
             unfold=unfold,
             icon=f"/static/favicon.svg?v={_fingerprint('favicon.svg')}",
         )
-        names = ("overview", "model", "server", "check", "problem", "incidents", "docs", "embed", "share", "incident")
+        names = (
+            "overview",
+            "model",
+            "server",
+            "check",
+            "problem",
+            "incidents",
+            "docs",
+            "embed",
+            "share",
+            "incident",
+            "places",
+        )
         self._templates = {name: self._environment.get_template(f"{name}.html") for name in names}
         self._picture = self._environment.get_template("picture.svg")
 
@@ -188,6 +200,13 @@ class Pages:
             badge=href.replace("/models/", "/badge/", 1) + ".svg",
             snippets=share.snippets(base, model.dht_prefix, model.short_name),
         )
+
+    def places(self, view: View) -> str | None:
+        """Servers by country and city; None where no location is known or may be shown."""
+        found = places.places(view.snapshot) if view.snapshot is not None and view.show_addresses else []
+        if not found:
+            return None
+        return self._render("places", _swarm_context(view, "Where the servers are", ""), places=found)
 
     def incident(self, view: View, event: past.Event) -> str:
         """One incident, under an address that stays."""

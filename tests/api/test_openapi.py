@@ -151,6 +151,7 @@ async def test_a_positive_answer_about_a_peer_is_as_described():
 
 
 MEDIA = [
+    ("/places", "/places"),
     ("/og.png", "/og.png"),
     ("/og/models/{dht_prefix}.png", "/og/models/lab/demo.png"),
     ("/og/models/{dht_prefix}.png", "/og/models/nobody.png"),

@@ -9,8 +9,10 @@ from html import unescape
 import pytest
 
 from api.pages import Pages
+from shared.snapshot import Location
 from tests import page_snapshots as made
 from tests.api.past import HOSTILE, client_of, crawl_five
+from tests.fakes import model, server, snapshot
 
 VIEW = made.make_view(made.swarm_of_60())
 STALE = made.make_view(made.swarm_of_60(), now=made.NOW + 4000)
@@ -24,12 +26,12 @@ def meta(html):
 
 def test_a_link_unfolds_to_the_state_at_that_time():
     """Title, description with the time, and a picture under the monitor's own address."""
-    model = VIEW.snapshot.models[0]
-    told = meta(Pages("https://health.example.org").model(VIEW, model.dht_prefix))
+    shown = VIEW.snapshot.models[0]
+    told = meta(Pages("https://health.example.org").model(VIEW, shown.dht_prefix))
     assert "80 of 80 blocks served" in told["og:description"]
     assert re.search(r"As of \d{4}-\d\d-\d\d \d\d:\d\d UTC", told["og:description"])
-    assert told["og:image"] == f"https://health.example.org/og/models/{model.dht_prefix}.png"
-    assert "og:image" not in meta(Pages().model(VIEW, model.dht_prefix))
+    assert told["og:image"] == f"https://health.example.org/og/models/{shown.dht_prefix}.png"
+    assert "og:image" not in meta(Pages().model(VIEW, shown.dht_prefix))
 
 
 def test_what_is_old_is_not_told_as_now():
@@ -102,3 +104,16 @@ async def test_private_pages_show_strangers_nothing_elsewhere(redis, redis_url):
         assert not any(name.startswith("og:") for name in meta(page))
         assert "<title>Petals Health</title>" in page
         assert (await http.get("/robots.txt")).text == "User-agent: *\nDisallow: /\n"
+
+
+def test_places_are_counted_by_country_and_city_or_not_shown():
+    """Each server once, the country with the most first; nothing where no location is known or may be shown."""
+    lab = Location("FI", None, "Oulu", country_name="Finland", lat=65.0, lon=25.5)
+    others = [server(n, 0, 8, location=Location("NL", None, None)) for n in (2, 3)]
+    swarm = snapshot(model("a", servers=(server(1, 0, 8, location=lab), *others)), model("b", servers=(others[0],)))
+    html = Pages().places(made.make_view(swarm, now=swarm.taken_at))
+    rows = re.findall(r'<th scope="row"><bdi>(\w+)</bdi></th><td>(\d+)</td><td>(\d+)</td>', html)
+    assert rows == [("NL", "2", "2"), ("Finland", "1", "1")]
+    assert "Oulu" in html
+    assert "65.0" not in html
+    assert Pages().places(made.make_view(snapshot(model("a", servers=(server(1, 0, 8),))))) is None

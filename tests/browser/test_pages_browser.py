@@ -14,12 +14,13 @@ import uvicorn
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect, sync_playwright
 from starlette.applications import Starlette
-from starlette.responses import HTMLResponse, StreamingResponse
+from starlette.responses import HTMLResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from api.endpoints import openapi
 from api.pages import Pages
+from api.pages.badge import UNKNOWN
 from api.pages.render import STATIC_DIR
 from deploy.embedded_redis import free_port
 from tests import page_snapshots as made
@@ -53,6 +54,7 @@ class Site:
             Route("/servers/{peer_id:path}", self.server),
             Route("/fixed/{name}", self.fixed_page),
             Route("/events", self.events),
+            Route("/badge/{dht_prefix:path}.svg", self.badge),
             Mount("/static", StaticFiles(directory=STATIC_DIR)),
         ]
         self.port = free_port()
@@ -80,6 +82,9 @@ class Site:
 
     async def server(self, request):
         return self._html(self.pages.server(self.view, request.path_params["peer_id"]))
+
+    async def badge(self, request):
+        return Response(UNKNOWN.svg(), media_type="image/svg+xml")
 
     async def fixed_page(self, request):
         return self._html(self.fixed[request.path_params["name"]])
