@@ -137,6 +137,7 @@ def _fixed_pages(pages):
     for name, snapshot in (("docs", small), ("hostile-docs", hostile.snapshot), ("docs-waiting", None)):
         answers, fill = openapi.examples(snapshot, (), show_addresses=True)
         views[name] = pages.docs(openapi.describe(), answers, fill, base="https://example.org", rate_limit=120)
+    views["places"] = pages.places(made.make_view(small))
     views["share"] = pages.share(small.models[0], "https://example.org")
     views["card"] = pages.embed(made.make_view(small), small.models[0])
     views["hostile-card"] = pages.embed(hostile, hostile.snapshot.models[0])
@@ -146,7 +147,7 @@ def _fixed_pages(pages):
 FIXED = [
     *("waiting", "failed", "stale", "private-empty", "hostile", "hostile-model", "hostile-server"),
     *("unreachable-server", "problem", "check", "check-refused"),
-    *("docs", "hostile-docs", "docs-waiting", "share", "card", "hostile-card"),
+    *("docs", "hostile-docs", "docs-waiting", "places", "share", "card", "hostile-card"),
     *("check-reached", "check-timed-out", "check-joining", "check-unknown"),
 ]
 PATHS = ["/", "/models/StableBeluga2-hf", "/models/falcon-180B-chat", *(f"/fixed/{name}" for name in FIXED)]
