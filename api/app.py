@@ -12,6 +12,7 @@ from starlette.staticfiles import StaticFiles
 
 from api.endpoints import (
     badges,
+    changes,
     checks,
     events,
     health,
@@ -59,6 +60,7 @@ def create_app(settings: ApiSettings) -> Starlette:
             Route("/check/{peer_id}", checks.page),
             Route("/incidents", incidents.page),
             Route("/incidents.atom", incidents.atom),
+            Route("/changes.atom", changes.atom),
             Route("/badge/{dht_prefix:path}.svg", badges.badge),
             Route("/swarm.txt", overview.text),
             Route("/events", events.events),
@@ -69,6 +71,7 @@ def create_app(settings: ApiSettings) -> Starlette:
             Route("/api/v1/history/models/{dht_prefix:path}", history.model),
             Route("/api/v1/history/servers/{peer_id}", history.server),
             Route("/api/v1/incidents", incidents.incidents),
+            Route("/api/v1/changes", changes.changes),
             Route("/api/v1/is_reachable/{peer_id:path}", checks.is_reachable),
             Route("/api/v1/is_reachable", checks.without_peer_id),
             Route("/metrics", metrics.swarm),

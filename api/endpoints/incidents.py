@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
-from starlette.responses import Response
-
-from api.http.headers import ATOM
-from api.http.problems import Problem
+from api.http.base_address import base_address
+from api.http.limit import limit_of
 from api.http.resources import resource
 from api.pages.feed import atom_feed
 from api.pages.history import events
 from api.responses import kinds
-from api.responses.read_through import FRESH_SECONDS
 from api.services import services_of
 from shared.public.incidents import incidents_document
 
@@ -24,7 +20,6 @@ if TYPE_CHECKING:
 
 MAX_ON_PAGE = 200
 MAX_LIMIT = 1_000
-_HOST = re.compile(r"[A-Za-z0-9.\-]+(:\d{1,5})?|\[[0-9a-fA-F:]+\](:\d{1,5})?")
 
 
 async def page(request: Request) -> PreparedResponse:
@@ -48,7 +43,7 @@ async def page(request: Request) -> PreparedResponse:
 async def incidents(request: Request) -> PreparedResponse:
     """All incidents, the newest first; `?limit=` of them, `?model=` for those of one DHT prefix."""
     services = services_of(request)
-    limit = _limit(request.query_params.get("limit"))
+    limit = limit_of(request, MAX_LIMIT)
     wanted = request.query_params.get("model")
 
     async def make() -> PreparedResponse:
@@ -61,28 +56,16 @@ async def incidents(request: Request) -> PreparedResponse:
     return await services.on_demand.get(resource(request.scope), make)
 
 
-async def atom(request: Request) -> Response:
+async def atom(request: Request) -> PreparedResponse:
     """The newest incidents as a feed."""
-    services = services_of(request)
-    content = atom_feed(await services.history.incidents(), base=_base(request), now=services.clock.now())
-    headers = {"cache-control": f"public, max-age={FRESH_SECONDS:.0f}", "vary": "Host"}
-    return Response(content, media_type=ATOM, headers=headers)
+    services, base = services_of(request), base_address(request)
 
+    async def make() -> PreparedResponse:
+        found = await services.history.incidents()
 
-def _limit(given: str | None) -> int:
-    if given is None:
-        return MAX_LIMIT
-    if (
-        not given.isascii()
-        or not given.isdigit()
-        or len(given) > len(str(MAX_LIMIT))
-        or not 1 <= int(given) <= MAX_LIMIT
-    ):
-        raise Problem(400, f"Bad limit {given[:50]!r}: expected a number from 1 to {MAX_LIMIT}.")
-    return int(given)
+        def render() -> PreparedResponse:
+            return kinds.feed(atom_feed(found, base=base, now=services.clock.now()), "/incidents.atom")
 
+        return await services.on_demand.render(render)
 
-def _base(request: Request) -> str:
-    """The address that the client used; nothing of it where a header made it up."""
-    host = request.headers.get("host", "")
-    return f"{request.url.scheme}://{host}" if _HOST.fullmatch(host) else ""
+    return await services.on_demand.get(f"{base} {resource(request.scope)}", make)

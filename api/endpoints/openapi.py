@@ -9,7 +9,7 @@ import msgspec
 
 from api.http.headers import CORS, JSON, PROBLEM_JSON
 from api.responses.prepared import PreparedResponse
-from shared.public import check, health, history, incidents, models, problem, state
+from shared.public import changes, check, health, history, incidents, models, problem, state
 from shared.public.schema import schemas
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ DOCUMENTS = (
     history.ModelHistoryDocument,
     history.ServerHistoryDocument,
     incidents.IncidentsDocument,
+    changes.ChangesDocument,
     problem.ProblemDocument,
 )
 _REF = "#/components/schemas/{name}"
@@ -103,6 +104,15 @@ def _paths() -> dict[str, dict[str, Any]]:
             "Outages, the newest first", "IncidentsDocument",
             _query("limit", {"type": "integer", "minimum": 1, "maximum": 1000}, "How many at most."),
             _query("model", {"type": "string"}, "Only those of this DHT prefix."),
+            errors=(400, 503), cached=True,
+        ),
+        "/api/v1/changes": _json(
+            "What became of servers and models, newest first; `/changes.atom` is the same as a feed",
+            "ChangesDocument",
+            _query("limit", {"type": "integer", "minimum": 1, "maximum": 1000}, "How many at most."),
+            _query("server", {"type": "string"}, "Only those of this peer id."),
+            _query("model", {"type": "string"}, "Only those of this DHT prefix."),
+            _query("contributor", {"type": "string"}, "Only those of servers that show this public name."),
             errors=(400, 503), cached=True,
         ),
         "/api/v1/is_reachable/{peer_id}": _json(

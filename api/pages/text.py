@@ -14,7 +14,7 @@ from shared import words
 from shared.words import clean, count, duration, milliseconds, number, period, utc
 
 __all__ = [
-    "MAX_ERROR", "Shown", "adapter", "anchor", "check_href", "clean", "count", "cut", "duration", "milliseconds",
+    "MAX_ERROR", "Shown", "adapter", "anchor", "check_href", "clean", "contributor_href", "count", "cut", "duration", "milliseconds",
     "model_href", "number", "period", "safe_link", "server_href", "shown_name", "utc",
 ]  # fmt: skip
 
@@ -78,6 +78,11 @@ def model_href(dht_prefix: str) -> str:
 
 def server_href(peer_id: str) -> str:
     return "/servers/" + quote(peer_id, safe="", errors="replace")
+
+
+def contributor_href(name: str) -> str:
+    """A dot is no part of the name to a browser that tidies the path, so those of `.` and `..` have no page."""
+    return "/contributors/" + quote(name, safe="", errors="replace")
 
 
 def check_href(peer_id: str) -> str:
