@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -93,6 +93,21 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
         return f"/servers/{self.peer_id}"
 
 
+class ChangeFilter(NamedTuple):
+    """Which changes are wanted; None: any."""
+
+    server: str | None = None
+    model: str | None = None
+    contributor: str | None = None
+
+    def takes(self, change: Change) -> bool:
+        return (
+            self.server in (None, change.peer_id)
+            and self.model in (None, change.dht_prefix)
+            and self.contributor in (None, change.contributor)
+        )
+
+
 def severity(change: Change) -> Severity:
     """Return how urgent a change is while it lasts."""
     if change.kind is Kind.OUTAGE:
@@ -146,8 +161,8 @@ def sentence(change: Change) -> str:
     if change.kind is Kind.NEW:
         return f"Reached for the first time at {_at(change.start)}{why}."
     if change.kind in (Kind.MOVED, Kind.UPDATED):
-        often = "" if change.times == 1 else f"{change.times:,} times since {_at(change.start)}, last "
-        return f"{often}at {_at(change.updated)}{why}.".capitalize()
+        often = "At " if change.times == 1 else f"{change.times:,} times since {_at(change.start)}, last at "
+        return f"{often}{_at(change.updated)}{why}."
     state = words.clean(change.state).capitalize()
     if change.times == 1:
         if change.end is None:

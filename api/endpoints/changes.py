@@ -13,8 +13,8 @@ from api.http.limit import limit_of
 from api.http.resources import resource
 from api.pages.feed import changes_feed
 from api.responses import kinds
-from api.responses.changes import ChangeFilter
 from api.services import services_of
+from shared.changes import ChangeFilter
 from shared.peer_id import BadPeerIdError, parse_peer_id
 from shared.public.changes import changes_document
 

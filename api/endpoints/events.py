@@ -14,8 +14,8 @@ from starlette.responses import Response, StreamingResponse
 
 from api.http.headers import EVENT_STREAM
 from api.http.problems import Problem
-from api.responses.changes import ChangeFilter
 from api.services import services_of
+from shared.changes import ChangeFilter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Iterator

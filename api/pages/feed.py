@@ -15,8 +15,7 @@ from shared.changes import sentence, title
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from api.responses.changes import ChangeFilter
-    from shared.changes import Change
+    from shared.changes import Change, ChangeFilter
     from shared.incidents import Incident
 
 MAX_ENTRIES = 50
@@ -41,9 +40,8 @@ def atom_feed(incidents: Sequence[Incident], *, base: str, now: float) -> str:
     """
     newest = sorted(incidents, key=lambda incident: incident.updated, reverse=True)[:MAX_ENTRIES]
     entries = [_incident(incident, base, now) for incident in newest]
-    return _feed(
-        _urn("incidents/feed"), "Petals Health: incidents", entries, f"{base}/incidents.atom", f"{base}/incidents", now
-    )
+    itself, page = f"{base}/incidents.atom", f"{base}/incidents"
+    return _feed("Petals Health: incidents", entries, now, itself=itself, page=page, feed_id=_urn("incidents/feed"))
 
 
 def changes_feed(changes: Sequence[Change], wanted: ChangeFilter, *, base: str, now: float) -> str:
@@ -70,8 +68,8 @@ def changes_feed(changes: Sequence[Change], wanted: ChangeFilter, *, base: str, 
         )
         for change in changes
     ]
-    feed_id = _urn(f"changes/feed{query}")
-    return _feed(feed_id, f"Petals Health: {about}", entries, f"{base}/changes.atom{query}", page, now)
+    itself, feed_id = f"{base}/changes.atom{query}", _urn(f"changes/feed{query}")
+    return _feed(f"Petals Health: {about}", entries, now, itself=itself, page=page, feed_id=feed_id)
 
 
 def _incident(incident: Incident, base: str, now: float) -> _Entry:
@@ -91,7 +89,7 @@ def _incident(incident: Incident, base: str, now: float) -> _Entry:
     )
 
 
-def _feed(feed_id: str, name: str, entries: Sequence[_Entry], itself: str, page: str, now: float) -> str:
+def _feed(name: str, entries: Sequence[_Entry], now: float, *, itself: str, page: str, feed_id: str) -> str:
     # A feed without entries says today: the same all day, so that caches hold.
     updated = max((entry.updated for entry in entries), default=now // DAY * DAY)
     return (

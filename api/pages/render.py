@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -38,6 +39,16 @@ MAX_CHIPS = 8
 """Models named in the verdict."""
 
 
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """What the Watch button of a page needs: the feed, and the query of the same changes as events."""
+
+    href: str
+    query: str
+    script: str
+    alert_icon: str
+
+
 class Pages:
     """Renders every page. Built once, by the app; reads the templates and static files at construction only."""
 
@@ -57,6 +68,8 @@ class Pages:
             js=f"/static/app.js?v={_fingerprint('app.js')}",
             icon=f"/static/favicon.svg?v={_fingerprint('favicon.svg')}",
         )
+        self._watch_script = f"/static/watch.js?v={_fingerprint('watch.js')}"
+        self._alert_icon = f"/static/favicon-alert.svg?v={_fingerprint('favicon-alert.svg')}"
         names = ("overview", "model", "server", "check", "problem", "incidents")
         self._templates = {name: self._environment.get_template(f"{name}.html") for name in names}
 
@@ -74,6 +87,7 @@ class Pages:
             "overview",
             _swarm_context(view, headline.title, "swarm"),
             headline=headline,
+            feed=self._feed(),
             cards=shown,
             usable=[card for card in served if card.path.usable][:MAX_CHIPS],
             unusable=[card for card in served if not card.path.usable][:MAX_CHIPS],
@@ -107,6 +121,7 @@ class Pages:
             "model",
             _swarm_context(view, f"{card.short_name}: {state}", "swarm"),
             card=card,
+            feed=self._feed("model", dht_prefix),
             history=history,
             rows=rows.make_rows(listed, model.num_blocks),
             left_out=len(model.servers) - len(listed),
@@ -123,7 +138,7 @@ class Pages:
             return None
         context = _swarm_context(view, f"…{found.short_id} {found.title}", "swarm")
         section = None if history is None else past.server_history_html(history)
-        return self._render("server", context, server=found, history=section)
+        return self._render("server", context, server=found, history=section, feed=self._feed("server", peer_id))
 
     def incidents(
         self, view: View, ongoing: Sequence[past.Event], ended: Sequence[past.Event], *, left_out: int = 0
@@ -163,6 +178,12 @@ class Pages:
             if (href.startswith("/") and not href.startswith("//")) or text.safe_link(href)
         ]
         return self._render("problem", _context(title, ""), status=status, heading=title, detail=detail, near=links)
+
+    def _feed(self, of: str = "", name: str = "") -> Feed:
+        """Return what follows a server, model or contributor: the kind and the name; without both: the swarm."""
+        query = urlencode({of: name}, errors="replace") if of else ""
+        href = f"/changes.atom?{query}" if of else "/changes.atom"
+        return Feed(href, query or "changes=all", self._watch_script, self._alert_icon)
 
     def _render(self, template: str, context: dict[str, Any], **more: Any) -> str:
         return self._templates[template].render(context, **more)

@@ -14,8 +14,8 @@ from shared import words
 from shared.words import clean, count, duration, milliseconds, number, period, utc
 
 __all__ = [
-    "MAX_ERROR", "Shown", "adapter", "anchor", "check_href", "clean", "contributor_href", "count", "cut", "duration", "milliseconds",
-    "model_href", "number", "period", "safe_link", "server_href", "shown_name", "utc",
+    "MAX_ERROR", "Shown", "adapter", "anchor", "check_href", "clean", "contributor_href", "count", "cut", "duration",
+    "milliseconds", "model_href", "number", "period", "safe_link", "server_href", "shown_name", "utc",
 ]  # fmt: skip
 
 MAX_NAME = 28

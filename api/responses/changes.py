@@ -14,27 +14,12 @@ from shared.store.streams import ENTRIES_AT_ONCE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from shared.changes import Change
+    from shared.changes import Change, ChangeFilter
     from shared.store.changes import ChangesReader
     from shared.tasks import Tasks
 
 MAX_NEWS = 1_000
 """Changes that a stream may be behind; older ones are only in the feeds."""
-
-
-class ChangeFilter(NamedTuple):
-    """Which changes are wanted; None: any."""
-
-    server: str | None = None
-    model: str | None = None
-    contributor: str | None = None
-
-    def takes(self, change: Change) -> bool:
-        return (
-            self.server in (None, change.peer_id)
-            and self.model in (None, change.dht_prefix)
-            and self.contributor in (None, change.contributor)
-        )
 
 
 class _News(NamedTuple):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from crawler.history.script import change_command
 from shared import changes, words
 from shared.changes import MAX_EVIDENCE, Change, Kind
 from shared.reachability import Cause, message
@@ -20,7 +21,7 @@ from shared.store import keys
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from crawler.history.commands import Command
+    from crawler.history.script import Command
     from shared.snapshot import ModelReport, ServerReport, Snapshot
 
 CRAWLS_TO_OPEN = 2
@@ -122,11 +123,6 @@ def _writes(name: str, before: Watched | None, after: Watched, made: list[Change
     return commands
 
 
-def change_command(change: Change) -> Command:
-    """Return what the history's script turns into a replaced entry of the stream of changes."""
-    return ("CHANGE", change.id, changes.encode(change))
-
-
 def _servers(snapshot: Snapshot) -> Iterator[tuple[ModelReport, ServerReport]]:
     for model in snapshot.models:
         for server in model.servers:
@@ -143,7 +139,7 @@ def _begin(model: ModelReport, server: ServerReport, at: float, *, first: bool) 
     )
     if first:  # of a monitor that begins to watch everything is new
         return after, []
-    evidence = f"it serves {words.block_range(server.span.start, server.span.end)} of {words.cut(model.name, 60)}"
+    evidence = f"it serves blocks {_blocks(server.span.start, server.span.end)} of {words.cut(model.name, 60)}"
     change = _change(Kind.NEW, after, evidence, at)
     return after, [msgspec.structs.replace(change, end=at)]
 
@@ -161,7 +157,7 @@ def _step(before: Watched, model: ModelReport, server: ServerReport, at: float) 
         made.append(down)
         after = msgspec.structs.replace(after, down=down)
     if (before.start, before.end) != (after.start, after.end):
-        evidence = f"from {words.block_range(before.start, before.end)} to {words.block_range(after.start, after.end)}"
+        evidence = f"from blocks {_blocks(before)} to {_blocks(after)}"
         moved = _again(Kind.MOVED, before.moved, after, evidence, at)
         made.append(moved)
         after = msgspec.structs.replace(after, moved=moved)
@@ -171,6 +167,10 @@ def _step(before: Watched, model: ModelReport, server: ServerReport, at: float) 
         made.append(updated)
         after = msgspec.structs.replace(after, updated=updated)
     return after, made
+
+
+def _blocks(watched: Watched) -> str:
+    return words.block_range(watched.start, watched.end)
 
 
 def _described(watched: Watched, model: ModelReport, server: ServerReport) -> Watched:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from crawler.history.changes import change_command
+from crawler.history.script import change_command
 from crawler.incidents import Watch, step
 from shared import changes, incidents
 from shared.store import keys
@@ -18,6 +18,7 @@ from shared.store.server_history import changes as header_changes
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from crawler.history.script import Command
     from shared.snapshot import ModelReport, ModelState
 
 MAX_CLOSED_INCIDENTS = 500
@@ -27,8 +28,6 @@ _NEVER_HEALTHY_PENALTY = YEAR - 2 * DAY
 """Seconds by which these rank as older than they are, so that they are deleted two days after they were last seen."""
 MEMBERS_PER_COMMAND = 1_000
 """Members per ZADD: Lua unpacks no more than some thousand values."""
-
-Command = tuple[str | bytes | int | float, ...]
 
 
 class StoredOutage(NamedTuple):

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
-    from crawler.history.commands import Command
+    from crawler.history.script import Command
 
 T = TypeVar("T")
 
