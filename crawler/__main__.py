@@ -15,6 +15,7 @@ import msgspec
 from crawler.crawl import crawl_once
 from crawler.diagnose import Finding, diagnose
 from crawler.history.writer import HistoryWriter
+from crawler.inference.rounds import InferenceChecks
 from crawler.leader import Leadership
 from crawler.loop import CrawlLoop
 from crawler.metrics import CrawlerMetrics
@@ -124,7 +125,19 @@ async def _run(settings: CrawlerSettings) -> None:
     redis = connect(settings.redis_url, f"crawler-{os.getpid()}")
     leadership = Leadership(redis, f"{socket.gethostname()}-{os.getpid()}")
     clock = RedisClock(redis)
-    publisher = Publisher(SnapshotWriter(redis), HistoryWriter(redis), leadership, metrics, clock)
+    inference = None
+    if settings.inference_checks:
+        inference = InferenceChecks(
+            period=settings.inference_period,
+            models=settings.inference_models,
+            dial_timeout=settings.dial_timeout,
+            dial_private=settings.dial_private_addresses.allows(settings.bootstrap_peers),
+            identity=settings.inference_identity,
+            leads=lambda: leadership.lease is not None,
+            count=lambda outcome: metrics.inference_checks.labels(outcome).inc(),
+            now=clock.now,
+        )
+    publisher = Publisher(SnapshotWriter(redis), HistoryWriter(redis), leadership, metrics, clock, inference=inference)
     loop = CrawlLoop(settings, Observer(settings), publisher, leadership, metrics)
     # Where the crawl loop ends, the process ends, and its supervisor starts it again.
     crawling = awaited(loop.run())
@@ -133,6 +146,8 @@ async def _run(settings: CrawlerSettings) -> None:
     try:
         async with Tasks() as beside:
             beside.keep("redis_memory", lambda: metrics.watch_redis(redis))
+            if inference is not None:
+                beside.keep("inference", inference.run)
             if settings.incident_webhook_url is not None:
                 beside.keep("incident_notices", _notices(settings, redis, leadership, metrics, clock).run)
             await crawling

@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 
 from shared import tasks
+from shared.inference import InferenceOutcome
 from shared.store import stored
 
 if TYPE_CHECKING:
@@ -93,6 +94,12 @@ class CrawlerMetrics(Collector):
             ["outcome"],
             registry=self.registry,
         )
+        self.inference_checks = Counter(
+            "petals_inference_checks",
+            "Inference checks of servers by how they ended.",
+            ["outcome"],
+            registry=self.registry,
+        )
         self._redis_up = Gauge("petals_redis_up", "1 while Redis answers the crawler.", registry=self.registry)
         self._memory: tuple[float, float] | None = None
         """Redis's used_memory and maxmemory; None until Redis has answered."""
@@ -103,6 +110,8 @@ class CrawlerMetrics(Collector):
             self._lookups.labels(outcome)
         for outcome in ("delivered", "failed", "given_up"):
             self.notices.labels(outcome)
+        for outcome in InferenceOutcome:
+            self.inference_checks.labels(outcome)
         for phase in PHASES:
             self._phase.labels(phase)
 

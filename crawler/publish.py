@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from crawler.history.writer import HistoryWriter
+    from crawler.inference.rounds import InferenceChecks
     from crawler.leader import Leadership
     from crawler.metrics import CrawlerMetrics
     from shared.snapshot import CrawlProgress
@@ -40,7 +41,11 @@ class Publisher:
         leadership: Leadership,
         metrics: CrawlerMetrics,
         clock: RedisClock,
+        *,
+        inference: InferenceChecks | None = None,
     ) -> None:
+        """`inference` is told each snapshot, and puts into it what its checks have found by then."""
+        self._inference = inference
         self._writer = writer
         self._history = history
         self._leadership = leadership
@@ -58,6 +63,8 @@ class Publisher:
         ours = published is not None and any(peer.peer_id in bootstrap_peers for peer in published.bootstrap_peers)
         if published is not None and ours and (self.last is None or published.taken_at > self.last.taken_at):
             self.last = published
+            if self._inference is not None:
+                self._inference.restore(published)
         self._metrics.elections.inc()
         log.info("leading", lease=self._leadership.lease, goes_on_from=self.last.taken_at if self.last else None)
 
@@ -77,7 +84,10 @@ class Publisher:
     async def publish(self, snapshot: Snapshot, attempted_at: float) -> None:
         """Publish a snapshot and its status, and add it to the history. It becomes `last` even where Redis is away."""
         await self._clock.ask()
-        snapshot = self.last = self._dated(snapshot)
+        snapshot = self._dated(snapshot)
+        if self._inference is not None:
+            snapshot = self._inference.merged(snapshot)
+        self.last = snapshot
         self._metrics.crawled(snapshot)
         size = None
         try:

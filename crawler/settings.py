@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cached_property
 from pathlib import Path  # noqa: TC003 - pydantic reads the annotation
 from typing import Annotated, Any, Literal
@@ -14,7 +15,7 @@ from crawler.models import DEFAULT_PUBLIC_MODELS, MAX_BLOCKS, Model
 from crawler.notify.webhook import is_private_literal, parse_target
 from crawler.text import bad_prefix
 from shared.p2p.swarm_settings import SwarmSettings
-from shared.settings import CommaSeparated, Field, SecretUrl, read_json
+from shared.settings import CommaSeparated, Field, SecretUrl, read_json, split_list
 
 MAX_DIAL_TIMEOUT = MAX_LOOKUP_TIMEOUT = 20.0
 """Seconds. A crawl gives all its lookups 40 s and all its dials 60: with longer ones most would never begin."""
@@ -59,6 +60,28 @@ class CrawlerSettings(SwarmSettings):
         examples=["yes"],
         validate_default=True,
     )
+    inference_checks: bool = Field(
+        True,
+        description="Whether servers are asked for one short step of real inference, and models for two tokens.",
+        examples=["no"],
+    )
+    inference_period: float = Field(
+        600.0,
+        ge=5,
+        le=86400,
+        description="Seconds from one inference check of a server, and of a model, to the next one.",
+    )
+    inference_models: Annotated[frozenset[str] | None, CommaSeparated] = Field(
+        None,
+        description="DHT prefixes of the models that are checked, comma-separated; default: all.",
+        examples=["StableBeluga2-hf"],
+    )
+    inference_identity: Path | None = Field(
+        None,
+        description="A file that keeps the peer id from which inference checks are made, written where there is none; "
+        "default: a new id with each start.",
+        examples=["inference.id"],
+    )
     crawler_metrics_port: int = Field(
         0, ge=0, le=65535, description="Private port of the crawler's own metrics; 0: none."
     )
@@ -75,6 +98,26 @@ class CrawlerSettings(SwarmSettings):
     def _is_a_database(cls, value: Path | None) -> Path | None:
         if value is not None:
             GeoDatabase.open(value)
+        return value
+
+    @field_validator("inference_models", mode="before")
+    @classmethod
+    def _split_models(cls, value: Any) -> Any:
+        return split_list(value)
+
+    @field_validator("inference_models")
+    @classmethod
+    def _are_prefixes(cls, value: frozenset[str] | None) -> frozenset[str] | None:
+        for prefix in value or ():
+            if reason := bad_prefix(prefix):
+                raise ValueError(f"{prefix!r}: {reason}")
+        return value
+
+    @field_validator("inference_identity")
+    @classmethod
+    def _can_be_kept(cls, value: Path | None) -> Path | None:
+        if value is not None and not os.access(value if value.exists() else value.parent, os.R_OK | os.W_OK):
+            raise ValueError(f"cannot read and write {value}")
         return value
 
     @cached_property

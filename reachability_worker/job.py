@@ -7,7 +7,10 @@ import time
 import zlib
 from typing import NamedTuple
 
+import msgspec
+
 from shared import request_id, tracing
+from shared.inference import InferenceRequest
 from shared.peer_id import BadPeerIdError, parse_peer_id
 from shared.reachability import CHECK_FUNCTION
 
@@ -29,6 +32,8 @@ class Check(NamedTuple):
     request_id: str = ""
     traceparent: str = ""
     """Of the request's span."""
+    inference: InferenceRequest | None = None
+    """What the peer shall compute, where it is reached."""
 
 
 def read_check(job: tuple[bytes, bytes, int, bytes, bytes]) -> Check:
@@ -41,17 +46,22 @@ def read_check(job: tuple[bytes, bytes, int, bytes, bytes]) -> Check:
         job_id = raw_id.decode("ascii")
     except UnicodeDecodeError as error:
         raise BadJobError("its id is not ASCII") from error
+    peer_id, inference = read_job(job_id, packed)
     return Check(
         job_id,
-        read_job(job_id, packed),
+        peer_id,
         time.monotonic() + left_ms / 1000 - ANSWER_RESERVE,
         request_id.sane(raw_request_id.decode("latin-1")) or "",
         tracing.sane(traceparent.decode("latin-1")),
+        inference,
     )
 
 
-def read_job(job_id: str, packed: bytes) -> str:
-    """Return the peer id that a job is about. Raises `BadJobError` for a job that is not a check."""
+def read_job(job_id: str, packed: bytes) -> tuple[str, InferenceRequest | None]:
+    """Return the peer id that a job asks about, and what the peer shall compute.
+
+    Raises `BadJobError` for everything that is not a check.
+    """
     try:
         unpacked = zlib.decompressobj().decompress(packed, MAX_JOB_BYTES)
         function, instance, args, kwargs = json.loads(unpacked)
@@ -59,12 +69,17 @@ def read_job(job_id: str, packed: bytes) -> str:
         raise BadJobError("not RQ's JSON") from error
     if function != CHECK_FUNCTION or instance is not None or kwargs:
         raise BadJobError("not a call of the known function")
-    if not isinstance(args, list) or len(args) != 1 or not isinstance(args[0], str):
+    if not isinstance(args, list) or [type(one) for one in args] not in ([str], [str, dict]):
         raise BadJobError("not one peer id")
     try:
+        inference = msgspec.convert(args[1], InferenceRequest) if len(args) > 1 else None
         peer_id = parse_peer_id(args[0])
     except BadPeerIdError as error:
         raise BadJobError(str(error)) from error
+    except msgspec.ValidationError as error:
+        raise BadJobError(f"not one peer id and blocks: {error}") from error
+    if inference is not None and inference.start >= inference.end:
+        raise BadJobError("no blocks to compute")
     if job_id.rpartition("-")[0] != peer_id:
         raise BadJobError("the job's id names another peer")
-    return peer_id
+    return peer_id, inference

@@ -18,11 +18,13 @@ import structlog
 from reachability_worker.metrics import DHT_NODE, PROBER_NODE
 from reachability_worker.spans import note_outcome
 from shared import tracing
-from shared.p2p.addresses import DialPrivate
-from shared.p2p.connect import ProberNode
+from shared.inference import MAX_DETAIL_CHARS, InferenceOutcome, InferenceRequest, ServerInference
+from shared.p2p.addresses import AddressRules, DialPrivate
+from shared.p2p.connect import NotConnectedError, ProberNode, connection
 from shared.p2p.daemon import Daemon, NodeError
 from shared.p2p.dht_node import DHTClientNode
-from shared.p2p.multiaddr import from_text
+from shared.p2p.inference import check_server
+from shared.p2p.multiaddr import from_text, packed
 from shared.p2p.probe import probe, with_way
 from shared.p2p.waiting import any_true
 from shared.reachability import Cause, DialOutcome
@@ -41,6 +43,8 @@ REMEMBERED_FAILURES = 20_000
 SELF_TEST_EVERY = 5.0
 JOIN_TIMEOUT = 5.0
 RECOVER_EVERY = 1.0
+INFERENCES_AT_ONCE = 2
+"""Each has a daemon of its own."""
 RETIRED_LASTS = 10.0
 """Seconds after which no check can still be using a replaced prober node."""
 
@@ -65,6 +69,7 @@ class Prober:
         self._check_timeout = check_timeout
         self._slots = asyncio.Semaphore(dials_at_once)
         self._dial_private = dial_private
+        self._inferences = asyncio.Semaphore(INFERENCES_AT_ONCE)
         self._on_node_opened = on_node_opened
         self._on_addresses_refused = on_addresses_refused
         self._dht_node: DHTClientNode | None = None
@@ -118,6 +123,32 @@ class Prober:
             return await self._probe_in_slot(peer_id, min(deadline, time.monotonic() + self._check_timeout))
         finally:
             self._slots.release()
+
+    async def infer(
+        self, peer_id: str, reached: DialOutcome, asked: InferenceRequest, deadline: float
+    ) -> ServerInference:
+        """Take two tokens through blocks of a peer that was reached, over a daemon of its own."""
+        blocks = (asked.start, asked.end)
+        try:
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())), self._inferences:
+                return await self._infer(peer_id, reached, asked, blocks)
+        except TimeoutError:
+            return ServerInference(
+                InferenceOutcome.TIMEOUT, blocks, time.time(), detail="no numbers within the time of a check"
+            )
+        except (NodeError, NotConnectedError) as error:
+            return ServerInference(InferenceOutcome.UNKNOWN, blocks, time.time(), detail=str(error)[:MAX_DETAIL_CHARS])
+
+    async def _infer(
+        self, peer_id: str, reached: DialOutcome, asked: InferenceRequest, blocks: tuple[int, int]
+    ) -> ServerInference:
+        private = self._dial_private.allows(self._bootstrap_peers)
+        addresses = packed(reached.addresses)
+        async with await ProberNode.open() as node:
+            rules = AddressRules(private, frozenset((node.peer_id,)))
+            async with connection(node, peer_id, addresses, rules, within=self._check_timeout):
+                finding, _ = await check_server(node, peer_id, asked.dht_prefix, blocks)
+        return finding
 
     async def _probe_in_slot(self, peer_id: str, deadline: float) -> DialOutcome:
         dht_node, prober_node = self._dht_node, self._prober_node

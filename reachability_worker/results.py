@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from reachability_worker.job import Check
     from reachability_worker.registration import Registration
     from reachability_worker.scripts import Scripts
+    from shared.inference import ServerInference
 
 ANSWERS_PER_BATCH = 250
 RETRY_SECONDS = 0.25
@@ -58,10 +59,12 @@ class Results:
         self._on_written = on_written
         self._finished: asyncio.Queue[_Finished] = asyncio.Queue()
 
-    def put(self, check: Check, outcome: DialOutcome, traceparent: str = "") -> None:
+    def put(
+        self, check: Check, outcome: DialOutcome, traceparent: str = "", inference: ServerInference | None = None
+    ) -> None:
         """Queue a check's answer. An unknown verdict is answered but not reused."""
         reuse_ms = 0 if outcome.verdict is Verdict.UNKNOWN else self._reuse_ms
-        answer = Answer(check.peer_id, self._vantage, self._now(), outcome, check.request_id, traceparent)
+        answer = Answer(check.peer_id, self._vantage, self._now(), outcome, check.request_id, traceparent, inference)
         self._finished.put_nowait(_Finished(check, encode_answer(answer), reuse_ms))
 
     async def run(self) -> None:

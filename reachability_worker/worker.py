@@ -26,6 +26,7 @@ from reachability_worker.results import Results
 from reachability_worker.scripts import Scripts
 from reachability_worker.spans import check_span, note_outcome
 from shared.reachability import RENEWAL, WORKER_LEASE, Cause, DialOutcome
+from shared.snapshot import Verdict
 from shared.store import keys, stored
 from shared.store.clock import RedisClock
 from shared.tasks import Tasks, end
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis as AsyncRedis
 
     from reachability_worker.metrics import WorkerMetrics
+    from shared.inference import InferenceRequest, ServerInference
 
 CHECKS_PER_BATCH = 250
 WAIT_SECONDS = 1
@@ -56,6 +58,11 @@ class PeerProber(Protocol):
 
     async def probe(self, peer_id: str, deadline: float) -> DialOutcome:
         """Probe one peer until `deadline` (monotonic seconds). Never raises for what the peer does."""
+
+    async def infer(
+        self, peer_id: str, reached: DialOutcome, asked: InferenceRequest, deadline: float
+    ) -> ServerInference:
+        """Take two tokens through blocks of a peer that was reached. Never raises for what the peer does."""
 
 
 class ConcurrentWorker:
@@ -217,7 +224,10 @@ class ConcurrentWorker:
                 # This worker's fault: another worker may be able to probe the peer. Without one the api answers 503.
                 await self._hand_back([check.job_id])
             else:
-                self._results.put(check, outcome, span.traceparent)
+                inference = None
+                if check.inference is not None and outcome.verdict is Verdict.REACHABLE:
+                    inference = await self._prober.infer(check.peer_id, outcome, check.inference, check.deadline)
+                self._results.put(check, outcome, span.traceparent, inference)
 
     async def _probe(self, check: Check) -> DialOutcome:
         started = time.monotonic()

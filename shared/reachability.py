@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from shared.inference import ServerInference  # noqa: TC001 - msgspec reads the annotation
 from shared.snapshot import MAX_UNIX_SECONDS, Verdict
 
 if TYPE_CHECKING:
@@ -281,6 +282,8 @@ class Answer(msgspec.Struct, frozen=True):
     """Whose request the worker looked for; a verdict that is used again keeps its first one."""
     traceparent: str = ""
     """The look's span, where looks are traced: requests that share it link to it."""
+    inference: ServerInference | None = None
+    """What a step of inference showed, where one was asked for and the peer was reached."""
 
 
 _DECISIVE = (Verdict.REACHABLE, Verdict.UNREACHABLE, Verdict.UNKNOWN)

@@ -13,6 +13,8 @@ from typing import Any, Literal
 import msgspec
 from backports import zstd
 
+from shared.inference import ServerInference, Usability  # noqa: TC001 - msgspec reads the annotations
+
 SCHEMA_VERSION = 1
 """Raised only when an older reader would misread the document. New fields have defaults instead."""
 
@@ -119,6 +121,8 @@ class ServerReport(Announcement, frozen=True, gc=False, kw_only=True):
     """What the peer itself says against its record, which anyone can write; None where nothing does."""
     multiaddrs: tuple[str, ...] = ()
     location: Location | None = None
+    inference: ServerInference | None = None
+    """What its latest inference check proved, which may be older than the crawl; None where there was none."""
 
     @property
     def cache_tokens_left_per_block(self) -> int | None:
@@ -147,6 +151,8 @@ class ModelReport(msgspec.Struct, frozen=True, gc=False):
     official: bool = False
     limited: bool = False
     servers: tuple[ServerReport, ...] = ()
+    usability: Usability | None = None
+    """Whether a client gets tokens, by the latest chain through its servers; None where there was none."""
 
 
 class BootstrapPeer(msgspec.Struct, frozen=True, gc=False):
@@ -195,6 +201,8 @@ class Snapshot(msgspec.Struct, frozen=True, gc=False):
     """Servers that say they are online and that there was no time to dial: nobody looked at them."""
     private_swarm: bool = False
     crawler_peer_id: str | None = None
+    inference_peer_id: str | None = None
+    """The peer that makes the inference checks: what servers see in their logs."""
 
     def age(self, now: float) -> float:
         """Seconds since the crawl ended; never negative, whatever the clocks say."""

@@ -50,7 +50,8 @@ def _rank(item: pytest.Item) -> int:
 def pytest_sessionfinish(session: pytest.Session) -> object:
     """Keep what failed in a parallel run under the names that `--last-failed` compares: xdist adds "@group" to them."""
     result = yield
-    if (cache := session.config.cache) is not None and not hasattr(session.config, "workerinput"):
+    cache = getattr(session.config, "cache", None)  # mutmut runs without it
+    if cache is not None and not hasattr(session.config, "workerinput"):
         failed = cache.get("cache/lastfailed", {})
         cache.set("cache/lastfailed", {re.sub(r"@[\w-]+$", "", name): True for name in failed})
     return result
@@ -134,13 +135,13 @@ class PrivateSwarm:
     def call(self, coroutine, timeout=30):
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout)
 
-    def start(self, announcement=None, *, serves=True, announce=True):
+    def start(self, announcement=None, *, serves=True, announce=True, **more):
         """Start a server and write its records."""
         from deploy.demo.simulated_server import SimulatedServer
         from tests.support.announcing import announce as write_announcement
 
         peers = getattr(self, "initial_peers", None)
-        server = self.call(SimulatedServer.start(peers, announcement, serves=serves))
+        server = self.call(SimulatedServer.start(peers, announcement, serves=serves, **more))
         self._servers.append(server)
         if announcement is not None and announce:
             self.call(write_announcement(self.bootstrap, server.peer_id, announcement))

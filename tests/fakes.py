@@ -9,6 +9,7 @@ import time
 import base58
 import msgspec
 
+from shared.inference import InferenceOutcome, ServerInference
 from shared.judgement.coverage import coverage
 from shared.reachability import Cause, DialOutcome, Stage
 from shared.snapshot import (
@@ -60,6 +61,9 @@ class FakeProber:
         finally:
             self.looking -= 1
         return outcome
+
+    async def infer(self, peer, outcome, asked, deadline):
+        return ServerInference(InferenceOutcome.COMPUTED, (asked.start, asked.end), 1.0, 0.02, 0.01)
 
 
 def server(number: int, start: int, end: int, state: PeerState = PeerState.ONLINE, **more: object) -> ServerReport:

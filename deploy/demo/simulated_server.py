@@ -1,4 +1,4 @@
-"""Petals servers without a model: real hivemind nodes that announce blocks and answer `rpc_info`.
+"""Petals servers without a model: real hivemind nodes that announce blocks, and compute something in their place.
 
 For the demo, the tests and the benchmarks. Each has its own p2pd, so it can be closed, frozen and dialled like
 a genuine server; the wire format is petals' own (`ServerInfo.to_tuple`).
@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from shared.p2p import petals
-from shared.p2p.hivemind import DHTID, DHTNode, MSGPackSerializer, P2PContext, runtime_pb2
+from deploy.demo.simulated_inference import Computation, handler
+from shared.p2p.hivemind import DHTID, DHTNode, MSGPackSerializer
 from shared.p2p.petals import MODEL_INDEX_KEY, ModelInfo, ServerInfo, ServerState, block_key
 
 if TYPE_CHECKING:
@@ -68,20 +68,14 @@ class Announcement:
         return packed
 
 
-class TransformerConnectionHandler(petals.TransformerConnectionHandler):  # the name is the protocol's
-    """What a server that has its blocks answers."""
-
-    async def rpc_info(self, request: runtime_pb2.ExpertUID, context: P2PContext) -> runtime_pb2.ExpertInfo:
-        info = {"version": "2.2.0.post1", "dht_client_mode": False, "cache_tokens_available": 4096}
-        return runtime_pb2.ExpertInfo(serialized_info=MSGPackSerializer.dumps(info))
-
-
 class SimulatedServer:
     """One server. `announcement` may be None: then it is a DHT node that serves nothing (a bootstrap peer)."""
 
     def __init__(self, node: DHTNode, announcement: Announcement | None) -> None:
         self.node = node
         self.announcement = announcement
+        self.handler: Any = None
+        """Counts its sessions; None where it serves nothing."""
 
     @classmethod
     async def start(
@@ -93,6 +87,7 @@ class SimulatedServer:
         address: str = "127.0.0.1",
         port: int = 0,
         identity: Path | None = None,
+        computation: Computation = Computation(),  # noqa: B008 - frozen
     ) -> Self:
         """Start a node on a free port of 127.0.0.1. With `serves=False` it lacks the Petals handler.
 
@@ -100,9 +95,12 @@ class SimulatedServer:
         """
         keeps = {} if identity is None else {"identity_path": str(identity)}
         node = await DHTNode.create(initial_peers=initial_peers, host_maddrs=[f"/ip4/{address}/tcp/{port}"], **keeps)
+        server = cls(node, announcement)
         if announcement is not None and serves:
-            await TransformerConnectionHandler().add_p2p_handlers(node.p2p)
-        return cls(node, announcement)
+            its = announcement
+            server.handler = handler(its.model.dht_prefix, its.start, its.end, computation)
+            await server.handler.add_p2p_handlers(node.p2p)
+        return server
 
     @property
     def peer_id(self) -> str:

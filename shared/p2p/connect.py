@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
@@ -29,7 +29,8 @@ from shared.reachability import Cause
 from shared.tasks import awaited, end
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable
+    from collections.abc import AsyncIterator, Coroutine, Iterable
+    from pathlib import Path
 
     from shared.p2p.hivemind import P2P
 
@@ -55,9 +56,9 @@ class ProberNode(Daemon):
         """Petals versions by the peers' own word, of those that this daemon reached and asked."""
 
     @classmethod
-    async def open(cls) -> Self:
-        """Start a daemon; takes about 0.2 s. Raises `NodeError`."""
-        return cls(await start_p2pd("none"))
+    async def open(cls, identity: Path | None = None) -> Self:
+        """Start a daemon; takes about 0.2 s. `identity` is a file that keeps its peer id. Raises `NodeError`."""
+        return cls(await start_p2pd("none", identity))
 
 
 @dataclass
@@ -209,3 +210,32 @@ class Ways:
         self.relays_waited_for.discard(relay)
         self._slots.append(slot)
         await self._connect((circuit_through(relay),), relay)
+
+
+class NotConnectedError(Exception):
+    """No connection to the peer could be made from here: says nothing about the peer."""
+
+
+@asynccontextmanager
+async def connection(
+    prober_node: ProberNode, peer_id: str, addresses: Iterable[bytes], rules: AddressRules, *, within: float
+) -> AsyncIterator[None]:
+    """Hold a connection to a peer at known addresses, and give it back. Raises `NotConnectedError`.
+
+    Nobody else may use the peer's connections of this daemon meanwhile: they are closed at the end.
+    """
+    async with Ways(prober_node, peer_id, rules) as ways:
+        ways.add(addresses)
+        ended, connected = awaited(ways.ended()), awaited(ways.connected.wait())
+        try:
+            await asyncio.wait({ended, connected}, timeout=within, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await end(ended, connected)
+        if not ways.connected.is_set():
+            words = [failure.words for failure in ways.failures] or [repr(ways.error) if ways.error else "no answer"]
+            raise NotConnectedError(words[0])
+        try:
+            yield
+        finally:
+            with suppress(P2PDaemonError, OSError, EOFError):
+                await prober_node.disconnect(peer_id)

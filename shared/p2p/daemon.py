@@ -30,6 +30,7 @@ from shared.p2p.hivemind import (
 if TYPE_CHECKING:
     from asyncio import StreamReader, StreamWriter
     from collections.abc import Iterable
+    from pathlib import Path
 
 IPAddress: TypeAlias = IPv4Address | IPv6Address
 
@@ -59,12 +60,20 @@ def allow_many_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-async def start_p2pd(dht_mode: str) -> P2P:
-    """Start a daemon that does not listen; `dht_mode` is libp2p's own DHT: "client" or "none". Raises `NodeError`."""
+async def start_p2pd(dht_mode: str, identity: Path | None = None) -> P2P:
+    """Start a daemon that does not listen; `dht_mode` is libp2p's own DHT: "client" or "none". Raises `NodeError`.
+
+    `identity` is a file that keeps its peer id, and is made where there is none; without one the id is new.
+    """
     os.environ.setdefault("LIBP2P_SWARM_FD_LIMIT", str(SWARM_DIALS_AT_ONCE))  # the daemon inherits it
     try:
         return await P2PDaemon.create(
-            dht_mode=dht_mode, no_listen=True, auto_nat=False, nat_port_map=False, startup_timeout=START_TIMEOUT
+            dht_mode=dht_mode,
+            no_listen=True,
+            auto_nat=False,
+            nat_port_map=False,
+            startup_timeout=START_TIMEOUT,
+            identity_path=None if identity is None else str(identity),
         )
     except (P2PDaemonError, OSError) as error:
         raise NodeError(f"p2pd did not start: {error}") from error
@@ -102,15 +111,17 @@ class Daemon:
         return self._p2p._child.returncode is None  # noqa: SLF001
 
     async def close(self) -> None:
-        """End the daemon, whatever state it is in."""
+        """End the daemon, whatever state it is in, also where this is cancelled."""
         child = self._p2p._child  # noqa: SLF001
-        with suppress(Exception):
-            async with asyncio.timeout(2):
-                await self._p2p.shutdown()
-        if child.returncode is None:
-            with suppress(ProcessLookupError):
-                child.kill()
-            await child.wait()
+        try:
+            with suppress(Exception):
+                async with asyncio.timeout(2):
+                    await self._p2p.shutdown()
+        finally:
+            if child.returncode is None:
+                with suppress(ProcessLookupError):
+                    child.kill()
+                await child.wait()
         control = self._p2p._client.control  # noqa: SLF001
         for task in (control._read_task, control._write_task):  # noqa: SLF001 - a dead daemon's pipes; nobody else asks
             with suppress(asyncio.CancelledError, asyncio.InvalidStateError):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import ipaddress
 import re
+from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -195,6 +196,15 @@ def from_text(text: str) -> bytes:
         except ValueError as error:
             raise MalformedAddressError(f"{text!r}: bad value for {name!r}") from error
     return join(parts)
+
+
+def packed(texts: Iterable[str]) -> list[bytes]:
+    """Return addresses as bytes, but for those that this version cannot write."""
+    found = []
+    for text in texts:
+        with suppress(MalformedAddressError):
+            found.append(from_text(text))
+    return found
 
 
 def _value_bytes(code: int, text: str) -> bytes:

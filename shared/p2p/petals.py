@@ -17,7 +17,7 @@ import sys
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, AsyncIterator  # noqa: UP035 - hivemind knows this one by its name
 
 from shared.p2p.hivemind import P2PContext, PeerID, ServicerBase, hivemind_package, not_usable, runtime_pb2
 
@@ -113,3 +113,9 @@ class TransformerConnectionHandler(ServicerBase):  # type: ignore[misc]
 
     async def rpc_info(self, request: runtime_pb2.ExpertUID, context: P2PContext) -> runtime_pb2.ExpertInfo:
         raise NotImplementedError("only real servers and the simulated ones of the demo answer this")
+
+    async def rpc_inference(
+        self, requests: AsyncIterator[runtime_pb2.ExpertRequest], context: P2PContext
+    ) -> AsyncIterator[runtime_pb2.ExpertResponse]:
+        raise NotImplementedError("only real servers and the simulated ones of the demo answer this")
+        yield

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
+from shared.inference import ServerInference, Usability  # noqa: TC001 - msgspec reads the annotations
 from shared.judgement.swarm import BootstrapState, bootstrap_state
 from shared.peer_id import short_peer_id
 from shared.public.document import Document
@@ -106,6 +107,8 @@ class ServerRow(Document):
     reachability: Reachability
     conflict: str | None
     """What the peer itself says against its record, which anyone can write; null where nothing does."""
+    inference: ServerInference | None
+    """What its latest inference check proved, with its own age; null where there was none."""
     cache_tokens_left_per_block: int | UnsetType = UNSET
     """Absent where the server does not tell how much cache it has."""
 
@@ -121,6 +124,8 @@ class ModelReport(Document):
     dht_prefix: str
     official: bool
     limited: bool
+    usability: Usability | None
+    """Whether a client gets tokens, by the latest chain; null where there was none."""
     server_rows: tuple[ServerRow, ...]
 
 
@@ -162,6 +167,8 @@ class StateDocument(Document):
     """Servers that say they are online and that there was no time to dial."""
     unanswered_keys: int
     """DHT keys that did not answer in time: their blocks may have servers that nobody could see."""
+    inference_peer_id: str | None
+    """The peer that makes the inference checks: what servers see in their logs."""
 
 
 def state_document(snapshot: domain.Snapshot, *, show_addresses: bool = True) -> StateDocument:
@@ -186,6 +193,7 @@ def state_document(snapshot: domain.Snapshot, *, show_addresses: bool = True) ->
         refused_records=snapshot.refused.by_reason,
         undialled_servers=snapshot.undialled_servers,
         unanswered_keys=snapshot.unanswered_keys,
+        inference_peer_id=snapshot.inference_peer_id,
     )
 
 
@@ -219,6 +227,7 @@ def server_row(server: domain.ServerReport, pings_to_me: Pings, *, show_addresse
             rtt=server.rtt,
         ),
         conflict=server.conflict,
+        inference=server.inference,
         cache_tokens_left_per_block=UNSET if left is None else left,
     )
 
@@ -253,6 +262,7 @@ def _model_report(model: domain.ModelReport, show_addresses: bool) -> ModelRepor
         dht_prefix=model.dht_prefix,
         official=model.official,
         limited=model.limited,
+        usability=model.usability,
         server_rows=server_rows(model, show_addresses=show_addresses),
     )
 

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Iterator
 
+    from shared.inference import ServerInference
+
 VANTAGE = "default"
 QUEUE = queue_name(VANTAGE)
 FROZEN_SECONDS = 5.0
@@ -62,6 +64,9 @@ class SimulatedProber:
             await asyncio.sleep(min(self._frozen_seconds, max(0.0, deadline - time.monotonic())))
             return DialOutcome(Verdict.UNREACHABLE, Stage.SECURITY, Cause.FROZEN)
         return DialOutcome(Verdict.REACHABLE, Stage.ANSWERED, rtt=0.001, protocol_ok=True)
+
+    async def infer(self, *_: object) -> ServerInference:
+        raise NotImplementedError("the benchmark asks for none")
 
 
 def check_peer(peer: str, frozen_seconds: float) -> str:

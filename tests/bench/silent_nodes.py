@@ -23,14 +23,15 @@ from typing import TYPE_CHECKING, Any
 
 from crawler.crawl import crawl_once
 from crawler.settings import CrawlerSettings
-from deploy.demo.simulated_server import Announcement, Model, SimulatedServer, TransformerConnectionHandler
+from deploy.demo.simulated_inference import Computation, handler
+from deploy.demo.simulated_server import Announcement, Model, SimulatedServer
 from reachability_worker.prober import Prober
 from shared import logs
 from shared.p2p.connect import ProberNode
 from shared.p2p.dht_node import DHTClientNode
 from shared.p2p.hivemind import P2P, DHTNode, PeerID, runtime_pb2
 from shared.p2p.multiaddr import from_text
-from shared.p2p.petals import MODEL_INDEX_KEY, block_key
+from shared.p2p.petals import MODEL_INDEX_KEY, TransformerConnectionHandler, block_key
 from shared.p2p.swarm_settings import bootstrap_peers
 from shared.settings import Settings
 from shared.tasks import awaited, end
@@ -167,7 +168,7 @@ async def relay_row() -> dict[str, float]:
         trusted_relays=boot,
         initial_peers=boot,
     )
-    await TransformerConnectionHandler().add_p2p_handlers(hidden)
+    await handler("bench", 0, 1, Computation()).add_p2p_handlers(hidden)
     peer_id = str(hidden.peer_id)
     prober = Prober(bootstrap_peers(boot), check_timeout=DIAL_TIMEOUT, dials_at_once=16)
     running = awaited(prober.run())

@@ -23,7 +23,8 @@ import msgspec
 import uvloop
 
 from deploy import embedded_redis
-from deploy.demo.simulated_server import Announcement, Model, TransformerConnectionHandler
+from deploy.demo.simulated_inference import Computation, handler
+from deploy.demo.simulated_server import Announcement, Model
 from shared.p2p.connect import ProberNode
 from shared.p2p.daemon import P2PDaemon
 from shared.p2p.hivemind import (
@@ -182,7 +183,7 @@ class Swarm:
     async def _start_live(self) -> None:
         async with self._slots:
             p2p, address = await _listen(self._proxy)
-            await TransformerConnectionHandler().add_p2p_handlers(p2p)
+            await handler("bench-0-hf", 0, self._plan.blocks, Computation()).add_p2p_handlers(p2p)
         self._enter(str(p2p.peer_id), address)
         self._live[str(p2p.peer_id)] = p2p
 

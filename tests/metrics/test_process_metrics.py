@@ -46,7 +46,7 @@ async def test_the_api_counts_requests_by_route_and_the_lag_of_replies(redis_url
     assert read(registry, "petals_api_request_duration_seconds_count", route=IS_REACHABLE) == 4
     assert read(registry, "petals_api_cached_responses_total", path="/metrics") == 1
     assert read(registry, "petals_api_reply_lag_seconds_count") == 3
-    assert read(registry, "petals_api_reply_lag_seconds_sum") < 1
+    assert 0 <= read(registry, "petals_api_reply_lag_seconds_sum") < 3 * 9  # seconds that passed, not an instant
 
 
 async def test_callers_that_wait_and_checks_in_flight_are_seen(redis_url):

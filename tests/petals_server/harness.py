@@ -11,11 +11,14 @@ import subprocess
 import sysconfig
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deploy.embedded_redis import free_port
 from tests.petals_server.environment import PYTHON, build, is_installed
 from tests.petals_server.processes import Group
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 HERE = Path(__file__).parent
 
@@ -36,6 +39,8 @@ OFFLINE = {
 BOOTSTRAP_WITHIN = 30.0
 SERVER_WITHIN = 90.0
 """Seconds; an idle machine with 2 cores needs 2 and 6."""
+CLIENT_WITHIN = 90.0
+"""Seconds; an idle machine needs 10."""
 
 
 def reason_to_skip() -> str | None:
@@ -55,10 +60,28 @@ def venv() -> Path:
     return PYTHON
 
 
-def make_model(folder: Path, layers: int) -> Path:
-    """Return `folder` with a tiny random Llama of so many layers in it."""
-    _run([venv(), HERE / "make_model.py", folder, "--layers", str(layers)], folder.parent)
+def make_model(folder: Path, layers: int, kind: str = "good") -> Path:
+    """Return `folder` with a tiny random Llama of so many layers in it (make_model.py says of which kinds)."""
+    _run([venv(), HERE / "make_model.py", folder, "--layers", str(layers), "--kind", kind], folder.parent)
     return folder
+
+
+def run_client(  # noqa: PLR0917 - a client and its swarm
+    folder: Path, model: Path, dht_prefix: str, address: str, servers: Sequence[str], inputs: Sequence[Sequence[float]]
+) -> dict[str, Any]:
+    """Return what the genuine client gets from these servers (client.py says how)."""
+    asked = {
+        "model": str(model),
+        "dht_prefix": dht_prefix,
+        "initial_peers": [address],
+        "servers": list(servers),
+        "inputs": [list(one) for one in inputs],
+    }
+    (folder / "client.json").write_text(json.dumps(asked))
+    # Its DHT process outlives it and would hold a pipe open: its output goes to a file, its group is ended.
+    (folder / "client.log").unlink(missing_ok=True)
+    with Group("client", [venv(), HERE / "client.py", folder / "client.json"], folder, _environment(folder)) as client:
+        return dict(json.loads(client.wait_for_line(r"RESULT (\{.*\})", CLIENT_WITHIN).group(1)))
 
 
 def ask_as_petals(
@@ -144,6 +167,8 @@ class PetalsServer(Group):
         expiration: float = 60.0,
         reachability_api: str | None = None,
         relay: str | None = None,
+        torch_dtype: str = "float32",
+        attn_cache_tokens: int = 64,
     ) -> None:
         """Start it. `wait_until_started` waits. `folder` keeps its log and its identity, under its public name.
 
@@ -158,12 +183,12 @@ class PetalsServer(Group):
             "--host_maddrs": [maddr],
             "--identity_path": [folder / f"{public_name}.id"],
             "--device": ["cpu"],
-            "--torch_dtype": ["float32"],
+            "--torch_dtype": [torch_dtype],
             "--throughput": ["123.5"],
             "--public_name": [public_name],
             "--block_indices": [f"{blocks[0]}:{blocks[1]}"],
             "--num_handlers": ["1"],
-            "--attn_cache_tokens": ["64"],
+            "--attn_cache_tokens": [str(attn_cache_tokens)],
             "--update_period": [str(update_period)],
             "--expiration": [str(expiration)],
         }

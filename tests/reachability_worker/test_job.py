@@ -7,6 +7,7 @@ import zlib
 import pytest
 
 from reachability_worker.job import ANSWER_RESERVE, MAX_JOB_BYTES, BadJobError, read_check, read_job
+from shared.inference import InferenceRequest
 from shared.reachability import CHECK_FUNCTION
 from tests.fakes import peer_id
 
@@ -22,7 +23,7 @@ def packed(call):
 
 def test_a_check_of_a_peer_is_read():
     """The nonce behind the peer id is anything, also something with dashes cut off the right way."""
-    assert read_job(f"{PEER}-abc", packed([CHECK_FUNCTION, None, [PEER], {}])) == PEER
+    assert read_job(f"{PEER}-abc", packed([CHECK_FUNCTION, None, [PEER], {}])) == (PEER, None)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +51,16 @@ def test_only_a_check_of_the_named_peer_is_a_job(call, why):
         read_job(f"{PEER}-abc", packed(call))
 
 
+def test_a_job_may_ask_for_a_step_of_inference():
+    """Of some blocks of one model; what is none is no job."""
+    asked = {"dht_prefix": "model", "start": 2, "end": 5}
+    call = [CHECK_FUNCTION, None, [PEER, asked], {}]
+    assert read_job(f"{PEER}-a", packed(call)) == (PEER, InferenceRequest("model", 2, 5))
+    for wrong in ({"end": 2}, {"end": 10**9}, {"start": -1}, {"start": "2"}, {"dht_prefix": ""}, {"more": 1}):
+        with pytest.raises(BadJobError):
+            read_job(f"{PEER}-a", packed([CHECK_FUNCTION, None, [PEER, asked | wrong], {}]))
+
+
 @pytest.mark.parametrize("job_id", [PEER, f"{PEER}-a-b", f"x{PEER}-a", "-a", ""])
 def test_a_job_answers_under_its_own_peers_name_alone(job_id):
     with pytest.raises(BadJobError, match=NAMED):
@@ -69,7 +80,7 @@ def test_pickles_junk_and_bombs_are_refused(junk):
 def test_what_is_longer_than_a_job_can_be_is_cut_off():
     """White space around it counts, too."""
     call = json.dumps([CHECK_FUNCTION, None, [PEER], {}]).encode()
-    assert read_job(f"{PEER}-a", zlib.compress(call.rjust(MAX_JOB_BYTES))) == PEER
+    assert read_job(f"{PEER}-a", zlib.compress(call.rjust(MAX_JOB_BYTES))) == (PEER, None)
     with pytest.raises(BadJobError):
         read_job(f"{PEER}-a", zlib.compress(call.rjust(MAX_JOB_BYTES + 1)))
 
@@ -80,7 +91,7 @@ def test_a_check_ends_in_time_to_bring_its_answer_back():
     call = packed([CHECK_FUNCTION, None, [PEER], {}])
     check = read_check((f"{PEER}-a".encode(), call, 5_000, b"id-1", TRACEPARENT.encode()))
     assert before + 5.0 - ANSWER_RESERVE <= check.deadline <= time.monotonic() + 5.0 - ANSWER_RESERVE
-    assert check == (f"{PEER}-a", PEER, check.deadline, "id-1", TRACEPARENT)
+    assert check == (f"{PEER}-a", PEER, check.deadline, "id-1", TRACEPARENT, None)
 
 
 @pytest.mark.parametrize("hostile", [b"", b"\xff\xfe", b"a b", b"x" * 500, b'"\r\nX: y'])

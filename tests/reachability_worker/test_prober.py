@@ -8,8 +8,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from deploy.demo.simulated_inference import Computation
 from deploy.demo.simulated_server import Announcement, Model
 from reachability_worker.prober import Prober
+from shared.inference import InferenceOutcome, InferenceRequest
 from shared.reachability import Cause, Stage
 from shared.snapshot import Verdict
 from tests.fakes import peer_id
@@ -57,6 +59,23 @@ async def test_each_kind_of_peer_gets_its_verdict_and_evidence(swarm):
     assert bootstrap.verdict is Verdict.REACHABLE
 
 
+async def test_a_peer_that_was_reached_can_be_asked_to_compute(swarm):
+    """Within the time of the check; another model's blocks are refused, a server that hangs is a time-out."""
+    good = swarm.start(Announcement(MODEL, 0, 4))
+    hangs = swarm.start(Announcement(MODEL, 0, 4), computation=Computation(fault="silent"))
+    async with prober_in(swarm) as prober:
+        outcomes = {}
+        for server, prefix in ((good, "demo-model"), (good, "other"), (hangs, "demo-model")):
+            reached = await look(prober, server.peer_id)
+            asked = InferenceRequest(prefix, 0, 4)
+            found = await prober.infer(server.peer_id, reached, asked, time.monotonic() + 4)
+            outcomes[server.peer_id, prefix] = found.outcome
+        assert list(outcomes.values()) == [
+            InferenceOutcome.COMPUTED, InferenceOutcome.REFUSED, InferenceOutcome.TIMEOUT
+        ]  # fmt: skip
+        assert (await look(prober, good.peer_id)).verdict is Verdict.REACHABLE
+
+
 async def test_a_peer_that_comes_back_is_reachable_at_once(swarm):
     """p2pd answers "dial backoff" for seconds after a failure; that never becomes a verdict on a live peer."""
     server = swarm.start(Announcement(MODEL, 0, 4))
@@ -87,20 +106,24 @@ async def test_a_prober_cut_off_from_the_swarm_calls_nobody_unreachable(swarm):
         assert (await look(prober, live.peer_id)).verdict is Verdict.REACHABLE
 
 
-@pytest.mark.parametrize("which", ["dht_node", "prober_node"])
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
-async def test_a_lost_daemon_is_noticed_and_replaced(swarm, which, how):
+async def test_a_lost_daemon_is_noticed_and_replaced(swarm):
     """While a daemon of ours is dead or deaf, live peers are not called unreachable; then it heals."""
     live = swarm.start(Announcement(MODEL, 0, 4))
-    async with prober_in(swarm, check_timeout=2.0) as prober:
-        pid = getattr(prober, f"_{which}").daemon_pid
-        os.kill(pid, how)
-        outcome = await look(prober, live.peer_id, 5)
-        assert outcome.verdict is not Verdict.UNREACHABLE
-        deadline = time.monotonic() + 30
-        while (await look(prober, live.peer_id)).verdict is not Verdict.REACHABLE:
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.3)
+
+    async def lose(which, how):
+        async with prober_in(swarm, check_timeout=2.0) as prober:
+            os.kill(getattr(prober, f"_{which}").daemon_pid, how)
+            outcome = await look(prober, live.peer_id, 5)
+            assert outcome.verdict is not Verdict.UNREACHABLE, (which, how)
+            deadline = time.monotonic() + 30
+            while (await look(prober, live.peer_id)).verdict is not Verdict.REACHABLE:
+                assert time.monotonic() < deadline, (which, how)
+                await asyncio.sleep(0.3)
+
+    async with asyncio.TaskGroup() as probers:
+        for which in ("dht_node", "prober_node"):
+            for how in (signal.SIGKILL, signal.SIGSTOP):
+                probers.create_task(lose(which, how))
 
 
 async def test_waiting_for_a_slot_is_not_failing(swarm):

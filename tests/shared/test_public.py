@@ -77,6 +77,7 @@ FULL_ROW = {
         "rtt": 0.25,
     },
     "conflict": "other",
+    "inference": None,
     "cache_tokens_left_per_block": 10,
 }
 BARE_ROW = {
@@ -118,6 +119,7 @@ BARE_ROW = {
         "rtt": None,
     },
     "conflict": None,
+    "inference": None,
 }
 STATE = {
     "bootstrap_states": ["online", "unreachable", "online"],
@@ -132,6 +134,7 @@ STATE = {
             "dht_prefix": "lab-demo",
             "official": True,
             "limited": False,
+            "usability": None,
             "server_rows": [FULL_ROW, BARE_ROW],
         }
     ],
@@ -148,6 +151,7 @@ STATE = {
     "refused_records": {"bad_span": 2},
     "undialled_servers": 4,
     "unanswered_keys": 3,
+    "inference_peer_id": None,
 }
 
 

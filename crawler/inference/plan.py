@@ -1,0 +1,76 @@
+"""This module decides which servers are checked in a round, when, and with what: pure functions.
+
+A round is one period. A model's chain comes first; its servers have had their session then. All others have one
+session each, spread over the rest of the round. Where a server holds all blocks of a hop of the chain, it is given
+the hidden states that the hop was given, so that the two can be compared; else all servers are given the round's
+random ones.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING, NamedTuple
+
+from shared.inference import InferenceOutcome, ServerInference
+from shared.p2p.inference import TOKENS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from shared.p2p.chain import Link
+    from shared.snapshot import ServerReport
+
+OPT_OUT = "#no-inference-checks"
+"""A server whose public name holds this is never checked."""
+MIN_CACHE_TOKENS = 16
+"""Tokens per block: a server that announces fewer needs them for its users."""
+
+
+class Step(NamedTuple):
+    """What one server is given."""
+
+    blocks: tuple[int, int]
+    hop: Link | None
+    """The hop of the model's chain whose input is taken; None: the round's random one."""
+    adapter: str | None
+
+
+def not_asked(server: ServerReport, now: float) -> ServerInference | None:
+    """Return what is said instead of a server that is never asked, or not now; None for one that is asked."""
+    span = (server.span.start, server.span.end)
+    if OPT_OUT in (server.public_name or ""):
+        return ServerInference(InferenceOutcome.UNKNOWN, span, now, detail="not asked: its operator opted out")
+    left = server.cache_tokens_left_per_block
+    if left is not None and left < MIN_CACHE_TOKENS:
+        detail = f"not asked: it announces {left} tokens of attention cache per block"
+        return ServerInference(InferenceOutcome.BUSY, span, now, detail=detail)
+    return None
+
+
+def slot_of(peer_id: str, slots: int) -> int:
+    """Return in which slot of a round a server is checked: always the same one, evenly spread over all servers."""
+    return zlib.crc32(peer_id.encode()) % slots
+
+
+def choose_adapter(server: ServerReport, number: int) -> str | None:
+    """Return the adapter for a round: one of the server's in every second round, in turn."""
+    if not server.adapters or number % 2 == 0:
+        return None
+    return server.adapters[number // 2 % len(server.adapters)]
+
+
+def choose_step(server: ServerReport, hops: Sequence[Link], number: int) -> Step:
+    """Return what a server is given in the round of this number.
+
+    Its whole span; where it holds a hop of the chain and more, this hop in every second round.
+    """
+    span = (server.span.start, server.span.end)
+    adapter = choose_adapter(server, number)
+    held = [hop for hop in hops if span[0] <= hop.blocks[0] and hop.blocks[1] <= span[1] and len(hop.outputs) == TOKENS]
+    for hop in held:
+        if hop.blocks == span:
+            return Step(span, hop, adapter)
+    if held and number % 2 == 0:
+        hop = held[number // 2 % len(held)]
+        return Step(hop.blocks, hop, adapter)
+    return Step(span, None, adapter)
