@@ -139,7 +139,7 @@ def _begin(model: ModelReport, server: ServerReport, at: float, *, first: bool) 
     )
     if first:  # of a monitor that begins to watch everything is new
         return after, []
-    evidence = f"it serves blocks {_blocks(server.span.start, server.span.end)} of {words.cut(model.name, 60)}"
+    evidence = f"it serves blocks {_blocks(after)} of {words.cut(model.name, 60)}"
     change = _change(Kind.NEW, after, evidence, at)
     return after, [msgspec.structs.replace(change, end=at)]
 

@@ -25,6 +25,7 @@ The other modules of this package: `connection` connects; `stored` parses hostil
 | petals:changes:servers        | hash       | crawler; field = peer id and DHT prefix: what is known; 5,000          |
 | petals:contributors           | hash       | crawler; field = public name: time served; 2,000, a year after the last|
 | petals:incidents:told         | hash       | crawler; notices that the webhook got; 400 days after the last crawl   |
+| petals:notices:positions      | hash       | leading crawler; field = hash of a service: changes told so far; 400 d |
 | reachability:replies          | stream     | workers; trimmed to about 20,000 replies; a day                        |
 | reachability:vantages         | sorted set | workers; member = vantage, score = when its last lease ends (ms)       |
 | reachability:workers:V        | sorted set | workers of vantage V; member = worker, score = when its lease ends     |
@@ -55,6 +56,7 @@ CHANGES = "petals:changes"
 CHANGE_ENTRIES = "petals:changes:entries"
 WATCHED_SERVERS = "petals:changes:servers"
 CONTRIBUTORS = "petals:contributors"
+NOTICE_POSITIONS = "petals:notices:positions"
 
 REPLIES = "reachability:replies"
 VANTAGES = "reachability:vantages"
@@ -107,6 +109,7 @@ def of_the_crawler() -> dict[str, str]:
         CHANGE_ENTRIES: "hash",
         WATCHED_SERVERS: "hash",
         CONTRIBUTORS: "hash",
+        NOTICE_POSITIONS: "hash",
         closed_incidents(official=True): "stream",
         closed_incidents(official=False): "stream",
         **of_rq("incident-notices"),
