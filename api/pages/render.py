@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from api.pages import banner, cards, check, pings, rows, server, text
+from api.pages import banner, cards, check, contributors, pings, rows, server, text
 from api.pages import history as past
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
     from api.pages.view import CheckView, View
+    from shared.public.contributors import ContributorEntry
     from shared.snapshot import Snapshot
     from shared.store.history import ServerHistory
 
@@ -70,7 +71,7 @@ class Pages:
         )
         self._watch_script = f"/static/watch.js?v={_fingerprint('watch.js')}"
         self._alert_icon = f"/static/favicon-alert.svg?v={_fingerprint('favicon-alert.svg')}"
-        names = ("overview", "model", "server", "check", "problem", "incidents")
+        names = ("overview", "model", "server", "check", "problem", "incidents", "contributors", "contributor")
         self._templates = {name: self._environment.get_template(f"{name}.html") for name in names}
 
     def overview(self, view: View) -> str:
@@ -153,6 +154,27 @@ class Pages:
             left_out=left_out,
             stylesheet=past.stylesheet(),
         )
+
+    def contributors(self, view: View, entries: Sequence[ContributorEntry]) -> str:
+        """The ranking of contributors."""
+        shown = contributors.make_cards(entries)
+        return self._render(
+            "contributors",
+            _swarm_context(view, "Contributors", "contributors"),
+            cards=shown,
+            left_out=len(entries) - len(shown),
+            windows=[title for _, title in contributors.WINDOWS],
+            private=view.snapshot is not None and view.snapshot.private_swarm,
+        )
+
+    def contributor(self, view: View, entries: Sequence[ContributorEntry], name: str) -> str | None:
+        """One contributor; None where nothing under that name was ever reached."""
+        cards = contributors.make_cards(entries, len(entries))
+        card = next((card for card, entry in zip(cards, entries, strict=True) if entry.name == name), None)
+        if card is None:
+            return None
+        context = _swarm_context(view, f"Contributor {card.name.text}", "contributors")
+        return self._render("contributor", context, card=card, feed=self._feed("contributor", name))
 
     def check(self, *, peer_id: str | None, answer: CheckView | None, problem: str | None) -> str:
         """The form that asks about one peer and, given an `answer` or a `problem`, what came of it.

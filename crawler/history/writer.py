@@ -20,8 +20,9 @@ from crawler.history.commands import (
     server_commands,
     withdrawal_commands,
 )
+from crawler.history.contributors import contributor_commands
 from crawler.incidents import absent, decode_watch, judged
-from shared import changes, incidents
+from shared import changes, contributors, incidents
 from shared.snapshot import ModelState, PeerState, Snapshot
 from shared.store import keys, stored
 from shared.store.rings import LOOKS, MINUTE, Resolution, unpack_look
@@ -115,8 +116,9 @@ class HistoryWriter:
         reading.hgetall(keys.OPEN_INCIDENTS)
         reading.getrange(keys.HISTORY_LOOKS, LOOKS.offset(hour), LOOKS.offset(hour) + LOOKS.width - 1)
         reading.hgetall(keys.WATCHED_SERVERS)
+        reading.hgetall(keys.CONTRIBUTORS)
         reading.time()
-        head, watched, opened, look, known, time = await reading.execute(raise_on_error=False)
+        head, watched, opened, look, known, served, time = await reading.execute(raise_on_error=False)
         head, look = stored.answered("history", head, b""), stored.answered("history", look, b"")
         now, _ = stored.answered("history", time, (at, 0))
         last = stored.read("history", stored.number, head) or 0.0 if head else 0.0
@@ -145,6 +147,8 @@ class HistoryWriter:
         names = {name.encode() for name in seen}
         commands += [("HDEL", keys.WATCHED_SERVERS, name) for name in known if name not in names]
         commands += server_changes(seen, snapshot, at)
+        served = _readable("contributor", stored.answered("contributor", served, {}), contributors.decode)
+        commands += contributor_commands(served, snapshot, at, last_crawl=last)
         of_models = len(models) * len(Resolution)
         rings, of_servers = found[:of_models], found[of_models:]
 
