@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from starlette.staticfiles import StaticFiles
 from api.pages import Pages
 from api.pages.render import STATIC_DIR
 from deploy.embedded_redis import free_port
+from shared.public.contributors import ranking
 from tests import page_snapshots as made
 from tests.support.chromium import ARGUMENTS, CHROMIUM
 
@@ -45,6 +47,8 @@ class Site:
         self.events_work = True
         self.closing = False
         self.page_fetches = 0
+        self.change = None
+        """The event that streams of changes carry."""
         self.fixed = _fixed_pages(self.pages)
         routes = [
             Route("/", self.overview),
@@ -88,7 +92,8 @@ class Site:
             return HTMLResponse("gone", 404)
 
         async def stream():
-            sent, told = None, None
+            sent, told, carried = None, None, self.change
+            carries_changes = bool(request.query_params)
             while not self.closing and not await request.is_disconnected():
                 if sent != self.view.snapshot_id:
                     sent = self.view.snapshot_id
@@ -96,6 +101,9 @@ class Site:
                 if told != self.view.status:
                     told = self.view.status
                     yield f"event: status\ndata: {told.attempted_at}\n\n"
+                if carries_changes and carried != self.change:
+                    carried = self.change
+                    yield f"event: change\ndata: {carried}\n\n"
                 await asyncio.sleep(0.05)
 
         return StreamingResponse(stream(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
@@ -120,6 +128,9 @@ def _fixed_pages(pages):
         "check": pages.check(peer_id=None, answer=None, problem=None),
         "check-refused": pages.check(peer_id=made.EVIL, answer=None, problem="the peer id is not base58"),
     }
+    listed = ranking(made.contributors(), None, made.NOW)
+    views["contributors"] = pages.contributors(hostile, listed)
+    views["contributor"] = pages.contributor(hostile, listed, made.EVIL) or ""
     outcomes = {
         "reached": (made.REACHED,),
         "timed-out": (made.TIMED_OUT, made.REACHED),
@@ -133,7 +144,7 @@ def _fixed_pages(pages):
 
 FIXED = [
     *("waiting", "failed", "stale", "private-empty", "hostile", "hostile-model", "hostile-server"),
-    *("unreachable-server", "problem", "check", "check-refused"),
+    *("contributors", "contributor", "unreachable-server", "problem", "check", "check-refused"),
     *("check-reached", "check-timed-out", "check-joining", "check-unknown"),
 ]
 PATHS = ["/", "/models/StableBeluga2-hf", "/models/falcon-180B-chat", *(f"/fixed/{name}" for name in FIXED)]
@@ -395,3 +406,31 @@ def test_the_keyboard_reaches_everything(browser, site):
         expect(page.locator("main")).to_be_focused()
         page.keyboard.press("Tab")
         assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+
+
+@pytest.mark.parametrize("path", ["/", "/models/StableBeluga2-hf", "/fixed/unreachable-server", "/fixed/contributor"])
+def test_what_is_watched_tells_in_title_and_icon(browser, site, path):
+    """A change is counted in the title, marks the icon and is read out; it is still watched after a reload."""
+    with opened(browser, site, path) as page:
+        button, icon = page.get_by_role("button", name="Watch"), page.locator('link[rel="icon"]')
+        quiet, title = icon.get_attribute("href"), page.title()
+        button.click()
+        page.reload()
+        expect(button).to_have_attribute("aria-pressed", "true")
+        page.wait_for_timeout(300)  # its stream is open
+        site.change = json.dumps({"id": path, "title": "Server …abc is unreachable", "text": f"Since {time.time()}."})
+        expect(page.locator(".watch [role=status]")).to_contain_text("Server …abc is unreachable. Since")
+        expect(page).to_have_title(f"(1) {title}")
+        assert "favicon-alert" in icon.get_attribute("href")
+        button.click()
+        expect(page).to_have_title(title)
+        assert icon.get_attribute("href").endswith(quiet.rpartition("/")[2])
+        page.reload()
+        expect(button).to_have_attribute("aria-pressed", "false")
+
+
+def test_watching_without_script_is_a_feed(browser, site):
+    """The link leads to the feed of what the page shows, and there is no button that does nothing."""
+    with opened(browser, site, "/models/StableBeluga2-hf", java_script_enabled=False) as page:
+        assert page.locator(".watch a").get_attribute("href") == "/changes.atom?model=StableBeluga2-hf"
+        assert page.locator(".watch button").count() == 0
