@@ -62,13 +62,13 @@ while ARGV[at] do
     local old = redis.call('HGET', KEYS[8], id)
     if old then redis.pcall('XDEL', KEYS[7], old) end
     redis.call('HSET', KEYS[8], id, redis.call('XADD', KEYS[7], '*', 'id', id, 'change', ARGV[at + 3]))
-    redis.call('EXPIRE', KEYS[7], 2678400)
-    redis.call('EXPIRE', KEYS[8], 2678400)
   else
     redis.call(unpack(ARGV, at + 1, at + parts))
   end
   at = at + parts + 1
 end
+redis.call('EXPIRE', KEYS[7], 2678400)
+redis.call('EXPIRE', KEYS[8], 2678400)
 while true do
   local first = redis.call('XRANGE', KEYS[7], '-', '+', 'COUNT', 1)[1]
   if not first then break end
