@@ -1,5 +1,7 @@
 """The judge of the Internet in a box: which rows it calls wrong."""
 
+import importlib
+
 import pytest
 
 from tests.internet import table
@@ -61,3 +63,8 @@ def test_what_does_not_is_wrong(situation, found, about):
 def test_a_row_that_is_missing_is_told():
     """An empty run is no table of right verdicts."""
     assert f"{len(SITUATIONS)} situations, {len(SITUATIONS)} wrong" in table.markdown([])
+
+
+def test_the_program_inside_the_box_can_be_loaded():
+    """It runs where no other test looks, and builds on the product's names."""
+    assert importlib.import_module("tests.internet.program").run
