@@ -90,7 +90,7 @@ class CrawlerSettings(SwarmSettings):
         (),
         description="Services that are told of changes, as addresses of apprise (https://appriseit.com/services/); "
         "needs the extra [notify].",
-        examples=["mailto://USER:PASSWORD@HOST?to=ADDRESS,slack://TOKEN"],
+        examples=["mailto://USER:PASSWORD@example.org?to=me@example.org"],
     )
     notify_models: Annotated[tuple[str, ...] | Literal["official", "all"], CommaSeparated] = Field(
         "official",
