@@ -8,6 +8,7 @@ import time
 import pytest
 
 from shared.snapshot import PeerState, Verdict
+from shared.store import keys
 from tests.api.past import ATOM, HOSTILE, client_of, crawl, parse_xml
 from tests.fakes import model, peer_id, server, snapshot
 
@@ -128,3 +129,30 @@ async def test_pages_name_their_feed(client):
         html = (await client.get(path, headers={"accept": "text/html"})).text
         assert f'<link rel="alternate" type="application/atom+xml" title="Changes" href="{feed}">' in html
         assert f'<a class="button" href="{feed}"' in html
+
+
+async def test_a_feed_reader_understands_them(client):
+    """feedparser, which many readers are built on, finds nothing to complain of, and all that it shows."""
+    feedparser = pytest.importorskip("feedparser", reason="a development tool")
+    for path in ("/changes.atom", "/incidents.atom", f"/changes.atom?server={peer_id(9)}"):
+        feed = feedparser.parse((await client.get(path)).content)
+        assert not feed.bozo, feed.get("bozo_exception")
+        assert feed.version == "atom10"
+        assert feed.feed.updated_parsed.tm_year >= 2025
+        for entry in feed.entries:
+            assert entry.id.startswith("urn:uuid:")
+            assert entry.link.startswith(str(client.base_url))
+            assert entry.updated_parsed >= entry.published_parsed
+
+
+async def test_junk_in_redis_costs_itself_alone(redis, client):
+    """Entries that are no changes and counters that are none are passed over; what is good stays."""
+    for junk in ({"change": b"\xff"}, {"id": "x"}, {"change": b"\x81\xa2id\xa1x"}):
+        await redis.xadd(keys.CHANGES, junk)
+    await redis.hset(keys.CONTRIBUTORS, mapping={"junk": b"\x93\x01", b"\xff": b"\xff"})
+    await redis.hset(keys.WATCHED_SERVERS, mapping={"junk": b"\xff"})
+    await crawl(redis, *crawls(time.time() + 120, "--", name=HOSTILE))
+    found = await until(lambda: client.get("/api/v1/changes"), lambda answer: answer.json()["changes"][0]["times"] == 2)
+    assert len(found.json()["changes"]) == 1
+    assert (await client.get("/api/v1/contributors")).status_code == 200
+    assert await redis.hexists(keys.WATCHED_SERVERS, "junk") == 0
