@@ -65,6 +65,7 @@ def test_a_row_that_is_missing_is_told():
     assert f"{len(SITUATIONS)} situations, {len(SITUATIONS)} wrong" in table.markdown([])
 
 
-def test_the_program_inside_the_box_can_be_loaded():
-    """It runs where no other test looks, and builds on the product's names."""
-    assert importlib.import_module("tests.internet.program").run
+@pytest.mark.parametrize("program", ["program", "server_with_clock"])
+def test_the_programs_inside_the_box_can_be_loaded(program):
+    """They run where no other test looks, and build on the product's names."""
+    assert importlib.import_module(f"tests.internet.{program}").main
