@@ -61,7 +61,12 @@ while ARGV[at] do
     local id = ARGV[at + 2]
     local old = redis.call('HGET', KEYS[8], id)
     if old then redis.pcall('XDEL', KEYS[7], old) end
-    redis.call('HSET', KEYS[8], id, redis.call('XADD', KEYS[7], '*', 'id', id, 'change', ARGV[at + 3]))
+    local added = redis.pcall('XADD', KEYS[7], '*', 'id', id, 'change', ARGV[at + 3])
+    if type(added) == 'table' then -- the stream is at its last id: it is begun anew
+      redis.call('DEL', KEYS[7], KEYS[8])
+      added = redis.call('XADD', KEYS[7], '*', 'id', id, 'change', ARGV[at + 3])
+    end
+    redis.call('HSET', KEYS[8], id, added)
   else
     redis.call(unpack(ARGV, at + 1, at + parts))
   end

@@ -176,3 +176,13 @@ async def test_an_incident_is_a_change_of_its_model(redis):
     entries = [changes.decode(fields[b"change"]) for _, fields in await redis.xrange(keys.CHANGES)]
     assert [entry.end for entry in entries if entry.id == outage.id] == [START + 180.0]
     assert peer_id(1)[-6:] in changes.sentence(outage)
+
+
+async def test_a_stream_at_its_end_is_begun_anew(redis):
+    """Whoever wrote the last id that a stream can have stops neither the changes nor the history."""
+    await redis.xadd(keys.CHANGES, {"id": "x"}, id="18446744073709551615-18446744073709551615")
+    at = iter(range(9))
+    crawls = (reached(), reached(2)), (reached(), reached(2)), (reached(), refused(2)), (reached(), refused(2))
+    await record(redis, *(snapshot(model(servers=each), taken_at=START + 60.0 * next(at)) for each in crawls))
+    ((_, fields),) = await redis.xrange(keys.CHANGES)
+    assert changes.decode(fields[b"change"]).kind is Kind.DOWN
