@@ -9,12 +9,16 @@ import socket
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from crawler.crawl import crawl_once
 from crawler.diagnose import Finding, diagnose
+from crawler.history.daily_export import DailyExport
+from crawler.history.move import MoveError, export_to, import_from
+from crawler.history.weekly_report import WeeklyReports
 from crawler.history.writer import HistoryWriter
 from crawler.inference.rounds import InferenceChecks
 from crawler.leader import Leadership
@@ -54,10 +58,13 @@ EXIT_INTERRUPTED = 130
 
 def main() -> int:
     arguments, settings = begin(_parser(), CrawlerSettings)
-    by_hand = arguments.once or arguments.diagnose or arguments.watch or arguments.test_notice
+    moves = arguments.export_file is not None or arguments.import_file is not None
+    by_hand = arguments.once or arguments.diagnose or arguments.watch or arguments.test_notice or moves
     logs.configure(settings, "crawler", by_hand=by_hand)
     if arguments.test_notice:
         return _test_notice(settings)
+    if moves:
+        return _move(settings, arguments)
     allow_many_files()
     if by_hand:
         with suppress(KeyboardInterrupt):
@@ -76,9 +83,29 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--diagnose", action="store_true", help="say step by step what can be seen, and what is wrong")
     parser.add_argument("--watch", action="store_true", help="draw the picture again after each crawl, without Redis")
     parser.add_argument("--test-notice", action="store_true", help="send every receiver of notices an example, end")
+    moving = parser.add_mutually_exclusive_group()
+    moving.add_argument(
+        "--export", dest="export_file", type=Path, metavar="FILE", help="write the whole history into a new file"
+    )
+    moving.add_argument(
+        "--import", dest="import_file", type=Path, metavar="FILE", help="read it into a Redis that has none"
+    )
     parser.add_argument("--format", choices=("json", "text"), default="json", help="what --once prints")
     parser.add_argument("--json", action="store_true", help="write JSON, with --watch a line per crawl")
     return parser
+
+
+def _move(settings: CrawlerSettings, arguments: argparse.Namespace) -> int:
+    try:
+        if arguments.export_file is not None:
+            done = export_to(settings.redis_url, arguments.export_file)
+        else:
+            done = import_from(settings.redis_url, arguments.import_file)
+    except MoveError as error:
+        print(f"The history was not moved: {error}.", file=sys.stderr)  # noqa: T201
+        return 1
+    print(done)  # noqa: T201
+    return 0
 
 
 async def _by_hand(settings: CrawlerSettings, arguments: argparse.Namespace) -> int:
@@ -161,6 +188,12 @@ async def _run(settings: CrawlerSettings) -> None:
             if settings.notify_urls:
                 told = _operator_notices(settings, redis, leadership, metrics, clock)
                 beside.keep("operator_notices", told.run)
+            beside.keep("weekly_reports", WeeklyReports(redis, leadership, now=clock.now).run)
+            if settings.export_folder is not None:
+                export = DailyExport(
+                    redis, settings.export_folder, leadership, now=clock.now, days_kept=settings.export_days
+                )
+                beside.keep("daily_export", export.run)
             await crawling
     except asyncio.CancelledError:
         pass

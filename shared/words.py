@@ -74,7 +74,7 @@ def ago(moment: float, now: float) -> str:
 
 def period(seconds: float) -> str:
     """`minute`, `90 seconds`: what stands after "every"."""
-    if math.isfinite(seconds) and seconds >= MINUTE and seconds % MINUTE:
+    if MINUTE <= seconds < math.inf and seconds % MINUTE:
         return count(round(seconds), "second")
     return duration(seconds).removeprefix("1 ")
 
@@ -82,6 +82,11 @@ def period(seconds: float) -> str:
 def utc(seconds: float) -> datetime:
     """Unix seconds as a time; whatever a clock or a record says, it is one that can be printed."""
     return datetime.fromtimestamp(min(max(seconds, 0), _MAX_UNIX_TIME) if seconds == seconds else 0, UTC)  # noqa: PLR0124
+
+
+def rfc3339(seconds: float) -> str:
+    """`2026-11-25T13:00:00Z`, of Unix seconds."""
+    return f"{utc(seconds):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def number(value: float | None) -> str:

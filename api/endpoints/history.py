@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 async def model(request: Request) -> PreparedResponse:
-    """A model's slots at `?resolution=minute` (a day), `hour` (30 days, the default) or `day` (a year)."""
+    """A model's slots at `?resolution=minute` (a day), `hour` (30 days, the default) or `day` (five years)."""
     services = services_of(request)
     prefix: str = request.path_params["dht_prefix"]
     given = request.query_params.get("resolution", Resolution.HOUR.value)

@@ -42,10 +42,13 @@ async def page(request: Request) -> PreparedResponse:
 
 
 async def _past(history: HistoryCache, prefix: str) -> ModelPast:
-    hours, minutes, incidents = await asyncio.gather(
-        history.model(prefix), history.model(prefix, Resolution.MINUTE), history.incidents()
+    hours, minutes, days, incidents = await asyncio.gather(
+        history.model(prefix),
+        history.model(prefix, Resolution.MINUTE),
+        history.model(prefix, Resolution.DAY),
+        history.incidents(),
     )
-    return ModelPast(hours, minutes, tuple(incident for incident in incidents if incident.dht_prefix == prefix))
+    return ModelPast(hours, minutes, days, tuple(incident for incident in incidents if incident.dht_prefix == prefix))
 
 
 async def models(request: Request) -> PreparedResponse:

@@ -9,7 +9,19 @@ import msgspec
 
 from api.http.headers import CORS, JSON, PROBLEM_JSON
 from api.responses.prepared import PreparedResponse
-from shared.public import changes, check, contributors, health, history, incidents, models, problem, state
+from shared.public import (
+    changes,
+    check,
+    contributors,
+    data,
+    health,
+    history,
+    incidents,
+    models,
+    problem,
+    reports,
+    state,
+)  # fmt: skip
 from shared.public.schema import schemas
 
 if TYPE_CHECKING:
@@ -29,6 +41,9 @@ DOCUMENTS = (
     changes.ChangesDocument,
     contributors.ContributorsDocument,
     contributors.ContributorDocument,
+    data.DataDocument,
+    reports.ReportsDocument,
+    reports.ReportDocument,
     problem.ProblemDocument,
 )
 _REF = "#/components/schemas/{name}"
@@ -52,6 +67,20 @@ _CONTRIBUTOR = {
     "required": True,
     "description": "The public name that servers announce: claimed, as anyone can announce any name.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 64},
+}
+_FILE = {
+    "name": "name",
+    "in": "path",
+    "required": True,
+    "description": "A name that `/api/v1/data` lists, as `crawls-2026-11-25.csv.gz`.",
+    "schema": {"type": "string", "maxLength": 64},
+}
+_WEEK = {
+    "name": "week",
+    "in": "path",
+    "required": True,
+    "description": "A week that `/api/v1/reports` lists, named as by ISO 8601: `2026-W48`.",
+    "schema": {"type": "string", "maxLength": 16},
 }
 _WORDS = {
     304: "The client has it already (If-None-Match).",
@@ -162,6 +191,14 @@ def _paths() -> dict[str, dict[str, Any]]:
             errors=(400,), pictures=(404, 503),
         ),
         "/incidents.atom": _media("Outages as an Atom feed", "application/atom+xml", errors=(503,)),
+        "/api/v1/data": _json("The files of the daily export", "DataDocument", errors=(503,)),
+        "/data": _media("The files of the daily export for people", "text/html", errors=(503,)),
+        "/data/{name}": _media("One file of the daily export", "application/gzip", _FILE, errors=(404,), pages=True),
+        "/api/v1/reports": _json("Weeks that have a report", "ReportsDocument", errors=(503,)),
+        "/api/v1/reports/{week}": _json("What a week was like", "ReportDocument", _WEEK, errors=(404, 503)),
+        "/reports": _media("Weekly reports for people", "text/html", errors=(503,)),
+        "/reports/{week}": _media("What a week was like, for people", "text/html", _WEEK, errors=(404, 503)),
+        "/reports.atom": _media("Weekly reports as an Atom feed", "application/atom+xml", errors=(503,)),
         "/swarm.txt": _media(
             "The swarm as a picture of text", "text/plain",
             _query("color", {"type": "string"}, "`1` for terminal colours."), errors=(503,),
@@ -201,14 +238,15 @@ def _media(
     errors: tuple[int, ...] = (),
     pictures: tuple[int, ...] = (),
     others: tuple[int, ...] = (),
+    pages: bool = False,
 ) -> dict[str, Any]:
     shown = {media_type: {"schema": {"type": "string"}}}
     responses = {"200": _content("Found.", shown), **_words(*others), **_problems(errors)}
     for status, told in _problems(pictures).items():  # the router has no picture of what is no name at all
         responses[status] = _content(told["description"], shown | told["content"])
-    if media_type == "text/html":
+    if media_type == "text/html" or pages:  # people open it: its errors are pages for them
         for code in errors:
-            responses[str(code)]["content"] |= shown
+            responses[str(code)]["content"] |= {"text/html": {"schema": {"type": "string"}}}
     return {"summary": summary, "parameters": list(parameters), "responses": responses}
 
 
@@ -232,7 +270,7 @@ def _problems(statuses: tuple[int, ...]) -> dict[str, Any]:
 
 
 def _resolution() -> dict[str, Any]:
-    words = "`minute`: a day; `hour`: 30 days; `day`: a year."
+    words = "`minute`: a day; `hour`: 30 days; `day`: five years."
     return _query("resolution", {"enum": ["minute", "hour", "day"], "default": "hour"}, words)
 
 

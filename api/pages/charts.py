@@ -26,6 +26,22 @@ class Window(NamedTuple):
 
 
 WINDOWS = (Window("24 hours", "24h", 24, 1), Window("7 days", "7d", 168, 4), Window("30 days", "30d", 720, 24))
+YEAR = Window("year", "1y", 52 * 168, 168)
+
+
+class Span(NamedTuple):
+    """How much time a line shows, in steps; every `mark` seconds the time is written, in this `form`."""
+
+    name: str
+    seconds: int
+    step: int
+    mark: int
+    form: str
+
+
+DAY_SPAN = Span("24 hours", 86400, 600, 6 * HOUR, "%H:%M")
+MONTH_SPAN = Span("30 days", 30 * 86400, 4 * HOUR, 7 * 86400, "%d %b")
+YEAR_SPAN = Span("year", 366 * 86400, 2 * 86400, 61 * 86400, "%d %b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +87,12 @@ def uptime_bars(hours: Mapping[int, tuple[int, int]], now: float, uptimes: Mappi
     return [_row(hours, current, window, uptimes.get(window.name)) for window in WINDOWS]
 
 
+def year_bars(days: Mapping[int, tuple[int, int]], now: float, uptime: float | None) -> Bars:
+    """Draw `{day: (looked, good)}` (days since 1970) as a bar a week, up to the day of now."""
+    last_hour = int(now // DAY_SPAN.seconds) * 24 + 23
+    return _row({day * 24: looks for day, looks in days.items()}, last_hour, YEAR, uptime)
+
+
 def _row(hours: Mapping[int, tuple[int, int]], current: int, window: Window, uptime: float | None) -> Bars:
     title, span, each = window.title, window.hours, window.hours_a_bar
     count = span // each
@@ -106,12 +128,15 @@ def percent(share: float) -> str:
 
 
 def line_chart(
-    points: Iterable[tuple[float, float]], *, title: str, unit: str, start: float, end: float, step: float
+    points: Iterable[tuple[float, float]], *, title: str, unit: str, now: float, span: Span = DAY_SPAN
 ) -> Line | None:
-    """Draw (time, value) points, in order, between `start` and `end`; None without any.
+    """Draw (time, value) points, in order, of the span up to now; None without any.
 
-    Values of one `step` (seconds) are averaged; a step without any breaks the line.
+    Values of one step are averaged; a step without any breaks the line.
     """
+    step = span.step
+    end = now // step * step + step
+    start = end - span.seconds
     buckets: dict[int, list[float]] = {}
     for time, value in points:
         if start <= time < end:
@@ -129,7 +154,7 @@ def line_chart(
     values = list(means.values())
     last = means[max(means)]
     label = (
-        f"{title}, last 24 hours: at least {text.number(min(values))}, at most {text.number(max(values))}, "
+        f"{title}, last {span.name}: at least {text.number(min(values))}, at most {text.number(max(values))}, "
         f"{text.number(last)} {unit} at the end."
     )
     return Line(
@@ -140,7 +165,7 @@ def line_chart(
         area="".join(f"{_path(run, width)}V100H{run[0][0]:.1f}Z" for run in runs),
         top=text.number(top),
         middle=text.number(top / 2),
-        ticks=_time_ticks(start, end),
+        ticks=_time_ticks(start, end, span),
     )
 
 
@@ -151,11 +176,11 @@ def _path(run: Sequence[tuple[float, float]], width: float) -> str:
     return f"M{first_x:.1f} {first_y:.1f}{steps}H{run[-1][0] + width:.1f}"
 
 
-def _time_ticks(start: float, end: float, every: int = 6 * HOUR) -> tuple[tuple[str, str], ...]:
-    first = int(start // every + 1) * every
+def _time_ticks(start: float, end: float, span: Span) -> tuple[tuple[str, str], ...]:
+    first = int(start // span.mark + 1) * span.mark
     marks = [
-        (f"{100 * (time - start) / (end - start):.2f}%", f"{text.utc(time):%H:%M}")
-        for time in range(first, int(end), every)
+        (f"{100 * (time - start) / (end - start):.2f}%", text.utc(time).strftime(span.form))
+        for time in range(first, int(end), span.mark)
     ]
     return tuple(marks)
 

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from api.pages import charts, text
 from shared.incidents import Incident, Outcome, summary
-from shared.store.rings import MINUTE, Resolution
+from shared.store.rings import MINUTE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from shared.store.history import ModelHistory, ServerHistory
 
 PAGES_DIR = Path(__file__).resolve().parent
-DAY = 86400
-CHART_STEP = 600.0
-"""Seconds that one step of a line shows."""
 MAX_ON_MODEL_PAGE = 5
 
 
@@ -35,6 +32,7 @@ class ModelPast:
 
     hours: ModelHistory
     minutes: ModelHistory
+    days: ModelHistory
     incidents: tuple[Incident, ...] = ()
 
 
@@ -56,26 +54,34 @@ class Event:
 
 
 def model_history_html(history: ModelPast) -> Markup:
-    """Uptime bars, charts of a day, and the last incidents."""
-    hours, minutes = history.hours, history.minutes
-    now = hours.read_at
-    start = now // CHART_STEP * CHART_STEP - DAY + CHART_STEP
-    looks = {slot.slot: (slot.looks, slot.healthy) for slot in hours.slots}
-    ring = Resolution.MINUTE.ring
-    window = {"start": start, "end": start + DAY, "step": CHART_STEP}
-    series = [
-        ("Servers online", "servers", [(slot.slot * ring.step, slot.online) for slot in minutes.slots]),
-        ("Blocks covered", "blocks", [(slot.slot * ring.step, float(slot.covered_blocks)) for slot in minutes.slots]),
-        ("Least throughput", "tokens/s", [(slot.slot * ring.step, slot.slowest_block) for slot in minutes.slots]),
-    ]
-    lines = [charts.line_chart(points, title=title, unit=unit, **window) for title, unit, points in series]
+    """Uptime bars, charts of a day, a month and a year, and the last incidents."""
+    hours, days, now = history.hours, history.days, history.hours.read_at
+    rows = charts.uptime_bars(_looks(hours), now, hours.uptimes())
+    rows.append(charts.year_bars(_looks(days), now, days.uptime(charts.YEAR.hours // 24)))
+    spans = ((history.minutes, charts.DAY_SPAN), (hours, charts.MONTH_SPAN), (days, charts.YEAR_SPAN))
+    lines = [(span.name, _lines(level, span, now)) for level, span in spans]
     return _render(
         "model_history",
-        rows=charts.uptime_bars(looks, now, hours.uptimes()),
-        lines=[line for line in lines if line is not None],
+        rows=rows,
+        lines=[(name, drawn) for name, drawn in lines if drawn],
         events=[make_event(incident, now) for incident in history.incidents[:MAX_ON_MODEL_PAGE]],
-        known=bool(looks),
+        known=bool(hours.slots or days.slots),
     )
+
+
+def _looks(history: ModelHistory) -> dict[int, tuple[int, int]]:
+    return {slot.slot: (slot.looks, slot.healthy) for slot in history.slots}
+
+
+def _lines(history: ModelHistory, span: charts.Span, now: float) -> list[charts.Line]:
+    step = history.resolution.ring.step
+    series = [
+        ("Servers online", "servers", [(slot.slot * step, slot.online) for slot in history.slots]),
+        ("Blocks covered", "blocks", [(slot.slot * step, float(slot.covered_blocks)) for slot in history.slots]),
+        ("Least throughput", "tokens/s", [(slot.slot * step, slot.slowest_block) for slot in history.slots]),
+    ]
+    drawn = [charts.line_chart(points, title=title, unit=unit, now=now, span=span) for title, unit, points in series]
+    return [line for line in drawn if line is not None]
 
 
 def server_history_html(history: ServerHistory) -> Markup:

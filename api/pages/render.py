@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from api.pages import banner, cards, check, contributors, pings, rows, server, text
+from api.pages import banner, cards, charts, check, contributors, pings, rows, server, text
 from api.pages import history as past
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from api.pages.view import CheckView, View
     from shared.public.contributors import ContributorEntry
+    from shared.public.data import DataDocument, DataFile
+    from shared.public.reports import ReportDocument
     from shared.snapshot import Snapshot
     from shared.store.history import ServerHistory
 
@@ -36,6 +38,8 @@ MAX_MODEL_ROWS = 1_000
 """Servers listed on a model's page; of more, the fastest. The JSON has all. That many take 58 kB to send."""
 MAX_CONTRIBUTORS = 12
 MAX_ISSUES = 200
+MAX_DAYS = 400
+"""Days of the export that are listed."""
 MAX_CHIPS = 8
 """Models named in the verdict."""
 
@@ -63,15 +67,23 @@ class Pages:
             lstrip_blocks=True,
         )
         self._environment.filters.update(cut=text.cut, period=text.period, iso=_iso, utc=_utc, count=text.count)
+        self._environment.filters.update(
+            percent=charts.percent, duration=text.duration, number=text.number,
+            model_href=text.model_href, server_href=text.server_href, day=_day,
+        )  # fmt: skip
         self._environment.globals.update(
             # A page never runs with the style or the script of another version of itself.
             css=f"/static/app.css?v={_fingerprint('app.css')}",
             js=f"/static/app.js?v={_fingerprint('app.js')}",
+            data_css=f"/static/data.css?v={_fingerprint('data.css')}",
             icon=f"/static/favicon.svg?v={_fingerprint('favicon.svg')}",
         )
         self._watch_script = f"/static/watch.js?v={_fingerprint('watch.js')}"
         self._alert_icon = f"/static/favicon-alert.svg?v={_fingerprint('favicon-alert.svg')}"
-        names = ("overview", "model", "server", "check", "problem", "incidents", "contributors", "contributor")
+        names = (
+            "overview", "model", "server", "check", "problem", "incidents", "contributors", "contributor",
+            "data", "reports", "report",
+        )  # fmt: skip
         self._templates = {name: self._environment.get_template(f"{name}.html") for name in names}
 
     def overview(self, view: View) -> str:
@@ -176,6 +188,33 @@ class Pages:
         context = _swarm_context(view, f"Contributor {card.name.text}", "contributors")
         return self._render("contributor", context, card=card, feed=self._feed("contributor", name))
 
+    def data(self, view: View, document: DataDocument, *, exports: bool) -> str:
+        """The files of the daily export by day; `exports` is whether this monitor writes any."""
+        days: dict[str, dict[str, list[DataFile]]] = {}
+        for file in document.files:
+            days.setdefault(file.day, {}).setdefault(file.kind, []).append(file)
+        return self._render(
+            "data",
+            _swarm_context(view, "Open data", "data"),
+            days=list(days.items())[:MAX_DAYS],
+            left_out=max(0, len(days) - MAX_DAYS),
+            exports=exports,
+        )
+
+    def reports(self, view: View, weeks: Sequence[str]) -> str:
+        """The weeks that have a report, the newest first."""
+        return self._render("reports", _swarm_context(view, "Weekly reports", "reports"), weeks=weeks)
+
+    def report(self, view: View, report: ReportDocument) -> str:
+        """What a week was like."""
+        return self._render(
+            "report",
+            _swarm_context(view, f"Week {report.week}", "reports"),
+            report=report,
+            contributors=[(text.shown_name(name), blocks) for name, blocks in report.contributors.items()],
+            stylesheet=past.stylesheet(),
+        )
+
     def check(self, *, peer_id: str | None, answer: CheckView | None, problem: str | None) -> str:
         """The form that asks about one peer and, given an `answer` or a `problem`, what came of it.
 
@@ -269,6 +308,10 @@ def _contributors(snapshot: Snapshot) -> list[tuple[text.Shown, str]]:
 
 def _iso(seconds: float) -> str:
     return f"{text.utc(seconds):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _day(seconds: float) -> str:
+    return f"{text.utc(seconds):%-d %B %Y}"
 
 
 def _utc(seconds: float) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 UPTIME_WINDOWS = {"24h": 24, "7d": 7 * 24, "30d": 30 * 24}
 """Hours."""
+KEYS_PER_READ = 500
 
 
 class ModelHistory(msgspec.Struct, frozen=True):
@@ -32,12 +33,13 @@ class ModelHistory(msgspec.Struct, frozen=True):
 
     def uptimes(self) -> dict[str, float | None]:
         """Return the share of crawls that found the model healthy, by window (None without any), from hourly slots."""
-        result: dict[str, float | None] = {}
-        for name, hours in UPTIME_WINDOWS.items():
-            since = int(self.read_at // HOUR) - hours
-            counted = [slot for slot in self.slots if slot.slot > since]
-            result[name] = _share(sum(slot.healthy for slot in counted), sum(slot.looks for slot in counted))
-        return result
+        return {name: self.uptime(hours) for name, hours in UPTIME_WINDOWS.items()}
+
+    def uptime(self, slots: int) -> float | None:
+        """Return the share of the crawls of the last slots that found the model healthy; None without any crawl."""
+        since = self.resolution.ring.slot(self.read_at) - slots
+        counted = [slot for slot in self.slots if slot.slot > since]
+        return _share(sum(slot.healthy for slot in counted), sum(slot.looks for slot in counted))
 
 
 class ServerHistory(msgspec.Struct, frozen=True):
@@ -101,6 +103,61 @@ class HistoryReader:
         reading.hgetall(keys.CONTRIBUTORS)
         found = stored.answered("contributor", (await reading.execute(raise_on_error=False))[0], {})
         return await asyncio.to_thread(_contributors, found)  # 2,000 take some 20 ms
+
+    async def models(self) -> list[str]:
+        """Return the DHT prefixes of all models with a history."""
+        return await self._members(keys.HISTORY_MODELS)
+
+    async def servers(self) -> list[str]:
+        """Return the peer ids of all servers with a history."""
+        return await self._members(keys.HISTORY_SERVERS)
+
+    async def hours_of_servers(self, now: float) -> dict[str, tuple[ServerRecord, bytes]]:
+        """Return each server's header and packed hours (`unpack_hours`). `now` is Unix seconds."""
+        peers = await self.servers()
+        found: dict[str, tuple[ServerRecord, bytes]] = {}
+        for first in range(0, len(peers), KEYS_PER_READ):
+            some = peers[first : first + KEYS_PER_READ]
+            reading = self._redis.pipeline(transaction=False)
+            for peer_id in some:
+                reading.get(keys.history_of_server(peer_id))
+            for peer_id, answer in zip(some, await reading.execute(raise_on_error=False), strict=True):
+                data = stored.answered("history", answer, b"") or b""
+                record = unpack_header(data)
+                if record is not None and record.first_seen <= now:
+                    found[peer_id] = (record, data)
+        return found
+
+    async def looks(self, now: float) -> dict[int, int]:
+        """Return `{hour: minutes in which a crawl saw the swarm}`, without hours that have none."""
+        reading = self._redis.pipeline(transaction=False)
+        reading.get(keys.HISTORY_LOOKS)
+        data = stored.answered("history", (await reading.execute(raise_on_error=False))[0], b"")
+        return unpack_looks(data or b"", now)
+
+    async def ended_incidents(self, since: float, until: float) -> list[Incident]:
+        """Return incidents whose end was recorded at `since <= time < until` (Unix seconds), the oldest first.
+
+        Each is in one such stretch alone: its entry's id is the time at which it was recorded, which never changes.
+        """
+        first, last = f"{since * 1000:.0f}", f"({until * 1000:.0f}"
+        reading = self._redis.pipeline(transaction=False)
+        for official in (True, False):
+            reading.xrange(keys.closed_incidents(official=official), first, last)
+        packed = [
+            fields.get(b"incident", b"")
+            for answer in await reading.execute(raise_on_error=False)
+            for _, fields in stored.answered("incident", answer, ())
+        ]
+        found = [stored.read("incident", incidents.decode, data) for data in packed]
+        return sorted((each for each in found if each is not None), key=lambda each: (each.start, each.id))
+
+    async def _members(self, index: str) -> list[str]:
+        reading = self._redis.pipeline(transaction=False)
+        reading.zrange(index, 0, -1)
+        answer = stored.answered("history", (await reading.execute(raise_on_error=False))[0], ())
+        names = [stored.read("history", stored.text, member) for member in answer]
+        return sorted(name for name in names if name is not None)
 
     async def incidents(self) -> tuple[Incident, ...]:
         """Return open and ended incidents, the newest first."""

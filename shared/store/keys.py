@@ -26,6 +26,7 @@ The other modules of this package: `connection` connects; `stored` parses hostil
 | petals:contributors           | hash       | crawler; field = public name: time served; 2,000, a year after the last|
 | petals:incidents:told         | hash       | crawler; notices that the webhook got; 400 days after the last crawl   |
 | petals:notices:positions      | hash       | leading crawler; field = hash of a service: changes told so far; 400 d |
+| petals:reports                | hash       | crawler; field = week, as 2026-W48: its report as JSON; at most 260    |
 | reachability:replies          | stream     | workers; trimmed to about 20,000 replies; a day                        |
 | reachability:vantages         | sorted set | workers; member = vantage, score = when its last lease ends (ms)       |
 | reachability:workers:V        | sorted set | workers of vantage V; member = worker, score = when its lease ends     |
@@ -51,6 +52,7 @@ HISTORY_SERVERS = "petals:history:servers"
 INCIDENT_WATCH = "petals:incidents:watch"
 OPEN_INCIDENTS = "petals:incidents:open"
 INCIDENTS_TOLD = "petals:incidents:told"
+REPORTS = "petals:reports"
 
 CHANGES = "petals:changes"
 CHANGE_ENTRIES = "petals:changes:entries"
@@ -110,6 +112,7 @@ def of_the_crawler() -> dict[str, str]:
         WATCHED_SERVERS: "hash",
         CONTRIBUTORS: "hash",
         NOTICE_POSITIONS: "hash",
+        REPORTS: "hash",
         closed_incidents(official=True): "stream",
         closed_incidents(official=False): "stream",
         **of_rq("incident-notices"),

@@ -104,7 +104,7 @@ async def test_pages_show_the_past_under_their_own_policy(client, path):
     assert (await client.get(sheet)).status_code == 200
     charts = [each for tag, each in elements if tag == "svg" and each.get("class") in ("u-bars", "curve")]
     assert all(chart["role"] == "img" and chart["aria-label"] for chart in charts)
-    assert len(charts) == {"/models/official/demo": 6, "/incidents": 0}.get(path, 3)
+    assert len(charts) == {"/models/official/demo": 13, "/incidents": 0}.get(path, 3)
 
 
 async def test_the_page_says_what_was_down(client):
