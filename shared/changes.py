@@ -26,7 +26,7 @@ MAX_TEXT = 1_024
 MAX_TIMES = 1_000_000
 
 
-class Kind(StrEnum):
+class ChangeKind(StrEnum):
     """What changed."""
 
     OUTAGE = "outage"
@@ -53,7 +53,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     """Times are Unix seconds."""
 
     id: str
-    kind: Kind
+    kind: ChangeKind
     dht_prefix: str
     model: str
     """The model's name."""
@@ -88,7 +88,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def path(self) -> str:
         """The page that shows it, below the monitor's address."""
-        if self.kind is Kind.OUTAGE:
+        if self.kind is ChangeKind.OUTAGE:
             return f"/incidents#{self.id}"
         return f"/servers/{self.peer_id}"
 
@@ -110,12 +110,12 @@ class ChangeFilter(NamedTuple):
 
 def severity(change: Change) -> Severity:
     """Return how urgent a change is while it lasts."""
-    if change.kind is Kind.OUTAGE:
+    if change.kind is ChangeKind.OUTAGE:
         return Severity.CRITICAL
-    return Severity.WARNING if change.kind is Kind.DOWN else Severity.INFO
+    return Severity.WARNING if change.kind is ChangeKind.DOWN else Severity.INFO
 
 
-def change_id(kind: Kind, peer_id: str, dht_prefix: str, start: float) -> str:
+def change_id(kind: ChangeKind, peer_id: str, dht_prefix: str, start: float) -> str:
     """Return the id of a change: the same whichever crawler finds it."""
     return hashlib.sha256(f"{kind}\0{peer_id}\0{dht_prefix}\0{start!r}".encode(errors="replace")).hexdigest()[:24]
 
@@ -125,7 +125,7 @@ def of_incident(incident: Incident, summary: str, updated: float) -> Change:
     blocks = f"{incident.covered_blocks} of {words.count(incident.num_blocks, 'block')} were left at worst."
     return Change(
         id=incident.id,
-        kind=Kind.OUTAGE,
+        kind=ChangeKind.OUTAGE,
         dht_prefix=incident.dht_prefix,
         model=incident.name,
         start=incident.start,
@@ -139,15 +139,15 @@ def of_incident(incident: Incident, summary: str, updated: float) -> Change:
 def title(change: Change) -> str:
     """Return one line: who, and what."""
     model = words.cut(change.model, 60) or words.cut(change.dht_prefix, 60) or "(nameless)"
-    if change.kind is Kind.OUTAGE:
+    if change.kind is ChangeKind.OUTAGE:
         return f"{model} is broken" if change.lasts else f"{model} works again"
     server = f"Server …{words.clean(change.peer_id or '')[-6:]}"
     match change.kind:
-        case Kind.MOVED:
+        case ChangeKind.MOVED:
             return f"{server} moved to other blocks"
-        case Kind.UPDATED:
+        case ChangeKind.UPDATED:
             return f"{server} runs another version"
-        case Kind.NEW:
+        case ChangeKind.NEW:
             return f"{server} is new"
     if change.times > 1:
         return f"{server} is flapping" if change.lasts else f"{server} was flapping"
@@ -158,9 +158,9 @@ def sentence(change: Change) -> str:
     """Return what happened, since when, how often and why: "unreachable since 14:02: …; back after 12 min."."""
     evidence = words.clean(change.evidence).rstrip(".")
     why = f": {evidence}" if evidence else ""
-    if change.kind is Kind.NEW:
+    if change.kind is ChangeKind.NEW:
         return f"Reached for the first time at {_at(change.start)}{why}."
-    if change.kind in (Kind.MOVED, Kind.UPDATED):
+    if change.kind in (ChangeKind.MOVED, ChangeKind.UPDATED):
         often = "At " if change.times == 1 else f"{change.times:,} times since {_at(change.start)}, last at "
         return f"{often}{_at(change.updated)}{why}."
     state = words.clean(change.state).capitalize()

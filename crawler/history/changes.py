@@ -13,7 +13,7 @@ import msgspec
 
 from crawler.history.script import change_command
 from shared import changes, words
-from shared.changes import MAX_EVIDENCE, Change, Kind
+from shared.changes import MAX_EVIDENCE, Change, ChangeKind
 from shared.reachability import Cause, message
 from shared.snapshot import MAX_UNIX_SECONDS, PeerState, Verdict
 from shared.store import keys
@@ -140,7 +140,7 @@ def _begin(model: ModelReport, server: ServerReport, at: float, *, first: bool) 
     if first:  # of a monitor that begins to watch everything is new
         return after, []
     evidence = f"it serves blocks {_blocks(after)} of {words.cut(model.name, 60)}"
-    change = _change(Kind.NEW, after, evidence, at)
+    change = _change(ChangeKind.NEW, after, evidence, at)
     return after, [msgspec.structs.replace(change, end=at)]
 
 
@@ -158,12 +158,12 @@ def _step(before: Watched, model: ModelReport, server: ServerReport, at: float) 
         after = msgspec.structs.replace(after, down=down)
     if (before.start, before.end) != (after.start, after.end):
         evidence = f"from blocks {_blocks(before)} to {_blocks(after)}"
-        moved = _again(Kind.MOVED, before.moved, after, evidence, at)
+        moved = _again(ChangeKind.MOVED, before.moved, after, evidence, at)
         made.append(moved)
         after = msgspec.structs.replace(after, moved=moved)
     if before.version is not None and after.version is not None and before.version != after.version:
         evidence = f"from {words.cut(before.version, 40)} to {words.cut(after.version, 40)}"
-        updated = _again(Kind.UPDATED, before.updated, after, evidence, at)
+        updated = _again(ChangeKind.UPDATED, before.updated, after, evidence, at)
         made.append(updated)
         after = msgspec.structs.replace(after, updated=updated)
     return after, made
@@ -212,12 +212,12 @@ def _down(before: Watched, state: str, evidence: str, at: float) -> tuple[Watche
             last_start=start,
         )
     else:
-        down = _change(Kind.DOWN, before, suspect.evidence, start)
+        down = _change(ChangeKind.DOWN, before, suspect.evidence, start)
         down = msgspec.structs.replace(down, updated=at, state=suspect.state)
     return msgspec.structs.replace(before, suspect=None, down=down), [down]
 
 
-def _again(kind: Kind, old: Change | None, watched: Watched, evidence: str, at: float) -> Change:
+def _again(kind: ChangeKind, old: Change | None, watched: Watched, evidence: str, at: float) -> Change:
     if old is not None and _goes_on(old, old.updated, at, SETTLED_WINDOW):
         return msgspec.structs.replace(old, updated=at, end=at, times=old.times + 1, evidence=evidence, last_start=at)
     return msgspec.structs.replace(_change(kind, watched, evidence, at), end=at)
@@ -227,7 +227,7 @@ def _goes_on(old: Change, ended: float, at: float, window: float) -> bool:
     return 0 <= at - ended <= window and at - old.start <= MAX_LENGTH and old.times < changes.MAX_TIMES
 
 
-def _change(kind: Kind, watched: Watched, evidence: str, start: float) -> Change:
+def _change(kind: ChangeKind, watched: Watched, evidence: str, start: float) -> Change:
     return Change(
         id=changes.change_id(kind, watched.peer_id, watched.dht_prefix, start),
         kind=kind,

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, time
 from typing import TYPE_CHECKING, NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from shared.changes import Kind, Severity, sentence, severity, title
+from shared.changes import ChangeKind, Severity, sentence, severity, title
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -91,8 +91,8 @@ def message(changes: Sequence[Change], monitor_url: str | None) -> Message:
 
 def _tone(worst: Change) -> str:
     if worst.lasts:
-        return "failure" if worst.kind is Kind.OUTAGE else "warning"
-    return "success" if worst.kind in (Kind.OUTAGE, Kind.DOWN) else "info"
+        return "failure" if worst.kind is ChangeKind.OUTAGE else "warning"
+    return "success" if worst.kind in (ChangeKind.OUTAGE, ChangeKind.DOWN) else "info"
 
 
 def _paragraph(change: Change, monitor_url: str | None) -> str:

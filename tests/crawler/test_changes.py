@@ -6,7 +6,7 @@ import msgspec
 
 from crawler.history.changes import MAX_LENGTH, Watched, decode_watched, server_changes
 from shared import changes
-from shared.changes import Kind
+from shared.changes import ChangeKind
 from shared.snapshot import PeerState, Verdict
 from shared.store import keys
 from tests.crawler.recording import START, record
@@ -116,7 +116,7 @@ def test_moves_updates_and_new_servers():
     stored.crawl(NOON, reached(version="1"))
     assert not stored.changes  # a monitor that begins finds nothing new
     stored.crawl(NOON + 60, *FOUND["v"], reached(2))
-    assert {change.kind for change in stored.changes.values()} == {Kind.UPDATED, Kind.NEW}
+    assert {change.kind for change in stored.changes.values()} == {ChangeKind.UPDATED, ChangeKind.NEW}
 
 
 def test_a_server_that_no_probe_reached_has_no_changes():
@@ -169,7 +169,7 @@ async def test_an_incident_is_a_change_of_its_model(redis):
     at = iter(range(9))
     await record(redis, *(snapshot(each, taken_at=START + 60.0 * next(at)) for each in (whole, half, half)))
     entries = [changes.decode(fields[b"change"]) for _, fields in await redis.xrange(keys.CHANGES)]
-    outage = next(entry for entry in entries if entry.kind is Kind.OUTAGE)
+    outage = next(entry for entry in entries if entry.kind is ChangeKind.OUTAGE)
     assert outage.lasts
     assert "4 of 8 blocks" in changes.sentence(outage)
     await record(redis, *(snapshot(whole, taken_at=START + 60.0 * n) for n in (3, 4)))
@@ -185,4 +185,4 @@ async def test_a_stream_at_its_end_is_begun_anew(redis):
     crawls = (reached(), reached(2)), (reached(), reached(2)), (reached(), refused(2)), (reached(), refused(2))
     await record(redis, *(snapshot(model(servers=each), taken_at=START + 60.0 * next(at)) for each in crawls))
     ((_, fields),) = await redis.xrange(keys.CHANGES)
-    assert changes.decode(fields[b"change"]).kind is Kind.DOWN
+    assert changes.decode(fields[b"change"]).kind is ChangeKind.DOWN

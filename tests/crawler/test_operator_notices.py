@@ -18,7 +18,7 @@ from crawler.notify.digest import MAX_TOLD, Choice, message, parse_quiet_hours
 from crawler.notify.operator_notices import OperatorNotices
 from crawler.notify.services import split_urls
 from crawler.settings import CrawlerSettings
-from shared.changes import Change, Kind, Severity
+from shared.changes import Change, ChangeKind, Severity
 from shared.snapshot import PeerState, Verdict
 from shared.store import keys
 from shared.store.clock import RedisClock
@@ -30,7 +30,7 @@ __all__ = ["receiver"]
 OFFICIAL = ("official",)
 
 
-def change(kind=Kind.OUTAGE, **more):
+def change(kind=ChangeKind.OUTAGE, **more):
     given = {"id": "a", "kind": kind, "dht_prefix": "official", "model": "A model", "start": 0.0, "updated": 60.0,
              "state": "broken", "evidence": "The port refuses."}  # fmt: skip
     return Change(**{**given, **more})
@@ -47,11 +47,15 @@ def chosen(models="official", servers=(), contributors=(), least=Severity.CRITIC
         (chosen(), change(dht_prefix="another"), False),
         (chosen("all"), change(dht_prefix="another"), True),
         (chosen(("another",)), change(dht_prefix="another"), True),
-        (chosen(), change(Kind.DOWN), False),
-        (chosen(least=Severity.WARNING), change(Kind.DOWN), True),
-        (chosen((), ("P",), (), Severity.INFO), change(Kind.MOVED, peer_id="P", dht_prefix="another"), True),
-        (chosen((), (), ("Ada",), Severity.INFO), change(Kind.MOVED, contributor="Ada", dht_prefix="another"), True),
-        (chosen((), (), ("Ada",), Severity.INFO), change(Kind.MOVED), False),
+        (chosen(), change(ChangeKind.DOWN), False),
+        (chosen(least=Severity.WARNING), change(ChangeKind.DOWN), True),
+        (chosen((), ("P",), (), Severity.INFO), change(ChangeKind.MOVED, peer_id="P", dht_prefix="another"), True),
+        (
+            chosen((), (), ("Ada",), Severity.INFO),
+            change(ChangeKind.MOVED, contributor="Ada", dht_prefix="another"),
+            True,
+        ),
+        (chosen((), (), ("Ada",), Severity.INFO), change(ChangeKind.MOVED), False),
         (chosen(), change(times=3), False),
         (chosen(), change(times=4), True),
     ],
@@ -87,7 +91,7 @@ def test_quiet_hours_that_are_none(text):
 
 def test_a_message_says_what_since_when_why_and_where():
     """The worst comes first, many are one message, and it stays short."""
-    down = change(Kind.DOWN, id="b", peer_id="Qm123456", state="unreachable")
+    down = change(ChangeKind.DOWN, id="b", peer_id="Qm123456", state="unreachable")
     told = message([down, change()], "https://monitor.example/")
     assert told.title == "Petals: 2 changes, first: A model is broken"
     assert told.body == (
