@@ -14,6 +14,7 @@ from api.lists.pages import ListPages
 from api.metrics.process import ProcessMetrics
 from api.pages import Pages
 from api.pages.search import named
+from api.responses.changes import ChangeLog
 from api.responses.history_cache import READS_AT_ONCE, HistoryCache
 from api.responses.on_demand import OnDemandResponses
 from api.responses.prepared import PreparedResponses
@@ -21,6 +22,7 @@ from api.responses.swarm import Swarm
 from shared import tracing
 from shared.peer_id import BadPeerIdError, parse_peer_id
 from shared.resolve import Directory, Kind
+from shared.store.changes import ChangesReader
 from shared.store.clock import RedisClock
 from shared.store.connection import connect
 from shared.store.history import HistoryReader
@@ -67,6 +69,7 @@ class Services:
         self.history = HistoryCache(
             HistoryReader(self._history_redis), Reports(self._history_redis), now=self.clock.now
         )
+        self.changes = ChangeLog(ChangesReader(self._redis), self.swarm.tell)
         self.checks = CheckClient(self._redis, self.tasks, max_queued=settings.max_queued_checks)
         self.request_rate = RequestRate(self._redis)
         self._directory: tuple[Snapshot | None, Directory] | None = None
@@ -87,6 +90,7 @@ class Services:
         if self.settings.api_metrics_port:
             self.metrics.serve(self.settings.api_metrics_port, self.settings.metrics_host)
         self.swarm.start(self.tasks)
+        self.changes.start(self.tasks)
         self.checks.start()
         await self.swarm.first_read(FIRST_READ_TIMEOUT)
 

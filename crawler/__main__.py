@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,8 +24,11 @@ from crawler.inference.rounds import InferenceChecks
 from crawler.leader import Leadership
 from crawler.loop import CrawlLoop
 from crawler.metrics import CrawlerMetrics
+from crawler.notify.digest import Choice, parse_quiet_hours
 from crawler.notify.incident_notices import IncidentNotices
 from crawler.notify.notice_queue import NoticeQueue
+from crawler.notify.operator_notices import OperatorNotices
+from crawler.notify.trial import try_all
 from crawler.notify.webhook import Webhook, parse_target
 from crawler.observe.observation import SwarmUnavailableError
 from crawler.observe.observer import Observer
@@ -44,6 +48,7 @@ from shared.text_picture import text_picture
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
 
     from redis.asyncio import Redis
 
@@ -54,8 +59,10 @@ EXIT_INTERRUPTED = 130
 def main() -> int:
     arguments, settings = begin(_parser(), CrawlerSettings)
     moves = arguments.export_file is not None or arguments.import_file is not None
-    by_hand = arguments.once or arguments.diagnose or arguments.watch or moves
+    by_hand = arguments.once or arguments.diagnose or arguments.watch or arguments.test_notice or moves
     logs.configure(settings, "crawler", by_hand=by_hand)
+    if arguments.test_notice:
+        return _test_notice(settings)
     if moves:
         return _move(settings, arguments)
     allow_many_files()
@@ -75,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--once", action="store_true", help="crawl once without Redis, print the state, end")
     parser.add_argument("--diagnose", action="store_true", help="say step by step what can be seen, and what is wrong")
     parser.add_argument("--watch", action="store_true", help="draw the picture again after each crawl, without Redis")
+    parser.add_argument("--test-notice", action="store_true", help="send every receiver of notices an example, end")
     moving = parser.add_mutually_exclusive_group()
     moving.add_argument(
         "--export", dest="export_file", type=Path, metavar="FILE", help="write the whole history into a new file"
@@ -177,6 +185,9 @@ async def _run(settings: CrawlerSettings) -> None:
                 beside.keep("inference", inference.run)
             if settings.incident_webhook_url is not None:
                 beside.keep("incident_notices", _notices(settings, redis, leadership, metrics, clock).run)
+            if settings.notify_urls:
+                told = _operator_notices(settings, redis, leadership, metrics, clock)
+                beside.keep("operator_notices", told.run)
             beside.keep("weekly_reports", WeeklyReports(redis, leadership, now=clock.now).run)
             if settings.export_folder is not None:
                 export = DailyExport(
@@ -193,19 +204,55 @@ async def _run(settings: CrawlerSettings) -> None:
 def _notices(
     settings: CrawlerSettings, redis: Redis, leadership: Leadership, metrics: CrawlerMetrics, clock: RedisClock
 ) -> IncidentNotices:
-    assert settings.incident_webhook_url is not None  # noqa: S101 - called where there is one
-    secret = settings.incident_webhook_secret
-    webhook = Webhook(
-        parse_target(settings.incident_webhook_url),
-        secret=None if secret is None else secret.get_secret_value().encode(),
-        allow_private=settings.incident_webhook_allow_private,
-        now=clock.now,
-    )
+    webhook = _webhook(settings, clock.now)
+    assert webhook is not None  # noqa: S101 - called where there is one
     queue = NoticeQueue(
         connect_sync(settings.redis_url), webhook.deliver, lambda outcome: metrics.notices.labels(outcome).inc()
     )
     official_only = settings.incident_webhook_models == "official"
     return IncidentNotices(redis, leadership, queue, clock, official_only=official_only)
+
+
+def _webhook(settings: CrawlerSettings, now: Callable[[], float]) -> Webhook | None:
+    secret = settings.incident_webhook_secret
+    if settings.incident_webhook_url is None:
+        return None
+    return Webhook(
+        parse_target(settings.incident_webhook_url),
+        secret=None if secret is None else secret.get_secret_value().encode(),
+        allow_private=settings.incident_webhook_allow_private,
+        now=now,
+    )
+
+
+def _operator_notices(
+    settings: CrawlerSettings, redis: Redis, leadership: Leadership, metrics: CrawlerMetrics, clock: RedisClock
+) -> OperatorNotices:
+    quiet_hours = settings.notify_quiet_hours
+    return OperatorNotices(
+        redis,
+        leadership,
+        clock,
+        urls=[url.get_secret_value() for url in settings.notify_urls],
+        choice=Choice(
+            settings.notify_models, settings.notify_servers, settings.notify_contributors, settings.notify_severity
+        ),
+        official=frozenset(model.dht_prefix for model in settings.official_models),
+        digest_seconds=settings.notify_digest,
+        quiet_hours=None if quiet_hours is None else parse_quiet_hours(quiet_hours),
+        monitor_url=settings.notify_monitor_url,
+        on_ended=lambda outcome: metrics.notices.labels(outcome).inc(),
+    )
+
+
+def _test_notice(settings: CrawlerSettings) -> int:
+    urls = tuple(url.get_secret_value() for url in settings.notify_urls)
+    tried = list(try_all(urls, _webhook(settings, time.time), settings.notify_monitor_url))
+    for taken, receiver in tried:
+        print(f"{'sent' if taken else 'FAIL'}  {receiver}")  # noqa: T201
+    if not tried:
+        print("No receiver: set NOTIFY_URLS or INCIDENT_WEBHOOK_URL.", file=sys.stderr)  # noqa: T201
+    return 0 if tried and all(taken for taken, _ in tried) else 1
 
 
 if __name__ == "__main__":

@@ -13,11 +13,15 @@ from pydantic import SecretStr, ValidationInfo, field_validator
 
 from crawler.geoip import GeoDatabase
 from crawler.models import DEFAULT_PUBLIC_MODELS, MAX_BLOCKS, Model
+from crawler.notify.digest import parse_quiet_hours
+from crawler.notify.services import check_url, split_urls
 from crawler.notify.webhook import is_private_literal, parse_target
 from crawler.text import bad_prefix
+from shared.changes import Severity
 from shared.export_files import ExportSettings
 from shared.p2p.swarm_settings import SwarmSettings
-from shared.settings import CommaSeparated, Field, SecretUrl, read_json, split_list
+from shared.peer_id import parse_peer_id
+from shared.settings import CommaSeparated, Field, SecretUrl, is_http_url, read_json, split_list
 
 MAX_DIAL_TIMEOUT = MAX_LOOKUP_TIMEOUT = 20.0
 """Seconds. A crawl gives all its lookups 40 s and all its dials 60: with longer ones most would never begin."""
@@ -87,6 +91,38 @@ class CrawlerSettings(SwarmSettings, ExportSettings):
         "default: a new id with each start.",
         examples=["inference.id"],
     )
+    notify_urls: Annotated[tuple[SecretStr, ...], CommaSeparated] = Field(
+        (),
+        description="Services that are told of changes, as addresses of apprise (https://appriseit.com/services/); "
+        "needs the extra [notify].",
+        examples=["mailto://USER:PASSWORD@example.org?to=me@example.org"],
+    )
+    notify_models: Annotated[tuple[str, ...] | Literal["official", "all"], CommaSeparated] = Field(
+        "official",
+        description="Whose changes are told: `official`, `all`, or DHT prefixes.",
+        examples=["PREFIX,PREFIX"],
+    )
+    notify_servers: Annotated[tuple[str, ...], CommaSeparated] = Field(
+        (), description="Servers whose changes are told as well, by peer id."
+    )
+    notify_contributors: Annotated[tuple[str, ...], CommaSeparated] = Field(
+        (), description="Public names whose servers' changes are told as well; anyone can claim a name."
+    )
+    notify_severity: Severity = Field(
+        Severity.CRITICAL,
+        description="The mildest that is told: `critical` (a model broke), `warning` (also: a server is down), `info`.",
+    )
+    notify_quiet_hours: str | None = Field(
+        None,
+        description="When nobody is told, each day; what happened is told at its end, in one message.",
+        examples=["22:00-07:00 Europe/Berlin"],
+    )
+    notify_digest: float = Field(
+        120.0, ge=0, le=86400, description="Seconds for which changes are collected into one message."
+    )
+    notify_monitor_url: str | None = Field(
+        None, description="Address of the monitor's pages, for links in messages.", examples=["https://HOST"]
+    )
     crawler_metrics_port: int = Field(
         0, ge=0, le=65535, description="Private port of the crawler's own metrics; 0: none."
     )
@@ -97,6 +133,38 @@ class CrawlerSettings(SwarmSettings, ExportSettings):
         if not isinstance(value, str):
             return value
         return parse_models(value)
+
+    @field_validator("notify_urls", mode="before")
+    @classmethod
+    def _split_urls(cls, value: Any) -> Any:
+        urls = split_urls(value) if isinstance(value, str) else value
+        for url in urls:
+            check_url(url.get_secret_value() if isinstance(url, SecretStr) else url)
+        return urls
+
+    @field_validator("notify_models", "notify_servers", "notify_contributors", mode="before")
+    @classmethod
+    def _split_choice(cls, value: Any) -> Any:
+        return value if value in ("official", "all") else split_list(value)
+
+    @field_validator("notify_servers")
+    @classmethod
+    def _are_peer_ids(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(parse_peer_id(each) for each in value)
+
+    @field_validator("notify_quiet_hours")
+    @classmethod
+    def _are_hours(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_quiet_hours(value)
+        return value
+
+    @field_validator("notify_monitor_url")
+    @classmethod
+    def _is_an_address(cls, value: str | None) -> str | None:
+        if value is not None and not is_http_url(value):
+            raise ValueError("expected http://HOST or https://HOST")
+        return value
 
     @field_validator("geoip_database")
     @classmethod

@@ -9,6 +9,7 @@ import base58
 import msgspec
 
 from api.pages import CheckView, View
+from shared.contributors import DAY, Contributor, Day
 from shared.judgement.coverage import coverage
 from shared.reachability import Answer, Cause, DialOutcome, Stage, advice, message
 from shared.snapshot import (
@@ -323,3 +324,13 @@ STILL_JOINING = DialOutcome(
     Verdict.REACHABLE, Stage.PROTOCOL, Cause.PROTOCOL_MISSING, rtt=0.02, protocol_ok=False, relayed=True
 )
 NOBODY_LOOKED = DialOutcome.unknown(Cause.NO_SLOT)
+
+
+def contributors():
+    """Names of all kinds, hostile ones among them, with what each served."""
+    days = (Day(int(NOW // DAY), 3600.0, 72_000.0),)
+    names = [name for name in (*NAMES, EVIL, "healthy", "Аda") if name]
+    return {
+        name: Contributor(NOW - 9 * DAY, NOW - 60, 7200.0 - n, 144_000.0 - n, days, {EVIL: 9.0, "demo": 8.0})
+        for n, name in enumerate(names)
+    }

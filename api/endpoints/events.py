@@ -1,5 +1,7 @@
 """`/events`: server-sent events, which tell open pages that there is something new.
 
+With `?server=`, `?model=` or `?contributor=` the changes of these come as well, with `?changes=all` those of everybody.
+
 All subscribers of a process share its one Redis reader; each costs a waiting task.
 """
 
@@ -13,6 +15,7 @@ from starlette.responses import Response, StreamingResponse
 from api.http.headers import EVENT_STREAM
 from api.http.problems import Problem
 from api.services import services_of
+from shared.changes import ChangeFilter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Iterator
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from api.metrics.process import ProcessMetrics
+    from api.responses.changes import ChangeLog
     from api.responses.swarm import Swarm
     from shared.snapshot import CrawlStatus
 
@@ -45,10 +49,19 @@ async def events(request: Request) -> Response:
     if metrics.subscribers >= MAX_SUBSCRIBERS:
         raise Problem(503, "Too many event streams are open; pages poll instead.", headers={"retry-after": "60"})
     return StreamingResponse(
-        _counted(metrics, _stream(swarm, request.headers.get("last-event-id"))),
+        _counted(metrics, _stream(swarm, request.headers.get("last-event-id"), services.changes, _wanted(request))),
         media_type=EVENT_STREAM,
         headers=headers,
     )
+
+
+def _wanted(request: Request) -> ChangeFilter | None:
+    """Return which changes the stream carries; None where it carries none."""
+    given = request.query_params
+    if given.get("changes") == "all":
+        return ChangeFilter()
+    wanted = ChangeFilter(given.get("server"), given.get("model"), given.get("contributor"))
+    return None if wanted == ChangeFilter() else wanted
 
 
 async def _counted(metrics: ProcessMetrics, stream: AsyncGenerator[str, None]) -> AsyncIterator[str]:
@@ -61,8 +74,11 @@ async def _counted(metrics: ProcessMetrics, stream: AsyncGenerator[str, None]) -
         await stream.aclose()
 
 
-async def _stream(swarm: Swarm, last_seen: str | None) -> AsyncGenerator[str, None]:
+async def _stream(
+    swarm: Swarm, last_seen: str | None, changes: ChangeLog, wanted: ChangeFilter | None
+) -> AsyncGenerator[str, None]:
     yield f"retry: {RETRY_MS}\n\n"
+    told_changes = changes.newest
     told = last_seen
     told_status: CrawlStatus | None = None
     while True:
@@ -71,6 +87,11 @@ async def _stream(swarm: Swarm, last_seen: str | None) -> AsyncGenerator[str, No
         told_status = swarm.status or told_status
         for event in events:
             yield event
+        if wanted is not None:
+            found = changes.events(told_changes, wanted)
+            told_changes = changes.newest
+            for event in found:
+                yield event
         try:
             async with asyncio.timeout(HEARTBEAT):
                 await swarm.changed()

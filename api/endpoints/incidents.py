@@ -5,17 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from starlette.responses import Response
-
 from api.http.base_address import base_address
-from api.http.headers import ATOM
-from api.http.problems import Problem
+from api.http.limit import limit_of
 from api.http.resources import resource
 from api.pages.feed import atom_feed
 from api.pages.history import FirstSeen
 from api.responses import kinds
 from api.responses.history_cache import in_time
-from api.responses.read_through import FRESH_SECONDS
 from api.services import services_of
 from shared.judgement.outages import outages
 from shared.public.incidents import incidents_document
@@ -58,7 +54,7 @@ async def _past(history: HistoryCache, dht_prefix: str) -> FirstSeen:
 async def incidents(request: Request) -> PreparedResponse:
     """All incidents, the newest first; `?limit=` of them, `?model=` for those of one DHT prefix."""
     services = services_of(request)
-    limit = _limit(request.query_params.get("limit"))
+    limit = limit_of(request, MAX_LIMIT)
     wanted = request.query_params.get("model")
 
     async def make() -> PreparedResponse:
@@ -74,23 +70,17 @@ async def incidents(request: Request) -> PreparedResponse:
     return await services.on_demand.get(resource(request.scope), make)
 
 
-async def atom(request: Request) -> Response:
+async def atom(request: Request) -> PreparedResponse:
     """The newest incidents as a feed."""
-    services = services_of(request)
-    found, view = await services.history.incidents(), services.swarm.view()
-    content = atom_feed(found, base=base_address(request), now=view.now, last_seen=view.last_seen)
-    headers = {"cache-control": f"public, max-age={FRESH_SECONDS:.0f}", "vary": "Host"}
-    return Response(content, media_type=ATOM, headers=headers)
+    services, base = services_of(request), base_address(request)
 
+    async def make() -> PreparedResponse:
+        found, view = await services.history.incidents(), services.swarm.view()
 
-def _limit(given: str | None) -> int:
-    if given is None:
-        return MAX_LIMIT
-    if (
-        not given.isascii()
-        or not given.isdigit()
-        or len(given) > len(str(MAX_LIMIT))
-        or not 1 <= int(given) <= MAX_LIMIT
-    ):
-        raise Problem(400, f"Bad limit {given[:50]!r}: expected a number from 1 to {MAX_LIMIT}.")
-    return int(given)
+        def render() -> PreparedResponse:
+            content = atom_feed(found, base=base, now=view.now, last_seen=view.last_seen)
+            return kinds.feed(content, "/incidents.atom")
+
+        return await services.on_demand.render(render)
+
+    return await services.on_demand.get(f"{base} {resource(request.scope)}", make)

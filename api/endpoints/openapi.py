@@ -18,7 +18,21 @@ from api.responses import kinds
 from api.responses.history_cache import in_time
 from api.responses.prepared import PreparedResponse
 from api.services import services_of
-from shared.public import check, data, health, history, incidents, lists, models, problem, reports, search, state
+from shared.public import (
+    changes,
+    check,
+    contributors,
+    data,
+    health,
+    history,
+    incidents,
+    lists,
+    models,
+    problem,
+    reports,
+    search,
+    state,
+)  # fmt: skip
 from shared.public.schema import schemas
 
 if TYPE_CHECKING:
@@ -44,6 +58,9 @@ DOCUMENTS = (
     history.ModelHistoryDocument,
     history.ServerHistoryDocument,
     incidents.IncidentsDocument,
+    changes.ChangesDocument,
+    contributors.ContributorsDocument,
+    contributors.ContributorDocument,
     data.DataDocument,
     reports.ReportsDocument,
     reports.ReportDocument,
@@ -64,6 +81,13 @@ _PEER = {
     "required": True,
     "description": "A peer id in any form of the libp2p specification.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 128},
+}
+_CONTRIBUTOR = {
+    "name": "name",
+    "in": "path",
+    "required": True,
+    "description": "The public name that servers announce: claimed, as anyone can announce any name.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 64},
 }
 _FILE = {
     "name": "name",
@@ -96,6 +120,16 @@ _WORDS = {
     429: "Too many requests from this address.",
     503: "Nothing can be said now: no snapshot yet, nobody could look, or Redis is away. Try again.",
 }
+
+
+_OF_CHANGES = tuple(
+    {"name": name, "in": "query", "description": words, "schema": {"type": "string"}}
+    for name, words in (
+        ("server", "Only those of this peer id."),
+        ("model", "Only those of this DHT prefix."),
+        ("contributor", "Only those of servers that show this public name."),
+    )
+)
 
 
 async def document(request: Request) -> PreparedResponse:
@@ -202,6 +236,19 @@ def _paths() -> dict[str, dict[str, Any]]:
             _query("model", {"type": "string"}, "Only those of this DHT prefix."),
             errors=(400, 503), cached=True,
         ),
+        "/api/v1/changes": _json(
+            "What became of servers and models, newest first; `/changes.atom` is the same as a feed",
+            "ChangesDocument",
+            _query("limit", {"type": "integer", "minimum": 1, "maximum": 1000}, "How many at most."),
+            *_OF_CHANGES,
+            errors=(400, 503), cached=True,
+        ),
+        "/api/v1/contributors": _json(
+            "Who serves how much, under which claimed name", "ContributorsDocument", errors=(503,), cached=True
+        ),
+        "/api/v1/contributors/{name}": _json(
+            "One contributor", "ContributorDocument", _CONTRIBUTOR, errors=(404, 503), cached=True
+        ),
         "/api/v1/is_reachable/{peer_id}": _json(
             "Can the monitor reach this peer, and if not, why", "ReachabilityDocument", _PEER,
             _query("fresh", {"type": "string"}, "`1` looks again; for trusted networks."),
@@ -254,10 +301,19 @@ def _paths() -> dict[str, dict[str, Any]]:
             "The swarm as a picture of text", "text/plain",
             _query("color", {"type": "string"}, "`1` for terminal colours."), errors=(503,),
         ),
-        "/events": _media("Server-sent events: `snapshot` and `status`", "text/event-stream", errors=(503,)),
+        "/events": _media(
+            "Server-sent events: `snapshot`, `status`, and `change` for what is named", "text/event-stream",
+            *_OF_CHANGES, _query("changes", {"type": "string"}, "`all`: the changes of everybody."), errors=(503,),
+        ),
         "/metrics": _media("The swarm for Prometheus", "text/plain"),
         "/api/prometheus": _media("The same, under its old address", "text/plain"),
         "/": _media("The overview for people", "text/html", errors=(503,)),
+        "/changes.atom": _media(
+            "Changes as an Atom feed: of the swarm, or of what is named", "application/atom+xml",
+            *_OF_CHANGES, errors=(503,),
+        ),
+        "/contributors": _media("Contributors for people", "text/html", errors=(503,)),
+        "/contributors/{name}": _media("A contributor for people", "text/html", _CONTRIBUTOR, errors=(404, 503)),
         "/incidents": _media("Outages for people", "text/html", errors=(503,)),
         "/models/{dht_prefix}": _media("A model for people", "text/html", _PREFIX, errors=(404, 503)),
         "/servers/{peer_id}": _media("A server for people", "text/html", _PEER, errors=(404, 503), others=(307,)),

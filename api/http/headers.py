@@ -25,7 +25,7 @@ PREFLIGHT = {
     "allow": "GET, HEAD, OPTIONS",
 }
 _API_STARTS = ("/api/", "/badge/", "/data/")
-_API_PATHS = frozenset({"/swarm.txt", "/events", "/incidents.atom", "/reports.atom", "/openapi.json"})
+_API_PATHS = frozenset({"/swarm.txt", "/events", "/incidents.atom", "/reports.atom", "/changes.atom", "/openapi.json"})
 SECURITY_HEADERS = {
     "content-security-policy": (
         "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self'; "

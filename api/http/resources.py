@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 PARAMETERS: dict[str, tuple[str, ...]] = {
     "/swarm.txt": ("color",),
     "/api/v1/incidents": ("limit", "model"),
+    "/api/v1/changes": ("limit", "server", "model", "contributor"),
+    "/changes.atom": ("server", "model", "contributor"),
     "/api/v1/history/models/": ("resolution",),
     "/badge/": ("metric",),
     "/help": ("gpu",),

@@ -1,20 +1,36 @@
-"""This module writes incidents as an Atom feed (RFC 4287)."""
+"""This module writes incidents and changes as Atom feeds (RFC 4287)."""
 
 from __future__ import annotations
 
 import uuid
+from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
+from urllib.parse import urlencode
 
 from api.pages import text
 from api.pages.history import make_event
+from shared.changes import sentence, title
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from shared.changes import Change, ChangeFilter
     from shared.incidents import Incident
 
 MAX_ENTRIES = 50
+DAY = 86400
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    id: str
+    title: str
+    summary: str
+    published: float
+    updated: float
+    link: str
+    category: str
 
 
 def atom_feed(incidents: Sequence[Incident], *, base: str, now: float, last_seen: float | None = None) -> str:
@@ -24,28 +40,74 @@ def atom_feed(incidents: Sequence[Incident], *, base: str, now: float, last_seen
     nobody has looked for so long that what lasted then is told in the past tense.
     """
     newest = sorted(incidents, key=lambda incident: incident.updated, reverse=True)[:MAX_ENTRIES]
-    updated = newest[0].updated if newest else 0.0
-    entries = "".join(_entry(incident, base, now, last_seen) for incident in newest)
-    return (
-        '<?xml version="1.0" encoding="utf-8"?>\n<feed xmlns="http://www.w3.org/2005/Atom">'
-        f"<id>{_urn('feed')}</id><title>Petals Health: incidents</title><updated>{_rfc3339(updated)}</updated>"
-        f'<author><name>Petals Health Monitor</name></author><link rel="self" href="{escape(base)}/incidents.atom"/>'
-        f'<link rel="alternate" type="text/html" href="{escape(base)}/incidents"/>{entries}</feed>\n'
+    entries = [_incident(incident, base, now, last_seen) for incident in newest]
+    itself, page = f"{base}/incidents.atom", f"{base}/incidents"
+    return _feed("Petals Health: incidents", entries, now, itself=itself, page=page, feed_id=_urn("incidents/feed"))
+
+
+def changes_feed(changes: Sequence[Change], wanted: ChangeFilter, *, base: str, now: float) -> str:
+    """Return the feed of changes, which are those that `wanted` takes. The other arguments are as above."""
+    given = {name: value for name, value in wanted._asdict().items() if value is not None}
+    query = f"?{urlencode(given, errors='replace')}" if given else ""
+    about = ", ".join(f"{name} {text.cut(value, 60)}" for name, value in given.items()) or "the swarm"
+    page = base + "/"
+    if wanted.server is not None:
+        page = base + text.server_href(wanted.server)
+    elif wanted.model is not None:
+        page = base + text.model_href(wanted.model)
+    elif wanted.contributor is not None:
+        page = base + text.contributor_href(wanted.contributor)
+    entries = [
+        _Entry(
+            _urn(f"changes/{change.id}"),
+            title(change),
+            sentence(change),
+            change.start,
+            change.updated,
+            base + change.path,
+            change.kind.value,
+        )
+        for change in changes
+    ]
+    itself, feed_id = f"{base}/changes.atom{query}", _urn(f"changes/feed{query}")
+    return _feed(f"Petals Health: {about}", entries, now, itself=itself, page=page, feed_id=feed_id)
+
+
+def _incident(incident: Incident, base: str, now: float, last_seen: float | None) -> _Entry:
+    event = make_event(incident, now, last_seen)
+    if incident.end is None:
+        name, lasted = f"{event.name} is down" if last_seen is None else f"{event.name} was down when last seen", ""
+    else:
+        name, lasted = f"{event.name} was down for {event.duration} ({event.state})", f" It lasted {event.duration}."
+    return _Entry(
+        _urn(f"incidents/{incident.id}{incident.dht_prefix}"),
+        name,
+        f"Since {_rfc3339(incident.start)}: {event.summary} {event.blocks}.{lasted}",
+        incident.start,
+        incident.updated,
+        f"{base}/incidents#{incident.id}",
+        "outage",
     )
 
 
-def _entry(incident: Incident, base: str, now: float, last_seen: float | None) -> str:
-    event = make_event(incident, now, last_seen)
-    if incident.end is None:
-        title, lasted = f"{event.name} is down" if last_seen is None else f"{event.name} was down when last seen", ""
-    else:
-        title, lasted = f"{event.name} was down for {event.duration} ({event.state})", f" It lasted {event.duration}."
-    words = f"Since {_rfc3339(incident.start)}: {event.summary} {event.blocks}.{lasted}"
-    link = f"{base}/incidents#{incident.id}"
+def _feed(name: str, entries: Sequence[_Entry], now: float, *, itself: str, page: str, feed_id: str) -> str:
+    # A feed without entries says today: the same all day, so that caches hold.
+    updated = max((entry.updated for entry in entries), default=now // DAY * DAY)
     return (
-        f"<entry><id>{_urn(incident.id + incident.dht_prefix)}</id><title>{_xml(title)}</title>"
-        f"<published>{_rfc3339(incident.start)}</published><updated>{_rfc3339(incident.updated)}</updated>"
-        f'<link rel="alternate" type="text/html" href="{_xml(link)}"/><summary>{_xml(words)}</summary></entry>'
+        '<?xml version="1.0" encoding="utf-8"?>\n<feed xmlns="http://www.w3.org/2005/Atom">'
+        f"<id>{feed_id}</id><title>{_xml(name)}</title><updated>{_rfc3339(updated)}</updated>"
+        f'<author><name>Petals Health Monitor</name></author><link rel="self" type="application/atom+xml" '
+        f'href="{_xml(itself)}"/><link rel="alternate" type="text/html" href="{_xml(page)}"/>'
+        f"{''.join(map(_entry, entries))}</feed>\n"
+    )
+
+
+def _entry(entry: _Entry) -> str:
+    return (
+        f"<entry><id>{entry.id}</id><title>{_xml(entry.title)}</title>"
+        f"<published>{_rfc3339(entry.published)}</published><updated>{_rfc3339(entry.updated)}</updated>"
+        f'<category term="{_xml(entry.category)}"/><link rel="alternate" type="text/html" href="{_xml(entry.link)}"/>'
+        f"<summary>{_xml(entry.summary)}</summary></entry>"
     )
 
 
@@ -54,7 +116,7 @@ def _xml(words: str) -> str:
 
 
 def _urn(name: str) -> str:
-    return uuid.uuid5(uuid.NAMESPACE_URL, f"petals-health/incidents/{name}").urn
+    return uuid.uuid5(uuid.NAMESPACE_URL, f"petals-health/{name}").urn
 
 
 def _rfc3339(seconds: float) -> str:

@@ -6,10 +6,24 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from api.pages import banner, cards, charts, check, docs, pings, places, rows, server, share, text
+from api.pages import (
+    banner,
+    cards,
+    charts,
+    check,
+    contributors,
+    docs,
+    pings,
+    places,
+    rows,
+    server,
+    share,
+    text,
+)  # fmt: skip
 from api.pages import history as past
 from api.pages.help import make_help
 from shared.advice import commands
@@ -24,6 +38,7 @@ if TYPE_CHECKING:
     from api.pages.search import SearchView
     from api.pages.view import CheckView, View
     from shared.incidents import Incident
+    from shared.public.contributors import ContributorEntry
     from shared.public.data import DataDocument, DataFile
     from shared.public.reports import ReportDocument
     from shared.snapshot import ModelReport, Snapshot
@@ -48,6 +63,16 @@ MAX_ADAPTER_SNIPPETS = 3
 """LoRAs for which a model's page has its own Python."""
 MAX_CHIPS = 8
 """Models named in the verdict."""
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """What the Watch button of a page needs: the feed, and the query of the same changes as events."""
+
+    href: str
+    query: str
+    script: str
+    alert_icon: str
 
 
 class Pages:
@@ -81,9 +106,22 @@ class Pages:
             icon=f"/static/favicon.svg?v={_fingerprint('favicon.svg')}",
             petals_docs=commands.DOCUMENTATION,
         )
+        self._watch_script = f"/static/watch.js?v={_fingerprint('watch.js')}"
+        self._alert_icon = f"/static/favicon-alert.svg?v={_fingerprint('favicon-alert.svg')}"
         names = (
             *("overview", "model", "server", "check", "problem", "incidents", "data", "reports", "report"),
-            *("search", "help", "glossary", "docs", "embed", "share", "incident", "places"),
+            *(
+                "contributors",
+                "contributor",
+                "search",
+                "help",
+                "glossary",
+                "docs",
+                "embed",
+                "share",
+                "incident",
+                "places",
+            ),
         )
         self._templates = {name: self._environment.get_template(f"{name}.html") for name in names}
         self._picture = self._environment.get_template("picture.svg")
@@ -107,6 +145,7 @@ class Pages:
             "overview",
             context,
             headline=headline,
+            feed=self._feed(),
             cards=shown,
             usable=[card for card in served if card.told.usable][:MAX_CHIPS],
             unusable=[card for card in served if not card.told.usable][:MAX_CHIPS],
@@ -146,6 +185,7 @@ class Pages:
             "model",
             context,
             card=card,
+            feed=self._feed("model", dht_prefix),
             history=None if history is None else past.model_history_html(history, view.last_seen),
             incident=None if history is None or told.usable else history.open_incident,
             instead=None if instead is None else (text.cut(instead.name, 60), text.model_href(instead.dht_prefix)),
@@ -174,13 +214,34 @@ class Pages:
         told = found.advice
         context = _swarm_context(view, f"…{found.short_id} {told.title}", "swarm", text.server_json(peer_id))
         section = None if history is None else past.server_history_html(history, view.last_seen)
-        return self._render("server", context, server=found, history=section)
+        return self._render("server", context, server=found, history=section, feed=self._feed("server", peer_id))
 
     def incidents(self, view: View, incidents: Sequence[Incident], pasts: Mapping[str, past.FirstSeen]) -> str:
         """Outages of all models: those that last, and those that ended. `pasts`: see `make_incidents`."""
         found = past.make_incidents(view, incidents, pasts)
         context = _swarm_context(view, f"Incidents: {found.title}", "incidents", text.INCIDENT_DOCUMENTS)
         return self._render("incidents", context, found=found, stylesheet=past.stylesheet())
+
+    def contributors(self, view: View, entries: Sequence[ContributorEntry]) -> str:
+        """The ranking of contributors."""
+        shown = contributors.make_cards(entries)
+        return self._render(
+            "contributors",
+            _swarm_context(view, "Contributors", "contributors"),
+            cards=shown,
+            left_out=len(entries) - len(shown),
+            windows=[title for _, title in contributors.WINDOWS],
+            private=view.snapshot is not None and view.snapshot.private_swarm,
+        )
+
+    def contributor(self, view: View, entries: Sequence[ContributorEntry], name: str) -> str | None:
+        """One contributor; None where nothing under that name was ever reached."""
+        cards = contributors.make_cards(entries, len(entries))
+        card = next((card for card, entry in zip(cards, entries, strict=True) if entry.name == name), None)
+        if card is None:
+            return None
+        context = _swarm_context(view, f"Contributor {card.name.text}", "contributors")
+        return self._render("contributor", context, card=card, feed=self._feed("contributor", name))
 
     def data(self, view: View, document: DataDocument, *, exports: bool) -> str:
         """The files of the daily export by day; `exports` is whether this monitor writes any."""
@@ -322,6 +383,12 @@ class Pages:
             asked=text.cut(asked, MAX_KEPT),
             check_href=check_href,
         )
+
+    def _feed(self, of: str = "", name: str = "") -> Feed:
+        """Return what follows a server, model or contributor: the kind and the name; without both: the swarm."""
+        query = urlencode({of: name}, errors="replace") if of else ""
+        href = f"/changes.atom?{query}" if of else "/changes.atom"
+        return Feed(href, query or "changes=all", self._watch_script, self._alert_icon)
 
     def _render(self, template: str, context: dict[str, Any], **more: Any) -> str:
         return self._templates[template].render(context, **more)

@@ -49,7 +49,7 @@ def is_peer(match: Match) -> bool:
 
 
 def match_href(match: Match) -> str:
-    """Return the page of what was found; a contributor's is the list of its servers."""
+    """Return the page of what was found; a contributor's in a search is the list of its servers, online or not."""
     match match.kind:
         case Kind.MODEL:
             return text.model_href(match.key)

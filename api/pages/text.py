@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = [
-    "MAX_ERROR", "Shown", "adapter", "anchor", "check_href", "clean", "count", "cut", "duration", "milliseconds",
-    "model_href", "number", "period", "safe_link", "search_href", "server_href", "shown_name", "utc",
+    "MAX_ERROR", "Shown", "adapter", "anchor", "check_href", "clean", "contributor_href", "count", "cut", "duration",
+    "milliseconds", "model_href", "number", "period", "safe_link", "search_href", "server_href", "shown_name", "utc",
 ]  # fmt: skip
 
 MAX_NAME = 28
@@ -102,6 +102,11 @@ def search_href(wanted: str) -> str:
 
 def server_href(peer_id: str) -> str:
     return "/servers/" + quote(peer_id, safe="", errors="replace")
+
+
+def contributor_href(name: str) -> str:
+    """A dot is no part of the name to a browser that tidies the path, so those of `.` and `..` have no page."""
+    return "/contributors/" + quote(name, safe="", errors="replace")
 
 
 def check_href(peer_id: str, addresses: Sequence[str] = ()) -> str:

@@ -20,6 +20,7 @@ from shared.store.rings import Resolution
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable
 
+    from shared.contributors import Contributor
     from shared.incidents import Incident
     from shared.public.reports import ReportDocument
     from shared.store.history import HistoryReader, ModelHistory, ServerHistory
@@ -79,6 +80,11 @@ class HistoryCache:
     async def incidents(self) -> tuple[Incident, ...]:
         """Return open and ended incidents, the newest first."""
         found: tuple[Incident, ...] = await self._read(("incidents",), self._reader.incidents)
+        return found
+
+    async def contributors(self) -> dict[str, Contributor]:
+        """Return what is counted for each public name."""
+        found: dict[str, Contributor] = await self._read(("contributors",), self._reader.contributors)
         return found
 
     async def report_weeks(self) -> list[str]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from api.http.headers import CORS, HTML, JSON, METRICS_TEXT, OPENMETRICS, PNG, SECURITY_HEADERS, SVG, TEXT
+from api.http.headers import ATOM, CORS, HTML, JSON, METRICS_TEXT, OPENMETRICS, PNG, SECURITY_HEADERS, SVG, TEXT
 from api.responses.prepared import PreparedResponse
 from api.responses.read_through import FRESH_SECONDS
 from shared.text_picture import text_picture
@@ -48,6 +48,12 @@ def framed_page(html: str, route: str) -> PreparedResponse:
         "cache-control": f"public, max-age={BADGE_SECONDS}",
     }
     return PreparedResponse.make(html.encode(), HTML, headers=headers, route=route)
+
+
+def feed(xml: str, route: str) -> PreparedResponse:
+    """Return an Atom feed, which names the address that it was asked for under."""
+    headers = {**CORS, "cache-control": f"public, max-age={FRESH_SECONDS:.0f}"}
+    return PreparedResponse.make(xml.encode(), ATOM, headers=headers, vary="Host, Accept-Encoding", route=route)
 
 
 def badge(svg: str) -> PreparedResponse:

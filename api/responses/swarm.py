@@ -96,8 +96,13 @@ class Swarm:
             pass
 
     async def changed(self) -> None:
-        """Wait for the next snapshot or status."""
+        """Wait for the next snapshot or status, or until `tell` is called."""
         await self._news.wait()
+
+    def tell(self) -> None:
+        """Wake all that wait now; later ones wait for the next news."""
+        news_told, self._news = self._news, asyncio.Event()
+        news_told.set()
 
     async def _follow(self) -> None:
         async for news in self._reader.follow():
@@ -109,9 +114,7 @@ class Swarm:
             await self._render()
             if news.snapshot is not None:
                 await asyncio.to_thread(heap.give_back)
-            # All that wait now are woken; later ones wait for the next.
-            news_told, self._news = self._news, asyncio.Event()
-            news_told.set()
+            self.tell()
 
     async def _keep_fresh(self) -> None:
         """Ages go on while nothing happens, most of all when nothing happens any more."""

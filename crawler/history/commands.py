@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from crawler.history.script import change_command
 from crawler.incidents import Watch, step
-from shared import incidents
+from shared import changes, incidents
 from shared.store import keys
 from shared.store.rings import DAY, LOOKS, Resolution, pack_look, pack_model, sample, unpack_model
-from shared.store.server_history import LIFE_SECONDS, changes, seen, unpack_header
+from shared.store.server_history import LIFE_SECONDS, seen, unpack_header
+from shared.store.server_history import changes as header_changes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from crawler.history.script import Command
     from shared.snapshot import ModelReport, ModelState
 
 MAX_CLOSED_INCIDENTS = 500
@@ -25,8 +28,6 @@ _NEVER_HEALTHY_PENALTY = YEAR - 2 * DAY
 """Seconds by which these rank as older than they are, so that they are deleted two days after they were last seen."""
 MEMBERS_PER_COMMAND = 1_000
 """Members per ZADD: Lua unpacks no more than some thousand values."""
-
-Command = tuple[str | bytes | int | float, ...]
 
 
 class StoredOutage(NamedTuple):
@@ -113,6 +114,7 @@ def incident_commands(
     if opened != stored.opened:
         if opened is not None:
             commands.append(("HSET", keys.OPEN_INCIDENTS, prefix, incidents.encode(opened)))
+            commands.append(change_command(changes.of_incident(opened, incidents.summary(opened), at)))
         else:
             commands.append(("HDEL", keys.OPEN_INCIDENTS, prefix))
     if closed is not None:
@@ -121,6 +123,7 @@ def incident_commands(
         commands.append(("XADD", stream, "MAXLEN", MAX_CLOSED_INCIDENTS, "*", "incident", incidents.encode(closed)))
         commands.append(("XTRIM", stream, "MINID", year_ago))
         commands.append(("EXPIRE", stream, YEAR))
+        commands.append(change_command(changes.of_incident(closed, incidents.summary(closed), at)))
     return commands
 
 
@@ -151,7 +154,7 @@ def server_commands(
             missed=minutes,
             ring_minutes=int.from_bytes(ring_minutes[number]) if ring_minutes else 0,
         )
-        commands += [("SETRANGE", key, offset, piece) for offset, piece in changes(before, after)]
+        commands += [("SETRANGE", key, offset, piece) for offset, piece in header_changes(before, after)]
         if before is None or before.hour != after.hour:
             commands.append(("EXPIRE", key, LIFE_SECONDS))
         ranks += [at if after.last_online else at - _NEVER_ONLINE_PENALTY, peer_id]

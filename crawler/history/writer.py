@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from crawler.history.changes import decode_watched, server_changes
 from crawler.history.commands import (
     YEAR,
     FollowedModel,
@@ -19,8 +20,9 @@ from crawler.history.commands import (
     server_commands,
     withdrawal_commands,
 )
+from crawler.history.contributors import contributor_commands
 from crawler.incidents import absent, decode_watch, judged
-from shared import incidents
+from shared import changes, contributors, incidents
 from shared.snapshot import ModelState, PeerState, Snapshot
 from shared.store import keys, stored
 from shared.store.rings import LOOKS, MINUTE, Resolution, unpack_look
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
-    from crawler.history.commands import Command
+    from crawler.history.script import Command
 
 T = TypeVar("T")
 
@@ -43,19 +45,42 @@ MAX_SERVERS = 5_000
 CLOCK_TOLERANCE = 60.0
 """Seconds by which a recorded crawl may be ahead of Redis's clock."""
 
-# KEYS: lease, head, models, servers, watch, open incidents.
+# KEYS: lease, head, models, servers, watch, open incidents, changes, their entries.
 # ARGV: the writer's lease, the head that it read, the new head, models kept, servers kept, oldest score of a model,
-# of a server, prefix of servers' keys, how many prefixes of models' keys and these; then the commands, each after
-# the number of its parts. The keys that commands and prefixes name are those of shared/store/keys.py, of one database.
+# of a server, prefix of servers' keys, how many prefixes of models' keys, changes kept, oldest time of a change (ms),
+# and these prefixes; then the commands, each after the number of its parts. `CHANGE id document` replaces a change's
+# entry of the stream. The keys that commands and prefixes name are those of shared/store/keys.py, of one database.
 _APPEND = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return redis.error_reply('DEPOSED') end
 if (redis.call('GET', KEYS[2]) or '') ~= ARGV[2] then return redis.error_reply('STALE') end
 redis.call('SET', KEYS[2], ARGV[3], 'EX', 31622400)
-local at = 10 + tonumber(ARGV[9])
+local at = 12 + tonumber(ARGV[9])
 while ARGV[at] do
   local parts = tonumber(ARGV[at])
-  redis.call(unpack(ARGV, at + 1, at + parts))
+  if ARGV[at + 1] == 'CHANGE' then
+    local id = ARGV[at + 2]
+    local old = redis.call('HGET', KEYS[8], id)
+    if old then redis.pcall('XDEL', KEYS[7], old) end
+    local added = redis.pcall('XADD', KEYS[7], '*', 'id', id, 'change', ARGV[at + 3])
+    if type(added) == 'table' then -- the stream is at its last id: it is begun anew
+      redis.call('DEL', KEYS[7], KEYS[8])
+      added = redis.call('XADD', KEYS[7], '*', 'id', id, 'change', ARGV[at + 3])
+    end
+    redis.call('HSET', KEYS[8], id, added)
+  else
+    redis.call(unpack(ARGV, at + 1, at + parts))
+  end
   at = at + parts + 1
+end
+redis.call('EXPIRE', KEYS[7], 2678400)
+redis.call('EXPIRE', KEYS[8], 2678400)
+while true do
+  local first = redis.call('XRANGE', KEYS[7], '-', '+', 'COUNT', 1)[1]
+  if not first then break end
+  local written = tonumber(string.match(first[1], '^%d+'))
+  if written >= tonumber(ARGV[11]) and redis.call('XLEN', KEYS[7]) <= tonumber(ARGV[10]) then break end
+  redis.call('XDEL', KEYS[7], first[1])
+  redis.call('HDEL', KEYS[8], first[2][2])
 end
 local function forget(index, kept, oldest, drop)
   local old = redis.call('ZRANGEBYSCORE', index, '-inf', '(' .. oldest)
@@ -67,7 +92,7 @@ local function forget(index, kept, oldest, drop)
   end
 end
 forget(KEYS[3], ARGV[4], ARGV[6], function(prefix)
-  for i = 10, 9 + tonumber(ARGV[9]) do redis.call('DEL', ARGV[i] .. prefix) end
+  for i = 12, 11 + tonumber(ARGV[9]) do redis.call('DEL', ARGV[i] .. prefix) end
   redis.call('HDEL', KEYS[5], prefix)
   redis.call('HDEL', KEYS[6], prefix)
 end)
@@ -95,8 +120,10 @@ class HistoryWriter:
         reading.hgetall(keys.INCIDENT_WATCH)
         reading.hgetall(keys.OPEN_INCIDENTS)
         reading.getrange(keys.HISTORY_LOOKS, LOOKS.offset(hour), LOOKS.offset(hour) + LOOKS.width - 1)
+        reading.hgetall(keys.WATCHED_SERVERS)
+        reading.hgetall(keys.CONTRIBUTORS)
         reading.time()
-        head, watched, opened, look, time = await reading.execute(raise_on_error=False)
+        head, watched, opened, look, known, served, time = await reading.execute(raise_on_error=False)
         head, look = stored.answered("history", head, b""), stored.answered("history", look, b"")
         now, _ = stored.answered("history", time, (at, 0))
         last = stored.read("history", stored.number, head) or 0.0 if head else 0.0
@@ -120,6 +147,13 @@ class HistoryWriter:
         if was_ahead:
             pieces += [(keys.history_of_server(peer_id), offset_of(hour), offset_of(hour)) for peer_id in servers]
         found = await self._read_pieces(pieces, commands)
+        known = stored.answered("change", known, {})
+        seen = _readable("change", known, decode_watched)
+        names = {name.encode() for name in seen}
+        commands += [("HDEL", keys.WATCHED_SERVERS, name) for name in known if name not in names]
+        commands += server_changes(seen, snapshot, at)
+        served = _readable("contributor", stored.answered("contributor", served, {}), contributors.decode)
+        commands += contributor_commands(served, snapshot, at, last_crawl=last)
         of_models = len(models) * len(Resolution)
         rings, of_servers = found[:of_models], found[of_models:]
 
@@ -149,14 +183,15 @@ class HistoryWriter:
     async def _write(self, commands: list[Command], lease: str, head: bytes, at: float) -> None:
         prefixes = [keys.history_of_model(resolution, "") for resolution in Resolution]
         arguments: list[Any] = [lease, head, repr(at), MAX_MODELS, MAX_SERVERS, at - YEAR, at - LIFE_SECONDS]
-        arguments += [keys.history_of_server(""), len(prefixes), *prefixes]
+        arguments += [keys.history_of_server(""), len(prefixes)]
+        arguments += [changes.MAX_CHANGES, int((at - changes.LIFE_SECONDS) * 1000), *prefixes]
         for command in commands:
             arguments += [len(command), *command]
         with deposed():
             await self._append(
                 keys=[
                     keys.CRAWLER_LEASE, keys.HISTORY_HEAD, keys.HISTORY_MODELS, keys.HISTORY_SERVERS,
-                    keys.INCIDENT_WATCH, keys.OPEN_INCIDENTS,
+                    keys.INCIDENT_WATCH, keys.OPEN_INCIDENTS, keys.CHANGES, keys.CHANGE_ENTRIES,
                 ],
                 args=arguments,
             )  # fmt: skip

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from shared import incidents
+from shared import contributors, incidents
 from shared.store import keys, stored
 from shared.store.rings import HOUR, MINUTE, ModelSlot, Resolution, unpack_looks, unpack_model_ring
 from shared.store.server_history import ServerHour, ServerRecord, unpack_header, unpack_hours
@@ -15,6 +16,7 @@ from shared.store.server_history import ServerHour, ServerRecord, unpack_header,
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
+    from shared.contributors import Contributor
     from shared.incidents import Incident
 
 UPTIME_WINDOWS = {"24h": 24, "7d": 7 * 24, "30d": 30 * 24}
@@ -178,6 +180,13 @@ class HistoryReader:
             read_at=now,
         )
 
+    async def contributors(self) -> dict[str, Contributor]:
+        """Return what is counted for each public name."""
+        reading = self._redis.pipeline(transaction=False)
+        reading.hgetall(keys.CONTRIBUTORS)
+        found = stored.answered("contributor", (await reading.execute(raise_on_error=False))[0], {})
+        return await asyncio.to_thread(_contributors, found)  # 2,000 take some 20 ms
+
     async def models(self) -> list[str]:
         """Return the DHT prefixes of all models with a history."""
         return await self._members(keys.HISTORY_MODELS)
@@ -247,6 +256,16 @@ class HistoryReader:
         found = [stored.read("incident", incidents.decode, data) for data in packed]
         readable = [incident for incident in found if incident is not None]
         return tuple(sorted(readable, key=lambda incident: (incident.start, incident.id), reverse=True))
+
+
+def _contributors(found: dict[bytes, bytes]) -> dict[str, Contributor]:
+    result = {}
+    for field, data in found.items():
+        name = stored.read("contributor", stored.text, field)
+        each = stored.read("contributor", contributors.decode, data)
+        if name is not None and each is not None:
+            result[name] = each
+    return result
 
 
 def _share(part: int, whole: int) -> float | None:

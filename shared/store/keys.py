@@ -1,7 +1,8 @@
 """This module spells every Redis key of the monitor. RQ's own keys start with `rq:`.
 
 The other modules of this package: `connection` connects; `stored` parses hostile entries and deletes unusable keys;
-`snapshots` publishes, and follows through `streams`; `history` reads records that `rings` and `server_history` define;
+`snapshots` publishes, and follows through `streams`; `changes` follows changes;
+`history` reads records that `rings` and `server_history` define;
 `clock` is Redis's clock; `rq_job` reads RQ's jobs.
 
 | key                           | type       | written by, life                                                       |
@@ -19,7 +20,12 @@ The other modules of this package: `connection` connects; `stored` parses hostil
 | petals:incidents:watch        | hash       | crawler; field = DHT prefix: last healthy state, debounce counters     |
 | petals:incidents:open         | hash       | crawler; field = DHT prefix: the incident that has not ended           |
 | petals:incidents:closed:C     | stream     | crawler; 500 ended incidents, a year; C is official or announced       |
+| petals:changes                | stream     | crawler; 5,000 changes of servers and models, each once; 31 days       |
+| petals:changes:entries        | hash       | crawler; field = a change's id: its entry in the stream; 31 days       |
+| petals:changes:servers        | hash       | crawler; field = peer id and DHT prefix: what is known; 5,000          |
+| petals:contributors           | hash       | crawler; field = public name: time served; 2,000, a year after the last|
 | petals:incidents:told         | hash       | crawler; notices that the webhook got; 400 days after the last crawl   |
+| petals:notices:positions      | hash       | leading crawler; field = hash of a service: changes told so far; 400 d |
 | petals:reports                | hash       | crawler; field = week, as 2026-W48: its report as JSON; at most 260    |
 | reachability:replies          | stream     | workers; trimmed to about 20,000 replies; a day                        |
 | reachability:vantages         | sorted set | workers; member = vantage, score = when its last lease ends (ms)       |
@@ -47,6 +53,12 @@ INCIDENT_WATCH = "petals:incidents:watch"
 OPEN_INCIDENTS = "petals:incidents:open"
 INCIDENTS_TOLD = "petals:incidents:told"
 REPORTS = "petals:reports"
+
+CHANGES = "petals:changes"
+CHANGE_ENTRIES = "petals:changes:entries"
+WATCHED_SERVERS = "petals:changes:servers"
+CONTRIBUTORS = "petals:contributors"
+NOTICE_POSITIONS = "petals:notices:positions"
 
 REPLIES = "reachability:replies"
 VANTAGES = "reachability:vantages"
@@ -95,6 +107,11 @@ def of_the_crawler() -> dict[str, str]:
         INCIDENT_WATCH: "hash",
         OPEN_INCIDENTS: "hash",
         INCIDENTS_TOLD: "hash",
+        CHANGES: "stream",
+        CHANGE_ENTRIES: "hash",
+        WATCHED_SERVERS: "hash",
+        CONTRIBUTORS: "hash",
+        NOTICE_POSITIONS: "hash",
         REPORTS: "hash",
         closed_incidents(official=True): "stream",
         closed_incidents(official=False): "stream",

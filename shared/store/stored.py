@@ -48,8 +48,8 @@ REFUSED = Counter(
 )
 """The process registers it on its own private registry."""
 for _kind in (
-    "snapshot", "status", "reply", "verdict", "vantage", "job", "answer", "incident", "watch", "history", "info",
-    "report", "stream", "key", "rq", "redis",
+    "snapshot", "status", "reply", "verdict", "vantage", "job", "answer", "incident", "watch", "change", "history",
+    "info", "contributor", "report", "stream", "key", "rq", "redis",
 ):  # fmt: skip
     REFUSED.labels(_kind)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from api.pages.render import STATIC_DIR
 from api.pages.search import make_search
 from deploy.embedded_redis import free_port
 from shared.export_files import ExportFile, Form, Kind
+from shared.public.contributors import ranking
 from shared.public.data import DataDocument, DataFile
 from shared.public.reports import ReportDocument, ReportIncident, ReportModel
 from shared.resolve import resolve
@@ -53,6 +55,8 @@ class Site:
         self.events_work = True
         self.closing = False
         self.page_fetches = 0
+        self.change = None
+        """The event that streams of changes carry."""
         self.fixed = _fixed_pages(self.pages)
         routes = [
             Route("/", self.overview),
@@ -100,7 +104,8 @@ class Site:
             return HTMLResponse("gone", 404)
 
         async def stream():
-            sent, told = None, None
+            sent, told, carried = None, None, self.change
+            carries_changes = bool(request.query_params)
             while not self.closing and not await request.is_disconnected():
                 if sent != self.view.snapshot_id:
                     sent = self.view.snapshot_id
@@ -108,6 +113,9 @@ class Site:
                 if told != self.view.status:
                     told = self.view.status
                     yield f"event: status\ndata: {told.attempted_at}\n\n"
+                if carries_changes and carried != self.change:
+                    carried = self.change
+                    yield f"event: change\ndata: {carried}\n\n"
                 await asyncio.sleep(0.05)
 
         return StreamingResponse(stream(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
@@ -138,6 +146,9 @@ def _fixed_pages(pages):
         "search": pages.search(made.make_view(small), make_search(resolve("falcon", small), small)),
         "check-refused": pages.check(peer_id=made.EVIL, answer=None, problem="the peer id is not base58"),
     }
+    listed = ranking(made.contributors(), None, made.NOW)
+    views["contributors"] = pages.contributors(hostile, listed)
+    views["contributor"] = pages.contributor(hostile, listed, made.EVIL) or ""
     outcomes = {
         "reached": (made.REACHED,),
         "timed-out": (made.TIMED_OUT, made.REACHED),
@@ -180,6 +191,7 @@ def _report():
 
 FIXED = [
     *("waiting", "failed", "stale", "private-empty", "hostile", "hostile-model", "hostile-server"),
+    *("contributors", "contributor"),
     *("unreachable-server", "problem", "check", "check-refused", "glossary", "help", "hostile-help", "search"),
     *("data", "report"),
     *("docs", "hostile-docs", "docs-waiting", "places", "share", "card", "hostile-card"),
@@ -444,3 +456,31 @@ def test_the_keyboard_reaches_everything(browser, site):
         expect(page.locator("main")).to_be_focused()
         page.keyboard.press("Tab")
         assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+
+
+@pytest.mark.parametrize("path", ["/", "/models/StableBeluga2-hf", "/fixed/unreachable-server", "/fixed/contributor"])
+def test_what_is_watched_tells_in_title_and_icon(browser, site, path):
+    """A change is counted in the title, marks the icon and is read out; it is still watched after a reload."""
+    with opened(browser, site, path) as page:
+        button, icon = page.get_by_role("button", name="Watch"), page.locator('link[rel="icon"]')
+        quiet, title = icon.get_attribute("href"), page.title()
+        button.click()
+        page.reload()
+        expect(button).to_have_attribute("aria-pressed", "true")
+        page.wait_for_timeout(300)  # its stream is open
+        site.change = json.dumps({"id": path, "title": "Server …abc is unreachable", "text": f"Since {time.time()}."})
+        expect(page.locator(".watch [role=status]")).to_contain_text("Server …abc is unreachable. Since")
+        expect(page).to_have_title(f"(1) {title}")
+        assert "favicon-alert" in icon.get_attribute("href")
+        button.click()
+        expect(page).to_have_title(title)
+        assert icon.get_attribute("href").endswith(quiet.rpartition("/")[2])
+        page.reload()
+        expect(button).to_have_attribute("aria-pressed", "false")
+
+
+def test_watching_without_script_is_a_feed(browser, site):
+    """The link leads to the feed of what the page shows, and there is no button that does nothing."""
+    with opened(browser, site, "/models/StableBeluga2-hf", java_script_enabled=False) as page:
+        assert page.locator(".watch a").get_attribute("href") == "/changes.atom?model=StableBeluga2-hf"
+        assert page.locator(".watch button").count() == 0

@@ -1,0 +1,69 @@
+"""Changes of servers and models: the feeds `/changes.atom`, `/api/v1/changes` for programs.
+
+Both take `?server=`, `?model=` and `?contributor=`, alone or together. What nobody knows has an empty feed, not an
+error: a server that comes back is found again by those who follow it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from api.http.base_address import base_address
+from api.http.limit import limit_of
+from api.http.resources import resource
+from api.pages.feed import changes_feed
+from api.responses import kinds
+from api.services import services_of
+from shared.changes import ChangeFilter
+from shared.peer_id import BadPeerIdError, parse_peer_id
+from shared.public.changes import changes_document
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from api.responses.prepared import PreparedResponse
+
+MAX_LIMIT = 1_000
+MAX_ENTRIES = 100
+"""Of a feed."""
+
+
+def filter_of(request: Request) -> ChangeFilter:
+    """Return which changes a request wants; a peer id may be written in any form."""
+    given = request.query_params
+    server = given.get("server")
+    if server is not None:
+        try:
+            server = parse_peer_id(server)
+        except BadPeerIdError:
+            server = server[:100]  # nothing is found, which is what is known of it
+    return ChangeFilter(server, given.get("model"), given.get("contributor"))
+
+
+async def changes(request: Request) -> PreparedResponse:
+    """The changes as JSON, those that were updated last first."""
+    services, wanted = services_of(request), filter_of(request)
+    limit = limit_of(request, MAX_LIMIT)
+
+    async def make() -> PreparedResponse:
+        return await services.on_demand.render(
+            lambda: kinds.document(changes_document(services.changes.find(wanted), limit), "/api/v1/changes")
+        )
+
+    return await services.on_demand.get(resource(request.scope), make)
+
+
+async def atom(request: Request) -> PreparedResponse:
+    """The changes as an Atom feed; one that goes on is the same entry, updated."""
+    services, wanted = services_of(request), filter_of(request)
+    base = base_address(request)
+
+    async def make() -> PreparedResponse:
+        def render() -> PreparedResponse:
+            found = services.changes.find(wanted)[:MAX_ENTRIES]
+            return kinds.feed(changes_feed(found, wanted, base=base, now=services.clock.now()), "/changes.atom")
+
+        return await services.on_demand.render(render)
+
+    # Addresses in a feed are whole, so each name of the monitor has its own.
+    return await services.on_demand.get(f"{base} {resource(request.scope)}", make)

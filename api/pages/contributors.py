@@ -1,0 +1,92 @@
+"""Contributors as they are shown: names that are claimed, and may be made to look like others."""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from api.pages import text
+from shared import words
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from shared.public.contributors import ContributorEntry, Served
+
+MAX_LISTED = 200
+WINDOWS = (("day", "Today"), ("week", "7 days"), ("month", "30 days"), ("all", "All time"))
+_SCRIPTS = ("LATIN", "CYRILLIC", "GREEK", "ARMENIAN", "CHEROKEE")
+"""Alphabets with letters that look alike."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContributorCard:
+    """One contributor. `href` is None where its name makes an address that browsers would tidy away."""
+
+    name: text.Shown
+    href: str | None
+    rank: int
+    now: str
+    doubt: str | None
+    hours: tuple[tuple[str, str, str], ...]
+    """Window, server-hours, block-hours."""
+    models: tuple[tuple[str, str, str], ...]
+    """Name, address of its page, block-hours."""
+    servers: tuple[tuple[str, str], ...]
+    """Short id, address of its page."""
+    first_seen: float | None
+    last_seen: float | None
+
+
+def make_cards(entries: Sequence[ContributorEntry], limit: int = MAX_LISTED) -> list[ContributorCard]:
+    """Return at most `limit` cards, in the order of the ranking. A name that looks like one before it says so."""
+    seen: dict[str, str] = {}
+    cards = []
+    for entry in entries[:limit]:
+        alike = seen.setdefault(skeleton(entry.name), entry.name)
+        cards.append(make_card(entry, alike=alike if alike != entry.name else None))
+    return cards
+
+
+def make_card(entry: ContributorEntry, *, alike: str | None = None) -> ContributorCard:
+    now = f"{words.count(entry.servers, 'server')}, {words.count(entry.blocks, 'block')}" if entry.servers else "none"
+    return ContributorCard(
+        name=text.shown_name(entry.name, 40),
+        href=None if entry.name in (".", "..") else text.contributor_href(entry.name),
+        rank=entry.rank,
+        now=now,
+        doubt=doubt(entry.name, alike),
+        hours=tuple((title, *_hours(entry.served[window])) for window, title in WINDOWS),
+        models=tuple(
+            (text.cut(model.dht_prefix, 60), text.model_href(model.dht_prefix), f"{model.block_hours:,.1f}")
+            for model in entry.models
+        ),
+        servers=tuple((text.cut(peer_id[-6:]), text.server_href(peer_id)) for peer_id in entry.peer_ids),
+        first_seen=entry.first_seen,
+        last_seen=entry.last_seen,
+    )
+
+
+def doubt(name: str, alike: str | None) -> str | None:
+    """Return why a name may be meant to be taken for another; None where nothing says so."""
+    if alike is not None:
+        return "looks like another name above"
+    if len(_alphabets(name)) > 1:
+        return "mixes alphabets"
+    return None
+
+
+def skeleton(name: str) -> str:
+    """Return the same text for names that differ only in case, width, accents or blanks."""
+    plain = unicodedata.normalize("NFKD", words.clean(name)).casefold()
+    return "".join(char for char in plain if not unicodedata.combining(char) and not char.isspace())
+
+
+def _alphabets(name: str) -> set[str]:
+    scripts = {unicodedata.name(char, "").partition(" ")[0] for char in name if char.isalpha()}
+    return scripts.intersection(_SCRIPTS)
+
+
+def _hours(served: Served) -> tuple[str, str]:
+    return f"{served.server_hours:,.1f}", f"{served.block_hours:,.1f}"

@@ -1,0 +1,241 @@
+"""This module finds what changed about servers from crawl to crawl: pure steps over a state kept in Redis.
+
+A server is watched from the first crawl whose probe reached it. A change to the worse opens at the second crawl in a
+row that finds it, and starts with the first of them; it ends with the first crawl whose probe reaches the server.
+A crawl that could not look at a server changes nothing. What happens again soon is the same change once more.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from crawler.history.script import change_command
+from shared import changes, words
+from shared.changes import MAX_EVIDENCE, Change, ChangeKind
+from shared.reachability import Cause, message
+from shared.snapshot import MAX_UNIX_SECONDS, PeerState, Verdict
+from shared.store import keys
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from crawler.history.script import Command
+    from shared.snapshot import ModelReport, ServerReport, Snapshot
+
+CRAWLS_TO_OPEN = 2
+FLAPPING_WINDOW = 3600.0
+"""Seconds after its end within which a change that happens again goes on."""
+SETTLED_WINDOW = 6 * 3600.0
+"""The same for changes of blocks and of version."""
+MAX_LENGTH = 86400.0
+"""Seconds after its start from which a change that happens again is another one."""
+MAX_WATCHED = 5_000
+FORGOTTEN_AFTER = 7 * 86400.0
+"""Seconds after which a server that stays down is not watched any more."""
+GONE = "gone"
+
+_EVIDENCE = {
+    PeerState.OFFLINE: "it announced that it stops",
+    PeerState.JOINING: "it announced that it loads blocks again",
+    GONE: "it is not announced any more",
+}
+
+
+class Suspect(msgspec.Struct, frozen=True, array_like=True):
+    """What the last crawls found, which makes a change if the next one finds the server down too."""
+
+    start: float
+    state: str
+    evidence: str
+    crawls: int = 1
+
+
+class Watched(msgspec.Struct, frozen=True, array_like=True):
+    """What is stored about a server of a model between crawls."""
+
+    peer_id: str
+    dht_prefix: str
+    model: str
+    start: int
+    end: int
+    version: str | None = None
+    contributor: str | None = None
+    suspect: Suspect | None = None
+    down: Change | None = None
+    """The last time that it was down, or the one that lasts."""
+    moved: Change | None = None
+    updated: Change | None = None
+
+    @property
+    def open(self) -> Change | None:
+        return self.down if self.down is not None and self.down.end is None else None
+
+
+def decode_watched(data: bytes) -> Watched:
+    """Return a stored state. Raises `ValueError` for anything else."""
+    try:
+        watched = msgspec.msgpack.decode(data, type=Watched)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+    for change in (watched.down, watched.moved, watched.updated):
+        if change is not None:
+            changes.checked(change)
+    if watched.suspect is not None and not 0 <= watched.suspect.start <= MAX_UNIX_SECONDS:
+        raise ValueError("a time is out of range")
+    return watched
+
+
+def field(peer_id: str, dht_prefix: str) -> str:
+    """Return the name under which a server of a model is stored; a peer id has no space."""
+    return f"{peer_id} {dht_prefix}"
+
+
+def server_changes(watched: Mapping[str, Watched], snapshot: Snapshot, at: float) -> list[Command]:
+    """Return the commands that record what changed, given the stored states by `field`."""
+    found = {field(server.peer_id, model.dht_prefix): (model, server) for model, server in _servers(snapshot)}
+    commands: list[Command] = []
+    room = MAX_WATCHED - len(watched)
+    for name, (model, server) in found.items():
+        before = watched.get(name)
+        if before is None:
+            if not _is_reached(server) or room <= 0:
+                continue
+            room -= 1
+            after, made = _begin(model, server, at, first=not watched)
+        else:
+            after, made = _step(before, model, server, at)
+        commands += _writes(name, before, after, made)
+    for name in watched.keys() - found.keys():
+        before = watched[name]
+        if before.open is not None and at - before.open.since > FORGOTTEN_AFTER:
+            commands.append(("HDEL", keys.WATCHED_SERVERS, name))
+        elif not snapshot.unanswered_keys:
+            commands += _writes(name, before, *_down(before, GONE, _EVIDENCE[GONE], at))
+    return commands
+
+
+def _writes(name: str, before: Watched | None, after: Watched, made: list[Change]) -> list[Command]:
+    commands = [change_command(change) for change in made]
+    if after != before:
+        commands.append(("HSET", keys.WATCHED_SERVERS, name, msgspec.msgpack.encode(after)))
+    return commands
+
+
+def _servers(snapshot: Snapshot) -> Iterator[tuple[ModelReport, ServerReport]]:
+    for model in snapshot.models:
+        for server in model.servers:
+            yield model, server
+
+
+def _is_reached(server: ServerReport) -> bool:
+    return server.state is PeerState.ONLINE and server.verdict is Verdict.REACHABLE
+
+
+def _begin(model: ModelReport, server: ServerReport, at: float, *, first: bool) -> tuple[Watched, list[Change]]:
+    after = _described(
+        Watched(server.peer_id, model.dht_prefix, model.name, server.span.start, server.span.end), model, server
+    )
+    if first:  # of a monitor that begins to watch everything is new
+        return after, []
+    evidence = f"it serves blocks {_blocks(after)} of {words.cut(model.name, 60)}"
+    change = _change(ChangeKind.NEW, after, evidence, at)
+    return after, [msgspec.structs.replace(change, end=at)]
+
+
+def _step(before: Watched, model: ModelReport, server: ServerReport, at: float) -> tuple[Watched, list[Change]]:
+    if not _is_reached(server):
+        if server.state is PeerState.ONLINE:  # nobody could look
+            return before, []
+        return _down(before, server.state.value, _why(server), at)
+    made: list[Change] = []
+    after = msgspec.structs.replace(_described(before, model, server), suspect=None)
+    if (down := before.open) is not None:
+        lasted = max(0.0, at - down.since)
+        down = msgspec.structs.replace(down, end=at, updated=at, down_seconds=down.down_seconds + lasted)
+        made.append(down)
+        after = msgspec.structs.replace(after, down=down)
+    if (before.start, before.end) != (after.start, after.end):
+        evidence = f"from blocks {_blocks(before)} to {_blocks(after)}"
+        moved = _again(ChangeKind.MOVED, before.moved, after, evidence, at)
+        made.append(moved)
+        after = msgspec.structs.replace(after, moved=moved)
+    if before.version is not None and after.version is not None and before.version != after.version:
+        evidence = f"from {words.cut(before.version, 40)} to {words.cut(after.version, 40)}"
+        updated = _again(ChangeKind.UPDATED, before.updated, after, evidence, at)
+        made.append(updated)
+        after = msgspec.structs.replace(after, updated=updated)
+    return after, made
+
+
+def _blocks(watched: Watched) -> str:
+    return words.block_range(watched.start, watched.end)
+
+
+def _described(watched: Watched, model: ModelReport, server: ServerReport) -> Watched:
+    return msgspec.structs.replace(
+        watched,
+        model=model.name,
+        start=server.span.start,
+        end=server.span.end,
+        version=server.version,
+        contributor=server.public_name if server.show_public_name else None,
+    )
+
+
+def _why(server: ServerReport) -> str:
+    if server.state is not PeerState.UNREACHABLE:
+        return _EVIDENCE.get(server.state, "")
+    if server.error:
+        return words.cut(server.error, MAX_EVIDENCE)
+    known = server.cause in Cause.__members__.values()
+    return message(Cause(server.cause)) if server.cause and known else ""
+
+
+def _down(before: Watched, state: str, evidence: str, at: float) -> tuple[Watched, list[Change]]:
+    if before.open is not None:
+        return before, []
+    suspect = before.suspect or Suspect(at, state, evidence, 0)
+    suspect = msgspec.structs.replace(suspect, crawls=suspect.crawls + 1)
+    if suspect.crawls < CRAWLS_TO_OPEN:
+        return msgspec.structs.replace(before, suspect=suspect), []
+    start, old = min(suspect.start, at), before.down
+    if old is not None and old.end is not None and _goes_on(old, old.end, start, FLAPPING_WINDOW):
+        down = msgspec.structs.replace(
+            old,
+            updated=at,
+            end=None,
+            state=suspect.state,
+            evidence=suspect.evidence,
+            times=old.times + 1,
+            last_start=start,
+        )
+    else:
+        down = _change(ChangeKind.DOWN, before, suspect.evidence, start)
+        down = msgspec.structs.replace(down, updated=at, state=suspect.state)
+    return msgspec.structs.replace(before, suspect=None, down=down), [down]
+
+
+def _again(kind: ChangeKind, old: Change | None, watched: Watched, evidence: str, at: float) -> Change:
+    if old is not None and _goes_on(old, old.updated, at, SETTLED_WINDOW):
+        return msgspec.structs.replace(old, updated=at, end=at, times=old.times + 1, evidence=evidence, last_start=at)
+    return msgspec.structs.replace(_change(kind, watched, evidence, at), end=at)
+
+
+def _goes_on(old: Change, ended: float, at: float, window: float) -> bool:
+    return 0 <= at - ended <= window and at - old.start <= MAX_LENGTH and old.times < changes.MAX_TIMES
+
+
+def _change(kind: ChangeKind, watched: Watched, evidence: str, start: float) -> Change:
+    return Change(
+        id=changes.change_id(kind, watched.peer_id, watched.dht_prefix, start),
+        kind=kind,
+        dht_prefix=watched.dht_prefix,
+        model=watched.model,
+        peer_id=watched.peer_id,
+        contributor=watched.contributor,
+        start=start,
+        updated=start,
+        evidence=evidence,
+    )

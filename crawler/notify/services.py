@@ -1,0 +1,46 @@
+"""This module sends messages through apprise, which speaks the services that operators read. Loaded on demand."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from crawler.notify.digest import Message
+
+_NEXT_URL = re.compile(r"[\s,]+(?=[A-Za-z0-9]+://)")
+
+
+class NotSentError(Exception):
+    """The message was not sent. The text has nothing of the address, which may hold a secret."""
+
+
+def split_urls(text: str) -> list[str]:
+    """Return the addresses of a list with commas or blanks; a comma within an address stays."""
+    return [url for url in _NEXT_URL.split(text.strip()) if url]
+
+
+def check_url(url: str) -> None:
+    """Raise `ValueError` where apprise is not installed, or does not know the address; nothing of it is quoted."""
+    if _opened(url) is None:
+        raise ValueError("apprise does not know such an address (https://appriseit.com/services/)")
+
+
+def send(url: str, message: Message) -> None:
+    """Send a message to one service. Raises `NotSentError`. Blocks: call it in a thread."""
+    service = _opened(url)
+    if service is None or not service.notify(body=message.body, title=message.title, notify_type=message.tone):
+        raise NotSentError("the service did not take it")
+
+
+def masked(url: str) -> str:
+    """Return what may be shown of an address: its scheme."""
+    return f"{url.partition('://')[0][:20]}://***"
+
+
+def _opened(url: str) -> Any:
+    try:
+        import apprise  # noqa: PLC0415 - an extra
+    except ImportError:
+        raise ValueError("this needs the extra [notify]: pip install apprise") from None
+    return apprise.Apprise.instantiate(url, suppress_exceptions=True)
