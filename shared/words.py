@@ -74,7 +74,7 @@ def ago(moment: float, now: float) -> str:
 
 def period(seconds: float) -> str:
     """`minute`, `90 seconds`: what stands after "every"."""
-    if seconds >= MINUTE and seconds % MINUTE:
+    if MINUTE <= seconds < math.inf and seconds % MINUTE:
         return count(round(seconds), "second")
     return duration(seconds).removeprefix("1 ")
 

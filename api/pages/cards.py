@@ -6,11 +6,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from api.pages import blocks, rows, text
+from shared import words
+from shared.advice.inference import model_proof, seconds
 from shared.judgement.coverage import coverage, weakest_stage
 from shared.judgement.path import find_path
+from shared.judgement.usability import path_stands
+from shared.peer_id import short_peer_id
 from shared.snapshot import ModelState, PeerState
 
 if TYPE_CHECKING:
+    from shared.advice.inference import Proof
+    from shared.inference import Hop
     from shared.judgement.coverage import Coverage
     from shared.snapshot import ModelReport
 
@@ -33,9 +39,12 @@ class StripPart:
 
 @dataclass(frozen=True, slots=True)
 class Strip:
+    """The coverage of a model and, in `path`, the servers that a computation passed through."""
+
     parts: tuple[StripPart, ...]
     label: str
     ruler: rows.Ruler
+    path: tuple[StripPart, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +69,8 @@ class Card:
     repository: text.Shown | None
     official: bool
     limited: bool
+    proof: Proof
+    """What the latest chain of inference proved: the first thing that is said."""
     healthy: bool
     stale: bool
     num_blocks: int
@@ -96,11 +107,12 @@ def make_card(model: ModelReport, *, max_rows: int = FULL_TABLE, stale: bool = F
         repository=_repository(model),
         official=model.official,
         limited=model.limited,
+        proof=model_proof(model, stale=stale),
         healthy=model.state is ModelState.HEALTHY,
         stale=stale,
         num_blocks=model.num_blocks,
         covered=held.covered_blocks,
-        strip=make_strip(held),
+        strip=make_strip(held, model),
         bottleneck=blocks.bottleneck(held),
         weak=held.min_redundancy <= 1,
         slowest=_slowest(model),
@@ -112,8 +124,10 @@ def make_card(model: ModelReport, *, max_rows: int = FULL_TABLE, stale: bool = F
     )
 
 
-def make_strip(held: Coverage) -> Strip:
+def make_strip(held: Coverage, model: ModelReport) -> Strip:
+    """Draw the model's coverage, and the path of the latest chain while its servers are there."""
     num_blocks = len(held.redundancy)
+    hops = model.usability.path if model.usability is not None and path_stands(model) else ()
     return Strip(
         tuple(
             StripPart(
@@ -124,18 +138,31 @@ def make_strip(held: Coverage) -> Strip:
             )
             for run in held.runs()
         ),
-        _strip_label(held),
+        _strip_label(held) + (f"; a computation went {_over(hops)}" if hops else ""),
         rows.ruler(num_blocks),
+        tuple(_hop(hop, num_blocks) for hop in hops),
     )
+
+
+def _hop(hop: Hop, num_blocks: int) -> StripPart:
+    took = "" if hop.seconds_per_step is None else f", {seconds(hop.seconds_per_step)} per token"
+    relayed = ", through a relay" if hop.relayed else ""
+    title = f"{short_peer_id(hop.peer_id)} computed {words.blocks([(hop.start, hop.end)])}{took}{relayed}"
+    place = rows.percent(hop.start, num_blocks)
+    return StripPart("hop", place, rows.percent(hop.end - hop.start, num_blocks), title)
+
+
+def _over(hops: tuple[Hop, ...]) -> str:
+    return f"over {text.count(len(hops), 'server')}, to block {hops[-1].end - 1}"
 
 
 def _strip_label(held: Coverage) -> str:
     """The strip for those who cannot see it."""
     parts = [f"Coverage of {text.count(len(held.redundancy), 'block')}"]
     levels = (("no server", 0, 0), ("one server", 1, 1), ("two or more servers", 2, max(held.redundancy, default=0)))
-    for words, least, most in levels:
+    for who, least, most in levels:
         if spans := held.spans(least, most):
-            parts.append(f"{words}: {blocks.in_words(spans, 6)}")
+            parts.append(f"{who}: {blocks.in_words(spans, 6)}")
     return "; ".join(parts)
 
 

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from api.pages import blocks, cards, rows, text
+from shared.advice.inference import agreement_words, server_proof
 from shared.judgement.coverage import coverage
 from shared.judgement.swarm import pings_to
 from shared.snapshot import PeerState, Verdict
 
 if TYPE_CHECKING:
     from api.pages.view import View
+    from shared.advice.inference import Proof
     from shared.snapshot import BootstrapPeer, ModelReport, ServerReport, Snapshot
     from shared.store.history import ServerHistory
 
@@ -40,6 +42,9 @@ class Share:
     model_href: str
     strip: cards.Strip
     row: rows.Row
+    proof: Proof
+    agreement: str
+    """How its numbers stand to those of others; empty where it was not asked to compute."""
     blocks: str
     facts: tuple[tuple[str, str], ...]
     adapters: tuple[text.Shown, ...]
@@ -192,7 +197,9 @@ def _share(model: ModelReport, server: ServerReport) -> Share:
     return Share(
         model_name=text.cut(model.name, 60),
         model_href=text.model_href(model.dht_prefix),
-        strip=cards.make_strip(coverage(model)),
+        strip=cards.make_strip(coverage(model), model),
+        proof=server_proof(server.inference),
+        agreement=agreement_words(server.inference.agreement) if server.inference else "",
         row=rows.make_row(server, model.num_blocks),
         blocks=f"{blocks.in_words([(span.start, span.end)])} of {model.num_blocks}",
         facts=tuple((name, value) for name, value in facts if value),
