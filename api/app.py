@@ -14,6 +14,7 @@ from api.endpoints import (
     badges,
     checks,
     events,
+    guides,
     health,
     history,
     incidents,
@@ -21,6 +22,7 @@ from api.endpoints import (
     models,
     openapi,
     overview,
+    search,
     servers,
 )
 from api.http.cors import Cors
@@ -55,6 +57,9 @@ def create_app(settings: ApiSettings) -> Starlette:
             Route("/", overview.text),  # the page itself is always prepared
             Route("/models/{dht_prefix:path}", models.page),
             Route("/servers/{peer_id}", servers.page),
+            Route("/help", guides.page),
+            Route("/glossary", guides.glossary),
+            Route("/search", search.page),
             Route("/check", checks.page),
             Route("/check/{peer_id}", checks.page),
             Route("/incidents", incidents.page),
@@ -63,6 +68,7 @@ def create_app(settings: ApiSettings) -> Starlette:
             Route("/swarm.txt", overview.text),
             Route("/events", events.events),
             Route("/api/v1/state", overview.state),
+            Route("/api/v1/search", search.search),
             Route("/api/v1/models", models.models),
             Route("/api/v1/models/{dht_prefix:path}", models.model),
             Route("/api/v1/servers/{peer_id}", servers.server),

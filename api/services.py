@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from api.checks.client import CheckClient
 from api.http.problems import Problem
 from api.http.request_rate import RequestRate
 from api.metrics.process import ProcessMetrics
-from api.pages import Pages, near_models, near_servers
+from api.pages import Pages
+from api.pages.search import named
 from api.responses.history_cache import READS_AT_ONCE, HistoryCache
 from api.responses.on_demand import OnDemandResponses
 from api.responses.prepared import PreparedResponses
 from api.responses.swarm import Swarm
 from shared import tracing
 from shared.peer_id import BadPeerIdError, parse_peer_id
+from shared.resolve import Directory, Kind
 from shared.store.clock import RedisClock
 from shared.store.connection import connect
 from shared.store.history import HistoryReader
@@ -28,11 +29,14 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from api.settings import ApiSettings
+    from shared.resolve import Resolution
     from shared.snapshot import ModelReport, Snapshot
 
 FIRST_READ_TIMEOUT = 2.0
 """Seconds that a starting replica gives Redis to show what is there, before it serves without."""
 NO_SNAPSHOT_RETRY = 5
+MAX_NEAR = 5
+"""Names that an error suggests."""
 
 
 class Services:
@@ -59,6 +63,7 @@ class Services:
         self.history = HistoryCache(HistoryReader(self._history_redis), now=self.clock.now)
         self.checks = CheckClient(self._redis, self.tasks, max_queued=settings.max_queued_checks)
         self.request_rate = RequestRate(self._redis)
+        self._directory: tuple[Snapshot | None, Directory] | None = None
         self.metrics = ProcessMetrics(
             prepared=lambda: self.prepared.served,
             checks_waiting=lambda: self.checks.waiting,
@@ -104,18 +109,39 @@ class Services:
         try:
             return parse_peer_id(given)
         except BadPeerIdError as error:
-            raise Problem(400, f"Bad peer id: {error}.", near=await self.suggestions("server", given)) from error
+            raise await self.bad_peer_id(given) from error
+
+    async def bad_peer_id(self, given: str) -> Problem:
+        """Return the 400 for text that is no peer id: what else it may be, and what it may have meant."""
+        resolution = await self.resolve(given)
+        near = named((*resolution.found, *resolution.suggestions))
+        sentence = resolution.sentence or "This is no peer id, but it names something of this swarm."
+        return Problem(400, f"Bad peer id: {sentence[0].lower()}{sentence[1:]}", near=near[:MAX_NEAR])
+
+    async def resolve(self, text: str) -> Resolution:
+        """Return what pasted text names in the newest snapshot."""
+        snapshot = self.swarm.snapshot
+
+        def find() -> Resolution:  # in the one thread that renders: the directory needs no lock
+            if self._directory is None or self._directory[0] is not snapshot:
+                made = Directory.of(snapshot, show_addresses=self.settings.show_addresses)
+                self._directory = (snapshot, made)
+            return self._directory[1].resolve(text)
+
+        return await self.on_demand.render(find)
 
     async def unknown(self, kind: Literal["model", "server"], name: str, detail: str) -> Problem:
         """Return the 404 for what the snapshot does not have, with suggestions; a 503 where there is no snapshot."""
         if self.swarm.snapshot is None:
             return self.no_snapshot()
-        return Problem(404, detail, near=await self.suggestions(kind, name))
+        return Problem(404, detail, near=await self.suggestions(kind, name), asked=name)
 
     async def suggestions(self, kind: Literal["model", "server"], name: str) -> list[tuple[str, str]]:
         """Return (text, address of the page) of what may have been meant by a mistyped name."""
-        find = near_models if kind == "model" else near_servers
-        return await self.on_demand.render(partial(find, self.swarm.snapshot, name))
+        resolution = await self.resolve(name)
+        matches = (*resolution.found, *resolution.suggestions)
+        same_kind = [match for match in matches if (match.kind is Kind.MODEL) == (kind == "model")]
+        return named(match for match in same_kind if match.key != name)[:MAX_NEAR]
 
     def no_snapshot(self) -> Problem:
         """Return the 503 for while there is nothing to show, with the reason where one is known."""

@@ -65,6 +65,7 @@ def make_server(seed, start, end, state=PeerState.ONLINE, **given):
         "throughput": rng.choice([256.0, 512.5, 980.2, 1422.0, 2108.6, 3688.5]),
         "verdict": verdict,
         "error": f"{message(Cause.TIMEOUT)} (i/o timeout)" if state is PeerState.UNREACHABLE else None,
+        "cause": Cause.TIMEOUT.value if state is PeerState.UNREACHABLE else None,
         "public_name": rng.choice(NAMES),
         "version": rng.choice(["2.2.0.post1", "2.3.0.dev2", "2.1.0"]),
         "network_rps": round(rng.uniform(800, 9000), 1),

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 import msgspec
 from redis.exceptions import RedisError
@@ -23,8 +23,11 @@ from api.http.problems import CLIENT_LEFT, Problem
 from api.metrics.check import check_metrics
 from api.metrics.exposition import exposition
 from api.pages import CheckView
+from api.pages.search import is_peer, make_search
+from api.pages.text import check_href
 from api.responses import kinds
 from api.services import services_of
+from shared.advice.servers import Server
 from shared.peer_id import BadPeerIdError, parse_peer_id
 from shared.public.check import reachability_document
 from shared.reachability import message
@@ -59,20 +62,50 @@ async def without_peer_id(request: Request) -> Response:
 
 
 async def page(request: Request) -> Response:
-    """The form; with a peer id, what a check of that peer found."""
+    """The form; with a peer id, what a check of that peer found; with another text, which peers it names."""
     services = services_of(request)
     given = request.path_params.get("peer_id")
-    if given is None and (asked := request.query_params.get("peer_id", "").strip()):
-        return RedirectResponse(f"/check/{quote(asked[:200], safe='')}", 303)
     if given is None:
+        asked = request.query_params.get("q") or request.query_params.get("peer_id", "")
+        if asked.strip():
+            return await _resolved(request, asked)
         return _html(services.pages.check(peer_id=None, answer=None, problem=None))
+    if not _is_peer_id(given):
+        return await _resolved(request, given, 400)
     try:
         answers = await _check(request, given)
     except Problem as problem:
         html = services.pages.check(peer_id=given, answer=None, problem=problem.detail)
         return _html(html, problem.status_code, dict(problem.headers or {}))
-    view = CheckView(tuple(answers), show_addresses=services.settings.show_addresses)
-    return _html(services.pages.check(peer_id=answers[0].peer_id, answer=view, problem=None))
+    peer_id, shown = answers[0].peer_id, services.swarm.view().shown
+    your_ip = client_address(request.scope)
+
+    def render() -> str:
+        show_addresses = services.settings.show_addresses
+        view = CheckView(tuple(answers), show_addresses, Server.of(peer_id, shown), your_ip)
+        return services.pages.check(peer_id=peer_id, answer=view, problem=None)
+
+    return _html(await services.on_demand.render(render))
+
+
+async def _resolved(request: Request, asked: str, status: int = 200) -> Response:
+    """Lead to the check of the one peer that a text names; else show what it names, with the text kept in the box."""
+    services = services_of(request)
+    resolution = await services.resolve(asked)
+    peers = [match for match in resolution.found if is_peer(match)]
+    if len(peers) == 1:
+        return RedirectResponse(check_href(peers[0].key), 303)
+    snapshot = services.swarm.snapshot
+    found = await services.on_demand.render(partial(make_search, resolution, snapshot, to_check=True))
+    return _html(services.pages.check(peer_id=None, answer=None, problem=None, search=found), status)
+
+
+def _is_peer_id(given: str) -> bool:
+    try:
+        parse_peer_id(given)
+    except BadPeerIdError:
+        return False
+    return True
 
 
 async def probe(request: Request) -> PreparedResponse:
@@ -105,7 +138,7 @@ async def _check(request: Request, given: str) -> list[Answer]:
     try:
         peer_id = parse_peer_id(given)
     except BadPeerIdError as error:
-        raise Problem(400, f"Bad peer id: {error}.") from error
+        raise await services.bad_peer_id(given) from error
     address = client_address(request.scope)
     trusted = is_trusted(address, settings.trusted)
     if settings.rate_limit and not trusted:

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from api.http.resources import resource
-from api.pages.history import ModelPast, model_history_html
+from api.pages.history import ModelPast
 from api.responses import kinds
 from api.responses.history_cache import in_time
 from api.services import services_of
@@ -33,8 +33,7 @@ async def page(request: Request) -> PreparedResponse:
         past = await in_time(_past(services.history, prefix))
 
         def render() -> PreparedResponse:
-            history = None if past is None else model_history_html(past)
-            return kinds.page(services.pages.model(view, prefix, history=history) or "", "/models/{dht_prefix}")
+            return kinds.page(services.pages.model(view, prefix, history=past) or "", "/models/{dht_prefix}")
 
         return await services.on_demand.render(render)
 

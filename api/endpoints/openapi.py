@@ -9,7 +9,7 @@ import msgspec
 
 from api.http.headers import CORS, JSON, PROBLEM_JSON
 from api.responses.prepared import PreparedResponse
-from shared.public import check, health, history, incidents, models, problem, state
+from shared.public import check, health, history, incidents, models, problem, search, state
 from shared.public.schema import schemas
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ DOCUMENTS = (
     history.ServerHistoryDocument,
     incidents.IncidentsDocument,
     problem.ProblemDocument,
+    search.SearchDocument,
 )
 _REF = "#/components/schemas/{name}"
 _PREFIX = {
@@ -45,7 +46,7 @@ _PEER = {
 }
 _WORDS = {
     304: "The client has it already (If-None-Match).",
-    303: "To the page of the peer that was asked for.",
+    303: "To the page of what was asked for.",
     307: "To the canonical form of the peer id.",
     400: "The question is malformed.",
     403: "Only for the monitor's trusted networks.",
@@ -112,6 +113,7 @@ def _paths() -> dict[str, dict[str, Any]]:
             errors=(400, 403, 429, 503),
         ),
         "/api/v1/is_reachable": _problem_only("Without a peer id: always an error"),
+        "/api/v1/search": _json("What a pasted or typed text names", "SearchDocument", _text(), errors=(503,)),
         "/openapi.json": {
             "summary": "This description",
             "responses": {"200": _content("OpenAPI 3.1.", {JSON: {"schema": {"type": "object"}}}), **_words(304)},
@@ -140,7 +142,13 @@ def _paths() -> dict[str, dict[str, Any]]:
         "/incidents": _media("Outages for people", "text/html", errors=(503,)),
         "/models/{dht_prefix}": _media("A model for people", "text/html", _PREFIX, errors=(404, 503)),
         "/servers/{peer_id}": _media("A server for people", "text/html", _PEER, errors=(404, 503), others=(307,)),
-        "/check": _media("The form of a check for people", "text/html", others=(303,)),
+        "/search": _media("What a pasted text names, for people", "text/html", _text(), errors=(503,), others=(303,)),
+        "/help": _media(
+            "Where one more server counts most", "text/html",
+            _query("gpu", {"type": "string"}, "Memory of a GPU in GB, one that the page offers."), errors=(503,),
+        ),
+        "/glossary": _media("The terms of the pages", "text/html", errors=(503,)),
+        "/check": _media("The form of a check for people", "text/html", _text(), others=(303,)),
         "/check/{peer_id}": _media("A check for people", "text/html", _PEER, errors=(400, 403, 429, 503)),
     }  # fmt: skip
 
@@ -187,6 +195,10 @@ def _problems(statuses: tuple[int, ...]) -> dict[str, Any]:
         str(status): _content(_WORDS[status], {PROBLEM_JSON: {"schema": _ref("ProblemDocument")}})
         for status in statuses
     }
+
+
+def _text() -> dict[str, Any]:
+    return _query("q", {"type": "string"}, "Any text: a peer id, a multiaddr, a log line, a name.")
 
 
 def _resolution() -> dict[str, Any]:

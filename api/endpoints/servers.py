@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from starlette.responses import RedirectResponse, Response
 
+from api.http.problems import Problem
 from api.http.resources import resource
+from api.pages.search import is_peer, match_href, named
 from api.responses import kinds
 from api.responses.history_cache import in_time
 from api.services import services_of
+from shared.advice.servers import never_announced
 from shared.peer_id import BadPeerIdError, parse_peer_id
 from shared.public.models import server_document
 
@@ -17,6 +21,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from api.responses.prepared import PreparedResponse
+    from api.services import Services
 
 
 async def page(request: Request) -> Response | PreparedResponse:
@@ -26,28 +31,46 @@ async def page(request: Request) -> Response | PreparedResponse:
     try:
         peer_id = parse_peer_id(given)
     except BadPeerIdError as error:
-        why = f"{error}"
-        detail = f"The latest snapshot has no server {given[:100]!r}. {why[0].upper()}{why[1:]}."
-        raise await services.unknown("server", given, detail) from error
+        return await _resolved(services, given, error)
     if peer_id != given:
         return RedirectResponse(f"/servers/{peer_id}")
     services.snapshot()
 
     async def make() -> PreparedResponse:
         view = services.swarm.view()
-        history = await in_time(services.history.server(peer_id))
+        history, incidents = await asyncio.gather(
+            in_time(services.history.server(peer_id)), in_time(services.history.incidents())
+        )
 
         def render() -> PreparedResponse | None:
-            html = services.pages.server(view, peer_id, history=history)
+            html = services.pages.server(view, peer_id, history=history, incidents=incidents or ())
             return None if html is None else kinds.page(html, "/servers/{peer_id}")
 
         response = await services.on_demand.render(render)
         if response is None:
-            detail = f"The latest snapshot has no server {peer_id[:100]!r}."
-            raise await services.unknown("server", peer_id, detail)
+            raise await _never_announced(services, peer_id)
         return response
 
     return await services.on_demand.get(resource(request.scope), make)
+
+
+async def _resolved(services: Services, given: str, error: Exception) -> Response:
+    """Lead to the one peer that a text names which is no peer id: a short id, an address, a log line."""
+    services.snapshot()
+    resolution = await services.resolve(given)
+    if resolution.only is not None and is_peer(resolution.only):
+        return RedirectResponse(match_href(resolution.only))
+    near = named((*resolution.found, *resolution.suggestions))
+    detail = resolution.sentence or "This names no single server."
+    raise Problem(404, detail, near=near, heading="No such server", asked=given) from error
+
+
+async def _never_announced(services: Services, peer_id: str) -> Problem:
+    """Return the 404 of a well-formed peer id that neither the snapshot nor the history knows, in its own words."""
+    told = never_announced(services.swarm.snapshot)
+    near = await services.suggestions("server", peer_id)
+    heading = f"…{peer_id[-6:]} {told.title}"
+    return Problem(404, told.sentences, near=near, heading=heading, asked=peer_id)
 
 
 async def server(request: Request) -> PreparedResponse:

@@ -29,7 +29,8 @@ _DETAILS = {
 class Problem(HTTPException):
     """An error with words for the client.
 
-    `near` holds (text, address of the page) of what may have been meant.
+    `near` holds (text, address of the page) of what may have been meant. A page shows `heading` instead of the status's
+    phrase, and `asked` in its box, to be edited.
     """
 
     def __init__(
@@ -39,17 +40,21 @@ class Problem(HTTPException):
         *,
         headers: Mapping[str, str] | None = None,
         near: Sequence[tuple[str, str]] = (),
+        heading: str = "",
+        asked: str = "",
     ) -> None:
         super().__init__(status, detail, dict(headers or {}))
         self.near = near
+        self.heading = heading
+        self.asked = asked
 
 
 def exception_handlers(
-    page: Callable[[int, str, str, Sequence[tuple[str, str]]], str],
+    page: Callable[[int, str, str, Sequence[tuple[str, str]], str], str],
 ) -> dict[Any, Callable[[Request, Exception], Awaitable[Response]]]:
     """Return Starlette's handlers: for HTTP errors, its own router's too, and for our own mistakes.
 
-    `page` renders an error's status, title, detail and suggestions.
+    `page` renders an error's status, heading, detail, suggestions, and what was asked for.
     """
 
     async def on_http_error(request: Request, error: Exception) -> Response:
@@ -58,7 +63,8 @@ def exception_handlers(
         near = error.near if isinstance(error, Problem) else ()
         detail = error.detail if isinstance(error, Problem) else _DETAILS.get(status, error.detail)
         if "text/html" in request.headers.get("accept", "") and not request.url.path.startswith("/api/"):
-            html = page(status, _title(status), detail, near)
+            heading, asked = (error.heading, error.asked) if isinstance(error, Problem) else ("", "")
+            html = page(status, heading or _title(status), detail, near, asked)
             return HTMLResponse(html, status, headers={**SECURITY_HEADERS, **(error.headers or {})})
         return _problem(status, detail, [text for text, _ in near], headers=error.headers)
 

@@ -16,6 +16,7 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
     "/api/v1/incidents": ("limit", "model"),
     "/api/v1/history/models/": ("resolution",),
     "/badge/": ("metric",),
+    "/help": ("gpu",),
 }
 """By path, or by the start of the paths below it."""
 MAX_QUERY = 2_000

@@ -3,8 +3,7 @@
 `Pages` is built once by the app; `View` is what every page of the swarm is drawn from.
 """
 
-from api.pages.near import near_models, near_servers
 from api.pages.render import Pages
 from api.pages.view import CheckView, View
 
-__all__ = ["CheckView", "Pages", "View", "near_models", "near_servers"]
+__all__ = ["CheckView", "Pages", "View"]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from api.pages import text
 from shared.judgement.swarm import bootstrap_state, judged_models, nobody_can_join, swarm_state
+from shared.judgement.usability import gives_tokens
 from shared.snapshot import ModelState, Verdict
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from shared.snapshot import BootstrapPeer, CrawlProgress, CrawlStatus, Snapshot
 
 MAX_TRIED = 8
-"""Bootstrap addresses named in an explanation."""
+"""Bootstrap addresses, or servers, named in an explanation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +76,15 @@ def _judge(snapshot: Snapshot) -> Headline:
     if not judged:
         return _empty(snapshot)
     kind = "official model" if judged[0].official else "model"
-    usable = sum(model.state is ModelState.HEALTHY for model in judged)
+    usable = sum(model.state is ModelState.HEALTHY and gives_tokens(model) is not False for model in judged)
     counted = f"{usable} of {text.count(len(judged), kind)} can be used now."
+    if len(judged) == 1 and not usable:
+        counted = f"Its {kind} cannot be used now."
     if usable == len(judged):
         counted = f"All {len(judged)} {kind}s can be used now." if usable > 1 else f"Its {kind} can be used now."
     match swarm_state(snapshot):
+        case "healthy" if usable < len(judged):
+            return Headline("warn", "Every block is served, but not every model gives tokens", counted)
         case "healthy":
             return Headline("good", "The swarm is healthy", counted)
         case "partly healthy":
@@ -170,13 +175,20 @@ def notices(view: View) -> list[Notice]:
         found.append(Notice("warn", title, "Some blocks may have servers that nobody could see."))
     if snapshot.undialled_servers:
         title = f"{text.count(snapshot.undialled_servers, 'server')} could not be dialled in time."
-        found.append(Notice("idle", title, "Nobody looked whether they can be reached; their own word stands."))
+        found.append(Notice("idle", title, "They are shown in the state that they announce."))
     if snapshot.num_conflicts:
         servers = text.count(snapshot.num_conflicts, "server")
-        title = f"Not all records are true: what {servers} announced is not what dialling found."
-        words = "Anyone can write a record in another server’s name. The servers’ own pages say what differs."
-        found.append(Notice("warn", title, words))
+        differs = "differs from its record" if snapshot.num_conflicts == 1 else "differ from their records"
+        title = f"{servers} {differs}."
+        words = "Anyone can write a record in another server’s name; ≠ marks them in the tables:"
+        found.append(Notice("idle", title, words, _in_conflict(snapshot)))
     return found
+
+
+def _in_conflict(snapshot: Snapshot) -> tuple[str, ...]:
+    differing = (server for model in snapshot.models for server in model.servers if server.conflict)
+    lines = (f"…{text.cut(server.peer_id[-6:])}: {text.cut(server.conflict or '', 200)}" for server in differing)
+    return tuple(dict.fromkeys(lines))[:MAX_TRIED]
 
 
 def tried(peers: Iterable[BootstrapPeer], show_addresses: bool) -> tuple[str, ...]:

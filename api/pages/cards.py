@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from api.pages import blocks, rows, text
+from api.pages import rows, text
 from shared import words
 from shared.advice.inference import model_proof, seconds
 from shared.judgement.coverage import coverage, weakest_stage
@@ -16,6 +16,7 @@ from shared.snapshot import ModelState, PeerState
 
 if TYPE_CHECKING:
     from shared.advice.inference import Proof
+    from shared.advice.models import ModelAdvice
     from shared.inference import Hop
     from shared.judgement.coverage import Coverage
     from shared.snapshot import ModelReport
@@ -49,11 +50,9 @@ class Strip:
 
 @dataclass(frozen=True, slots=True)
 class PathView:
-    """The verdict on a way through the model, in words. `tokens` is the estimate as text, empty without one."""
+    """The way of a client through the model. `tokens` is the estimate as text, empty without one."""
 
-    usable: bool
-    sentence: str
-    tokens: str
+    tokens: str = ""
     hops: tuple[tuple[str, str, str], ...] = ()
     """Of each server: short id, address of its page, blocks."""
 
@@ -76,10 +75,9 @@ class Card:
     num_blocks: int
     covered: int
     strip: Strip
-    bottleneck: str
-    weak: bool
-    """Whether the bottleneck is worth a warning: no server, or one alone."""
-    slowest: str
+    told: ModelAdvice
+    capacity: str
+    """What all users together get at most, as the servers claim; empty where nobody can use it."""
     path: PathView
     states: list[tuple[str, int]]
     num_servers: int
@@ -91,8 +89,8 @@ class Card:
         return dict(self.states).get(PeerState.ONLINE.value, 0)
 
 
-def make_card(model: ModelReport, *, max_rows: int = FULL_TABLE, stale: bool = False) -> Card:
-    """Draw a model with at most `max_rows` of its servers; what is `stale` is told in the past tense."""
+def make_card(model: ModelReport, told: ModelAdvice, *, max_rows: int = FULL_TABLE, stale: bool = False) -> Card:
+    """Draw a model with what is told of it, and at most `max_rows` of its servers."""
     held = coverage(model)
     listed = model.servers
     if len(listed) > max_rows:
@@ -113,10 +111,9 @@ def make_card(model: ModelReport, *, max_rows: int = FULL_TABLE, stale: bool = F
         num_blocks=model.num_blocks,
         covered=held.covered_blocks,
         strip=make_strip(held, model),
-        bottleneck=blocks.bottleneck(held),
-        weak=held.min_redundancy <= 1,
-        slowest=_slowest(model),
-        path=path_view(model, held, stale=stale),
+        told=told,
+        capacity="" if stale else _capacity(model),
+        path=PathView() if stale else path_view(model, held),
         states=rows.state_counts(model),
         num_servers=len(model.servers),
         rows=rows.make_rows(listed, model.num_blocks),
@@ -134,7 +131,7 @@ def make_strip(held: Coverage, model: ModelReport) -> Strip:
                 f"r{min(run.redundancy, 2)}",
                 rows.percent(run.start, num_blocks),
                 rows.percent(run.end - run.start, num_blocks),
-                f"{blocks.in_words([(run.start, run.end)])}: {text.count(run.redundancy, 'server')}",
+                f"{words.blocks([(run.start, run.end)])}: {text.count(run.redundancy, 'server')}",
             )
             for run in held.runs()
         ),
@@ -162,40 +159,35 @@ def _strip_label(held: Coverage) -> str:
     levels = (("no server", 0, 0), ("one server", 1, 1), ("two or more servers", 2, max(held.redundancy, default=0)))
     for who, least, most in levels:
         if spans := held.spans(least, most):
-            parts.append(f"{who}: {blocks.in_words(spans, 6)}")
+            parts.append(f"{who}: {words.blocks(spans, 6)}")
     return "; ".join(parts)
 
 
-def path_view(model: ModelReport, held: Coverage, *, stale: bool = False) -> PathView:
-    """Say whether the model can be used, and how, or why not."""
-    can, cannot, serves = "Can be used now", "Cannot be used now", "Nobody serves it now"
-    if stale:
-        can, cannot, serves = "Could be used", "Could not be used", "Nobody served it"
+def path_view(model: ModelReport, held: Coverage) -> PathView:
+    """Return the chain of servers that a client would find fastest."""
     path = find_path(model, held)
     if path is None:
-        if not held.covered_blocks:
-            return PathView(usable=False, sentence=f"{serves}.", tokens="")
-        return PathView(usable=False, sentence=f"{cannot}: {blocks.bottleneck(held)}.", tokens="")
-    way = f"through {len(path.hops)} servers in a row" if len(path.hops) > 1 else "with one server for all blocks"
+        return PathView()
     hops = tuple(
         (
             text.cut(hop.server.peer_id[-6:]),
             text.server_href(hop.server.peer_id),
-            blocks.block_range(hop.start, hop.end),
+            words.block_range(hop.start, hop.end),
         )
         for hop in path.hops
     )
     tokens = "" if path.tokens_per_second is None else f"{path.tokens_per_second:.2g}"
     if path.tokens_per_second is not None and path.tokens_per_second >= 10:  # noqa: PLR2004 - `1.2e+02` reads badly
         tokens = text.number(path.tokens_per_second)
-    return PathView(usable=True, sentence=f"{can}, {way}.", tokens=tokens, hops=hops)
+    return PathView(tokens=tokens, hops=hops)
 
 
-def _slowest(model: ModelReport) -> str:
+def _capacity(model: ModelReport) -> str:
     stage = weakest_stage(model)
     if stage is None:
         return ""
-    return f"{text.number(stage.throughput)} tok/s at {blocks.in_words([(stage.start, stage.end)])}"
+    held = words.blocks([(stage.start, stage.end)])
+    return f"{words.throughput(stage.throughput)}, as the servers of {held} claim"
 
 
 def _repository(model: ModelReport) -> text.Shown | None:

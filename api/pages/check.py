@@ -1,21 +1,25 @@
-"""A reachability check as steps, evidence and advice."""
+"""This module shows a check: the verdict in words with what to do, and its stages with their evidence."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from api.pages import text
-from shared.reachability import Cause, Stage, advice, message
+from shared.advice.servers import Server, check_advice
+from shared.reachability import Cause, DialOutcome, Stage, decide, message
 from shared.snapshot import Verdict
 
 if TYPE_CHECKING:
     from api.pages.view import CheckView
+    from shared.advice.advice import Advice
     from shared.reachability import Answer
 
 _STAGES: tuple[tuple[Stage, str, str], ...] = (
-    (Stage.QUEUE, "Queue", "a worker takes the question"),
-    (Stage.LOOKUP, "Look-up", "the swarm tells its address"),
+    (Stage.QUEUE, "Queue", "a worker takes the check"),
+    (Stage.LOOKUP, "Lookup", "the DHT tells its address"),
     (Stage.DIAL, "Dial", "a connection is opened"),
     (Stage.SECURITY, "Security", "it proves its peer id"),
     (Stage.PROTOCOL, "Protocol", "it speaks Petals"),
@@ -42,39 +46,32 @@ class Report:
     verdict: str
     checked_at: float
     steps: tuple[Step, ...]
-    message: str
-    advice: str
     evidence: tuple[tuple[str, str], ...]
     addresses: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The whole answer: the verdict over all vantage points, then each."""
+    """The whole answer: the verdict over all vantage points in words, then each."""
 
-    tone: str
     title: str
-    text: str
+    advice: Advice
+    where: str
+    """How many places agree, where there are several."""
     reports: tuple[Report, ...]
 
 
 def make_result(peer_id: str, view: CheckView) -> Result:
-    short = "…" + text.cut(peer_id[-6:])
+    outcome = decide(view.answers).outcome if view.answers else DialOutcome.unknown(Cause.NODE_UNFIT)
+    server = view.server or Server.of(peer_id, None)
+    if not view.show_addresses:
+        outcome = replace(outcome, addresses=(), reached_at=None)
+    told = check_advice(server, outcome, your_ip=view.your_ip)
     places = len(view.answers)
     agreeing = sum(answer.outcome.verdict is view.verdict for answer in view.answers)
-    where = f" So it is seen from {agreeing} of {places} places." if places > 1 else ""
+    where = f"{agreeing} of {places} places found the same." if places > 1 else ""
     reports = tuple(_report(answer, view.show_addresses) for answer in view.answers)
-    match view.verdict:
-        case Verdict.REACHABLE:
-            loading = any(answer.outcome.protocol_ok is False for answer in view.answers)
-            words = "Other peers can connect to it" + (", but it serves no blocks yet." if loading else ".")
-            return Result("good", f"{short} is reachable", words + where, reports)
-        case Verdict.UNREACHABLE:
-            words = "Others in the swarm cannot connect to it either, as far as can be told from here."
-            return Result("bad", f"{short} is not reachable", words + where, reports)
-        case _:
-            words = "This says nothing about the server: the monitor itself could not look. Ask again in a minute."
-            return Result("idle", "Nobody could look", words, reports)
+    return Result(f"…{text.cut(peer_id[-6:])} {told.title}", told, where, reports)
 
 
 def _report(answer: Answer, show_addresses: bool) -> Report:
@@ -89,16 +86,14 @@ def _report(answer: Answer, show_addresses: bool) -> Report:
         ("Relay", relay),
         ("First answer after", text.milliseconds(outcome.rtt)),
         ("Serves Petals blocks", served),
-        ("Cause", "" if outcome.cause is None else outcome.cause.value.replace("_", " ")),
-        ("In the daemon’s words", text.cut(outcome.error or "", text.MAX_ERROR)),
+        ("Cause", "" if outcome.cause is None else message(outcome.cause)),
+        ("Error of libp2p", text.cut(outcome.error or "", text.MAX_ERROR)),
     )
     return Report(
         vantage=text.cut(answer.vantage, 40),
         verdict=outcome.verdict.value,
         checked_at=answer.checked_at,
         steps=tuple(_steps(outcome.stage, outcome.verdict, outcome.cause)),
-        message="" if outcome.cause is None else message(outcome.cause),
-        advice="" if outcome.cause is None else advice(outcome.cause),
         evidence=tuple((name, value) for name, value in evidence if value),
         addresses=tuple(text.cut(address, 160) for address in outcome.addresses[:20]) if show_addresses else (),
     )

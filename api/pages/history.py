@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from api.pages import charts, text
+from shared.advice.models import Past
 from shared.incidents import Incident, Outcome, summary
 from shared.store.rings import MINUTE, Resolution
 
@@ -36,6 +37,30 @@ class ModelPast:
     hours: ModelHistory
     minutes: ModelHistory
     incidents: tuple[Incident, ...] = ()
+
+    @property
+    def open_incident(self) -> Incident | None:
+        return next((incident for incident in self.incidents if incident.end is None), None)
+
+    @property
+    def watched_since(self) -> float | None:
+        """When the first crawl was recorded that judged the model: to the minute in its first day, else to the hour."""
+        hours = [slot.slot * Resolution.HOUR.ring.step for slot in self.hours.slots[:1]]
+        minutes = [slot.slot * MINUTE for slot in self.minutes.slots[:1]]
+        if hours and minutes and minutes[0] - hours[0] < Resolution.HOUR.ring.step:
+            return float(minutes[0])
+        return float((hours or minutes)[0]) if hours or minutes else None
+
+    def past(self, *, usable: bool) -> Past:
+        """Return what a verdict says of the past: since when it is so, and when it was last otherwise."""
+        if usable:
+            since = max((event.end for event in self.incidents if event.end is not None), default=self.watched_since)
+            return Past(since=since, watched_since=self.watched_since)
+        if self.open_incident is not None:
+            return Past.of(self.open_incident, watched_since=self.watched_since)
+        # One crawl alone is no incident yet.
+        healthy = [slot.slot * MINUTE for slot in self.minutes.slots if slot.healthy]
+        return Past(self.watched_since, float(healthy[-1]) if healthy else None, self.watched_since)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +131,7 @@ def make_event(incident: Incident, now: float) -> Event:
         start=incident.start,
         end=incident.end,
         duration="less than a minute" if lasted < MINUTE else text.duration(lasted),
-        blocks=f"{incident.covered_blocks} of {text.count(incident.num_blocks, 'block')} were left at worst",
+        blocks=f"at worst {incident.covered_blocks} of {text.count(incident.num_blocks, 'block')} had a server",
         summary=summary(incident),
     )
 

@@ -11,13 +11,19 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from api.pages import banner, cards, check, pings, rows, server, text
 from api.pages import history as past
+from api.pages.help import make_help
+from shared.advice import commands
+from shared.advice.models import Past, model_advice, nearest_usable
+from shared.judgement.coverage import coverage
+from shared.paste import MAX_KEPT
+from shared.peer_id import BadPeerIdError, parse_peer_id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from markupsafe import Markup
-
+    from api.pages.search import SearchView
     from api.pages.view import CheckView, View
+    from shared.incidents import Incident
     from shared.snapshot import Snapshot
     from shared.store.history import ServerHistory
 
@@ -34,6 +40,8 @@ MAX_MODEL_ROWS = 1_000
 """Servers listed on a model's page; of more, the fastest. The JSON has all. That many take 58 kB to send."""
 MAX_CONTRIBUTORS = 12
 MAX_ISSUES = 200
+MAX_ADAPTER_SNIPPETS = 3
+"""LoRAs for which a model's page has its own Python."""
 MAX_CHIPS = 8
 """Models named in the verdict."""
 
@@ -56,8 +64,9 @@ class Pages:
             css=f"/static/app.css?v={_fingerprint('app.css')}",
             js=f"/static/app.js?v={_fingerprint('app.js')}",
             icon=f"/static/favicon.svg?v={_fingerprint('favicon.svg')}",
+            petals_docs=commands.DOCUMENTATION,
         )
-        names = ("overview", "model", "server", "check", "problem", "incidents")
+        names = ("overview", "model", "server", "check", "problem", "incidents", "search", "help", "glossary")
         self._templates = {name: self._environment.get_template(f"{name}.html") for name in names}
 
     def overview(self, view: View) -> str:
@@ -65,8 +74,11 @@ class Pages:
         snapshot = view.snapshot
         models = snapshot.models if snapshot is not None else ()
         shown, budget = [], MAX_OVERVIEW_ROWS
+        told_of = view.shown
         for model in models[:MAX_CARDS]:
-            shown.append(cards.make_card(model, max_rows=min(budget, cards.FULL_TABLE), stale=view.stale))
+            assert told_of is not None  # noqa: S101 - where there are models
+            told = model_advice(model, told_of, view.now, stale=view.stale)
+            shown.append(cards.make_card(model, told, max_rows=min(budget, cards.FULL_TABLE), stale=view.stale))
             budget -= len(shown[-1].rows)
         headline = banner.headline(view)
         served = [card for card in shown if card.num_servers]
@@ -75,8 +87,8 @@ class Pages:
             _swarm_context(view, headline.title, "swarm"),
             headline=headline,
             cards=shown,
-            usable=[card for card in served if card.path.usable][:MAX_CHIPS],
-            unusable=[card for card in served if not card.path.usable][:MAX_CHIPS],
+            usable=[card for card in served if card.told.usable][:MAX_CHIPS],
+            unusable=[card for card in served if not card.told.usable][:MAX_CHIPS],
             more_models=[
                 (text.cut(model.name, 60) or "(nameless)", text.model_href(model.dht_prefix), model.state.value)
                 for model in models[MAX_CARDS : MAX_CARDS + MAX_LISTED]
@@ -89,39 +101,54 @@ class Pages:
             refused=sorted(snapshot.refused.by_reason.items()) if snapshot is not None else (),
         )
 
-    def model(self, view: View, dht_prefix: str, *, history: Markup | None = None) -> str | None:
+    def model(self, view: View, dht_prefix: str, *, history: past.ModelPast | None = None) -> str | None:
         """One model and all its servers; None where the snapshot (or the lack of one) does not know it.
 
-        `history` is the section that `api.pages.history` makes of its past; None where that cannot be read.
+        `history` is its past; None where that cannot be read.
         """
         snapshot = view.snapshot
         model = next((m for m in snapshot.models if m.dht_prefix == dht_prefix), None) if snapshot else None
-        if model is None:
+        if model is None or snapshot is None:
             return None
-        card = cards.make_card(model, max_rows=0, stale=view.stale)
+        then = Past() if history is None else history.past(usable=coverage(model).has_path)
+        shown = view.shown or snapshot
+        told = model_advice(model, shown, view.now, past=then, stale=view.stale)
+        card = cards.make_card(model, told, max_rows=0, stale=view.stale)
+        instead = None if told.usable else nearest_usable(model, snapshot)
         listed = model.servers
         if len(listed) > MAX_MODEL_ROWS:
             listed = tuple(rows.fastest(listed, MAX_MODEL_ROWS))
-        state = "can be used" if card.path.usable else f"{card.covered} of {card.num_blocks} blocks"
         return self._render(
             "model",
-            _swarm_context(view, f"{card.short_name}: {state}", "swarm"),
+            _swarm_context(view, f"{card.short_name} {told.advice.title}", "swarm", text.model_json(dht_prefix)),
             card=card,
-            history=history,
+            history=None if history is None else past.model_history_html(history),
+            incident=None if history is None or told.usable else history.open_incident,
+            instead=None if instead is None else (text.cut(instead.name, 60), text.model_href(instead.dht_prefix)),
+            snippet=commands.client(instead or model, shown),
+            snippet_for=text.cut((instead or model).name, 60),
+            adapters=[]
+            if instead
+            else [
+                (text.cut(name, 96), commands.client(model, shown, adapter=name))
+                for name in commands.usable_adapters(model)[:MAX_ADAPTER_SNIPPETS]
+            ],
+            documentation=commands.DOCUMENTATION,
             rows=rows.make_rows(listed, model.num_blocks),
             left_out=len(model.servers) - len(listed),
             matrix=pings.make_matrix(model),
             measured=any(server.next_pings for server in model.servers),
         )
 
-    def server(self, view: View, peer_id: str, *, history: ServerHistory | None = None) -> str | None:
+    def server(
+        self, view: View, peer_id: str, *, history: ServerHistory | None = None, incidents: Sequence[Incident] = ()
+    ) -> str | None:
         """One server or bootstrap peer and its past; None where neither this nor the snapshot knows it."""
-        found = server.make_server(view, peer_id)
-        if found is None and history is not None:
-            found = server.make_left(view, history)
+        found = server.make_server(view, peer_id, history, incidents)
         if found is None:
             return None
-        context = _swarm_context(view, f"…{found.short_id} {found.title}", "swarm")
+        told = found.advice
+        context = _swarm_context(view, f"…{found.short_id} {told.title}", "swarm", text.server_json(peer_id))
         section = None if history is None else past.server_history_html(history)
         return self._render("server", context, server=found, history=section)
 
@@ -132,17 +159,32 @@ class Pages:
         title = f"{len(ongoing)} ongoing" if ongoing else "none ongoing"
         return self._render(
             "incidents",
-            _swarm_context(view, f"Incidents: {title}", "incidents"),
+            _swarm_context(view, f"Incidents: {title}", "incidents", text.INCIDENT_DOCUMENTS),
             ongoing=ongoing,
             ended=ended,
             left_out=left_out,
             stylesheet=past.stylesheet(),
         )
 
-    def check(self, *, peer_id: str | None, answer: CheckView | None, problem: str | None) -> str:
-        """The form that asks about one peer and, given an `answer` or a `problem`, what came of it.
+    def search(self, view: View, found: SearchView) -> str:
+        """What a search found, with the box to search again."""
+        return self._render("search", _context("Search", "search"), found=found, no_snapshot=view.snapshot is None)
 
-        The form sends `GET /check?peer_id=…`.
+    def help(self, view: View, *, gpu_gb: int | None = None) -> str:
+        """Where one more server counts most, and how to start it on a GPU of so many GB."""
+        found = make_help(view, gpu_gb)
+        return self._render("help", _swarm_context(view, "Help with a GPU", "help"), help=found)
+
+    def glossary(self) -> str:
+        """The terms that pages use."""
+        return self._render("glossary", _context("Glossary", "glossary"))
+
+    def check(
+        self, *, peer_id: str | None, answer: CheckView | None, problem: str | None, search: SearchView | None = None
+    ) -> str:
+        """The form that asks about one peer and, given an `answer`, a `problem` or a `search`, what came of it.
+
+        The form sends `GET /check?q=…`, which may be any text: `search` is what it names where that is not one peer.
         """
         result = check.make_result(peer_id or "", answer) if answer is not None else None
         title = result.title if result is not None else "Check a server"
@@ -150,30 +192,57 @@ class Pages:
             "check",
             _context(title, "check"),
             peer_id=text.clean(peer_id or ""),
-            server_href=text.server_href(peer_id) if peer_id else "",
+            asked=search.pasted if search is not None else text.clean(peer_id or ""),
+            search=search,
+            server_href=text.server_href(peer_id) if peer_id and answer and answer.known else "",
             result=result,
             problem=problem,
         )
 
-    def problem(self, status: int, title: str, detail: str, near: Sequence[tuple[str, str]] = ()) -> str:
-        """An error page; `near` holds (text, href) of what the reader may have meant."""
+    def problem(
+        self, status: int, title: str, detail: str, near: Sequence[tuple[str, str]] = (), asked: str = ""
+    ) -> str:
+        """An error page; `near` holds (text, href) of what the reader may have meant, `asked` what was looked for."""
         links = [
             (name, href)
             for name, href in near
             if (href.startswith("/") and not href.startswith("//")) or text.safe_link(href)
         ]
-        return self._render("problem", _context(title, ""), status=status, heading=title, detail=detail, near=links)
+        try:
+            check_href = text.check_href(parse_peer_id(asked))
+        except BadPeerIdError:
+            check_href = ""
+        return self._render(
+            "problem",
+            _context(title, ""),
+            status=status,
+            heading=title,
+            detail=detail,
+            near=links,
+            asked=text.cut(asked, MAX_KEPT),
+            check_href=check_href,
+        )
 
     def _render(self, template: str, context: dict[str, Any], **more: Any) -> str:
         return self._templates[template].render(context, **more)
 
 
 def _context(title: str, section: str) -> dict[str, Any]:
-    return {"title": title, "section": section, "snapshot": None, "snapshot_id": "", "live": False, "notices": ()}
+    return {
+        "title": title,
+        "section": section,
+        "snapshot": None,
+        "snapshot_id": "",
+        "live": False,
+        "notices": (),
+        "same": (),
+    }
 
 
-def _swarm_context(view: View, title: str, section: str) -> dict[str, Any]:
-    """What the frame of a page that follows the swarm needs."""
+def _swarm_context(
+    view: View, title: str, section: str, same: Sequence[tuple[str, str]] = text.SWARM_DOCUMENTS
+) -> dict[str, Any]:
+    """What the frame of a page that follows the swarm needs. `same` are (name, address) of the page in other forms."""
     return {
         "title": title,
         "section": section,
@@ -181,6 +250,7 @@ def _swarm_context(view: View, title: str, section: str) -> dict[str, Any]:
         "snapshot_id": view.snapshot_id or "",
         "live": True,
         "notices": banner.notices(view),
+        "same": same,
     }
 
 
@@ -193,7 +263,7 @@ def _figures(snapshot: Snapshot, served: Sequence[cards.Card]) -> list[tuple[str
     if not served:
         return [peers]
     return [
-        (f"{sum(card.path.usable for card in served)}", f"{len(served)}", "models usable"),
+        (f"{sum(card.told.usable for card in served)}", f"{len(served)}", "models usable"),
         (f"{online:,}", f"{spans:,}", "servers online"),
         peers,
     ]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from api.pages import text
+from shared import words
 from shared.judgement.swarm import count_states, uses_relay
 from shared.judgement.usability import does_not_compute
 from shared.snapshot import PeerState, Verdict
@@ -37,6 +38,12 @@ class Row:
     more_adapters: int
     cache: str
     via: str
+    via_found: bool
+    """Whether the crawler found the way; else the server announces it."""
+    conflict: str
+    """How dialling contradicts the record; empty where it does not."""
+    version_differs: bool
+    blocks: str
     start: int
     end: int
     x: str
@@ -66,6 +73,10 @@ def make_row(server: ServerReport, num_blocks: int) -> Row:
         more_adapters=max(0, len(server.adapters) - MAX_ADAPTERS),
         cache=text.number(server.cache_tokens_left_per_block) if server.span.length else "",
         via=via(server),
+        via_found=server.relayed is not None,
+        conflict=text.cut(server.conflict or "", 300),
+        version_differs="version" in (server.conflict or ""),
+        blocks=words.block_range(server.span.start, server.span.end) if server.span.length else "",
         start=server.span.start,
         end=server.span.end,
         x=percent(server.span.start, num_blocks),
@@ -112,7 +123,7 @@ def way_found(server: ServerReport) -> str:
     if not server.relayed:
         return f"directly, {took}"
     relay = f" …{text.cut(server.relay[-6:])}" if server.relay else ""
-    return f"through the relay{relay}, {took}; each step of a client takes this detour"
+    return f"through the relay{relay}, {took}; each token of a client takes this detour"
 
 
 def percent(part: int, whole: int) -> str:
@@ -139,11 +150,11 @@ def state_counts(model: ModelReport) -> list[tuple[str, int]]:
 def verdict_words(server: ServerReport) -> str:
     """What the crawler found when it looked at the server, or why it did not look."""
     if server.conflict:
-        return f"reachable, but: {text.cut(server.conflict, text.MAX_ERROR)}"
+        return f"reachable, but it differs from its record: {text.cut(server.conflict, text.MAX_ERROR)}"
     if server.state in (PeerState.JOINING, PeerState.OFFLINE):
-        return "not dialled: only servers that announce to be online are"
+        return "not dialled: the monitor dials servers that announce that they are online"
     return {
         Verdict.REACHABLE: "reachable: it answered the monitor",
         Verdict.UNREACHABLE: "unreachable: it did not answer the monitor",
-        Verdict.UNKNOWN: "not known: nobody could look, so its own word stands",
+        Verdict.UNKNOWN: "not known: the monitor could not dial it",
     }[server.verdict]

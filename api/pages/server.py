@@ -1,27 +1,28 @@
-"""One peer in full: what it announces in each model, what the monitor found, how to mend it."""
+"""This module shows one peer in full: the verdict, what to do, what it announces in each model, what was found."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from api.pages import blocks, cards, rows, text
+from api.pages import cards, rows, text
+from shared import words
 from shared.advice.inference import agreement_words, server_proof
+from shared.advice.servers import Server, server_advice
 from shared.judgement.coverage import coverage
 from shared.judgement.swarm import pings_to
-from shared.snapshot import PeerState, Verdict
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from api.pages.view import View
+    from shared.advice.advice import Advice
     from shared.advice.inference import Proof
-    from shared.snapshot import BootstrapPeer, ModelReport, ServerReport, Snapshot
+    from shared.incidents import Incident, LostServer
+    from shared.snapshot import BootstrapPeer, ModelReport, ServerReport
     from shared.store.history import ServerHistory
 
 MAX_PINGS_SHOWN = 100
-CONFLICT_ADVICE = (
-    "Records carry no signature: anyone can write one in this server’s name, and this one may be forged. Where the "
-    "server has just been started anew, it passes within minutes."
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,126 +47,71 @@ class Share:
     agreement: str
     """How its numbers stand to those of others; empty where it was not asked to compute."""
     blocks: str
-    facts: tuple[tuple[str, str], ...]
+    announced: tuple[tuple[str, str], ...]
+    """What the server says of itself: (name, value)."""
+    found: tuple[tuple[str, str], ...]
+    """What the monitor saw when it dialled the server."""
     adapters: tuple[text.Shown, ...]
-    verdict: str
     pings_to: tuple[Ping, ...]
     pings_from: tuple[Ping, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ServerView:
-    """A server's page. `tone` is good, warn, bad or idle."""
+    """A server's page."""
 
     peer_id: str
     short_id: str
     check_href: str
     contributor: text.Shown | None
-    tone: str
-    title: str
-    text: str
+    advice: Advice
     shares: tuple[Share, ...]
-    errors: tuple[tuple[str, str], ...]
-    """What is wrong, and the advice."""
     addresses: tuple[str, ...]
     location: str
     bootstrap: str
     """What the crawler found of it as a bootstrap peer; empty if it is none."""
 
 
-def make_server(view: View, peer_id: str) -> ServerView | None:
-    """Return what the page of `peer_id` shows; None where the snapshot does not know it."""
-    snapshot = view.snapshot
-    if snapshot is None:
+def make_server(
+    view: View, peer_id: str, history: ServerHistory | None = None, incidents: Sequence[Incident] = ()
+) -> ServerView | None:
+    """Return what the page of `peer_id` shows; None where neither the snapshot nor the history knows it."""
+    if view.snapshot is None:
         return None
-    found = [(model, server) for model in snapshot.models for server in model.servers if server.peer_id == peer_id]
-    bootstrap = next((peer for peer in snapshot.bootstrap_peers if peer.peer_id == peer_id), None)
-    if not found and bootstrap is None:
+    found = Server.of(peer_id, view.shown)
+    if not found.shares and found.bootstrap is None and history is None:
         return None
-    servers = [server for _, server in found]
-    tone, title, words = _headline(servers, bootstrap)
-    contributor = next(filter(None, map(rows.contributor, servers)), None)
-    addresses = {address: None for server in servers for address in server.multiaddrs}
+    told = server_advice(
+        found,
+        view.now,
+        record=None if history is None else history.record,
+        lost=_lost(peer_id, incidents),
+        stale=view.stale,
+    )
+    servers = [server for _, server in found.shares]
     return ServerView(
         peer_id=text.clean(peer_id),
         short_id=text.cut(peer_id[-6:]),
         check_href=text.check_href(peer_id),
-        contributor=contributor,
-        tone=tone,
-        title=title,
-        text=words,
-        shares=tuple(_share(model, server) for model, server in found),
-        errors=_errors(snapshot, peer_id, servers),
-        addresses=tuple(text.cut(address, 160) for address in list(addresses)[:20]) if view.show_addresses else (),
+        contributor=next(filter(None, map(rows.contributor, servers)), None),
+        advice=told,
+        shares=tuple(_share(model, server) for model, server in found.shares),
+        addresses=tuple(text.cut(address, 160) for address in found.addresses[:20]) if view.show_addresses else (),
         location=_location(servers) if view.show_addresses else "",
-        bootstrap=_bootstrap(bootstrap),
+        bootstrap=_bootstrap(found.bootstrap),
     )
 
 
-def make_left(view: View, history: ServerHistory) -> ServerView:
-    """Return what is shown of a server that the snapshot does not know any more, but the history does."""
-    record = history.record
-    ago = text.duration(max(0.0, view.now - record.last_seen))
-    online = f"last online {text.duration(max(0.0, view.now - record.last_online))} ago" if record.last_online else ""
-    return ServerView(
-        peer_id=text.clean(history.peer_id),
-        short_id=text.cut(history.peer_id[-6:]),
-        check_href=text.check_href(history.peer_id),
-        contributor=None,
-        tone="idle",
-        title="has left the swarm",
-        text=f"It was last announced {ago} ago, and {online or 'no crawl ever found it online'}.",
-        shares=(),
-        errors=(),
-        addresses=(),
-        location="",
-        bootstrap="",
-    )
-
-
-def _headline(servers: list[ServerReport], bootstrap: BootstrapPeer | None) -> tuple[str, str, str]:
-    """Tone, what follows the id, a sentence: by the worst of its states, for that is what needs a hand."""
-    if not servers:
-        if bootstrap is not None and bootstrap.verdict is Verdict.UNREACHABLE:
-            return "bad", "cannot be reached", "It is a bootstrap peer, and the monitor could not connect to it."
-        return "good", "is a bootstrap peer", "It lets others join the swarm and announces no blocks itself."
-    nobody_looked = all(server.verdict is Verdict.UNKNOWN for server in servers)
-    words = {
-        PeerState.UNREACHABLE: (
-            "bad",
-            "cannot be reached",
-            "It announces to be online, but the monitor could not connect to it.",
-        ),
-        PeerState.ONLINE: ("idle", "says that it is online", "Nobody could look whether it can be reached.")
-        if nobody_looked
-        else ("good", "is online", "The monitor reached it: clients can use its blocks."),
-        PeerState.JOINING: ("warn", "is joining", "It is loading its blocks and will serve them in a few minutes."),
-        PeerState.OFFLINE: ("idle", "is offline", "It said goodbye; its announcement will expire in a few minutes."),
-    }
-    states = {server.state for server in servers}
-    if states == {PeerState.ONLINE} and any(server.conflict for server in servers):
-        return "warn", "is online, but its record is in doubt", "The monitor reached it, and it says otherwise."
-    return next(said for state, said in words.items() if state in states)
+def _lost(peer_id: str, incidents: Sequence[Incident]) -> LostServer | None:
+    """Return what the newest incident tells of a server that it names."""
+    named = (server for incident in incidents for lost in incident.cause for server in lost.servers)
+    return next((server for server in named if server.peer_id == peer_id), None)
 
 
 def _bootstrap(peer: BootstrapPeer | None) -> str:
     if peer is None:
         return ""
     return f"bootstrap peer, {peer.verdict.value}" + (f": {text.cut(peer.error, 200)}" if peer.error else "")
-
-
-def _errors(snapshot: Snapshot, peer_id: str, servers: list[ServerReport]) -> tuple[tuple[str, str], ...]:
-    conflicts = dict.fromkeys(server.conflict for server in servers if server.conflict)
-    found = _failures(snapshot, peer_id, servers)
-    return (*found, *((text.cut(conflict, text.MAX_ERROR), CONFLICT_ADVICE) for conflict in conflicts))
-
-
-def _failures(snapshot: Snapshot, peer_id: str, servers: list[ServerReport]) -> tuple[tuple[str, str], ...]:
-    issues = [issue for issue in snapshot.reachability_issues if issue.peer_id == peer_id]
-    if issues:
-        return tuple((text.cut(issue.error, text.MAX_ERROR), text.cut(issue.advice, 600)) for issue in issues)
-    errors = dict.fromkeys(server.error for server in servers if server.error)
-    return tuple((text.cut(error, text.MAX_ERROR), "") for error in errors)
 
 
 def _location(servers: list[ServerReport]) -> str:
@@ -179,21 +125,21 @@ def _location(servers: list[ServerReport]) -> str:
 def _share(model: ModelReport, server: ServerReport) -> Share:
     span = server.span
     speeds = (
-        ("Inference, one block", server.inference_rps),
-        ("Forward pass, one block", server.forward_rps),
+        ("Inference through one block", server.inference_rps),
+        ("Forward pass through one block", server.forward_rps),
         ("Network", server.network_rps),
     )
     cache = text.number(server.cache_tokens_left_per_block) if span.length else ""
-    facts = (
-        ("Throughput", f"{text.number(server.throughput)} tok/s"),
-        *((name, f"{text.number(speed)} tok/s" if speed is not None else "") for name, speed in speeds),
+    announced = (
+        ("State", server.announced.value),
+        ("Throughput", words.throughput(server.throughput)),
+        *((name, words.throughput(speed)) for name, speed in speeds),
         ("Precision", rows.precision(server)),
-        ("Attention cache left", f"{cache} tokens a block" if cache else ""),
-        ("Reached", rows.way_found(server)),
-        ("Announces its way", {True: "through a relay", False: "directly", None: ""}[server.using_relay]),
+        ("Attention cache left", f"{cache} tokens per block" if cache else ""),
+        ("Connects", {True: "through a relay", False: "directly", None: ""}[server.using_relay]),
         ("Petals version", text.cut(server.version or "", 40)),
-        ("Announces to be", server.announced.value),
     )
+    found = (("Verdict", rows.verdict_words(server)), ("Connected", rows.way_found(server)))
     return Share(
         model_name=text.cut(model.name, 60),
         model_href=text.model_href(model.dht_prefix),
@@ -201,10 +147,10 @@ def _share(model: ModelReport, server: ServerReport) -> Share:
         proof=server_proof(server.inference),
         agreement=agreement_words(server.inference.agreement) if server.inference else "",
         row=rows.make_row(server, model.num_blocks),
-        blocks=f"{blocks.in_words([(span.start, span.end)])} of {model.num_blocks}",
-        facts=tuple((name, value) for name, value in facts if value),
+        blocks=f"{words.blocks([(span.start, span.end)])} of {model.num_blocks}",
+        announced=tuple((name, value) for name, value in announced if value),
+        found=tuple((name, value) for name, value in found if value),
         adapters=tuple(text.adapter(name) for name in server.adapters[:50]),
-        verdict=rows.verdict_words(server),
         pings_to=_pings(model, server.next_pings or {}),
         pings_from=_pings(model, pings_to(model, server.peer_id)),
     )
@@ -219,7 +165,7 @@ def _pings(model: ModelReport, pings: dict[str, float]) -> tuple[Ping, ...]:
             short_id=text.cut(peer_id[-6:]),
             href=text.server_href(peer_id) if peer_id in spans else "",
             value=text.milliseconds(seconds),
-            blocks=blocks.block_range(spans[peer_id].start, spans[peer_id].end) if peer_id in spans else "",
+            blocks=words.block_range(spans[peer_id].start, spans[peer_id].end) if peer_id in spans else "",
         )
         for peer_id, seconds in nearest
     )

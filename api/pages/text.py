@@ -15,12 +15,16 @@ from shared.words import clean, count, duration, milliseconds, number, period, u
 
 __all__ = [
     "MAX_ERROR", "Shown", "adapter", "anchor", "check_href", "clean", "count", "cut", "duration", "milliseconds",
-    "model_href", "number", "period", "safe_link", "server_href", "shown_name", "utc",
+    "model_href", "number", "period", "safe_link", "search_href", "server_href", "shown_name", "utc",
 ]  # fmt: skip
 
 MAX_NAME = 28
 MAX_LINK_CHARS = 300
 MAX_ERROR = 400
+
+SWARM_DOCUMENTS = (("JSON", "/api/v1/state"), ("text", "/swarm.txt"), ("Prometheus metrics", "/metrics"))
+INCIDENT_DOCUMENTS = (("JSON", "/api/v1/incidents"), ("Atom feed", "/incidents.atom"))
+"""The page in other forms: (name, address)."""
 
 _ADAPTER = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
 
@@ -74,6 +78,22 @@ def anchor(text: str) -> str:
 
 def model_href(dht_prefix: str) -> str:
     return "/models/" + quote(dht_prefix, safe="", errors="replace")
+
+
+def model_json(dht_prefix: str) -> tuple[tuple[str, str], ...]:
+    """Return a model's page in other forms: (name, address)."""
+    name = quote(dht_prefix, safe="", errors="replace")
+    return (("JSON", f"/api/v1/models/{name}"), ("history as JSON", f"/api/v1/history/models/{name}"))
+
+
+def server_json(peer_id: str) -> tuple[tuple[str, str], ...]:
+    """Return a server's page in other forms: (name, address)."""
+    name = quote(peer_id, safe="", errors="replace")
+    return (("JSON", f"/api/v1/servers/{name}"), ("history as JSON", f"/api/v1/history/servers/{name}"))
+
+
+def search_href(wanted: str) -> str:
+    return "/search?q=" + quote(wanted, safe="", errors="replace")
 
 
 def server_href(peer_id: str) -> str:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from shared.reachability import decide
 from shared.snapshot import Verdict
 
 if TYPE_CHECKING:
+    from shared.advice.servers import Server
     from shared.reachability import Answer
-    from shared.snapshot import CrawlStatus, Snapshot
+    from shared.snapshot import CrawlStatus, ModelReport, Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,11 @@ class View:
     """Seconds after which a snapshot counts as old."""
 
     @property
+    def shown(self) -> Snapshot | None:
+        """The snapshot without what may not stand on a page: of this, advice and commands are made."""
+        return self.snapshot if self.show_addresses or self.snapshot is None else without_addresses(self.snapshot)
+
+    @property
     def age(self) -> float | None:
         """Seconds since the snapshot was taken; None without one."""
         return None if self.snapshot is None else self.snapshot.age(self.now)
@@ -38,12 +46,35 @@ class View:
         return self.age is not None and self.age > self.stale_after
 
 
+def without_addresses(snapshot: Snapshot) -> Snapshot:
+    """Return a snapshot that does not tell where servers and bootstrap peers are."""
+
+    def bare(model: ModelReport) -> ModelReport:
+        servers = (replace(server, multiaddrs=(), location=None) for server in model.servers)
+        return replace(model, servers=tuple(servers))
+
+    return replace(
+        snapshot,
+        models=tuple(map(bare, snapshot.models)),
+        bootstrap_peers=tuple(replace(peer, addresses=()) for peer in snapshot.bootstrap_peers),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class CheckView:
     """What the workers of each vantage point answered about one peer."""
 
     answers: tuple[Answer, ...]
     show_addresses: bool = True
+    server: Server | None = None
+    """What the newest snapshot knows of it."""
+    your_ip: str = ""
+    """The address of whoever asks: often the server's own."""
+
+    @property
+    def known(self) -> bool:
+        """Whether the snapshot has a page for it."""
+        return self.server is not None and bool(self.server.shares or self.server.bootstrap)
 
     @property
     def verdict(self) -> Verdict:

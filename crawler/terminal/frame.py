@@ -46,6 +46,7 @@ _STATE_COLOUR = {
 }
 _MARK = {
     Usability.BROKEN: ("DOWN", RED),
+    Usability.UNUSABLE: ("DOWN", RED),
     Usability.DEGRADED: ("WEAK", YELLOW),
     Usability.USABLE: ("OK", GREEN),
     Usability.UNSERVED: ("NONE", GREY),

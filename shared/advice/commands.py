@@ -26,6 +26,8 @@ REPOSITORY = "REPOSITORY"
 """Stands for a name or path that only the swarm's own people know."""
 DEFAULT_PORT = 31337
 """The port of Petals' own examples."""
+INITIAL_PEERS = "INITIAL_PEERS"
+"""Stands for the bootstrap peers of a private swarm that may not be shown."""
 MAX_INITIAL_PEERS = 6
 DOCUMENTATION = "https://github.com/bigscience-workshop/petals#readme"
 
@@ -47,7 +49,7 @@ def initial_peers(snapshot: Snapshot | None) -> tuple[str, ...]:
     if snapshot is None or not snapshot.private_swarm:
         return ()
     addresses = (f"{address}/p2p/{peer.peer_id}" for peer in snapshot.bootstrap_peers for address in peer.addresses)
-    return tuple(address for address in addresses if _fits(address))[:MAX_INITIAL_PEERS]
+    return tuple(address for address in addresses if _fits(address))[:MAX_INITIAL_PEERS] or (INITIAL_PEERS,)
 
 
 def repository(model: ModelReport) -> str:

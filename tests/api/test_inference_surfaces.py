@@ -88,8 +88,17 @@ def test_a_servers_page_keeps_three_kinds_of_facts_apart():
     view = made.make_view(made.make_snapshot([proved(servers=(server,))]))
     html = Pages().server(view, server.peer_id)
     page = Page(html)
-    assert "A computation proved" in page.text
+    assert "Proved by a computation" in page.text
     assert "fails when it is asked to compute" in page.text
     assert "<b>out of luck" not in html
-    assert "The monitor found" in page.text
-    assert "Announces to be" in page.text
+    assert "Found by dialling" in page.text
+    assert "the server announces" in page.text
+
+
+def test_a_model_that_gives_no_tokens_is_nowhere_called_usable():
+    """Every block is served: the chips, the figures and the verdict say all the same that it cannot be used."""
+    model = proved(UsabilityState.UNUSABLE, "blocks 0:4: not_finite", official=True)
+    page = Page(Pages().overview(made.make_view(made.make_snapshot([model]))))
+    assert "0 / 1 models usable" in page.text
+    assert "can be used now" not in page.text.replace("cannot be used now", "")
+    assert not page.all("a", **{"class": "chip good"})

@@ -13,11 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api.pages import Pages, near_models, near_servers, text
-from api.pages.blocks import bottleneck, in_words
-from shared.judgement.coverage import Coverage
+from api.pages import Pages, text
+from api.pages.search import make_search, named
+from shared.incidents import Incident
 from shared.reachability import Stage
+from shared.resolve import resolve
 from shared.snapshot import CrawlProgress, CrawlStatus, Verdict
+from shared.words import block_range
 from tests import page_snapshots as made
 
 VOID = {"meta", "link", "img", "br", "input"}
@@ -83,6 +85,8 @@ def every_page(pages: Pages) -> dict[str, str]:
             404, made.EVIL, made.EVIL, [(made.EVIL, "/servers/x"), ("bad", "javascript:alert(9)")]
         ),
         "check": pages.check(peer_id=None, answer=None, problem=None),
+        "glossary": pages.glossary(),
+        "no-help": pages.help(made.make_view()),
         "check-problem": pages.check(peer_id=made.EVIL, answer=None, problem=made.EVIL),
     }
     for name, snapshot in {"small": made.swarm_of_60(), "hostile": made.hostile_swarm()}.items():
@@ -90,6 +94,11 @@ def every_page(pages: Pages) -> dict[str, str]:
         found[f"{name}-stale"] = pages.overview(view)
         view = made.make_view(snapshot)
         found[name] = pages.overview(view)
+        found[f"{name}-help"] = pages.help(view, gpu_gb=24)
+        for asked in (made.EVIL, "falcon", snapshot.models[0].servers[0].peer_id[-6:]):
+            search = make_search(resolve(asked, snapshot), snapshot)
+            found[f"{name}-search-{asked}"] = pages.search(view, search)
+            found[f"{name}-to-check-{asked}"] = pages.check(peer_id=None, answer=None, problem=None, search=search)
         for model in snapshot.models:
             found[f"{name}-model-{model.dht_prefix}"] = pages.model(view, model.dht_prefix) or ""
             for server in model.servers:
@@ -301,8 +310,8 @@ def test_overview_says_what_can_be_used_and_what_is_missing(pages, small):
     """The verdict, each model's state, and the missing blocks by number."""
     page = Page(pages.overview(made.make_view(small)))
     assert "The swarm is partly healthy 2 of 3 official models can be used now." in page.text
-    assert "Cannot be used now: blocks 37–40 have no server." in page.text
-    assert "Cannot be used now: block 22 has no server." in page.text
+    assert "It cannot be used now. Blocks 37–40 have no online server." in page.text
+    assert "Block 22 has no online server." in page.text
     assert "tokens/s" in page.text
     assert "estimate" in page.text
     assert page.all("a", href="https://huggingface.co/petals-team/StableBeluga2")
@@ -316,7 +325,7 @@ def test_overview_lists_servers_as_the_predecessor_did(pages, small):
     for model in small.models:
         for server in model.servers:
             assert page.all("a", href=f"/servers/{server.peer_id}")
-            assert f"{server.span.start}:{server.span.end}" in page.text
+            assert block_range(server.span.start, server.span.end) in page.text
             assert server.version in page.text
     assert page.all("a", href="https://huggingface.co/artek0chumak/bloom-lora")
 
@@ -357,7 +366,7 @@ def test_a_thousand_servers_are_limited_and_quick(pages):
     assert min(spent) < 0.3
     assert len(gzip.compress(html.encode())) <= 100_000
     assert "The 30 fastest of 500 servers" in page.text
-    assert Page(pages.model(view, "model-0-hf") or "").text.count("tok/s") > 0
+    assert Page(pages.model(view, "model-0-hf") or "").text.count("tokens/s") > 0
     assert len(Page(pages.model(view, "model-0-hf") or "").all("td", class_="c-id")) == 500
 
 
@@ -415,8 +424,8 @@ def test_server_nobody_looked_at_is_not_called_reachable(pages):
     server = made.make_server("unseen", 0, 4, verdict=Verdict.UNKNOWN)
     view = made.make_view(made.make_snapshot([made.make_model("m", 4, [server])]))
     page = Page(pages.server(view, server.peer_id) or "")
-    assert "says that it is online" in page.text
-    assert "nobody could look" in page.text
+    assert "announces that it is online" in page.text
+    assert "which says nothing about the server" in page.text
 
 
 def test_pings_in_both_directions(pages, small):
@@ -432,10 +441,10 @@ def test_pings_in_both_directions(pages, small):
 @pytest.mark.parametrize(
     ("outcome", "title", "steps"),
     [
-        (made.REACHED, "is reachable", ["done"] * 6),
-        (made.TIMED_OUT, "is not reachable", ["done", "done", "failed", "ahead", "ahead", "ahead"]),
-        (made.STILL_JOINING, "is reachable", ["done"] * 4 + ["stopped", "ahead"]),
-        (made.NOBODY_LOOKED, "Nobody could look", ["stopped"] + ["ahead"] * 5),
+        (made.REACHED, "can be reached", ["done"] * 6),
+        (made.TIMED_OUT, "cannot be reached from here", ["done", "done", "failed", "ahead", "ahead", "ahead"]),
+        (made.STILL_JOINING, "can be reached, but announces no blocks", ["done"] * 4 + ["stopped", "ahead"]),
+        (made.NOBODY_LOOKED, "could not be checked", ["stopped"] + ["ahead"] * 5),
     ],
 )
 def test_check_draws_how_far_it_came(pages, outcome, title, steps):
@@ -453,7 +462,7 @@ def test_nobody_could_look_is_never_unreachable(pages):
     unknown = made.check_view(made.NOBODY_LOOKED, made.NOBODY_LOOKED)
     assert unknown.verdict is Verdict.UNKNOWN
     page = Page(pages.check(peer_id=made.peer_id("x"), answer=unknown, problem=None))
-    assert "not reachable" not in page.text
+    assert "cannot be reached" not in page.text
     assert "unreachable" not in page.text
     assert made.check_view().verdict is Verdict.UNKNOWN
     assert made.check_view(made.TIMED_OUT, made.NOBODY_LOOKED).verdict is Verdict.UNREACHABLE
@@ -471,11 +480,32 @@ def test_check_keeps_what_was_typed(pages):
 def test_near_matches(pages, small):
     """A few characters of an id, or a misspelt model, lead to the page that was meant."""
     server = small.models[0].servers[0]
-    assert near_servers(small, "..." + server.peer_id[-6:]) == [(server.peer_id, f"/servers/{server.peer_id}")]
-    assert ("falcon-180B-chat", "/models/falcon-180B-chat") in near_models(small, "Falcon-180-chat")
-    assert near_models(small, "") == near_models(None, "x") == near_servers(None, "x") == []
-    page = Page(pages.problem(404, "No such model", "It is not in the snapshot.", near_models(small, "falcon")))
+    found = resolve("..." + server.peer_id[-6:], small)
+    assert named(found.found) == [(server.peer_id, f"/servers/{server.peer_id}")]
+    near = resolve("Falcon-180-chat", small)
+    assert ("falcon-180B-chat", "/models/falcon-180B-chat") in named(near.suggestions)
+    page = Page(
+        pages.problem(404, "No such model", "It is not in the snapshot.", named(near.suggestions), "Falcon-180")
+    )
     assert page.all("a", href="/models/falcon-180B-chat")
+    assert page.all("input", id="ask-id")[0]["value"] == "Falcon-180"
+
+
+def test_search_lists_servers_of_a_contributor_and_incidents_of_a_model(pages, small):
+    """A contributor is found as the list of its servers, a model with its incidents; to be checked, servers alone."""
+    name = next(s.public_name for m in small.models for s in m.servers if s.public_name and s.show_public_name)
+    view = make_search(resolve(name, small), small)
+    ids = {s.peer_id for m in small.models for s in m.servers if s.public_name == name}
+    assert {hit.key for hit in view.found if hit.kind == "server"} == ids
+    links = {link["href"] for link in Page(pages.search(made.make_view(small), view)).all("a")}
+    assert {f"/servers/{peer_id}" for peer_id in ids} <= links
+    checks = make_search(resolve(name, small), small, to_check=True)
+    assert {f"/check/{peer_id}" for peer_id in ids} <= {hit.href for hit in checks.found}
+    prefix = small.models[0].dht_prefix
+    incident = Incident("a1", prefix, prefix, official=True, start=made.NOW - 60, num_blocks=80, covered_blocks=3)
+    found = make_search(resolve(prefix, small), small, [incident])
+    assert [hit.href for hit in found.found] == [f"/models/{prefix}", "/incidents#a1"]
+    assert make_search(resolve("a1", small), small, [incident]).found[0].kind == "incident"
 
 
 @pytest.mark.real_parts
@@ -486,32 +516,3 @@ def test_import_is_light():
         "print([m for m in sys.modules if m.split('.')[0] in ('hivemind', 'torch', 'petals') or 'p2p' in m])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
-
-
-# --- Blocks in words ---
-
-
-@pytest.mark.parametrize(
-    ("redundancy", "words"),
-    [
-        ([], "no block has an online, reachable server"),
-        ([0, 0], "no block has an online, reachable server"),
-        ([1, 0, 2], "block 1 has no server"),
-        ([1, 0, 0, 2], "blocks 1–2 have no server"),
-        ([0, 1, 0, 1, 0], "blocks 0, 2 and 4 have no server"),
-        ([0, 1] * 6, "blocks 0, 2, 4, 6 and 2 more ranges have no server"),
-        ([1, 1], "every block has exactly one server"),
-        ([2, 1, 3], "block 1 depends on a single server"),
-        ([2, 1, 1, 3], "blocks 1–2 depend on a single server"),
-        ([2, 3], "every block has at least 2 servers"),
-        ([3, 3], "every block has at least 3 servers"),
-    ],
-)
-def test_bottleneck_in_words(redundancy, words):
-    """What is missing, or where it is thin, in a clause."""
-    assert bottleneck(Coverage(tuple(redundancy))) == words
-
-
-def test_many_ranges_are_counted_not_listed():
-    """Only the first ranges are named."""
-    assert in_words([(0, 1), (2, 3), (4, 5), (6, 7), (8, 9)]) == "blocks 0, 2, 4, 6 and 1 more range"

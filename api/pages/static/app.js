@@ -44,9 +44,9 @@ function factsOf(row) {
   if (!known) {
     const cells = [...row.cells].map((cell) => cell.textContent.trim());
     const titles = [...row.querySelectorAll("[title]")].map((element) => element.title);
-    const [start, end] = (row.querySelector(".c-span").textContent || "0:0").split(":").map(Number);
+    const { start, end } = row.querySelector(".c-span").dataset;
     const text = [...cells, ...titles, row.querySelector("a").getAttribute("href")].join(" ").toLowerCase();
-    known = { cells, start, end, text, place: facts.size };
+    known = { cells, start: Number(start), end: Number(end), text, place: facts.size };
     facts.set(row, known);
   }
   return known;
@@ -223,6 +223,7 @@ function swapIn(page) {
       applyTable();
     }
     showTimes();
+    addCopyButtons();
   });
   if (landmark?.isConnected && !landmark.hidden && scrollY > 0) {
     scrollBy({ top: landmark.getBoundingClientRect().top - before, behavior: "instant" });
@@ -275,7 +276,7 @@ function follow() {
   events = new EventSource("/events");
   events.addEventListener("open", () => {
     stopPolling();
-    say("Updates by itself", true);
+    say("Follows the swarm", true);
   });
   events.addEventListener("snapshot", (event) => {
     if (event.data !== document.body.dataset.snapshot) refreshSoon(event.data);
@@ -312,6 +313,116 @@ function pause() {
   events?.close();
   events = null;
 }
+
+// --- The one box: suggestions while one types, by keyboard too; without them the form works as it is ---
+
+const MAX_TYPED = 200; // what is longer was pasted, and is for the form
+
+function startSuggestions(form) {
+  const field = form.elements.q;
+  const list = document.createElement("ul");
+  list.id = "ask-list";
+  list.setAttribute("role", "listbox");
+  list.setAttribute("aria-label", "Suggestions");
+  list.hidden = true;
+  field.parentElement.append(list);
+  for (const [name, value] of [["role", "combobox"], ["aria-autocomplete", "list"], ["aria-expanded", "false"], ["aria-controls", list.id]]) {
+    field.setAttribute(name, value);
+  }
+  let chosen = -1;
+  let asking = null;
+  let waiting = null;
+
+  function choose(index) {
+    chosen = index;
+    [...list.children].forEach((option, place) => option.setAttribute("aria-selected", String(place === chosen)));
+    if (chosen < 0) field.removeAttribute("aria-activedescendant");
+    else field.setAttribute("aria-activedescendant", list.children[chosen].id);
+    list.children[chosen]?.scrollIntoView({ block: "nearest" });
+  }
+
+  function show(hits) {
+    list.replaceChildren(...hits.map((hit, place) => {
+      const option = document.createElement("li");
+      option.id = `ask-${place}`;
+      option.setAttribute("role", "option");
+      option.dataset.href = hit.href;
+      const name = document.createElement("bdi");
+      name.textContent = hit.text;
+      const more = document.createElement("small");
+      more.textContent = ` ${hit.kind}${hit.more ? `: ${hit.more}` : ""}`;
+      option.append(name, more);
+      return option;
+    }));
+    list.hidden = hits.length === 0;
+    field.setAttribute("aria-expanded", String(!list.hidden));
+    choose(-1);
+  }
+
+  async function ask() {
+    asking?.abort();
+    asking = new AbortController();
+    const wanted = field.value.trim();
+    if (wanted.length < 2 || wanted.length > MAX_TYPED) return show([]);
+    try {
+      const response = await fetch(`/api/v1/search?q=${encodeURIComponent(wanted)}`, { signal: asking.signal });
+      const answer = response.ok ? await response.json() : { found: [], suggestions: [] };
+      show([...answer.found, ...answer.suggestions].slice(0, 8));
+    } catch {
+      // A later keystroke asks again; the form works without.
+    }
+  }
+
+  field.addEventListener("input", () => {
+    clearTimeout(waiting);
+    waiting = setTimeout(ask, 150);
+  });
+  field.addEventListener("keydown", (event) => {
+    const last = list.children.length - 1;
+    if (event.key === "Escape" && !list.hidden) {
+      show([]);
+      event.preventDefault();
+    } else if (list.hidden) {
+      return;
+    } else if (event.key === "ArrowDown") {
+      choose(chosen >= last ? 0 : chosen + 1);
+      event.preventDefault();
+    } else if (event.key === "ArrowUp") {
+      choose(chosen <= 0 ? last : chosen - 1);
+      event.preventDefault();
+    } else if (event.key === "Enter" && chosen >= 0) {
+      location.assign(list.children[chosen].dataset.href);
+      event.preventDefault();
+    }
+  });
+  list.addEventListener("pointerdown", (event) => event.preventDefault()); // the field keeps the focus
+  list.addEventListener("click", (event) => {
+    const option = event.target.closest("[role=option]");
+    if (option) location.assign(option.dataset.href);
+  });
+  field.addEventListener("blur", () => show([]));
+}
+
+// --- Text to copy ---
+
+function addCopyButtons() {
+  for (const box of document.querySelectorAll("[data-copy]")) {
+    if (box.querySelector("button") || !navigator.clipboard) continue;
+    const button = document.createElement("button");
+    button.type = "button";
+    button.textContent = "Copy";
+    button.addEventListener("click", async () => {
+      await navigator.clipboard.writeText(box.querySelector("code").textContent);
+      button.textContent = "Copied";
+      setTimeout(() => { button.textContent = "Copy"; }, 2000);
+    });
+    box.append(button);
+  }
+}
+
+document.querySelectorAll("form[data-suggest]").forEach(startSuggestions);
+addCopyButtons();
+document.querySelector("[data-focus]")?.focus(); // after a check: where its verdict stands
 
 showTimes();
 setInterval(() => { if (!document.hidden) showTimes(); }, 5000);

@@ -1,0 +1,151 @@
+"""This module shows what pasted or typed text names: each match with the page that tells more of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from api.pages import text
+from shared import words
+from shared.peer_id import short_peer_id
+from shared.resolve import Kind, Match, Resolution
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from shared.incidents import Incident
+    from shared.snapshot import ModelReport, ServerReport, Snapshot
+
+MAX_INCIDENTS = 3
+MAX_OF_CONTRIBUTOR = 20
+_PEERS = (Kind.SERVER, Kind.BOOTSTRAP, Kind.PEER)
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A match as it is shown. `name` is a word of our own for what it is, `more` what tells it from others."""
+
+    kind: str
+    key: str
+    text: str
+    href: str
+    more: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SearchView:
+    """The answer to one search. `to_check` has links to peers lead to their checks."""
+
+    pasted: str
+    sentence: str
+    found: tuple[Hit, ...]
+    more: int
+    suggestions: tuple[Hit, ...]
+    to_check: bool = False
+
+
+def is_peer(match: Match) -> bool:
+    return match.kind in _PEERS
+
+
+def match_href(match: Match) -> str:
+    """Return the page of what was found; a contributor's is the list of its servers."""
+    match match.kind:
+        case Kind.MODEL:
+            return text.model_href(match.key)
+        case Kind.CONTRIBUTOR:
+            return text.search_href(match.key)
+        case _:
+            return text.server_href(match.key)
+
+
+def named(matches: Iterable[Match]) -> list[tuple[str, str]]:
+    """Return (name, address of the page) of matches, peers under their whole id: what an error may suggest."""
+    return [
+        (match.key if is_peer(match) or match.kind is Kind.MODEL else match.text, match_href(match))
+        for match in matches
+    ]
+
+
+def make_search(
+    resolution: Resolution,
+    snapshot: Snapshot | None,
+    incidents: Sequence[Incident] = (),
+    *,
+    to_check: bool = False,
+) -> SearchView:
+    """Return what is shown for a resolution. `incidents` are all that are known, the newest first."""
+    found = [_hit(match, snapshot, to_check) for match in resolution.found]
+    suggestions = [_hit(match, snapshot, to_check) for match in resolution.suggestions]
+    if to_check:
+        found = [hit for hit in found if hit.kind != Kind.MODEL]
+    for match in resolution.found:
+        if match.kind is Kind.CONTRIBUTOR:
+            found += _servers_of(match.key, snapshot, to_check)
+    if not to_check:
+        near = (*resolution.found, *resolution.suggestions)
+        models = {match.key for match in near if match.kind is Kind.MODEL}
+        found += _incidents(resolution.pasted, models, incidents)
+    sentence = resolution.sentence if not any(hit.kind == "incident" for hit in found) else ""
+    return SearchView(resolution.pasted, sentence, tuple(found), resolution.more, tuple(suggestions), to_check)
+
+
+def _hit(match: Match, snapshot: Snapshot | None, to_check: bool) -> Hit:
+    href = match_href(match)
+    if to_check and is_peer(match):
+        href = text.check_href(match.key)
+    return Hit(match.kind.value, match.key, match.text, href, _more(match, snapshot))
+
+
+def _more(match: Match, snapshot: Snapshot | None) -> str:
+    """Say what tells a match from others of its kind."""
+    models = () if snapshot is None else snapshot.models
+    match match.kind:
+        case Kind.SERVER:
+            shares = ((m, server) for m in models for server in m.servers if server.peer_id == match.key)
+            return next((_share(model, server) for model, server in shares), "")
+        case Kind.MODEL:
+            found = next((model for model in models if model.dht_prefix == match.key), None)
+            return "" if found is None else f"{found.state.value}, {words.count(len(found.servers), 'server')}"
+        case Kind.BOOTSTRAP:
+            return "lets others join"
+        case Kind.PEER:
+            return "not known here"
+        case Kind.CONTRIBUTOR:
+            return ""
+
+
+def _share(model: ModelReport, server: ServerReport) -> str:
+    span = words.blocks([(server.span.start, server.span.end)])
+    return f"{server.state.value}, {span} of {text.cut(model.name, 40)}"
+
+
+def _servers_of(name: str, snapshot: Snapshot | None, to_check: bool) -> list[Hit]:
+    models = () if snapshot is None else snapshot.models
+    servers = {s.peer_id: _share(model, s) for model in models for s in model.servers if s.public_name == name}
+    href = text.check_href if to_check else text.server_href
+    return [
+        Hit(Kind.SERVER.value, peer_id, short_peer_id(text.clean(peer_id)), href(peer_id), more)
+        for peer_id, more in list(servers.items())[:MAX_OF_CONTRIBUTOR]
+    ]
+
+
+def _incidents(pasted: str, models: set[str], incidents: Sequence[Incident]) -> list[Hit]:
+    """Return incidents by their id, or the newest of the models that were found."""
+    wanted = pasted.strip().rpartition("#")[2]
+    chosen = [incident for incident in incidents if incident.id == wanted]
+    chosen += [incident for incident in incidents if incident.dht_prefix in models and incident not in chosen]
+    return [
+        Hit(
+            "incident",
+            incident.id,
+            text.cut(incident.name, 40) or "(nameless)",
+            f"/incidents#{incident.id}",
+            f"{'goes on' if incident.end is None else 'ended'}, began {_minute(incident.start)}",
+        )
+        for incident in chosen[:MAX_INCIDENTS]
+    ]
+
+
+def _minute(seconds: float) -> str:
+    return f"{text.utc(seconds):%Y-%m-%d %H:%M} UTC"
