@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from api.http.headers import CORS, JSON, PROBLEM_JSON
+from api.pages.badge import BadgeMetric
 from api.responses.prepared import PreparedResponse
 from shared.public import check, health, history, incidents, models, problem, search, state
 from shared.public.schema import schemas
@@ -110,6 +111,7 @@ def _paths() -> dict[str, dict[str, Any]]:
             "Can the monitor reach this peer, and if not, why", "ReachabilityDocument", _PEER,
             _query("fresh", {"type": "string"}, "`1` looks again; for trusted networks."),
             _query("vantage", {"type": "string"}, "Only from this vantage point."),
+            _query("inference", {"type": "string"}, "`1` has it compute two tokens, too; limited more strictly."),
             errors=(400, 403, 429, 503),
         ),
         "/api/v1/is_reachable": _problem_only("Without a peer id: always an error"),
@@ -127,7 +129,7 @@ def _paths() -> dict[str, dict[str, Any]]:
         },
         "/badge/{dht_prefix}.svg": _media(
             "A model as a picture for a README", "image/svg+xml", _PREFIX,
-            _query("metric", {"enum": ["state", "coverage", "uptime"], "default": "state"}, "What it shows."),
+            _query("metric", {"enum": [*BadgeMetric], "default": BadgeMetric.STATE}, "What it shows."),
             errors=(400,), pictures=(404, 503),
         ),
         "/incidents.atom": _media("Outages as an Atom feed", "application/atom+xml", errors=(503,)),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from api.pages import text
+from shared.advice.inference import server_proof
 from shared.advice.servers import Server, check_advice
 from shared.reachability import Cause, DialOutcome, Stage, decide, message
 from shared.snapshot import Verdict
@@ -15,6 +16,7 @@ from shared.snapshot import Verdict
 if TYPE_CHECKING:
     from api.pages.view import CheckView
     from shared.advice.advice import Advice
+    from shared.advice.inference import Proof
     from shared.reachability import Answer
 
 _STAGES: tuple[tuple[Stage, str, str], ...] = (
@@ -59,6 +61,10 @@ class Result:
     where: str
     """How many places agree, where there are several."""
     reports: tuple[Report, ...]
+    proof: Proof | None
+    """What it computed, where that was asked for."""
+    compute_href: str
+    """The address at which it computes; empty where nobody may ask for that."""
 
 
 def make_result(peer_id: str, view: CheckView) -> Result:
@@ -71,7 +77,10 @@ def make_result(peer_id: str, view: CheckView) -> Result:
     agreeing = sum(answer.outcome.verdict is view.verdict for answer in view.answers)
     where = f"{agreeing} of {places} places found the same." if places > 1 else ""
     reports = tuple(_report(answer, view.show_addresses) for answer in view.answers)
-    return Result(f"…{text.cut(peer_id[-6:])} {told.title}", told, where, reports)
+    proof = None if view.inference is None else server_proof(view.inference)
+    may_compute = view.may_compute and view.verdict is Verdict.REACHABLE
+    compute_href = f"{text.check_href(peer_id)}?inference=1" if may_compute else ""
+    return Result(f"…{text.cut(peer_id[-6:])} {told.title}", told, where, reports, proof, compute_href)
 
 
 def _report(answer: Answer, show_addresses: bool) -> Report:

@@ -12,6 +12,7 @@ from shared.snapshot import Verdict
 
 if TYPE_CHECKING:
     from shared.advice.servers import Server
+    from shared.inference import ServerInference
     from shared.reachability import Answer
     from shared.snapshot import CrawlStatus, ModelReport, Snapshot
 
@@ -70,6 +71,10 @@ class CheckView:
     """What the newest snapshot knows of it."""
     your_ip: str = ""
     """The address of whoever asks: often the server's own."""
+    inference: ServerInference | None = None
+    """What it computed, where that was asked for."""
+    may_compute: bool = False
+    """Whether a reader may ask for that."""
 
     @property
     def known(self) -> bool:

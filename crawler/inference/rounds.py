@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING
 import structlog
 
 from crawler.inference.agreement import Numbers, compare, numbers, precision_of
-from crawler.inference.plan import Step, choose_adapter, choose_step, not_asked, slot_of
+from crawler.inference.plan import Step, choose_adapter, choose_step, slot_of
 from crawler.inference.results import Results
 from shared.inference import InferenceOutcome, ServerInference, Usability, UsabilityState
+from shared.judgement.usability import not_asked
 from shared.p2p.addresses import AddressRules
 from shared.p2p.chain import Chain, Link, can_be_asked
 from shared.p2p.connect import NotConnectedError, ProberNode, connection

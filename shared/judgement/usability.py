@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from shared.inference import AgreementOutcome, InferenceOutcome, UsabilityState
+from shared.inference import AgreementOutcome, InferenceOutcome, ServerInference, UsabilityState
 from shared.snapshot import PeerState
 
 if TYPE_CHECKING:
@@ -20,6 +20,11 @@ DOES_NOT_COMPUTE = frozenset(
     }
 )
 """Outcomes of a server that answers and gives no right numbers. One that is busy computes for others."""
+
+OPT_OUT = "#no-inference-checks"
+"""A server whose public name holds this is never checked."""
+MIN_CACHE_TOKENS = 16
+"""Tokens per block: a server that announces fewer needs them for its users."""
 
 
 def path_stands(model: ModelReport) -> bool:
@@ -62,3 +67,15 @@ def against_majority(server: ServerReport) -> bool:
     return (
         found is not None and found.agreement.outcome is AgreementOutcome.DISAGREES and found.agreement.against_majority
     )
+
+
+def not_asked(server: ServerReport, now: float) -> ServerInference | None:
+    """Return what is said instead of a server that is never asked, or not now; None for one that is asked."""
+    span = (server.span.start, server.span.end)
+    if OPT_OUT in (server.public_name or ""):
+        return ServerInference(InferenceOutcome.UNKNOWN, span, now, detail="not asked: its operator opted out")
+    left = server.cache_tokens_left_per_block
+    if left is not None and left < MIN_CACHE_TOKENS:
+        detail = f"not asked: it announces {left} tokens of attention cache per block"
+        return ServerInference(InferenceOutcome.BUSY, span, now, detail=detail)
+    return None

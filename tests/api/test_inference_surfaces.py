@@ -4,6 +4,7 @@ import msgspec
 import pytest
 
 from api.pages import Pages
+from api.pages.badge import BadgeMetric, model_badge
 from shared.advice.inference import agreement_words, model_proof, server_proof
 from shared.inference import (
     Agreement,
@@ -16,6 +17,7 @@ from shared.inference import (
 )
 from shared.judgement.usability import does_not_compute, gives_tokens
 from shared.snapshot import PeerState
+from shared.text_picture import text_picture
 from tests import fakes
 from tests import page_snapshots as made
 from tests.api.test_pages import Page
@@ -102,3 +104,29 @@ def test_a_model_that_gives_no_tokens_is_nowhere_called_usable():
     assert "0 / 1 models usable" in page.text
     assert "can be used now" not in page.text.replace("cannot be used now", "")
     assert not page.all("a", **{"class": "chip good"})
+
+
+@pytest.mark.parametrize(
+    ("model", "usable", "speed"),
+    [
+        (proved(), "usable", "0.4 s per token"),
+        (proved(UsabilityState.DEGRADED), "degraded", "0.4 s per token"),
+        (proved(UsabilityState.UNUSABLE), "unusable", "unusable"),
+        (proved(UsabilityState.UNKNOWN), "not proved", "not proved"),
+        (proved(usability=None), "not proved", "not proved"),
+    ],
+)
+def test_badges_show_what_was_proved(model, usable, speed):
+    view = made.make_view(made.make_snapshot([model]))
+    said = [model_badge(metric, model, view, None).message for metric in (BadgeMetric.USABLE, BadgeMetric.SPEED)]
+    assert said == [usable, speed]
+
+
+def test_the_text_picture_marks_a_server_that_does_not_compute():
+    """With a character of its own, which the legend explains."""
+    broken = msgspec.structs.replace(COMPUTED, outcome=InferenceOutcome.NOT_FINITE)
+    servers = (fakes.server(1, 0, 4, inference=broken), fakes.server(2, 4, 8))
+    picture = text_picture(made.make_snapshot([proved(servers=servers)]))
+    assert "|XXXX    |" in picture
+    assert "|    ####|" in picture
+    assert "X - online" in picture
