@@ -15,7 +15,7 @@ from shared.peer_id import short_peer_id
 from shared.snapshot import ModelState, PeerState
 
 if TYPE_CHECKING:
-    from shared.advice.inference import Proof
+    from shared.advice.inference import Proved
     from shared.advice.models import ModelAdvice
     from shared.inference import Hop
     from shared.judgement.coverage import Coverage
@@ -68,7 +68,7 @@ class Card:
     repository: text.Shown | None
     official: bool
     limited: bool
-    proof: Proof
+    proof: Proved
     """What the latest chain of inference proved: the first thing that is said."""
     healthy: bool
     stale: bool

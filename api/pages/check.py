@@ -16,7 +16,7 @@ from shared.snapshot import Verdict
 if TYPE_CHECKING:
     from api.pages.view import CheckView
     from shared.advice.advice import Advice
-    from shared.advice.inference import Proof
+    from shared.advice.inference import Proved
     from shared.reachability import Answer
 
 _STAGES: tuple[tuple[Stage, str, str], ...] = (
@@ -61,7 +61,7 @@ class Result:
     where: str
     """How many places agree, where there are several."""
     reports: tuple[Report, ...]
-    proof: Proof | None
+    proof: Proved | None
     """What it computed, where that was asked for."""
     compute_href: str
     """The address at which it computes; empty where nobody may ask for that."""

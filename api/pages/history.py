@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from api.pages import charts, text
+from shared.advice.inference import record_words
 from shared.advice.models import Past
 from shared.incidents import Incident, Outcome, summary
 from shared.store.rings import MINUTE, Resolution
@@ -113,6 +114,8 @@ def server_history_html(history: ServerHistory) -> Markup:
         facts.append(("Last online", record.last_online or None, "" if record.last_online else "never"))
         facts.append(("Last seen", record.last_seen, ""))
     facts.append(("Came online", None, text.count(record.sessions, "time")))
+    if history.proofs:
+        facts.append(("Asked to compute", None, record_words(history.proofs, days=7)))
     looks = {hour.hour: (hour.looked, hour.online) for hour in history.hours}
     return _render("server_history", rows=charts.uptime_bars(looks, now, history.uptimes()), facts=facts)
 

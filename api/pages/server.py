@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from api.pages.view import View
     from shared.advice.advice import Advice
-    from shared.advice.inference import Proof
+    from shared.advice.inference import Proved
     from shared.incidents import Incident, LostServer
     from shared.snapshot import BootstrapPeer, ModelReport, ServerReport
     from shared.store.history import ServerHistory
@@ -43,7 +43,7 @@ class Share:
     model_href: str
     strip: cards.Strip
     row: rows.Row
-    proof: Proof
+    proof: Proved
     agreement: str
     """How its numbers stand to those of others; empty where it was not asked to compute."""
     blocks: str

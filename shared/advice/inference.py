@@ -15,8 +15,11 @@ from shared.judgement.usability import DOES_NOT_COMPUTE, path_stands
 from shared.peer_id import short_peer_id
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from shared.inference import Agreement, ServerInference, Usability
     from shared.snapshot import ModelReport
+    from shared.store.inference_history import Proof
 
 MAX_REASON = 400
 OUTCOME_WORDS: dict[InferenceOutcome, str] = {
@@ -33,7 +36,7 @@ OUTCOME_WORDS: dict[InferenceOutcome, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
+class Proved:
     """What was proved, and when (Unix seconds; None: never)."""
 
     tone: Tone
@@ -49,25 +52,25 @@ def seconds(value: float) -> str:
     return f"{value:.2g} s" if value < 10 else f"{value:,.0f} s"  # noqa: PLR2004 - `1.2e+01` reads badly
 
 
-def model_proof(model: ModelReport, *, stale: bool = False) -> Proof:
+def model_proof(model: ModelReport, *, stale: bool = False) -> Proved:
     """Say whether a client gets tokens, how fast, and over how many servers. What is `stale` is told as past."""
     found = model.usability
     if found is None:
-        return Proof(Tone.IDLE, "Not proved", "No inference check has gone through all of its blocks.")
+        return Proved(Tone.IDLE, "Not proved", "No inference check has gone through all of its blocks.")
     reason = words.sentence(words.cut(found.reason or "", MAX_REASON))
     match found.state:
         case UsabilityState.USABLE | UsabilityState.DEGRADED:
             if stale or not path_stands(model):
                 then = "" if stale else "A server of that path has left since then."
-                return Proof(Tone.WARN, f"Usable when it was last tried: {speed(found)}", then, found.checked_at)
+                return Proved(Tone.WARN, f"Usable when it was last tried: {speed(found)}", then, found.checked_at)
             if found.state is UsabilityState.USABLE:
-                return Proof(Tone.GOOD, f"Usable now: {speed(found)}", "", found.checked_at)
-            return Proof(Tone.WARN, f"Usable now, but degraded: {speed(found)}", reason, found.checked_at)
+                return Proved(Tone.GOOD, f"Usable now: {speed(found)}", "", found.checked_at)
+            return Proved(Tone.WARN, f"Usable now, but degraded: {speed(found)}", reason, found.checked_at)
         case UsabilityState.UNUSABLE:
             when = "when it was last tried" if stale else "now"
-            return Proof(Tone.BAD, f"Unusable {when}: no token comes out", reason, found.checked_at)
+            return Proved(Tone.BAD, f"Unusable {when}: no token comes out", reason, found.checked_at)
         case UsabilityState.UNKNOWN:
-            return Proof(Tone.IDLE, "Not known whether it is usable: nobody could look", reason, found.checked_at)
+            return Proved(Tone.IDLE, "Not known whether it is usable: nobody could look", reason, found.checked_at)
 
 
 def speed(found: Usability) -> str:
@@ -76,10 +79,10 @@ def speed(found: Usability) -> str:
     return over if found.seconds_per_token is None else f"{seconds(found.seconds_per_token)} per token {over}"
 
 
-def server_proof(found: ServerInference | None, *, adapters: bool = True) -> Proof:
+def server_proof(found: ServerInference | None, *, adapters: bool = True) -> Proved:
     """Say whether a server computes, and how fast. `adapters`: name the adapter that was used."""
     if found is None:
-        return Proof(Tone.IDLE, "not proved: it has not been asked to compute")
+        return Proved(Tone.IDLE, "not proved: it has not been asked to compute")
     title = OUTCOME_WORDS[found.outcome]
     if found.outcome is InferenceOutcome.COMPUTED and found.seconds_per_step is not None:
         title += f": {seconds(found.seconds_per_step)} per token through {words.blocks([found.blocks])}"
@@ -87,7 +90,18 @@ def server_proof(found: ServerInference | None, *, adapters: bool = True) -> Pro
         title += f", with the LoRA {words.cut(found.adapter, 60)}"
     tones = {InferenceOutcome.COMPUTED: Tone.GOOD, InferenceOutcome.BUSY: Tone.WARN}
     tone = Tone.BAD if found.outcome in DOES_NOT_COMPUTE else tones.get(found.outcome, Tone.IDLE)
-    return Proof(tone, title, words.cut(found.detail or "", MAX_REASON), found.checked_at)
+    return Proved(tone, title, words.cut(found.detail or "", MAX_REASON), found.checked_at)
+
+
+def record_words(proofs: Sequence[Proof], *, days: int) -> str:
+    """Say how a model or server did in the checks of some days; empty without any."""
+    checks, computed = sum(one.checks for one in proofs), sum(one.computed for one in proofs)
+    if not checks:
+        return ""
+    said = f"{words.percent(computed, checks)} of {words.count(checks, 'check')} in {days} days gave numbers"
+    if computed:
+        said += f", {seconds(sum(one.seconds * one.computed for one in proofs) / computed)} per token on average"
+    return said
 
 
 def agreement_words(found: Agreement) -> str:
