@@ -50,7 +50,8 @@ def _rank(item: pytest.Item) -> int:
 def pytest_sessionfinish(session: pytest.Session) -> object:
     """Keep what failed in a parallel run under the names that `--last-failed` compares: xdist adds "@group" to them."""
     result = yield
-    if (cache := session.config.cache) is not None and not hasattr(session.config, "workerinput"):
+    cache = getattr(session.config, "cache", None)  # mutmut runs without it
+    if cache is not None and not hasattr(session.config, "workerinput"):
         failed = cache.get("cache/lastfailed", {})
         cache.set("cache/lastfailed", {re.sub(r"@[\w-]+$", "", name): True for name in failed})
     return result

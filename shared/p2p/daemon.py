@@ -111,15 +111,17 @@ class Daemon:
         return self._p2p._child.returncode is None  # noqa: SLF001
 
     async def close(self) -> None:
-        """End the daemon, whatever state it is in."""
+        """End the daemon, whatever state it is in, also where this is cancelled."""
         child = self._p2p._child  # noqa: SLF001
-        with suppress(Exception):
-            async with asyncio.timeout(2):
-                await self._p2p.shutdown()
-        if child.returncode is None:
-            with suppress(ProcessLookupError):
-                child.kill()
-            await child.wait()
+        try:
+            with suppress(Exception):
+                async with asyncio.timeout(2):
+                    await self._p2p.shutdown()
+        finally:
+            if child.returncode is None:
+                with suppress(ProcessLookupError):
+                    child.kill()
+                await child.wait()
         control = self._p2p._client.control  # noqa: SLF001
         for task in (control._read_task, control._write_task):  # noqa: SLF001 - a dead daemon's pipes; nobody else asks
             with suppress(asyncio.CancelledError, asyncio.InvalidStateError):

@@ -141,36 +141,42 @@ class Hostile:
         return b"\x91" * 4_000
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # hivemind's own, in the hostile server
-@pytest.mark.parametrize(
-    ("answer", "verdict", "stage"),
-    [
-        (Hostile.hangs, Verdict.UNREACHABLE, Stage.PROTOCOL),
-        (Hostile.huge, Verdict.UNREACHABLE, Stage.PROTOCOL),  # no answer comes of it
-        (Hostile.fails, Verdict.REACHABLE, Stage.ANSWERED),
-        (Hostile.garbage, Verdict.REACHABLE, Stage.ANSWERED),
-        (Hostile.large, Verdict.REACHABLE, Stage.ANSWERED),
-        (Hostile.nested, Verdict.REACHABLE, Stage.ANSWERED),
-    ],
-)
-async def test_whatever_rpc_info_answers_the_dial_ends_in_time_with_bounded_text(swarm, answer, verdict, stage):
-    """A peer that answers is reachable, however badly it does; one that does not is told as such."""
+ANSWERS = {
+    Hostile.hangs: (Verdict.UNREACHABLE, Stage.PROTOCOL),
+    Hostile.huge: (Verdict.UNREACHABLE, Stage.PROTOCOL),  # no answer comes of it
+    Hostile.fails: (Verdict.REACHABLE, Stage.ANSWERED),
+    Hostile.garbage: (Verdict.REACHABLE, Stage.ANSWERED),
+    Hostile.large: (Verdict.REACHABLE, Stage.ANSWERED),
+    Hostile.nested: (Verdict.REACHABLE, Stage.ANSWERED),
+}
 
+
+def server_that(swarm, answer):
     class TransformerConnectionHandler(petals.TransformerConnectionHandler):
         async def rpc_info(self, request: runtime_pb2.ExpertUID, context: P2PContext) -> runtime_pb2.ExpertInfo:
             return runtime_pb2.ExpertInfo(serialized_info=await answer())
 
     server = swarm.start(Announcement(MODEL, 0, 4), serves=False)
     swarm.call(TransformerConnectionHandler().add_p2p_handlers(server.node.p2p))
+    return server
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # hivemind's own, in the hostile server
+async def test_whatever_rpc_info_answers_the_dial_ends_in_time_with_bounded_text(swarm):
+    """A peer that answers is reachable, however badly it does; one that does not is told as such."""
+    servers = [server_that(swarm, answer) for answer in ANSWERS]
     async with await DHTClientNode.open() as dht_node, await ProberNode.open() as prober_node:
         await dht_node.join(swarm.bootstrap_peers, 5)
         started = time.monotonic()
-        outcome = await probe(dht_node, prober_node, server.peer_id, deadline=started + 5, must_serve=True)
+        outcomes = await asyncio.gather(
+            *(probe(dht_node, prober_node, one.peer_id, deadline=started + 5, must_serve=True) for one in servers)
+        )
         assert time.monotonic() - started < 5
-    assert (outcome.verdict, outcome.stage) == (verdict, stage)
-    assert prober_node.versions == {}
-    assert len(outcome.error or "") <= 300
-    assert (outcome.error or "x").isprintable()
+        assert prober_node.versions == {}
+    for outcome, (answer, expected) in zip(outcomes, ANSWERS.items(), strict=True):
+        assert (outcome.verdict, outcome.stage) == expected, answer
+        assert len(outcome.error or "") <= 300
+        assert (outcome.error or "x").isprintable()
 
 
 async def test_the_operator_can_forbid_private_addresses_in_a_swarm_of_its_own(swarm):

@@ -431,7 +431,7 @@ def test_the_secret_is_not_shown():
 def test_a_real_crawler_tells_a_real_receiver(swarm, redis_url, receiver, tmp_path):
     """`python -m crawler` with the settings alone: a server is killed, its model breaks, the receiver is told."""
     whole = Announcement(Model("demo-model", 12, "https://huggingface.co/demo/model"), 0, 12)
-    live = swarm.start(whole)
+    live, redis = swarm.start(whole), sync_redis.Redis.from_url(redis_url)
     crawler = Part(
         ["crawler"], tmp_path / "crawler.log", REDIS_URL=redis_url, INITIAL_PEERS=",".join(swarm.initial_peers),
         CRAWL_PERIOD="1", DIAL_TIMEOUT="1", MODELS="demo-model:12", INCIDENT_WEBHOOK_URL=receiver.url,
@@ -439,11 +439,12 @@ def test_a_real_crawler_tells_a_real_receiver(swarm, redis_url, receiver, tmp_pa
     )  # fmt: skip
     try:
         until(lambda: crawler.said('"servers": 1, "unreachable": 0'), 30, "a crawl that sees the server")
-        time.sleep(6)  # the notices look every five seconds, and tell only what begins after their first look
+        until(lambda: redis.exists(keys.INCIDENTS_TOLD), 30, "the notices' first look: they tell what begins after it")
         swarm.close_server(live)
         until(lambda: receiver.received, 40, "the notice")
     finally:
         crawler.end()
+        redis.close()
     headers, body = receiver.received[0]
     assert receiver.events[0] == ("incident.opened", "demo-model")
     assert headers["X-Petals-Signature"] == webhook.signature(SECRET, headers["X-Petals-Timestamp"], body)

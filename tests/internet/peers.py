@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deploy.demo.simulated_server import Announcement, Model, SimulatedServer, TransformerConnectionHandler
+from deploy.demo.simulated_inference import Computation, handler
+from deploy.demo.simulated_server import Announcement, Model, SimulatedServer
 from shared.p2p import petals
 from shared.p2p.hivemind import (
     P2P,
@@ -99,7 +100,8 @@ class Server:
             p2p=p2p, initial_peers=self.bootstrap or None, client_mode=self.client_mode, ensure_bootstrap_success=False
         )
         if self.announces is not None:
-            await TransformerConnectionHandler().add_p2p_handlers(p2p)
+            model, block = self.announces
+            await handler(model.dht_prefix, block, block + 1, Computation()).add_p2p_handlers(p2p)
         self._running = SimulatedServer(node, None)
         self.peer_id = self._running.peer_id
 

@@ -10,7 +10,8 @@ import json
 import sys
 import time
 
-from deploy.demo.simulated_server import Announcement, Model, TransformerConnectionHandler
+from deploy.demo.simulated_inference import Computation, handler
+from deploy.demo.simulated_server import Announcement, Model
 from shared.p2p.hivemind import DHTNode
 from tests.internet.peers import START_TIMEOUT, BoxedP2P, announce, listen
 
@@ -20,11 +21,11 @@ async def main() -> None:
     p2p = await BoxedP2P.create(settings["bootstrap"], host_maddrs=listen(), startup_timeout=START_TIMEOUT)
     # hivemind refuses to start by a wrong clock; a clock may go wrong later.
     node = await DHTNode.create(p2p=p2p, initial_peers=settings["bootstrap"], ensure_bootstrap_success=False)
-    await TransformerConnectionHandler().add_p2p_handlers(p2p)
+    model, block = Model(**settings["model"]), settings["block"]
+    await handler(model.dht_prefix, block, block + 1, Computation()).add_p2p_handlers(p2p)
     _say(str(node.peer_id))
-    model = Model(**settings["model"])
     while lifetime := await asyncio.to_thread(sys.stdin.readline):
-        announcement = Announcement(model, settings["block"], settings["block"] + 1)
+        announcement = Announcement(model, block, block + 1)
         await announce(node, str(node.peer_id), announcement, time.time() + float(lifetime))
         _say(lifetime.strip())
 

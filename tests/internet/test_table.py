@@ -1,5 +1,7 @@
 """The judge of the Internet in a box: which rows it calls wrong."""
 
+import importlib
+
 import pytest
 
 from tests.internet import table
@@ -61,3 +63,9 @@ def test_what_does_not_is_wrong(situation, found, about):
 def test_a_row_that_is_missing_is_told():
     """An empty run is no table of right verdicts."""
     assert f"{len(SITUATIONS)} situations, {len(SITUATIONS)} wrong" in table.markdown([])
+
+
+@pytest.mark.parametrize("program", ["program", "server_with_clock"])
+def test_the_programs_inside_the_box_can_be_loaded(program):
+    """They run where no other test looks, and build on the product's names."""
+    assert importlib.import_module(f"tests.internet.{program}").main

@@ -22,7 +22,7 @@ from tests.conftest import RedisServer
 from tests.reliability.load import Load, note
 from tests.reliability.parts import answers, get, state, until
 
-SECONDS = float(os.environ.get("CHAOS_SECONDS") or 20)
+SECONDS = float(os.environ.get("CHAOS_SECONDS") or 12)
 SEED = int(os.environ.get("CHAOS_SEED") or random.randrange(2**32))
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(SECONDS + 240)]
 RECOVERED_WITHIN = 60

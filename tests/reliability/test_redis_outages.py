@@ -64,10 +64,9 @@ def test_a_slow_redis_breaks_no_deadline(start, start_api, redis_server):
         _, url = start_api(f"redis://127.0.0.1:{proxy.port}/0")
         until(looks(url), 20, "a verdict")
         proxy.delay = 3.0
-        for number in (2, 3):
-            status, body, seconds = ask(url, number)
-            assert (status, "success" in body) == (503, False)
-            assert seconds < 9.5
+        status, body, seconds = ask(url, 2)
+        assert (status, "success" in body) == (503, False)
+        assert seconds < 9.5
         started = time.monotonic()
         assert get(url + "/livez")[0] == 200
         assert time.monotonic() - started < 1

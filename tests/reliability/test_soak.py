@@ -1,4 +1,4 @@
-"""A day's worth of checks: nothing grows. `make soak` goes on for as long as it is told."""
+"""Checks without end: nothing grows. `make soak` goes on for as long as it is told."""
 
 import asyncio
 import itertools
@@ -21,8 +21,8 @@ from tests.reliability.load import Load, note
 from tests.reliability.parts import Published, get, until
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.slow]
-DAY_OF_JOBS = 50_000
-"""What a public swarm of 1,000 servers asks in a day where each starts anew five times and asks ten times each."""
+JOBS = 20_000
+"""As many as a public swarm of 1,000 servers asks in ten hours, where each asks fifty times a day."""
 SOAK_SECONDS = float(os.environ.get("SOAK_SECONDS", "0"))
 AT_MOST = 90.0
 """Seconds after which a machine that is too busy for all of them has shown enough."""
@@ -76,7 +76,7 @@ class Checks:
 
 @pytest.fixture
 def quiet():
-    """The check client logs each check for who debugs; 50,000 lines would be most of the work."""
+    """The check client logs each check for who debugs; 20,000 lines would be most of the work."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     yield
     structlog.reset_defaults()
@@ -115,7 +115,7 @@ def test_nothing_grows_in_a_soak(start, start_api, redis_server):
 
     def share():
         elapsed = time.monotonic() - started
-        return elapsed / SOAK_SECONDS if SOAK_SECONDS else max(asking.answered / DAY_OF_JOBS, elapsed / AT_MOST)
+        return elapsed / SOAK_SECONDS if SOAK_SECONDS else max(asking.answered / JOBS, elapsed / AT_MOST)
 
     with Load(url, a_second=100) as load, Checks(redis_server.url) as asking:
         peak(lambda: share() > WARM_SHARE)
@@ -130,8 +130,9 @@ def test_nothing_grows_in_a_soak(start, start_api, redis_server):
     assert set(load.codes) == {200}
     assert (asking.wrong, asking.nobody) == (0, 0)
     assert (load.wrong, load.lost) == ([], 0)
-    assert end["worker_kB"] - begin["worker_kB"] < 6_000
-    assert end["api_kB"] - begin["api_kB"] < 6_000
+    # Between the two lie 40 % of the jobs: less than 320 bytes of each may stay.
+    assert end["worker_kB"] - begin["worker_kB"] < 2_500
+    assert end["api_kB"] - begin["api_kB"] < 2_500
     assert max(end["worker_files"] - begin["worker_files"], end["api_files"] - begin["api_files"]) <= 4
     # Of checks under way there are as many as callers; verdicts, whose number goes with the rate, are not counted.
     assert end["redis_keys"] <= 2 * begin["redis_keys"]

@@ -132,7 +132,7 @@ async def test_an_api_without_one_of_its_loops_is_not_ready_and_says_which(redis
         assert (await http.get("/readyz")).json()["failing"] == []
         with monkeypatch.context() as broken:
             broken.setattr(*API_BREAKS[name](serve.services), mistake)
-            await http.get(f"/api/v1/is_reachable/{peer_id(1)}")
+            asking = asyncio.create_task(http.get(f"/api/v1/is_reachable/{peer_id(1)}"))
             await redis.xadd(keys.CRAWLS, {"status": '{"attempted_at":1.0,"ok":true}'})
             await eventually(lambda: name in serve.services.tasks.failing)
             answer = await http.get("/readyz")
@@ -144,6 +144,7 @@ async def test_an_api_without_one_of_its_loops_is_not_ready_and_says_which(redis
         await eventually(lambda: not serve.services.tasks.failing, 20)
         assert (await http.get("/readyz")).status_code == 200
         assert (await http.get(f"/api/v1/is_reachable/{peer_id(2)}")).status_code == 200
+        assert (await asking).status_code in {200, 503}
 
 
 async def test_a_child_that_cannot_start_is_said_and_tried_again(tmp_path):
