@@ -23,12 +23,13 @@ from api.http.headers import JSON, SECURITY_HEADERS
 from api.http.problems import CLIENT_LEFT, Problem
 from api.metrics.check import check_metrics
 from api.metrics.exposition import exposition
-from api.pages import CheckView
+from api.pages import CheckView, text
 from api.pages.search import is_peer, make_search
 from api.pages.text import check_href
 from api.responses import kinds
 from api.services import services_of
 from shared.advice.servers import Server
+from shared.paste import MAX_ADDRESSES
 from shared.peer_id import BadPeerIdError, parse_peer_id
 from shared.public.check import reachability_document
 from shared.reachability import message
@@ -81,6 +82,7 @@ async def page(request: Request) -> Response:
         return _html(html, problem.status_code, dict(problem.headers or {}))
     peer_id, shown = answers[0].peer_id, services.swarm.view().shown
     your_ip = client_address(request.scope)
+    pasted = tuple(text.cut(address, 300) for address in request.query_params.getlist("address")[:MAX_ADDRESSES])
 
     def render() -> str:
         show_addresses = services.settings.show_addresses
@@ -90,6 +92,7 @@ async def page(request: Request) -> Response:
             show_addresses,
             Server.of(peer_id, shown),
             your_ip,
+            pasted,
             inference=inference,
             may_compute=on_demand and to_compute(shown, peer_id, services.clock.now()) is not None,
         )
@@ -104,7 +107,7 @@ async def _resolved(request: Request, asked: str, status: int = 200) -> Response
     resolution = await services.resolve(asked)
     peers = [match for match in resolution.found if is_peer(match)]
     if len(peers) == 1:
-        return RedirectResponse(check_href(peers[0].key), 303)
+        return RedirectResponse(check_href(peers[0].key, peers[0].addresses), 303)
     snapshot = services.swarm.snapshot
     found = await services.on_demand.render(partial(make_search, resolution, snapshot, to_check=True))
     return _html(services.pages.check(peer_id=None, answer=None, problem=None, search=found), status)

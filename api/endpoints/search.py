@@ -28,7 +28,7 @@ async def page(request: Request) -> Response:
     text = request.query_params.get("q", "")
     resolution = await services.resolve(text)
     only = resolution.only
-    if only is not None and only.kind is not Kind.CONTRIBUTOR and not only.addresses:
+    if only is not None and only.kind is not Kind.CONTRIBUTOR:
         return RedirectResponse(match_href(only), 303, headers={"cache-control": "no-store"})
     found = await _search(request, resolution)
     view = services.swarm.view()

@@ -17,6 +17,9 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
     "/api/v1/history/models/": ("resolution",),
     "/badge/": ("metric",),
     "/help": ("gpu",),
+    "/search": ("q",),
+    "/api/v1/search": ("q",),
+    "/check": ("q",),
 }
 """By path, or by the start of the paths below it."""
 MAX_QUERY = 2_000

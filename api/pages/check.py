@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from api.pages import text
+from shared import words
 from shared.advice.inference import server_proof
 from shared.advice.servers import Server, check_advice
 from shared.reachability import Cause, DialOutcome, Stage, decide, message
 from shared.snapshot import Verdict
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from api.pages.view import CheckView
     from shared.advice.advice import Advice
     from shared.advice.inference import Proved
@@ -61,9 +64,11 @@ class Result:
     where: str
     """How many places agree, where there are several."""
     reports: tuple[Report, ...]
-    proof: Proved | None
+    compared: str = ""
+    """What the swarm does not know of the addresses that were pasted."""
+    proof: Proved | None = None
     """What it computed, where that was asked for."""
-    compute_href: str
+    compute_href: str = ""
     """The address at which it computes; empty where nobody may ask for that."""
 
 
@@ -80,7 +85,27 @@ def make_result(peer_id: str, view: CheckView) -> Result:
     proof = None if view.inference is None else server_proof(view.inference)
     may_compute = view.may_compute and view.verdict is Verdict.REACHABLE
     compute_href = f"{text.check_href(peer_id)}?inference=1" if may_compute else ""
-    return Result(f"…{text.cut(peer_id[-6:])} {told.title}", told, where, reports, proof, compute_href)
+    return Result(
+        f"…{text.cut(peer_id[-6:])} {told.title}",
+        told,
+        where,
+        reports,
+        _compared(outcome, view.pasted) if view.show_addresses else "",
+        proof,
+        compute_href,
+    )
+
+
+def _compared(outcome: DialOutcome, pasted: Sequence[str]) -> str:
+    """Say which pasted addresses are none that the swarm knows: those were dialled, and the others were not."""
+    unknown = [address for address in pasted if address not in outcome.addresses]
+    if not unknown:
+        return ""
+    which = words.listed([text.cut(address, 160) for address in unknown], 3)
+    if not outcome.addresses:
+        return f"The pasted {which} was not dialled: the monitor dials what the swarm knows of a peer."
+    known = words.listed([text.cut(address, 160) for address in outcome.addresses], 3)
+    return f"The swarm knows it under {known}. The pasted {which} differs, and was not dialled."
 
 
 def _report(answer: Answer, show_addresses: bool) -> Report:

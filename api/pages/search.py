@@ -77,15 +77,14 @@ def make_search(
     """Return what is shown for a resolution. `incidents` are all that are known, the newest first."""
     found = [_hit(match, snapshot, to_check) for match in resolution.found]
     suggestions = [_hit(match, snapshot, to_check) for match in resolution.suggestions]
-    if to_check:
-        found = [hit for hit in found if hit.kind != Kind.MODEL]
     for match in resolution.found:
         if match.kind is Kind.CONTRIBUTOR:
             found += _servers_of(match.key, snapshot, to_check)
-    if not to_check:
-        near = (*resolution.found, *resolution.suggestions)
-        models = {match.key for match in near if match.kind is Kind.MODEL}
-        found += _incidents(resolution.pasted, models, incidents)
+    if to_check:
+        found = [hit for hit in found if hit.kind not in (Kind.MODEL, Kind.CONTRIBUTOR)]
+    else:
+        found += _incidents(resolution.pasted, resolution.found, incidents)
+        suggestions += _incidents("", resolution.suggestions, incidents)
     sentence = resolution.sentence if not any(hit.kind == "incident" for hit in found) else ""
     return SearchView(resolution.pasted, sentence, tuple(found), resolution.more, tuple(suggestions), to_check)
 
@@ -130,8 +129,9 @@ def _servers_of(name: str, snapshot: Snapshot | None, to_check: bool) -> list[Hi
     ]
 
 
-def _incidents(pasted: str, models: set[str], incidents: Sequence[Incident]) -> list[Hit]:
-    """Return incidents by their id, or the newest of the models that were found."""
+def _incidents(pasted: str, matches: Iterable[Match], incidents: Sequence[Incident]) -> list[Hit]:
+    """Return incidents by their id, or the newest of the models among the matches."""
+    models = {match.key for match in matches if match.kind is Kind.MODEL}
     wanted = pasted.strip().rpartition("#")[2]
     chosen = [incident for incident in incidents if incident.id == wanted]
     chosen += [incident for incident in incidents if incident.dht_prefix in models and incident not in chosen]

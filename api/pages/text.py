@@ -8,10 +8,14 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 from shared import words
 from shared.words import clean, count, duration, milliseconds, number, period, utc
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = [
     "MAX_ERROR", "Shown", "adapter", "anchor", "check_href", "clean", "count", "cut", "duration", "milliseconds",
@@ -100,5 +104,7 @@ def server_href(peer_id: str) -> str:
     return "/servers/" + quote(peer_id, safe="", errors="replace")
 
 
-def check_href(peer_id: str) -> str:
-    return "/check/" + quote(peer_id, safe="", errors="replace")
+def check_href(peer_id: str, addresses: Sequence[str] = ()) -> str:
+    """Return the page that checks a peer; `addresses` are those that were pasted with it, to be compared."""
+    query = "&".join("address=" + quote(address, safe="", errors="replace") for address in addresses)
+    return "/check/" + quote(peer_id, safe="", errors="replace") + (f"?{query}" if query else "")

@@ -71,6 +71,8 @@ class CheckView:
     """What the newest snapshot knows of it."""
     your_ip: str = ""
     """The address of whoever asks: often the server's own."""
+    pasted: tuple[str, ...] = ()
+    """Multiaddrs that were pasted with the peer id."""
     inference: ServerInference | None = None
     """What it computed, where that was asked for."""
     may_compute: bool = False

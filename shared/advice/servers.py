@@ -118,7 +118,8 @@ def server_advice(
     else:
         return never_announced(server.snapshot)
     if record is not None:
-        found = _with(found, since=_since(record, now, online=found.tone is Tone.GOOD))
+        online = any(report.state is PeerState.ONLINE for _, report in server.shares)
+        found = _with(found, since=_since(record, now, online=online))
     return in_the_past(found, server.snapshot, now) if stale else found
 
 

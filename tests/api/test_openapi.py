@@ -108,6 +108,8 @@ PATHS = [
     ("/api/v1/is_reachable", "/api/v1/is_reachable"),
     ("/api/v1/is_reachable/{peer_id}", "/api/v1/is_reachable/abc"),
     ("/api/v1/is_reachable/{peer_id}", f"/api/v1/is_reachable/{peer_id(1)}"),
+    ("/api/v1/search", "/api/v1/search?q=demo"),
+    ("/api/v1/search", f"/api/v1/search?q={peer_id(99)}"),
     ("/openapi.json", "/openapi.json"),
     ("/livez", "/livez"),
     ("/readyz", "/readyz"),

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ async def _measure(peers: list[tuple[str, str]], models: int) -> dict[str, Any]:
     await checks.round()
     seconds = time.monotonic() - began
     watching.cancel()
-    own, daemon = (await asyncio.gather(watching, return_exceptions=True))[0] or (0.0, 0.0)
+    own, daemon = await watching
     cpu = _cpu_seconds() - before
     return {
         "servers": len(peers) * models,
@@ -103,7 +104,8 @@ async def _watch() -> tuple[float, float]:
     try:
         while True:
             own = max(own, pss_mb(_own_pid()))
-            daemon = max(daemon, sum(map(pss_mb, _daemons())))
+            with suppress(OSError):  # one that ended meanwhile
+                daemon = max(daemon, sum(map(pss_mb, _daemons())))
             await asyncio.sleep(SAMPLE_EVERY)
     except asyncio.CancelledError:
         return own, daemon

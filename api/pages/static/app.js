@@ -400,7 +400,8 @@ function startSuggestions(form) {
     const option = event.target.closest("[role=option]");
     if (option) location.assign(option.dataset.href);
   });
-  field.addEventListener("blur", () => show([]));
+  // Later than the tap that takes the focus away: on a phone the buttons stand below the list, and would move up.
+  field.addEventListener("blur", () => setTimeout(() => { if (document.activeElement !== field) show([]); }, 300));
 }
 
 // --- Text to copy ---
