@@ -1,7 +1,7 @@
 """`make bench-inference`: what one round of inference checks costs the crawler, with 1,000 servers.
 
 Real: the crawler's own rounds, its libp2p daemon, connections, `rpc_info`, sessions of two steps. Simulated: what the
-servers compute. A peer takes a process of 64 MB, so 20 peers stand for 1,000 servers: each serves 50 models, and is
+servers compute. A peer takes a process of 64 MB, so 40 peers stand for 1,000 servers: each serves 25 models, and is
 dialled anew for each. The round is made at once, not spread over ten minutes. Prints the seconds of a core (the crawler
 and its daemons, not the servers) as a share of the period, the memory that is added, and JSON.
 """
@@ -45,8 +45,8 @@ SAMPLE_EVERY = 0.2
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.inference", description=__doc__)
-    parser.add_argument("--peers", type=int, default=20, help="64 MB each (default 20)")
-    parser.add_argument("--models", type=int, default=50, help="that each peer serves (default 50)")
+    parser.add_argument("--peers", type=int, default=40, help="64 MB each (default 40)")
+    parser.add_argument("--models", type=int, default=25, help="that each peer serves (default 25)")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
@@ -75,9 +75,8 @@ async def _measure(peers: list[tuple[str, str]], models: int) -> dict[str, Any]:
     checks = InferenceChecks(period=0.001, dial_private=True)
     checks.merged(_snapshot(peers[:1], 1))
     await checks.round()  # code and buffers that stay
+    checks.merged(_snapshot(peers, models))
     before, mb = _cpu_seconds(), pss_mb(_own_pid())
-    snapshot = _snapshot(peers, models)
-    checks.merged(snapshot)
     watching = asyncio.create_task(_watch())
     began = time.monotonic()
     await checks.round()
