@@ -22,6 +22,7 @@ from shared.resolve import Directory, Kind
 from shared.store.clock import RedisClock
 from shared.store.connection import connect
 from shared.store.history import HistoryReader
+from shared.store.reports import Reports
 from shared.store.snapshots import SnapshotReader
 from shared.tasks import Tasks
 
@@ -60,7 +61,9 @@ class Services:
             prepared=self.prepared,
             on_demand=self.on_demand,
         )
-        self.history = HistoryCache(HistoryReader(self._history_redis), now=self.clock.now)
+        self.history = HistoryCache(
+            HistoryReader(self._history_redis), Reports(self._history_redis), now=self.clock.now
+        )
         self.checks = CheckClient(self._redis, self.tasks, max_queued=settings.max_queued_checks)
         self.request_rate = RequestRate(self._redis)
         self._directory: tuple[Snapshot | None, Directory] | None = None

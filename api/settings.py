@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, ValidationInfo, field_validator
 
+from shared.export_files import ExportSettings
 from shared.reachability import ANSWER_WITHIN, MAX_QUEUED
-from shared.settings import CommaSeparated, Field, Settings, own_address, split_list
+from shared.settings import CommaSeparated, Field, own_address, split_list
 
 Networks = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
 
@@ -22,7 +23,7 @@ def _network(text: str) -> str:
     return text
 
 
-class ApiSettings(Settings):
+class ApiSettings(ExportSettings):
     """One field per environment variable."""
 
     api_host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 in a container.")

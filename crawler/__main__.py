@@ -8,12 +8,16 @@ import signal
 import socket
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from crawler.crawl import crawl_once
 from crawler.diagnose import Finding, diagnose
+from crawler.history.daily_export import DailyExport
+from crawler.history.move import MoveError, export_to, import_from
+from crawler.history.weekly_report import WeeklyReports
 from crawler.history.writer import HistoryWriter
 from crawler.inference.rounds import InferenceChecks
 from crawler.leader import Leadership
@@ -49,8 +53,11 @@ EXIT_INTERRUPTED = 130
 
 def main() -> int:
     arguments, settings = begin(_parser(), CrawlerSettings)
-    by_hand = arguments.once or arguments.diagnose or arguments.watch
+    moves = arguments.export_file is not None or arguments.import_file is not None
+    by_hand = arguments.once or arguments.diagnose or arguments.watch or moves
     logs.configure(settings, "crawler", by_hand=by_hand)
+    if moves:
+        return _move(settings, arguments)
     allow_many_files()
     if by_hand:
         with suppress(KeyboardInterrupt):
@@ -68,9 +75,29 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--once", action="store_true", help="crawl once without Redis, print the state, end")
     parser.add_argument("--diagnose", action="store_true", help="say step by step what can be seen, and what is wrong")
     parser.add_argument("--watch", action="store_true", help="draw the picture again after each crawl, without Redis")
+    moving = parser.add_mutually_exclusive_group()
+    moving.add_argument(
+        "--export", dest="export_file", type=Path, metavar="FILE", help="write the whole history into a new file"
+    )
+    moving.add_argument(
+        "--import", dest="import_file", type=Path, metavar="FILE", help="read it into a Redis that has none"
+    )
     parser.add_argument("--format", choices=("json", "text"), default="json", help="what --once prints")
     parser.add_argument("--json", action="store_true", help="write JSON, with --watch a line per crawl")
     return parser
+
+
+def _move(settings: CrawlerSettings, arguments: argparse.Namespace) -> int:
+    try:
+        if arguments.export_file is not None:
+            done = export_to(settings.redis_url, arguments.export_file)
+        else:
+            done = import_from(settings.redis_url, arguments.import_file)
+    except MoveError as error:
+        print(f"The history was not moved: {error}.", file=sys.stderr)  # noqa: T201
+        return 1
+    print(done)  # noqa: T201
+    return 0
 
 
 async def _by_hand(settings: CrawlerSettings, arguments: argparse.Namespace) -> int:
@@ -150,6 +177,12 @@ async def _run(settings: CrawlerSettings) -> None:
                 beside.keep("inference", inference.run)
             if settings.incident_webhook_url is not None:
                 beside.keep("incident_notices", _notices(settings, redis, leadership, metrics, clock).run)
+            beside.keep("weekly_reports", WeeklyReports(redis, leadership, now=clock.now).run)
+            if settings.export_folder is not None:
+                export = DailyExport(
+                    redis, settings.export_folder, leadership, now=clock.now, days_kept=settings.export_days
+                )
+                beside.keep("daily_export", export.run)
             await crawling
     except asyncio.CancelledError:
         pass

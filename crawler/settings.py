@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from functools import cached_property
 from pathlib import Path  # noqa: TC003 - pydantic reads the annotation
 from typing import Annotated, Any, Literal
@@ -14,6 +15,7 @@ from crawler.geoip import GeoDatabase
 from crawler.models import DEFAULT_PUBLIC_MODELS, MAX_BLOCKS, Model
 from crawler.notify.webhook import is_private_literal, parse_target
 from crawler.text import bad_prefix
+from shared.export_files import ExportSettings
 from shared.p2p.swarm_settings import SwarmSettings
 from shared.settings import CommaSeparated, Field, SecretUrl, read_json, split_list
 
@@ -21,7 +23,7 @@ MAX_DIAL_TIMEOUT = MAX_LOOKUP_TIMEOUT = 20.0
 """Seconds. A crawl gives all its lookups 40 s and all its dials 60: with longer ones most would never begin."""
 
 
-class CrawlerSettings(SwarmSettings):
+class CrawlerSettings(SwarmSettings, ExportSettings):
     models: Annotated[tuple[Model, ...] | None, CommaSeparated] = Field(
         None,
         description="The official models, shown first even where nobody serves them: "
@@ -59,6 +61,9 @@ class CrawlerSettings(SwarmSettings):
         description="Whether the webhook may be at a private address, as of a service beside the monitor.",
         examples=["yes"],
         validate_default=True,
+    )
+    export_days: int = Field(
+        1_096, ge=30, le=36_525, description="Days for which files of the export are kept; older ones are deleted."
     )
     inference_checks: bool = Field(
         True,
@@ -98,6 +103,16 @@ class CrawlerSettings(SwarmSettings):
     def _is_a_database(cls, value: Path | None) -> Path | None:
         if value is not None:
             GeoDatabase.open(value)
+        return value
+
+    @field_validator("export_folder")
+    @classmethod
+    def _can_be_written(cls, value: Path | None) -> Path | None:
+        if value is not None:
+            try:
+                tempfile.TemporaryFile(dir=value).close()
+            except OSError as error:
+                raise ValueError(f"expected a folder that can be written ({error.strerror})") from None
         return value
 
     @field_validator("inference_models", mode="before")

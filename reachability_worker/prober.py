@@ -34,6 +34,8 @@ from shared.tasks import Tasks, awaited
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from shared.reachability import Stage
+
 PROBER_NODE_LIFETIME = 30.0
 """Seconds. p2pd redials a peer that failed n times only after 5 + n² seconds. A prober node of this age is replaced,
 so that a server which requests a check every 15 s is dialled each time."""
@@ -109,9 +111,12 @@ class Prober:
         finally:
             await self._close()
 
-    async def probe(self, peer_id: str, deadline: float) -> DialOutcome:
+    async def probe(
+        self, peer_id: str, deadline: float, on_stage: Callable[[Stage], None] = lambda _: None
+    ) -> DialOutcome:
         """Return what one peer's probe found until `deadline` (monotonic seconds). Never raises for what the peer does.
 
+        `on_stage` is called with each stage as it begins.
         Where no slot becomes free in time, the verdict is unknown: nobody could look.
         """
         try:
@@ -120,7 +125,7 @@ class Prober:
         except TimeoutError:
             return DialOutcome.unknown(Cause.NO_SLOT)
         try:
-            return await self._probe_in_slot(peer_id, min(deadline, time.monotonic() + self._check_timeout))
+            return await self._probe_in_slot(peer_id, min(deadline, time.monotonic() + self._check_timeout), on_stage)
         finally:
             self._slots.release()
 
@@ -150,15 +155,15 @@ class Prober:
                 finding, _ = await check_server(node, peer_id, asked.dht_prefix, blocks)
         return finding
 
-    async def _probe_in_slot(self, peer_id: str, deadline: float) -> DialOutcome:
+    async def _probe_in_slot(self, peer_id: str, deadline: float, on_stage: Callable[[Stage], None]) -> DialOutcome:
         dht_node, prober_node = self._dht_node, self._prober_node
         if dht_node is None or prober_node is None or not self.fit:
             return DialOutcome.unknown(Cause.NODE_UNFIT, error=self.unfit_reason)
         if time.monotonic() - prober_node.opened_at > PROBER_NODE_LIFETIME:
             prober_node = await self._replace(prober_node)
-        outcome = await self._dial(dht_node, prober_node, peer_id, deadline)
+        outcome = await self._dial(dht_node, prober_node, peer_id, deadline, on_stage)
         if outcome.cause is Cause.BACKOFF:
-            outcome = await self._probe_after_backoff(dht_node, prober_node, peer_id, deadline)
+            outcome = await self._probe_after_backoff(dht_node, prober_node, peer_id, deadline, on_stage)
         if outcome.verdict is Verdict.REACHABLE:
             self._failures.pop(peer_id, None)
             if outcome.reached_at is not None:
@@ -174,20 +179,30 @@ class Prober:
         return outcome
 
     async def _probe_after_backoff(
-        self, dht_node: DHTClientNode, prober_node: ProberNode, peer_id: str, deadline: float
+        self,
+        dht_node: DHTClientNode,
+        prober_node: ProberNode,
+        peer_id: str,
+        deadline: float,
+        on_stage: Callable[[Stage], None],
     ) -> DialOutcome:
         """Return the recent failure that explains the daemon's backoff, else what a fresh prober node finds."""
         seen = self._failures.get(peer_id)
         if seen is not None and time.monotonic() - seen[0] < RECENT_FAILURE:
             return seen[1]
         prober_node = await self._replace(prober_node)
-        return await self._dial(dht_node, prober_node, peer_id, deadline)
+        return await self._dial(dht_node, prober_node, peer_id, deadline, on_stage)
 
     async def _dial(
-        self, dht_node: DHTClientNode, prober_node: ProberNode, peer_id: str, deadline: float
+        self,
+        dht_node: DHTClientNode,
+        prober_node: ProberNode,
+        peer_id: str,
+        deadline: float,
+        on_stage: Callable[[Stage], None],
     ) -> DialOutcome:
         with tracing.span("dial") as span:
-            outcome = await probe(dht_node, prober_node, peer_id, deadline=deadline)
+            outcome = await probe(dht_node, prober_node, peer_id, deadline=deadline, on_stage=on_stage)
             self._on_addresses_refused(dht_node.kademlia.refused_addresses)
             dht_node.kademlia.refused_addresses.clear()
             span.stages(outcome.durations)

@@ -103,8 +103,9 @@ end
 """
 
 # KEYS: wip, vantages, workers, queue. ARGV: worker's name, vantage, lease in seconds (0: give it up), prefix of
-# in-flight keys, seconds a start counts, execution id, then the ids of the jobs in flight. Returns how many checks
-# wait in the queue, and for how many milliseconds the first of them has.
+# in-flight keys, seconds a start counts, execution id, then for each job in flight its id and the stage that it has
+# come to (empty: the same as before), for pages that show it. Returns how many checks wait in the queue, and for how
+# many milliseconds the first of them has.
 _RENEW = (
     _CLOCK
     + """
@@ -117,11 +118,15 @@ else
 end
 redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', now_ms - 60000)
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now_ms - 60000)
-for i = 7, #ARGV do
+for i = 7, #ARGV, 2 do
   local peer = string.match(ARGV[i], '^(.*)-')
   redis.call('ZADD', KEYS[1], 'XX', time[1] + tonumber(ARGV[5]), ARGV[i] .. ':' .. ARGV[6])
   if redis.pcall('GET', ARGV[4] .. peer) == ARGV[i] then
     redis.call('PEXPIRE', ARGV[4] .. peer, tonumber(ARGV[5]) * 1000)
+  end
+  local job = 'rq:job:' .. ARGV[i]
+  if ARGV[i + 1] ~= '' and redis.call('TYPE', job).ok == 'hash' then
+    redis.call('HSET', job, 'stage', ARGV[i + 1])
   end
 end
 local first = redis.call('LINDEX', KEYS[4], 0)

@@ -12,6 +12,7 @@ import asyncio
 import signal
 import time
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 from uuid import uuid4
 
@@ -32,11 +33,14 @@ from shared.store.clock import RedisClock
 from shared.tasks import Tasks, end
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from redis import Redis
     from redis.asyncio import Redis as AsyncRedis
 
     from reachability_worker.metrics import WorkerMetrics
     from shared.inference import InferenceRequest, ServerInference
+    from shared.reachability import Stage
 
 CHECKS_PER_BATCH = 250
 WAIT_SECONDS = 1
@@ -56,8 +60,11 @@ class PeerProber(Protocol):
     def fit(self) -> bool:
         """Whether probes can be trusted now."""
 
-    async def probe(self, peer_id: str, deadline: float) -> DialOutcome:
-        """Probe one peer until `deadline` (monotonic seconds). Never raises for what the peer does."""
+    async def probe(self, peer_id: str, deadline: float, on_stage: Callable[[Stage], None]) -> DialOutcome:
+        """Probe one peer until `deadline` (monotonic seconds). Never raises for what the peer does.
+
+        `on_stage` is called with each stage as it begins.
+        """
 
     async def infer(
         self, peer_id: str, reached: DialOutcome, asked: InferenceRequest, deadline: float
@@ -106,6 +113,8 @@ class ConcurrentWorker:
         self.tasks = Tasks(on_change=self._renew_now.set)
         """The loops that it depends on. While one of them fails, it gives up its lease and takes no checks."""
         self._in_flight: dict[str, asyncio.Task[None]] = {}
+        self._stages: dict[str, Stage] = {}
+        """Stages that checks in flight have come to, by job id; written with the next renewal, once a second."""
         self._room = asyncio.Event()
         self._stopping = asyncio.Event()
         self._suspended = False
@@ -232,7 +241,9 @@ class ConcurrentWorker:
     async def _probe(self, check: Check) -> DialOutcome:
         started = time.monotonic()
         try:
-            outcome = await self._prober.probe(check.peer_id, check.deadline)
+            outcome = await self._prober.probe(
+                check.peer_id, check.deadline, partial(self._stages.__setitem__, check.job_id)
+            )
         except asyncio.CancelledError:
             raise
         except Exception as error:
@@ -245,6 +256,7 @@ class ConcurrentWorker:
     def _written(self, checks: list[Check]) -> None:
         for check in checks:
             self._in_flight.pop(check.job_id, None)
+            self._stages.pop(check.job_id, None)
         self._room.set()
 
     async def _renew(self) -> None:
@@ -265,13 +277,18 @@ class ConcurrentWorker:
                     await self._renew_now.wait()
 
     async def _renew_once(self, lease: float) -> list[int]:
+        news = dict(self._stages)
+        jobs = [item for job_id in self._in_flight for item in (job_id, news.get(job_id, ""))]
         renewed: list[int] = await self._scripts.renew(
             keys=[self._wip_key, keys.VANTAGES, keys.workers(self._vantage), self._queue_key],
             args=[
                 self._registration.name, self._vantage, lease, keys.inflight(self._vantage, ""), RENEWAL,
-                self._execution, *self._in_flight,
+                self._execution, *jobs,
             ],
         )  # fmt: skip
+        for job_id, stage in news.items():
+            if self._stages.get(job_id) is stage:
+                del self._stages[job_id]
         return renewed
 
     async def _maintain(self) -> None:
@@ -318,6 +335,7 @@ class ConcurrentWorker:
         log.info("handed back", checks=len(job_ids))
         for job_id in job_ids:
             self._in_flight.pop(job_id, None)
+            self._stages.pop(job_id, None)
         self._room.set()
         with suppress(RedisError, OSError):
             await self._scripts.hand_back(keys=[self._queue_key, self._wip_key], args=[self._execution, *job_ids])

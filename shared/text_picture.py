@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from shared import words
+from shared.judgement.freshness import FRESH, Freshness
 from shared.judgement.swarm import swarm_state
 from shared.judgement.usability import does_not_compute
 from shared.peer_id import short_peer_id
@@ -30,9 +31,9 @@ _ - offline     (just disconnected)
 """
 
 
-def text_picture(snapshot: Snapshot, *, color: bool = False) -> str:
+def text_picture(snapshot: Snapshot, freshness: Freshness = FRESH, *, color: bool = False) -> str:
     """Draw the swarm. Only validated text goes in, so that no name can send control codes to a terminal."""
-    parts = [f"Swarm state: {swarm_state(snapshot)}", ""]
+    parts = [_first_line(snapshot, freshness), ""]
     if not snapshot.models:
         parts += ["No model is announced in this swarm.", ""]
     for model in snapshot.models:
@@ -47,6 +48,14 @@ def text_picture(snapshot: Snapshot, *, color: bool = False) -> str:
     updated = datetime.fromtimestamp(snapshot.taken_at, UTC)
     parts += [f"Last updated: {updated:%Y-%m-%d %H:%M:%S} UTC, every {snapshot.update_period:g} s"]
     return "\n".join(parts) + "\n"
+
+
+def _first_line(snapshot: Snapshot, freshness: Freshness) -> str:
+    """Return the verdict; of a stale snapshot what it was, and how long ago."""
+    state = swarm_state(snapshot)
+    if not freshness.stale:
+        return f"Swarm state: {state}"
+    return f"Swarm state: was {state} when last seen, more than {words.duration(freshness.at_least)} ago"
 
 
 def _notes(snapshot: Snapshot) -> list[str]:

@@ -62,6 +62,16 @@ def duration(seconds: float) -> str:
     return count(int(seconds), "second")
 
 
+def hours(seconds: float) -> str:
+    """`13.5 hours`; less than one hour in minutes."""
+    return duration(seconds) if seconds < HOUR else count_of(seconds / HOUR, "hour")
+
+
+def count_of(amount: float, noun: str) -> str:
+    """`1 hour`, `13.5 hours`: an amount that may be a fraction."""
+    return f"{number(amount)} {plural(1 if amount == 1 else 2, noun)}"
+
+
 def about(seconds: float) -> str:
     """`less than a minute`, `7 minutes`: a duration that is not known to the second."""
     return "less than a minute" if seconds < MINUTE else duration(seconds)
@@ -74,7 +84,7 @@ def ago(moment: float, now: float) -> str:
 
 def period(seconds: float) -> str:
     """`minute`, `90 seconds`: what stands after "every"."""
-    if MINUTE <= seconds < math.inf and seconds % MINUTE:
+    if math.isfinite(seconds) and seconds >= MINUTE and seconds % MINUTE:
         return count(round(seconds), "second")
     return duration(seconds).removeprefix("1 ")
 
@@ -82,6 +92,11 @@ def period(seconds: float) -> str:
 def utc(seconds: float) -> datetime:
     """Unix seconds as a time; whatever a clock or a record says, it is one that can be printed."""
     return datetime.fromtimestamp(min(max(seconds, 0), _MAX_UNIX_TIME) if seconds == seconds else 0, UTC)  # noqa: PLR0124
+
+
+def rfc3339(seconds: float) -> str:
+    """`2026-11-25T13:00:00Z`, of Unix seconds."""
+    return f"{utc(seconds):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def number(value: float | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from typing import TYPE_CHECKING
 
 import base58
 import msgspec
@@ -23,6 +24,9 @@ from shared.snapshot import (
     Span,
     Verdict,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def peer_id(number: int) -> str:
@@ -51,8 +55,11 @@ class FakeProber:
         self.free = asyncio.Event()
         self.free.set()
 
-    async def probe(self, peer: str, deadline: float) -> DialOutcome:
+    async def probe(
+        self, peer: str, deadline: float, on_stage: Callable[[Stage], None] = lambda _: None
+    ) -> DialOutcome:
         self.looks.append(peer)
+        on_stage(Stage.DIAL)
         self.looking += 1
         self.most_at_once = max(self.most_at_once, self.looking)
         outcome, delay = self.outcomes.get(peer, (self.outcome, self.delay))

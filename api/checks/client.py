@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 from api.checks.admission import Admissions, Check, NoVerdictError
 from api.http.request_id import current_request_id
 from shared import tracing
-from shared.reachability import VANTAGE_PATTERN, Answer, decode_answer, job_subject
+from shared.reachability import VANTAGE_PATTERN, Answer, Stage, decode_answer, job_subject
 from shared.snapshot import Verdict
 from shared.store import keys, stored
 from shared.store.streams import StreamTail
@@ -67,6 +67,8 @@ class CheckClient:
         self._vantages: list[str] = []
         self._vantages_at = -VANTAGES_TTL
         self._finding_vantages: asyncio.Task[list[str]] | None = None
+        self.followers = 0
+        """Pages that watch the stages of a check."""
         self.on_reply: Callable[[Answer], None] = lambda _: None
         """Called with each reply that arrives, for metrics."""
 
@@ -144,6 +146,29 @@ class CheckClient:
             raise NoVerdictError("no worker is looking now")
         check = Check(names[0], peer_id, deadline, fresh=False, request_id=current_request_id(), inference=asked)
         return await self._answer_to(check, deadline)
+
+    async def stage(self, peer_id: str) -> Stage | None:
+        """Return the stage that a peer's check has come to, at the vantage point that is furthest; None without one.
+
+        Whichever process began the check. Raises `redis.RedisError`, `OSError`.
+        """
+        names = await self.vantages()
+        if not names:
+            return None
+        reading = self._redis.pipeline(transaction=False)
+        for name in names:
+            reading.get(keys.inflight(name, peer_id))
+        jobs = [job for job in await reading.execute(raise_on_error=False) if isinstance(job, bytes)]
+        reading = self._redis.pipeline(transaction=False)
+        for job in jobs:
+            reading.hmget(b"rq:job:" + job, "status", "stage")
+        found = [
+            stored.read("stage", _stage, fields)
+            for fields in (await reading.execute(raise_on_error=False) if jobs else ())
+            if isinstance(fields, list)
+        ]
+        order = list(Stage)
+        return max((stage for stage in found if stage is not None), key=order.index, default=None)
 
     async def _until_decided(self, tasks: list[asyncio.Task[Answer]], deadline: float) -> None:
         running: set[asyncio.Task[Answer]] = set(tasks)
@@ -243,6 +268,14 @@ class CheckClient:
 def _fail(pending: PendingCheck, error: NoVerdictError) -> None:
     if not pending.result.done():
         pending.result.set_exception(error)
+
+
+def _stage(fields: list[bytes | None]) -> Stage | None:
+    """Return the stage of a job's `status` and `stage`. Raises `ValueError` for what is none."""
+    status, stage = fields
+    if stage is not None:
+        return Stage(stage.decode())
+    return {None: None, b"queued": Stage.QUEUE}.get(status, Stage.LOOKUP)
 
 
 def _vantage(name: bytes) -> str:

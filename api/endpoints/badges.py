@@ -14,6 +14,7 @@ from api.pages.badge import UNKNOWN, UPTIME_WINDOW, BadgeMetric, model_badge
 from api.responses import kinds
 from api.responses.history_cache import HistoryAwayError
 from api.services import services_of
+from shared.store.rings import Resolution
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -35,10 +36,13 @@ async def badge(request: Request) -> Response | PreparedResponse:
         return Response(UNKNOWN.svg(), status, media_type=SVG, headers=headers)
 
     async def make() -> PreparedResponse:
-        uptime, view = None, services.swarm.view()
+        uptime, watched, view = None, 0.0, services.swarm.view()
         if metric is BadgeMetric.UPTIME:
             with suppress(HistoryAwayError):
-                uptime = (await services.history.model(prefix)).uptimes()[UPTIME_WINDOW]
-        return await services.on_demand.render(lambda: kinds.badge(model_badge(metric, model, view, uptime).svg()))
+                hours = await services.history.model(prefix)
+                minutes = await services.history.model(prefix, Resolution.MINUTE)
+                uptime, watched = hours.uptimes()[UPTIME_WINDOW], hours.watched(minutes)[UPTIME_WINDOW]
+        drawn = model_badge(metric, model, view, uptime, watched)
+        return await services.on_demand.render(lambda: kinds.badge(drawn.svg()))
 
     return await services.on_demand.get(resource(request.scope), make)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 async def model(request: Request) -> PreparedResponse:
-    """A model's slots at `?resolution=minute` (a day), `hour` (30 days, the default) or `day` (a year)."""
+    """A model's slots at `?resolution=minute` (a day), `hour` (30 days, the default) or `day` (five years)."""
     services = services_of(request)
     prefix: str = request.path_params["dht_prefix"]
     given = request.query_params.get("resolution", Resolution.HOUR.value)
@@ -29,10 +29,11 @@ async def model(request: Request) -> PreparedResponse:
     async def make() -> PreparedResponse:
         found = await services.history.model(prefix, resolution)
         hours = found if resolution is Resolution.HOUR else await services.history.model(prefix)
+        minutes = await services.history.model(prefix, Resolution.MINUTE)
         if not found.slots and not hours.slots and services.model(prefix) is None:
             raise await services.unknown("model", prefix, f"No model {prefix[:100]!r} is known.")
         return await services.on_demand.render(
-            lambda: kinds.document(model_history_document(found, hours), "/api/v1/history/models/{dht_prefix}")
+            lambda: kinds.document(model_history_document(found, hours, minutes), "/api/v1/history/models/{dht_prefix}")
         )
 
     return await services.on_demand.get(resource(request.scope), make)

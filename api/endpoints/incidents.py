@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import TYPE_CHECKING
 
@@ -11,18 +12,23 @@ from api.http.headers import ATOM
 from api.http.problems import Problem
 from api.http.resources import resource
 from api.pages.feed import atom_feed
-from api.pages.history import events
+from api.pages.history import FirstSeen
 from api.responses import kinds
+from api.responses.history_cache import in_time
 from api.responses.read_through import FRESH_SECONDS
 from api.services import services_of
+from shared.judgement.outages import outages
 from shared.public.incidents import incidents_document
+from shared.store.rings import Resolution
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
+    from api.responses.history_cache import HistoryCache
     from api.responses.prepared import PreparedResponse
 
-MAX_ON_PAGE = 200
+MAX_PASTS = 20
+"""Models that are broken without an incident whose past the page reads."""
 MAX_LIMIT = 1_000
 _HOST = re.compile(r"[A-Za-z0-9.\-]+(:\d{1,5})?|\[[0-9a-fA-F:]+\](:\d{1,5})?")
 
@@ -33,16 +39,21 @@ async def page(request: Request) -> PreparedResponse:
 
     async def make() -> PreparedResponse:
         found, view = await services.history.incidents(), services.swarm.view()
+        without = [each.dht_prefix for each in outages(view.snapshot, found) if each.incident is None]
+        read = await in_time(asyncio.gather(*(_past(services.history, prefix) for prefix in without[:MAX_PASTS])))
+        pasts = dict(zip(without, read or (), strict=False))
 
         def render() -> PreparedResponse:
-            ongoing, ended = events(found, view.now)
-            left_out = max(0, len(ended) - MAX_ON_PAGE)
-            html = services.pages.incidents(view, ongoing, ended[:MAX_ON_PAGE], left_out=left_out)
-            return kinds.page(html, "/incidents")
+            return kinds.page(services.pages.incidents(view, found, pasts), "/incidents")
 
         return await services.on_demand.render(render)
 
     return await services.on_demand.get(resource(request.scope), make)
+
+
+async def _past(history: HistoryCache, dht_prefix: str) -> FirstSeen:
+    hours, minutes = await asyncio.gather(history.model(dht_prefix), history.model(dht_prefix, Resolution.MINUTE))
+    return FirstSeen.of(hours, minutes)
 
 
 async def incidents(request: Request) -> PreparedResponse:
@@ -53,10 +64,13 @@ async def incidents(request: Request) -> PreparedResponse:
 
     async def make() -> PreparedResponse:
         # A filter that was never asked for before costs no read of Redis.
-        found = [each for each in await services.history.incidents() if wanted is None or each.dht_prefix == wanted]
-        return await services.on_demand.render(
-            lambda: kinds.document(incidents_document(found, limit), "/api/v1/incidents")
-        )
+        found, view = await services.history.incidents(), services.swarm.view()
+
+        def render() -> PreparedResponse:
+            document = incidents_document(found, limit, view.snapshot, view.freshness, dht_prefix=wanted)
+            return kinds.document(document, "/api/v1/incidents")
+
+        return await services.on_demand.render(render)
 
     return await services.on_demand.get(resource(request.scope), make)
 
@@ -64,7 +78,8 @@ async def incidents(request: Request) -> PreparedResponse:
 async def atom(request: Request) -> Response:
     """The newest incidents as a feed."""
     services = services_of(request)
-    content = atom_feed(await services.history.incidents(), base=_base(request), now=services.clock.now())
+    found, view = await services.history.incidents(), services.swarm.view()
+    content = atom_feed(found, base=_base(request), now=view.now, last_seen=view.last_seen)
     headers = {"cache-control": f"public, max-age={FRESH_SECONDS:.0f}", "vary": "Host"}
     return Response(content, media_type=ATOM, headers=headers)
 

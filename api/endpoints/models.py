@@ -41,19 +41,24 @@ async def page(request: Request) -> PreparedResponse:
 
 
 async def _past(history: HistoryCache, prefix: str) -> ModelPast:
-    hours, minutes, incidents = await asyncio.gather(
-        history.model(prefix), history.model(prefix, Resolution.MINUTE), history.incidents()
+    hours, minutes, days, incidents = await asyncio.gather(
+        history.model(prefix),
+        history.model(prefix, Resolution.MINUTE),
+        history.model(prefix, Resolution.DAY),
+        history.incidents(),
     )
-    return ModelPast(hours, minutes, tuple(incident for incident in incidents if incident.dht_prefix == prefix))
+    return ModelPast(hours, minutes, days, tuple(incident for incident in incidents if incident.dht_prefix == prefix))
 
 
 async def models(request: Request) -> PreparedResponse:
     """All models without their servers."""
     services = services_of(request)
-    snapshot = services.snapshot()
+    snapshot, freshness = services.snapshot(), services.swarm.view().freshness
 
     async def make() -> PreparedResponse:
-        return await services.on_demand.render(lambda: kinds.document(models_document(snapshot), "/api/v1/models"))
+        return await services.on_demand.render(
+            lambda: kinds.document(models_document(snapshot, freshness), "/api/v1/models")
+        )
 
     return await services.on_demand.get(resource(request.scope), make)
 
@@ -61,13 +66,14 @@ async def models(request: Request) -> PreparedResponse:
 async def model(request: Request) -> PreparedResponse:
     """One model with its servers."""
     services = services_of(request)
-    snapshot, prefix = services.snapshot(), request.path_params["dht_prefix"]
+    snapshot, freshness = services.snapshot(), services.swarm.view().freshness
+    prefix: str = request.path_params["dht_prefix"]
     report = services.model(prefix)
     if report is None:
         raise await services.unknown("model", prefix, f"No model {prefix[:100]!r} is known.")
 
     def render() -> PreparedResponse:
-        document = model_document(snapshot, report, show_addresses=services.settings.show_addresses)
+        document = model_document(snapshot, report, freshness, show_addresses=services.settings.show_addresses)
         return kinds.document(document, "/api/v1/models/{dht_prefix}")
 
     async def make() -> PreparedResponse:

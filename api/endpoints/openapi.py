@@ -10,7 +10,7 @@ import msgspec
 from api.http.headers import CORS, JSON, PROBLEM_JSON
 from api.pages.badge import BadgeMetric
 from api.responses.prepared import PreparedResponse
-from shared.public import check, health, history, incidents, models, problem, search, state
+from shared.public import check, data, health, history, incidents, models, problem, reports, search, state
 from shared.public.schema import schemas
 
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ DOCUMENTS = (
     history.ModelHistoryDocument,
     history.ServerHistoryDocument,
     incidents.IncidentsDocument,
+    data.DataDocument,
+    reports.ReportsDocument,
+    reports.ReportDocument,
     problem.ProblemDocument,
     search.SearchDocument,
 )
@@ -44,6 +47,20 @@ _PEER = {
     "required": True,
     "description": "A peer id in any form of the libp2p specification.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 128},
+}
+_FILE = {
+    "name": "name",
+    "in": "path",
+    "required": True,
+    "description": "A name that `/api/v1/data` lists, as `crawls-2026-11-25.csv.gz`.",
+    "schema": {"type": "string", "maxLength": 64},
+}
+_WEEK = {
+    "name": "week",
+    "in": "path",
+    "required": True,
+    "description": "A week that `/api/v1/reports` lists, named as by ISO 8601: `2026-W48`.",
+    "schema": {"type": "string", "maxLength": 16},
 }
 _WORDS = {
     304: "The client has it already (If-None-Match).",
@@ -133,6 +150,14 @@ def _paths() -> dict[str, dict[str, Any]]:
             errors=(400,), pictures=(404, 503),
         ),
         "/incidents.atom": _media("Outages as an Atom feed", "application/atom+xml", errors=(503,)),
+        "/api/v1/data": _json("The files of the daily export", "DataDocument", errors=(503,)),
+        "/data": _media("The files of the daily export for people", "text/html", errors=(503,)),
+        "/data/{name}": _media("One file of the daily export", "application/gzip", _FILE, errors=(404,), pages=True),
+        "/api/v1/reports": _json("Weeks that have a report", "ReportsDocument", errors=(503,)),
+        "/api/v1/reports/{week}": _json("What a week was like", "ReportDocument", _WEEK, errors=(404, 503)),
+        "/reports": _media("Weekly reports for people", "text/html", errors=(503,)),
+        "/reports/{week}": _media("What a week was like, for people", "text/html", _WEEK, errors=(404, 503)),
+        "/reports.atom": _media("Weekly reports as an Atom feed", "application/atom+xml", errors=(503,)),
         "/swarm.txt": _media(
             "The swarm as a picture of text", "text/plain",
             _query("color", {"type": "string"}, "`1` for terminal colours."), errors=(503,),
@@ -151,6 +176,9 @@ def _paths() -> dict[str, dict[str, Any]]:
         ),
         "/glossary": _media("The terms of the pages", "text/html", errors=(503,)),
         "/check": _media("The form of a check for people", "text/html", _text(), others=(303,)),
+        "/check/{peer_id}/stages": _media(
+            "Server-sent events: how far the peer's check has come", "text/event-stream", _PEER, errors=(400, 503)
+        ),
         "/check/{peer_id}": _media("A check for people", "text/html", _PEER, errors=(400, 403, 429, 503)),
     }  # fmt: skip
 
@@ -169,14 +197,15 @@ def _media(
     errors: tuple[int, ...] = (),
     pictures: tuple[int, ...] = (),
     others: tuple[int, ...] = (),
+    pages: bool = False,
 ) -> dict[str, Any]:
     shown = {media_type: {"schema": {"type": "string"}}}
     responses = {"200": _content("Found.", shown), **_words(*others), **_problems(errors)}
     for status, told in _problems(pictures).items():  # the router has no picture of what is no name at all
         responses[status] = _content(told["description"], shown | told["content"])
-    if media_type == "text/html":
+    if media_type == "text/html" or pages:  # people open it: its errors are pages for them
         for code in errors:
-            responses[str(code)]["content"] |= shown
+            responses[str(code)]["content"] |= {"text/html": {"schema": {"type": "string"}}}
     return {"summary": summary, "parameters": list(parameters), "responses": responses}
 
 
@@ -204,7 +233,7 @@ def _text() -> dict[str, Any]:
 
 
 def _resolution() -> dict[str, Any]:
-    words = "`minute`: a day; `hour`: 30 days; `day`: a year."
+    words = "`minute`: a day; `hour`: 30 days; `day`: five years."
     return _query("resolution", {"enum": ["minute", "hour", "day"], "default": "hour"}, words)
 
 

@@ -32,12 +32,12 @@ async def state(request: Request) -> PreparedResponse:
 async def text(request: Request) -> PreparedResponse:
     """A picture of the swarm for terminals, with colours where `?color=1` asks for them; also what `/` is as text."""
     services = services_of(request)
-    snapshot = services.snapshot()
+    snapshot, freshness = services.snapshot(), services.swarm.view().freshness
     if (prepared := services.prepared.find(request.scope)) is not None:
         return prepared
     color = resource(request.scope) == COLOR_PATH
 
     async def make() -> PreparedResponse:
-        return await services.on_demand.render(lambda: swarm_text(snapshot, color=color))
+        return await services.on_demand.render(lambda: swarm_text(snapshot, freshness, color=color))
 
     return await services.on_demand.get(f"{TEXT_PATH}#{color}", make)

@@ -76,10 +76,11 @@ async def _never_announced(services: Services, peer_id: str) -> Problem:
 async def server(request: Request) -> PreparedResponse:
     """One server or bootstrap peer, in whatever form its peer id is written."""
     services = services_of(request)
-    snapshot, peer_id = services.snapshot(), await services.peer_id(request.path_params["peer_id"])
+    peer_id = await services.peer_id(request.path_params["peer_id"])
+    snapshot, freshness = services.snapshot(), services.swarm.view().freshness
 
     def render() -> PreparedResponse | None:
-        document = server_document(snapshot, peer_id, show_addresses=services.settings.show_addresses)
+        document = server_document(snapshot, peer_id, freshness, show_addresses=services.settings.show_addresses)
         return None if document is None else kinds.document(document, "/api/v1/servers/{peer_id}")
 
     async def make() -> PreparedResponse:

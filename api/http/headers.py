@@ -23,8 +23,8 @@ PREFLIGHT = {
     "access-control-max-age": "86400",
     "allow": "GET, HEAD, OPTIONS",
 }
-_API_STARTS = ("/api/", "/badge/")
-_API_PATHS = frozenset({"/swarm.txt", "/events", "/incidents.atom", "/openapi.json"})
+_API_STARTS = ("/api/", "/badge/", "/data/")
+_API_PATHS = frozenset({"/swarm.txt", "/events", "/incidents.atom", "/reports.atom", "/openapi.json"})
 SECURITY_HEADERS = {
     "content-security-policy": (
         "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self'; "

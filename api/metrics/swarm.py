@@ -69,7 +69,7 @@ class SwarmCollector(Collector):
             snapshot.num_conflicts,
         )
         bootstrap = GaugeMetricFamily(
-            "petals_bootstrap_peer_up", "1 where the bootstrap peer answered.", labels=["peer_id"]
+            "petals_bootstrap_peer_up", "1 where the bootstrap peer answered the crawler.", labels=["peer_id"]
         )
         for peer_id, verdict in {peer.peer_id: peer.verdict for peer in snapshot.bootstrap_peers}.items():
             bootstrap.add_metric([peer_id], verdict is Verdict.REACHABLE)
@@ -92,9 +92,13 @@ class SwarmCollector(Collector):
 
     def _models(self) -> Iterator[Metric]:
         info = InfoMetricFamily("petals_model", "What a model is.", labels=["model"])
-        healthy = GaugeMetricFamily("petals_model_healthy", "1 where every block is served.", labels=["model"])
+        healthy = GaugeMetricFamily(
+            "petals_model_healthy", "1 where every block is served, as far as seen from the crawler.", labels=["model"]
+        )
         path = GaugeMetricFamily(
-            "petals_model_path_available", "1 where a client finds servers for all blocks in a row.", labels=["model"]
+            "petals_model_path_available",
+            "1 where each block has a server that was not found unreachable from the crawler.",
+            labels=["model"],
         )
         covered = GaugeMetricFamily(
             "petals_model_covered_ratio", "Share of blocks that an online server holds.", labels=["model"]

@@ -8,6 +8,7 @@ from html import escape
 from typing import TYPE_CHECKING, NamedTuple
 
 from api.pages import text
+from api.pages.charts import HOUR, NEARLY_ALL
 from shared.advice.inference import seconds
 from shared.inference import UsabilityState
 from shared.judgement.coverage import coverage
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 MAX_LABEL = 40
 GREEN, AMBER, RED, GREY = "#12734a", "#8a5200", "#b3261e", "#5d596f"
 """Dark enough for white letters: a contrast of 4.5 and more."""
-UPTIME_WINDOW = "30d"
+UPTIME_WINDOW, UPTIME_HOURS = "30d", 720
 GOOD_UPTIME, FAIR_UPTIME = 0.99, 0.9
 _NARROW, _WIDE = frozenset("fijlrtI.,:;'|!()[] "), frozenset("mwMW@%")
 
@@ -67,10 +68,12 @@ class Badge(NamedTuple):
         )
 
 
-def model_badge(metric: BadgeMetric, model: ModelReport, view: View, uptime: float | None) -> Badge:
-    """Return a model's badge. `uptime` is a share; None where it is not known or not asked for."""
+def model_badge(
+    metric: BadgeMetric, model: ModelReport, view: View, uptime: float | None, watched: float = 0.0
+) -> Badge:
+    """Return a model's badge. `uptime` is a share of the seconds `watched`; None where it is not known."""
     if metric is BadgeMetric.UPTIME:
-        return uptime_badge(_label(model), uptime)
+        return uptime_badge(_label(model), uptime, watched)
     if metric is BadgeMetric.STATE:
         return state_badge(model, view)
     if view.stale:
@@ -114,11 +117,13 @@ def coverage_badge(label: str, model: ModelReport) -> Badge:
     return Badge(label, f"{covered}/{model.num_blocks} blocks", color)
 
 
-def uptime_badge(label: str, uptime: float | None) -> Badge:
+def uptime_badge(label: str, uptime: float | None, watched: float) -> Badge:
+    """Return the badge of an uptime; where less than 30 days were watched it says of how much it is."""
     if uptime is None:
         return Badge(label, "uptime unknown", GREY)
     color = GREEN if uptime >= GOOD_UPTIME else AMBER if uptime >= FAIR_UPTIME else RED
-    return Badge(label, f"uptime {percent(uptime)}", color)
+    of = "" if watched >= NEARLY_ALL * UPTIME_HOURS * HOUR else f" of {text.duration(watched)} watched"
+    return Badge(label, f"uptime {percent(uptime)}{of}", color)
 
 
 def percent(share: float) -> str:

@@ -176,13 +176,19 @@ def notices(view: View) -> list[Notice]:
     if snapshot.undialled_servers:
         title = f"{text.count(snapshot.undialled_servers, 'server')} could not be dialled in time."
         found.append(Notice("idle", title, "They are shown in the state that they announce."))
-    if snapshot.num_conflicts:
-        servers = text.count(snapshot.num_conflicts, "server")
-        differs = "differs from its record" if snapshot.num_conflicts == 1 else "differ from their records"
-        title = f"{servers} {differs}."
-        words = "Anyone can write a record in another server’s name; ≠ marks them in the tables:"
-        found.append(Notice("idle", title, words, _in_conflict(snapshot)))
     return found
+
+
+def conflicts(view: View) -> list[Notice]:
+    """Return which servers differ from their records, quietly: for the overview alone. Their own pages say it too."""
+    snapshot = view.snapshot
+    if snapshot is None or not snapshot.num_conflicts:
+        return []
+    servers = text.count(snapshot.num_conflicts, "server")
+    differs = "differs from its record" if snapshot.num_conflicts == 1 else "differ from their records"
+    title = f"{servers} {differs}."
+    words = "Anyone can write a record in another server’s name; ≠ marks them in the tables:"
+    return [Notice("idle", title, words, _in_conflict(snapshot))]
 
 
 def _in_conflict(snapshot: Snapshot) -> tuple[str, ...]:

@@ -85,6 +85,13 @@ class Card:
     unfolded: bool
 
     @property
+    def tone(self) -> str:
+        """Of what is healthy now, of what was when it was last seen, of what is broken or was."""
+        if not self.healthy:
+            return "bad"
+        return "idle" if self.stale else "good"
+
+    @property
     def num_online(self) -> int:
         return dict(self.states).get(PeerState.ONLINE.value, 0)
 

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 HOUR = 3600
+NEARLY_ALL = 0.95
+"""Of a window: where so much of it was watched, its uptime is said of the whole."""
 BAR_GAP = 0.18
 """Of a bar's place, what stays empty."""
 _ROUND = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
@@ -26,6 +28,22 @@ class Window(NamedTuple):
 
 
 WINDOWS = (Window("24 hours", "24h", 24, 1), Window("7 days", "7d", 168, 4), Window("30 days", "30d", 720, 24))
+YEAR = Window("year", "1y", 52 * 168, 168)
+
+
+class Span(NamedTuple):
+    """How much time a line shows, in steps; every `mark` seconds the time is written, in this `form`."""
+
+    name: str
+    seconds: int
+    step: int
+    mark: int
+    form: str
+
+
+DAY_SPAN = Span("24 hours", 86400, 600, 6 * HOUR, "%H:%M")
+MONTH_SPAN = Span("30 days", 30 * 86400, 4 * HOUR, 7 * 86400, "%d %b")
+YEAR_SPAN = Span("year", 366 * 86400, 2 * 86400, 61 * 86400, "%d %b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +83,40 @@ class Line:
     ticks: tuple[tuple[str, str], ...]
 
 
-def uptime_bars(hours: Mapping[int, tuple[int, int]], now: float, uptimes: Mapping[str, float | None]) -> list[Bars]:
-    """Draw `{hour: (looked, good)}` (hours since 1970) as a row of bars for each window, up to the hour of now."""
+def uptime_bars(
+    hours: Mapping[int, tuple[int, int]],
+    now: float,
+    uptimes: Mapping[str, float | None],
+    watched: Mapping[str, float],
+) -> list[Bars]:
+    """Draw `{hour: (looked, good)}` (hours since 1970) as a row of bars for each window, up to the hour of now.
+
+    `watched` are the seconds of each window of which its uptime is a share.
+    """
     current = int(now // HOUR)
-    return [_row(hours, current, window, uptimes.get(window.name)) for window in WINDOWS]
+    return [
+        _row(hours, current, window, uptime_words(uptimes.get(window.name), watched.get(window.name, 0.0), window))
+        for window in WINDOWS
+    ]
 
 
-def _row(hours: Mapping[int, tuple[int, int]], current: int, window: Window, uptime: float | None) -> Bars:
+def year_bars(days: Mapping[int, tuple[int, int]], now: float, uptime: float | None, watched: float) -> Bars:
+    """Draw `{day: (looked, good)}` (days since 1970) as a bar per week, up to the day of now; `watched` in seconds."""
+    last_hour = int(now // DAY_SPAN.seconds) * 24 + 23
+    shown = uptime_words(uptime, watched, YEAR)
+    return _row({day * 24: looks for day, looks in days.items()}, last_hour, YEAR, shown)
+
+
+def uptime_words(uptime: float | None, watched: float, window: Window) -> str:
+    """`99.9 %`; where less than the window was watched (seconds), `100 % of the 15 minutes watched`."""
+    if uptime is None:
+        return "no data"
+    if watched >= NEARLY_ALL * window.hours * HOUR:
+        return percent(uptime)
+    return f"{percent(uptime)} of the {text.duration(watched).removeprefix('1 ')} watched"
+
+
+def _row(hours: Mapping[int, tuple[int, int]], current: int, window: Window, shown: str) -> Bars:
     title, span, each = window.title, window.hours, window.hours_a_bar
     count = span // each
     place = 100 / count
@@ -92,7 +137,6 @@ def _row(hours: Mapping[int, tuple[int, int]], current: int, window: Window, upt
         kind = "up" if share >= 1 else "down" if share <= 0 else "partly"
         bars.append(Bar(kind, x, width, f"{down:.1f}%", f"{100 - down:.1f}%", f"{when}: {percent(share)}"))
     known = count - gaps
-    shown = percent(uptime) if uptime is not None else "no data"
     label = f"Last {title}: {shown}." + (f" No data for {gaps} of {count} bars." if gaps and known else "")
     ticks = (("0%", f"{title} ago"), ("100%", "now"))
     return Bars(f"Last {title}", shown, label, tuple(bars), ticks)
@@ -106,12 +150,15 @@ def percent(share: float) -> str:
 
 
 def line_chart(
-    points: Iterable[tuple[float, float]], *, title: str, unit: str, start: float, end: float, step: float
+    points: Iterable[tuple[float, float]], *, title: str, unit: str, now: float, span: Span = DAY_SPAN
 ) -> Line | None:
-    """Draw (time, value) points, in order, between `start` and `end`; None without any.
+    """Draw (time, value) points, in order, of the span up to now; None without any.
 
-    Values of one `step` (seconds) are averaged; a step without any breaks the line.
+    Values of one step are averaged; a step without any breaks the line.
     """
+    step = span.step
+    end = now // step * step + step
+    start = end - span.seconds
     buckets: dict[int, list[float]] = {}
     for time, value in points:
         if start <= time < end:
@@ -129,7 +176,7 @@ def line_chart(
     values = list(means.values())
     last = means[max(means)]
     label = (
-        f"{title}, last 24 hours: at least {text.number(min(values))}, at most {text.number(max(values))}, "
+        f"{title}, last {span.name}: at least {text.number(min(values))}, at most {text.number(max(values))}, "
         f"{text.number(last)} {unit} at the end."
     )
     return Line(
@@ -140,7 +187,7 @@ def line_chart(
         area="".join(f"{_path(run, width)}V100H{run[0][0]:.1f}Z" for run in runs),
         top=text.number(top),
         middle=text.number(top / 2),
-        ticks=_time_ticks(start, end),
+        ticks=_time_ticks(start, end, span),
     )
 
 
@@ -151,11 +198,11 @@ def _path(run: Sequence[tuple[float, float]], width: float) -> str:
     return f"M{first_x:.1f} {first_y:.1f}{steps}H{run[-1][0] + width:.1f}"
 
 
-def _time_ticks(start: float, end: float, every: int = 6 * HOUR) -> tuple[tuple[str, str], ...]:
-    first = int(start // every + 1) * every
+def _time_ticks(start: float, end: float, span: Span) -> tuple[tuple[str, str], ...]:
+    first = int(start // span.mark + 1) * span.mark
     marks = [
-        (f"{100 * (time - start) / (end - start):.2f}%", f"{text.utc(time):%H:%M}")
-        for time in range(first, int(end), every)
+        (f"{100 * (time - start) / (end - start):.2f}%", text.utc(time).strftime(span.form))
+        for time in range(first, int(end), span.mark)
     ]
     return tuple(marks)
 

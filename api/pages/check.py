@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from shared.advice.inference import Proved
     from shared.reachability import Answer
 
-_STAGES: tuple[tuple[Stage, str, str], ...] = (
+STAGES: tuple[tuple[Stage, str, str], ...] = (
     (Stage.QUEUE, "Queue", "a worker takes the check"),
     (Stage.LOOKUP, "Lookup", "the DHT tells its address"),
     (Stage.DIAL, "Dial", "a connection is opened"),
@@ -30,7 +30,7 @@ _STAGES: tuple[tuple[Stage, str, str], ...] = (
     (Stage.PROTOCOL, "Protocol", "it speaks Petals"),
     (Stage.ANSWERED, "Answered", "it answers rpc_info"),
 )
-_ORDER = [stage for stage, _, _ in _STAGES]
+_ORDER = [stage for stage, _, _ in STAGES]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,7 @@ def _report(answer: Answer, show_addresses: bool) -> Report:
 def _steps(reached: Stage, verdict: Verdict, cause: Cause | None) -> list[Step]:
     position = _ORDER.index(reached)
     steps = []
-    for index, (stage, name, meaning) in enumerate(_STAGES):
+    for index, (stage, name, meaning) in enumerate(STAGES):
         if index < position or (verdict is Verdict.REACHABLE and stage is reached and cause is None):
             state, word = "done", "done"
         elif index > position:

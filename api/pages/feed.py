@@ -17,14 +17,15 @@ if TYPE_CHECKING:
 MAX_ENTRIES = 50
 
 
-def atom_feed(incidents: Sequence[Incident], *, base: str, now: float) -> str:
+def atom_feed(incidents: Sequence[Incident], *, base: str, now: float, last_seen: float | None = None) -> str:
     """Return the feed of the newest incidents; one that ends is the same entry, updated.
 
-    `base` is the monitor's own address, without a slash; `now` is Unix seconds.
+    `base` is the monitor's own address, without a slash; `now` is Unix seconds. `last_seen` is given where
+    nobody has looked for so long that what lasted then is told in the past tense.
     """
     newest = sorted(incidents, key=lambda incident: incident.updated, reverse=True)[:MAX_ENTRIES]
     updated = newest[0].updated if newest else 0.0
-    entries = "".join(_entry(incident, base, now) for incident in newest)
+    entries = "".join(_entry(incident, base, now, last_seen) for incident in newest)
     return (
         '<?xml version="1.0" encoding="utf-8"?>\n<feed xmlns="http://www.w3.org/2005/Atom">'
         f"<id>{_urn('feed')}</id><title>Petals Health: incidents</title><updated>{_rfc3339(updated)}</updated>"
@@ -33,10 +34,10 @@ def atom_feed(incidents: Sequence[Incident], *, base: str, now: float) -> str:
     )
 
 
-def _entry(incident: Incident, base: str, now: float) -> str:
-    event = make_event(incident, now)
+def _entry(incident: Incident, base: str, now: float, last_seen: float | None) -> str:
+    event = make_event(incident, now, last_seen)
     if incident.end is None:
-        title, lasted = f"{event.name} is down", ""
+        title, lasted = f"{event.name} is down" if last_seen is None else f"{event.name} was down when last seen", ""
     else:
         title, lasted = f"{event.name} was down for {event.duration} ({event.state})", f" It lasted {event.duration}."
     words = f"Since {_rfc3339(incident.start)}: {event.summary} {event.blocks}.{lasted}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -12,23 +12,28 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from api.pages import charts, text
+from shared import words
 from shared.advice.inference import record_words
 from shared.advice.models import Past
 from shared.incidents import Incident, Outcome, summary
-from shared.store.rings import MINUTE, Resolution
+from shared.judgement.outages import Outage, outages
+from shared.store.history import OutageEnd
+from shared.store.rings import MINUTE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from jinja2 import Template
 
-    from shared.store.history import ModelHistory, ServerHistory
+    from api.pages.view import View
+    from shared.store.history import ModelHistory, ServerHistory, ServerOutage
 
 PAGES_DIR = Path(__file__).resolve().parent
-DAY = 86400
-CHART_STEP = 600.0
-"""Seconds that one step of a line shows."""
 MAX_ON_MODEL_PAGE = 5
+MAX_OUTAGES = 30
+"""Of a server, that its page lists."""
+MAX_ON_PAGE = 200
+"""Incidents that the page of incidents lists, of each kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,7 @@ class ModelPast:
 
     hours: ModelHistory
     minutes: ModelHistory
+    days: ModelHistory
     incidents: tuple[Incident, ...] = ()
 
     @property
@@ -46,11 +52,7 @@ class ModelPast:
     @property
     def watched_since(self) -> float | None:
         """When the first crawl was recorded that judged the model: to the minute in its first day, else to the hour."""
-        hours = [slot.slot * Resolution.HOUR.ring.step for slot in self.hours.slots[:1]]
-        minutes = [slot.slot * MINUTE for slot in self.minutes.slots[:1]]
-        if hours and minutes and minutes[0] - hours[0] < Resolution.HOUR.ring.step:
-            return float(minutes[0])
-        return float((hours or minutes)[0]) if hours or minutes else None
+        return self.hours.first_crawl(self.minutes)
 
     def past(self, *, usable: bool) -> Past:
         """Return what a verdict says of the past: since when it is so, and when it was last otherwise."""
@@ -77,39 +79,65 @@ class Event:
     start: float
     end: float | None
     duration: str
+    until: str
+    """What follows the duration: how far it reaches, where it has not ended."""
     blocks: str
     summary: str
 
 
-def model_history_html(history: ModelPast) -> Markup:
-    """Uptime bars, charts of a day, and the last incidents."""
-    hours, minutes = history.hours, history.minutes
-    now = hours.read_at
-    start = now // CHART_STEP * CHART_STEP - DAY + CHART_STEP
-    looks = {slot.slot: (slot.looks, slot.healthy) for slot in hours.slots}
-    ring = Resolution.MINUTE.ring
-    window = {"start": start, "end": start + DAY, "step": CHART_STEP}
-    series = [
-        ("Servers online", "servers", [(slot.slot * ring.step, slot.online) for slot in minutes.slots]),
-        ("Blocks covered", "blocks", [(slot.slot * ring.step, float(slot.covered_blocks)) for slot in minutes.slots]),
-        ("Least throughput", "tokens/s", [(slot.slot * ring.step, slot.slowest_block) for slot in minutes.slots]),
-    ]
-    lines = [charts.line_chart(points, title=title, unit=unit, **window) for title, unit, points in series]
+@dataclass(frozen=True, slots=True)
+class FirstSeen:
+    """What the history knows of a model that is broken without an incident."""
+
+    at: float | None
+    """When the first crawl saw it that is still known, Unix seconds."""
+    ever_healthy: bool
+
+    @classmethod
+    def of(cls, hours: ModelHistory, minutes: ModelHistory) -> FirstSeen:
+        return cls(hours.first_crawl(minutes), ever_healthy=any(slot.healthy for slot in hours.slots))
+
+
+def model_history_html(history: ModelPast, last_seen: float | None = None) -> Markup:
+    """Uptime bars, charts of a day, a month and a year, and the last incidents. `last_seen`: as for `make_event`."""
+    hours, days, now = history.hours, history.days, history.hours.read_at
+    watched = hours.watched(history.minutes)
+    rows = charts.uptime_bars(_looks(hours), now, hours.uptimes(), watched)
+    year = max(watched["30d"], (len(days.slots) - 1) * charts.DAY_SPAN.seconds)
+    rows.append(charts.year_bars(_looks(days), now, days.uptime(charts.YEAR.hours // 24), year))
+    spans = ((history.minutes, charts.DAY_SPAN), (hours, charts.MONTH_SPAN), (days, charts.YEAR_SPAN))
+    lines = [(span.name, _lines(level, span, now)) for level, span in spans]
     return _render(
         "model_history",
-        rows=charts.uptime_bars(looks, now, hours.uptimes()),
-        lines=[line for line in lines if line is not None],
-        events=[make_event(incident, now) for incident in history.incidents[:MAX_ON_MODEL_PAGE]],
-        known=bool(looks),
+        rows=rows,
+        lines=[(name, drawn) for name, drawn in lines if drawn],
+        events=[make_event(incident, now, last_seen) for incident in history.incidents[:MAX_ON_MODEL_PAGE]],
+        known=bool(hours.slots or days.slots),
     )
 
 
-def server_history_html(history: ServerHistory) -> Markup:
-    """Since when it is there, and its uptime bars."""
+def _looks(history: ModelHistory) -> dict[int, tuple[int, int]]:
+    return {slot.slot: (slot.looks, slot.healthy) for slot in history.slots}
+
+
+def _lines(history: ModelHistory, span: charts.Span, now: float) -> list[charts.Line]:
+    step = history.resolution.ring.step
+    series = [
+        ("Servers online", "servers", [(slot.slot * step, slot.online) for slot in history.slots]),
+        ("Blocks covered", "blocks", [(slot.slot * step, float(slot.covered_blocks)) for slot in history.slots]),
+        ("Least throughput", "tokens/s", [(slot.slot * step, slot.slowest_block) for slot in history.slots]),
+    ]
+    drawn = [charts.line_chart(points, title=title, unit=unit, now=now, span=span) for title, unit, points in series]
+    return [line for line in drawn if line is not None]
+
+
+def server_history_html(history: ServerHistory, last_seen: float | None = None) -> Markup:
+    """Since when it is there, its uptime bars, and its outages. `last_seen`: as for `make_event`."""
     now, record = history.read_at, history.record
     facts: list[tuple[str, float | None, str]] = [("First seen", record.first_seen, "")]
     if history.online:
-        facts.append(("Online since", record.online_since, text.duration(now - record.online_since)))
+        lasted = text.duration((now if last_seen is None else last_seen) - record.online_since)
+        facts.append(("Online since" if last_seen is None else "Was online since", record.online_since, lasted))
     else:
         facts.append(("Last online", record.last_online or None, "" if record.last_online else "never"))
         facts.append(("Last seen", record.last_seen, ""))
@@ -117,12 +145,37 @@ def server_history_html(history: ServerHistory) -> Markup:
     if history.proofs:
         facts.append(("Asked to compute", None, record_words(history.proofs, days=7)))
     looks = {hour.hour: (hour.looked, hour.online) for hour in history.hours}
-    return _render("server_history", rows=charts.uptime_bars(looks, now, history.uptimes()), facts=facts)
+    served = sum(hour.online for hour in history.hours) * MINUTE
+    watched = sum(hour.looked for hour in history.hours) * MINUTE
+    facts.append(("Served", None, f"{words.hours(served)} of the {words.hours(watched)} watched"))
+    outages = history.outages()
+    return _render(
+        "server_history",
+        rows=charts.uptime_bars(looks, now, history.uptimes(), history.watched()),
+        facts=facts,
+        outages=[_outage(outage, last_seen) for outage in reversed(outages[-MAX_OUTAGES:])],
+        left_out=max(0, len(outages) - MAX_OUTAGES),
+    )
 
 
-def make_event(incident: Incident, now: float) -> Event:
+def _outage(outage: ServerOutage, last_seen: float | None) -> tuple[float, float | None, str, str]:
+    """Return its start, its end, how long crawls did not find the server online, and how it ended."""
+    ended = {
+        OutageEnd.RETURNED: "it came back",
+        OutageEnd.LASTS: "it has not come back" if last_seen is None else "it had not come back by then",
+        OutageEnd.UNWATCHED: "not known: no crawl looked afterwards",
+    }[outage.ended]
+    return outage.start, outage.end or last_seen, text.duration(outage.minutes * MINUTE), ended
+
+
+def make_event(incident: Incident, now: float, last_seen: float | None = None) -> Event:
+    """Return an incident as it is shown at `now`.
+
+    `last_seen` is given where nobody has looked for so long that what lasted then is told in the past tense.
+    """
     ended = incident.end is not None
-    lasted = (now if incident.end is None else incident.end) - incident.start
+    open_until = now if last_seen is None else max(last_seen, incident.start)
+    lasted = (open_until if incident.end is None else incident.end) - incident.start
     withdrawn = incident.outcome is Outcome.WITHDRAWN
     return Event(
         id=incident.id,
@@ -130,19 +183,82 @@ def make_event(incident: Incident, now: float) -> Event:
         href=text.model_href(incident.dht_prefix),
         official=incident.official,
         tone="idle" if withdrawn else "good" if ended else "bad",
-        state="withdrawn" if withdrawn else "recovered" if ended else "ongoing",
+        state="withdrawn" if withdrawn else "recovered" if ended else "ongoing" if last_seen is None else "was ongoing",
         start=incident.start,
         end=incident.end,
-        duration="less than a minute" if lasted < MINUTE else text.duration(lasted),
+        duration=words.about(lasted),
+        until="" if ended else " until now" if last_seen is None else " until the swarm was last seen",
         blocks=f"at worst {incident.covered_blocks} of {text.count(incident.num_blocks, 'block')} had a server",
         summary=summary(incident),
     )
 
 
-def events(incidents: Sequence[Incident], now: float) -> tuple[list[Event], list[Event]]:
-    """Return those that last, and those that ended."""
-    made = [make_event(incident, now) for incident in incidents]
-    return [event for event in made if event.end is None], [event for event in made if event.end is not None]
+@dataclass(frozen=True, slots=True)
+class BrokenModel:
+    """A model that is broken without an incident: a fact, in words."""
+
+    name: str
+    href: str
+    official: bool
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Incidents:
+    """What the page of incidents shows, and its verdict, which is the overview's."""
+
+    title: str
+    ongoing: tuple[Event, ...]
+    others: tuple[BrokenModel, ...]
+    ended: tuple[Event, ...]
+    left_out: int
+    """Ended ones that are not listed."""
+
+
+def make_incidents(view: View, incidents: Sequence[Incident], pasts: Mapping[str, FirstSeen]) -> Incidents:
+    """Return what is broken and what was. `pasts` are of models without an incident, by DHT prefix."""
+    found = outages(view.snapshot, incidents)
+    ended = [incident for incident in incidents if incident.end is not None]
+    return Incidents(
+        title=_title(view, found),
+        ongoing=tuple(_open_event(each, view) for each in found if each.incident is not None),
+        others=tuple(_without_incident(each, pasts, view) for each in found if each.incident is None)[:MAX_ON_PAGE],
+        ended=tuple(make_event(incident, view.now) for incident in ended[:MAX_ON_PAGE]),
+        left_out=max(0, len(ended) - MAX_ON_PAGE),
+    )
+
+
+def _open_event(outage: Outage, view: View) -> Event:
+    assert outage.incident is not None  # noqa: S101 - for the type checker
+    event = make_event(outage.incident, view.now, view.last_seen)
+    if outage.state == "recovering" and not view.stale:
+        event = replace(event, tone="warn", state="recovering (the latest crawl found it healthy)")
+    return event
+
+
+def _title(view: View, found: Sequence[Outage]) -> str:
+    broken = sum(outage.is_broken for outage in found)
+    if view.snapshot is None:
+        return "What is broken now is not known: no snapshot yet"
+    amount = "No model" if not broken else "One model" if broken == 1 else f"{broken:,} models"
+    if view.last_seen is None:
+        return f"{amount} {'is' if broken <= 1 else 'are'} broken"
+    ago = words.ago(view.last_seen, view.now)
+    return f"{amount} {'was' if broken <= 1 else 'were'} broken when the swarm was last seen, {ago}"
+
+
+def _without_incident(outage: Outage, pasts: Mapping[str, FirstSeen], view: View) -> BrokenModel:
+    past = pasts.get(outage.dht_prefix)
+    if past is None or past.at is None:
+        sentence = "Broken in the latest crawl."
+    elif past.ever_healthy:
+        sentence = "Broken in the latest crawl; an incident begins if the next one finds it so too."
+    else:
+        sentence = f"Broken since it was first seen, {words.ago(past.at, view.now)}: no crawl has found it healthy."
+    if view.stale:
+        sentence = "It was broken when the swarm was last seen."
+    name = text.cut(outage.name, 60) or text.cut(outage.dht_prefix, 60) or "(nameless)"
+    return BrokenModel(name, text.model_href(outage.dht_prefix), outage.official, sentence)
 
 
 def stylesheet() -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from api.pages import banner, cards, check, pings, rows, server, text
+from api.pages import banner, cards, charts, check, pings, rows, server, text
 from api.pages import history as past
 from api.pages.help import make_help
 from shared.advice import commands
@@ -19,11 +19,13 @@ from shared.paste import MAX_KEPT
 from shared.peer_id import BadPeerIdError, parse_peer_id
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from api.pages.search import SearchView
     from api.pages.view import CheckView, View
     from shared.incidents import Incident
+    from shared.public.data import DataDocument, DataFile
+    from shared.public.reports import ReportDocument
     from shared.snapshot import Snapshot
     from shared.store.history import ServerHistory
 
@@ -40,6 +42,8 @@ MAX_MODEL_ROWS = 1_000
 """Servers listed on a model's page; of more, the fastest. The JSON has all. That many take 58 kB to send."""
 MAX_CONTRIBUTORS = 12
 MAX_ISSUES = 200
+MAX_DAYS = 400
+"""Days of the export that are listed."""
 MAX_ADAPTER_SNIPPETS = 3
 """LoRAs for which a model's page has its own Python."""
 MAX_CHIPS = 8
@@ -59,14 +63,23 @@ class Pages:
             lstrip_blocks=True,
         )
         self._environment.filters.update(cut=text.cut, period=text.period, iso=_iso, utc=_utc, count=text.count)
+        self._environment.filters.update(
+            percent=charts.percent, duration=text.duration, number=text.number,
+            model_href=text.model_href, server_href=text.server_href, day=_day,
+        )  # fmt: skip
         self._environment.globals.update(
             # A page never runs with the style or the script of another version of itself.
             css=f"/static/app.css?v={_fingerprint('app.css')}",
             js=f"/static/app.js?v={_fingerprint('app.js')}",
+            data_css=f"/static/data.css?v={_fingerprint('data.css')}",
+            check_js=f"/static/check.js?v={_fingerprint('check.js')}",
             icon=f"/static/favicon.svg?v={_fingerprint('favicon.svg')}",
             petals_docs=commands.DOCUMENTATION,
         )
-        names = ("overview", "model", "server", "check", "problem", "incidents", "search", "help", "glossary")
+        names = (
+            *("overview", "model", "server", "check", "problem", "incidents", "data", "reports", "report"),
+            *("search", "help", "glossary"),
+        )
         self._templates = {name: self._environment.get_template(f"{name}.html") for name in names}
 
     def overview(self, view: View) -> str:
@@ -82,9 +95,11 @@ class Pages:
             budget -= len(shown[-1].rows)
         headline = banner.headline(view)
         served = [card for card in shown if card.num_servers]
+        context = _swarm_context(view, headline.title, "swarm")
+        context["notices"] += banner.conflicts(view)
         return self._render(
             "overview",
-            _swarm_context(view, headline.title, "swarm"),
+            context,
             headline=headline,
             cards=shown,
             usable=[card for card in served if card.told.usable][:MAX_CHIPS],
@@ -93,7 +108,7 @@ class Pages:
                 (text.cut(model.name, 60) or "(nameless)", text.model_href(model.dht_prefix), model.state.value)
                 for model in models[MAX_CARDS : MAX_CARDS + MAX_LISTED]
             ],
-            figures=_figures(snapshot, served) if snapshot is not None else (),
+            figures=_figures(snapshot, served, stale=view.stale) if snapshot is not None else (),
             bootstrap=banner.bootstrap(snapshot, view.show_addresses) if snapshot is not None else (),
             issues=_issues(snapshot) if snapshot is not None else (),
             more_issues=max(0, len(snapshot.reachability_issues) - MAX_ISSUES) if snapshot is not None else 0,
@@ -122,7 +137,7 @@ class Pages:
             "model",
             _swarm_context(view, f"{card.short_name} {told.advice.title}", "swarm", text.model_json(dht_prefix)),
             card=card,
-            history=None if history is None else past.model_history_html(history),
+            history=None if history is None else past.model_history_html(history, view.last_seen),
             incident=None if history is None or told.usable else history.open_incident,
             instead=None if instead is None else (text.cut(instead.name, 60), text.model_href(instead.dht_prefix)),
             snippet=commands.client(instead or model, shown),
@@ -149,20 +164,39 @@ class Pages:
             return None
         told = found.advice
         context = _swarm_context(view, f"…{found.short_id} {told.title}", "swarm", text.server_json(peer_id))
-        section = None if history is None else past.server_history_html(history)
+        section = None if history is None else past.server_history_html(history, view.last_seen)
         return self._render("server", context, server=found, history=section)
 
-    def incidents(
-        self, view: View, ongoing: Sequence[past.Event], ended: Sequence[past.Event], *, left_out: int = 0
-    ) -> str:
-        """Outages of all models: those that last, and those that ended; `left_out` of the latter are not listed."""
-        title = f"{len(ongoing)} ongoing" if ongoing else "none ongoing"
+    def incidents(self, view: View, incidents: Sequence[Incident], pasts: Mapping[str, past.FirstSeen]) -> str:
+        """Outages of all models: those that last, and those that ended. `pasts`: see `make_incidents`."""
+        found = past.make_incidents(view, incidents, pasts)
+        context = _swarm_context(view, f"Incidents: {found.title}", "incidents", text.INCIDENT_DOCUMENTS)
+        return self._render("incidents", context, found=found, stylesheet=past.stylesheet())
+
+    def data(self, view: View, document: DataDocument, *, exports: bool) -> str:
+        """The files of the daily export by day; `exports` is whether this monitor writes any."""
+        days: dict[str, dict[str, list[DataFile]]] = {}
+        for file in document.files:
+            days.setdefault(file.day, {}).setdefault(file.kind, []).append(file)
         return self._render(
-            "incidents",
-            _swarm_context(view, f"Incidents: {title}", "incidents", text.INCIDENT_DOCUMENTS),
-            ongoing=ongoing,
-            ended=ended,
-            left_out=left_out,
+            "data",
+            _swarm_context(view, "Open data", "data"),
+            days=list(days.items())[:MAX_DAYS],
+            left_out=max(0, len(days) - MAX_DAYS),
+            exports=exports,
+        )
+
+    def reports(self, view: View, weeks: Sequence[str]) -> str:
+        """The weeks that have a report, the newest first."""
+        return self._render("reports", _swarm_context(view, "Weekly reports", "reports"), weeks=weeks)
+
+    def report(self, view: View, report: ReportDocument) -> str:
+        """What a week was like."""
+        return self._render(
+            "report",
+            _swarm_context(view, f"Week {report.week}", "reports"),
+            report=report,
+            contributors=[(text.shown_name(name), blocks) for name, blocks in report.contributors.items()],
             stylesheet=past.stylesheet(),
         )
 
@@ -196,6 +230,7 @@ class Pages:
             search=search,
             server_href=text.server_href(peer_id) if peer_id and answer and answer.known else "",
             result=result,
+            stages=check.STAGES,
             problem=problem,
         )
 
@@ -254,17 +289,22 @@ def _swarm_context(
     }
 
 
-def _figures(snapshot: Snapshot, served: Sequence[cards.Card]) -> list[tuple[str, str, str]]:
+def _figures(snapshot: Snapshot, served: Sequence[cards.Card], *, stale: bool) -> list[tuple[str, str, str]]:
     """(value, of how many, what) for the tiles beside the verdict."""
+    were = "were " if stale else ""
     online = sum(card.num_online for card in served)
     spans = sum(card.num_servers for card in served)
     reached = sum(peer.verdict == "reachable" for peer in snapshot.bootstrap_peers)
-    peers = (f"{reached}", f"{len(snapshot.bootstrap_peers)}", "bootstrap peers up")
+    peers = (
+        f"{reached}",
+        f"{len(snapshot.bootstrap_peers)}",
+        f"bootstrap peers {were}up",
+    )
     if not served:
         return [peers]
     return [
-        (f"{sum(card.told.usable for card in served)}", f"{len(served)}", "models usable"),
-        (f"{online:,}", f"{spans:,}", "servers online"),
+        (f"{sum(card.told.usable for card in served)}", f"{len(served)}", f"models {were}usable"),
+        (f"{online:,}", f"{spans:,}", f"servers {were}online"),
         peers,
     ]
 
@@ -296,6 +336,10 @@ def _contributors(snapshot: Snapshot) -> list[tuple[text.Shown, str]]:
 
 def _iso(seconds: float) -> str:
     return f"{text.utc(seconds):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _day(seconds: float) -> str:
+    return f"{text.utc(seconds):%-d %B %Y}"
 
 
 def _utc(seconds: float) -> str:

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from shared.judgement.freshness import freshness
 from shared.reachability import decide
 from shared.snapshot import Verdict
 
 if TYPE_CHECKING:
     from shared.advice.servers import Server
     from shared.inference import ServerInference
+    from shared.judgement.freshness import Freshness
     from shared.reachability import Answer
     from shared.snapshot import CrawlStatus, ModelReport, Snapshot
 
@@ -43,8 +45,19 @@ class View:
         return None if self.snapshot is None else self.snapshot.age(self.now)
 
     @property
+    def freshness(self) -> Freshness:
+        """How old the snapshot is, as JSON and text tell it."""
+        return freshness(self.snapshot, self.now, self.stale_after)
+
+    @property
+    def last_seen(self) -> float | None:
+        """When the swarm was last seen (Unix seconds), where that is too long ago for the present tense; else None."""
+        return self.snapshot.taken_at if self.snapshot is not None and self.stale else None
+
+    @property
     def stale(self) -> bool:
-        return self.age is not None and self.age > self.stale_after
+        """Whether the snapshot is too old to be told in the present tense."""
+        return self.freshness.stale
 
 
 def without_addresses(snapshot: Snapshot) -> Snapshot:

@@ -13,13 +13,17 @@ from redis.exceptions import RedisError
 
 from api.http.problems import Problem
 from api.responses.read_through import FRESH_SECONDS, OldValueError, ReadThrough
+from shared.public.reports import decode_report
+from shared.store import stored
 from shared.store.rings import Resolution
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable
 
     from shared.incidents import Incident
+    from shared.public.reports import ReportDocument
     from shared.store.history import HistoryReader, ModelHistory, ServerHistory
+    from shared.store.reports import Reports
 
 MAX_ENTRIES = 128
 """Histories that are kept, least recently used out first. A model's minutes take about 0.3 MB, the rest far less."""
@@ -45,9 +49,15 @@ class HistoryCache:
     """The history as this process knows it. Every method raises `HistoryAwayError`."""
 
     def __init__(
-        self, reader: HistoryReader, *, fresh: float = FRESH_SECONDS, now: Callable[[], float] = time.time
+        self,
+        reader: HistoryReader,
+        reports: Reports,
+        *,
+        fresh: float = FRESH_SECONDS,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self._reader = reader
+        self._reports = reports
         self._now = now
         self._values = ReadThrough(fresh, MAX_ENTRIES)
         self._slots = asyncio.Semaphore(READS_AT_ONCE)
@@ -70,6 +80,17 @@ class HistoryCache:
         """Return open and ended incidents, the newest first."""
         found: tuple[Incident, ...] = await self._read(("incidents",), self._reader.incidents)
         return found
+
+    async def report_weeks(self) -> list[str]:
+        """Return the weeks that have a report, the newest first."""
+        found: list[str] = await self._read(("weeks",), self._reports.weeks)
+        return found
+
+    async def reports(self, *weeks: str) -> list[ReportDocument]:
+        """Return the reports of these weeks that can be read."""
+        packed: list[bytes] = await self._read(("reports", *weeks), lambda: self._reports.get(weeks))
+        found = [stored.read("report", decode_report, data) for data in packed]
+        return [report for report in found if report is not None]
 
     async def _read(self, key: Hashable, read: Callable[[], Awaitable[Any]]) -> Any:
         async def load() -> Any:

@@ -12,6 +12,7 @@ from api.responses.read_through import FRESH_SECONDS
 from shared.text_picture import text_picture
 
 if TYPE_CHECKING:
+    from shared.judgement.freshness import Freshness
     from shared.snapshot import Snapshot
 
 BY_ACCEPT = "Accept, Accept-Encoding"
@@ -49,9 +50,9 @@ def badge_headers(seconds: int) -> dict[str, str]:
     }
 
 
-def swarm_text(snapshot: Snapshot, *, color: bool) -> PreparedResponse:
+def swarm_text(snapshot: Snapshot, freshness: Freshness, *, color: bool) -> PreparedResponse:
     """Return the swarm as a picture of text."""
-    content = text_picture(snapshot, color=color).encode()
+    content = text_picture(snapshot, freshness, color=color).encode()
     return PreparedResponse.make(content, TEXT, headers=CORS, vary=BY_ACCEPT, route=TEXT_PATH)
 
 

@@ -1,7 +1,8 @@
 """This module prepares the responses that most requests get, once per snapshot: overview, state, text, badges, metrics.
 
-Little of it changes while the snapshot stays: the ages in metrics, how long a cache may keep it, a banner once it
-is stale. `Renderer.render` may be called every few seconds for that; what did not change is not made again.
+Little of it changes while the snapshot stays: the ages in metrics, how long a cache may keep it, what is told once it
+is stale or older by a period. `Renderer.render` may be called every few seconds for that; what did not change is not
+made again.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from api.pages import Pages
     from api.pages.view import View
+    from shared.judgement.freshness import Freshness
     from shared.snapshot import Snapshot
 
 END_OF_OPENMETRICS = b"# EOF\n"
@@ -50,19 +52,25 @@ class _Quick(NamedTuple):
 
 
 class _Documents(NamedTuple):
-    """A snapshot as a whole: what takes longest to make, and depends on nothing else."""
+    """A snapshot as a whole, and how old it is at least: what takes longest to make."""
 
     snapshot: Snapshot
+    freshness: Freshness
     state: PreparedResponse
     text: PreparedResponse
     text_as_overview: PreparedResponse
     color: PreparedResponse
 
     @classmethod
-    def make(cls, snapshot: Snapshot, *, show_addresses: bool) -> Self:
-        document = msgspec.json.encode(state_document(snapshot, show_addresses=show_addresses))
-        text, color = kinds.swarm_text(snapshot, color=False), kinds.swarm_text(snapshot, color=True)
-        return cls(snapshot, PreparedResponse.make(document, JSON), text, text, color)
+    def make(cls, snapshot: Snapshot, freshness: Freshness, *, show_addresses: bool) -> Self:
+        document = msgspec.json.encode(state_document(snapshot, freshness, show_addresses=show_addresses))
+        text = kinds.swarm_text(snapshot, freshness, color=False)
+        color = kinds.swarm_text(snapshot, freshness, color=True)
+        return cls(snapshot, freshness, PreparedResponse.make(document, JSON), text, text, color)
+
+    def shows(self, view: View) -> bool:
+        """Whether nothing of it would be made otherwise for this view."""
+        return self.snapshot is view.snapshot and self.freshness == view.freshness
 
     def until(self, cache_control: str) -> Self:
         """Return the same with other cache times."""
@@ -96,9 +104,9 @@ class Renderer:
             yield Prepared({**self._latest.by_path, "/": page}, self._latest.alternatives)
         quick = self._make_quick(view)
         quick.by_path["/"] = page
-        if view.snapshot is not None and (self._documents is None or self._documents.snapshot is not view.snapshot):
+        if view.snapshot is not None and (self._documents is None or not self._documents.shows(view)):
             yield self._with_documents(quick)
-            self._documents = _Documents.make(view.snapshot, show_addresses=view.show_addresses)
+            self._documents = _Documents.make(view.snapshot, view.freshness, show_addresses=view.show_addresses)
         if self._documents is not None:
             self._documents = self._documents.until(_cache_control(view))
         yield self._with_documents(quick)

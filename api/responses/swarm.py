@@ -11,7 +11,7 @@ import structlog
 from api.pages import View
 from api.responses.per_snapshot import Renderer
 from shared import heap
-from shared.judgement.swarm import stale_after
+from shared.judgement.freshness import stale_after
 
 if TYPE_CHECKING:
     from api.pages import Pages
@@ -124,7 +124,7 @@ class Swarm:
         """Render in a thread: no request waits for it, and what was rendered before is sent until then."""
         view = self.view()
         status = None if view.status is None else view.status.attempted_at
-        self._on_demand.renew((view.snapshot_id, status, view.stale, view.redis_connected))
+        self._on_demand.renew((view.snapshot_id, status, view.freshness, view.redis_connected))
         async with self._rendering:
             try:
                 rendered = self._renderer.render(self.view())

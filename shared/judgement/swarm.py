@@ -1,4 +1,4 @@
-"""The swarm as a whole: its state, its bootstrap peers, its servers counted once, and the age at which this is old."""
+"""The swarm as a whole: its state, its bootstrap peers, and its servers counted once."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
 SwarmState = Literal["healthy", "partly healthy", "broken", "empty"]
 BootstrapState = Literal["online", "unreachable", "unknown"]
-
-_PERIOD_WITHOUT_SNAPSHOT = 60.0
 
 
 def swarm_state(snapshot: Snapshot) -> SwarmState:
@@ -77,11 +75,3 @@ def pings_to(model: ModelReport, peer_id: str) -> dict[str, float]:
 def uses_relay(server: ServerReport) -> bool | None:
     """Return whether clients reach the server through a relay: as the crawler found, else as it announces."""
     return server.using_relay if server.relayed is None else server.relayed
-
-
-def stale_after(snapshot: Snapshot | None, periods: float) -> float:
-    """Return the seconds after which a snapshot is stale: the next one waits for a crawl longer than its period."""
-    period = _PERIOD_WITHOUT_SNAPSHOT
-    if snapshot is not None:
-        period = max(snapshot.update_period, snapshot.update_duration)
-    return period * periods

@@ -29,7 +29,7 @@ from shared.reachability import Cause
 from shared.tasks import awaited, end
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine, Iterable
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
     from pathlib import Path
 
     from shared.p2p.hivemind import P2P
@@ -94,7 +94,10 @@ class Relays:
 class Ways:
     """The ways to one peer, which are tried as they become known. Use as an asynchronous context manager."""
 
-    def __init__(self, prober_node: ProberNode, peer_id: str, rules: AddressRules) -> None:
+    def __init__(
+        self, prober_node: ProberNode, peer_id: str, rules: AddressRules, on_begin: Callable[[], None] = lambda: None
+    ) -> None:
+        """`on_begin` is called when the first dial begins."""
         self.connected = asyncio.Event()
         self.failures: list[Failure] = []
         self.error: Exception | None = None
@@ -109,6 +112,7 @@ class Ways:
         self._prober_node = prober_node
         self._peer_id = peer_id
         self._rules = rules
+        self._on_begin = on_begin
         self._direct: set[asyncio.Task[None]] = set()
         self._all: set[asyncio.Task[None]] = set()
         self._relay_addresses: dict[str, list[bytes]] = {}
@@ -130,6 +134,7 @@ class Ways:
         """Try these too. Addresses that the rules deny are left out."""
         if self.begun_at is None:
             self.begun_at = time.monotonic()
+            self._on_begin()
         kinds: dict[Kind, list[bytes]] = {}
         for address in addresses:
             kinds.setdefault(self._rules.kind(self._peer_id, address), []).append(address)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -23,7 +24,7 @@ from shared.snapshot import Verdict
 from shared.tasks import awaited, end
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from shared.p2p.address_search import Search
     from shared.p2p.connect import ProberNode
@@ -37,7 +38,13 @@ RPC_INFO_TIMEOUT = 2.0
 
 
 async def probe(
-    dht_node: DHTClientNode, prober_node: ProberNode, peer_id: str, *, deadline: float, must_serve: bool = False
+    dht_node: DHTClientNode,
+    prober_node: ProberNode,
+    peer_id: str,
+    *,
+    deadline: float,
+    must_serve: bool = False,
+    on_stage: Callable[[Stage], None] = lambda _: None,
 ) -> DialOutcome:
     """Find a peer, connect to it anew and ask what it serves: what a stranger on the Internet would find.
 
@@ -45,13 +52,22 @@ async def probe(
 
     `deadline` is in `time.monotonic()` seconds. Reachable means that the peer proved its identity on a new
     connection and, with `must_serve`, answered a call on it, were it "I lack this protocol". A direct connection
-    stays open, one through a relay is closed. Never raises for what the peer or the network does.
+    stays open, one through a relay is closed. `on_stage` is called with each stage as it begins. Never raises for what
+    the peer or the network does.
     """
     begun: dict[Stage, float] = {Stage.LOOKUP: time.monotonic()}
+    on_stage(Stage.LOOKUP)
     search = dht_node.search(peer_id, dialled_from=prober_node.peer_id)
-    async with Ways(prober_node, peer_id, search.rules) as ways:
+    async with Ways(prober_node, peer_id, search.rules, on_begin=partial(on_stage, Stage.DIAL)) as ways:
         outcome = await _probe(
-            dht_node, prober_node, search, ways, deadline=deadline, must_serve=must_serve, begun=begun
+            dht_node,
+            prober_node,
+            search,
+            ways,
+            deadline=deadline,
+            must_serve=must_serve,
+            begun=begun,
+            on_stage=on_stage,
         )
     if outcome.verdict is Verdict.UNREACHABLE and dht_node.shares_address(search.addresses):
         # Our router may not let us in from inside, where it lets others in from outside.
@@ -70,6 +86,7 @@ async def _probe(
     deadline: float,
     must_serve: bool,
     begun: dict[Stage, float],
+    on_stage: Callable[[Stage], None],
 ) -> DialOutcome:
     """Do it, and note in `begun` when each stage began."""
     peer_id = search.peer_id
@@ -91,6 +108,7 @@ async def _probe(
             return msgspec.structs.replace(failed, addresses=failed.addresses or known_addresses(search))
         return _node_failed(ways.error) if ways.error is not None else _not_located(dht_node, search)
     begun[Stage.PROTOCOL] = time.monotonic()
+    on_stage(Stage.PROTOCOL)
 
     served = await _ask(prober_node, peer_id, min(deadline, time.monotonic() + RPC_INFO_TIMEOUT))
     if served is None or served.verdict is not Verdict.REACHABLE:

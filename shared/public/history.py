@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from shared.public.document import Document
 from shared.public.models import ServerCounts
+from shared.store.history import ServerOutage  # noqa: TC001 - msgspec reads the annotations
 from shared.store.rings import HOUR, Resolution
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ class ModelHistoryDocument(Document):
     read_at: float
     uptime: dict[str, float | None]
     """Share of crawls that found the model healthy in the last 24h, 7d, 30d; null where nobody looked."""
+    watched_seconds: dict[str, float]
+    """How much of the last 24h, 7d, 30d was watched: the uptimes are shares of that."""
     points: tuple[ModelPoint, ...]
     """The oldest first."""
     inference: tuple[InferencePoint, ...]
@@ -85,14 +88,18 @@ class ServerHistoryDocument(Document):
     """Times that it came online."""
     uptime: dict[str, float | None]
     """Share of the minutes with a crawl in which it was online, since it was first seen."""
+    watched_seconds: dict[str, float]
+    """How much of the last 24h, 7d, 30d was watched, since it was first seen: the uptimes are shares of that."""
+    outages: tuple[ServerOutage, ...]
+    """When it was not online, the oldest first, to the hour."""
     points: tuple[ServerPoint, ...]
     """The oldest first."""
     inference: tuple[InferencePoint, ...]
     """Hours of the last 7 days in which it was asked to compute."""
 
 
-def model_history_document(history: ModelHistory, hours: ModelHistory) -> ModelHistoryDocument:
-    """Return a model's history; `hours` is the same model's at that resolution, of which uptimes are reckoned."""
+def model_history_document(history: ModelHistory, hours: ModelHistory, minutes: ModelHistory) -> ModelHistoryDocument:
+    """Return a model's history; `hours` and `minutes` are the same model's, of which uptimes are reckoned."""
     ring = history.resolution.ring
     return ModelHistoryDocument(
         dht_prefix=history.dht_prefix,
@@ -101,6 +108,7 @@ def model_history_document(history: ModelHistory, hours: ModelHistory) -> ModelH
         slots=ring.slots,
         read_at=history.read_at,
         uptime=hours.uptimes(),
+        watched_seconds=hours.watched(minutes),
         points=tuple(_point(slot, ring.step) for slot in history.slots),
         inference=tuple(map(_proof, history.proofs)),
     )
@@ -117,6 +125,8 @@ def server_history_document(history: ServerHistory) -> ServerHistoryDocument:
         online_since=record.online_since if history.online else None,
         sessions=record.sessions,
         uptime=history.uptimes(),
+        watched_seconds=history.watched(),
+        outages=tuple(history.outages()),
         points=tuple(
             ServerPoint(start=hour.hour * HOUR, looked_minutes=hour.looked, online_minutes=hour.online)
             for hour in history.hours

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from shared.judgement.coverage import coverage, slowest_block_throughput
+from shared.judgement.freshness import FRESH, Freshness
 from shared.judgement.swarm import BootstrapState, bootstrap_state, count_states, pings_to
 from shared.public.document import Document
 from shared.public.state import ServerRow, server_row, server_rows
@@ -50,6 +51,10 @@ class ModelsDocument(Document):
     last_updated: float
     update_period: float
     models: tuple[ModelSummary, ...]
+    stale: bool
+    """Whether this is too old to be taken for the present."""
+    age_seconds: int
+    """Seconds that this is old at least, in whole update periods."""
 
 
 class ModelDocument(ModelSummary):
@@ -60,6 +65,10 @@ class ModelDocument(ModelSummary):
     redundancy: tuple[int, ...]
     """Online, reachable servers of each block."""
     server_rows: tuple[ServerRow, ...]
+    stale: bool
+    """Whether this is too old to be taken for the present."""
+    age_seconds: int
+    """Seconds that this is old at least, in whole update periods."""
 
 
 class ServerShare(Document):
@@ -88,27 +97,39 @@ class ServerDocument(Document):
     """Null where it is no bootstrap peer."""
     shares: tuple[ServerShare, ...]
     issue: ServerIssue | None
+    stale: bool
+    """Whether this is too old to be taken for the present."""
+    age_seconds: int
+    """Seconds that this is old at least, in whole update periods."""
 
 
-def models_document(snapshot: Snapshot) -> ModelsDocument:
+def models_document(snapshot: Snapshot, freshness: Freshness = FRESH) -> ModelsDocument:
     return ModelsDocument(
         last_updated=snapshot.taken_at,
         update_period=snapshot.update_period,
         models=tuple(ModelSummary(**_summary(model)) for model in snapshot.models),
+        stale=freshness.stale,
+        age_seconds=freshness.at_least,
     )
 
 
-def model_document(snapshot: Snapshot, model: ModelReport, *, show_addresses: bool) -> ModelDocument:
+def model_document(
+    snapshot: Snapshot, model: ModelReport, freshness: Freshness = FRESH, *, show_addresses: bool
+) -> ModelDocument:
     return ModelDocument(
         **_summary(model),
         last_updated=snapshot.taken_at,
         update_period=snapshot.update_period,
         redundancy=coverage(model).redundancy,
         server_rows=server_rows(model, show_addresses=show_addresses),
+        stale=freshness.stale,
+        age_seconds=freshness.at_least,
     )
 
 
-def server_document(snapshot: Snapshot, peer_id: str, *, show_addresses: bool) -> ServerDocument | None:
+def server_document(
+    snapshot: Snapshot, peer_id: str, freshness: Freshness = FRESH, *, show_addresses: bool
+) -> ServerDocument | None:
     """Return what is known of a peer; None where the snapshot does not know it."""
     shares = tuple(
         ServerShare(
@@ -132,6 +153,8 @@ def server_document(snapshot: Snapshot, peer_id: str, *, show_addresses: bool) -
         bootstrap_state=None if bootstrap is None else bootstrap_state(bootstrap),
         shares=shares,
         issue=None if issue is None else ServerIssue(err=issue.error, advice=issue.advice),
+        stale=freshness.stale,
+        age_seconds=freshness.at_least,
     )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from msgspec import UNSET, Meta, UnsetType
 
 from shared.inference import ServerInference, Usability  # noqa: TC001 - msgspec reads the annotations
+from shared.judgement.freshness import FRESH, Freshness
 from shared.judgement.swarm import BootstrapState, bootstrap_state
 from shared.peer_id import short_peer_id
 from shared.public.document import Document
@@ -169,9 +170,15 @@ class StateDocument(Document):
     """DHT keys that did not answer in time: their blocks may have servers that nobody could see."""
     inference_peer_id: str | None
     """The peer that makes the inference checks: what servers see in their logs."""
+    stale: bool
+    """Whether this is too old to be taken for the present: the crawler has brought nothing newer for some periods."""
+    age_seconds: int
+    """Seconds that this is old at least, in whole update periods; `last_updated` tells the age to the second."""
 
 
-def state_document(snapshot: domain.Snapshot, *, show_addresses: bool = True) -> StateDocument:
+def state_document(
+    snapshot: domain.Snapshot, freshness: Freshness = FRESH, *, show_addresses: bool = True
+) -> StateDocument:
     return StateDocument(
         bootstrap_states=tuple(
             "unreachable" if peer.verdict is Verdict.UNREACHABLE else "online" for peer in snapshot.bootstrap_peers
@@ -194,6 +201,8 @@ def state_document(snapshot: domain.Snapshot, *, show_addresses: bool = True) ->
         undialled_servers=snapshot.undialled_servers,
         unanswered_keys=snapshot.unanswered_keys,
         inference_peer_id=snapshot.inference_peer_id,
+        stale=freshness.stale,
+        age_seconds=freshness.at_least,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -9,7 +10,7 @@ import msgspec
 from shared import incidents
 from shared.store import keys, stored
 from shared.store.inference_history import MODEL_HOURS, SERVER_HOURS, Proof, unpack_ring
-from shared.store.rings import HOUR, ModelSlot, Resolution, unpack_looks, unpack_model_ring
+from shared.store.rings import HOUR, MINUTE, ModelSlot, Resolution, unpack_looks, unpack_model_ring
 from shared.store.server_history import ServerHour, ServerRecord, unpack_header, unpack_hours
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 UPTIME_WINDOWS = {"24h": 24, "7d": 7 * 24, "30d": 30 * 24}
 """Hours."""
+KEYS_PER_READ = 500
 
 
 class ModelHistory(msgspec.Struct, frozen=True):
@@ -33,12 +35,62 @@ class ModelHistory(msgspec.Struct, frozen=True):
 
     def uptimes(self) -> dict[str, float | None]:
         """Return the share of crawls that found the model healthy, by window (None without any), from hourly slots."""
-        result: dict[str, float | None] = {}
+        return {name: self.uptime(hours) for name, hours in UPTIME_WINDOWS.items()}
+
+    def uptime(self, slots: int) -> float | None:
+        """Return the share of the crawls of the last slots that found the model healthy; None without any crawl."""
+        since = self.resolution.ring.slot(self.read_at) - slots
+        counted = [slot for slot in self.slots if slot.slot > since]
+        return _share(sum(slot.healthy for slot in counted), sum(slot.looks for slot in counted))
+
+    def first_crawl(self, minutes: ModelHistory) -> float | None:
+        """Return when the first known crawl was: to the minute in the first day (`minutes`), else to the hour.
+
+        None without any.
+        """
+        if not self.slots:
+            return None
+        hour = self.slots[0].slot
+        first = next((slot.slot for slot in minutes.slots if slot.slot * MINUTE // HOUR == hour), None)
+        return float(hour * HOUR if first is None else first * MINUTE)
+
+    def watched(self, minutes: ModelHistory) -> dict[str, float]:
+        """Return the seconds of each window that were watched, from hourly slots: hours in which a crawl looked.
+
+        `minutes` tells when the first of them began.
+        """
+        begun = self.first_crawl(minutes) or 0.0
+        result = {}
         for name, hours in UPTIME_WINDOWS.items():
             since = int(self.read_at // HOUR) - hours
-            counted = [slot for slot in self.slots if slot.slot > since]
-            result[name] = _share(sum(slot.healthy for slot in counted), sum(slot.looks for slot in counted))
+            spans = (
+                (max(slot.slot * HOUR, begun), min((slot.slot + 1) * HOUR, self.read_at))
+                for slot in self.slots
+                if slot.slot > since
+            )
+            result[name] = sum(max(0.0, end - start) for start, end in spans)
         return result
+
+
+class OutageEnd(StrEnum):
+    """How a server's outage ended."""
+
+    RETURNED = "returned"
+    """A crawl found it online again."""
+    LASTS = "lasts"
+    UNWATCHED = "unwatched"
+    """No crawl looked in the hour after it."""
+
+
+class ServerOutage(msgspec.Struct, frozen=True):
+    """A time in which crawls did not find a server online, in Unix seconds."""
+
+    start: float
+    end: float | None
+    """None while it lasts."""
+    minutes: int
+    """Minutes in which a crawl looked and did not find it online."""
+    ended: OutageEnd
 
 
 class ServerHistory(msgspec.Struct, frozen=True):
@@ -61,6 +113,39 @@ class ServerHistory(msgspec.Struct, frozen=True):
             counted = [hour for hour in self.hours if hour.hour > since]
             result[name] = _share(sum(hour.online for hour in counted), sum(hour.looked for hour in counted))
         return result
+
+    def watched(self) -> dict[str, float]:
+        """Return the seconds of each window that were watched: the minutes with a crawl since it was first seen."""
+        result = {}
+        for name, hours in UPTIME_WINDOWS.items():
+            since = int(self.read_at // HOUR) - hours
+            result[name] = float(sum(hour.looked for hour in self.hours if hour.hour > since) * MINUTE)
+        return result
+
+    def outages(self) -> list[ServerOutage]:
+        """Return the times in which crawls did not find it online, oldest first; to the hour, as it is kept."""
+        runs: list[list[ServerHour]] = []
+        for hour in self.hours:
+            if hour.online >= hour.looked:
+                continue
+            if runs and runs[-1][-1].hour == hour.hour - 1:
+                runs[-1].append(hour)
+            else:
+                runs.append([hour])
+        return [self._outage(run) for run in runs]
+
+    def _outage(self, run: list[ServerHour]) -> ServerOutage:
+        record, last = self.record, run[-1]
+        start, end = float(run[0].hour * HOUR), float((last.hour + 1) * HOUR)
+        minutes = sum(hour.looked - hour.online for hour in run)
+        start = max(start, float(record.first_seen))
+        if last is not self.hours[-1]:
+            watched_on = any(hour.hour == last.hour + 1 for hour in self.hours)
+            return ServerOutage(start, end, minutes, OutageEnd.RETURNED if watched_on else OutageEnd.UNWATCHED)
+        # The header knows the end of the latest session, and the beginning of the present one, to the second.
+        if self.online:
+            return ServerOutage(start, max(start, float(record.online_since)), minutes, OutageEnd.RETURNED)
+        return ServerOutage(max(start, float(record.last_online)), None, minutes, OutageEnd.LASTS)
 
 
 class HistoryReader:
@@ -104,6 +189,61 @@ class HistoryReader:
             read_at=now,
             proofs=unpack_ring(proofs or b"", SERVER_HOURS, now),
         )
+
+    async def models(self) -> list[str]:
+        """Return the DHT prefixes of all models with a history."""
+        return await self._members(keys.HISTORY_MODELS)
+
+    async def servers(self) -> list[str]:
+        """Return the peer ids of all servers with a history."""
+        return await self._members(keys.HISTORY_SERVERS)
+
+    async def hours_of_servers(self, now: float) -> dict[str, tuple[ServerRecord, bytes]]:
+        """Return each server's header and packed hours (`unpack_hours`). `now` is Unix seconds."""
+        peers = await self.servers()
+        found: dict[str, tuple[ServerRecord, bytes]] = {}
+        for first in range(0, len(peers), KEYS_PER_READ):
+            some = peers[first : first + KEYS_PER_READ]
+            reading = self._redis.pipeline(transaction=False)
+            for peer_id in some:
+                reading.get(keys.history_of_server(peer_id))
+            for peer_id, answer in zip(some, await reading.execute(raise_on_error=False), strict=True):
+                data = stored.answered("history", answer, b"") or b""
+                record = unpack_header(data)
+                if record is not None and record.first_seen <= now:
+                    found[peer_id] = (record, data)
+        return found
+
+    async def looks(self, now: float) -> dict[int, int]:
+        """Return `{hour: minutes in which a crawl saw the swarm}`, without hours that have none."""
+        reading = self._redis.pipeline(transaction=False)
+        reading.get(keys.HISTORY_LOOKS)
+        data = stored.answered("history", (await reading.execute(raise_on_error=False))[0], b"")
+        return unpack_looks(data or b"", now)
+
+    async def ended_incidents(self, since: float, until: float) -> list[Incident]:
+        """Return incidents whose end was recorded at `since <= time < until` (Unix seconds), the oldest first.
+
+        Each is in one such stretch alone: its entry's id is the time at which it was recorded, which never changes.
+        """
+        first, last = f"{since * 1000:.0f}", f"({until * 1000:.0f}"
+        reading = self._redis.pipeline(transaction=False)
+        for official in (True, False):
+            reading.xrange(keys.closed_incidents(official=official), first, last)
+        packed = [
+            fields.get(b"incident", b"")
+            for answer in await reading.execute(raise_on_error=False)
+            for _, fields in stored.answered("incident", answer, ())
+        ]
+        found = [stored.read("incident", incidents.decode, data) for data in packed]
+        return sorted((each for each in found if each is not None), key=lambda each: (each.start, each.id))
+
+    async def _members(self, index: str) -> list[str]:
+        reading = self._redis.pipeline(transaction=False)
+        reading.zrange(index, 0, -1)
+        answer = stored.answered("history", (await reading.execute(raise_on_error=False))[0], ())
+        names = [stored.read("history", stored.text, member) for member in answer]
+        return sorted(name for name in names if name is not None)
 
     async def incidents(self) -> tuple[Incident, ...]:
         """Return open and ended incidents, the newest first."""

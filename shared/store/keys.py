@@ -22,6 +22,7 @@ The other modules of this package: `connection` connects; `stored` parses hostil
 | petals:incidents:open         | hash       | crawler; field = DHT prefix: the incident that has not ended           |
 | petals:incidents:closed:C     | stream     | crawler; 500 ended incidents, a year; C is official or announced       |
 | petals:incidents:told         | hash       | crawler; notices that the webhook got; 400 days after the last crawl   |
+| petals:reports                | hash       | crawler; field = week, as 2026-W48: its report as JSON; at most 260    |
 | reachability:replies          | stream     | workers; trimmed to about 20,000 replies; a day                        |
 | reachability:vantages         | sorted set | workers; member = vantage, score = when its last lease ends (ms)       |
 | reachability:workers:V        | sorted set | workers of vantage V; member = worker, score = when its lease ends     |
@@ -49,6 +50,7 @@ HISTORY_SERVERS = "petals:history:servers"
 INCIDENT_WATCH = "petals:incidents:watch"
 OPEN_INCIDENTS = "petals:incidents:open"
 INCIDENTS_TOLD = "petals:incidents:told"
+REPORTS = "petals:reports"
 
 REPLIES = "reachability:replies"
 VANTAGES = "reachability:vantages"
@@ -106,6 +108,7 @@ def of_the_crawler() -> dict[str, str]:
         INCIDENT_WATCH: "hash",
         OPEN_INCIDENTS: "hash",
         INCIDENTS_TOLD: "hash",
+        REPORTS: "hash",
         closed_incidents(official=True): "stream",
         closed_incidents(official=False): "stream",
         **of_rq("incident-notices"),

@@ -25,12 +25,14 @@ if TYPE_CHECKING:
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
 HOURS_KEPT = 720
-"""30 days, the longest window of uptimes."""
+"""30 days."""
+DAYS_KEPT = 1_830
+"""Five years and a few days."""
 _U16 = 0xFFFF
 
 
 class Resolution(StrEnum):
-    """The length of a slot: minutes are kept for a day, hours for 30 days, days for a year."""
+    """The length of a slot: minutes are kept for a day, hours for 30 days, days for five years."""
 
     MINUTE = "minute"
     HOUR = "hour"
@@ -121,7 +123,7 @@ _MODEL = struct.Struct("<I5H5f")
 RINGS = {
     Resolution.MINUTE: Ring(MINUTE, 1440, _MODEL.size),
     Resolution.HOUR: Ring(HOUR, HOURS_KEPT, _MODEL.size),
-    Resolution.DAY: Ring(DAY, 366, _MODEL.size),
+    Resolution.DAY: Ring(DAY, DAYS_KEPT, _MODEL.size),
 }
 
 
@@ -166,15 +168,19 @@ def _is_valid(record: ModelSlot) -> bool:
 
 
 def unpack_model_ring(data: bytes, ring: Ring, now: float) -> list[ModelSlot]:
-    """Return the slots that have a crawl, oldest first. `now` is Unix seconds."""
+    """Return the slots that have a crawl, oldest first. `now` is Unix seconds.
+
+    Where a record stands does not matter: a ring that was shorter once has some at other places, and the slot in which
+    it became longer at two.
+    """
     whole = data[: len(data) // ring.width * ring.width]
     records = (ModelSlot(*fields) for fields in _MODEL.iter_unpack(whole))
     there = (record for record in records if record.looks and ring.current(record.slot, now))
-    return sorted(filter(_is_valid, there), key=_slot)
-
-
-def _slot(record: ModelSlot) -> int:
-    return record.slot
+    found: dict[int, ModelSlot] = {}
+    for record in filter(_is_valid, there):
+        before = found.get(record.slot)
+        found[record.slot] = record if before is None else before.merge(record)
+    return [found[slot] for slot in sorted(found)]
 
 
 _LOOK = struct.Struct("<IB")

@@ -49,7 +49,7 @@ REFUSED = Counter(
 """The process registers it on its own private registry."""
 for _kind in (
     "snapshot", "status", "reply", "verdict", "vantage", "job", "answer", "incident", "watch", "history", "info",
-    "stream", "key", "rq", "redis",
+    "report", "stream", "key", "rq", "redis",
 ):  # fmt: skip
     REFUSED.labels(_kind)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from html.parser import HTMLParser
 from urllib.parse import quote
@@ -65,7 +66,6 @@ async def test_an_incident_of_a_hostile_model_is_only_text(redis, redis_url):
         ("/badge/official/demo.svg", 200, "official/demo: healthy"),
         ("/badge/second.svg", 200, "second: broken"),
         ("/badge/second.svg?metric=coverage", 200, "second: 2/4 blocks"),
-        ("/badge/official/demo.svg?metric=uptime", 200, "official/demo: uptime 60%"),
         ("/badge/nobody.svg", 404, "petals: unknown"),
     ],
 )
@@ -80,6 +80,20 @@ async def test_badges(client, path, status, words):
     assert picture.get("aria-label") == words
     assert picture.findtext("{http://www.w3.org/2000/svg}title") == words
     assert "style=" not in answer.text
+
+
+async def test_the_badge_of_a_young_history_says_how_young(client):
+    """60 % of five minutes is not 60 % of a month."""
+    label = parse_xml((await client.get("/badge/official/demo.svg?metric=uptime")).text).get("aria-label")
+    assert re.fullmatch(r"official/demo: uptime 60% of [56] minutes watched", label)
+
+
+async def test_a_servers_page_lists_its_outages(client):
+    """From, to, how long, how it ended; and the hours it served, in words."""
+    words = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", (await client.get(f"/servers/{peer_id(2)}")).text))
+    assert re.search(r"not online in [12] minutes of it; it came back\.", words)
+    assert re.search(r"Served [34] minutes of the [56] minutes watched", words)
+    assert "In numbers" in words
 
 
 class Elements(HTMLParser):
@@ -104,12 +118,15 @@ async def test_pages_show_the_past_under_their_own_policy(client, path):
     assert (await client.get(sheet)).status_code == 200
     charts = [each for tag, each in elements if tag == "svg" and each.get("class") in ("u-bars", "curve")]
     assert all(chart["role"] == "img" and chart["aria-label"] for chart in charts)
-    assert len(charts) == {"/models/official/demo": 6, "/incidents": 0}.get(path, 3)
+    assert len(charts) == {"/models/official/demo": 13, "/incidents": 0}.get(path, 3)
 
 
 async def test_the_page_says_what_was_down(client):
     """Uptimes and the incident stand on the model's page, in words."""
     html = (await client.get("/models/official/demo")).text
-    assert "Last 24 hours <b>60.0 %</b>" in html
+    assert re.search(r"Last 24 hours <b>60.0 % of the [56] minutes watched</b>", html)
     assert "was not announced any more" in html
-    assert "One model is down" in (await client.get("/incidents")).text
+    incidents = (await client.get("/incidents")).text
+    assert "One model is broken" in incidents, "the second, which never was healthy"
+    assert "Broken since it was first seen" in incidents
+    assert "the latest crawl found it healthy" in incidents, "one healthy crawl does not end an incident"

@@ -1,4 +1,5 @@
-"""`python -m tests.bench.history`: what the history takes in Redis (MEMORY USAGE), and how long a crawl's entry takes.
+"""`python -m tests.bench.history`: what the history takes in Redis (MEMORY USAGE), and how long a crawl's entry takes;
+what a day of the export takes on disk.
 
 Rings have their full size from the first write on, so a few crawls show what a year comes to.
 """
@@ -12,13 +13,16 @@ import json
 import subprocess
 import time
 from collections import Counter
+from random import Random
 from typing import Any
 
 import base58
 
-from crawler.history.writer import HistoryWriter
+from crawler.history.writer import MAX_SERVERS, HistoryWriter
 from crawler.leader import Leadership
 from deploy import embedded_redis
+from shared.export_files import Form, Kind
+from shared.public.data import Row, crawl_row, packed, server_row
 from shared.snapshot import (
     SCHEMA_VERSION,
     ModelReport,
@@ -29,6 +33,8 @@ from shared.snapshot import (
     Span,
 )
 from shared.store.connection import connect
+from shared.store.rings import ModelSlot, Resolution
+from shared.store.server_history import ServerHour, ServerRecord
 
 MODELS = 3
 BLOCKS = 80
@@ -55,7 +61,31 @@ async def _run(sizes: list[int]) -> None:
         cells = "  ".join(f"{usage[kind] / 1000:>13,.1f} kB" for kind in kinds)
         print(f"{servers:>8,} {usage.total() / 1000:>9,.1f} {entry_ms:>9.1f} {script_ms:>9.1f}  {cells}")
         rows.append({"servers": servers, "bytes": usage.total(), "entry_ms": entry_ms, "script_ms": script_ms})
+    days = Resolution.DAY.ring
+    print(f"{days.width * 365.25 / 1000:.1f} kB of Redis per model and year, {days.slots} days in {days.size:,} bytes")
+    for servers in sorted({min(servers, MAX_SERVERS) for servers in sizes}):
+        sizes_of_day = exported(servers)
+        cells = "  ".join(f"{name} {size / 1000:,.1f} kB" for name, size in sizes_of_day.items())
+        year = sum(sizes_of_day.values()) * 365.25 / 1e6
+        print(f"export, {servers:,} servers: {cells} a day; {year:,.0f} MB a year")
     print(json.dumps(rows))
+
+
+def exported(servers: int) -> dict[str, int]:
+    """Return the bytes of a day's files by kind and form: a day in which servers come and go, and speeds vary."""
+    chance = Random(servers)
+    rows: dict[Kind, list[Row]] = {Kind.CRAWLS: [], Kind.SERVERS: []}
+    for number in range(MODELS):
+        for hour in range(480_000, 480_024):
+            healthy, online = chance.randint(50, 60), chance.gauss(servers / MODELS, 2)
+            slot = ModelSlot(hour, 60, healthy, BLOCKS, chance.randint(70, BLOCKS), 1, online, 1, 1, 1, online * 3)
+            rows[Kind.CRAWLS].append(crawl_row(f"Some-Large-Model-{number}-hf", slot))
+    for peer_id in sorted(_server(number, 0).peer_id for number in range(servers)):
+        record = ServerRecord(first_seen=chance.randint(1_700_000_000, 1_728_000_000), last_seen=1_728_086_400)
+        for hour in range(480_000, 480_024):
+            online = 60 if chance.random() < 0.8 else chance.randint(0, 60)
+            rows[Kind.SERVERS].append(server_row(peer_id, record, ServerHour(hour, 60, online)))
+    return {f"{kind}.{form}": len(packed(kind, form, found)) for kind, found in rows.items() for form in Form}
 
 
 async def measure(servers: int) -> tuple[Counter[str], float, float]:

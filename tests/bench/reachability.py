@@ -58,7 +58,7 @@ class SimulatedProber:
         self._frozen_seconds = frozen_seconds
         self.looks = 0
 
-    async def probe(self, peer: str, deadline: float) -> DialOutcome:
+    async def probe(self, peer: str, deadline: float, on_stage: object = None) -> DialOutcome:
         self.looks += 1
         if self._frozen_seconds and base58.b58decode(peer)[-1] % 2:
             await asyncio.sleep(min(self._frozen_seconds, max(0.0, deadline - time.monotonic())))

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -22,6 +23,9 @@ from api.pages import Pages
 from api.pages.render import STATIC_DIR
 from api.pages.search import make_search
 from deploy.embedded_redis import free_port
+from shared.export_files import ExportFile, Form, Kind
+from shared.public.data import DataDocument, DataFile
+from shared.public.reports import ReportDocument, ReportIncident, ReportModel
 from shared.resolve import resolve
 from tests import page_snapshots as made
 from tests.support.chromium import ARGUMENTS, CHROMIUM
@@ -119,6 +123,8 @@ def _fixed_pages(pages):
         "hostile-server": pages.server(hostile, made.EVIL),
         "unreachable-server": pages.server(made.make_view(small), known),
         "problem": pages.problem(404, "No such server", "No server of that id.", [("QmNear", "/servers/QmNear")]),
+        "data": pages.data(made.make_view(small), _export(), exports=True),
+        "report": pages.report(hostile, _report()),
         "check": pages.check(peer_id=None, answer=None, problem=None),
         "glossary": pages.glossary(),
         "help": pages.help(made.make_view(small), gpu_gb=24),
@@ -137,9 +143,32 @@ def _fixed_pages(pages):
     return {name: text for name, text in views.items() if text is not None}
 
 
+def _export():
+    files = [ExportFile(kind, date(2026, 11, day), form) for day in range(25, 0, -1) for kind in Kind for form in Form]
+    return DataDocument(
+        tuple(
+            DataFile(each.name, f"/data/{each.name}", each.kind, each.day.isoformat(), each.form, 143_500)
+            for each in files
+        )
+    )
+
+
+def _report():
+    name = made.hostile_swarm().models[0].dht_prefix
+    outage = ReportIncident("a-1", name, 1_763_900_000, None, 5_400, f"Block 3 lost all servers: {name}.")
+    return ReportDocument(
+        week="2025-W48", start=1_763_942_400, end=1_764_547_200, made_at=1_764_555_000, hours_looked=160,
+        models=(ReportModel("StableBeluga2-hf", True, 9_000, 0.987, 14.2, 230.5), ReportModel(name, False, 9, 0, 1, 0)),
+        servers_online=1_214, server_hours=9_021.5, num_new_servers=70, new_servers=(made.peer_id("new"), made.EVIL),
+        num_lost_servers=1, lost_servers=(made.peer_id("lost"),), num_incidents=1, incidents=(outage,),
+        contributors={name: 3, "https://example.org": 80},
+    )  # fmt: skip
+
+
 FIXED = [
     *("waiting", "failed", "stale", "private-empty", "hostile", "hostile-model", "hostile-server"),
     *("unreachable-server", "problem", "check", "check-refused", "glossary", "help", "hostile-help", "search"),
+    *("data", "report"),
     *("check-reached", "check-timed-out", "check-joining", "check-unknown"),
 ]
 PATHS = ["/", "/models/StableBeluga2-hf", "/models/falcon-180B-chat", *(f"/fixed/{name}" for name in FIXED)]

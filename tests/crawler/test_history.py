@@ -4,7 +4,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crawler.history import commands as history_commands
 from crawler.history import writer as history
 from crawler.history.writer import HistoryWriter
 from crawler.metrics import CrawlerMetrics
@@ -12,7 +11,7 @@ from crawler.publish import Publisher
 from shared.snapshot import PeerState
 from shared.store import keys
 from shared.store.history import HistoryReader
-from shared.store.rings import MINUTE, ModelSlot, Resolution, sample
+from shared.store.rings import MINUTE, ModelSlot, Resolution, Ring, pack_model, sample
 from shared.store.snapshots import DeposedError
 from tests.crawler.recording import START, lead, record
 from tests.fakes import model, peer_id, server, snapshot
@@ -108,6 +107,22 @@ async def test_what_is_a_lap_old_is_a_gap(redis):
     assert slot.looks == 1
 
 
+async def test_a_ring_of_one_year_goes_on_as_one_of_five(redis):
+    """What an older version recorded is read on, and the day of the upgrade is the sum of both versions' crawls."""
+    ring, key = Resolution.DAY.ring, keys.history_of_model(Resolution.DAY, "demo-model")
+    old = Ring(ring.step, 366, ring.width)
+    at = START + 400.0 * ring.step  # a day that has another place in the longer ring
+    today = ring.slot(at)
+    assert ring.offset(today) >= old.size
+    for day in (today - 300, today - 1, today):
+        await redis.setrange(key, old.offset(day), pack_model(sample(whole(), day)))
+    await redis.setrange(key, old.size - 1, b"\0")
+    await record(redis, snapshot(half(), taken_at=at + 5), snapshot(half(), taken_at=at + 65))
+    slots = (await HistoryReader(redis).model("demo-model", Resolution.DAY, at + 70)).slots
+    assert [(slot.slot - today, slot.looks, slot.healthy) for slot in slots] == [(-300, 1, 1), (-1, 1, 1), (0, 3, 1)]
+    assert await redis.strlen(key) == ring.size
+
+
 async def test_keys_that_did_not_answer_make_a_gap_not_an_outage(redis):
     """Where unanswered DHT keys may explain the missing blocks, nobody knows: the slot stays empty."""
     await record(redis, snapshot(half(), taken_at=START + 0.0, unanswered_keys=4))
@@ -158,11 +173,11 @@ async def test_a_hostile_swarm_cannot_fill_the_history(redis, monkeypatch):
         assert (found.record.first_seen, found.uptimes()["24h"]) == (START, 1.0)
     volatile = [await redis.ttl(key) for key in await redis.keys("petals:history:[mls][oe][dr]*:*")]
     assert volatile
-    assert all(0 < ttl <= history_commands.YEAR for ttl in volatile)
+    assert all(0 < ttl <= Resolution.DAY.ring.life for ttl in volatile)
 
 
 async def test_a_thousand_servers_take_little(redis):
-    """30 days of hours of 1,000 servers, and a year of three models, stay under 1.5 MB."""
+    """30 days of hours of 1,000 servers, and five years of three models, stay under 1.5 MB."""
     models = [
         model(f"model-{n}", blocks=80, servers=tuple(server(i, 0, 80) for i in range(n, 1000, 3))) for n in range(3)
     ]

@@ -48,7 +48,7 @@ async def test_each_check_is_kept_once_with_its_outcome_and_seconds(redis, recor
     )
     reader = HistoryReader(redis)
     hours = await reader.model("m", Resolution.HOUR, now + 60)
-    (point,) = model_history_document(hours, hours).inference
+    (point,) = model_history_document(hours, hours, hours).inference
     assert (point.checks, point.computed, point.outcome, point.checked_at) == (3, 3, "usable", now + 35)
     (point,) = server_history_document(await reader.server(peer_id(1), now + 60)).inference
     assert (point.checks, point.computed, point.outcome) == (3, 2, "timeout")

@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 from crawler.history import writer as history
 from shared.snapshot import PeerState
 from shared.store import keys
-from shared.store.history import HistoryReader
-from shared.store.rings import HOUR, HOURS_KEPT, MINUTE
-from shared.store.server_history import SIZE, changes, seen, unpack_header, unpack_hours
+from shared.store.history import HistoryReader, ModelHistory, OutageEnd, ServerHistory, ServerOutage
+from shared.store.rings import HOUR, HOURS_KEPT, MINUTE, ModelSlot, Resolution
+from shared.store.server_history import SIZE, ServerHour, ServerRecord, changes, seen, unpack_header, unpack_hours
 from tests.crawler.recording import START, record
 from tests.fakes import model, peer_id, server, snapshot
 
@@ -39,6 +39,40 @@ async def test_a_server_is_not_blamed_for_the_time_before_it_came(redis):
     await record(redis, *crawls, *late)
     found = await HistoryReader(redis).server(peer_id(1), START + 60 * 55)
     assert found.uptimes()["24h"] == 1.0
+
+
+def past(hours, *, online, last_online=0, online_since=0):
+    """A server's history from `{hour: (looked, online)}`, first seen in hour 0, read at the end of hour 9."""
+    record = ServerRecord(first_seen=0, last_seen=0, last_online=last_online, online_since=online_since)
+    found = tuple(ServerHour(hour, *minutes) for hour, minutes in hours.items())
+    return ServerHistory(peer_id(1), record, found, online=online, read_at=10 * 3600.0)
+
+
+def test_outages_join_neighbouring_hours_and_say_how_they_ended():
+    """Back in the next hour; unknown where no crawl looked then; still down at the end, to the second."""
+    up, down, partly = (60, 60), (60, 0), (60, 50)
+    hours = {0: up, 1: partly, 2: down, 3: up, 4: down, 6: up, 9: down}
+    assert past(hours, online=False, last_online=9 * 3600 + 12).outages() == [
+        ServerOutage(3600.0, 3 * 3600.0, 70, OutageEnd.RETURNED),
+        ServerOutage(4 * 3600.0, 5 * 3600.0, 60, OutageEnd.UNWATCHED),
+        ServerOutage(9 * 3600.0 + 12, None, 60, OutageEnd.LASTS),
+    ]
+    (back,) = past({8: up, 9: partly}, online=True, online_since=9 * 3600 + 600).outages()
+    assert (back.end, back.ended) == (9 * 3600.0 + 600, OutageEnd.RETURNED)
+    assert past({0: up}, online=True).outages() == []
+
+
+def test_what_was_watched_is_counted_and_not_the_window():
+    """A server: the minutes with a crawl. A model: hours with a crawl, the first from its first minute on."""
+    assert past({0: (20, 20), 9: (60, 0)}, online=False).watched()["24h"] == 80 * 60
+    slots = [ModelSlot(hour, 1, 1, 8, 8, 1) for hour in (7, 9)]
+    minutes = [ModelSlot(7 * 60 + 45, 1, 1, 8, 8, 1)]
+    read_at = 9 * 3600 + 900.0
+    hourly = ModelHistory("m", Resolution.HOUR, tuple(slots), read_at)
+    minutely = ModelHistory("m", Resolution.MINUTE, tuple(minutes), read_at)
+    assert hourly.watched(minutely)["24h"] == 15 * 60 + 900
+    assert hourly.first_crawl(minutely) == 7 * 3600 + 45 * 60
+    assert ModelHistory("m", Resolution.HOUR, (), read_at).first_crawl(minutely) is None
 
 
 @settings(deadline=None, max_examples=200)

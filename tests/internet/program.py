@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -105,6 +106,7 @@ def main() -> None:
     parser.add_argument("--wait", action="store_true", help="start a peer on a host far away, and wait for the end")
     arguments = parser.parse_args()
     end_with_standard_input()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
     box.furnish(NAME_SERVER)
     backbone(NAME_SERVER)
     try:

@@ -35,9 +35,9 @@ def logged():
 class Talkative(FakeProber):
     """A prober that logs, as the real one does."""
 
-    async def probe(self, peer, deadline):
+    async def probe(self, peer, deadline, on_stage):
         structlog.get_logger().info("looking", peer=peer)
-        return await super().probe(peer, deadline)
+        return await super().probe(peer, deadline, on_stage)
 
 
 async def test_an_id_goes_from_the_header_to_the_workers_log_and_back(redis_url, redis, logged):
@@ -45,10 +45,10 @@ async def test_an_id_goes_from_the_header_to_the_workers_log_and_back(redis_url,
     seen = {}
 
     class Peeking(Talkative):
-        async def probe(self, peer, deadline):
+        async def probe(self, peer, deadline, on_stage):
             async for key in redis.scan_iter("rq:job:*"):
                 seen.update(await redis.hgetall(key))
-            return await super().probe(peer, deadline)
+            return await super().probe(peer, deadline, on_stage)
 
     async with worker_on(redis_url, Peeking(REACHED)), serve(redis_url) as url, httpx.AsyncClient(base_url=url) as http:
         answer = await http.get(f"/api/v1/is_reachable/{peer_id(1)}", headers={"X-Request-ID": "caller-0001"})

@@ -140,9 +140,9 @@ async def test_a_worker_that_turns_out_unfit_hands_its_check_to_another(redis_ur
     from shared.reachability import Cause, DialOutcome
 
     class CutOff(FakeProber):
-        async def probe(self, peer, deadline):
+        async def probe(self, peer, deadline, on_stage):
             self.fit = False
-            return await super().probe(peer, deadline)
+            return await super().probe(peer, deadline, on_stage)
 
     cut_off = CutOff(DialOutcome.unknown(Cause.NODE_UNFIT))
     async with worker_on(redis_url, cut_off):

@@ -21,6 +21,7 @@ from shared.judgement.coverage import (
     speed_by_block,
     weakest_stage,
 )
+from shared.judgement.freshness import stale_after
 from shared.judgement.path import HOP_OVERHEAD, RIVALS, UNKNOWN_DELAY, chain_seconds, find_path, typical_delay
 from shared.judgement.swarm import (
     bootstrap_state,
@@ -28,7 +29,6 @@ from shared.judgement.swarm import (
     distinct_servers,
     judged_models,
     pings_to,
-    stale_after,
     swarm_state,
     uses_relay,
 )

@@ -152,6 +152,8 @@ STATE = {
     "undialled_servers": 4,
     "unanswered_keys": 3,
     "inference_peer_id": None,
+    "stale": False,
+    "age_seconds": 0,
 }
 
 
@@ -217,6 +219,8 @@ def test_a_models_summary():
                 "servers": {"online": 1, "joining": 0, "unreachable": 1, "offline": 0},
             }
         ],
+        "stale": False,
+        "age_seconds": 0,
     }
 
 

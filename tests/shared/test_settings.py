@@ -17,7 +17,7 @@ from crawler.observe.observer import LOOKUPS_WITHIN, PROBES_WITHIN
 from crawler.observe.probes import ProbeQueue
 from crawler.settings import CrawlerSettings
 from reachability_worker.settings import WorkerSettings
-from shared.judgement.swarm import stale_after
+from shared.judgement.freshness import stale_after
 from shared.p2p.swarm_settings import bootstrap_peers
 from shared.settings import begin, command_line, load, unknown_variables
 from tests.fakes import snapshot
@@ -78,6 +78,21 @@ BAD = [
 ]
 
 
+@pytest.mark.parametrize("kind", [ApiSettings, CrawlerSettings])
+def test_the_export_needs_a_folder_that_is_there(kind, tmp_path, monkeypatch):
+    """A mistyped folder is told at the start, not found missing after a day."""
+    monkeypatch.setenv("EXPORT_FOLDER", str(tmp_path))
+    assert kind().export_folder == tmp_path
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setenv("EXPORT_FOLDER", str(tmp_path / "missing"))
+    with pytest.raises(ValidationError, match="expected a folder that exists"):
+        kind()
+    monkeypatch.setenv("EXPORT_FOLDER", "/proc")
+    if kind is CrawlerSettings:
+        with pytest.raises(ValidationError, match="expected a folder that can be written"):
+            kind()
+
+
 @pytest.mark.parametrize(("kind", "variable", "value", "words"), BAD)
 def test_what_cannot_be_used_is_a_bad_setting(kind, variable, value, words, *, monkeypatch, capsys):
     """One line that names the variable, the value, what was expected and an example; exit code 2; no traceback."""
@@ -106,11 +121,11 @@ def test_each_fault_has_its_line(monkeypatch, capsys):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_setting_has_an_example_that_is_accepted(kind, monkeypatch):
-    """What an error proposes works, but for a file of the operator's own."""
+    """What an error proposes works, but for a file or a folder of the operator's own."""
     for name, field in kind.model_fields.items():
         example = field.examples[0] if field.examples else field.get_default(call_default_factory=True)
         assert example is not None, name
-        if name == "geoip_database" or not field.examples:
+        if name in ("geoip_database", "export_folder") or not field.examples:
             continue
         monkeypatch.setenv(name.upper(), example)
         getattr(kind(), name)

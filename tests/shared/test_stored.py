@@ -166,12 +166,12 @@ def draw_status(status):
 
 def draw_incident(incident):
     from api.pages.feed import atom_feed
-    from api.pages.history import events
+    from api.pages.history import make_incidents
     from crawler.notify.notice_queue import job_id
     from shared.public.incidents import incidents_document
 
     msgspec.json.encode(incidents_document([incident], limit=10))
-    events([incident], NOW)
+    make_incidents(View(None, None, NOW, True, None, True, 180.0), [incident], {})
     atom_feed([incident], base="http://localhost", now=NOW)
     assert job_id(f"{incident.id}:opened").replace("-", "").isalnum()
 

@@ -1,0 +1,93 @@
+"""Weekly reports: `/reports` and `/reports/{week}` for people, `/api/v1/reports…` for programs, `/reports.atom`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from starlette.responses import Response
+
+from api.http.base_address import base_address
+from api.http.headers import ATOM
+from api.http.problems import Problem
+from api.http.resources import resource
+from api.pages.report_feed import MAX_ENTRIES, report_feed
+from api.responses import kinds
+from api.responses.read_through import FRESH_SECONDS
+from api.services import services_of
+from shared.days import parse_week
+from shared.public.reports import ReportLink, ReportsDocument
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from api.responses.prepared import PreparedResponse
+    from api.services import Services
+    from shared.public.reports import ReportDocument
+
+
+async def page(request: Request) -> PreparedResponse:
+    """The weeks that have a report, for people."""
+    services = services_of(request)
+
+    async def make() -> PreparedResponse:
+        weeks, view = await services.history.report_weeks(), services.swarm.view()
+        return await services.on_demand.render(lambda: kinds.page(services.pages.reports(view, weeks), "/reports"))
+
+    return await services.on_demand.get(resource(request.scope), make)
+
+
+async def week_page(request: Request) -> PreparedResponse:
+    """One week for people."""
+    services = services_of(request)
+
+    async def make() -> PreparedResponse:
+        found, view = await _report(services, request.path_params["week"]), services.swarm.view()
+        return await services.on_demand.render(
+            lambda: kinds.page(services.pages.report(view, found), "/reports/{week}")
+        )
+
+    return await services.on_demand.get(resource(request.scope), make)
+
+
+async def reports(request: Request) -> PreparedResponse:
+    """The weeks that have a report, for programs."""
+    services = services_of(request)
+
+    async def make() -> PreparedResponse:
+        weeks = await services.history.report_weeks()
+        document = ReportsDocument(reports=tuple(ReportLink(week, f"/api/v1/reports/{week}") for week in weeks))
+        return await services.on_demand.render(lambda: kinds.document(document, "/api/v1/reports"))
+
+    return await services.on_demand.get(resource(request.scope), make)
+
+
+async def report(request: Request) -> PreparedResponse:
+    """One week for programs."""
+    services = services_of(request)
+
+    async def make() -> PreparedResponse:
+        found = await _report(services, request.path_params["week"])
+        return await services.on_demand.render(lambda: kinds.document(found, "/api/v1/reports/{week}"))
+
+    return await services.on_demand.get(resource(request.scope), make)
+
+
+async def atom(request: Request) -> Response:
+    """The newest reports as a feed."""
+    history = services_of(request).history
+    weeks = (await history.report_weeks())[:MAX_ENTRIES]
+    content = report_feed(await history.reports(*weeks), base=base_address(request))
+    headers = {"cache-control": f"public, max-age={FRESH_SECONDS:.0f}", "vary": "Host"}
+    return Response(content, media_type=ATOM, headers=headers)
+
+
+async def _report(services: Services, name: str) -> ReportDocument:
+    """Return the week's report. Raises a 404 `Problem`; what is no week is asked of nobody."""
+    if parse_week(name) is not None:
+        for found in await services.history.reports(name):
+            return found
+    newest = (await services.history.report_weeks())[:3]
+    near = [(week, f"/reports/{week}") for week in newest]
+    raise Problem(
+        404, f"There is no report of {name[:20]!r}; /api/v1/reports lists the weeks that have one.", near=near
+    )

@@ -1,0 +1,184 @@
+"""This module makes a report of each week that has ended, once, from the history. The leading crawler writes it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from statistics import fmean, median
+from typing import TYPE_CHECKING
+
+import msgspec
+import structlog
+from redis.exceptions import RedisError
+
+from shared.days import week_of
+from shared.incidents import summary
+from shared.public.reports import (
+    MAX_INCIDENTS,
+    MAX_NAMES,
+    MAX_PEERS,
+    ReportDocument,
+    ReportIncident,
+    ReportModel,
+)
+from shared.store.history import HistoryReader
+from shared.store.reports import Reports
+from shared.store.rings import DAY, HOUR, Resolution
+from shared.store.server_history import unpack_hours
+from shared.store.snapshots import DeposedError, SnapshotWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+    from redis.asyncio import Redis
+
+    from crawler.leader import Leadership
+    from shared.days import Week
+    from shared.incidents import Incident
+    from shared.store.rings import ModelSlot
+    from shared.store.server_history import ServerRecord
+
+SETTLED = 2 * HOUR
+"""Seconds after a week's end at which its report is made: crawls that began in it have been recorded."""
+WEEKS_BACK = 3
+"""Weeks that are reported later where nobody could: hours are kept for 30 days."""
+EVERY = 600.0
+
+log = structlog.get_logger()
+
+
+class WeeklyReports:
+    """Makes the reports while this process leads."""
+
+    def __init__(self, redis: Redis, leadership: Leadership, *, now: Callable[[], float] = time.time) -> None:
+        self._history = HistoryReader(redis)
+        self._reports = Reports(redis)
+        self._snapshots = SnapshotWriter(redis)
+        self._leadership = leadership
+        self._now = now
+
+    async def run(self) -> None:
+        """Look every ten minutes whether a week has no report yet."""
+        while True:
+            try:
+                await self.make()
+            except DeposedError:
+                log.info("report not written: another crawler leads")
+            except (RedisError, OSError) as error:
+                log.warning("report not written: redis is away", error=str(error))
+            await asyncio.sleep(EVERY if self._leadership.lease is not None else 5)
+
+    async def make(self) -> list[str]:
+        """Make the missing reports, and return their weeks. Raises `redis.RedisError`, `DeposedError`."""
+        lease = self._leadership.lease
+        if lease is None:
+            return []
+        now = self._now()
+        last = week_of(now - SETTLED).before()
+        there = await self._reports.weeks()
+        missing = [week for number in range(WEEKS_BACK) if (week := last.before(number)).name not in there]
+        looks = await self._history.looks(now) if missing else {}
+        missing = [week for week in missing if any(hour in looks for hour in _hours(week))]  # else nobody looked
+        if not missing:
+            return []
+        models = {
+            prefix: (await self._history.model(prefix, Resolution.HOUR, now)).slots
+            for prefix in await self._history.models()
+        }
+        servers = await self._history.hours_of_servers(now)
+        incidents = await self._history.incidents()
+        snapshot = await self._snapshots.latest()
+        official = {model.dht_prefix for model in snapshot.models if model.official} if snapshot is not None else set()
+        names = dict(list(snapshot.top_contributors.items())[:MAX_NAMES]) if snapshot is not None else {}
+        for week in sorted(missing):
+            report = await asyncio.to_thread(
+                make_report, week, now, looks=looks, models=models, official=official, servers=servers,
+                incidents=incidents, contributors=names,
+            )  # fmt: skip
+            await self._reports.add(week.name, msgspec.json.encode(report), lease)
+            log.info("weekly report made", week=week.name)
+        return [week.name for week in sorted(missing)]
+
+
+def make_report(
+    week: Week,
+    now: float,
+    *,
+    looks: dict[int, int],
+    models: Mapping[str, Sequence[ModelSlot]],
+    official: Collection[str],
+    servers: Mapping[str, tuple[ServerRecord, bytes]],
+    incidents: Sequence[Incident],
+    contributors: dict[str, int],
+) -> ReportDocument:
+    """Return a week's report. `looks` is `{hour: minutes in which a crawl saw the swarm}`; models have their hours."""
+    hours = _hours(week)
+    minutes = {
+        peer_id: sum(hour.online for hour in unpack_hours(data, looks, now) if hour.hour in hours)
+        for peer_id, (_, data) in servers.items()
+    }
+    new = sorted(peer_id for peer_id, (record, _) in servers.items() if minutes[peer_id] and _is_new(record, week))
+    lost = sorted(
+        peer_id
+        for peer_id, (record, _) in servers.items()
+        if record.last_online and week.start - DAY <= record.last_seen < week.end - DAY
+    )
+    known_before = any(hour < hours.start for hour in looks)
+    outages = sorted(_outages(incidents, week, now), key=lambda outage: outage.duration, reverse=True)
+    rows = [
+        _model(prefix, found, official=prefix in official)
+        for prefix, slots in models.items()
+        if (found := [slot for slot in slots if slot.slot in hours])
+    ]
+    return ReportDocument(
+        week=week.name,
+        start=week.start,
+        end=week.end,
+        made_at=now,
+        hours_looked=sum(hour in looks for hour in hours),
+        models=tuple(sorted(rows, key=lambda row: (not row.official, -row.mean_servers_online, row.dht_prefix))),
+        servers_online=sum(online > 0 for online in minutes.values()),
+        server_hours=round(sum(minutes.values()) / 60, 1),
+        num_new_servers=len(new) if known_before else None,
+        new_servers=tuple(new[:MAX_PEERS]) if known_before else (),
+        num_lost_servers=len(lost),
+        lost_servers=tuple(lost[:MAX_PEERS]),
+        num_incidents=len(outages),
+        incidents=tuple(outages[:MAX_INCIDENTS]),
+        contributors=contributors,
+    )
+
+
+def _hours(week: Week) -> range:
+    return range(week.start // HOUR, week.end // HOUR)
+
+
+def _is_new(record: ServerRecord, week: Week) -> bool:
+    return week.start <= record.first_seen < week.end
+
+
+def _model(prefix: str, slots: Sequence[ModelSlot], *, official: bool) -> ReportModel:
+    crawls = sum(slot.looks for slot in slots)
+    return ReportModel(
+        dht_prefix=prefix,
+        official=official,
+        crawls=crawls,
+        uptime=round(sum(slot.healthy for slot in slots) / crawls, 6),
+        mean_servers_online=round(fmean(slot.online for slot in slots), 2),
+        median_speed=round(median(slot.slowest_block for slot in slots), 2),
+    )
+
+
+def _outages(incidents: Sequence[Incident], week: Week, now: float) -> Iterable[ReportIncident]:
+    for incident in incidents:
+        end = min(incident.end if incident.end is not None else now, week.end)
+        duration = end - max(incident.start, week.start)
+        if duration > 0:
+            yield ReportIncident(
+                id=incident.id,
+                dht_prefix=incident.dht_prefix,
+                start=incident.start,
+                end=incident.end,
+                duration=round(duration, 1),
+                summary=summary(incident),
+            )

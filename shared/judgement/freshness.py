@@ -1,0 +1,47 @@
+"""How old a snapshot is, and whether what it says may be told in the present tense. Every surface asks here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from shared.snapshot import Snapshot
+
+_PERIOD_WITHOUT_SNAPSHOT = 60.0
+_LEAST_PERIOD = 1.0
+"""Seconds. A record in Redis may hold any period."""
+
+
+@dataclass(frozen=True, slots=True)
+class Freshness:
+    """How old a snapshot is. What is `stale` is told in the past tense, and never in green."""
+
+    stale: bool = False
+    at_least: int = 0
+    """Seconds that it is old at least, in whole periods: a document that says so stays true however long it is kept,
+    and is made anew once per period, not every second."""
+
+
+FRESH = Freshness()
+"""Of a snapshot that was made just now."""
+
+
+def freshness(snapshot: Snapshot | None, now: float, stale_after: float) -> Freshness:
+    """Return how old the snapshot is at `now` (Unix seconds). Without one there is nothing that could be stale."""
+    if snapshot is None:
+        return FRESH
+    age, period = snapshot.age(now), max(_LEAST_PERIOD, snapshot_period(snapshot))
+    return Freshness(stale=age > stale_after, at_least=int(age // period * period))
+
+
+def snapshot_period(snapshot: Snapshot | None) -> float:
+    """Return the seconds from one snapshot to the next, which waits for a crawl longer than its period."""
+    if snapshot is None:
+        return _PERIOD_WITHOUT_SNAPSHOT
+    return max(snapshot.update_period, snapshot.update_duration)
+
+
+def stale_after(snapshot: Snapshot | None, periods: float) -> float:
+    """Return the seconds after which a snapshot is stale."""
+    return snapshot_period(snapshot) * periods

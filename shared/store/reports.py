@@ -1,0 +1,60 @@
+"""This module keeps the weekly reports, as JSON, one field per week of one hash: at most `MAX_REPORTS`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from shared.days import parse_week
+from shared.store import keys, stored
+from shared.store.snapshots import deposed
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from redis.asyncio import Redis
+
+MAX_REPORTS = 260
+"""Five years of weeks. A report takes about 2 kB, at most 40."""
+
+# KEYS: lease, reports. ARGV: the writer's lease, the week, its report, reports kept. One that is there stays as it is.
+_ADD = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return redis.error_reply('DEPOSED') end
+redis.call('HSETNX', KEYS[2], ARGV[2], ARGV[3])
+local weeks = {}
+for _, name in ipairs(redis.call('HKEYS', KEYS[2])) do
+  if string.match(name, '^%d%d%d%d%-W%d%d$') then weeks[#weeks + 1] = name else redis.call('HDEL', KEYS[2], name) end
+end
+table.sort(weeks)
+for i = 1, #weeks - tonumber(ARGV[4]) do redis.call('HDEL', KEYS[2], weeks[i]) end
+return 1
+"""
+
+
+class Reports:
+    """Reads and writes the reports. Every method raises `redis.RedisError`."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._add = redis.register_script(_ADD)
+
+    async def add(self, week: str, report: bytes, lease: str) -> None:
+        """Keep a week's report, if it has none. Raises `DeposedError` where this crawler does not lead any more."""
+        with deposed():
+            await self._add(keys=[keys.CRAWLER_LEASE, keys.REPORTS], args=[lease, week, report, MAX_REPORTS])
+
+    async def weeks(self) -> list[str]:
+        """Return the weeks that have a report, the newest first."""
+        reading = self._redis.pipeline(transaction=False)
+        reading.hkeys(keys.REPORTS)
+        answer: Any = stored.answered("report", (await reading.execute(raise_on_error=False))[0], ())
+        names = [stored.read("report", stored.text, name) for name in answer]
+        return sorted((name for name in names if name and parse_week(name) is not None), reverse=True)
+
+    async def get(self, weeks: Sequence[str]) -> list[bytes]:
+        """Return the reports of these weeks, without those that have none."""
+        if not weeks:
+            return []
+        reading = self._redis.pipeline(transaction=False)
+        reading.hmget(keys.REPORTS, list(weeks))
+        answer: Any = stored.answered("report", (await reading.execute(raise_on_error=False))[0], ())
+        return [data for data in answer if data is not None]
