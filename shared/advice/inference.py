@@ -82,8 +82,8 @@ def speed(found: Usability) -> str:
 def server_proof(found: ServerInference | None, *, adapters: bool = True) -> Proved:
     """Say whether a server computes, and how fast. `adapters`: name the adapter that was used."""
     if found is None:
-        return Proved(Tone.IDLE, "not proved: it has not been asked to compute")
-    title = OUTCOME_WORDS[found.outcome]
+        return Proved(Tone.IDLE, "Not proved: it has not been asked to compute")
+    title = words.sentence(OUTCOME_WORDS[found.outcome]).removesuffix(".")
     if found.outcome is InferenceOutcome.COMPUTED and found.seconds_per_step is not None:
         title += f": {seconds(found.seconds_per_step)} per token through {words.blocks([found.blocks])}"
     if adapters and found.adapter:

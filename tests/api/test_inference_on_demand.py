@@ -83,5 +83,5 @@ async def test_the_page_offers_it_and_shows_what_came_out(redis_url):
         shown = await http.get(f"/check/{PEER}", params={"inference": "1"})
         stranger = await http.get(f"/check/{peer_id(3)}")
     assert f'href="/check/{PEER}?inference=1"' in offer.text
-    assert "computes: 10 ms per token through blocks 2–5" in shown.text
+    assert "Computes: 10 ms per token through blocks 2–5" in shown.text
     assert "inference=1" not in stranger.text

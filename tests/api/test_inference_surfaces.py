@@ -16,7 +16,7 @@ from shared.inference import (
     UsabilityState,
 )
 from shared.judgement.usability import does_not_compute, gives_tokens
-from shared.snapshot import PeerState
+from shared.snapshot import PeerState, Verdict
 from shared.text_picture import text_picture
 from tests import fakes
 from tests import page_snapshots as made
@@ -86,12 +86,13 @@ def test_the_proof_stands_first_on_card_and_page():
 
 def test_a_servers_page_keeps_three_kinds_of_facts_apart():
     broken = msgspec.structs.replace(COMPUTED, outcome=InferenceOutcome.FAILED, detail="<b>out of luck</b>")
-    server = fakes.server(1, 0, 4, inference=broken)
+    server = fakes.server(1, 0, 4, inference=broken, verdict=Verdict.REACHABLE)
     view = made.make_view(made.make_snapshot([proved(servers=(server,))]))
     html = Pages().server(view, server.peer_id)
     page = Page(html)
     assert "Proved by a computation" in page.text
-    assert "fails when it is asked to compute" in page.text
+    assert "Fails when it is asked to compute" in page.text
+    assert "is online, but does not compute" in page.text
     assert "<b>out of luck" not in html
     assert "Found by dialling" in page.text
     assert "the server announces" in page.text
