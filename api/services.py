@@ -7,8 +7,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Literal
 
 from api.checks.client import CheckClient
+from api.http.client_address import client_address, is_trusted
 from api.http.problems import Problem
 from api.http.request_rate import RequestRate
+from api.lists.pages import ListPages
 from api.metrics.process import ProcessMetrics
 from api.pages import Pages
 from api.pages.search import named
@@ -46,7 +48,7 @@ class Services:
     def __init__(self, settings: ApiSettings) -> None:
         self.settings = settings
         self.tasks = Tasks()
-        self.pages = Pages()
+        self.pages = Pages(settings.public_url, unfold=settings.public_pages == "public")
         self._redis = connect(settings.redis_url, "api")
         # Apart, so that a crowd that reads the past never waits in front of a check.
         self._history_redis = connect(settings.redis_url, "api history", max_connections=READS_AT_ONCE)
@@ -61,6 +63,7 @@ class Services:
             prepared=self.prepared,
             on_demand=self.on_demand,
         )
+        self.lists = ListPages(show_addresses=settings.show_addresses)
         self.history = HistoryCache(
             HistoryReader(self._history_redis), Reports(self._history_redis), now=self.clock.now
         )
@@ -106,6 +109,13 @@ class Services:
         """Return the model of the newest snapshot; None where it has no such model, or where there is none yet."""
         models = () if self.swarm.snapshot is None else self.swarm.snapshot.models
         return next((model for model in models if model.dht_prefix == dht_prefix), None)
+
+    def require_public(self, request: Request) -> None:
+        """Raise a 403 `Problem` where PUBLIC_PAGES keeps this from strangers and the client is one."""
+        if self.settings.public_pages == "private":
+            address = client_address(request.scope)
+            if not is_trusted(address, self.settings.trusted):
+                raise Problem(403, "This monitor shows this to its trusted networks alone.")
 
     async def peer_id(self, given: str) -> str:
         """Return a peer id in its canonical form. Raises a 400 `Problem`, with suggestions."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from functools import cached_property
 from typing import Annotated, Literal
 
@@ -12,6 +13,7 @@ from shared.export_files import ExportSettings
 from shared.reachability import ANSWER_WITHIN, MAX_QUEUED
 from shared.settings import CommaSeparated, Field, own_address, split_list
 
+_WEB_ADDRESS = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]{1,253}")
 Networks = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
 
 
@@ -20,6 +22,12 @@ def _network(text: str) -> str:
         ipaddress.ip_network(text)
     except ValueError as error:
         raise ValueError(f"not a network: {error}") from None
+    return text
+
+
+def _web_address(text: str) -> str:
+    if text and _WEB_ADDRESS.fullmatch(text) is None:
+        raise ValueError("not an address like https://health.example.org, without a path")
     return text
 
 
@@ -36,6 +44,15 @@ class ApiSettings(ExportSettings):
     )
     peer_addresses: Literal["public", "hidden"] = Field(
         "public", description="Whether servers' IP addresses are shown; existing clients read them."
+    )
+    public_url: Annotated[str, AfterValidator(_web_address)] = Field(
+        "",
+        description="The monitor's own address, for pictures that links to it unfold to; without it they have none.",
+        examples=["https://health.example.org"],
+    )
+    public_pages: Literal["public", "private"] = Field(
+        "public",
+        description="`private`: lists, cards, pictures and the text of unfolding links are for TRUSTED_NETWORKS alone.",
     )
     stale_after_periods: float = Field(
         3.0,

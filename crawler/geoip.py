@@ -47,9 +47,13 @@ class GeoDatabase:
             return None
         regions = found.get("subdivisions") or [None]
         location = Location(
-            country=_text((found.get("country") or {}).get("iso_code")),
+            country=_text(_part(found, "country").get("iso_code")),
             region=_name(regions[0]),
             city=_name(found.get("city")),
+            country_name=_name(found.get("country")),
+            lat=_degrees(_part(found, "location").get("latitude"), 90),
+            lon=_degrees(_part(found, "location").get("longitude"), 180),
+            isp=_text(_part(found, "traits").get("isp") or found.get("autonomous_system_organization")),
         )
         return location if location != Location() else None
 
@@ -69,6 +73,16 @@ class GeoDatabase:
             if location is not None:
                 return msgspec.structs.replace(server, location=location)
         return server
+
+
+def _part(found: dict[Any, Any], name: str) -> dict[Any, Any]:
+    part = found.get(name)
+    return part if isinstance(part, dict) else {}
+
+
+def _degrees(value: Any, most: float) -> float | None:
+    """Return the angle to a tenth of a degree: a database's own coordinates may name a house."""
+    return round(value, 1) if isinstance(value, int | float) and abs(value) <= most else None
 
 
 def _name(place: Any) -> str | None:

@@ -66,8 +66,15 @@ class Location(msgspec.Struct, frozen=True, gc=False):
     """Where an IP address is, by the operator's own database."""
 
     country: str | None = None
+    """ISO 3166 code."""
     region: str | None = None
     city: str | None = None
+    country_name: str | None = None
+    lat: float | None = None
+    """Degrees, to a tenth: no finer than a city."""
+    lon: float | None = None
+    isp: str | None = None
+    """Who runs the network, where the database tells."""
 
 
 class Announcement(msgspec.Struct, frozen=True, gc=False, kw_only=True):

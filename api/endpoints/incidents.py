@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from typing import TYPE_CHECKING
 
 from starlette.responses import Response
 
+from api.http.base_address import base_address
 from api.http.headers import ATOM
 from api.http.problems import Problem
 from api.http.resources import resource
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 MAX_PASTS = 20
 """Models that are broken without an incident whose past the page reads."""
 MAX_LIMIT = 1_000
-_HOST = re.compile(r"[A-Za-z0-9.\-]+(:\d{1,5})?|\[[0-9a-fA-F:]+\](:\d{1,5})?")
 
 
 async def page(request: Request) -> PreparedResponse:
@@ -79,7 +78,7 @@ async def atom(request: Request) -> Response:
     """The newest incidents as a feed."""
     services = services_of(request)
     found, view = await services.history.incidents(), services.swarm.view()
-    content = atom_feed(found, base=_base(request), now=view.now, last_seen=view.last_seen)
+    content = atom_feed(found, base=base_address(request), now=view.now, last_seen=view.last_seen)
     headers = {"cache-control": f"public, max-age={FRESH_SECONDS:.0f}", "vary": "Host"}
     return Response(content, media_type=ATOM, headers=headers)
 
@@ -95,9 +94,3 @@ def _limit(given: str | None) -> int:
     ):
         raise Problem(400, f"Bad limit {given[:50]!r}: expected a number from 1 to {MAX_LIMIT}.")
     return int(given)
-
-
-def _base(request: Request) -> str:
-    """The address that the client used; nothing of it where a header made it up."""
-    host = request.headers.get("host", "")
-    return f"{request.url.scheme}://{host}" if _HOST.fullmatch(host) else ""

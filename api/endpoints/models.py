@@ -1,4 +1,4 @@
-"""Models: `/models/{dht_prefix}` for people, `/api/v1/models` and `/api/v1/models/{dht_prefix}` for programs."""
+"""Models: `/models/{dht_prefix}` for people, `/api/v1/models/{dht_prefix}` for programs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from api.pages.history import ModelPast
 from api.responses import kinds
 from api.responses.history_cache import in_time
 from api.services import services_of
-from shared.public.models import model_document, models_document
+from shared.public.models import model_document
 from shared.store.rings import Resolution
 
 if TYPE_CHECKING:
@@ -48,19 +48,6 @@ async def _past(history: HistoryCache, prefix: str) -> ModelPast:
         history.incidents(),
     )
     return ModelPast(hours, minutes, days, tuple(incident for incident in incidents if incident.dht_prefix == prefix))
-
-
-async def models(request: Request) -> PreparedResponse:
-    """All models without their servers."""
-    services = services_of(request)
-    snapshot, freshness = services.snapshot(), services.swarm.view().freshness
-
-    async def make() -> PreparedResponse:
-        return await services.on_demand.render(
-            lambda: kinds.document(models_document(snapshot, freshness), "/api/v1/models")
-        )
-
-    return await services.on_demand.get(resource(request.scope), make)
 
 
 async def model(request: Request) -> PreparedResponse:

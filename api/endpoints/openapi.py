@@ -1,4 +1,7 @@
-"""`GET /openapi.json`: the API described in OpenAPI 3.1. Operations are written here, schemas come from the types."""
+"""The API described: `/openapi.json` (OpenAPI 3.1) for programs, `/docs` for people, made of the same.
+
+Operations are written here, schemas come from the types.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,36 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from api.http.base_address import base_address
 from api.http.headers import CORS, JSON, PROBLEM_JSON
+from api.lists.forms import MEDIA_TYPES, Form
+from api.lists.tables import MAX_LIMIT, MODELS, SERVERS
 from api.pages.badge import BadgeMetric
+from api.responses import kinds
+from api.responses.history_cache import in_time
 from api.responses.prepared import PreparedResponse
-from shared.public import check, data, health, history, incidents, models, problem, reports, search, state
+from api.services import services_of
+from shared.public import check, data, health, history, incidents, lists, models, problem, reports, search, state
 from shared.public.schema import schemas
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from starlette.requests import Request
+
+    from api.lists.index import Table
+    from shared.incidents import Incident
+    from shared.snapshot import Snapshot
 
 DOCUMENTS = (
     state.StateDocument,
     check.ReachabilityDocument,
     health.Liveness,
     health.Readiness,
+    lists.ServersDocument,
+    lists.ServersPart,
     models.ModelsDocument,
+    models.ModelsPart,
     models.ModelDocument,
     models.ServerDocument,
     history.ModelHistoryDocument,
@@ -62,6 +80,13 @@ _WEEK = {
     "description": "A week that `/api/v1/reports` lists, named as by ISO 8601: `2026-W48`.",
     "schema": {"type": "string", "maxLength": 16},
 }
+_INCIDENT = {
+    "name": "incident_id",
+    "in": "path",
+    "required": True,
+    "description": "The id of an incident in `/api/v1/incidents`.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 64},
+}
 _WORDS = {
     304: "The client has it already (If-None-Match).",
     303: "To the page of what was asked for.",
@@ -77,6 +102,59 @@ _WORDS = {
 async def document(request: Request) -> PreparedResponse:
     """The description; it never changes while the process lives."""
     return _body()
+
+
+async def page(request: Request) -> PreparedResponse:
+    """The description as a page, with answers of this swarm as examples."""
+    services, base = services_of(request), base_address(request)
+
+    async def make() -> PreparedResponse:
+        snapshot = services.swarm.snapshot
+        incidents_found = await in_time(services.history.incidents())
+
+        def render() -> PreparedResponse:
+            answers, fill = examples(snapshot, incidents_found or (), show_addresses=services.settings.show_addresses)
+            limit = services.settings.rate_limit
+            html = services.pages.docs(describe(), answers, fill, base=base, rate_limit=limit)
+            return kinds.page(html, "/docs")
+
+        return await services.on_demand.render(render)
+
+    # No path begins like this key: the page shows the address that the client used.
+    return await services.on_demand.get(f"docs {base}", make)
+
+
+def examples(
+    snapshot: Snapshot | None, found: Sequence[Incident], *, show_addresses: bool
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return documents of this swarm by path, and what stands for the paths' parameters.
+
+    They are made of the first model that has servers, and its first server: thousands would tell no more.
+    """
+    documents: dict[str, msgspec.Struct] = {"/api/v1/incidents": incidents.incidents_document(found, 1)}
+    fill: dict[str, str] = {}
+    model = None if snapshot is None else next((one for one in snapshot.models if one.servers), None)
+    if snapshot is not None and model is not None:
+        server = model.servers[0]
+        part = msgspec.structs.replace(model, servers=(server,))
+        small = msgspec.structs.replace(snapshot, models=(part,), reachability_issues=snapshot.reachability_issues[:1])
+        fill = {"dht_prefix": model.dht_prefix, "peer_id": server.peer_id}
+        head: dict[str, Any] = {
+            "last_updated": snapshot.taken_at, "update_period": snapshot.update_period, "total": 1, "next": None,
+            "stale": False, "age_seconds": 0,
+        }  # fmt: skip
+        documents |= {
+            "/api/v1/state": state.state_document(small, show_addresses=show_addresses),
+            "/api/v1/servers": lists.ServersDocument(
+                servers=(lists.server_entry(model, server, show_addresses=show_addresses),), **head
+            ),
+            "/api/v1/models": models.ModelsDocument(models=(models.model_summary(model),), **head),
+            "/api/v1/models/{dht_prefix}": models.model_document(small, part, show_addresses=show_addresses),
+        }
+        about = models.server_document(small, server.peer_id, show_addresses=show_addresses)
+        if about is not None:
+            documents["/api/v1/servers/{peer_id}"] = about
+    return {path: msgspec.json.decode(msgspec.json.encode(one)) for path, one in documents.items()}, fill
 
 
 @cache
@@ -105,7 +183,8 @@ def describe() -> dict[str, Any]:
 def _paths() -> dict[str, dict[str, Any]]:
     return {
         "/api/v1/state": _json("The whole swarm", "StateDocument", errors=(503,), cached=True),
-        "/api/v1/models": _json("All models without their servers", "ModelsDocument", errors=(503,), cached=True),
+        **_list("/api/v1/servers", "Servers: a row for each one's part in a model", SERVERS),
+        **_list("/api/v1/models", "Models without their servers", MODELS),
         "/api/v1/models/{dht_prefix}": _json(
             "One model with its servers", "ModelDocument", _PREFIX, errors=(404, 503), cached=True
         ),
@@ -133,6 +212,7 @@ def _paths() -> dict[str, dict[str, Any]]:
         ),
         "/api/v1/is_reachable": _problem_only("Without a peer id: always an error"),
         "/api/v1/search": _json("What a pasted or typed text names", "SearchDocument", _text(), errors=(503,)),
+        "/docs": _media("This description for people", "text/html", errors=(503,)),
         "/openapi.json": {
             "summary": "This description",
             "responses": {"200": _content("OpenAPI 3.1.", {JSON: {"schema": {"type": "object"}}}), **_words(304)},
@@ -149,6 +229,20 @@ def _paths() -> dict[str, dict[str, Any]]:
             _query("metric", {"enum": [*BadgeMetric], "default": BadgeMetric.STATE}, "What it shows."),
             errors=(400,), pictures=(404, 503),
         ),
+        "/places": _media("Servers by country and city", "text/html", errors=(403, 404, 503)),
+        "/og.png": _media("The swarm as a picture, 1200 x 630: what links unfold to", "image/png", errors=(403,)),
+        "/og/models/{dht_prefix}.png": _media(
+            "A model as a picture, 1200 x 630: what links unfold to", "image/png", _PREFIX, errors=(403, 404, 503)
+        ),
+        "/embed/models/{dht_prefix}": _media(
+            "A model as a card for a frame of another site", "text/html", _PREFIX, errors=(403, 404, 503)
+        ),
+        "/share/models/{dht_prefix}": _media(
+            "What shows a model elsewhere, to copy", "text/html", _PREFIX, errors=(404, 503)
+        ),
+        "/i/{incident_id}": _media("An incident for people", "text/html", _INCIDENT, errors=(404, 503)),
+        "/favicon.ico": _media("The icon", "image/x-icon"),
+        "/robots.txt": _media("What crawlers of the web may read", "text/plain"),
         "/incidents.atom": _media("Outages as an Atom feed", "application/atom+xml", errors=(503,)),
         "/api/v1/data": _json("The files of the daily export", "DataDocument", errors=(503,)),
         "/data": _media("The files of the daily export for people", "text/html", errors=(503,)),
@@ -183,6 +277,47 @@ def _paths() -> dict[str, dict[str, Any]]:
     }  # fmt: skip
 
 
+def _list(path: str, summary: str, table: Table[Any]) -> dict[str, dict[str, Any]]:
+    """Describe a list under its path and under those with a suffix."""
+    parameters = [
+        {
+            **_query(name, {"type": "array", "items": _one_of(one.values)}, f"{one.words} Given again: any of them."),
+            "style": "form",
+            "explode": True,
+        }
+        for name, one in table.filters.items()
+    ]
+    orders = [f"{sign}{name}" for name in table.sorts for sign in ("", "-")]
+    fields = {"type": "array", "items": {"enum": list(table.fields)}, "minItems": 1}
+    limit = {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": table.default_limit}
+    parameters += [
+        _query("sort", {"enum": orders}, "Order; with `-` the highest first. Rows without a value come last."),
+        _query("fields", fields, "Only these, with commas between them.") | {"style": "form", "explode": False},
+        _query("limit", limit, "Rows of a page."),
+        _query("cursor", {"type": "string"}, "Where the page begins; taken from `next` or the `Link` header."),
+    ]
+    either = {"anyOf": [_ref(table.document.__name__), _ref(table.part.__name__)]}
+    contents: dict[str, Any] = {
+        MEDIA_TYPES[Form.JSON]: {"schema": either},
+        MEDIA_TYPES[Form.NDJSON]: {"schema": {"type": "string"}},
+        MEDIA_TYPES[Form.CSV]: {"schema": {"type": "string"}},
+    }
+    described: dict[str, dict[str, Any]] = {}
+    for suffix in ("", *(f".{form}" for form in Form if form is not Form.JSON)):
+        form = Form(suffix[1:]) if suffix else None
+        content = contents if form is None else {MEDIA_TYPES[form]: contents[MEDIA_TYPES[form]]}
+        described[path + suffix] = {
+            "summary": summary if form is None else f"{summary}, as {form.upper()}",
+            "parameters": parameters,
+            "responses": {"200": _content("Found.", content), **_words(304), **_problems((400, 403, 503))},
+        }
+    return described
+
+
+def _one_of(values: tuple[str, ...]) -> dict[str, Any]:
+    return {"enum": list(values)} if values else {"type": "string"}
+
+
 def _json(
     summary: str, schema: str, *parameters: dict[str, Any], errors: tuple[int, ...] = (), cached: bool = False
 ) -> dict[str, Any]:
@@ -203,7 +338,7 @@ def _media(
     responses = {"200": _content("Found.", shown), **_words(*others), **_problems(errors)}
     for status, told in _problems(pictures).items():  # the router has no picture of what is no name at all
         responses[status] = _content(told["description"], shown | told["content"])
-    if media_type == "text/html" or pages:  # people open it: its errors are pages for them
+    if pages or media_type in ("text/html", "image/png"):  # people look at them: errors are pages, where asked for
         for code in errors:
             responses[str(code)]["content"] |= {"text/html": {"schema": {"type": "string"}}}
     return {"summary": summary, "parameters": list(parameters), "responses": responses}

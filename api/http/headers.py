@@ -5,6 +5,7 @@ from __future__ import annotations
 HTML = "text/html; charset=utf-8"
 TEXT = "text/plain; charset=utf-8"
 SVG = "image/svg+xml"
+PNG = "image/png"
 ATOM = "application/atom+xml; charset=utf-8"
 EVENT_STREAM = "text/event-stream"
 PROBLEM_JSON = "application/problem+json"
@@ -13,7 +14,7 @@ METRICS_TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 CORS = {
     "access-control-allow-origin": "*",
-    "access-control-expose-headers": "ETag, Retry-After, RateLimit, RateLimit-Policy, X-Request-ID",
+    "access-control-expose-headers": "ETag, Link, Retry-After, RateLimit, RateLimit-Policy, X-Request-ID",
 }
 """Of every answer of the API, errors too: anyone's page may read it."""
 PREFLIGHT = {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from api.pages import banner, cards, charts, check, pings, rows, server, text
+from api.pages import banner, cards, charts, check, docs, pings, places, rows, server, share, text
 from api.pages import history as past
 from api.pages.help import make_help
 from shared.advice import commands
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from shared.incidents import Incident
     from shared.public.data import DataDocument, DataFile
     from shared.public.reports import ReportDocument
-    from shared.snapshot import Snapshot
+    from shared.snapshot import ModelReport, Snapshot
     from shared.store.history import ServerHistory
 
 PAGES_DIR = Path(__file__).resolve().parent
@@ -53,10 +53,11 @@ MAX_CHIPS = 8
 class Pages:
     """Renders every page. Built once, by the app; reads the templates and static files at construction only."""
 
-    def __init__(self) -> None:
+    def __init__(self, public_url: str = "", *, unfold: bool = True) -> None:
+        """`public_url` is the monitor's address without a slash; `unfold`: whether links say the state elsewhere."""
         self._environment = Environment(
             loader=FileSystemLoader(PAGES_DIR / "templates"),
-            autoescape=True,
+            autoescape=True,  # of the picture's markup too
             undefined=StrictUndefined,
             auto_reload=False,
             trim_blocks=True,
@@ -73,14 +74,19 @@ class Pages:
             js=f"/static/app.js?v={_fingerprint('app.js')}",
             data_css=f"/static/data.css?v={_fingerprint('data.css')}",
             check_js=f"/static/check.js?v={_fingerprint('check.js')}",
+            docs_css=f"/static/docs.css?v={_fingerprint('docs.css')}",
+            share_css=f"/static/share.css?v={_fingerprint('share.css')}",
+            public_url=public_url,
+            unfold=unfold,
             icon=f"/static/favicon.svg?v={_fingerprint('favicon.svg')}",
             petals_docs=commands.DOCUMENTATION,
         )
         names = (
             *("overview", "model", "server", "check", "problem", "incidents", "data", "reports", "report"),
-            *("search", "help", "glossary"),
+            *("search", "help", "glossary", "docs", "embed", "share", "incident", "places"),
         )
         self._templates = {name: self._environment.get_template(f"{name}.html") for name in names}
+        self._picture = self._environment.get_template("picture.svg")
 
     def overview(self, view: View) -> str:
         """The page that answers "can I use this swarm now?", for any view: also without a snapshot."""
@@ -133,9 +139,12 @@ class Pages:
         listed = model.servers
         if len(listed) > MAX_MODEL_ROWS:
             listed = tuple(rows.fastest(listed, MAX_MODEL_ROWS))
+        context = _swarm_context(view, f"{card.short_name} {told.advice.title}", "swarm", text.model_json(dht_prefix))
+        context["description"] = share.model_description(view, model)
+        context["picture"] = f"/og{card.href}.png"
         return self._render(
             "model",
-            _swarm_context(view, f"{card.short_name} {told.advice.title}", "swarm", text.model_json(dht_prefix)),
+            context,
             card=card,
             history=None if history is None else past.model_history_html(history, view.last_seen),
             incident=None if history is None or told.usable else history.open_incident,
@@ -234,6 +243,62 @@ class Pages:
             problem=problem,
         )
 
+    def picture(self, view: View, model: ModelReport | None) -> bytes:
+        """The picture of a model, or of the whole swarm, as PNG: what a link unfolds to."""
+        drawn = share.swarm_picture(view) if model is None else share.model_picture(view, model)
+        return share.png(self._picture.render(picture=drawn))
+
+    def embed(self, view: View, model: ModelReport) -> str:
+        """A card that other sites may show in a frame."""
+        tone, state = share.model_state(view, model)
+        card = share.model_card(view, model)
+        description = share.model_description(view, model)
+        return self._templates["embed"].render(card=card, tone=tone, state=state, description=description)
+
+    def share(self, model: ModelReport, base: str) -> str:
+        """What shows a model elsewhere, to copy. `base` is the monitor's address."""
+        name = text.cut(model.short_name, 60) or "(nameless)"
+        href = text.model_href(model.dht_prefix)
+        return self._render(
+            "share",
+            _context(f"Share {name}", ""),
+            name=name,
+            href=href,
+            badge=href.replace("/models/", "/badge/", 1) + ".svg",
+            snippets=share.snippets(base, model.dht_prefix, model.short_name),
+        )
+
+    def places(self, view: View) -> str | None:
+        """Servers by country and city; None where no location is known or may be shown."""
+        found = places.places(view.snapshot) if view.snapshot is not None and view.show_addresses else []
+        if not found:
+            return None
+        return self._render("places", _swarm_context(view, "Where the servers are", ""), places=found)
+
+    def incident(self, view: View, event: past.Event) -> str:
+        """One incident, under an address that stays."""
+        context = _swarm_context(view, f"{event.name}: {event.state}", "incidents")
+        context["description"] = f"{event.state}, {event.duration}. {event.blocks}. {event.summary}"
+        return self._render("incident", context, event=event, stylesheet=past.stylesheet())
+
+    def docs(
+        self,
+        description: Mapping[str, Any],
+        examples: Mapping[str, Any],
+        fill: Mapping[str, str],
+        *,
+        base: str,
+        rate_limit: int,
+    ) -> str:
+        """The API's documentation; see `docs.operations` for what it is made of."""
+        return self._render(
+            "docs",
+            _context("The API", "docs"),
+            groups=docs.operations(description, examples, fill, base),
+            documents=docs.documents(description),
+            rate_limit=rate_limit,
+        )
+
     def problem(
         self, status: int, title: str, detail: str, near: Sequence[tuple[str, str]] = (), asked: str = ""
     ) -> str:
@@ -271,6 +336,8 @@ def _context(title: str, section: str) -> dict[str, Any]:
         "live": False,
         "notices": (),
         "same": (),
+        "description": "",
+        "picture": "",
     }
 
 
@@ -286,6 +353,8 @@ def _swarm_context(
         "live": True,
         "notices": banner.notices(view),
         "same": same,
+        "description": share.swarm_description(view),
+        "picture": "/og.png",
     }
 
 

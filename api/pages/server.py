@@ -118,7 +118,9 @@ def _location(servers: list[ServerReport]) -> str:
     for server in servers:
         if server.location is not None:
             place = server.location
-            return ", ".join(text.cut(part, 60) for part in (place.city, place.region, place.country) if part)
+            return ", ".join(
+                text.cut(part, 60) for part in (place.city, place.region, place.country_name or place.country) if part
+            )
     return ""
 
 

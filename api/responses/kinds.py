@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from api.http.headers import CORS, HTML, JSON, METRICS_TEXT, OPENMETRICS, SECURITY_HEADERS, SVG, TEXT
+from api.http.headers import CORS, HTML, JSON, METRICS_TEXT, OPENMETRICS, PNG, SECURITY_HEADERS, SVG, TEXT
 from api.responses.prepared import PreparedResponse
 from api.responses.read_through import FRESH_SECONDS
 from shared.text_picture import text_picture
@@ -33,6 +33,21 @@ def document(content: msgspec.Struct, route: str) -> PreparedResponse:
     """Return a JSON document, which caches may keep for as long as this process does."""
     headers = {**CORS, "cache-control": f"public, max-age={FRESH_SECONDS:.0f}"}
     return PreparedResponse.make(msgspec.json.encode(content), JSON, headers=headers, route=route)
+
+
+def picture(png: bytes, route: str) -> PreparedResponse:
+    """Return a picture that any site may show."""
+    return PreparedResponse.make(png, PNG, headers=badge_headers(BADGE_SECONDS), route=route)
+
+
+def framed_page(html: str, route: str) -> PreparedResponse:
+    """Return a page that any site may show in a frame, and that runs no script."""
+    headers = {
+        **SECURITY_HEADERS,
+        "content-security-policy": "default-src 'none'; style-src 'self'; base-uri 'none'; frame-ancestors *",
+        "cache-control": f"public, max-age={BADGE_SECONDS}",
+    }
+    return PreparedResponse.make(html.encode(), HTML, headers=headers, route=route)
 
 
 def badge(svg: str) -> PreparedResponse:

@@ -46,15 +46,32 @@ class ModelSummary(Document):
 
 
 class ModelsDocument(Document):
-    """All models without their servers."""
+    """Models without their servers."""
 
     last_updated: float
     update_period: float
     models: tuple[ModelSummary, ...]
+    total: int
+    """Models that the filters leave, on all pages together."""
+    next: str | None
+    """Path and query of the next page; null on the last."""
     stale: bool
     """Whether this is too old to be taken for the present."""
     age_seconds: int
     """Seconds that this is old at least, in whole update periods."""
+
+
+class ModelsPart(Document):
+    """A page of the list of models where `fields` were chosen."""
+
+    last_updated: float
+    update_period: float
+    models: tuple[dict[str, Any], ...]
+    """Rows with the chosen fields alone."""
+    total: int
+    next: str | None
+    stale: bool
+    age_seconds: int
 
 
 class ModelDocument(ModelSummary):
@@ -103,14 +120,8 @@ class ServerDocument(Document):
     """Seconds that this is old at least, in whole update periods."""
 
 
-def models_document(snapshot: Snapshot, freshness: Freshness = FRESH) -> ModelsDocument:
-    return ModelsDocument(
-        last_updated=snapshot.taken_at,
-        update_period=snapshot.update_period,
-        models=tuple(ModelSummary(**_summary(model)) for model in snapshot.models),
-        stale=freshness.stale,
-        age_seconds=freshness.at_least,
-    )
+def model_summary(model: ModelReport) -> ModelSummary:
+    return ModelSummary(**_summary(model))
 
 
 def model_document(

@@ -21,7 +21,18 @@ def schemas(documents: Iterable[type[msgspec.Struct]], ref_template: str) -> dic
     for struct in _structs(listed):
         for field, words in _field_docs(struct).items():
             found[struct.__name__]["properties"][field].setdefault("description", words)
-    return found
+    return {name: _plain(schema) for name, schema in found.items()}
+
+
+def _plain(schema: Any) -> Any:
+    """Leave out `"items": false` of tuples, which `maxItems` says too: not all generators of clients can read it."""
+    if isinstance(schema, dict):
+        return {
+            key: _plain(value)
+            for key, value in schema.items()
+            if not (key == "items" and value is False and "maxItems" in schema)
+        }
+    return [_plain(one) for one in schema] if isinstance(schema, list) else schema
 
 
 def _structs(documents: Iterable[type[msgspec.Struct]]) -> Iterator[type[msgspec.Struct]]:

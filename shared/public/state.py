@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 from msgspec import UNSET, Meta, UnsetType
 
@@ -16,6 +16,7 @@ from shared.snapshot import SCHEMA_VERSION, ModelState, PeerState, Verdict
 if TYPE_CHECKING:
     from shared import snapshot as domain
 
+T = TypeVar("T")
 Pings = dict[str, float | None]
 """Seconds by peer id; null where a ping was not answered."""
 AnnouncedState = Annotated[PeerState, Meta(extra_json_schema={"enum": ["online", "joining", "offline"]})]
@@ -61,11 +62,19 @@ class Adapter(Document):
 
 
 class PeerLocation(Document):
-    """Where the server is, by its IP address; empty where that is not known."""
+    """Where the server is, by its IP address, under the names that ip-api.com uses; empty where that is not known."""
 
+    status: Literal["success"] | UnsetType = UNSET
     country: str | UnsetType | None = UNSET
+    """Its name; its code where the database has no name."""
     region: str | UnsetType | None = UNSET
     city: str | UnsetType | None = UNSET
+    countryCode: str | UnsetType | None = UNSET  # noqa: N815 - the name that readers expect
+    """ISO 3166."""
+    lat: float | UnsetType = UNSET
+    """Degrees, to a tenth; absent where not known, as the two that follow."""
+    lon: float | UnsetType = UNSET
+    isp: str | UnsetType = UNSET
 
 
 class PeerIpInfo(Document):
@@ -276,9 +285,22 @@ def _model_report(model: domain.ModelReport, show_addresses: bool) -> ModelRepor
     )
 
 
+def _told(value: T | None) -> T | UnsetType:
+    return UNSET if value is None else value
+
+
 def _peer_ip_info(server: domain.ServerReport) -> PeerIpInfo:
     place = server.location
-    location = (
-        PeerLocation() if place is None else PeerLocation(country=place.country, region=place.region, city=place.city)
+    if place is None:
+        return PeerIpInfo(location=PeerLocation(), multiaddrs=server.multiaddrs)
+    location = PeerLocation(
+        status="success",
+        country=place.country_name or place.country,
+        region=place.region,
+        city=place.city,
+        countryCode=place.country,
+        lat=_told(place.lat),
+        lon=_told(place.lon),
+        isp=_told(place.isp),
     )
     return PeerIpInfo(location=location, multiaddrs=server.multiaddrs)

@@ -47,8 +47,8 @@ async def crawl(redis, *snapshots):
 
 
 @asynccontextmanager
-async def client_of(redis_url, *, ready=True):
-    async with serve(redis_url) as base, httpx.AsyncClient(base_url=base) as http:
+async def client_of(redis_url, *, ready=True, **settings):
+    async with serve(redis_url, **settings) as base, httpx.AsyncClient(base_url=base) as http:
         if ready:
             async with asyncio.timeout(8):
                 while (await http.get("/api/v1/state")).status_code != 200:

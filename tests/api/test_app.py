@@ -124,7 +124,10 @@ async def test_the_state_has_the_names_and_shapes_that_clients_read(client, publ
     other = next(row for row in report["server_rows"] if row["peer_id"] == peer_id(2))
     assert first["short_peer_id"] == "..." + peer_id(1)[-6:]
     assert first["peer_ip_info"] == {
-        "location": {"country": "NL", "region": None, "city": "Utrecht"}, "multiaddrs": ["/ip4/192.0.2.1/tcp/1"],
+        "location": {
+            "status": "success", "country": "NL", "region": None, "city": "Utrecht", "countryCode": "NL",
+        },
+        "multiaddrs": ["/ip4/192.0.2.1/tcp/1"],
     }  # fmt: skip
     assert other["peer_ip_info"] == "unknown"
     assert (first["state"], other["state"]) == ("online", "unreachable")

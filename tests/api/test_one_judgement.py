@@ -8,6 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from api.lists.forms import Form
+from api.lists.pages import ListPages
+from api.lists.query import parse_query
+from api.lists.tables import MODELS, SERVERS
 from api.metrics.exposition import Collected, exposition
 from api.metrics.legacy import LegacyCollector
 from api.metrics.swarm import AgeCollector, SwarmCollector
@@ -18,7 +22,7 @@ from api.pages.history import FirstSeen
 from api.responses.per_snapshot import Renderer
 from shared.incidents import Incident
 from shared.public.incidents import incidents_document
-from shared.public.models import model_document, models_document
+from shared.public.models import model_document
 from shared.public.state import state_document
 from shared.snapshot import ModelState, PeerState
 from shared.text_picture import text_picture
@@ -63,7 +67,12 @@ def surfaces(snapshot, incidents, age):
     found["/api/v1/incidents"] = msgspec.json.encode(
         incidents_document(incidents, 1000, snapshot, view.freshness)
     ).decode()
-    found["/api/v1/models"] = msgspec.json.encode(models_document(snapshot, view.freshness)).decode()
+    for table in (MODELS, SERVERS):
+        path = f"/api/v1/{table.name}"
+        listed = ListPages(show_addresses=True).page(
+            table, snapshot, parse_query(table, b""), freshness=view.freshness, form=Form.JSON, path=path
+        )
+        found[path] = listed.content.decode()
     for number, model in enumerate(snapshot.models):
         found[f"/models/{number}"] = PAGES.model(view, model.dht_prefix)
         for server in model.servers:

@@ -90,6 +90,10 @@ def validator(schema):
 PATHS = [
     ("/api/v1/state", "/api/v1/state"),
     ("/api/v1/models", "/api/v1/models"),
+    ("/api/v1/models", "/api/v1/models?fields=name,state"),
+    ("/api/v1/servers", "/api/v1/servers?limit=1"),
+    ("/api/v1/servers", "/api/v1/servers?fields=peer_id&sort=-throughput"),
+    ("/api/v1/servers", "/api/v1/servers?color=1"),
     ("/api/v1/models/{dht_prefix}", "/api/v1/models/lab/demo"),
     ("/api/v1/servers/{peer_id}", f"/api/v1/servers/{peer_id(1)}"),
     ("/api/v1/servers/{peer_id}", f"/api/v1/servers/{peer_id(3)}"),
@@ -152,6 +156,16 @@ async def test_a_positive_answer_about_a_peer_is_as_described():
 
 
 MEDIA = [
+    ("/places", "/places"),
+    ("/og.png", "/og.png"),
+    ("/og/models/{dht_prefix}.png", "/og/models/lab/demo.png"),
+    ("/og/models/{dht_prefix}.png", "/og/models/nobody.png"),
+    ("/embed/models/{dht_prefix}", "/embed/models/lab/demo"),
+    ("/share/models/{dht_prefix}", "/share/models/lab/demo"),
+    ("/i/{incident_id}", "/i/nothing"),
+    ("/favicon.ico", "/favicon.ico"),
+    ("/robots.txt", "/robots.txt"),
+    *((path, path) for kind in ("servers", "models") for path in (f"/api/v1/{kind}.csv", f"/api/v1/{kind}.ndjson")),
     ("/badge/{dht_prefix}.svg", f"/badge/{quote('lab/demo', safe='')}.svg"),
     ("/badge/{dht_prefix}.svg", "/badge/nobody.svg"),
     ("/incidents.atom", "/incidents.atom"),
@@ -169,6 +183,7 @@ MEDIA = [
     ("/data/{name}", "/data/crawls-2026-02-31.csv.gz"),
     ("/models/{dht_prefix}", "/models/nobody"),
     ("/servers/{peer_id}", f"/servers/{peer_id(1)}"),
+    ("/docs", "/docs"),
     ("/check", "/check"),
     ("/check", f"/check?peer_id={peer_id(1)}"),
     ("/check/{peer_id}", "/check/abc"),

@@ -15,11 +15,13 @@ import uvicorn
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect, sync_playwright
 from starlette.applications import Starlette
-from starlette.responses import HTMLResponse, StreamingResponse
+from starlette.responses import HTMLResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from api.endpoints import openapi
 from api.pages import Pages
+from api.pages.badge import UNKNOWN
 from api.pages.render import STATIC_DIR
 from api.pages.search import make_search
 from deploy.embedded_redis import free_port
@@ -58,6 +60,7 @@ class Site:
             Route("/servers/{peer_id:path}", self.server),
             Route("/fixed/{name}", self.fixed_page),
             Route("/events", self.events),
+            Route("/badge/{dht_prefix:path}.svg", self.badge),
             Mount("/static", StaticFiles(directory=STATIC_DIR)),
         ]
         self.port = free_port()
@@ -85,6 +88,9 @@ class Site:
 
     async def server(self, request):
         return self._html(self.pages.server(self.view, request.path_params["peer_id"]))
+
+    async def badge(self, request):
+        return Response(UNKNOWN.svg(), media_type="image/svg+xml")
 
     async def fixed_page(self, request):
         return self._html(self.fixed[request.path_params["name"]])
@@ -140,6 +146,13 @@ def _fixed_pages(pages):
     }
     for name, outcome in outcomes.items():
         views[f"check-{name}"] = pages.check(peer_id=checked, answer=made.check_view(*outcome), problem=None)
+    for name, snapshot in (("docs", small), ("hostile-docs", hostile.snapshot), ("docs-waiting", None)):
+        answers, fill = openapi.examples(snapshot, (), show_addresses=True)
+        views[name] = pages.docs(openapi.describe(), answers, fill, base="https://example.org", rate_limit=120)
+    views["places"] = pages.places(made.make_view(small))
+    views["share"] = pages.share(small.models[0], "https://example.org")
+    views["card"] = pages.embed(made.make_view(small), small.models[0])
+    views["hostile-card"] = pages.embed(hostile, hostile.snapshot.models[0])
     return {name: text for name, text in views.items() if text is not None}
 
 
@@ -169,6 +182,7 @@ FIXED = [
     *("waiting", "failed", "stale", "private-empty", "hostile", "hostile-model", "hostile-server"),
     *("unreachable-server", "problem", "check", "check-refused", "glossary", "help", "hostile-help", "search"),
     *("data", "report"),
+    *("docs", "hostile-docs", "docs-waiting", "places", "share", "card", "hostile-card"),
     *("check-reached", "check-timed-out", "check-joining", "check-unknown"),
 ]
 PATHS = ["/", "/models/StableBeluga2-hf", "/models/falcon-180B-chat", *(f"/fixed/{name}" for name in FIXED)]

@@ -14,22 +14,27 @@ from tests.fakes import model, server, snapshot
 def database(tmp_path):
     writer = MMDBWriter(ip_version=6, ipv4_compatible=True)
     place = {
-        "country": {"iso_code": "NL"},
+        "country": {"iso_code": "NL", "names": {"en": "Netherlands"}},
+        "location": {"latitude": 52.0908, "longitude": 5.2333},
+        "traits": {"isp": "Example\u202e Net"},
         "subdivisions": [{"names": {"en": "Utrecht"}}],
         "city": {"names": {"en": "Zeist\u202e"}},
     }
     writer.insert_network(IPSet(["8.8.8.0/24", "10.0.0.0/8"]), place)
-    writer.insert_network(IPSet(["9.9.9.0/24"]), {"city": {"names": []}})
+    junk = {"city": {"names": []}, "country": "NL", "location": {"latitude": 1e9, "longitude": "x"}, "traits": 1}
+    writer.insert_network(IPSet(["9.9.9.0/24"]), junk)
     path = tmp_path / "places.mmdb"
     writer.to_db_file(str(path))
     return GeoDatabase.open(path)
 
 
 def test_a_direct_public_address_has_a_location(database):
-    """Names are cleaned like all text from outside."""
+    """Names are cleaned like all text from outside; coordinates are no finer than a city."""
     report = server(1, 0, 8, multiaddrs=("/ip4/10.1.2.3/tcp/1", "/ip4/8.8.8.8/tcp/31337"))
     located = database.with_locations(snapshot(model(servers=(report,))))
-    assert located.models[0].servers[0].location == Location("NL", "Utrecht", "Zeist")
+    assert located.models[0].servers[0].location == Location(
+        "NL", "Utrecht", "Zeist", country_name="Netherlands", lat=52.1, lon=5.2, isp="Example Net"
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,122 @@
+"""This module writes a page of a list as JSON, NDJSON or CSV, and tells which of them a client asks for."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from api.http.headers import JSON
+from shared.words import clean
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+
+class Form(StrEnum):
+    """A form of a list, by the suffix of its path."""
+
+    JSON = "json"
+    NDJSON = "ndjson"
+    CSV = "csv"
+
+
+MEDIA_TYPES = {Form.JSON: JSON, Form.NDJSON: "application/x-ndjson", Form.CSV: "text/csv"}
+_ASKED = {"application/json": Form.JSON, "application/x-ndjson": Form.NDJSON, "application/ndjson": Form.NDJSON,
+          "application/jsonl": Form.NDJSON, "text/csv": Form.CSV}  # fmt: skip
+MAX_ACCEPT = 1_000
+"""Characters of an Accept header that are read."""
+_FORMULA = re.compile(r"(^|;)(?=\s*[=+\-@＝＋－＠])")
+"""Where a spreadsheet would begin to calculate: at the start of a cell, with either separator of cells."""
+_BEGINS_ONE = frozenset(" =+-@＝＋－＠")
+"""First characters of text that `_FORMULA` may change; `clean` leaves no other white space."""
+
+
+def form_of(path: str, accept: str) -> Form:
+    """Return the form that the path's suffix names; else the one that the client likes most, JSON first."""
+    suffix = path.rpartition("/")[2].rpartition(".")[2]
+    if suffix in tuple(Form):
+        return Form(suffix)
+    best, weight = Form.JSON, 0.0
+    for item in accept[:MAX_ACCEPT].lower().split(","):
+        name, *parameters = (part.strip() for part in item.split(";"))
+        form = _ASKED.get(name)
+        liked = _weight(parameters)
+        if form is not None and (liked > weight or (liked == weight and form is Form.JSON)):
+            best, weight = form, liked
+    return best
+
+
+def _weight(parameters: Iterable[str]) -> float:
+    for parameter in parameters:
+        if parameter.startswith("q="):
+            try:
+                return float(parameter[2:])
+            except ValueError:
+                return 0.0
+    return 1.0
+
+
+def chosen(entries: Iterable[msgspec.Struct], fields: Sequence[str]) -> tuple[dict[str, Any], ...]:
+    """Return the entries with these fields alone."""
+    return tuple({field: getattr(entry, field) for field in fields} for entry in entries)
+
+
+def ndjson(entries: Iterable[Any]) -> bytes:
+    """Return a line of JSON for each entry."""
+    return msgspec.json.Encoder().encode_lines(entries)
+
+
+def as_csv(entries: Iterable[msgspec.Struct], kind: type[msgspec.Struct], fields: Sequence[str]) -> bytes:
+    """Return a table (RFC 4180) with a row of names first, for entries of this kind.
+
+    A struct in a field becomes a column for each of its fields, several values become one with spaces between them,
+    null an empty cell. No cell begins what a spreadsheet would take for a formula.
+    """
+    out = io.StringIO()
+    writer = csv.writer(out, quoting=csv.QUOTE_MINIMAL)
+    inner = {
+        field.name: field.type.__struct_fields__
+        for field in msgspec.structs.fields(kind)
+        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct)
+    }
+    writer.writerow([f"{field}_{name}" if name else field for field in fields for name in inner.get(field, ("",))])
+    writer.writerows([_cell(value) for value in _values(entry, fields, inner)] for entry in entries)
+    return out.getvalue().encode()
+
+
+def _values(entry: msgspec.Struct, fields: Sequence[str], inner: dict[str, tuple[str, ...]]) -> Iterator[Any]:
+    for field in fields:
+        value = getattr(entry, field)
+        names = inner.get(field)
+        if names is None:
+            yield value
+        else:
+            yield from (getattr(value, name) for name in names)
+
+
+def _cell(value: Any) -> Any:
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case None:
+            return ""
+        case float():
+            return value if math.isfinite(value) else ""
+        case int():
+            return value
+        case tuple():
+            return harmless(" ".join(value))
+        case _:
+            return harmless(f"{value}")
+
+
+def harmless(text: str) -> str:
+    """Return text that no spreadsheet takes for a formula: an apostrophe stands before what would begin one."""
+    text = clean(text)
+    return _FORMULA.sub(r"\1'", text) if text[:1] in _BEGINS_ONE or ";" in text else text

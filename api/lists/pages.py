@@ -1,0 +1,76 @@
+"""This module makes the pages of lists, and keeps the index of each table for as long as its snapshot is the newest."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from api.http.headers import CORS
+from api.lists import forms
+from api.lists.forms import MEDIA_TYPES, Form
+from api.lists.index import Index
+from api.lists.query import bad_cursor
+from api.responses.kinds import BY_ACCEPT
+from api.responses.prepared import PreparedResponse
+from api.responses.read_through import FRESH_SECONDS
+
+if TYPE_CHECKING:
+    from api.lists.index import Table
+    from api.lists.query import ListQuery
+    from shared.judgement.freshness import Freshness
+    from shared.snapshot import Snapshot
+
+
+class ListPages:
+    """Makes pages of lists. For one thread at a time: the one that renders (`api.responses.on_demand`)."""
+
+    def __init__(self, *, show_addresses: bool) -> None:
+        self._show_addresses = show_addresses
+        self._indexes: dict[str, Index[Any]] = {}
+
+    def page(
+        self, table: Table[Any], snapshot: Snapshot, query: ListQuery, *, freshness: Freshness, form: Form, path: str
+    ) -> PreparedResponse:
+        """Return a page of the table. Raises a 400 `Problem` for a cursor that is none."""
+        try:
+            page = self._index(table, snapshot).page(query.question)
+        except TypeError as error:
+            raise bad_cursor() from error
+        following = None if page.next is None else f"{path}?{query.text(page.next)}"
+        headers = {
+            **CORS,
+            "cache-control": f"public, max-age={FRESH_SECONDS:.0f}",
+            "x-content-type-options": "nosniff",
+            **({} if following is None else {"link": f'<{following}>; rel="next"'}),
+        }
+        if form is Form.CSV:
+            headers["content-disposition"] = f'inline; filename="{table.name}.csv"'
+        entries = tuple(map(table.entry, page.rows))
+        if form is Form.CSV:
+            content = forms.as_csv(entries, table.kind, query.fields or table.fields)
+        else:
+            rows: tuple[Any, ...] = forms.chosen(entries, query.fields) if query.fields else entries
+            if form is Form.NDJSON:
+                content = forms.ndjson(rows)
+            else:
+                document = table.part if query.fields else table.document
+                content = msgspec.json.encode(
+                    document(
+                        last_updated=snapshot.taken_at,
+                        update_period=snapshot.update_period,
+                        total=page.total,
+                        next=following,
+                        stale=freshness.stale,
+                        age_seconds=freshness.at_least,
+                        **{table.name: rows},
+                    )
+                )
+        return PreparedResponse.make(content, MEDIA_TYPES[form], headers=headers, vary=BY_ACCEPT, route=path)
+
+    def _index(self, table: Table[Any], snapshot: Snapshot) -> Index[Any]:
+        known = self._indexes.get(table.name)
+        if known is None or known.snapshot is not snapshot:
+            known = Index(table, snapshot, show_addresses=self._show_addresses)
+            self._indexes[table.name] = known
+        return known

@@ -1,0 +1,147 @@
+"""This module prepares what is shown of the swarm elsewhere: pictures and cards with the state at their time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import resvg_py
+
+from api.pages import text
+from api.pages.banner import headline
+from api.pages.cards import Card, make_card
+from shared.advice.models import ModelAdvice, model_advice
+
+if TYPE_CHECKING:
+    from api.pages.view import View
+    from shared.snapshot import ModelReport
+
+WIDTH, HEIGHT = 1200, 630
+STRIP_WIDTH = 1040
+MAX_RUNS = 300
+"""Stretches of blocks that a picture draws."""
+MAX_LINE = 62
+"""Characters of a line of a picture."""
+_FAMILY = "Lato"
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What a picture says."""
+
+    tone: str
+    name: str
+    state: str
+    words: list[str]
+    strip: list[tuple[float, float, str]]
+    """(x, width, level) of each stretch of blocks, in pixels."""
+    as_of: str
+
+
+@dataclass(frozen=True, slots=True)
+class Snippet:
+    """Text to copy."""
+
+    title: str
+    code: str
+
+
+def swarm_picture(view: View) -> Picture:
+    """Return the picture of the whole swarm."""
+    found = headline(view)
+    return Picture(found.tone, "Petals swarm", found.title, _lines(found.text), [], _as_of(view))
+
+
+def model_picture(view: View, model: ModelReport) -> Picture:
+    """Return the picture of a model."""
+    card = model_card(view, model)
+    tone, state = model_state(view, model)
+    parts = card.strip.parts[:MAX_RUNS]
+    strip = [
+        (float(part.x.rstrip("%")) / 100 * STRIP_WIDTH, float(part.width.rstrip("%")) / 100 * STRIP_WIDTH, part.level)
+        for part in parts
+    ]
+    return Picture(
+        tone, text.cut(model.short_name, 40) or "(nameless)", state, [_counted(view, model)], strip, _as_of(view)
+    )
+
+
+def model_card(view: View, model: ModelReport) -> Card:
+    """Return a model without its servers."""
+    return make_card(model, _told(view, model), max_rows=0, stale=view.stale)
+
+
+def model_state(view: View, model: ModelReport) -> tuple[str, str]:
+    """Return a model's tone and state in words; of an old snapshot neither good nor in the present."""
+    advice = _told(view, model).advice
+    return advice.tone, advice.title
+
+
+def _told(view: View, model: ModelReport) -> ModelAdvice:
+    snapshot = view.shown or view.snapshot
+    assert snapshot is not None  # noqa: S101 - the model is of it
+    return model_advice(model, snapshot, view.now, stale=view.stale)
+
+
+def model_description(view: View, model: ModelReport) -> str:
+    """Return a model's state at that time, in a sentence or two."""
+    state = model_state(view, model)[1]
+    return f"{text.cut(model.name, 60) or '(nameless)'}: {state}. {_counted(view, model)} {_as_of(view)}."
+
+
+def swarm_description(view: View) -> str:
+    """Return the swarm's state at that time, in a few sentences."""
+    found = headline(view)
+    return f"{found.title}. {found.text} {_as_of(view)}".strip()
+
+
+def png(svg: str) -> bytes:
+    """Return the picture as PNG. Nothing but the markup and the packaged font is read."""
+    return bytes(
+        resvg_py.svg_to_bytes(
+            svg_string=svg, skip_system_fonts=True, font_files=_fonts(), font_family=_FAMILY, sans_serif_family=_FAMILY
+        )
+    )
+
+
+def snippets(base: str, dht_prefix: str, name: str) -> list[Snippet]:
+    """Return what shows a model elsewhere: badges in Markdown, HTML and for Discord, and the card."""
+    prefix = quote(dht_prefix, safe="")
+    page, badge, card = f"{base}/models/{prefix}", f"{base}/badge/{prefix}.svg", f"{base}/embed/models/{prefix}"
+    label = "".join(char for char in text.cut(name, 60) if char not in '[]()<>"&`*_\\') or "model"
+    return [
+        Snippet("Markdown", f"[![{label}]({badge})]({page})"),
+        Snippet("HTML", f'<a href="{page}"><img src="{badge}" alt="{label}"></a>'),
+        Snippet("Discord", f"**{label}**: {page}"),
+        Snippet("Card", f'<iframe src="{card}" title="{label}" width="420" height="190" loading="lazy"></iframe>'),
+    ]
+
+
+@cache
+def _fonts() -> list[str]:
+    # The package's own module imports what newer versions of setuptools do not bring: its files are enough.
+    found = find_spec("font_lato")
+    folder = Path(found.origin).parent / "files" if found is not None and found.origin is not None else Path()
+    return [str(folder / f"Lato-{weight}.ttf") for weight in ("Regular", "Bold")]
+
+
+def _counted(view: View, model: ModelReport) -> str:
+    card = model_card(view, model)
+    return f"{card.covered} of {text.count(card.num_blocks, 'block')} served, {card.num_online} servers online."
+
+
+def _as_of(view: View) -> str:
+    return "" if view.snapshot is None else f"As of {text.utc(view.snapshot.taken_at):%Y-%m-%d %H:%M} UTC"
+
+
+def _lines(words: str) -> list[str]:
+    lines = [""]
+    for word in words.split():
+        if len(lines[-1]) + len(word) >= MAX_LINE:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+    return [text.cut(line, MAX_LINE) for line in lines[:3]]
