@@ -107,6 +107,10 @@ bench-floods: $(DEV_INSTALLED)  ## What floods of fake servers and models cost a
 bench-start: $(INSTALLED)  ## From the command to a page that shows servers: where the seconds go
 	$(BIN)/python -m tests.bench.start $(ARGS)
 
+.PHONY: bench-inference
+bench-inference: $(INSTALLED)  ## What inference checks of 1,000 servers cost the crawler
+	$(BIN)/python -m tests.bench.inference $(ARGS)
+
 .PHONY: bench-memory
 bench-memory: $(INSTALLED)  ## What each part of a monitor holds, with 60 and with 10,000 servers
 	$(BIN)/python -m tests.bench.memory $(ARGS)

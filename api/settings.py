@@ -69,6 +69,12 @@ class ApiSettings(ExportSettings):
     rate_limit: int = Field(
         120, ge=0, description="is_reachable requests per minute and IPv4 address or IPv6 /64; 0: no limit."
     )
+    on_demand_inference: Literal["on", "off"] = Field(
+        "on", description="Whether `?inference=1` and the page of a check let a server compute two tokens."
+    )
+    inference_rate_limit: int = Field(
+        6, ge=1, description="Inference checks on demand per minute and IPv4 address or IPv6 /64."
+    )
     per_server_metrics: Literal["off", "on"] = Field(
         "off", description="Whether /metrics/servers has series for each server: thousands, in a large swarm."
     )

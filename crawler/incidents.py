@@ -3,6 +3,8 @@
 An incident opens at the second crawl in a row that finds a model broken, and starts with the first of them; it ends in
 the same way. A crawl that could not judge the model (it failed, or too many DHT keys did not answer) counts for
 neither. Only a model that was healthy before, or an official one that has servers, can have an incident.
+
+A model whose blocks all have servers counts as broken, too, when two chains of inference in a row gave no token.
 """
 
 from __future__ import annotations
@@ -12,12 +14,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from shared.incidents import Fate, Incident, LostBlocks, LostServer, Outcome, checked
+from shared.incidents import MAX_UNUSABLE_CHARS, Fate, Incident, LostBlocks, LostServer, Outcome, checked
 from shared.judgement.coverage import coverage
+from shared.judgement.usability import gives_tokens
 from shared.snapshot import MAX_BLOCKS, MAX_UNIX_SECONDS, ModelReport, ModelState, PeerState
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from shared.inference import Usability
 
 CRAWLS_TO_OPEN = 2
 CRAWLS_TO_CLOSE = 2
@@ -54,6 +59,8 @@ class Watch(msgspec.Struct, frozen=True):
     healthy_since: float = 0.0
     suspected: Incident | None = None
     """The incident that opens if the next crawl finds the model broken too."""
+    unusable_since: float = 0.0
+    """When the first of the chains began that gave no token; 0 where the latest gave one."""
     incident: Incident | None = None
 
     @property
@@ -82,7 +89,8 @@ def decode_watch(data: bytes) -> Watch:
         raise ValueError("nested too deep") from error
     if not 0 < watch.num_blocks <= MAX_BLOCKS:
         raise ValueError(f"num_blocks {watch.num_blocks} is out of range")
-    if not all(0 <= at <= MAX_UNIX_SECONDS for at in (watch.last_served, watch.last_healthy or 0, watch.healthy_since)):
+    times = (watch.last_served, watch.last_healthy or 0, watch.healthy_since, watch.unusable_since)
+    if not all(0 <= at <= MAX_UNIX_SECONDS for at in times):
         raise ValueError("a time is out of range")
     for incident in (watch.suspected, watch.incident):
         if incident is not None:
@@ -130,8 +138,26 @@ def step(
     )
     if state is None:
         return watch, None
-    if state is ModelState.HEALTHY:
-        return _found_healthy(watch, model, at)
+    if state is ModelState.BROKEN or model.usability is None:
+        watch = msgspec.structs.replace(watch, unusable_since=0.0)
+        return _found_broken(watch, model, at) if state is ModelState.BROKEN else _found_healthy(watch, model, at)
+    return _found_served(watch, model, model.usability, at)
+
+
+def _found_served(
+    watch: Watch, model: ModelReport, proved: Usability, at: float
+) -> tuple[Watch | None, Incident | None]:
+    """Take a crawl that found servers for all blocks, of which it is proved whether they compute."""
+    tokens = gives_tokens(model)
+    if tokens:
+        return _found_healthy(msgspec.structs.replace(watch, unusable_since=0.0), model, at)
+    if tokens is None:  # nobody could look: no reason to end an incident
+        last = watch.incident or watch.suspected
+        return (watch, None) if last is not None and last.unusable is not None else _found_healthy(watch, model, at)
+    began = min(watch.unusable_since or proved.checked_at, proved.checked_at)
+    watch = msgspec.structs.replace(watch, unusable_since=max(0.0, began))
+    if proved.checked_at <= began and watch.incident is None:
+        return watch, None  # one chain alone counts for neither
     return _found_broken(watch, model, at)
 
 
@@ -217,7 +243,12 @@ def _suspect(watch: Watch, model: ModelReport, covered: int, at: float) -> Incid
         last_healthy=watch.last_healthy,
         cause=tuple(stretches[:MAX_LOST_BLOCKS]),
         more_blocks=max(0, len(stretches) - MAX_LOST_BLOCKS),
+        unusable=None if stretches else _why(model),
     )
+
+
+def _why(model: ModelReport) -> str:
+    return "" if model.usability is None else (model.usability.reason or "")[:MAX_UNUSABLE_CHARS]
 
 
 def _lost(held: Sequence[Held], model: ModelReport, start: int, end: int) -> LostBlocks:

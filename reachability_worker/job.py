@@ -12,7 +12,7 @@ import msgspec
 from shared import request_id, tracing
 from shared.inference import InferenceRequest
 from shared.peer_id import BadPeerIdError, parse_peer_id
-from shared.reachability import CHECK_FUNCTION
+from shared.reachability import CHECK_FUNCTION, job_subject
 
 MAX_JOB_BYTES = 16 * 1024
 ANSWER_RESERVE = 0.3
@@ -80,6 +80,6 @@ def read_job(job_id: str, packed: bytes) -> tuple[str, InferenceRequest | None]:
         raise BadJobError(f"not one peer id and blocks: {error}") from error
     if inference is not None and inference.start >= inference.end:
         raise BadJobError("no blocks to compute")
-    if job_id.rpartition("-")[0] != peer_id:
+    if job_id.rpartition("-")[0] != job_subject(peer_id, inference=inference is not None):
         raise BadJobError("the job's id names another peer")
     return peer_id, inference

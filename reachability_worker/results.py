@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import structlog
 from redis.exceptions import RedisError
 
+from shared.inference import ON_DEMAND_REUSE
 from shared.reachability import REPLIES_KEPT, Answer, DialOutcome, encode_answer
 from shared.snapshot import Verdict
 from shared.store import keys, stored
@@ -64,6 +65,8 @@ class Results:
     ) -> None:
         """Queue a check's answer. An unknown verdict is answered but not reused."""
         reuse_ms = 0 if outcome.verdict is Verdict.UNKNOWN else self._reuse_ms
+        if inference is not None:
+            reuse_ms = int(ON_DEMAND_REUSE * 1000)
         answer = Answer(check.peer_id, self._vantage, self._now(), outcome, check.request_id, traceparent, inference)
         self._finished.put_nowait(_Finished(check, encode_answer(answer), reuse_ms))
 

@@ -73,12 +73,16 @@ class Incident(msgspec.Struct, frozen=True):
     cause: tuple[LostBlocks, ...] = ()
     more_blocks: int = 0
     """Stretches of blocks left out of `cause`."""
+    unusable: str | None = None
+    """Why no token came out, where each block had a server; None where blocks had none."""
 
     @property
     def updated(self) -> float:
         return self.start if self.end is None else self.end
 
 
+MAX_UNUSABLE_CHARS = 300
+"""Of `Incident.unusable`."""
 MAX_NAMED = 6
 """Servers of a stretch of blocks that `summary` names."""
 _FATES = {
@@ -92,6 +96,9 @@ _FATES = {
 
 def summary(incident: Incident) -> str:
     """Return the cause in words, without any markup."""
+    if incident.unusable is not None:
+        why = _visible(incident.unusable)
+        return "Its servers answer, but do not compute: no token comes out" + (f" ({why})." if why else ".")
     if incident.last_healthy is None:
         return "No crawl has found this model healthy yet: some of its blocks have no server."
     sentences = [_stretch(lost) for lost in incident.cause]
@@ -142,4 +149,6 @@ def checked(incident: Incident) -> Incident:
     blocks = (incident.num_blocks, incident.covered_blocks, incident.more_blocks)
     if not all(0 <= count <= MAX_BLOCKS for count in blocks):
         raise ValueError("not an incident: blocks are out of range")
+    if len(incident.unusable or "") > MAX_UNUSABLE_CHARS:
+        raise ValueError("not an incident: its reason is too long")
     return incident

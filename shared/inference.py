@@ -14,6 +14,7 @@ import msgspec
 MAX_DETAIL_CHARS = 300
 MAX_BLOCKS = 1000
 """That one request may name."""
+MAX_PREFIX = 200
 
 
 class InferenceOutcome(StrEnum):
@@ -112,9 +113,13 @@ class Usability(msgspec.Struct, frozen=True, gc=False):
     seconds_per_token: float | None = None
 
 
+ON_DEMAND_REUSE = 60.0
+"""Seconds for which an inference check that somebody asked for answers all who ask for the same."""
+
+
 class InferenceRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a queued check is asked to compute besides looking: blocks `start <= block < end` of a model."""
 
-    dht_prefix: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+    dht_prefix: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_PREFIX)]
     start: Annotated[int, msgspec.Meta(ge=0, lt=MAX_BLOCKS)]
     end: Annotated[int, msgspec.Meta(gt=0, le=MAX_BLOCKS)]

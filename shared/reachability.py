@@ -286,6 +286,14 @@ class Answer(msgspec.Struct, frozen=True):
     """What a step of inference showed, where one was asked for and the peer was reached."""
 
 
+def job_subject(peer_id: str, *, inference: bool) -> str:
+    """Return what a job is about: its id is this and a nonce, its verdict and its in-flight key are named so.
+
+    So a verdict of a look alone never answers who asks for a computation, and a server never computes for two at once.
+    """
+    return f"{peer_id}-inference" if inference else peer_id
+
+
 _DECISIVE = (Verdict.REACHABLE, Verdict.UNREACHABLE, Verdict.UNKNOWN)
 
 
@@ -312,7 +320,9 @@ def decode_answer(data: bytes) -> Answer:
         raise ValueError("not an answer: nested too deep") from error
     if re.fullmatch(VANTAGE_PATTERN, answer.vantage) is None or not answer.peer_id:
         raise ValueError("not an answer: no vantage point or no peer")
-    times = (answer.checked_at, answer.outcome.rtt or 0.0, *answer.outcome.durations.values())
+    times = [answer.checked_at, answer.outcome.rtt or 0.0, *answer.outcome.durations.values()]
+    if (found := answer.inference) is not None:
+        times += [found.checked_at, found.seconds_first_step or 0.0, found.seconds_per_step or 0.0]
     if not all(0 <= seconds <= MAX_UNIX_SECONDS for seconds in times):
         raise ValueError("not an answer: a time is out of range")
     return answer

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from shared import words
 from shared.judgement.freshness import FRESH, Freshness
 from shared.judgement.swarm import swarm_state
+from shared.judgement.usability import does_not_compute
 from shared.peer_id import short_peer_id
 from shared.snapshot import PeerState
 
@@ -15,12 +16,15 @@ if TYPE_CHECKING:
     from shared.snapshot import ModelReport, Snapshot
 
 _CHARACTER = {PeerState.ONLINE: "#", PeerState.JOINING: "J", PeerState.UNREACHABLE: "?", PeerState.OFFLINE: "_"}
+SILENT = "X"
+"""Of a server that is online and does not compute."""
 _ANSI = {PeerState.ONLINE: "32", PeerState.JOINING: "33", PeerState.UNREACHABLE: "31", PeerState.OFFLINE: "90"}
 
 LEGEND = """\
 Legend:
 
 # - online
+X - online      (but does not compute)
 J - joining     (loading blocks)
 ? - unreachable (port forwarding/NAT/firewall issues, see below)
 _ - offline     (just disconnected)
@@ -76,9 +80,11 @@ def _model_lines(model: ModelReport, *, color: bool) -> list[str]:
     labels = [f"{short_peer_id(server.peer_id)}, {server.throughput:.1f} RPS" for server in model.servers]
     width = max(map(len, labels), default=0)
     for label, server in zip(labels, model.servers, strict=True):
-        served = _CHARACTER[server.state] * server.span.length
+        silent = does_not_compute(server)
+        served = (SILENT if silent else _CHARACTER[server.state]) * server.span.length
         if color:
-            served = f"\x1b[{_ANSI[server.state]}m{served}\x1b[0m"
+            color_code = _ANSI[PeerState.UNREACHABLE if silent else server.state]
+            served = f"\x1b[{color_code}m{served}\x1b[0m"
         left, right = " " * server.span.start, " " * (model.num_blocks - server.span.end)
         relayed = " (relayed)" if server.relayed else ""
         lines.append(f"{label:<{width}} |{left}{served}{right}|{relayed}")

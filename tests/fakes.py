@@ -51,6 +51,7 @@ class FakeProber:
         self.looks: list[str] = []
         self.looking = 0
         self.most_at_once = 0
+        self.inferences: list[tuple[str, int, int]] = []
         self.free = asyncio.Event()
         self.free.set()
 
@@ -70,6 +71,7 @@ class FakeProber:
         return outcome
 
     async def infer(self, peer, outcome, asked, deadline):
+        self.inferences.append((asked.dht_prefix, asked.start, asked.end))
         return ServerInference(InferenceOutcome.COMPUTED, (asked.start, asked.end), 1.0, 0.02, 0.01)
 
 

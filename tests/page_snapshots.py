@@ -10,6 +10,7 @@ import msgspec
 
 from api.pages import CheckView, View
 from shared.contributors import DAY, Contributor, Day
+from shared.inference import Hop, InferenceOutcome, ServerInference, Usability, UsabilityState
 from shared.judgement.coverage import coverage
 from shared.reachability import Answer, Cause, DialOutcome, Stage, advice, message
 from shared.snapshot import (
@@ -83,6 +84,12 @@ def make_server(seed, start, end, state=PeerState.ONLINE, **given):
         "location": Location("Germany", "Saxony", "Leipzig"),
     }
     return ServerReport(**{**fields, **given})
+
+
+def computed(server, outcome=InferenceOutcome.COMPUTED, **more):
+    """The server with what an inference check proved of it, a minute and a half ago."""
+    span = (server.span.start, server.span.end)
+    return msgspec.structs.replace(server, inference=ServerInference(outcome, span, NOW - 90, 0.3, 0.12, **more))
 
 
 def with_pings(servers, rng, most=6):
@@ -182,11 +189,20 @@ def swarm_of_60() -> Snapshot:
     )
     mixtral = [make_server(f"x{n}", *span, public_name=None) for n, span in enumerate([(0, 12), (8, 24), (24, 32)])]
     bloom = [make_server("o0", 23, 70), make_server("o1", 0, 22), *random_servers(rng, "bloom", 9, 70, gap=(22, 23))]
+    beluga[0] = computed(beluga[0], InferenceOutcome.NOT_FINITE, detail="NaN or infinity among the numbers")
+    path = tuple(Hop(one.peer_id, one.span.start, one.span.end, seconds_per_step=0.12) for one in thin)
+    path = (path[0], Hop(path[1].peer_id, 20, 48, relayed=True, seconds_per_step=0.2), path[2])
     return make_snapshot(
         [
             make_model("StableBeluga2-hf", 80, beluga),
-            make_model(
-                "Llama-2-70b-chat-hf", 80, thin, repository="https://huggingface.co/meta-llama/Llama-2-70b-chat-hf"
+            msgspec.structs.replace(
+                make_model(
+                    "Llama-2-70b-chat-hf",
+                    80,
+                    list(map(computed, thin)),
+                    repository="https://huggingface.co/meta-llama/Llama-2-70b-chat-hf",
+                ),
+                usability=Usability(UsabilityState.DEGRADED, NOW - 90, "a hop is relayed", path, 0.9, 0.44),
             ),
             make_model("falcon-180B-chat", 60, falcon, limited=True, name="tiiuae/falcon-180B-chat"),
             make_model("CodeLlama-34b-Instruct-hf", 48, []),

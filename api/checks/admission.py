@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
 import redis as sync_redis
 import structlog
 from redis.exceptions import NoScriptError, RedisError
@@ -21,11 +22,14 @@ from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
 from shared import tracing
-from shared.reachability import CHECK_FUNCTION, RENEWAL, Answer, decode_answer, queue_name
+from shared.reachability import CHECK_FUNCTION, RENEWAL, Answer, decode_answer, job_subject, queue_name
+from shared.snapshot import Verdict
 from shared.store import keys, stored
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
+
+    from shared.inference import InferenceRequest
 
 ADMITTED_AT_ONCE = 200
 
@@ -92,8 +96,21 @@ class Check:
     """Of the first caller: goes with the job."""
     traceparent: str = ""
     """Of the latest admission: goes with the job, beside the request id."""
+    inference: InferenceRequest | None = None
+    """What the peer shall compute, where it is reached; such checks are a kind of their own."""
     job_id: str = ""
     """The job that was joined or begun last; admitting again recognises it by this."""
+
+    @property
+    def subject(self) -> str:
+        return job_subject(self.peer_id, inference=self.inference is not None)
+
+    def is_answered_by(self, answer: Answer) -> bool:
+        """Return whether an answer is about what was asked: a peer that was reached has computed, if it should."""
+        if (answer.vantage, answer.peer_id) != (self.vantage, self.peer_id):
+            return False
+        looked_only = answer.inference is None and answer.outcome.verdict is Verdict.REACHABLE
+        return self.inference is None or not looked_only
 
 
 class Admitted(NamedTuple):
@@ -193,8 +210,8 @@ class Admissions:
         left_ms = max(1, int((check.deadline - time.monotonic()) * 1000))
         job = Job.create(
             CHECK_FUNCTION,
-            args=[check.peer_id],
-            id=f"{check.peer_id}-{secrets.token_hex(6)}",
+            args=[check.peer_id] if check.inference is None else [check.peer_id, msgspec.to_builtins(check.inference)],
+            id=f"{check.subject}-{secrets.token_hex(6)}",
             connection=self._unused,
             serializer=JSONSerializer,
             origin=queue,
@@ -209,8 +226,8 @@ class Admissions:
         ]  # fmt: skip
         return (
             [
-                keys.verdict(check.vantage, check.peer_id),
-                keys.inflight(check.vantage, check.peer_id),
+                keys.verdict(check.vantage, check.subject),
+                keys.inflight(check.vantage, check.subject),
                 keys.workers(check.vantage),
                 Queue.redis_queue_namespace_prefix + queue,
                 job.key,
@@ -224,6 +241,6 @@ class Admissions:
 
 def _verdict(packed: bytes, check: Check) -> Answer:
     answer = decode_answer(packed)
-    if (answer.vantage, answer.peer_id) != (check.vantage, check.peer_id):
-        raise ValueError("the verdict is about another peer")
+    if not check.is_answered_by(answer):
+        raise ValueError("the verdict is about something else")
     return answer

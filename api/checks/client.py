@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 from api.checks.admission import Admissions, Check, NoVerdictError
 from api.http.request_id import current_request_id
 from shared import tracing
-from shared.reachability import VANTAGE_PATTERN, Answer, Stage, decode_answer
+from shared.reachability import VANTAGE_PATTERN, Answer, Stage, decode_answer, job_subject
 from shared.snapshot import Verdict
 from shared.store import keys, stored
 from shared.store.streams import StreamTail
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
+    from shared.inference import InferenceRequest
     from shared.tasks import Tasks
 
 POLL_INTERVAL = 1.0
@@ -60,7 +61,7 @@ class CheckClient:
         self._redis = redis
         self._tasks = tasks
         self._pending: dict[tuple[str, str, bool], PendingCheck] = {}
-        """By vantage point, peer, and `fresh`: a recent verdict answers those alone that want no fresh one."""
+        """By vantage point, subject, and `fresh`: a recent verdict answers those alone that want no fresh one."""
         self._tail = StreamTail(redis, (keys.REPLIES,), about="replies")
         self._admissions = Admissions(redis, max_queued=max_queued)
         self._vantages: list[str] = []
@@ -119,7 +120,8 @@ class CheckClient:
             names = [name for name in names if name == vantage]
         if not names:
             raise NoVerdictError("no worker is looking now")
-        tasks = [awaited(self._check_from(name, peer_id, deadline, fresh)) for name in names]
+        checks = (Check(name, peer_id, deadline, fresh, current_request_id()) for name in names)
+        tasks = [awaited(self._answer_to(check, deadline)) for check in checks]
         try:
             await self._until_decided(tasks, deadline)
         finally:
@@ -129,6 +131,21 @@ class CheckClient:
             failed = next((task.exception() for task in tasks if task.done() and not task.cancelled()), None)
             raise NoVerdictError(str(failed or "no worker answered in time"))
         return answers
+
+    async def infer(self, peer_id: str, asked: InferenceRequest, *, deadline: float) -> Answer:
+        """Return what one vantage point found when it let the peer compute: a server never computes for two at once.
+
+        Raises `NoVerdictError` where none could look.
+        """
+        try:
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                names = await self.vantages()
+        except (RedisError, OSError, TimeoutError) as error:
+            raise NoVerdictError("the monitor's queue is away") from error
+        if not names:
+            raise NoVerdictError("no worker is looking now")
+        check = Check(names[0], peer_id, deadline, fresh=False, request_id=current_request_id(), inference=asked)
+        return await self._answer_to(check, deadline)
 
     async def stage(self, peer_id: str) -> Stage | None:
         """Return the stage that a peer's check has come to, at the vantage point that is furthest; None without one.
@@ -166,12 +183,12 @@ class CheckClient:
             ):
                 deadline = min(deadline, time.monotonic() + OTHER_VANTAGES_TIMEOUT)
 
-    async def _check_from(self, vantage: str, peer_id: str, deadline: float, fresh: bool) -> Answer:
-        """Return one vantage point's answer: join the check of this process that is pending, or begin one."""
-        pending = self._pending.get((vantage, peer_id, fresh))
+    async def _answer_to(self, check: Check, deadline: float) -> Answer:
+        """Return one vantage point's answer: join the check of this process that is pending, or begin this one."""
+        key = check.vantage, check.subject, check.fresh
+        pending = self._pending.get(key)
         if pending is None or pending.result.done():
-            pending = PendingCheck(Check(vantage, peer_id, deadline, fresh, current_request_id()))
-            self._pending[vantage, peer_id, fresh] = pending
+            pending = self._pending[key] = PendingCheck(check)
             pending.polling = self._tasks.start("check", self._poll(pending))
         pending.waiters += 1
         pending.check.deadline = max(pending.check.deadline, deadline)
@@ -212,7 +229,7 @@ class CheckClient:
 
     def _close(self, pending: PendingCheck) -> None:
         """Forget a check that nobody waits for any more."""
-        key = pending.check.vantage, pending.check.peer_id, pending.check.fresh
+        key = pending.check.vantage, pending.check.subject, pending.check.fresh
         if self._pending.get(key) is pending:
             del self._pending[key]
         if pending.result.done():
@@ -223,11 +240,15 @@ class CheckClient:
 
     def _resolve(self, answer: Answer) -> None:
         """Give an answer to the pending checks that it answers."""
-        for fresh in (False, True):
-            pending = self._pending.get((answer.vantage, answer.peer_id, fresh))
-            # A verdict from before its admission does not answer a check that wants a fresh one.
-            if pending is not None and not pending.result.done() and (pending.check.job_id or not fresh):
-                pending.result.set_result(answer)
+        for inference in (False, True):
+            subject = job_subject(answer.peer_id, inference=inference)
+            for fresh in (False, True):
+                pending = self._pending.get((answer.vantage, subject, fresh))
+                if pending is None or pending.result.done() or not pending.check.is_answered_by(answer):
+                    continue
+                # A verdict from before its admission does not answer a check that wants a fresh one.
+                if pending.check.job_id or not fresh:
+                    pending.result.set_result(answer)
 
     async def _read_replies(self) -> None:
         while True:

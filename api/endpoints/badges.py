@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 async def badge(request: Request) -> Response | PreparedResponse:
-    """`?metric=state` (default), `coverage` or `uptime` (30 days). A picture also where nothing is known."""
+    """`?metric=state` `coverage`, `uptime` (30 days), `usable` or `speed`. A picture also where nothing is known."""
     services = services_of(request)
     given = request.query_params.get("metric", BadgeMetric.STATE.value)
     if given not in tuple(BadgeMetric):

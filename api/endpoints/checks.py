@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import time
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 from redis.exceptions import RedisError
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from api.checks.admission import NoVerdictError
+from api.checks.inference import computed, to_compute
 from api.http.client_address import client_address, is_trusted, rate_key
 from api.http.headers import JSON, SECURITY_HEADERS
 from api.http.problems import CLIENT_LEFT, Problem
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
     from api.http.request_rate import RequestRate
     from api.responses.prepared import PreparedResponse
+    from shared.inference import InferenceRequest, ServerInference
     from shared.reachability import Answer
 
 RETRY_AFTER = 5
@@ -51,8 +53,8 @@ SCRAPE_RESERVE = 0.5
 
 async def is_reachable(request: Request) -> Response:
     """JSON. 200 with a verdict; 400, 403, 429, 503 problem documents without one."""
-    answers = await _check(request, request.path_params["peer_id"])
-    document = reachability_document(answers, your_ip=client_address(request.scope))
+    found = await _check(request, request.path_params["peer_id"])
+    document = reachability_document(found.answers, your_ip=client_address(request.scope), inference=found.inference)
     headers = {"cache-control": "no-store"}
     return Response(msgspec.json.encode(document), media_type=JSON, headers=headers)
 
@@ -74,7 +76,7 @@ async def page(request: Request) -> Response:
     if not _is_peer_id(given):
         return await _resolved(request, given, 400)
     try:
-        answers = await _check(request, given)
+        answers, inference = await _check(request, given)
     except Problem as problem:
         html = services.pages.check(peer_id=given, answer=None, problem=problem.detail)
         return _html(html, problem.status_code, dict(problem.headers or {}))
@@ -84,7 +86,16 @@ async def page(request: Request) -> Response:
 
     def render() -> str:
         show_addresses = services.settings.show_addresses
-        view = CheckView(tuple(answers), show_addresses, Server.of(peer_id, shown), your_ip, pasted)
+        on_demand = services.settings.on_demand_inference == "on"
+        view = CheckView(
+            tuple(answers),
+            show_addresses,
+            Server.of(peer_id, shown),
+            your_ip,
+            pasted,
+            inference=inference,
+            may_compute=on_demand and to_compute(shown, peer_id, services.clock.now()) is not None,
+        )
         return services.pages.check(peer_id=peer_id, answer=view, problem=None)
 
     return _html(await services.on_demand.render(render))
@@ -122,7 +133,7 @@ async def probe(request: Request) -> PreparedResponse:
     started = time.monotonic()
     try:
         async with asyncio.timeout(_scrape_timeout(request)):
-            answers = await _check(request, target)
+            answers, _ = await _check(request, target)
     except TimeoutError:
         raise Problem(
             503, "Nobody could look within the scrape's time-out. This says nothing about the peer."
@@ -132,8 +143,15 @@ async def probe(request: Request) -> PreparedResponse:
     return kinds.metrics(exposition(measured, openmetrics=openmetrics), openmetrics=openmetrics)
 
 
-async def _check(request: Request, given: str) -> list[Answer]:
-    """Return every vantage point's answer about a peer. Raises `Problem` where there is no verdict."""
+class _Checked(NamedTuple):
+    """Every vantage point's answer about a peer, and what it computed, where that was asked for."""
+
+    answers: list[Answer]
+    inference: ServerInference | None
+
+
+async def _check(request: Request, given: str) -> _Checked:
+    """Check a peer, and let it compute where `?inference=1` asks for it. Raises `Problem` where there is no verdict."""
     started = time.monotonic()
     services = services_of(request)
     settings = services.settings
@@ -144,39 +162,58 @@ async def _check(request: Request, given: str) -> list[Answer]:
     address = client_address(request.scope)
     trusted = is_trusted(address, settings.trusted)
     if settings.rate_limit and not trusted:
-        await _spend(services.request_rate, address, settings.rate_limit)
+        told = "reachability requests a minute from {}. A server needs four."
+        await _spend(services.request_rate, rate_key(address), settings.rate_limit, told.format(rate_key(address)))
+    asked = None
+    if request.query_params.get("inference") == "1":
+        asked = await _may_compute(request, peer_id, "" if trusted else rate_key(address))
     fresh = request.query_params.get("fresh") == "1"
     if fresh and not trusted:
         raise Problem(403, "A fresh check is for the monitor's trusted networks.")
+    deadline = started + settings.reachability_deadline
     checking = awaited(
-        services.checks.check(
-            peer_id,
-            deadline=started + settings.reachability_deadline,
-            vantage=request.query_params.get("vantage"),
-            fresh=fresh,
-        )
+        services.checks.check(peer_id, deadline=deadline, vantage=request.query_params.get("vantage"), fresh=fresh)
     )
+    computing = awaited(computed(services.checks, peer_id, asked, deadline=deadline, now=services.clock.now()))
     try:
         answers = await _unless_hung_up(request, checking)
+        inference = await computing
     except NoVerdictError as error:
         raise _no_verdict(str(error)) from error
+    finally:
+        await end(computing)
     if all(answer.outcome.verdict is Verdict.UNKNOWN for answer in answers):
         cause = answers[0].outcome.cause
         raise _no_verdict(message(cause) if cause is not None else "no worker could look")
-    return answers
+    return _Checked(answers, inference)
 
 
-async def _spend(rate: RequestRate, address: str, limit: int) -> None:
-    """Count the request against the client's rate limit. Raises a 429 `Problem` above it."""
+async def _may_compute(request: Request, peer_id: str, client: str) -> InferenceRequest | ServerInference | None:
+    """Return what the peer shall compute. Raises a 403 `Problem` where that is off, a 429 above the limit.
+
+    An empty `client` is trusted.
+    """
+    services = services_of(request)
+    settings = services.settings
+    if settings.on_demand_inference == "off":
+        raise Problem(403, "This monitor makes no inference checks on demand.")
+    if client:
+        told = f"inference checks a minute from {client}. Each costs a volunteer's server two tokens."
+        await _spend(services.request_rate, f"inference:{client}", settings.inference_rate_limit, told)
+    return to_compute(services.swarm.snapshot, peer_id, services.clock.now())
+
+
+async def _spend(rate: RequestRate, key: str, limit: int, told: str) -> None:
+    """Count the request against a rate limit. Raises a 429 `Problem` above it, which tells what is limited."""
     try:
-        budget = await rate.count(rate_key(address))
+        budget = await rate.count(key)
     except (RedisError, OSError) as error:
         raise _no_verdict("the monitor's queue is away") from error
     if budget.used > limit:
         seconds = max(1, round(budget.resets_in))
         raise Problem(
             429,
-            f"More than {limit} reachability requests a minute from {rate_key(address)}. A server needs four.",
+            f"More than {limit} {told}",
             headers={
                 "retry-after": str(seconds),
                 "ratelimit-policy": f'"default";q={limit};w=60',

@@ -14,6 +14,7 @@ from api.http.base_address import base_address
 from api.http.headers import CORS, JSON, PROBLEM_JSON
 from api.lists.forms import MEDIA_TYPES, Form
 from api.lists.tables import MAX_LIMIT, MODELS, SERVERS
+from api.pages.badge import BadgeMetric
 from api.responses import kinds
 from api.responses.history_cache import in_time
 from api.responses.prepared import PreparedResponse
@@ -253,6 +254,7 @@ def _paths() -> dict[str, dict[str, Any]]:
             "Can the monitor reach this peer, and if not, why", "ReachabilityDocument", _PEER,
             _query("fresh", {"type": "string"}, "`1` looks again; for trusted networks."),
             _query("vantage", {"type": "string"}, "Only from this vantage point."),
+            _query("inference", {"type": "string"}, "`1` has it compute two tokens, too; limited more strictly."),
             errors=(400, 403, 429, 503),
         ),
         "/api/v1/is_reachable": _problem_only("Without a peer id: always an error"),
@@ -271,7 +273,7 @@ def _paths() -> dict[str, dict[str, Any]]:
         },
         "/badge/{dht_prefix}.svg": _media(
             "A model as a picture for a README", "image/svg+xml", _PREFIX,
-            _query("metric", {"enum": ["state", "coverage", "uptime"], "default": "state"}, "What it shows."),
+            _query("metric", {"enum": [*BadgeMetric], "default": BadgeMetric.STATE}, "What it shows."),
             errors=(400,), pictures=(404, 503),
         ),
         "/places": _media("Servers by country and city", "text/html", errors=(403, 404, 503)),

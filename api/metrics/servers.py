@@ -11,6 +11,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from api.metrics.swarm import RPS_FIELDS, gauge, shown_models
+from shared.inference import AgreementOutcome
 from shared.snapshot import Verdict
 
 if TYPE_CHECKING:
@@ -67,4 +68,30 @@ class ServerCollector(Collector):
             if server.relayed is not None:
                 relayed.add_metric(name, server.relayed)
         yield from (state, reached, first, blocks, rps, cache, relay, relayed)
+        yield from self._inference()
         yield gauge("petals_servers_overflow", "Servers without series of their own.", self._overflow)
+
+    def _inference(self) -> Iterator[Metric]:
+        labels = ["model", "peer_id"]
+        inference = GaugeMetricFamily(
+            "petals_server_inference", "1 for the outcome of its latest inference check.", labels=[*labels, "outcome"]
+        )
+        per_step = GaugeMetricFamily(
+            "petals_server_seconds_per_step",
+            "Seconds that it took for one token through its blocks, measured by the crawler.",
+            labels=labels,
+        )
+        agrees = GaugeMetricFamily(
+            "petals_server_agrees",
+            "1 where its numbers are those of others that were given the same input, 0 where not; absent alone.",
+            labels=labels,
+        )
+        for name, server in self._servers.items():
+            if server.inference is None:
+                continue
+            inference.add_metric([*name, server.inference.outcome], 1)
+            if server.inference.seconds_per_step is not None:
+                per_step.add_metric(name, server.inference.seconds_per_step)
+            if server.inference.agreement.outcome in (AgreementOutcome.AGREES, AgreementOutcome.DISAGREES):
+                agrees.add_metric(name, server.inference.agreement.outcome is AgreementOutcome.AGREES)
+        yield from (inference, per_step, agrees)

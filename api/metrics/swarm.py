@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING
 from prometheus_client.core import GaugeHistogramMetricFamily, GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.registry import Collector
 
+from shared.inference import InferenceOutcome
 from shared.judgement.coverage import coverage, online, speed_by_block
 from shared.judgement.swarm import count_states, distinct_servers
+from shared.judgement.usability import against_majority, gives_tokens
 from shared.snapshot import ModelState, PeerState, Verdict
 
 if TYPE_CHECKING:
@@ -115,6 +117,29 @@ class SwarmCollector(Collector):
         cache = GaugeMetricFamily(
             "petals_model_cache_tokens_left", "Free attention cache of online servers.", labels=["model"]
         )
+        usable = GaugeMetricFamily(
+            "petals_model_usable",
+            "1 where the latest chain of inference gave tokens, 0 where it did not; absent where nobody could look.",
+            labels=["model"],
+        )
+        per_token = GaugeMetricFamily(
+            "petals_model_seconds_per_token",
+            "Seconds that the latest chain took for its second token, measured by the crawler.",
+            labels=["model"],
+        )
+        tried = GaugeMetricFamily(
+            "petals_model_usability_timestamp_seconds", "When the latest chain began.", labels=["model"]
+        )
+        disagreeing = GaugeMetricFamily(
+            "petals_model_servers_disagreeing",
+            "Online servers that compute other numbers than most of three or more that were given the same input.",
+            labels=["model"],
+        )
+        computing = GaugeMetricFamily(
+            "petals_model_servers_by_inference",
+            "Online servers by the outcome of their latest inference check.",
+            labels=["model", "outcome"],
+        )
         for model in self._shown:
             name, held = model.dht_prefix, coverage(model)
             info.add_metric([name], {"name": model.name, "official": str(model.official).lower()})
@@ -128,9 +153,22 @@ class SwarmCollector(Collector):
             for kind, field in RPS_FIELDS.items():
                 worst.add_metric([name, kind], min(speed_by_block(model.num_blocks, online(model), field), default=0.0))
             cache.add_metric([name], sum(server.cache_tokens_left or 0 for server in online(model)))
+            tokens = gives_tokens(model)
+            if tokens is not None:
+                usable.add_metric([name], tokens)
+            if model.usability is not None:
+                tried.add_metric([name], model.usability.checked_at)
+                if tokens and model.usability.seconds_per_token is not None:
+                    per_token.add_metric([name], model.usability.seconds_per_token)
+            outcomes = Counter(server.inference.outcome for server in online(model) if server.inference is not None)
+            if outcomes:
+                disagreeing.add_metric([name], sum(map(against_majority, online(model))))
+                for outcome in InferenceOutcome:
+                    computing.add_metric([name, outcome], outcomes[outcome])
         if self._rest:
             _add_states(servers, OTHER, self._rest)
         yield from (info, healthy, path, covered, redundancy, servers, worst, cache)
+        yield from (usable, per_token, tried, disagreeing, computing)
 
     def _servers(self) -> Iterator[Metric]:
         # A server that serves two models counts once here, by the one where it is online if there is one.

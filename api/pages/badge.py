@@ -1,4 +1,4 @@
-"""This module draws badges: a model's state, coverage or uptime as an SVG for a README."""
+"""This module draws badges: a model's state, coverage, uptime, usability or speed as an SVG for a README."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from api.pages import text
 from api.pages.charts import HOUR, NEARLY_ALL
+from shared.advice.inference import seconds
+from shared.inference import UsabilityState
 from shared.judgement.coverage import coverage
+from shared.judgement.usability import gives_tokens
 from shared.snapshot import ModelState
 
 if TYPE_CHECKING:
@@ -30,6 +33,10 @@ class BadgeMetric(StrEnum):
     STATE = "state"
     COVERAGE = "coverage"
     UPTIME = "uptime"
+    USABLE = "usable"
+    """Whether the latest chain of inference gave tokens."""
+    SPEED = "speed"
+    """How long that chain took for a token."""
 
 
 class Badge(NamedTuple):
@@ -69,7 +76,11 @@ def model_badge(
         return uptime_badge(_label(model), uptime, watched)
     if metric is BadgeMetric.STATE:
         return state_badge(model, view)
-    return Badge(_label(model), "unknown", GREY) if view.stale else coverage_badge(_label(model), model)
+    if view.stale:
+        return Badge(_label(model), "unknown", GREY)
+    if metric in (BadgeMetric.USABLE, BadgeMetric.SPEED):
+        return inference_badge(_label(model), model, speed=metric is BadgeMetric.SPEED)
+    return coverage_badge(_label(model), model)
 
 
 def state_badge(model: ModelReport, view: View) -> Badge:
@@ -85,6 +96,19 @@ UNKNOWN = Badge("petals", "unknown", GREY)
 
 def _label(model: ModelReport) -> str:
     return text.cut(model.short_name, MAX_LABEL) or "petals"
+
+
+def inference_badge(label: str, model: ModelReport, *, speed: bool) -> Badge:
+    """Return what the latest chain proved; unknown where nobody could look, or a server of the path has left."""
+    tokens, found = gives_tokens(model), model.usability
+    if tokens is None or found is None:
+        return Badge(label, "not proved", GREY)
+    if not tokens:
+        return Badge(label, "unusable", RED)
+    color = GREEN if found.state is UsabilityState.USABLE else AMBER
+    if speed and found.seconds_per_token is not None:
+        return Badge(label, f"{seconds(found.seconds_per_token)} per token", color)
+    return Badge(label, str(found.state), color)
 
 
 def coverage_badge(label: str, model: ModelReport) -> Badge:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from api.pages import text
 from shared.judgement.swarm import bootstrap_state, judged_models, nobody_can_join, swarm_state
+from shared.judgement.usability import gives_tokens
 from shared.snapshot import ModelState, Verdict
 
 if TYPE_CHECKING:
@@ -75,13 +76,15 @@ def _judge(snapshot: Snapshot) -> Headline:
     if not judged:
         return _empty(snapshot)
     kind = "official model" if judged[0].official else "model"
-    usable = sum(model.state is ModelState.HEALTHY for model in judged)
+    usable = sum(model.state is ModelState.HEALTHY and gives_tokens(model) is not False for model in judged)
     counted = f"{usable} of {text.count(len(judged), kind)} can be used now."
     if len(judged) == 1 and not usable:
         counted = f"Its {kind} cannot be used now."
     if usable == len(judged):
         counted = f"All {len(judged)} {kind}s can be used now." if usable > 1 else f"Its {kind} can be used now."
     match swarm_state(snapshot):
+        case "healthy" if usable < len(judged):
+            return Headline("warn", "Every block is served, but not every model gives tokens", counted)
         case "healthy":
             return Headline("good", "The swarm is healthy", counted)
         case "partly healthy":

@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING
 
 from api.pages import rows, text
 from shared import words
+from shared.advice.inference import model_proof, seconds
 from shared.judgement.coverage import coverage, weakest_stage
 from shared.judgement.path import find_path
+from shared.judgement.usability import path_stands
+from shared.peer_id import short_peer_id
 from shared.snapshot import ModelState, PeerState
 
 if TYPE_CHECKING:
+    from shared.advice.inference import Proved
     from shared.advice.models import ModelAdvice
+    from shared.inference import Hop
     from shared.judgement.coverage import Coverage
     from shared.snapshot import ModelReport
 
@@ -35,9 +40,12 @@ class StripPart:
 
 @dataclass(frozen=True, slots=True)
 class Strip:
+    """The coverage of a model and, in `path`, the servers that a computation passed through."""
+
     parts: tuple[StripPart, ...]
     label: str
     ruler: rows.Ruler
+    path: tuple[StripPart, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +68,8 @@ class Card:
     repository: text.Shown | None
     official: bool
     limited: bool
+    proof: Proved
+    """What the latest chain of inference proved: the first thing that is said."""
     healthy: bool
     stale: bool
     num_blocks: int
@@ -102,11 +112,12 @@ def make_card(model: ModelReport, told: ModelAdvice, *, max_rows: int = FULL_TAB
         repository=_repository(model),
         official=model.official,
         limited=model.limited,
+        proof=model_proof(model, stale=stale),
         healthy=model.state is ModelState.HEALTHY,
         stale=stale,
         num_blocks=model.num_blocks,
         covered=held.covered_blocks,
-        strip=make_strip(held),
+        strip=make_strip(held, model),
         told=told,
         capacity="" if stale else _capacity(model),
         path=PathView() if stale else path_view(model, held),
@@ -117,8 +128,10 @@ def make_card(model: ModelReport, told: ModelAdvice, *, max_rows: int = FULL_TAB
     )
 
 
-def make_strip(held: Coverage) -> Strip:
+def make_strip(held: Coverage, model: ModelReport) -> Strip:
+    """Draw the model's coverage, and the path of the latest chain while its servers are there."""
     num_blocks = len(held.redundancy)
+    hops = model.usability.path if model.usability is not None and path_stands(model) else ()
     return Strip(
         tuple(
             StripPart(
@@ -129,9 +142,22 @@ def make_strip(held: Coverage) -> Strip:
             )
             for run in held.runs()
         ),
-        _strip_label(held),
+        _strip_label(held) + (f"; a computation went {_over(hops)}" if hops else ""),
         rows.ruler(num_blocks),
+        tuple(_hop(hop, num_blocks) for hop in hops),
     )
+
+
+def _hop(hop: Hop, num_blocks: int) -> StripPart:
+    took = "" if hop.seconds_per_step is None else f", {seconds(hop.seconds_per_step)} per token"
+    relayed = ", through a relay" if hop.relayed else ""
+    title = f"{short_peer_id(hop.peer_id)} computed {words.blocks([(hop.start, hop.end)])}{took}{relayed}"
+    place = rows.percent(hop.start, num_blocks)
+    return StripPart("hop", place, rows.percent(hop.end - hop.start, num_blocks), title)
+
+
+def _over(hops: tuple[Hop, ...]) -> str:
+    return f"over {text.count(len(hops), 'server')}, to block {hops[-1].end - 1}"
 
 
 def _strip_label(held: Coverage) -> str:

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from api.pages import text
 from shared import words
+from shared.advice.inference import server_proof
 from shared.advice.servers import Server, check_advice
 from shared.reachability import Cause, DialOutcome, Stage, decide, message
 from shared.snapshot import Verdict
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from api.pages.view import CheckView
     from shared.advice.advice import Advice
+    from shared.advice.inference import Proved
     from shared.reachability import Answer
 
 STAGES: tuple[tuple[Stage, str, str], ...] = (
@@ -64,6 +66,10 @@ class Result:
     reports: tuple[Report, ...]
     compared: str = ""
     """What the swarm does not know of the addresses that were pasted."""
+    proof: Proved | None = None
+    """What it computed, where that was asked for."""
+    compute_href: str = ""
+    """The address at which it computes; empty where nobody may ask for that."""
 
 
 def make_result(peer_id: str, view: CheckView) -> Result:
@@ -76,12 +82,17 @@ def make_result(peer_id: str, view: CheckView) -> Result:
     agreeing = sum(answer.outcome.verdict is view.verdict for answer in view.answers)
     where = f"{agreeing} of {places} places found the same." if places > 1 else ""
     reports = tuple(_report(answer, view.show_addresses) for answer in view.answers)
+    proof = None if view.inference is None else server_proof(view.inference)
+    may_compute = view.may_compute and view.verdict is Verdict.REACHABLE
+    compute_href = f"{text.check_href(peer_id)}?inference=1" if may_compute else ""
     return Result(
         f"…{text.cut(peer_id[-6:])} {told.title}",
         told,
         where,
         reports,
         _compared(outcome, view.pasted) if view.show_addresses else "",
+        proof,
+        compute_href,
     )
 
 

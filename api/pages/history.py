@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from api.pages import charts, text
 from shared import words
+from shared.advice.inference import record_words
 from shared.advice.models import Past
 from shared.incidents import Incident, Outcome, summary
 from shared.judgement.outages import Outage, outages
@@ -141,6 +142,8 @@ def server_history_html(history: ServerHistory, last_seen: float | None = None) 
         facts.append(("Last online", record.last_online or None, "" if record.last_online else "never"))
         facts.append(("Last seen", record.last_seen, ""))
     facts.append(("Came online", None, text.count(record.sessions, "time")))
+    if history.proofs:
+        facts.append(("Asked to compute", None, record_words(history.proofs, days=7)))
     looks = {hour.hour: (hour.looked, hour.online) for hour in history.hours}
     served = sum(hour.online for hour in history.hours) * MINUTE
     watched = sum(hour.looked for hour in history.hours) * MINUTE

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from api.pages import text
 from shared import words
 from shared.judgement.swarm import count_states, uses_relay
+from shared.judgement.usability import does_not_compute
 from shared.snapshot import PeerState, Verdict
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ class Row:
     end: int
     x: str
     width: str
+    silent: bool = False
+    """Whether it is online and does not compute, as an inference check proved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,7 @@ def make_row(server: ServerReport, num_blocks: int) -> Row:
         end=server.span.end,
         x=percent(server.span.start, num_blocks),
         width=percent(server.span.length, num_blocks),
+        silent=does_not_compute(server),
     )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from api.pages import cards, rows, text
 from shared import words
+from shared.advice.inference import agreement_words, server_proof
 from shared.advice.servers import Server, server_advice
 from shared.judgement.coverage import coverage
 from shared.judgement.swarm import pings_to
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from api.pages.view import View
     from shared.advice.advice import Advice
+    from shared.advice.inference import Proved
     from shared.incidents import Incident, LostServer
     from shared.snapshot import BootstrapPeer, ModelReport, ServerReport
     from shared.store.history import ServerHistory
@@ -41,6 +43,9 @@ class Share:
     model_href: str
     strip: cards.Strip
     row: rows.Row
+    proof: Proved
+    agreement: str
+    """How its numbers stand to those of others; empty where it was not asked to compute."""
     blocks: str
     announced: tuple[tuple[str, str], ...]
     """What the server says of itself: (name, value)."""
@@ -140,7 +145,9 @@ def _share(model: ModelReport, server: ServerReport) -> Share:
     return Share(
         model_name=text.cut(model.name, 60),
         model_href=text.model_href(model.dht_prefix),
-        strip=cards.make_strip(coverage(model)),
+        strip=cards.make_strip(coverage(model), model),
+        proof=server_proof(server.inference),
+        agreement=agreement_words(server.inference.agreement) if server.inference else "",
         row=rows.make_row(server, model.num_blocks),
         blocks=f"{words.blocks([(span.start, span.end)])} of {model.num_blocks}",
         announced=tuple((name, value) for name, value in announced if value),

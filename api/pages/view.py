@@ -13,6 +13,7 @@ from shared.snapshot import Verdict
 
 if TYPE_CHECKING:
     from shared.advice.servers import Server
+    from shared.inference import ServerInference
     from shared.judgement.freshness import Freshness
     from shared.reachability import Answer
     from shared.snapshot import CrawlStatus, ModelReport, Snapshot
@@ -85,6 +86,10 @@ class CheckView:
     """The address of whoever asks: often the server's own."""
     pasted: tuple[str, ...] = ()
     """Multiaddrs that were pasted with the peer id."""
+    inference: ServerInference | None = None
+    """What it computed, where that was asked for."""
+    may_compute: bool = False
+    """Whether a reader may ask for that."""
 
     @property
     def known(self) -> bool:

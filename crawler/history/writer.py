@@ -21,6 +21,7 @@ from crawler.history.commands import (
     withdrawal_commands,
 )
 from crawler.history.contributors import contributor_commands
+from crawler.history.proofs import ProofHistory
 from crawler.incidents import absent, decode_watch, judged
 from shared import changes, contributors, incidents
 from shared.snapshot import ModelState, PeerState, Snapshot
@@ -96,7 +97,9 @@ forget(KEYS[3], ARGV[4], ARGV[6], function(prefix)
   redis.call('HDEL', KEYS[5], prefix)
   redis.call('HDEL', KEYS[6], prefix)
 end)
-forget(KEYS[4], ARGV[5], ARGV[7], function(peer) redis.call('DEL', ARGV[8] .. peer) end)
+forget(KEYS[4], ARGV[5], ARGV[7], function(peer)
+  redis.call('DEL', ARGV[8] .. peer, ARGV[8] .. 'inference:' .. peer)
+end)
 return 1
 """
 
@@ -107,6 +110,7 @@ class HistoryWriter:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._append = redis.register_script(_APPEND)
+        self._proofs = ProofHistory(redis)
 
     async def append(self, snapshot: Snapshot, lease: str) -> bool:
         """Record one crawl. Return False for a crawl that is not newer than the last recorded one.
@@ -165,6 +169,8 @@ class HistoryWriter:
         commands += server_commands(
             servers, headers, at, last_crawl=int(last), minutes=minutes, ring_minutes=ring_bytes
         )
+        followed = {model.report.dht_prefix for model in models}
+        commands += await self._proofs.commands(snapshot, followed, servers)
         await self._write(commands, lease, head or b"", at)
         return True
 
@@ -182,6 +188,7 @@ class HistoryWriter:
 
     async def _write(self, commands: list[Command], lease: str, head: bytes, at: float) -> None:
         prefixes = [keys.history_of_model(resolution, "") for resolution in Resolution]
+        prefixes.append(keys.inference_of_model(""))
         arguments: list[Any] = [lease, head, repr(at), MAX_MODELS, MAX_SERVERS, at - YEAR, at - LIFE_SECONDS]
         arguments += [keys.history_of_server(""), len(prefixes)]
         arguments += [changes.MAX_CHANGES, int((at - changes.LIFE_SECONDS) * 1000), *prefixes]

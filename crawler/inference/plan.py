@@ -11,7 +11,6 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING, NamedTuple
 
-from shared.inference import InferenceOutcome, ServerInference
 from shared.p2p.inference import TOKENS
 
 if TYPE_CHECKING:
@@ -19,11 +18,6 @@ if TYPE_CHECKING:
 
     from shared.p2p.chain import Link
     from shared.snapshot import ServerReport
-
-OPT_OUT = "#no-inference-checks"
-"""A server whose public name holds this is never checked."""
-MIN_CACHE_TOKENS = 16
-"""Tokens per block: a server that announces fewer needs them for its users."""
 
 
 class Step(NamedTuple):
@@ -33,18 +27,6 @@ class Step(NamedTuple):
     hop: Link | None
     """The hop of the model's chain whose input is taken; None: the round's random one."""
     adapter: str | None
-
-
-def not_asked(server: ServerReport, now: float) -> ServerInference | None:
-    """Return what is said instead of a server that is never asked, or not now; None for one that is asked."""
-    span = (server.span.start, server.span.end)
-    if OPT_OUT in (server.public_name or ""):
-        return ServerInference(InferenceOutcome.UNKNOWN, span, now, detail="not asked: its operator opted out")
-    left = server.cache_tokens_left_per_block
-    if left is not None and left < MIN_CACHE_TOKENS:
-        detail = f"not asked: it announces {left} tokens of attention cache per block"
-        return ServerInference(InferenceOutcome.BUSY, span, now, detail=detail)
-    return None
 
 
 def slot_of(peer_id: str, slots: int) -> int:

@@ -12,6 +12,7 @@ import secrets
 import tempfile
 import time
 import zlib
+from array import array
 from collections import Counter, defaultdict
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -22,9 +23,10 @@ from typing import TYPE_CHECKING
 import structlog
 
 from crawler.inference.agreement import Numbers, compare, numbers, precision_of
-from crawler.inference.plan import Step, choose_adapter, choose_step, not_asked, slot_of
+from crawler.inference.plan import Step, choose_adapter, choose_step, slot_of
 from crawler.inference.results import Results
 from shared.inference import InferenceOutcome, ServerInference, Usability, UsabilityState
+from shared.judgement.usability import not_asked
 from shared.p2p.addresses import AddressRules
 from shared.p2p.chain import Chain, Link, can_be_asked
 from shared.p2p.connect import NotConnectedError, ProberNode, connection
@@ -34,7 +36,6 @@ from shared.p2p.multiaddr import packed
 from shared.p2p.petals import block_key
 
 if TYPE_CHECKING:
-    from array import array
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 
     from shared.snapshot import ModelReport, ServerReport, Snapshot
@@ -253,6 +254,8 @@ class _Checker:
             self.round.done.add((prefix, peer_id))
         for link in self.round.hops[prefix]:
             self._compare(prefix, link.leg.server, Step(link.blocks, link, None), link.inputs, link.outputs)
+        for link in self.round.hops[prefix]:
+            link.outputs = [array("f")] * TOKENS  # a third of what a round would keep
 
     async def _hidden_size(
         self, model: ModelReport, left_out: dict[str, ServerInference]

@@ -16,8 +16,10 @@ from shared import words
 from shared.advice.models import Usability, model_advice
 from shared.judgement.coverage import coverage
 from shared.judgement.swarm import judged_models, swarm_state
+from shared.judgement.usability import does_not_compute
 from shared.peer_id import short_peer_id
 from shared.snapshot import PeerState
+from shared.text_picture import SILENT
 
 if TYPE_CHECKING:
     from shared.snapshot import CrawlProgress, ModelReport, ServerReport, Snapshot
@@ -35,7 +37,7 @@ NAME_COLUMNS = 24
 FACTS_COLUMNS = 30
 """Columns kept for what stands behind a server's blocks."""
 MIN_BAR = 8
-HELP = "q quit  / filter  ↑↓ scroll   # online J joining ? unreachable _ offline ! none"
+HELP = "q quit  / filter  ↑↓ scroll   # online X silent J joining ? unreachable _ offline ! none"
 
 _CHARACTER = {PeerState.ONLINE: "#", PeerState.JOINING: "J", PeerState.UNREACHABLE: "?", PeerState.OFFLINE: "_"}
 _STATE_COLOUR = {
@@ -46,6 +48,7 @@ _STATE_COLOUR = {
 }
 _MARK = {
     Usability.BROKEN: ("DOWN", RED),
+    Usability.UNUSABLE: ("DOWN", RED),
     Usability.DEGRADED: ("WEAK", YELLOW),
     Usability.USABLE: ("OK", GREEN),
     Usability.UNSERVED: ("NONE", GREY),
@@ -205,11 +208,13 @@ def _server_line(server: ServerReport, num_blocks: int, columns: int, label: int
     start, end = _columns_of(server.span.start, server.span.end, num_blocks, columns)
     facts = f" {words.block_range(server.span.start, server.span.end)}"
     facts += f"  {words.throughput(server.throughput)}" + (" relay" if server.relayed else "")
-    colour = _STATE_COLOUR[server.state]
+    silent = does_not_compute(server)
+    colour = RED if silent else _STATE_COLOUR[server.state]
+    mark = SILENT if silent else _CHARACTER[server.state]
     name = f"  {words.cut(server.public_name, NAME_COLUMNS)}" if server.show_public_name and server.public_name else ""
     return [
         (_padded(short_peer_id(server.peer_id), label - 1), PLAIN), (" |", GREY),
-        (" " * start, PLAIN), (_CHARACTER[server.state] * (end - start), colour), (" " * (columns - end), PLAIN),
+        (" " * start, PLAIN), (mark * (end - start), colour), (" " * (columns - end), PLAIN),
         ("|", GREY), (facts, PLAIN), (name, GREY),
     ]  # fmt: skip
 

@@ -50,7 +50,11 @@ def compute(values: array[float], blocks: list[int], weights: int) -> array[floa
 
 def handler(dht_prefix: str, start: int, end: int, computation: Computation) -> petals.TransformerConnectionHandler:
     """Return what answers calls for blocks `start <= block < end`, and counts its sessions."""
-    uids = {petals.block_key(dht_prefix, block): block for block in range(start, end)}
+    return handler_of({petals.block_key(dht_prefix, block): block for block in range(start, end)}, computation)
+
+
+def handler_of(uids: dict[str, int], computation: Computation) -> petals.TransformerConnectionHandler:
+    """Return what answers calls for these blocks, of any models: their numbers by their DHT keys."""
 
     # The name is the protocol's.
     class TransformerConnectionHandler(petals.TransformerConnectionHandler):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from grafana_foundation_sdk.builders.dashboard import Row
 
-from deploy.grafana.panels import AMBER, GREEN, RED, graph, new_board, number, rows, variable
+from deploy.grafana.panels import AMBER, GREEN, RATE, RED, graph, new_board, number, rows, variable
 
 if TYPE_CHECKING:
     from grafana_foundation_sdk.builders.dashboard import Dashboard
@@ -73,6 +73,35 @@ def board() -> Dashboard:
             "Free attention cache",
             "Tokens, over a model's online servers.",
             (f"petals_model_cache_tokens_left{{{MODEL}}}", "{{model}}"),
+        ),
+        Row("Inference"),
+        rows(
+            "Models that give tokens",
+            "1 where the latest chain gave tokens; a model is missing where nobody could look.",
+            f"petals_model_usable{{{MODEL}}}",
+        ),
+        graph(
+            "Seconds per token",
+            "Of the latest chain through all blocks, measured from the crawler's place.",
+            (f"petals_model_seconds_per_token{{{MODEL}}}", "{{model}}"),
+            unit="s",
+        ),
+        graph(
+            "Servers by inference outcome",
+            "The latest check of each online server.",
+            (f"sum by (outcome) (petals_model_servers_by_inference{{{MODEL}}})", "{{outcome}}"),
+            stacked=True,
+        ),
+        graph(
+            "Servers that disagree",
+            "Against most of three or more that were given the same input.",
+            (f"petals_model_servers_disagreeing{{{MODEL}}}", "{{model}}"),
+        ),
+        graph(
+            "Inference checks",
+            "Of the crawler that leads, by how they ended.",
+            (f"sum by (outcome) (rate(petals_inference_checks_total{RATE}))", "{{outcome}}"),
+            unit="ops",
         ),
         Row("Servers"),
         graph("Versions", "Servers by petals version.", ("petals_servers_by_version", "{{version}}"), stacked=True),

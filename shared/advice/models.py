@@ -1,7 +1,7 @@
 """This module says of one model whether it can be used, why not, since when, whether that mends itself, and what to do.
 
-`Usability` is judged by coverage alone: whether each block has an online server that the monitor could reach. Whether a
-client gets right tokens is the inference check's to say.
+`Usability` is judged by coverage: whether each block has an online server that the monitor could reach. Where the
+latest chain of inference gave no token, the model cannot be used all the same.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from shared.advice.advice import Advice, Tone
 from shared.advice.commands import initial_peers, run_server
 from shared.advice.servers import FATES
 from shared.judgement.coverage import coverage
+from shared.judgement.usability import gives_tokens
 from shared.peer_id import short_peer_id
 from shared.snapshot import PeerState
 
@@ -40,6 +41,8 @@ class Usability(StrEnum):
     DEGRADED = "degraded"
     """Usable, but some blocks depend on a single server."""
     BROKEN = "broken"
+    UNUSABLE = "unusable"
+    """Each block has an online server, but the latest chain of inference gave no token."""
     UNSERVED = "unserved"
     """No server announces any block."""
 
@@ -86,6 +89,8 @@ def usability(model: ModelReport) -> Usability:
     if not model.servers:
         return Usability.UNSERVED
     least = coverage(model).min_redundancy
+    if least and gives_tokens(model) is False:
+        return Usability.UNUSABLE
     return Usability.BROKEN if not least else Usability.DEGRADED if least == 1 else Usability.USABLE
 
 
@@ -104,6 +109,13 @@ def model_advice(
             found = Advice(Tone.GOOD, "can be used", _whole(model, covered.min_redundancy), _usable_since(past, now))
         case Usability.DEGRADED:
             found = _degraded(model, snapshot, single, _usable_since(past, now))
+        case Usability.UNUSABLE:
+            found = Advice(
+                Tone.BAD,
+                "cannot be used now: no token comes out",
+                "Each of its blocks has an online server, but a computation through them failed.",
+                next_step="The server that is named has to be restarted, or another one started for its blocks.",
+            )
         case Usability.BROKEN:
             found = _broken(model, snapshot, past, now)
         case Usability.UNSERVED:
@@ -115,7 +127,11 @@ def model_advice(
 
 def nearest_usable(model: ModelReport, snapshot: Snapshot) -> ModelReport | None:
     """Return the usable model to offer instead of another: an official one before others, then the nearest in size."""
-    usable = [other for other in snapshot.models if other.dht_prefix != model.dht_prefix and coverage(other).has_path]
+    usable = [
+        other
+        for other in snapshot.models
+        if other.dht_prefix != model.dht_prefix and coverage(other).has_path and gives_tokens(other) is not False
+    ]
     return min(
         usable,
         key=lambda other: (

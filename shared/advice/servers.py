@@ -13,6 +13,7 @@ from shared import words
 from shared.advice.advice import Advice, Tone
 from shared.advice.commands import DEFAULT_PORT, Place, initial_peers, is_public, public_place, run_server
 from shared.incidents import Fate
+from shared.judgement.usability import against_majority, does_not_compute
 from shared.reachability import NOBODY_COULD_LOOK, Cause, Stage, advice, message
 from shared.snapshot import PeerState, Verdict
 
@@ -223,7 +224,22 @@ def _online(reports: Sequence[ServerReport]) -> Advice:
         )
     relayed = next((report.relayed for report in reports if report.relayed is not None), None)
     way = {True: " through a relay", False: " directly", None: ""}[relayed]
-    return Advice(Tone.GOOD, "is online", f"It announces that it is online, and the monitor connected to it{way}.")
+    reason = f"It announces that it is online, and the monitor connected to it{way}."
+    if any(map(does_not_compute, reports)):
+        return Advice(
+            Tone.WARN,
+            "is online, but does not compute",
+            f"{reason} The latest inference check got no right numbers from it.",
+            next_step="Its own log says more; restart it. What the check found is below.",
+        )
+    if any(map(against_majority, reports)):
+        return Advice(
+            Tone.WARN,
+            "is online, but its numbers differ",
+            f"{reason} Most servers that were given the same input for the same blocks computed something else.",
+            next_step="Check that it serves the right weights, revision and quantisation.",
+        )
+    return Advice(Tone.GOOD, "is online", reason)
 
 
 def _unreachable(server: Server, report: ServerReport, your_ip: str) -> Advice:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from shared.inference import ServerInference  # noqa: TC001 - msgspec reads the annotations
 from shared.public.document import Document
 from shared.reachability import Cause, Stage, advice, decide, hints
 from shared.snapshot import Verdict
@@ -59,9 +60,14 @@ class ReachabilityDocument(_Decision, kw_only=True):
     disagreement: bool
     """Whether one vantage point reached the peer and another did not."""
     vantages: tuple[Evidence, ...]
+    inference: ServerInference | None
+    """What two tokens through its blocks proved (`?inference=1`); null where that was not asked for, or where the
+    newest snapshot knows no online server by this id. It changes neither `ok` nor `success`."""
 
 
-def reachability_document(answers: Sequence[Answer], *, your_ip: str) -> ReachabilityDocument:
+def reachability_document(
+    answers: Sequence[Answer], *, your_ip: str, inference: ServerInference | None = None
+) -> ReachabilityDocument:
     """Return what is said of a peer by the vantage points' answers, of which there is at least one."""
     decisive = decide(answers)
     reachable = decisive.outcome.verdict is Verdict.REACHABLE
@@ -74,6 +80,7 @@ def reachability_document(answers: Sequence[Answer], *, your_ip: str) -> Reachab
         **_evidence(decisive),
         disagreement=len({answer.outcome.verdict for answer in answers} - {Verdict.UNKNOWN}) > 1,
         vantages=tuple(Evidence(**_evidence(answer)) for answer in answers),
+        inference=inference,
     )
 
 

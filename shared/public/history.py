@@ -11,6 +11,7 @@ from shared.store.rings import HOUR, Resolution
 
 if TYPE_CHECKING:
     from shared.store.history import ModelHistory, ServerHistory
+    from shared.store.inference_history import Proof
     from shared.store.rings import ModelSlot
 
 
@@ -30,6 +31,21 @@ class ModelPoint(Document):
     servers: ServerCounts
 
 
+class InferencePoint(Document):
+    """One hour in which inference checks were made."""
+
+    start: int
+    checks: int
+    computed: int
+    """Those that gave numbers: of a model, tokens."""
+    outcome: str
+    """Of the latest: a `state` of `usability`, or an `outcome` of `inference`."""
+    seconds_per_token: float | None
+    """Mean, measured by the crawler; null where none gave numbers."""
+    checked_at: int
+    """When the latest began."""
+
+
 class ModelHistoryDocument(Document):
     """Slots that are not among the points were not looked at: nothing is known of them."""
 
@@ -46,6 +62,8 @@ class ModelHistoryDocument(Document):
     """How much of the last 24h, 7d, 30d was watched: the uptimes are shares of that."""
     points: tuple[ModelPoint, ...]
     """The oldest first."""
+    inference: tuple[InferencePoint, ...]
+    """Hours of the last 30 days in which a chain through its blocks was tried, whatever the resolution."""
 
 
 class ServerPoint(Document):
@@ -76,6 +94,8 @@ class ServerHistoryDocument(Document):
     """When it was not online, the oldest first, to the hour."""
     points: tuple[ServerPoint, ...]
     """The oldest first."""
+    inference: tuple[InferencePoint, ...]
+    """Hours of the last 7 days in which it was asked to compute."""
 
 
 def model_history_document(history: ModelHistory, hours: ModelHistory, minutes: ModelHistory) -> ModelHistoryDocument:
@@ -90,6 +110,7 @@ def model_history_document(history: ModelHistory, hours: ModelHistory, minutes: 
         uptime=hours.uptimes(),
         watched_seconds=hours.watched(minutes),
         points=tuple(_point(slot, ring.step) for slot in history.slots),
+        inference=tuple(map(_proof, history.proofs)),
     )
 
 
@@ -110,6 +131,18 @@ def server_history_document(history: ServerHistory) -> ServerHistoryDocument:
             ServerPoint(start=hour.hour * HOUR, looked_minutes=hour.looked, online_minutes=hour.online)
             for hour in history.hours
         ),
+        inference=tuple(map(_proof, history.proofs)),
+    )
+
+
+def _proof(proof: Proof) -> InferencePoint:
+    return InferencePoint(
+        start=proof.hour * HOUR,
+        checks=proof.checks,
+        computed=proof.computed,
+        outcome=proof.outcome,
+        seconds_per_token=round(proof.seconds, 6) if proof.computed else None,
+        checked_at=proof.checked_at,
     )
 
 

@@ -10,6 +10,7 @@ import msgspec
 
 from shared import contributors, incidents
 from shared.store import keys, stored
+from shared.store.inference_history import MODEL_HOURS, SERVER_HOURS, Proof, unpack_ring
 from shared.store.rings import HOUR, MINUTE, ModelSlot, Resolution, unpack_looks, unpack_model_ring
 from shared.store.server_history import ServerHour, ServerRecord, unpack_header, unpack_hours
 
@@ -31,6 +32,8 @@ class ModelHistory(msgspec.Struct, frozen=True):
     resolution: Resolution
     slots: tuple[ModelSlot, ...]
     read_at: float
+    proofs: tuple[Proof, ...] = ()
+    """By hour, whatever the resolution: the chains through all of its blocks."""
 
     def uptimes(self) -> dict[str, float | None]:
         """Return the share of crawls that found the model healthy, by window (None without any), from hourly slots."""
@@ -101,6 +104,8 @@ class ServerHistory(msgspec.Struct, frozen=True):
     online: bool
     """Whether the newest recorded crawl found it online."""
     read_at: float
+    proofs: tuple[Proof, ...] = ()
+    """By hour: the inference checks of the server."""
 
     def uptimes(self) -> dict[str, float | None]:
         """Return the share of minutes with a crawl in which it was online, by window, since it was first seen."""
@@ -155,9 +160,14 @@ class HistoryReader:
         """Return a model's history; it has no slots for a model without one. `now` is Unix seconds."""
         reading = self._redis.pipeline(transaction=False)
         reading.get(keys.history_of_model(resolution, dht_prefix))
-        data = stored.answered("history", (await reading.execute(raise_on_error=False))[0], b"")
+        reading.get(keys.inference_of_model(dht_prefix))
+        data, proofs = (
+            stored.answered("history", answer, b"") for answer in await reading.execute(raise_on_error=False)
+        )
         slots = unpack_model_ring(data or b"", resolution.ring, now)
-        return ModelHistory(dht_prefix, resolution, tuple(slots), now)
+        return ModelHistory(
+            dht_prefix, resolution, tuple(slots), now, proofs=unpack_ring(proofs or b"", MODEL_HOURS, now)
+        )
 
     async def server(self, peer_id: str, now: float) -> ServerHistory | None:
         """Return a server's history, or None where there is none (any more). `now` is Unix seconds."""
@@ -165,7 +175,8 @@ class HistoryReader:
         reading.get(keys.history_of_server(peer_id))
         reading.get(keys.HISTORY_LOOKS)
         reading.get(keys.HISTORY_HEAD)
-        data, looks, head = (
+        reading.get(keys.inference_of_server(peer_id))
+        data, looks, head, proofs = (
             stored.answered("history", answer, b"") for answer in await reading.execute(raise_on_error=False)
         )
         last = stored.read("history", stored.number, head) if head else None
@@ -178,6 +189,7 @@ class HistoryReader:
             unpack_hours(data, unpack_looks(looks or b"", now), now),
             online=bool(record.last_online) and record.last_online == int(last or 0),
             read_at=now,
+            proofs=unpack_ring(proofs or b"", SERVER_HOURS, now),
         )
 
     async def contributors(self) -> dict[str, Contributor]:

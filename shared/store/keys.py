@@ -15,8 +15,10 @@ The other modules of this package: `connection` connects; `stored` parses hostil
 | petals:history:looks          | string     | crawler; ring: minutes of each hour in which a crawl saw the swarm     |
 | petals:history:models         | sorted set | crawler; member = DHT prefix, at most 100; score = its rank            |
 | petals:history:model:R:P      | string     | crawler; ring of model P at resolution R; R's span after the last write|
+| petals:history:model:inference:P | string  | crawler; ring of hours of the inference checks of model P; 30 days     |
 | petals:history:servers        | sorted set | crawler; member = peer id, at most 5,000; score = its rank             |
 | petals:history:server:P       | string     | crawler; header and hourly ring of server P; 31 days                   |
+| petals:history:server:inference:P | string | crawler; ring of hours of the inference checks of server P; 7 days     |
 | petals:incidents:watch        | hash       | crawler; field = DHT prefix: last healthy state, debounce counters     |
 | petals:incidents:open         | hash       | crawler; field = DHT prefix: the incident that has not ended           |
 | petals:incidents:closed:C     | stream     | crawler; 500 ended incidents, a year; C is official or announced       |
@@ -32,7 +34,9 @@ The other modules of this package: `connection` connects; `stored` parses hostil
 | reachability:workers:V        | sorted set | workers of vantage V; member = worker, score = when its lease ends     |
 | reachability:verdict:V:P      | string     | workers; the fresh verdict on peer P from vantage V; seconds           |
 | reachability:inflight:V:P     | string     | api, then workers; the job that probes P from V; 2 s unless renewed    |
+| …:V:P-inference                | string     | the same of checks in which the peer computes; a minute                |
 | reachability:rate:A           | string     | api; requests of client address A in this window; a minute             |
+| reachability:rate:inference:A | string     | api; the same, of those that ask for a computation                     |
 | rq:job:P-NONCE                | hash       | api; RQ's job; expires soon after its deadline                         |
 | rq:queue:reachability-V       | list       | api; RQ's queue of job ids                                             |
 | rq:wip:reachability-V         | sorted set | workers; RQ's StartedJobRegistry                                       |
@@ -70,6 +74,15 @@ def history_of_model(resolution: str, dht_prefix: str) -> str:
 
 def history_of_server(peer_id: str) -> str:
     return f"petals:history:server:{peer_id}"
+
+
+def inference_of_model(dht_prefix: str) -> str:
+    return f"petals:history:model:inference:{dht_prefix}"
+
+
+def inference_of_server(peer_id: str) -> str:
+    """Under the prefix of the servers' history: the two are deleted together."""
+    return f"petals:history:server:inference:{peer_id}"
 
 
 def closed_incidents(*, official: bool) -> str:

@@ -15,8 +15,9 @@ from crawler.inference.agreement import (
     numbers,
     precision_of,
 )
-from crawler.inference.plan import OPT_OUT, choose_step, not_asked, slot_of
+from crawler.inference.plan import choose_step, slot_of
 from shared.inference import AgreementOutcome
+from shared.judgement.usability import OPT_OUT, not_asked
 from tests.fakes import peer_id, server
 
 pytestmark = pytest.mark.fast

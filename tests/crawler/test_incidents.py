@@ -19,7 +19,8 @@ from crawler.incidents import (
     step,
 )
 from crawler.leader import Leadership
-from shared.incidents import Fate, Outcome
+from shared.incidents import Fate, Outcome, summary
+from shared.inference import Usability, UsabilityState
 from shared.snapshot import MAX_BLOCKS, ModelState, PeerState
 from shared.store import keys
 from shared.store.history import HistoryReader
@@ -392,3 +393,40 @@ def test_a_watch_at_its_limits_is_read():
     assert decode_watch(msgspec.msgpack.encode(watch)) == watch
     one = msgspec.structs.replace(PLAIN, num_blocks=1, last_served=0.0)
     assert decode_watch(msgspec.msgpack.encode(one)) == one
+
+
+def chain(state, minute, reason=None):
+    """The model with all servers, and a chain that began in this minute."""
+    return msgspec.structs.replace(WHOLE, usability=Usability(state, START + 60 * minute, reason))
+
+
+@pytest.mark.parametrize(
+    ("chains", "opens", "closed"),
+    [
+        ("UNNNNNNN", False, []),  # one chain without tokens, however many crawls show it
+        ("UUUUNUUU", False, []),  # nor does one that failed between two that did not
+        ("UNnNnNnN", True, []),
+        ("UNnNUUUU", True, [(3, 4)]),
+        ("UNnN????", True, []),  # nobody could look: no reason to end it
+        ("UNnNHHHH", True, [(3, 4)]),  # inference checks were switched off
+        ("????????", False, []),
+    ],
+)
+def test_answers_but_does_not_compute_is_an_incident(chains, opens, closed):
+    """Two chains in a row without a token, seen by two crawls: a capital N is the same chain as before, n a new one."""
+    watch, ended, opened, began = None, [], False, 0
+    for minute, letter in enumerate(chains):
+        began = minute if letter != "N" or chains[minute - 1] not in "Nn" else began
+        state = {"U": "usable", "N": "unusable", "n": "unusable", "?": "unknown", "H": None}[letter]
+        found = WHOLE if state is None else chain(UsabilityState(state), began, "blocks 0:5: not_finite")
+        watch, closes = step(watch, found, judged(found, 0), START + 60 * minute)
+        watch = decode_watch(msgspec.msgpack.encode(watch))
+        opened = opened or watch.incident is not None
+        if watch.incident is not None:
+            assert "do not compute" in summary(watch.incident)
+            assert "not_finite" in summary(watch.incident)
+            assert watch.incident.cause == ()
+        if closes is not None:
+            ended.append(((closes.start - START) / 60, (closes.end - START) / 60))
+    assert opened is opens
+    assert [start for _, start in ended] == [end for _, end in closed]

@@ -24,7 +24,7 @@ def test_only_addresses_and_times_differ(tmp_path):
     assert list(copied) == list(shipped)
     assert (copied["PetalsTargetDown"]["for"], copied["PetalsNoWorkerLooks"]["for"]) == ("20s", "4s")
     for name, rule in shipped.items():
-        expression = rule["expr"].replace("[10m]", "[40s]").replace("[5m]", "[20s]")
+        expression = rule["expr"].replace("[30m]", "[120s]").replace("[10m]", "[40s]").replace("[5m]", "[20s]")
         assert copied[name]["expr"] == expression
         assert copied[name].get("annotations") == rule.get("annotations")
     jobs = {job["job_name"]: job for job in yaml.safe_load((tmp_path / "prometheus.yml").read_text())["scrape_configs"]}

@@ -18,6 +18,7 @@ from api.metrics.legacy import LegacyCollector
 from api.metrics.servers import ServerCollector
 from api.metrics.swarm import MAX_ADAPTERS, MAX_MODELS, MAX_VERSIONS, OTHER, AgeCollector, SwarmCollector
 from crawler.leader import Leadership
+from shared.inference import Hop, InferenceOutcome, ServerInference, Usability, UsabilityState
 from shared.snapshot import BootstrapPeer, CrawlProgress, CrawlStatus, PeerState, Refusals, Verdict
 from shared.store.snapshots import SnapshotWriter
 from tests.api.serving import serve
@@ -39,11 +40,13 @@ def small_swarm():
     first = model(
         "Beluga-hf", 4,
         (
-            server(1, 0, 4, version="2.2.0", cache_tokens_left=64, using_relay=True, next_pings={"a": 0.04}, **rps),
+            server(1, 0, 4, version="2.2.0", cache_tokens_left=64, using_relay=True, next_pings={"a": 0.04},
+                   inference=ServerInference(InferenceOutcome.COMPUTED, (0, 4), NOW - 90, 0.5, 0.25), **rps),
             server(2, 0, 2, version="2.3.0", adapters=("a/lora",), next_pings={"b": 0.2, "c": float("inf")}, **rps),
             server(3, 2, 4, PeerState.UNREACHABLE),
         ),
         official=True, name="petals-team/Beluga",
+        usability=Usability(UsabilityState.USABLE, NOW - 90, None, (Hop(peer_id(1), 0, 4),), 0.75, 0.25),
     )  # fmt: skip
     second = model("falcon-hf", 3, (server(4, 1, 2, version="2.2.0", **rps), server(1, 0, 3, PeerState.JOINING)))
     return snapshot(
@@ -87,6 +90,21 @@ def test_every_name_label_and_value_is_pinned():
     if os.environ.get("UPDATE_GOLDEN"):
         GOLDEN.write_text(text, encoding="utf-8")
     assert text == GOLDEN.read_text(encoding="utf-8")
+
+
+def test_nobody_could_look_is_not_unusable():
+    """A chain that could not be tried, or whose servers have left since, says neither 1 nor 0."""
+    known = snapshot(
+        model("unknown", usability=Usability(UsabilityState.UNKNOWN, NOW)),
+        model("left", usability=Usability(UsabilityState.USABLE, NOW, None, (Hop(peer_id(1), 0, 8),), 0.5, 0.25)),
+        model("unusable", servers=(server(1, 0, 8),), usability=Usability(UsabilityState.UNUSABLE, NOW, "why")),
+        taken_at=NOW,
+    )
+    found = samples(generate_latest(registry_of(known)).decode())
+    assert {key: found[key] for key in found if key[0] == "petals_model_usable"} == {
+        ("petals_model_usable", ("model", "unusable")): 0
+    }
+    assert not any(name == "petals_model_seconds_per_token" for name, *_ in found)
 
 
 def test_the_predecessors_metrics_are_all_there():

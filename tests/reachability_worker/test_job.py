@@ -52,13 +52,17 @@ def test_only_a_check_of_the_named_peer_is_a_job(call, why):
 
 
 def test_a_job_may_ask_for_a_step_of_inference():
-    """Of some blocks of one model; what is none is no job."""
+    """Of some blocks of one model, under a name of its own; what is none is no job."""
     asked = {"dht_prefix": "model", "start": 2, "end": 5}
     call = [CHECK_FUNCTION, None, [PEER, asked], {}]
-    assert read_job(f"{PEER}-a", packed(call)) == (PEER, InferenceRequest("model", 2, 5))
+    assert read_job(f"{PEER}-inference-a", packed(call)) == (PEER, InferenceRequest("model", 2, 5))
+    with pytest.raises(BadJobError, match=NAMED):  # a verdict of a look would be taken for it
+        read_job(f"{PEER}-a", packed(call))
+    with pytest.raises(BadJobError, match=NAMED):
+        read_job(f"{PEER}-inference-a", packed([CHECK_FUNCTION, None, [PEER], {}]))
     for wrong in ({"end": 2}, {"end": 10**9}, {"start": -1}, {"start": "2"}, {"dht_prefix": ""}, {"more": 1}):
         with pytest.raises(BadJobError):
-            read_job(f"{PEER}-a", packed([CHECK_FUNCTION, None, [PEER, asked | wrong], {}]))
+            read_job(f"{PEER}-inference-a", packed([CHECK_FUNCTION, None, [PEER, asked | wrong], {}]))
 
 
 @pytest.mark.parametrize("job_id", [PEER, f"{PEER}-a-b", f"x{PEER}-a", "-a", ""])

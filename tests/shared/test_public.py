@@ -245,7 +245,7 @@ def test_a_check_says_first_what_was_asked():
         "addresses": ["/ip4/127.0.0.1/tcp/1"], "rtt_ms": 1.0, "protocol_ok": True, "checked_at": 2.0,
     }  # fmt: skip
     asked = {"ok": True, "success": True, "message": None, "your_ip": "8.8.8.8", "hints": []}
-    expected = {**asked, **reached, "disagreement": True, "vantages": [refused, reached]}
+    expected = {**asked, **reached, "disagreement": True, "vantages": [refused, reached], "inference": None}
     assert json.dumps(written(reachability_document(answers, your_ip="8.8.8.8"))) == json.dumps(expected)
     words = f"{message(REFUSED.cause)} (connection refused) {advice(REFUSED.cause)}"
     assert reachability_document(answers[:1], your_ip="8.8.8.8").message == words

@@ -4,7 +4,7 @@ import itertools
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shared import words
@@ -58,6 +58,7 @@ def test_how_it_is_said(said, expected):
 
 
 @given(ANY)
+@example(math.inf)
 def test_any_number_can_be_said(value):
     """NaN, infinity and the far past included: records and clocks hold such."""
     for say in (words.duration, words.about, words.period, words.number, words.throughput, words.milliseconds):

@@ -1,0 +1,66 @@
+"""This module returns the Redis commands that record inference checks: each once, however many crawls show it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from shared.store import keys, stored
+from shared.store.inference_history import MODEL_HOURS, SERVER_HOURS, Proof, of_model, of_server, pack, unpack
+
+if TYPE_CHECKING:
+    from collections.abc import Container
+
+    from redis.asyncio import Redis
+
+    from shared.snapshot import Snapshot
+    from shared.store.rings import Ring
+
+Command = tuple[str | bytes | int | float, ...]
+
+
+class ProofHistory:
+    """Remembers which checks it has recorded, so that only new ones cost a read."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._recorded: dict[str, int] = {}
+        """When the latest recorded check of a key began."""
+
+    async def commands(self, snapshot: Snapshot, models: Container[str], servers: Container[str]) -> list[Command]:
+        """Return the commands for the models (DHT prefixes) and servers that have a history."""
+        latest = _latest(snapshot, models, servers)
+        fresh = {key: one for key, one in latest.items() if one[1].checked_at > self._recorded.get(key, -1)}
+        reading = self._redis.pipeline(transaction=False)
+        for key, (ring, proof) in fresh.items():
+            reading.getrange(key, ring.offset(proof.hour), ring.offset(proof.hour) + ring.width - 1)
+        commands: list[Command] = []
+        answers = await reading.execute(raise_on_error=False) if fresh else ()
+        for (key, (ring, proof)), answer in zip(fresh.items(), answers, strict=True):
+            if isinstance(answer, Exception):
+                commands.append(("DEL", key))
+            data = stored.answered("history", answer, b"")
+            before = unpack(data)
+            if before is not None and before.hour == proof.hour and before.checked_at >= proof.checked_at:
+                continue  # another crawler, or an earlier run of this one, has recorded it
+            if not data:  # allocate the whole ring at once: Redis gives a growing string twice the memory
+                commands.append(("SETRANGE", key, ring.size - 1, b"\0"))
+            record = proof if before is None else before.merge(proof)
+            commands.append(("SETRANGE", key, ring.offset(proof.hour), pack(record)))
+            commands.append(("EXPIRE", key, ring.life))
+        self._recorded = {key: proof.checked_at for key, (_, proof) in latest.items()}
+        return commands
+
+
+def _latest(snapshot: Snapshot, models: Container[str], servers: Container[str]) -> dict[str, tuple[Ring, Proof]]:
+    """Return the newest check by key; of a server of several models, the newest of all."""
+    latest: dict[str, tuple[Ring, Proof]] = {}
+    for model in snapshot.models:
+        if model.usability is not None and model.dht_prefix in models:
+            latest[keys.inference_of_model(model.dht_prefix)] = (MODEL_HOURS, of_model(model.usability))
+        for server in model.servers:
+            if server.inference is None or server.peer_id not in servers:
+                continue
+            key, proof = keys.inference_of_server(server.peer_id), of_server(server.inference)
+            if key not in latest or latest[key][1].checked_at < proof.checked_at:
+                latest[key] = (SERVER_HOURS, proof)
+    return latest

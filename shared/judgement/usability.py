@@ -1,0 +1,81 @@
+"""This module says what the latest inference checks prove of a model or server that a snapshot shows now."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from shared.inference import AgreementOutcome, InferenceOutcome, ServerInference, UsabilityState
+from shared.snapshot import PeerState
+
+if TYPE_CHECKING:
+    from shared.snapshot import ModelReport, ServerReport
+
+DOES_NOT_COMPUTE = frozenset(
+    {
+        InferenceOutcome.REFUSED,
+        InferenceOutcome.NOT_FINITE,
+        InferenceOutcome.WRONG_SHAPE,
+        InferenceOutcome.FAILED,
+        InferenceOutcome.TIMEOUT,
+    }
+)
+"""Outcomes of a server that answers and gives no right numbers. One that is busy computes for others."""
+
+OPT_OUT = "#no-inference-checks"
+"""A server whose public name holds this is never checked."""
+MIN_CACHE_TOKENS = 16
+"""Tokens per block: a server that announces fewer needs them for its users."""
+
+
+def path_stands(model: ModelReport) -> bool:
+    """Return whether the servers of the latest chain are still online and hold their blocks; True without any."""
+    if model.usability is None:
+        return True
+    held = {server.peer_id: server.span for server in model.servers if server.state is PeerState.ONLINE}
+    spans = ((held.get(hop.peer_id), hop) for hop in model.usability.path)
+    return all(span is not None and span.start <= hop.start and hop.end <= span.end for span, hop in spans)
+
+
+def gives_tokens(model: ModelReport) -> bool | None:
+    """Return whether a client gets tokens from the model, as the latest chain proved.
+
+    None where no chain was tried, where nobody could look, and where a server of the path has left since then.
+    """
+    if model.usability is None:
+        return None
+    match model.usability.state:
+        case UsabilityState.USABLE | UsabilityState.DEGRADED:
+            return True if path_stands(model) else None
+        case UsabilityState.UNUSABLE:
+            return False
+        case UsabilityState.UNKNOWN:
+            return None
+
+
+def does_not_compute(server: ServerReport) -> bool:
+    """Return whether the server is online and its latest inference check gave no right numbers."""
+    return (
+        server.state is PeerState.ONLINE
+        and server.inference is not None
+        and server.inference.outcome in DOES_NOT_COMPUTE
+    )
+
+
+def against_majority(server: ServerReport) -> bool:
+    """Return whether the server computes other numbers than most of three or more."""
+    found = server.inference
+    return (
+        found is not None and found.agreement.outcome is AgreementOutcome.DISAGREES and found.agreement.against_majority
+    )
+
+
+def not_asked(server: ServerReport, now: float) -> ServerInference | None:
+    """Return what is said instead of a server that is never asked, or not now; None for one that is asked."""
+    span = (server.span.start, server.span.end)
+    if OPT_OUT in (server.public_name or ""):
+        return ServerInference(InferenceOutcome.UNKNOWN, span, now, detail="not asked: its operator opted out")
+    left = server.cache_tokens_left_per_block
+    if left is not None and left < MIN_CACHE_TOKENS:
+        detail = f"not asked: it announces {left} tokens of attention cache per block"
+        return ServerInference(InferenceOutcome.BUSY, span, now, detail=detail)
+    return None

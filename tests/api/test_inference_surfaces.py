@@ -1,0 +1,133 @@
+"""What inference checks proved is said first, with its age, and apart from what is announced and found."""
+
+import msgspec
+import pytest
+
+from api.pages import Pages
+from api.pages.badge import BadgeMetric, model_badge
+from shared.advice.inference import agreement_words, model_proof, server_proof
+from shared.inference import (
+    Agreement,
+    AgreementOutcome,
+    Hop,
+    InferenceOutcome,
+    ServerInference,
+    Usability,
+    UsabilityState,
+)
+from shared.judgement.usability import does_not_compute, gives_tokens
+from shared.snapshot import PeerState, Verdict
+from shared.text_picture import text_picture
+from tests import fakes
+from tests import page_snapshots as made
+from tests.api.test_pages import Page
+
+NOW = made.NOW
+SPEED = "0.4 s per token over 2 servers"
+COMPUTED = ServerInference(InferenceOutcome.COMPUTED, (0, 4), NOW - 90, 0.5, 0.2)
+
+
+def proved(state=UsabilityState.USABLE, reason=None, **more):
+    """A model of two halves, and the chain through both."""
+    servers = (fakes.server(1, 0, 4, inference=COMPUTED), fakes.server(2, 4, 8))
+    path = tuple(Hop(one.peer_id, one.span.start, one.span.end, seconds_per_step=0.2) for one in servers)
+    found = Usability(state, NOW - 90, reason, path, 0.9, 0.4)
+    return fakes.model(**{"blocks": 8, "usability": found, "servers": servers, **more})
+
+
+@pytest.mark.parametrize(
+    ("model", "says", "tokens"),
+    [
+        (proved(), "Usable now: 0.4 s per token over 2 servers", True),
+        (proved(UsabilityState.DEGRADED, "x is slow"), f"Usable now, but degraded: {SPEED}", True),
+        (proved(UsabilityState.UNUSABLE, "x: not_finite"), "Unusable now: no token comes out", False),
+        (proved(UsabilityState.UNKNOWN), "Not known whether it is usable: nobody could look", None),
+        (proved(usability=None), "Not proved", None),
+        (proved(servers=(fakes.server(1, 0, 4),)), f"Usable when it was last tried: {SPEED}", None),
+    ],
+)
+def test_what_a_chain_proved_is_said_of_a_model(model, says, tokens):
+    """A chain over a server that has left since then proves nothing about now."""
+    assert model_proof(model).title == says
+    assert gives_tokens(model) is tokens
+    assert " now" not in model_proof(model, stale=True).title
+
+
+@pytest.mark.parametrize("outcome", InferenceOutcome)
+def test_every_outcome_has_words(outcome):
+    proof = server_proof(msgspec.structs.replace(COMPUTED, outcome=outcome, detail="in its own words"))
+    assert proof.title
+    assert proof.checked_at == COMPUTED.checked_at
+
+
+@pytest.mark.parametrize("state", PeerState)
+def test_only_an_online_server_is_said_not_to_compute(state):
+    broken = msgspec.structs.replace(COMPUTED, outcome=InferenceOutcome.TIMEOUT)
+    assert does_not_compute(fakes.server(1, 0, 4, state, inference=broken)) is (state is PeerState.ONLINE)
+
+
+def test_nobody_is_blamed_where_two_differ():
+    found = Agreement(AgreementOutcome.DISAGREES, (fakes.peer_id(2),), (0, 4), 0.1)
+    assert "not known which" in agreement_words(found)
+    assert "most" in agreement_words(msgspec.structs.replace(found, against_majority=True))
+
+
+def test_the_proof_stands_first_on_card_and_page():
+    """Before coverage, estimate and claims; with the path on the strip, and when it was measured."""
+    model = proved()
+    view, pages = made.make_view(made.make_snapshot([model])), Pages()
+    for html in (pages.overview(view), pages.model(view, model.dht_prefix)):
+        page = Page(html)
+        assert page.text.index("Usable now: 0.4 s per token over 2 servers.") < page.text.index("blocks covered")
+        assert "from this monitor’s place" in page.text
+        assert len(page.all("rect", **{"class": "hop"})) == 3
+        assert not page.unbalanced
+
+
+def test_a_servers_page_keeps_three_kinds_of_facts_apart():
+    broken = msgspec.structs.replace(COMPUTED, outcome=InferenceOutcome.FAILED, detail="<b>out of luck</b>")
+    server = fakes.server(1, 0, 4, inference=broken, verdict=Verdict.REACHABLE)
+    view = made.make_view(made.make_snapshot([proved(servers=(server,))]))
+    html = Pages().server(view, server.peer_id)
+    page = Page(html)
+    assert "Proved by a computation" in page.text
+    assert "Fails when it is asked to compute" in page.text
+    assert "is online, but does not compute" in page.text
+    assert "<b>out of luck" not in html
+    assert "Found by dialling" in page.text
+    assert "the server announces" in page.text
+
+
+def test_a_model_that_gives_no_tokens_is_nowhere_called_usable():
+    """Every block is served: the chips, the figures and the verdict say all the same that it cannot be used."""
+    model = proved(UsabilityState.UNUSABLE, "blocks 0:4: not_finite", official=True)
+    page = Page(Pages().overview(made.make_view(made.make_snapshot([model]))))
+    assert "0 / 1 models usable" in page.text
+    assert "can be used now" not in page.text.replace("cannot be used now", "")
+    assert not page.all("a", **{"class": "chip good"})
+
+
+@pytest.mark.parametrize(
+    ("model", "usable", "speed"),
+    [
+        (proved(), "usable", "0.4 s per token"),
+        (proved(UsabilityState.DEGRADED), "degraded", "0.4 s per token"),
+        (proved(UsabilityState.UNUSABLE), "unusable", "unusable"),
+        (proved(UsabilityState.UNKNOWN), "not proved", "not proved"),
+        (proved(usability=None), "not proved", "not proved"),
+    ],
+)
+def test_badges_show_what_was_proved(model, usable, speed):
+    view = made.make_view(made.make_snapshot([model]))
+    said = [model_badge(metric, model, view, None).message for metric in (BadgeMetric.USABLE, BadgeMetric.SPEED)]
+    assert said == [usable, speed]
+
+
+def test_the_text_picture_marks_a_server_that_does_not_compute():
+    """With a character of its own, which the legend explains."""
+    broken = msgspec.structs.replace(COMPUTED, outcome=InferenceOutcome.NOT_FINITE)
+    servers = (fakes.server(1, 0, 4, inference=broken), fakes.server(2, 4, 8))
+    picture = text_picture(made.make_snapshot([proved(servers=servers)]))
+    assert "|XXXX    |" in picture
+    assert "|    ####|" in picture
+    assert "X - online" in picture
