@@ -1,4 +1,4 @@
-"""The reachability question and its answer: what the api asks, what a worker replies, in what words.
+"""A reachability check and its answer: what the api asks, what a worker replies, in what words.
 
 Unknown is a value: `Verdict.UNKNOWN` means that nobody could look, and is never told as "unreachable".
 """
@@ -191,7 +191,7 @@ _WORDS: dict[Cause, tuple[str, str]] = {
     ),
     Cause.NODE_UNFIT: ("The monitor's own node is cut off from the swarm.", "Ask again in a minute."),
     Cause.NO_SLOT: ("The monitor is too busy to look in time.", "Ask again in a minute."),
-    Cause.EXPIRED: ("The question expired before a worker could take it.", "Ask again in a minute."),
+    Cause.EXPIRED: ("The check expired before a worker could take it.", "Ask again in a minute."),
 }
 
 

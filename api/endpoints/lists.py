@@ -36,7 +36,7 @@ async def _page(request: Request, table: Table[Any]) -> PreparedResponse:
     path, snapshot, freshness = request.url.path, services.snapshot(), services.swarm.view().freshness
     form = form_of(path, request.headers.get("accept", ""))
     # No path begins like this key: a list is never sent before its whole query and its Accept were read here.
-    key = f"list {form} {path}?{query.text(query.question.cursor)}"
+    key = f"list {form} {path}?{query.text(query.selection.cursor)}"
 
     make_page = partial(services.lists.page, table, snapshot, query, freshness=freshness, form=form, path=path)
 

@@ -115,7 +115,7 @@ _WORDS = {
     304: "The client has it already (If-None-Match).",
     303: "To the page of what was asked for.",
     307: "To the canonical form of the peer id.",
-    400: "The question is malformed.",
+    400: "The request is malformed.",
     403: "Only for the monitor's trusted networks.",
     404: "Not known; `near_matches` names what may have been meant.",
     429: "Too many requests from this address.",

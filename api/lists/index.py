@@ -70,7 +70,7 @@ class Cursor(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class Selection:
     """Which rows are asked for, in which order, from which one on."""
 
     filters: Mapping[str, frozenset[str]]
@@ -108,18 +108,18 @@ class Index(Generic[Row]):
         self._by_value: dict[str, dict[str | None, set[int]]] = {}
         self._orders: dict[str, _Order] = {}
 
-    def page(self, question: Question) -> Page[Row]:
+    def page(self, selection: Selection) -> Page[Row]:
         """Return a page. Raises `TypeError` where the cursor's value cannot stand in the order that it names."""
-        wanted = self._wanted(question.filters)
-        order = self._order(question.sort)
-        places = _after(order, question.cursor, descending=question.descending)
-        found = list(islice((place for place in places if wanted is None or place in wanted), question.limit + 1))
-        shown = [self._rows[place] for place in found[: question.limit]]
-        more = len(found) > question.limit
+        wanted = self._wanted(selection.filters)
+        order = self._order(selection.sort)
+        places = _after(order, selection.cursor, descending=selection.descending)
+        found = list(islice((place for place in places if wanted is None or place in wanted), selection.limit + 1))
+        shown = [self._rows[place] for place in found[: selection.limit]]
+        more = len(found) > selection.limit
         return Page(
             shown,
             len(self._rows) if wanted is None else len(wanted),
-            self._cursor(question.sort, found[question.limit - 1]) if more else None,
+            self._cursor(selection.sort, found[selection.limit - 1]) if more else None,
         )
 
     def _wanted(self, filters: Mapping[str, frozenset[str]]) -> set[int] | None:

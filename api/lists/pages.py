@@ -34,7 +34,7 @@ class ListPages:
     ) -> PreparedResponse:
         """Return a page of the table. Raises a 400 `Problem` for a cursor that is none."""
         try:
-            page = self._index(table, snapshot).page(query.question)
+            page = self._index(table, snapshot).page(query.selection)
         except TypeError as error:
             raise bad_cursor() from error
         following = None if page.next is None else f"{path}?{query.text(page.next)}"

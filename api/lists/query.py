@@ -14,7 +14,7 @@ import msgspec
 
 from api.http.problems import Problem
 from api.http.resources import MAX_QUERY
-from api.lists.index import Cursor, Question
+from api.lists.index import Cursor, Selection
 from api.lists.tables import MAX_LIMIT
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _cursors = msgspec.json.Decoder(tuple[str, float | str | None, str, str])
 class ListQuery(msgspec.Struct, frozen=True):
     """A query that was understood."""
 
-    question: Question
+    selection: Selection
     fields: tuple[str, ...]
     """Fields that were chosen, in that order; empty for all."""
     plain: str
@@ -63,7 +63,7 @@ def parse_query(table: Table[Any], query: bytes) -> ListQuery:
     pairs = [(parameter, value) for parameter, values in sorted(filters.items()) for value in sorted(values)]
     pairs += [("sort", sort)] * bool(sort) + [("fields", ",".join(fields))] * bool(fields)
     pairs += [("limit", f"{limit}")] * (limit != table.default_limit)
-    return ListQuery(Question(filters, name, descending, limit, cursor), fields, urlencode(pairs))
+    return ListQuery(Selection(filters, name, descending, limit, cursor), fields, urlencode(pairs))
 
 
 def encode_cursor(cursor: Cursor) -> str:

@@ -22,7 +22,7 @@ def check_metrics(answers: Sequence[Answer], seconds: float) -> CollectorRegistr
     outcome = decisive.outcome
     success = Gauge("probe_success", "1 where the peer was reached, 0 where it was not.", registry=registry)
     success.set(outcome.verdict is Verdict.REACHABLE)
-    Gauge("probe_duration_seconds", "From question to answer.", registry=registry).set(seconds)
+    Gauge("probe_duration_seconds", "From request to answer.", registry=registry).set(seconds)
     stages = Gauge(
         "probe_stage_duration_seconds",
         "Duration by stage; `queue` is all that was not looking.",

@@ -108,7 +108,7 @@ def test_chosen_fields_alone_are_sent():
         ("model=" + "x" * 3000, "2000 bytes"),
     ],
 )
-def test_a_question_that_is_wrong_is_told_what_is_right(query, told):
+def test_a_query_that_is_wrong_is_told_what_is_right(query, told):
     """Nothing is ignored: a misspelt filter would list everything."""
     with pytest.raises(Problem) as caught:
         ask(query)

@@ -31,7 +31,7 @@ async def liar():
 
 
 @pytest_asyncio.fixture
-async def eyes(swarm, liar):
+async def nodes(swarm, liar):
     """A dht_node that joined through an honest and a lying bootstrap peer, and a prober_node."""
     peers = bootstrap_peers([await liar.address(), *swarm.initial_peers])
     async with await DHTClientNode.open() as dht_node, await ProberNode.open() as prober_node:
@@ -40,80 +40,80 @@ async def eyes(swarm, liar):
         yield dht_node, prober_node
 
 
-async def look(eyes, peer):
-    return await probe(*eyes, peer, deadline=time.monotonic() + 5)
+async def probe_through(nodes, peer):
+    return await probe(*nodes, peer, deadline=time.monotonic() + 5)
 
 
-async def look_with_the_lie_first(swarm, liar, eyes, peer):
+async def probe_with_the_lie_first(swarm, liar, nodes, peer):
     """The honest node is held back until the liar has spoken and what it named was dialled."""
     swarm.bootstrap.freeze()
     try:
-        looking = asyncio.create_task(look(eyes, peer))
+        probing = asyncio.create_task(probe_through(nodes, peer))
         async with asyncio.timeout(4):
             while not liar.asked:
                 await asyncio.sleep(0.01)
         await asyncio.sleep(0.2)
-        assert not looking.done()
+        assert not probing.done()
     finally:
         swarm.bootstrap.thaw()
-    return await looking
+    return await probing
 
 
 @pytest.mark.parametrize("lie", ["a closed port", "another node's address"])
-async def test_a_lie_that_comes_first_does_not_make_a_live_server_unreachable(swarm, liar, eyes, lie):
+async def test_a_lie_that_comes_first_does_not_make_a_live_server_unreachable(swarm, liar, nodes, lie):
     """It is dialled and fails; then the honest node's answer is dialled too."""
     live, bystander = swarm.start(Announcement(Model("m", 4), 0, 4)), swarm.start()
     elsewhere = addresses(swarm, bystander)[0].rpartition("/p2p/")[0]
     liar.says = {live.peer_id: {live.peer_id: [CLOSED_PORT if lie == "a closed port" else elsewhere]}}
-    outcome = await look_with_the_lie_first(swarm, liar, eyes, live.peer_id)
+    outcome = await probe_with_the_lie_first(swarm, liar, nodes, live.peer_id)
     assert outcome.verdict is Verdict.REACHABLE
 
 
-async def test_a_liar_cannot_take_all_the_room_of_a_dial(swarm, liar, eyes):
+async def test_a_liar_cannot_take_all_the_room_of_a_dial(swarm, liar, nodes):
     """p2pd dials eight addresses of a peer at once: sixteen that hang would keep the true one waiting."""
     live = swarm.start(Announcement(Model("m", 4), 0, 4))
     async with Tarpit(16) as tarpit:
         liar.says = {live.peer_id: {live.peer_id: tarpit.addresses}}
-        outcome = await look_with_the_lie_first(swarm, liar, eyes, live.peer_id)
+        outcome = await probe_with_the_lie_first(swarm, liar, nodes, live.peer_id)
         assert outcome.verdict is Verdict.REACHABLE
         assert tarpit.knocks <= DIALLED_AT_ONCE
 
 
-async def test_a_liar_cannot_lead_the_search_away(swarm, liar, eyes):
+async def test_a_liar_cannot_lead_the_search_away(swarm, liar, nodes):
     """It names nodes near the peer that do not exist: the bootstrap peers are asked before any of these."""
     live = swarm.start(Announcement(Model("m", 4), 0, 4))
     liar.says = {live.peer_id: {id_near(live.peer_id, number): [CLOSED_PORT] for number in range(20)}}
-    outcome = await look_with_the_lie_first(swarm, liar, eyes, live.peer_id)
+    outcome = await probe_with_the_lie_first(swarm, liar, nodes, live.peer_id)
     assert outcome.verdict is Verdict.REACHABLE
 
 
-async def test_a_dead_peer_is_still_called_unreachable_where_somebody_lies(swarm, liar, eyes):
+async def test_a_dead_peer_is_still_called_unreachable_where_somebody_lies(swarm, liar, nodes):
     """Its old address and the lie were both dialled, once."""
     dead = swarm.start(Announcement(Model("m", 4), 0, 4))
     address = addresses(swarm, dead)[0].rpartition("/p2p/")[0]
     swarm.close_server(dead)
     liar.says = {dead.peer_id: {dead.peer_id: [CLOSED_PORT, address]}}
-    outcome = await look(eyes, dead.peer_id)
+    outcome = await probe_through(nodes, dead.peer_id)
     assert (outcome.verdict, outcome.cause) == (Verdict.UNREACHABLE, Cause.REFUSED)
 
 
-async def test_a_liar_makes_nobody_an_amplifier(liar, eyes):
+async def test_a_liar_makes_nobody_an_amplifier(liar, nodes):
     """However many addresses and nodes it names: one look dials few, each once."""
     nobody = peer_id(77)
     async with Tarpit(20) as named, Tarpit(16) as steps:
         near = {id_near(nobody, number): steps.addresses for number in range(31)}
         liar.says = {nobody: {**near, nobody: named.addresses}}
-        outcome = await look(eyes, nobody)
+        outcome = await probe_through(nodes, nobody)
         assert (outcome.verdict, outcome.cause) == (Verdict.UNREACHABLE, Cause.FROZEN)
         # A dial that hung is followed by one knock at each address.
         assert named.knocks <= 2 * MAX_DIALLED
         assert steps.knocks <= MAX_ASKED * 4
 
 
-async def test_nobody_is_believed_before_others_were_asked(swarm, liar, eyes):
+async def test_nobody_is_believed_before_others_were_asked(swarm, liar, nodes):
     """The time ends with the honest node still silent: nobody knows whether it would have named another address."""
     liar.says = {peer_id(5): {peer_id(5): [CLOSED_PORT]}}
-    dht_node, _ = eyes
+    dht_node, _ = nodes
     search = Search(
         dht_node.kademlia,
         peer_id(5),
