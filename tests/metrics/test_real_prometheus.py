@@ -19,6 +19,15 @@ import yaml
 
 from deploy.embedded_redis import free_port
 from reachability_worker.metrics import WorkerMetrics
+from shared.inference import (
+    Agreement,
+    AgreementOutcome,
+    Hop,
+    InferenceOutcome,
+    ServerInference,
+    Usability,
+    UsabilityState,
+)  # fmt: skip
 from shared.snapshot import PeerState, Refusals
 from shared.store.connection import connect
 from tests.fakes import FakeProber, model, peer_id, server, snapshot
@@ -82,9 +91,17 @@ async def prometheus(folder, targets, *, alertmanager=None, hold=None):
 
 def busy_swarm():
     """Two models, one of them thin, with everything in it that a panel shows."""
-    rps = {"network_rps": 9.0, "inference_rps": 2.0, "forward_rps": 30.0, "version": "2.2.0", "cache_tokens_left": 64}
+    now = time.time()
+    differs = Agreement(AgreementOutcome.DISAGREES, (peer_id(2),), (0, 4), 0.1)
+    proved = ServerInference(InferenceOutcome.COMPUTED, (0, 4), now, 0.5, 0.25, differs)
+    rps = {
+        "network_rps": 9.0, "inference_rps": 2.0, "forward_rps": 30.0, "version": "2.2.0", "cache_tokens_left": 64,
+        "inference": proved,
+    }  # fmt: skip
+    usable = Usability(UsabilityState.USABLE, now, None, (Hop(peer_id(1), 0, 8),), 0.75, 0.25)
+    servers = (server(1, 0, 8, next_pings={"a": 0.1}, **rps), server(2, 0, 4, **rps))
     return snapshot(
-        model("Beluga-hf", 8, (server(1, 0, 8, next_pings={"a": 0.1}, **rps), server(2, 0, 4, **rps)), official=True),
+        model("Beluga-hf", 8, servers, official=True, usability=usable),
         model("falcon-hf", 4, (server(3, 0, 4, PeerState.UNREACHABLE, adapters=("a/lora",)),)),
         refused=Refusals({"bad_span": 4}),
     )
