@@ -155,6 +155,7 @@ def server_history_html(history: ServerHistory, last_seen: float | None = None) 
         facts=facts,
         outages=[_outage(outage, last_seen) for outage in reversed(outages[-MAX_OUTAGES:])],
         left_out=max(0, len(outages) - MAX_OUTAGES),
+        was_online=record.last_online > 0,
     )
 
 

@@ -21,6 +21,7 @@ from shared.p2p.inference import InferenceError, Session, open_session
 from shared.peer_id import short_peer_id
 from shared.routing import Leg, route
 from shared.snapshot import PeerState, Verdict
+from shared.words import blocks
 
 if TYPE_CHECKING:
     from array import array
@@ -178,11 +179,11 @@ class Chain:
         if undecided and route([*asked, *undecided], start, end) is not None:
             state = UsabilityState.UNKNOWN
         reason = "; ".join(
-            f"blocks {one.blocks[0]}:{one.blocks[1]} at {short_peer_id(server.peer_id)}: {one.outcome}"
+            f"{blocks([one.blocks])} at {short_peer_id(server.peer_id)}: {one.outcome}"
             + (f" ({one.detail})" if one.detail else "")
             for server, one in failed[-3:]
         )
-        raise _BrokenChainError(state, reason or f"no server that answers holds all of blocks {start}:{end}")
+        raise _BrokenChainError(state, reason or f"no server that answers holds all of {blocks([(start, end)])}")
 
     async def _connect_all(self) -> None:
         """Connect before the clock runs: a client that generates is connected, too."""
@@ -262,5 +263,5 @@ class Chain:
             if link.seconds[-1] > SLOW_STEP:
                 found.append(f"{name} takes {link.seconds[-1]:.1f} s per token")
             if min(redundancy[start:end]) == 1:
-                found.append(f"blocks of {start}:{end} are on {name} alone")
+                found.append(f"{name} alone holds some of {blocks([(start, end)])}")
         return found
