@@ -10,6 +10,7 @@ from api.checks.client import CheckClient
 from api.http.client_address import client_address, is_trusted
 from api.http.problems import Problem
 from api.http.request_rate import RequestRate
+from api.http.resources import resource
 from api.lists.pages import ListPages
 from api.metrics.process import ProcessMetrics
 from api.pages import Pages
@@ -120,6 +121,15 @@ class Services:
             address = client_address(request.scope)
             if not is_trusted(address, self.settings.trusted):
                 raise Problem(403, "This monitor shows this to its trusted networks alone.")
+
+    def public_resource(self, request: Request) -> str:
+        """Return the name under which a response is prepared. Raises as `require_public`.
+
+        Where pages are private it is no path, so that no prepared response is sent before the client was looked at.
+        """
+        self.require_public(request)
+        name = resource(request.scope)
+        return name if self.settings.public_pages == "public" else f"private {name}"
 
     async def peer_id(self, given: str) -> str:
         """Return a peer id in its canonical form. Raises a 400 `Problem`, with suggestions."""

@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,7 @@ from shared.public.state import state_document
 from shared.settings import begin, command_line
 from shared.store.clock import RedisClock
 from shared.store.connection import connect, connect_sync
+from shared.store.inference_turn import inference_turn
 from shared.store.snapshots import SnapshotWriter
 from shared.tasks import Tasks, awaited
 from shared.text_picture import text_picture
@@ -171,6 +173,7 @@ async def _run(settings: CrawlerSettings) -> None:
             leads=lambda: leadership.lease is not None,
             count=lambda outcome: metrics.inference_checks.labels(outcome).inc(),
             now=clock.now,
+            turn=partial(inference_turn, redis),
         )
     publisher = Publisher(SnapshotWriter(redis), HistoryWriter(redis), leadership, metrics, clock, inference=inference)
     loop = CrawlLoop(settings, Observer(settings), publisher, leadership, metrics)

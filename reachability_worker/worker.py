@@ -26,10 +26,12 @@ from reachability_worker.registration import Registration
 from reachability_worker.results import Results
 from reachability_worker.scripts import Scripts
 from reachability_worker.spans import check_span, note_outcome
+from shared.inference import InferenceOutcome, ServerInference
 from shared.reachability import RENEWAL, WORKER_LEASE, Cause, DialOutcome
 from shared.snapshot import Verdict
 from shared.store import keys, stored
 from shared.store.clock import RedisClock
+from shared.store.inference_turn import inference_turn
 from shared.tasks import Tasks, end
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis as AsyncRedis
 
     from reachability_worker.metrics import WorkerMetrics
-    from shared.inference import InferenceRequest, ServerInference
+    from shared.inference import InferenceRequest
     from shared.reachability import Stage
 
 CHECKS_PER_BATCH = 250
@@ -233,10 +235,18 @@ class ConcurrentWorker:
                 # This worker's fault: another worker may be able to probe the peer. Without one the api answers 503.
                 await self._hand_back([check.job_id])
             else:
-                inference = None
-                if check.inference is not None and outcome.verdict is Verdict.REACHABLE:
-                    inference = await self._prober.infer(check.peer_id, outcome, check.inference, check.deadline)
-                self._results.put(check, outcome, span.traceparent, inference)
+                self._results.put(check, outcome, span.traceparent, await self._infer(check, outcome))
+
+    async def _infer(self, check: Check, outcome: DialOutcome) -> ServerInference | None:
+        """Return what the peer computed; None where nobody asked for it, or the peer was not reached."""
+        asked = check.inference
+        if asked is None or outcome.verdict is not Verdict.REACHABLE:
+            return None
+        async with inference_turn(self._redis, check.peer_id) as mine:
+            if not mine:
+                blocks, detail = (asked.start, asked.end), "another inference check of it goes on"
+                return ServerInference(InferenceOutcome.UNKNOWN, blocks, time.time(), detail=detail)
+            return await self._prober.infer(check.peer_id, outcome, asked, check.deadline)
 
     async def _probe(self, check: Check) -> DialOutcome:
         started = time.monotonic()

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from api.http.base_address import base_address
 from api.http.limit import limit_of
-from api.http.resources import resource
 from api.pages.feed import changes_feed
 from api.responses import kinds
 from api.services import services_of
@@ -50,7 +49,7 @@ async def changes(request: Request) -> PreparedResponse:
             lambda: kinds.document(changes_document(services.changes.find(wanted), limit), "/api/v1/changes")
         )
 
-    return await services.on_demand.get(resource(request.scope), make)
+    return await services.on_demand.get(services.public_resource(request), make)
 
 
 async def atom(request: Request) -> PreparedResponse:
@@ -66,4 +65,4 @@ async def atom(request: Request) -> PreparedResponse:
         return await services.on_demand.render(render)
 
     # Addresses in a feed are whole, so each name of the monitor has its own.
-    return await services.on_demand.get(f"{base} {resource(request.scope)}", make)
+    return await services.on_demand.get(f"{base} {services.public_resource(request)}", make)

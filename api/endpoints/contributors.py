@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from api.http.problems import Problem
-from api.http.resources import resource
 from api.responses import kinds
 from api.services import services_of
 from shared.public.contributors import NAMES_ARE, ContributorDocument, ContributorsDocument, ranking
@@ -74,4 +73,4 @@ async def _answer(request: Request, draw: Draw) -> PreparedResponse:
             raise Problem(404, f"No server that shows the name {name!r} was ever reached.")
         return response
 
-    return await services.on_demand.get(resource(request.scope), make)
+    return await services.on_demand.get(services.public_resource(request), make)

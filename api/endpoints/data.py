@@ -9,7 +9,6 @@ from starlette.responses import FileResponse
 
 from api.http.headers import CORS
 from api.http.problems import Problem
-from api.http.resources import resource
 from api.responses import kinds
 from api.services import services_of
 from shared.export_files import Form, parse_name
@@ -39,7 +38,7 @@ async def page(request: Request) -> PreparedResponse:
             lambda: kinds.page(services.pages.data(view, _listed(folder), exports=folder is not None), "/data")
         )
 
-    return await services.on_demand.get(resource(request.scope), make)
+    return await services.on_demand.get(services.public_resource(request), make)
 
 
 async def files(request: Request) -> PreparedResponse:
@@ -50,12 +49,14 @@ async def files(request: Request) -> PreparedResponse:
     async def make() -> PreparedResponse:
         return await services.on_demand.render(lambda: kinds.document(_listed(folder), "/api/v1/data"))
 
-    return await services.on_demand.get(resource(request.scope), make)
+    return await services.on_demand.get(services.public_resource(request), make)
 
 
 async def file(request: Request) -> FileResponse:
     """One file, whole or in ranges. Its name is one that the export gives, so no other file can be asked for."""
-    folder = services_of(request).settings.export_folder
+    services = services_of(request)
+    services.require_public(request)
+    folder = services.settings.export_folder
     wanted = parse_name(request.path_params["name"])
     if folder is None or wanted is None or not (folder / wanted.name).is_file():
         raise Problem(404, "The export has no such file; /api/v1/data lists those that it has.")

@@ -242,13 +242,13 @@ def _paths() -> dict[str, dict[str, Any]]:
             "ChangesDocument",
             _query("limit", {"type": "integer", "minimum": 1, "maximum": 1000}, "How many at most."),
             *_OF_CHANGES,
-            errors=(400, 503), cached=True,
+            errors=(400, 403, 503), cached=True,
         ),
         "/api/v1/contributors": _json(
-            "Who serves how much, under which claimed name", "ContributorsDocument", errors=(503,), cached=True
+            "Who serves how much, under which claimed name", "ContributorsDocument", errors=(403, 503), cached=True
         ),
         "/api/v1/contributors/{name}": _json(
-            "One contributor", "ContributorDocument", _CONTRIBUTOR, errors=(404, 503), cached=True
+            "One contributor", "ContributorDocument", _CONTRIBUTOR, errors=(403, 404, 503), cached=True
         ),
         "/api/v1/is_reachable/{peer_id}": _json(
             "Can the monitor reach this peer, and if not, why", "ReachabilityDocument", _PEER,
@@ -291,14 +291,16 @@ def _paths() -> dict[str, dict[str, Any]]:
         "/favicon.ico": _media("The icon", "image/x-icon"),
         "/robots.txt": _media("What crawlers of the web may read", "text/plain"),
         "/incidents.atom": _media("Outages as an Atom feed", "application/atom+xml", errors=(503,)),
-        "/api/v1/data": _json("The files of the daily export", "DataDocument", errors=(503,)),
-        "/data": _media("The files of the daily export for people", "text/html", errors=(503,)),
-        "/data/{name}": _media("One file of the daily export", "application/gzip", _FILE, errors=(404,), pages=True),
-        "/api/v1/reports": _json("Weeks that have a report", "ReportsDocument", errors=(503,)),
-        "/api/v1/reports/{week}": _json("What a week was like", "ReportDocument", _WEEK, errors=(404, 503)),
-        "/reports": _media("Weekly reports for people", "text/html", errors=(503,)),
-        "/reports/{week}": _media("What a week was like, for people", "text/html", _WEEK, errors=(404, 503)),
-        "/reports.atom": _media("Weekly reports as an Atom feed", "application/atom+xml", errors=(503,)),
+        "/api/v1/data": _json("The files of the daily export", "DataDocument", errors=(403, 503)),
+        "/data": _media("The files of the daily export for people", "text/html", errors=(403, 503)),
+        "/data/{name}": _media(
+            "One file of the daily export", "application/gzip", _FILE, errors=(403, 404), pages=True
+        ),
+        "/api/v1/reports": _json("Weeks that have a report", "ReportsDocument", errors=(403, 503)),
+        "/api/v1/reports/{week}": _json("What a week was like", "ReportDocument", _WEEK, errors=(403, 404, 503)),
+        "/reports": _media("Weekly reports for people", "text/html", errors=(403, 503)),
+        "/reports/{week}": _media("What a week was like, for people", "text/html", _WEEK, errors=(403, 404, 503)),
+        "/reports.atom": _media("Weekly reports as an Atom feed", "application/atom+xml", errors=(403, 503)),
         "/swarm.txt": _media(
             "The swarm as a picture of text", "text/plain",
             _query("color", {"type": "string"}, "`1` for terminal colours."), errors=(503,),
@@ -312,10 +314,10 @@ def _paths() -> dict[str, dict[str, Any]]:
         "/": _media("The overview for people", "text/html", errors=(503,)),
         "/changes.atom": _media(
             "Changes as an Atom feed: of the swarm, or of what is named", "application/atom+xml",
-            *_OF_CHANGES, errors=(503,),
+            *_OF_CHANGES, errors=(403, 503),
         ),
-        "/contributors": _media("Contributors for people", "text/html", errors=(503,)),
-        "/contributors/{name}": _media("A contributor for people", "text/html", _CONTRIBUTOR, errors=(404, 503)),
+        "/contributors": _media("Contributors for people", "text/html", errors=(403, 503)),
+        "/contributors/{name}": _media("A contributor for people", "text/html", _CONTRIBUTOR, errors=(403, 404, 503)),
         "/incidents": _media("Outages for people", "text/html", errors=(503,)),
         "/models/{dht_prefix}": _media("A model for people", "text/html", _PREFIX, errors=(404, 503)),
         "/servers/{peer_id}": _media("A server for people", "text/html", _PEER, errors=(404, 503), others=(307,)),

@@ -9,7 +9,6 @@ from starlette.responses import Response
 from api.http.base_address import base_address
 from api.http.headers import ATOM
 from api.http.problems import Problem
-from api.http.resources import resource
 from api.pages.report_feed import MAX_ENTRIES, report_feed
 from api.responses import kinds
 from api.responses.read_through import FRESH_SECONDS
@@ -33,7 +32,7 @@ async def page(request: Request) -> PreparedResponse:
         weeks, view = await services.history.report_weeks(), services.swarm.view()
         return await services.on_demand.render(lambda: kinds.page(services.pages.reports(view, weeks), "/reports"))
 
-    return await services.on_demand.get(resource(request.scope), make)
+    return await services.on_demand.get(services.public_resource(request), make)
 
 
 async def week_page(request: Request) -> PreparedResponse:
@@ -46,7 +45,7 @@ async def week_page(request: Request) -> PreparedResponse:
             lambda: kinds.page(services.pages.report(view, found), "/reports/{week}")
         )
 
-    return await services.on_demand.get(resource(request.scope), make)
+    return await services.on_demand.get(services.public_resource(request), make)
 
 
 async def reports(request: Request) -> PreparedResponse:
@@ -58,7 +57,7 @@ async def reports(request: Request) -> PreparedResponse:
         document = ReportsDocument(reports=tuple(ReportLink(week, f"/api/v1/reports/{week}") for week in weeks))
         return await services.on_demand.render(lambda: kinds.document(document, "/api/v1/reports"))
 
-    return await services.on_demand.get(resource(request.scope), make)
+    return await services.on_demand.get(services.public_resource(request), make)
 
 
 async def report(request: Request) -> PreparedResponse:
@@ -69,12 +68,14 @@ async def report(request: Request) -> PreparedResponse:
         found = await _report(services, request.path_params["week"])
         return await services.on_demand.render(lambda: kinds.document(found, "/api/v1/reports/{week}"))
 
-    return await services.on_demand.get(resource(request.scope), make)
+    return await services.on_demand.get(services.public_resource(request), make)
 
 
 async def atom(request: Request) -> Response:
     """The newest reports as a feed."""
-    history = services_of(request).history
+    services = services_of(request)
+    services.require_public(request)
+    history = services.history
     weeks = (await history.report_weeks())[:MAX_ENTRIES]
     content = report_feed(await history.reports(*weeks), base=base_address(request))
     headers = {"cache-control": f"public, max-age={FRESH_SECONDS:.0f}", "vary": "Host"}

@@ -14,7 +14,7 @@ import time
 import zlib
 from array import array
 from collections import Counter, defaultdict
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -37,6 +37,7 @@ from shared.p2p.petals import block_key
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from shared.snapshot import ModelReport, ServerReport, Snapshot
 
@@ -101,8 +102,12 @@ class InferenceChecks:
         leads: Callable[[], bool] = lambda: True,
         count: Callable[[str], None] = lambda _: None,
         now: Callable[[], float] = time.time,
+        turn: Callable[[str], AbstractAsyncContextManager[bool]] = lambda _: nullcontext(enter_result=True),
     ) -> None:
-        """`models` are the DHT prefixes that are checked, all where None; `count` is told each server's outcome."""
+        """`models` are the DHT prefixes that are checked, all where None; `count` is told each server's outcome.
+
+        `turn` yields whether a server, by its peer id, is not checked by another process.
+        """
         self.results = Results(period)
         self._period = period
         self._models = models
@@ -112,6 +117,7 @@ class InferenceChecks:
         self._leads = leads
         self._count = count
         self.now = now
+        self._turn = turn
         self._snapshot: Snapshot | None = None
         self._peer_id: str | None = None
         self._number = 0
@@ -213,8 +219,11 @@ class InferenceChecks:
         try:
             rules = AddressRules(self._dial_private, frozenset((node.peer_id,)))
             addresses = packed(server.multiaddrs)
-            async with connection(node, server.peer_id, addresses, rules, within=self._dial_timeout):
-                yield
+            async with self._turn(server.peer_id) as mine:
+                if not mine:
+                    raise InferenceError(InferenceOutcome.UNKNOWN, "another check of it goes on")
+                async with connection(node, server.peer_id, addresses, rules, within=self._dial_timeout):
+                    yield
         except NotConnectedError as error:
             raise InferenceError(InferenceOutcome.UNKNOWN, f"not connected: {error}") from error
         finally:

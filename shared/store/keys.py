@@ -3,7 +3,7 @@
 The other modules of this package: `connection` connects; `stored` parses hostile entries and deletes unusable keys;
 `snapshots` publishes, and follows through `streams`; `changes` follows changes;
 `history` reads records that `rings` and `server_history` define;
-`clock` is Redis's clock; `rq_job` reads RQ's jobs.
+`inference_turn` keeps checks of one server apart; `clock` is Redis's clock; `rq_job` reads RQ's jobs.
 
 | key                           | type       | written by, life                                                       |
 |-------------------------------|------------|------------------------------------------------------------------------|
@@ -29,6 +29,7 @@ The other modules of this package: `connection` connects; `stored` parses hostil
 | petals:incidents:told         | hash       | crawler; notices that the webhook got; 400 days after the last crawl   |
 | petals:notices:positions      | hash       | leading crawler; field = hash of a service: changes told so far; 400 d |
 | petals:reports                | hash       | crawler; field = week, as 2026-W48: its report as JSON; at most 260    |
+| petals:inference:turn:P       | string     | crawler, workers; who checks inference of P now; 2 min unless released |
 | reachability:replies          | stream     | workers; trimmed to about 20,000 replies; a day                        |
 | reachability:vantages         | sorted set | workers; member = vantage, score = when its last lease ends (ms)       |
 | reachability:workers:V        | sorted set | workers of vantage V; member = worker, score = when its lease ends     |
@@ -78,6 +79,10 @@ def history_of_server(peer_id: str) -> str:
 
 def inference_of_model(dht_prefix: str) -> str:
     return f"petals:history:model:inference:{dht_prefix}"
+
+
+def inference_turn(peer_id: str) -> str:
+    return f"petals:inference:turn:{peer_id}"
 
 
 def inference_of_server(peer_id: str) -> str:

@@ -91,9 +91,11 @@ async def test_sharing_over_http(redis, redis_url):
 
 
 async def test_private_pages_show_strangers_nothing_elsewhere(redis, redis_url):
-    """Lists, cards and pictures are refused, also after a trusted client had them; links unfold to no state."""
+    """Lists, feeds, exports and pictures are refused, also after a trusted client had them; links unfold to nothing."""
     await crawl_five(redis)
     paths = ["/api/v1/servers", "/api/v1/models.csv", "/og.png", "/og/models/second.png", "/embed/models/second"]
+    paths += ["/data", "/api/v1/data", "/reports", "/api/v1/reports", "/reports.atom", "/contributors"]
+    paths += ["/api/v1/contributors", "/changes.atom", "/api/v1/changes"]
     async with client_of(redis_url, public_pages="private", trusted_proxies=["127.0.0.1"]) as http:
         for path in paths:
             assert (await http.get(path, headers={"x-forwarded-for": "10.1.2.3"})).status_code == 200, path
