@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from shared import words
 from shared.advice.models import Usability, model_advice
 from shared.judgement.coverage import coverage
+from shared.judgement.freshness import stale_after
 from shared.judgement.swarm import judged_models, swarm_state
 from shared.judgement.usability import does_not_compute
 from shared.peer_id import short_peer_id
@@ -62,8 +63,6 @@ _DOING = {"joining": "joining the swarm", "reading": "reading announcements", "d
 class Seen:
     """What is known at the moment of drawing."""
 
-    period: float
-    """Seconds from one crawl to the next."""
     snapshot: Snapshot | None = None
     problem: str = ""
     """Why the last crawl failed; empty where it did not."""
@@ -101,7 +100,7 @@ def _verdict(seen: Seen, now: float) -> Line:
     state = swarm_state(snapshot)
     colour = {"healthy": GREEN, "partly healthy": YELLOW}.get(state, RED)
     age = snapshot.age(now)
-    if age > STALE_PERIODS * max(seen.period, snapshot.update_duration):
+    if age > stale_after(snapshot, STALE_PERIODS):
         return [(f"The swarm was {state} when last seen, {words.ago(snapshot.taken_at, now)}", f"{BOLD};{YELLOW}")]
     judged = judged_models(snapshot)
     usable = sum(coverage(model).has_path for model in judged)

@@ -75,7 +75,7 @@ class _Watch:
 
     def __init__(self, settings: CrawlerSettings) -> None:
         self._settings = settings
-        self._seen = Seen(settings.crawl_period)
+        self._seen = Seen()
         self._choice = Choice()
         self._over = asyncio.Event()
         self._screen = Screen(self._key, self._draw, self._over.set)

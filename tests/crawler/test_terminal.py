@@ -17,7 +17,7 @@ SGR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def drawn(*models, choice=None, width=80, height=24, at=NOW, **seen):
-    shown = Seen(60.0, snapshot(*models, taken_at=NOW), **seen) if models else Seen(60.0, **seen)
+    shown = Seen(snapshot(*models, taken_at=NOW), **seen) if models else Seen(**seen)
     return [SGR.sub("", line) for line in frame(shown, choice or Choice(), width=width, height=height, now=at)]
 
 
@@ -71,7 +71,7 @@ def test_no_frame_is_larger_than_its_terminal(made, width, height, filtered, scr
     """Nor has it anything that moves a cursor: names are hostile."""
     models = [model(name, blocks, tuple(announced(blocks, servers))) for name, blocks, servers in made]
     choice = Choice(scroll, filtered)
-    seen = Seen(60.0, snapshot(*models, taken_at=NOW), "no bootstrap peer answered\x1b[2J")
+    seen = Seen(snapshot(*models, taken_at=NOW), "no bootstrap peer answered\x1b[2J")
     lines = frame(seen, choice, width=width, height=height, now=NOW)
     assert len(lines) == height
     for line in lines:
