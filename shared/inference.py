@@ -118,7 +118,7 @@ ON_DEMAND_REUSE = 60.0
 
 
 class InferenceRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a queued check is asked to compute besides looking: blocks `start <= block < end` of a model."""
+    """What a queued check is asked to compute beside the probe: blocks `start <= block < end` of a model."""
 
     dht_prefix: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_PREFIX)]
     start: Annotated[int, msgspec.Meta(ge=0, lt=MAX_BLOCKS)]
