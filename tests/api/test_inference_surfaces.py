@@ -20,7 +20,7 @@ from shared.snapshot import PeerState, Verdict
 from shared.text_picture import text_picture
 from tests import fakes
 from tests import page_snapshots as made
-from tests.api.test_pages import Page
+from tests.api.pages.test_pages import Page
 
 NOW = made.NOW
 SPEED = "0.4 s per token over 2 servers"

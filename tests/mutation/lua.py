@@ -32,8 +32,8 @@ SCRIPTS = {
     ("shared.store.snapshots", "_REPORT"): ["tests/shared/test_snapshot_store.py"],
     ("crawler.leader", "_HOLD"): ["tests/crawler/test_leader.py"],
     ("crawler.leader", "_RELEASE"): ["tests/crawler/test_leader.py"],
-    ("api.http.request_rate", "_COUNT"): ["tests/api/test_request_rate.py"],
-    ("api.checks.admission", "_ADMIT"): ["tests/api/test_admission.py"],
+    ("api.http.request_rate", "_COUNT"): ["tests/api/http/test_request_rate.py"],
+    ("api.checks.admission", "_ADMIT"): ["tests/api/checks/test_admission.py"],
 }
 """Module and constant, and the tests that hold them."""
 
