@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from shared.advice.models import usability
 from shared.judgement.coverage import coverage
 from shared.reachability import Cause, advice, message
 from shared.snapshot import (
@@ -58,6 +59,18 @@ def judge(observation: Observation, update_period: float, geo_database: GeoDatab
         crawler_peer_id=observation.crawler_peer_id,
     )
     return snapshot if geo_database is None else geo_database.with_locations(snapshot)
+
+
+def with_since(snapshot: Snapshot, before: Snapshot | None) -> Snapshot:
+    """Return the snapshot with when each model was first found as it is, going on from the snapshot before."""
+    known = {} if before is None else {model.dht_prefix: (usability(model), model.since) for model in before.models}
+
+    def since(model: ModelReport) -> float:
+        kind, first = known.get(model.dht_prefix, (None, None))
+        return first if first is not None and kind is usability(model) else snapshot.taken_at
+
+    models = tuple(msgspec.structs.replace(model, since=since(model)) for model in snapshot.models)
+    return msgspec.structs.replace(snapshot, models=models)
 
 
 def peer_state(announced: PeerState, dial: DialOutcome | None) -> PeerState:

@@ -7,6 +7,7 @@ from enum import StrEnum
 
 import msgspec
 
+from shared import words
 from shared.snapshot import MAX_BLOCKS, MAX_UNIX_SECONDS
 
 _ID = re.compile(r"[A-Za-z0-9-]{1,64}")
@@ -108,12 +109,11 @@ def summary(incident: Incident) -> str:
 
 
 def _stretch(lost: LostBlocks) -> str:
-    one = lost.end - lost.start == 1
-    blocks = f"Block {lost.start}" if one else f"Blocks {lost.start} to {lost.end - 1}"
+    blocks = words.sentence(words.blocks([(lost.start, lost.end)])).removesuffix(".")
     if not lost.servers:
         return f"{blocks} had no server."
     named = [
-        f"…{_visible(server.peer_id[-6:])} ({server.start}:{server.end}) {_FATES[server.fate]}"
+        f"…{_visible(server.peer_id[-6:])} ({words.blocks([(server.start, server.end)])}) {_FATES[server.fate]}"
         for server in lost.servers[:MAX_NAMED]
     ]
     left_out = len(lost.servers) - len(named) + lost.more_servers

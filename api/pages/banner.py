@@ -82,6 +82,8 @@ def _judge(snapshot: Snapshot) -> Headline:
         counted = f"Its {kind} cannot be used now."
     if usable == len(judged):
         counted = f"All {len(judged)} {kind}s can be used now." if usable > 1 else f"Its {kind} can be used now."
+    if usable and not any(map(gives_tokens, judged)):
+        counted += " The servers answered; no computation has proved it."
     match swarm_state(snapshot):
         case "healthy" if usable < len(judged):
             return Headline("warn", "Every block is served, but not every model gives tokens", counted)

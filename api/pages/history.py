@@ -99,14 +99,22 @@ class FirstSeen:
 
 
 def model_history_html(history: ModelPast, last_seen: float | None = None) -> Markup:
-    """Uptime bars, charts of a day, a month and a year, and the last incidents. `last_seen`: as for `make_event`."""
+    """Uptime bars, charts of a day, a month and a year as far as it reaches, and the last incidents.
+
+    `last_seen`: as for `make_event`.
+    """
     hours, days, now = history.hours, history.days, history.hours.read_at
     watched = hours.watched(history.minutes)
     rows = charts.uptime_bars(_looks(hours), now, hours.uptimes(), watched)
     year = max(watched["30d"], (len(days.slots) - 1) * charts.DAY_SPAN.seconds)
-    rows.append(charts.year_bars(_looks(days), now, days.uptime(charts.YEAR.hours // 24), year))
-    spans = ((history.minutes, charts.DAY_SPAN), (hours, charts.MONTH_SPAN), (days, charts.YEAR_SPAN))
-    lines = [(span.name, _lines(level, span, now)) for level, span in spans]
+    if year > watched["30d"]:
+        rows.append(charts.year_bars(_looks(days), now, days.uptime(charts.YEAR.hours // 24), year))
+    spans = (
+        (history.minutes, charts.DAY_SPAN, True),
+        (hours, charts.MONTH_SPAN, watched["30d"] > watched["24h"]),
+        (days, charts.YEAR_SPAN, year > watched["30d"]),
+    )
+    lines = [(span.name, _lines(level, span, now)) for level, span, telling in spans if telling]
     return _render(
         "model_history",
         rows=rows,
@@ -188,8 +196,8 @@ def make_event(incident: Incident, now: float, last_seen: float | None = None) -
         start=incident.start,
         end=incident.end,
         duration=words.about(lasted),
-        until="" if ended else " until now" if last_seen is None else " until the swarm was last seen",
-        blocks=f"at worst {incident.covered_blocks} of {text.count(incident.num_blocks, 'block')} had a server",
+        until="" if ended else "" if last_seen is None else " until the swarm was last seen",
+        blocks=f"{incident.covered_blocks} of {text.count(incident.num_blocks, 'block')} had a server when fewest had",
         summary=summary(incident),
     )
 

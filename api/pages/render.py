@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from api.pages import (
     banner,
@@ -27,7 +29,8 @@ from api.pages import (
 from api.pages import history as past
 from api.pages.help import make_help
 from shared.advice import commands
-from shared.advice.models import Past, model_advice, nearest_usable
+from shared.advice.models import model_advice, nearest_usable
+from shared.advice.servers import what_failed
 from shared.judgement.coverage import coverage
 from shared.paste import MAX_KEPT
 from shared.peer_id import BadPeerIdError, parse_peer_id
@@ -56,11 +59,14 @@ MAX_OVERVIEW_ROWS = 400
 MAX_MODEL_ROWS = 1_000
 """Servers listed on a model's page; of more, the fastest. The JSON has all. That many take 58 kB to send."""
 MAX_CONTRIBUTORS = 12
+MAX_NOT_COUNTED = 5
+"""Contributors named for models that are not official."""
 MAX_ISSUES = 200
 MAX_DAYS = 400
 """Days of the export that are listed."""
 MAX_ADAPTER_SNIPPETS = 3
 """LoRAs for which a model's page has its own Python."""
+_FLAG = re.compile(r"--[a-z_]+(?: [A-Z]+\b| \d[\w.:]*)?")
 MAX_CHIPS = 8
 """Models named in the verdict."""
 
@@ -91,7 +97,7 @@ class Pages:
         self._environment.filters.update(cut=text.cut, period=text.period, iso=_iso, utc=_utc, count=text.count)
         self._environment.filters.update(
             percent=charts.percent, duration=text.duration, number=text.number,
-            model_href=text.model_href, server_href=text.server_href, day=_day,
+            model_href=text.model_href, server_href=text.server_href, day=_day, flags=_flags,
         )  # fmt: skip
         self._environment.globals.update(
             # A page never runs with the style or the script of another version of itself.
@@ -138,6 +144,7 @@ class Pages:
             shown.append(cards.make_card(model, told, max_rows=min(budget, cards.FULL_TABLE), stale=view.stale))
             budget -= len(shown[-1].rows)
         headline = banner.headline(view)
+        not_counted = _not_counted(snapshot) if snapshot is not None else []
         served = [card for card in shown if card.num_servers]
         context = _swarm_context(view, headline.title, "swarm")
         context["notices"] += banner.conflicts(view)
@@ -158,6 +165,8 @@ class Pages:
             issues=_issues(snapshot) if snapshot is not None else (),
             more_issues=max(0, len(snapshot.reachability_issues) - MAX_ISSUES) if snapshot is not None else 0,
             contributors=_contributors(snapshot) if snapshot is not None else (),
+            not_counted=not_counted[:MAX_NOT_COUNTED],
+            more_not_counted=len(not_counted[MAX_NOT_COUNTED:]),
             refused=sorted(snapshot.refused.by_reason.items()) if snapshot is not None else (),
         )
 
@@ -170,7 +179,7 @@ class Pages:
         model = next((m for m in snapshot.models if m.dht_prefix == dht_prefix), None) if snapshot else None
         if model is None or snapshot is None:
             return None
-        then = Past() if history is None else history.past(usable=coverage(model).has_path)
+        then = None if history is None else history.past(usable=coverage(model).has_path)
         shown = view.shown or snapshot
         told = model_advice(model, shown, view.now, past=then, stale=view.stale)
         card = cards.make_card(model, told, max_rows=0, stale=view.stale)
@@ -227,7 +236,7 @@ class Pages:
         shown = contributors.make_cards(entries)
         return self._render(
             "contributors",
-            _swarm_context(view, "Contributors", "contributors"),
+            _swarm_context(view, "Contributors", "contributors", text.CONTRIBUTOR_DOCUMENTS),
             cards=shown,
             left_out=len(entries) - len(shown),
             windows=[title for _, title in contributors.WINDOWS],
@@ -240,7 +249,9 @@ class Pages:
         card = next((card for card, entry in zip(cards, entries, strict=True) if entry.name == name), None)
         if card is None:
             return None
-        context = _swarm_context(view, f"Contributor {card.name.text}", "contributors")
+        context = _swarm_context(
+            view, f"Contributor {card.name.text}", "contributors", [("JSON", f"/api/v1{text.contributor_href(name)}")]
+        )
         return self._render("contributor", context, card=card, feed=self._feed("contributor", name))
 
     def data(self, view: View, document: DataDocument, *, exports: bool) -> str:
@@ -250,7 +261,7 @@ class Pages:
             days.setdefault(file.day, {}).setdefault(file.kind, []).append(file)
         return self._render(
             "data",
-            _swarm_context(view, "Open data", "data"),
+            _swarm_context(view, "Open data", "data", text.DATA_DOCUMENTS),
             days=list(days.items())[:MAX_DAYS],
             left_out=max(0, len(days) - MAX_DAYS),
             exports=exports,
@@ -258,13 +269,14 @@ class Pages:
 
     def reports(self, view: View, weeks: Sequence[str]) -> str:
         """The weeks that have a report, the newest first."""
-        return self._render("reports", _swarm_context(view, "Weekly reports", "reports"), weeks=weeks)
+        context = _swarm_context(view, "Weekly reports", "reports", text.REPORT_DOCUMENTS)
+        return self._render("reports", context, weeks=weeks)
 
     def report(self, view: View, report: ReportDocument) -> str:
         """What a week was like."""
         return self._render(
             "report",
-            _swarm_context(view, f"Week {report.week}", "reports"),
+            _swarm_context(view, f"Week {report.week}", "reports", [("JSON", f"/api/v1/reports/{report.week}")]),
             report=report,
             contributors=[(text.shown_name(name), blocks) for name, blocks in report.contributors.items()],
             stylesheet=past.stylesheet(),
@@ -277,7 +289,7 @@ class Pages:
     def help(self, view: View, *, gpu_gb: int | None = None) -> str:
         """Where one more server counts most, and how to start it on a GPU of so many GB."""
         found = make_help(view, gpu_gb)
-        return self._render("help", _swarm_context(view, "Help with a GPU", "help"), help=found)
+        return self._render("help", _swarm_context(view, "Help with a GPU", "help", ()), help=found)
 
     def glossary(self) -> str:
         """The terms that pages use."""
@@ -338,7 +350,7 @@ class Pages:
 
     def incident(self, view: View, event: past.Event) -> str:
         """One incident, under an address that stays."""
-        context = _swarm_context(view, f"{event.name}: {event.state}", "incidents")
+        context = _swarm_context(view, f"{event.name}: {event.state}", "incidents", text.INCIDENT_DOCUMENTS)
         context["description"] = f"{event.state}, {event.duration}. {event.blocks}. {event.summary}"
         return self._render("incident", context, event=event, stylesheet=past.stylesheet())
 
@@ -456,8 +468,9 @@ class IssueGroup:
 
 def _issues(snapshot: Snapshot) -> list[IssueGroup]:
     groups: dict[tuple[str, str], IssueGroup] = {}
+    causes = {server.peer_id: server.cause for model in snapshot.models for server in model.servers if server.cause}
     for issue in snapshot.reachability_issues[:MAX_ISSUES]:
-        error, advice = text.cut(issue.error, text.MAX_ERROR), text.cut(issue.advice, 600)
+        error, advice = what_failed(causes.get(issue.peer_id), issue.error), text.cut(issue.advice, 600)
         group = groups.setdefault((error, advice), IssueGroup(error, advice, []))
         group.peers.append((text.cut(issue.peer_id[-6:]), text.server_href(issue.peer_id)))
     return list(groups.values())
@@ -468,6 +481,22 @@ def _contributors(snapshot: Snapshot) -> list[tuple[text.Shown, str]]:
     return [
         (text.shown_name(name), f"{text.number(blocks)} block{'s' if blocks != 1 else ''}") for name, blocks in most
     ]
+
+
+def _not_counted(snapshot: Snapshot) -> list[text.Shown]:
+    """Return the public names that show in tables and that no official model has."""
+    names = {
+        server.public_name
+        for model in snapshot.models
+        for server in model.servers
+        if server.show_public_name and server.public_name and server.public_name not in snapshot.top_contributors
+    }
+    return [text.shown_name(name) for name in sorted(names)]
+
+
+def _flags(advice: str) -> Markup:
+    """Return advice as HTML in which `--flag VALUE` stands as code, and is not broken between lines."""
+    return Markup(_FLAG.sub(r'<code class="nowrap">\g<0></code>', str(escape(advice))))  # noqa: S704 - escaped
 
 
 def _iso(seconds: float) -> str:

@@ -65,7 +65,10 @@ def model_proof(model: ModelReport, *, stale: bool = False) -> Proved:
                 return Proved(Tone.WARN, f"Usable when it was last tried: {speed(found)}", then, found.checked_at)
             if found.state is UsabilityState.USABLE:
                 return Proved(Tone.GOOD, f"Usable now: {speed(found)}", "", found.checked_at)
-            return Proved(Tone.WARN, f"Usable now, but degraded: {speed(found)}", reason, found.checked_at)
+            # Which blocks a single server holds is said by the coverage, beside this.
+            relayed = [short_peer_id(hop.peer_id) for hop in found.path if hop.relayed]
+            through = f"Through a relay: {words.listed(relayed, 3, 'server')}." if relayed else ""
+            return Proved(Tone.WARN, f"Usable now, but degraded: {speed(found)}", through, found.checked_at)
         case UsabilityState.UNUSABLE:
             when = "when it was last tried" if stale else "now"
             return Proved(Tone.BAD, f"Unusable {when}: no token comes out", reason, found.checked_at)

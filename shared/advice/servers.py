@@ -247,14 +247,19 @@ def _unreachable(server: Server, report: ServerReport, your_ip: str) -> Advice:
     place = server.place(your_ip)
     next_step = advice(cause, place.flags) if cause is not None and place is not None else advice(cause or Cause.OTHER)
     reason = "It announces that it is online, but the monitor could not connect to it."
-    observed = words.cut(report.error or "", 400)
     return Advice(
         Tone.BAD,
         "cannot be reached from here",
-        f"{reason} {words.sentence(observed)}".strip(),
+        f"{reason} {what_failed(report.cause, report.error)}".strip(),
         next_step=next_step,
         command=server.command(place) if cause is None or cause in _NEEDS_PORT | _NEEDS_START else "",
     )
+
+
+def what_failed(cause: str | None, error: str | None) -> str:
+    """Return what a probe found in one sentence: the cause's, or the error where its cause is not known here."""
+    known = next((each for each in Cause if each == cause), None)
+    return words.sentence(words.cut(error or "", 400)) if known is None else message(known)
 
 
 def _bootstrap(peer: BootstrapPeer) -> Advice:
