@@ -259,13 +259,13 @@ def _title(view: View, found: Sequence[Outage]) -> str:
 def _without_incident(outage: Outage, pasts: Mapping[str, FirstSeen], view: View) -> BrokenModel:
     past = pasts.get(outage.dht_prefix)
     if past is None or past.at is None:
-        sentence = "Broken in the latest crawl."
+        sentence = "broken in the latest crawl."
     elif past.ever_healthy:
-        sentence = "Broken in the latest crawl; an incident begins if the next one finds it so too."
+        sentence = "broken in the latest crawl; an incident begins if the next one finds it so too."
     else:
-        sentence = f"Broken since it was first seen, {words.ago(past.at, view.now)}: no crawl has found it healthy."
+        sentence = f"broken since it was first seen, {words.ago(past.at, view.now)}: no crawl has found it healthy."
     if view.stale:
-        sentence = "It was broken when the swarm was last seen."
+        sentence = "broken when the swarm was last seen."
     name = text.cut(outage.name, 60) or text.cut(outage.dht_prefix, 60) or "(nameless)"
     return BrokenModel(name, text.model_href(outage.dht_prefix), outage.official, sentence)
 

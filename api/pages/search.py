@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from api.pages import text
 from shared import words
-from shared.peer_id import short_peer_id
+from shared.peer_id import named_peer
 from shared.resolve import Kind, Match, Resolution
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def _servers_of(name: str, snapshot: Snapshot | None, to_check: bool) -> list[Hi
     servers = {s.peer_id: _share(model, s) for model in models for s in model.servers if s.public_name == name}
     href = text.check_href if to_check else text.server_href
     return [
-        Hit(Kind.SERVER.value, peer_id, short_peer_id(text.clean(peer_id)), href(peer_id), more)
+        Hit(Kind.SERVER.value, peer_id, named_peer(text.clean(peer_id)), href(peer_id), more)
         for peer_id, more in list(servers.items())[:MAX_OF_CONTRIBUTOR]
     ]
 

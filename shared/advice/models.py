@@ -17,7 +17,7 @@ from shared.advice.commands import initial_peers, run_server
 from shared.advice.servers import FATES
 from shared.judgement.coverage import coverage
 from shared.judgement.usability import gives_tokens
-from shared.peer_id import short_peer_id
+from shared.peer_id import named_peer
 from shared.snapshot import PeerState
 
 if TYPE_CHECKING:
@@ -282,7 +282,7 @@ def _lost(lost: LostBlocks) -> str:
     blocks = words.sentence(words.blocks([(lost.start, lost.end)])).removesuffix(".")
     if not lost.servers:
         return f"{blocks} had no server before either."
-    gone = [f"{short_peer_id(server.peer_id)}, which {FATES[server.fate]}" for server in lost.servers[:MAX_NAMED]]
+    gone = [f"{named_peer(server.peer_id)}, which {FATES[server.fate]}" for server in lost.servers[:MAX_NAMED]]
     more = len(lost.servers) - len(gone) + lost.more_servers
     if more:
         gone.append(words.count(more, "more server"))
@@ -290,7 +290,7 @@ def _lost(lost: LostBlocks) -> str:
 
 
 def _named(servers: Iterable[ServerReport]) -> str:
-    return words.listed([short_peer_id(server.peer_id) for server in servers], MAX_NAMED, "server")
+    return words.listed([named_peer(server.peer_id) for server in servers], MAX_NAMED, "server")
 
 
 def _length(span: tuple[int, int]) -> int:

@@ -194,4 +194,4 @@ def test_a_model_that_never_was_healthy_is_a_fact_on_the_incidents_page(past):
     pasts = {"broken": FirstSeen(int(view.now) - 900, ever_healthy=False)} if past else {}
     words = visible(PAGES.incidents(view, [], pasts))
     assert "One model is broken" in words
-    assert ("Broken since it was first seen, 15 minutes ago" in words) == bool(past)
+    assert ("broken since it was first seen, 15 minutes ago" in words) == bool(past)

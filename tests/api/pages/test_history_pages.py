@@ -128,5 +128,5 @@ async def test_the_page_says_what_was_down(client):
     assert "was not announced any more" in html
     incidents = (await client.get("/incidents")).text
     assert "One model is broken" in incidents, "the second, which never was healthy"
-    assert "Broken since it was first seen" in incidents
+    assert "broken since it was first seen" in incidents
     assert "the latest crawl found it healthy" in incidents, "one healthy crawl does not end an incident"
