@@ -57,13 +57,21 @@ class ModelPast:
     def past(self, *, usable: bool) -> Past:
         """Return what a verdict says of the past: since when it is so, and when it was last otherwise."""
         if usable:
-            since = max((event.end for event in self.incidents if event.end is not None), default=self.watched_since)
+            ended = [event.end for event in self.incidents if event.end is not None]
+            since = max((*ended, *self._last_bad_crawl(), self.watched_since or 0.0)) or None
             return Past(since=since, watched_since=self.watched_since)
         if self.open_incident is not None:
             return Past.of(self.open_incident, watched_since=self.watched_since)
         # One crawl alone is no incident yet.
         healthy = [slot.slot * MINUTE for slot in self.minutes.slots if slot.healthy]
         return Past(self.watched_since, float(healthy[-1]) if healthy else None, self.watched_since)
+
+    def _last_bad_crawl(self) -> list[float]:
+        """Return when the last slot ended in which a crawl found it broken: of the minutes, else of the hours."""
+        for history in (self.minutes, self.hours):
+            if bad := [slot.slot for slot in history.slots if slot.healthy < slot.looks]:
+                return [min((bad[-1] + 1.0) * history.resolution.ring.step, history.read_at)]
+        return []
 
 
 @dataclass(frozen=True, slots=True)

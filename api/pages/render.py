@@ -66,7 +66,7 @@ MAX_DAYS = 400
 """Days of the export that are listed."""
 MAX_ADAPTER_SNIPPETS = 3
 """LoRAs for which a model's page has its own Python."""
-_FLAG = re.compile(r"--[a-z_]+(?: [A-Z]+\b| \d[\w.:]*)?")
+_UNBROKEN = re.compile(r"(--[a-z_]+(?: [A-Z]+\b| \d[\w.:]*)?)|…\w{6}\b|\d+–\d+")
 MAX_CHIPS = 8
 """Models named in the verdict."""
 
@@ -97,7 +97,7 @@ class Pages:
         self._environment.filters.update(cut=text.cut, period=text.period, iso=_iso, utc=_utc, count=text.count)
         self._environment.filters.update(
             percent=charts.percent, duration=text.duration, number=text.number,
-            model_href=text.model_href, server_href=text.server_href, day=_day, flags=_flags,
+            model_href=text.model_href, server_href=text.server_href, day=_day, unbroken=_unbroken,
         )  # fmt: skip
         self._environment.globals.update(
             # A page never runs with the style or the script of another version of itself.
@@ -494,9 +494,14 @@ def _not_counted(snapshot: Snapshot) -> list[text.Shown]:
     return [text.shown_name(name) for name in sorted(names)]
 
 
-def _flags(advice: str) -> Markup:
-    """Return advice as HTML in which `--flag VALUE` stands as code, and is not broken between lines."""
-    return Markup(_FLAG.sub(r'<code class="nowrap">\g<0></code>', str(escape(advice))))  # noqa: S704 - escaped
+def _unbroken(sentence: str) -> Markup:
+    """Return a sentence as HTML in which no flag with its value, peer and range of blocks is broken between lines."""
+
+    def kept(found: re.Match[str]) -> str:
+        tag = "code" if found[1] else "span"
+        return f'<{tag} class="nowrap">{found[0]}</{tag}>'
+
+    return Markup(_UNBROKEN.sub(kept, str(escape(sentence))))  # noqa: S704 - escaped
 
 
 def _iso(seconds: float) -> str:

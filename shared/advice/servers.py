@@ -297,7 +297,7 @@ def _vanished(record: ServerRecord, now: float, lost: LostServer | None, server:
 
 def _since(record: ServerRecord, now: float, *, online: bool) -> str:
     if online:
-        return f"Online since {words.ago(record.online_since, now)}." if record.online_since else ""
+        return f"It has been online for {words.about(now - record.online_since)}." if record.online_since else ""
     if not record.last_online:
         return f"No crawl has found it online since it was first seen, {words.ago(record.first_seen, now)}."
     return f"It was last online {words.ago(record.last_online, now)}."
