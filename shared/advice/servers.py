@@ -331,6 +331,13 @@ def _reached(server: Server, outcome: DialOutcome) -> Advice:
             f"{connected} It announces blocks, which it may still be loading.",
             next_step=WAIT,
         )
+    if server.snapshot is None:
+        return Advice(
+            Tone.WARN,
+            "can be reached, but serves no blocks",
+            f"{connected} It is no Petals server, or has not loaded its blocks yet.",
+            next_step=WAIT,
+        )
     return Advice(
         Tone.WARN,
         "can be reached, but announces no blocks",
