@@ -101,7 +101,7 @@ def summary(incident: Incident) -> str:
         why = _visible(incident.unusable)
         return "Its servers answer, but do not compute: no token comes out" + (f" ({why})." if why else ".")
     if incident.last_healthy is None:
-        return "No crawl has found this model healthy yet: some of its blocks have no server."
+        return "It was broken when it was first seen: some of its blocks had no server."
     sentences = [_stretch(lost) for lost in incident.cause]
     if incident.more_blocks:
         sentences.append(f"And {incident.more_blocks:,} more stretch{'es' * (incident.more_blocks > 1)} of blocks.")

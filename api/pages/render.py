@@ -207,6 +207,7 @@ class Pages:
                 for name in commands.usable_adapters(model)[:MAX_ADAPTER_SNIPPETS]
             ],
             documentation=commands.DOCUMENTATION,
+            unnamed=commands.REPOSITORY,
             rows=rows.make_rows(listed, model.num_blocks),
             left_out=len(model.servers) - len(listed),
             matrix=pings.make_matrix(model),
@@ -223,7 +224,8 @@ class Pages:
         told = found.advice
         context = _swarm_context(view, f"…{found.short_id} {told.title}", "swarm", text.server_json(peer_id))
         section = None if history is None else past.server_history_html(history, view.last_seen)
-        return self._render("server", context, server=found, history=section, feed=self._feed("server", peer_id))
+        feed = self._feed("server", peer_id)
+        return self._render("server", context, server=found, stale=view.stale, history=section, feed=feed)
 
     def incidents(self, view: View, incidents: Sequence[Incident], pasts: Mapping[str, past.FirstSeen]) -> str:
         """Outages of all models: those that last, and those that ended. `pasts`: see `make_incidents`."""
@@ -289,7 +291,8 @@ class Pages:
     def help(self, view: View, *, gpu_gb: int | None = None) -> str:
         """Where one more server counts most, and how to start it on a GPU of so many GB."""
         found = make_help(view, gpu_gb)
-        return self._render("help", _swarm_context(view, "Help with a GPU", "help", ()), help=found)
+        context = _swarm_context(view, "Help with a GPU", "help", ())
+        return self._render("help", context, help=found, stale=view.stale, unnamed=commands.REPOSITORY)
 
     def glossary(self) -> str:
         """The terms that pages use."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from api.pages import text
@@ -73,8 +73,12 @@ def make_search(
     incidents: Sequence[Incident] = (),
     *,
     to_check: bool = False,
+    stale: bool = False,
 ) -> SearchView:
-    """Return what is shown for a resolution. `incidents` are all that are known, the newest first."""
+    """Return what is shown for a resolution. `incidents` are all that are known, the newest first.
+
+    `stale` says that the snapshot is too old to be told in the present tense.
+    """
     found = [_hit(match, snapshot, to_check) for match in resolution.found]
     suggestions = [_hit(match, snapshot, to_check) for match in resolution.suggestions]
     for match in resolution.found:
@@ -85,6 +89,8 @@ def make_search(
     else:
         found += _incidents(resolution.pasted, resolution.found, incidents)
         suggestions += _incidents("", resolution.suggestions, incidents)
+    if stale:
+        found, suggestions = ([_in_the_past(hit) for hit in hits] for hits in (found, suggestions))
     sentence = resolution.sentence if not any(hit.kind == "incident" for hit in found) else ""
     return SearchView(resolution.pasted, sentence, tuple(found), resolution.more, tuple(suggestions), to_check)
 
@@ -94,6 +100,10 @@ def _hit(match: Match, snapshot: Snapshot | None, to_check: bool) -> Hit:
     if to_check and is_peer(match):
         href = text.check_href(match.key)
     return Hit(match.kind.value, match.key, match.text, href, _more(match, snapshot))
+
+
+def _in_the_past(hit: Hit) -> Hit:
+    return replace(hit, more=f"was {hit.more}") if hit.kind in (Kind.SERVER, Kind.MODEL) and hit.more else hit
 
 
 def _more(match: Match, snapshot: Snapshot | None) -> str:

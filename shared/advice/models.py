@@ -6,6 +6,7 @@ latest chain of inference gave no token, the model cannot be used all the same.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import accumulate
@@ -270,7 +271,7 @@ def _broken_since(past: Past, now: float) -> str:
 
 def _in_the_past(found: Advice, snapshot: Snapshot, now: float) -> Advice:
     """Return advice as it is told of a snapshot that is too old: never in green, and with its age."""
-    title, _, _ = found.title.partition(",")
+    title = re.split("[,:]", found.title)[0]
     then = title.replace("can be", "could be").replace("cannot be", "could not be").replace("has no", "had no")
     title = f"{then.removesuffix(' now')} when it was last seen, {words.ago(snapshot.taken_at, now)}"
     reason = "The monitor has seen nothing newer: the model may be in another state now."

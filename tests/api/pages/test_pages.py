@@ -450,7 +450,7 @@ def test_pings_in_both_directions(pages, small):
     [
         (made.REACHED, "can be reached", ["done"] * 6),
         (made.TIMED_OUT, "cannot be reached from here", ["done", "done", "failed", "ahead", "ahead", "ahead"]),
-        (made.STILL_JOINING, "can be reached, but announces no blocks", ["done"] * 4 + ["stopped", "ahead"]),
+        (made.STILL_JOINING, "can be reached, but serves no blocks", ["done"] * 4 + ["stopped", "ahead"]),
         (made.NOBODY_LOOKED, "could not be checked", ["stopped"] + ["ahead"] * 5),
     ],
 )
