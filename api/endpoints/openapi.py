@@ -19,6 +19,7 @@ from api.responses import kinds
 from api.responses.history_cache import in_time
 from api.responses.prepared import PreparedResponse
 from api.services import services_of
+from shared.judgement.freshness import FRESH
 from shared.public import (
     changes,
     check,
@@ -34,6 +35,7 @@ from shared.public import (
     search,
     state,
 )  # fmt: skip
+from shared.public.document import as_of
 from shared.public.schema import schemas
 
 if TYPE_CHECKING:
@@ -173,10 +175,7 @@ def examples(
         part = msgspec.structs.replace(model, servers=(server,))
         small = msgspec.structs.replace(snapshot, models=(part,), reachability_issues=snapshot.reachability_issues[:1])
         fill = {"dht_prefix": model.dht_prefix, "peer_id": server.peer_id}
-        head: dict[str, Any] = {
-            "last_updated": snapshot.taken_at, "update_period": snapshot.update_period, "total": 1, "next": None,
-            "stale": False, "age_seconds": 0,
-        }  # fmt: skip
+        head: dict[str, Any] = {**as_of(snapshot, FRESH), "total": 1, "next": None}
         documents |= {
             "/api/v1/state": state.state_document(small, show_addresses=show_addresses),
             "/api/v1/servers": lists.ServersDocument(

@@ -62,7 +62,9 @@ def rules_are_loaded_and_alerts_have_somewhere_to_go(stack: Stack) -> str:
 
 def dashboards_find_their_data(stack: Stack) -> str:
     """Each panel's query, asked of the Prometheus that the provisioned data source names."""
-    source = yaml.safe_load((DASHBOARDS.parent / "provisioning/datasources/prometheus.yml").read_text())["datasources"][0]
+    source = yaml.safe_load((DASHBOARDS.parent / "provisioning/datasources/prometheus.yml").read_text())["datasources"][
+        0
+    ]
     expect(source["url"] == "http://prometheus:9090", f"the data source is {source['url']}")
     asked, empty = 0, []
     for path in sorted(DASHBOARDS.glob("*.json")):
