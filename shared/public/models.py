@@ -166,5 +166,5 @@ def _summary(model: ModelReport) -> dict[str, Any]:
         "covered_blocks": held.covered_blocks,
         "min_redundancy": held.min_redundancy,
         "slowest_block_throughput": round(slowest_block_throughput(model), 2),
-        "servers": ServerCounts(**count_states([model])),
+        "servers": ServerCounts(**{state.value: count for state, count in count_states([model]).items()}),
     }
