@@ -17,7 +17,7 @@ import msgspec
 from shared.incidents import MAX_UNUSABLE_CHARS, Fate, Incident, LostBlocks, LostServer, Outcome, checked
 from shared.judgement.coverage import coverage
 from shared.judgement.usability import gives_tokens
-from shared.snapshot import MAX_BLOCKS, MAX_UNIX_SECONDS, ModelReport, ModelState, PeerState
+from shared.snapshot import MAX_BLOCKS, ModelReport, ModelState, PeerState, check_times
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,16 +82,11 @@ class Watch(msgspec.Struct, frozen=True):
 
 
 def decode_watch(data: bytes) -> Watch:
-    """Return a stored watch. Raises `ValueError` for anything else, such as one of another version."""
-    try:
-        watch = msgspec.msgpack.decode(data, type=Watch)
-    except RecursionError as error:
-        raise ValueError("nested too deep") from error
+    """Return a stored watch. Whatever this raises, `stored.read` refuses the entry."""
+    watch = msgspec.msgpack.decode(data, type=Watch)
     if not 0 < watch.num_blocks <= MAX_BLOCKS:
         raise ValueError(f"num_blocks {watch.num_blocks} is out of range")
-    times = (watch.last_served, watch.last_healthy or 0, watch.healthy_since, watch.unusable_since)
-    if not all(0 <= at <= MAX_UNIX_SECONDS for at in times):
-        raise ValueError("a time is out of range")
+    check_times(watch.last_served, watch.last_healthy, watch.healthy_since, watch.unusable_since)
     for incident in (watch.suspected, watch.incident):
         if incident is not None:
             checked(incident)

@@ -5,15 +5,15 @@ Unknown is a value: `Verdict.UNKNOWN` means that nobody could look, and is never
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from shared.address_text import endpoint, is_public
 from shared.inference import ServerInference  # noqa: TC001 - msgspec reads the annotation
-from shared.snapshot import MAX_UNIX_SECONDS, Verdict
+from shared.snapshot import Verdict, check_times
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -207,33 +207,18 @@ def advice(cause: Cause, flags: str = "--public_ip IP --port PORT") -> str:
 
 def hints(outcome: DialOutcome, your_ip: str) -> list[str]:
     """Say what an unreached peer's operator can mend, from what it announces and the address it asks from."""
-    if outcome.verdict is not Verdict.UNREACHABLE or not _is_public(your_ip):
+    if outcome.verdict is not Verdict.UNREACHABLE or not is_public(your_ip):
         return []
-    announced = {ip for ip in map(_direct_ip, outcome.addresses) if ip is not None}
-    public = {ip for ip in announced if _is_public(ip)}
+    announced = {ip for address in outcome.addresses if (ip := endpoint(address).direct_ip) is not None}
+    public = {ip for ip in announced if is_public(ip)}
     mend = f"start the server with --public_ip {your_ip} --port PORT, and forward that port to it"
     if announced and not public:
-        no_relay = (
-            ""
-            if any("/p2p-circuit" in address for address in outcome.addresses)
-            else (" Without a port, leave automatic relays on (do not pass --no_auto_relay).")
-        )
+        relayed = any(endpoint(address).relayed for address in outcome.addresses)
+        no_relay = "" if relayed else " Without a port, leave automatic relays on (do not pass --no_auto_relay)."
         return [f"All addresses that the server announces are private ones: {mend}.{no_relay}"]
     if public and your_ip not in public:
         return [f"The server announces {', '.join(sorted(public))}, but asks from {your_ip}: {mend}."]
     return []
-
-
-def _direct_ip(address: str) -> str | None:
-    _, protocol, host, *_ = (*address.split("/"), "", "", "")
-    return host if protocol in ("ip4", "ip6") and "/p2p-circuit" not in address else None
-
-
-def _is_public(text: str) -> bool:
-    try:
-        return ipaddress.ip_address(text).is_global
-    except ValueError:
-        return False
 
 
 class DialOutcome(msgspec.Struct, frozen=True):
@@ -311,20 +296,15 @@ def encode_answer(answer: Answer) -> bytes:
 
 
 def decode_answer(data: bytes) -> Answer:
-    """Raise `ValueError` for what is no answer."""
+    """Return a worker's answer. Whatever this raises, `stored.read` refuses the entry."""
     if len(data) > MAX_ANSWER_BYTES:
         raise ValueError("not an answer: too large")
-    try:
-        answer = _answer_decoder.decode(data)
-    except RecursionError as error:
-        raise ValueError("not an answer: nested too deep") from error
+    answer = _answer_decoder.decode(data)
     if re.fullmatch(VANTAGE_PATTERN, answer.vantage) is None or not answer.peer_id:
         raise ValueError("not an answer: no vantage point or no peer")
-    times = [answer.checked_at, answer.outcome.rtt or 0.0, *answer.outcome.durations.values()]
+    check_times(answer.checked_at, answer.outcome.rtt, *answer.outcome.durations.values())
     if (found := answer.inference) is not None:
-        times += [found.checked_at, found.seconds_first_step or 0.0, found.seconds_per_step or 0.0]
-    if not all(0 <= seconds <= MAX_UNIX_SECONDS for seconds in times):
-        raise ValueError("not an answer: a time is out of range")
+        check_times(found.checked_at, found.seconds_first_step, found.seconds_per_step)
     return answer
 
 

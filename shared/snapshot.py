@@ -288,13 +288,9 @@ def decode(data: bytes) -> Snapshot:
 
 
 def decode_status(data: bytes) -> CrawlStatus:
-    """Return the status that was published as JSON. Raises `ValueError` for what is none."""
-    try:
-        status = _status_decoder.decode(data)
-    except RecursionError as error:
-        raise ValueError("not a status: nested too deep") from error
-    for moment in (status.attempted_at, status.snapshot_taken_at or 0.0):
-        _in_range("time", moment, MAX_UNIX_SECONDS)
+    """Return the status that was published. Whatever this raises, `stored.read` refuses the entry."""
+    status = _status_decoder.decode(data)
+    check_times(status.attempted_at, status.snapshot_taken_at)
     return status
 
 
@@ -310,6 +306,13 @@ def _check(snapshot: Snapshot) -> None:
                 raise ValueError(f"not a snapshot: span {server.span.start}:{server.span.end} of {model.num_blocks}")
             if server.rtt is not None:
                 _in_range("rtt", server.rtt, MAX_SECONDS)
+
+
+def check_times(*times: float | None) -> None:
+    """Raise `ValueError` where one of these Unix seconds or durations is out of range; None is not."""
+    for seconds in times:
+        if seconds is not None:
+            _in_range("time", seconds, MAX_UNIX_SECONDS)
 
 
 def _in_range(name: str, value: float, highest: float) -> None:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from shared import words
+from shared.address_text import endpoint, is_public
 from shared.advice.advice import Advice, Tone
-from shared.advice.commands import DEFAULT_PORT, Place, initial_peers, is_public, public_place, run_server
+from shared.advice.commands import DEFAULT_PORT, Place, initial_peers, public_place, run_server
 from shared.incidents import Fate
 from shared.judgement.usability import against_majority, does_not_compute
 from shared.reachability import NOBODY_COULD_LOOK, Cause, Stage, advice, message
@@ -343,11 +344,8 @@ def _next(server: Server, cause: Cause | None, your_ip: str, outcome: DialOutcom
 
 def _any_port(addresses: Sequence[str]) -> int:
     """Return the TCP port of a direct address, private ones too: the server listens on it."""
-    for address in addresses:
-        _, protocol, _, transport, port, *more = (*address.split("/"), "", "", "", "", "")
-        if protocol in ("ip4", "ip6") and transport == "tcp" and "p2p-circuit" not in more and port.isdecimal():
-            return int(port[:6]) if 0 < int(port[:6]) < 65536 else DEFAULT_PORT  # noqa: PLR2004 - what a port can be
-    return DEFAULT_PORT
+    ports = (at.tcp_port for at in map(endpoint, addresses) if at.direct_ip is not None)
+    return next((port for port in ports if port is not None), DEFAULT_PORT)
 
 
 def _with(found: Advice, *, since: str) -> Advice:
