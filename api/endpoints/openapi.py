@@ -71,48 +71,23 @@ DOCUMENTS = (
     search.SearchDocument,
 )
 _REF = "#/components/schemas/{name}"
-_PREFIX = {
-    "name": "dht_prefix",
-    "in": "path",
-    "required": True,
-    "description": "The model's DHT prefix; a slash in it may be written as it is or as %2F.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 128},
-}
-_PEER = {
-    "name": "peer_id",
-    "in": "path",
-    "required": True,
-    "description": "A peer id in any form of the libp2p specification.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 128},
-}
-_CONTRIBUTOR = {
-    "name": "name",
-    "in": "path",
-    "required": True,
-    "description": "The public name that servers announce: claimed, as anyone can announce any name.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 64},
-}
-_FILE = {
-    "name": "name",
-    "in": "path",
-    "required": True,
-    "description": "A name that `/api/v1/data` lists, as `crawls-2026-11-25.csv.gz`.",
-    "schema": {"type": "string", "maxLength": 64},
-}
-_WEEK = {
-    "name": "week",
-    "in": "path",
-    "required": True,
-    "description": "A week that `/api/v1/reports` lists, named as by ISO 8601: `2026-W48`.",
-    "schema": {"type": "string", "maxLength": 16},
-}
-_INCIDENT = {
-    "name": "incident_id",
-    "in": "path",
-    "required": True,
-    "description": "The id of an incident in `/api/v1/incidents`.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 64},
-}
+
+
+def _in_path(name: str, words: str, most: int, **least: int) -> dict[str, Any]:
+    schema = {"type": "string", **least, "maxLength": most}
+    return {"name": name, "in": "path", "required": True, "description": words, "schema": schema}
+
+
+_PREFIX = _in_path(
+    "dht_prefix", "The model's DHT prefix; a slash in it may be written as it is or as %2F.", 128, minLength=1
+)
+_PEER = _in_path("peer_id", "A peer id in any form of the libp2p specification.", 128, minLength=1)
+_CONTRIBUTOR = _in_path(
+    "name", "The public name that servers announce: claimed, as anyone can announce any name.", 64, minLength=1
+)
+_FILE = _in_path("name", "A name that `/api/v1/data` lists, as `crawls-2026-11-25.csv.gz`.", 64)
+_WEEK = _in_path("week", "A week that `/api/v1/reports` lists, named as by ISO 8601: `2026-W48`.", 16)
+_INCIDENT = _in_path("incident_id", "The id of an incident in `/api/v1/incidents`.", 64, minLength=1)
 _WORDS = {
     304: "The client has it already (If-None-Match).",
     303: "To the page of what was asked for.",
