@@ -26,7 +26,7 @@ from shared.p2p.hivemind import P2PDaemonError, PeerID
 from shared.p2p.kad_messages import PROTOCOL, closer_peers, find_node
 from shared.p2p.multiaddr import is_circuit
 from shared.p2p.request_streams import RequestStreams
-from shared.p2p.silence import SilentNodes
+from shared.p2p.silent_nodes import SilentNodes
 from shared.tasks import awaited, end
 
 if TYPE_CHECKING:

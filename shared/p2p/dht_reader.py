@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from shared.p2p.hivemind import DHTID, DictionaryDHTValue
 from shared.p2p.raw_values import RawValues, SubkeyValues
-from shared.p2p.silence import SilentNodes
+from shared.p2p.silent_nodes import SilentNodes
 from shared.tasks import awaited, end
 
 if TYPE_CHECKING:
