@@ -1,6 +1,6 @@
-"""A reachability check and its answer: what the api asks, what a worker replies, in what words.
+"""This module defines a reachability check and a worker's answer to it, and the words for each cause.
 
-Unknown is a value: `Verdict.UNKNOWN` means that nobody could look, and is never told as "unreachable".
+`Verdict.UNKNOWN` means that nobody could probe the peer; it is never shown as "unreachable".
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Cause(StrEnum):
     PROTOCOL_MISSING = "protocol_missing"
     HANDLER_FAILED = "handler_failed"
     OTHER = "other"
-    # Nobody could look:
+    # Nobody could probe it:
     LOOKUP_UNFINISHED = "lookup_unfinished"
     NO_LOCAL_ROUTE = "no_local_route"
     NAME_NOT_RESOLVED = "name_not_resolved"
@@ -222,13 +222,13 @@ def hints(outcome: DialOutcome, your_ip: str) -> list[str]:
 
 
 class DialOutcome(msgspec.Struct, frozen=True):
-    """What one look at one peer found. Durations are seconds."""
+    """What one probe of one peer found. Durations are seconds."""
 
     verdict: Verdict
     stage: Stage
     cause: Cause | None = None
     error: str | None = None
-    """The daemon's own words, cleaned and cut."""
+    """The daemon's error text, cleaned and cut."""
     addresses: tuple[str, ...] = ()
     """Multiaddrs that were used, tried or known, without the peer id."""
     reached_at: str | None = None
@@ -242,7 +242,7 @@ class DialOutcome(msgspec.Struct, frozen=True):
     protocol_ok: bool | None = None
     """Whether the peer serves `rpc_info`; None where it was not asked or did not answer."""
     durations: dict[str, float] = {}
-    """Seconds by `Stage`, of the stages that the look came to: lookup, dial (with security), protocol."""
+    """Seconds by `Stage`, of the stages that the probe came to: lookup, dial (with security), protocol."""
 
     @classmethod
     def unknown(cls, cause: Cause, *, stage: Stage = Stage.QUEUE, error: str | None = None) -> DialOutcome:
@@ -264,9 +264,9 @@ class Answer(msgspec.Struct, frozen=True):
     checked_at: float
     outcome: DialOutcome
     request_id: str = ""
-    """Whose request the worker looked for; a verdict that is used again keeps its first one."""
+    """Id of the request that the worker probed for; a verdict that is used again keeps its first one."""
     traceparent: str = ""
-    """The look's span, where looks are traced: requests that share it link to it."""
+    """The probe's span, where probes are traced: requests that share it link to it."""
     inference: ServerInference | None = None
     """What a step of inference showed, where one was asked for and the peer was reached."""
 
@@ -274,7 +274,7 @@ class Answer(msgspec.Struct, frozen=True):
 def job_subject(peer_id: str, *, inference: bool) -> str:
     """Return what a job is about: its id is this and a nonce, its verdict and its in-flight key are named so.
 
-    So a verdict of a look alone never answers who asks for a computation, and a server never computes for two at once.
+    So a verdict without an inference check never answers a request for one, and a server computes for one at a time.
     """
     return f"{peer_id}-inference" if inference else peer_id
 
@@ -283,7 +283,7 @@ _DECISIVE = (Verdict.REACHABLE, Verdict.UNREACHABLE, Verdict.UNKNOWN)
 
 
 def decide(answers: Sequence[Answer]) -> Answer:
-    """Return the answer that decides: a peer is reachable if anyone reached it, unreachable if anyone looked at all."""
+    """Return the decisive answer: a peer is reachable if anyone reached it, else unreachable if anyone probed it."""
     return min(answers, key=lambda answer: (_DECISIVE.index(answer.outcome.verdict), answer.vantage))
 
 

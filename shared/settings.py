@@ -1,4 +1,4 @@
-"""Settings from environment variables: one class per service, all mistakes told at once, before any work.
+"""This module reads settings from environment variables: one class per service, all mistakes reported at once.
 
 A service's class extends `Settings`; its fields' names in upper case are the variables. `load` is the one way in, for
 the service, its health check and the launcher: it prints what is wrong, names each variable, and exits with 2. What
@@ -46,7 +46,7 @@ class SecretUrl:
 
 
 class Settings(BaseSettings):
-    """What every service is told."""
+    """Settings that every service has."""
 
     model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True, extra="forbid", hide_input_in_errors=True)
 

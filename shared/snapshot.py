@@ -39,16 +39,16 @@ class PeerState(StrEnum):
     JOINING = "joining"
     OFFLINE = "offline"
     UNREACHABLE = "unreachable"
-    """Announced as online, dialled, and not reached. Never used where nobody could look."""
+    """Announced as online, dialled, and not reached. Never used where nobody could probe it."""
 
 
 class Verdict(StrEnum):
-    """The outcome of looking at one peer."""
+    """The outcome of probing one peer."""
 
     REACHABLE = "reachable"
     UNREACHABLE = "unreachable"
     UNKNOWN = "unknown"
-    """Nobody looked, or nobody could: never shown as unreachable."""
+    """Nobody probed it, or nobody could: never shown as unreachable."""
 
 
 class Span(msgspec.Struct, frozen=True, gc=False):
@@ -205,7 +205,7 @@ class Snapshot(msgspec.Struct, frozen=True, gc=False):
     unanswered_keys: int = 0
     """DHT keys that did not answer in time: their blocks may have servers that nobody could see."""
     undialled_servers: int = 0
-    """Servers that say they are online and that there was no time to dial: nobody looked at them."""
+    """Servers that say they are online and that there was no time to dial: nobody probed them."""
     private_swarm: bool = False
     crawler_peer_id: str | None = None
     inference_peer_id: str | None = None

@@ -1,7 +1,7 @@
 """This module says of one server, or of a peer that is none, what is so, since when, and what its operator can do.
 
 Two sources are told apart: what the last crawl found (`server_advice`), and what a check found just now
-(`check_advice`). What a server announces is said as its claim; that nobody could look is said as the monitor's failure.
+(`check_advice`). What a server announces is said as its claim; that nobody could probe it is the monitor's failure.
 """
 
 from __future__ import annotations

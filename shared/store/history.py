@@ -57,7 +57,7 @@ class ModelHistory(msgspec.Struct, frozen=True):
         return float(hour * HOUR if first is None else first * MINUTE)
 
     def watched(self, minutes: ModelHistory) -> dict[str, float]:
-        """Return the seconds of each window that were watched, from hourly slots: hours in which a crawl looked.
+        """Return the seconds of each window that were watched, from hourly slots: hours with a crawl.
 
         `minutes` tells when the first of them began.
         """
@@ -81,7 +81,7 @@ class OutageEnd(StrEnum):
     """A crawl found it online again."""
     LASTS = "lasts"
     UNWATCHED = "unwatched"
-    """No crawl looked in the hour after it."""
+    """The hour after it has no crawl."""
 
 
 class ServerOutage(msgspec.Struct, frozen=True):
@@ -91,7 +91,7 @@ class ServerOutage(msgspec.Struct, frozen=True):
     end: float | None
     """None while it lasts."""
     minutes: int
-    """Minutes in which a crawl looked and did not find it online."""
+    """Minutes with a crawl that did not find it online."""
     ended: OutageEnd
 
 
