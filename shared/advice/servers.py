@@ -6,7 +6,7 @@ Two sources are told apart: what the last crawl found (`server_advice`), and wha
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from shared import words
@@ -121,7 +121,7 @@ def server_advice(
         return never_announced(server.snapshot)
     if record is not None:
         online = any(report.state is PeerState.ONLINE for _, report in server.shares)
-        found = _with(found, since=_since(record, now, online=online))
+        found = replace(found, since=_since(record, now, online=online))
     return in_the_past(found, server.snapshot, now) if stale else found
 
 
@@ -346,7 +346,3 @@ def _any_port(addresses: Sequence[str]) -> int:
     """Return the TCP port of a direct address, private ones too: the server listens on it."""
     ports = (at.tcp_port for at in map(endpoint, addresses) if at.direct_ip is not None)
     return next((port for port in ports if port is not None), DEFAULT_PORT)
-
-
-def _with(found: Advice, *, since: str) -> Advice:
-    return Advice(found.tone, found.title, found.reason, since, found.next_step, found.command, found.ours)
