@@ -15,7 +15,7 @@ import time
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Self, TypeAlias
 from uuid import uuid4
 
 from shared.p2p.hivemind import (
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from asyncio import StreamReader, StreamWriter
     from collections.abc import Iterable
 
+    from google.protobuf.message import Message
+
 IPAddress: TypeAlias = IPv4Address | IPv6Address
 
 SWARM_DIALS_AT_ONCE = 4096
@@ -46,10 +48,8 @@ PING_TIMEOUT = 2.0
 PING_PROTOCOL, PING_BYTES = "/ipfs/ping/1.0.0", 32
 """Spec: https://github.com/libp2p/specs/blob/master/ping/ping.md: the bytes come back as they went."""
 NO_RELAY_SERVICE = Path(__file__).with_name("p2pd.json")
-"""p2pd's configuration that keeps it from relaying for others: a service that no option of its own turns off, and whose
-table of networks takes 28 MB and 0.3 s of a core per daemon. Dialling through relays does not need it."""
-ONLY_THROUGH_RELAY = "transient connection to peer"
-"""p2pd's refusal to make a call over a relay, where it does not relay itself. A stream it opens."""
+"""p2pd's configuration that, with `use_relay=False`, keeps it from relaying for others: a service that no option ends,
+and whose table of networks takes 28 MB and 0.3 s of a core per daemon. Dialling through relays does not need it."""
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
 """p2pd's own limit for an answer to a call."""
 
@@ -62,34 +62,26 @@ class P2PDaemon(P2P):  # type: ignore[misc]
     """hivemind's wrapper of p2pd, which can also run without libp2p's own DHT, and calls peers over relays."""
 
     DHT_MODE_MAPPING: ClassVar[dict[str, dict[str, int | str]]] = {
-        **P2P.DHT_MODE_MAPPING,
-        "client": {**P2P.DHT_MODE_MAPPING["client"], "f": str(NO_RELAY_SERVICE)},
-        "none": {"f": str(NO_RELAY_SERVICE)},
+        mode: {**options, "f": str(NO_RELAY_SERVICE)} for mode, options in {**P2P.DHT_MODE_MAPPING, "none": {}}.items()
     }
 
-    async def _call_unary_protobuf_handler(self, peer_id: PeerID, handle_name: str, input: Any, output: Any) -> Any:  # noqa: A002 - hivemind's name
-        try:
-            return await super()._call_unary_protobuf_handler(peer_id, handle_name, input, output)
-        except P2PDaemonError as error:
-            if ONLY_THROUGH_RELAY not in str(error):
-                raise
-        return output.FromString(await self._call_on_stream(peer_id, handle_name, input.SerializeToString()))
-
-    async def _call_on_stream(self, peer_id: PeerID, protocol: str, data: bytes) -> bytes:
-        """Make the call that p2pd refused, on a stream, as p2pd itself would."""
-        call = p2pd_pb2.CallUnaryRequest(peer=peer_id.to_bytes(), proto=protocol, data=data)
-        reader, writer = await _open_stream(self, peer_id, protocol)
+    async def _call_unary_protobuf_handler(
+        self, peer_id: PeerID, name: str, request: Message, answer_type: type[Message]
+    ) -> Message:
+        """Make a call on a stream of its own. p2pd would wait for ever to make one over a relay, unless it relays."""
+        call = p2pd_pb2.CallUnaryRequest(peer=peer_id.to_bytes(), proto=name, data=request.SerializeToString())
+        reader, writer = await _open_stream(self, peer_id, name)
         try:
             await write_pbmsg(writer, p2pd_pb2.PersistentConnectionRequest(callId=uuid4().bytes, callUnary=call))
             answer = await read_message(reader, MAX_ANSWER_BYTES)
         except (EOFError, ValueError) as error:
-            raise P2PDaemonError(f"no answer over the relay: {error!r}") from error
+            raise P2PDaemonError("stream reset" if isinstance(error, EOFError) else str(error)) from error
         finally:
             writer.close()
         result = p2pd_pb2.PersistentConnectionRequest.FromString(answer).unaryResponse
-        if result.HasField("error"):
+        if not result.HasField("response"):
             raise P2PHandlerError(result.error.decode(errors="ignore"))
-        return bytes(result.response)
+        return answer_type.FromString(result.response)
 
 
 async def _open_stream(p2p: P2P, peer_id: PeerID, protocol: str) -> tuple[StreamReader, StreamWriter]:
