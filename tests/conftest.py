@@ -78,7 +78,7 @@ class _FastTests:
     tried: list[str] = []  # noqa: RUF012 - there is one for the process, as audit hooks are
 
 
-def _forbid(event: str, arguments: tuple[object, ...]) -> None:
+def _forbid(event: str, arguments: tuple[object, ...], _FastTests=_FastTests) -> None:  # noqa: N803 - kept to the end
     tries_an_address = event == "socket.bind" and arguments[1][1:2] == (0,)  # as settings do; nobody listens there
     if _FastTests.running and event in FORBIDDEN_TO_FAST_TESTS and not tries_an_address:
         _FastTests.tried.append(f"{event} {arguments!r:.200}")
