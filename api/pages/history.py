@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cache
-from hashlib import sha256
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from api.pages import charts, text
+from api.pages.templating import environment, static_href
 from shared import words
 from shared.advice.inference import record_words
 from shared.advice.models import Past
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
     from api.pages.view import View
     from shared.store.history import ModelHistory, ServerHistory, ServerOutage
 
-PAGES_DIR = Path(__file__).resolve().parent
 MAX_ON_MODEL_PAGE = 5
 MAX_OUTAGES = 30
 """Of a server, that its page lists."""
@@ -263,30 +260,18 @@ def _without_incident(outage: Outage, pasts: Mapping[str, FirstSeen], view: View
 
 
 def stylesheet() -> str:
-    """The address of the charts' own style; a page never runs with that of another version."""
-    return f"/static/history.css?v={_fingerprint()}"
-
-
-@cache
-def _fingerprint() -> str:
-    return sha256((PAGES_DIR / "static" / "history.css").read_bytes()).hexdigest()[:10]
+    """The address of the charts' own style."""
+    return static_href("history.css")
 
 
 @cache
 def _template() -> Template:
-    environment = Environment(
-        loader=FileSystemLoader(PAGES_DIR / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        auto_reload=False,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
+    made = environment()
+    made.filters.update(
         iso=lambda seconds: f"{text.utc(seconds):%Y-%m-%dT%H:%M:%SZ}",
         utc=lambda seconds: f"{text.utc(seconds):%Y-%m-%d %H:%M} UTC",
     )
-    return environment.get_template("_charts.html")
+    return made.get_template("_charts.html")
 
 
 def _render(macro: str, **values: object) -> Markup:

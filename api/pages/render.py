@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from api.pages import (
     banner,
@@ -26,6 +22,7 @@ from api.pages import (
 )  # fmt: skip
 from api.pages import history as past
 from api.pages.help import make_help
+from api.pages.templating import environment, static_href
 from shared.advice import commands
 from shared.advice.models import Past, model_advice, nearest_usable
 from shared.judgement.coverage import coverage
@@ -43,9 +40,6 @@ if TYPE_CHECKING:
     from shared.public.reports import ReportDocument
     from shared.snapshot import ModelReport, Snapshot
     from shared.store.history import ServerHistory
-
-PAGES_DIR = Path(__file__).resolve().parent
-STATIC_DIR = PAGES_DIR / "static"
 
 MAX_CARDS = 40
 """Models drawn in full on the overview; anyone may announce more, and those are only listed."""
@@ -80,50 +74,28 @@ class Pages:
 
     def __init__(self, public_url: str = "", *, unfold: bool = True) -> None:
         """`public_url` is the monitor's address without a slash; `unfold`: whether links say the state elsewhere."""
-        self._environment = Environment(
-            loader=FileSystemLoader(PAGES_DIR / "templates"),
-            autoescape=True,  # of the picture's markup too
-            undefined=StrictUndefined,
-            auto_reload=False,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
+        self._environment = environment()
         self._environment.filters.update(cut=text.cut, period=text.period, iso=_iso, utc=_utc, count=text.count)
         self._environment.filters.update(
             percent=charts.percent, duration=text.duration, number=text.number,
             model_href=text.model_href, server_href=text.server_href, day=_day,
         )  # fmt: skip
         self._environment.globals.update(
-            # A page never runs with the style or the script of another version of itself.
-            css=f"/static/app.css?v={_fingerprint('app.css')}",
-            js=f"/static/app.js?v={_fingerprint('app.js')}",
-            data_css=f"/static/data.css?v={_fingerprint('data.css')}",
-            check_js=f"/static/check.js?v={_fingerprint('check.js')}",
-            docs_css=f"/static/docs.css?v={_fingerprint('docs.css')}",
-            share_css=f"/static/share.css?v={_fingerprint('share.css')}",
+            css=static_href("app.css"),
+            js=static_href("app.js"),
+            data_css=static_href("data.css"),
+            check_js=static_href("check.js"),
+            docs_css=static_href("docs.css"),
+            share_css=static_href("share.css"),
             public_url=public_url,
             unfold=unfold,
-            icon=f"/static/favicon.svg?v={_fingerprint('favicon.svg')}",
+            icon=static_href("favicon.svg"),
             petals_docs=commands.DOCUMENTATION,
         )
-        self._watch_script = f"/static/watch.js?v={_fingerprint('watch.js')}"
-        self._alert_icon = f"/static/favicon-alert.svg?v={_fingerprint('favicon-alert.svg')}"
-        names = (
-            *("overview", "model", "server", "check", "problem", "incidents", "data", "reports", "report"),
-            *(
-                "contributors",
-                "contributor",
-                "search",
-                "help",
-                "glossary",
-                "docs",
-                "embed",
-                "share",
-                "incident",
-                "places",
-            ),
-        )
-        self._templates = {name: self._environment.get_template(f"{name}.html") for name in names}
+        self._watch_script = static_href("watch.js")
+        self._alert_icon = static_href("favicon-alert.svg")
+        names = self._environment.list_templates(filter_func=lambda name: name.endswith(".html") and name[0] != "_")
+        self._templates = {name.removesuffix(".html"): self._environment.get_template(name) for name in names}
         self._picture = self._environment.get_template("picture.svg")
 
     def overview(self, view: View) -> str:
@@ -480,7 +452,3 @@ def _day(seconds: float) -> str:
 
 def _utc(seconds: float) -> str:
     return f"{text.utc(seconds):%Y-%m-%d %H:%M:%S} UTC"
-
-
-def _fingerprint(name: str) -> str:
-    return hashlib.sha256((STATIC_DIR / name).read_bytes()).hexdigest()[:10]
