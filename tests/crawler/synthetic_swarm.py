@@ -71,7 +71,7 @@ class SyntheticSwarm:
         return True
 
     def account(self, peer):
-        return "connected, answered the ping, did not answer 1 of 1 look-ups"
+        return "connected, answered the ping, did not answer 1 of 1 lookups"
 
     async def clock_ahead(self):
         return 0.0
