@@ -10,7 +10,7 @@ A model whose blocks all have servers counts as broken, too, when two chains of 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
@@ -34,6 +34,10 @@ MAX_LOST_BLOCKS = 20
 MAX_LOST_SERVERS = 20
 
 
+CrawlCount = Annotated[int, msgspec.Meta(ge=0, le=2**32)]
+"""A number of crawls. What Redis holds is no larger: one more must be storable, too."""
+
+
 class Held(msgspec.Struct, frozen=True, array_like=True):
     """A server that held blocks `start <= block < end` when the model was last healthy."""
 
@@ -52,9 +56,9 @@ class Watch(msgspec.Struct, frozen=True):
     """When it last had any server."""
     last_healthy: float | None = None
     held: tuple[Held, ...] = ()
-    broken: int = 0
+    broken: CrawlCount = 0
     """Number of crawls in a row that found it broken."""
-    healthy: int = 0
+    healthy: CrawlCount = 0
     """Number of crawls in a row that found it healthy."""
     healthy_since: float = 0.0
     suspected: Incident | None = None

@@ -33,7 +33,7 @@ def find_node(key: bytes) -> bytes:
     return varint(len(message)) + message
 
 
-async def read_message(reader: asyncio.StreamReader) -> bytes:
+async def read_message(reader: asyncio.StreamReader, max_bytes: int = MAX_MESSAGE_BYTES) -> bytes:
     """Return one message. Raises `ValueError` for one that is too long, `EOFError` where it ends early."""
     length = shift = 0
     while True:
@@ -42,9 +42,9 @@ async def read_message(reader: asyncio.StreamReader) -> bytes:
         if byte < 0x80:  # noqa: PLR2004 - a varint's last byte
             break
         shift += 7
-        if length > MAX_MESSAGE_BYTES:
+        if length > max_bytes:
             break
-    if length > MAX_MESSAGE_BYTES:
+    if length > max_bytes:
         raise ValueError("message too long")
     return await reader.readexactly(length)
 
