@@ -309,7 +309,7 @@ def _few_that_matter(data: dict[str, Any]) -> str:
                 f"{ratios['page latency: 1,000 checks hanging / idle']:.1f} × idle",
             ),
             (
-                "a whole look at a live peer",
+                "a whole probe of a live peer",
                 f"{found['look_p50_ms']:.1f} ms",
                 f"a bare dial: {found['bare_dial_p50_ms']:.1f} ms",
             ),
