@@ -60,6 +60,12 @@ class WorkerMetrics:
             ["vantage", "verdict", "stage", "cause"],
             registry=self.registry,
         )
+        self._given = Counter(
+            "petals_worker_given_addresses",
+            "Dials of addresses that clients gave, by verdict and cause: they are no checks of peers.",
+            ["verdict", "cause"],
+            registry=self.registry,
+        )
         self._duration = Histogram(
             "petals_worker_check_duration_seconds",
             "From the moment a check was taken to its outcome.",
@@ -89,6 +95,9 @@ class WorkerMetrics:
         self._duration.labels(outcome.verdict).observe(seconds)
         for stage, duration in outcome.durations.items():
             self._stages.labels(stage).observe(duration)
+
+    def dialled_given(self, outcome: DialOutcome) -> None:
+        self._given.labels(outcome.verdict, outcome.cause or "none").inc()
 
     def addresses_refused(self, by_reason: Mapping[str, int]) -> None:
         for reason, count in by_reason.items():

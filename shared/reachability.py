@@ -5,6 +5,7 @@ Unknown is a value: `Verdict.UNKNOWN` means that nobody could look, and is never
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import re
 from enum import StrEnum
@@ -246,6 +247,8 @@ class DialOutcome(msgspec.Struct, frozen=True):
     """The daemon's own words, cleaned and cut."""
     addresses: tuple[str, ...] = ()
     """Multiaddrs that were used, tried or known, without the peer id."""
+    known: tuple[str, ...] = ()
+    """Of a peer that was reached: all that the swarm knew by then, where `addresses` are those that were used."""
     reached_at: str | None = None
     """The remote address of the connection that worked, for those who ask; a circuit's where it led over a relay."""
     relayed: bool | None = None
@@ -284,6 +287,14 @@ class Answer(msgspec.Struct, frozen=True):
     """The look's span, where looks are traced: requests that share it link to it."""
     inference: ServerInference | None = None
     """What a step of inference showed, where one was asked for and the peer was reached."""
+    address: str = ""
+    """The multiaddr that was dialled as somebody gave it, with the peer's id. `peer_id` is empty then, so that nobody
+    takes this for an answer about the peer."""
+
+
+def address_subject(address: str) -> str:
+    """Return what a job is about that dials a given multiaddr: it shares no name with checks of the peer."""
+    return f"at-{hashlib.sha256(address.encode()).hexdigest()[:32]}"
 
 
 def job_subject(peer_id: str, *, inference: bool) -> str:
@@ -318,8 +329,8 @@ def decode_answer(data: bytes) -> Answer:
         answer = _answer_decoder.decode(data)
     except RecursionError as error:
         raise ValueError("not an answer: nested too deep") from error
-    if re.fullmatch(VANTAGE_PATTERN, answer.vantage) is None or not answer.peer_id:
-        raise ValueError("not an answer: no vantage point or no peer")
+    if re.fullmatch(VANTAGE_PATTERN, answer.vantage) is None or bool(answer.peer_id) is bool(answer.address):
+        raise ValueError("not an answer: no vantage point, or not one peer or address")
     times = [answer.checked_at, answer.outcome.rtt or 0.0, *answer.outcome.durations.values()]
     if (found := answer.inference) is not None:
         times += [found.checked_at, found.seconds_first_step or 0.0, found.seconds_per_step or 0.0]
