@@ -61,6 +61,7 @@ _NOT_DIALLED = {
     Kind.PRIVATE: "it is no public address",
     Kind.THROUGH_ITSELF: "its relay is the peer itself",
     Kind.THROUGH_US: "its relay is this monitor",
+    Kind.NAME: "its host name stands for no public address",
     Kind.MALFORMED: "its relay is named by a host name",
 }
 """Why an address is not dialled, of those that `GivenAddress.read` takes."""
@@ -170,7 +171,7 @@ class Prober:
             return DialOutcome.unknown(Cause.NO_SLOT)
         else:
             try:
-                return await self._probe_at(dht_node, given, deadline, on_stage)
+                return await self._probe_at(dht_node, given, kind, deadline, on_stage)
             except NodeError as error:
                 return DialOutcome.unknown(Cause.NODE_UNFIT, error=str(error))
             finally:
@@ -179,7 +180,12 @@ class Prober:
             self._given_held -= 1
 
     async def _probe_at(
-        self, dht_node: DHTClientNode, given: GivenAddress, deadline: float, on_stage: Callable[[Stage], None]
+        self,
+        dht_node: DHTClientNode,
+        given: GivenAddress,
+        kind: Kind,
+        deadline: float,
+        on_stage: Callable[[Stage], None],
     ) -> DialOutcome:
         address = from_text(given.way)
         async with await ProberNode.open() as node:
@@ -187,8 +193,8 @@ class Prober:
                 return DialOutcome.unknown(Cause.NO_SLOT)  # the daemon was slow to start
             deadline = min(deadline, time.monotonic() + self._check_timeout)
             found = await probe(dht_node, node, given.peer_id, deadline=deadline, at=address, on_stage=on_stage)
-        if found.cause is Cause.NOT_DIALABLE:  # a name of a private address, or a form that libp2p does not dial
-            return DialOutcome.unknown(Cause.NOT_DIALABLE, stage=Stage.LOOKUP)
+        if found.cause is Cause.NOT_DIALABLE:
+            return DialOutcome.unknown(Cause.NOT_DIALABLE, stage=Stage.LOOKUP, error=_NOT_DIALLED.get(kind))
         if found.verdict is Verdict.UNREACHABLE and not await self._passes_self_test():
             self._set_fit("the self-test failed")
             return DialOutcome.unknown(Cause.NODE_UNFIT, stage=found.stage, error=self.unfit_reason)
