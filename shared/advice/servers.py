@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from shared import words
 from shared.advice.advice import Advice, Tone
 from shared.advice.commands import DEFAULT_PORT, Place, initial_peers, is_public, public_place, run_server
@@ -151,10 +153,14 @@ def check_advice(server: Server, outcome: DialOutcome, *, your_ip: str = "", giv
         )
     if outcome.verdict is Verdict.REACHABLE:
         return _reached(server, outcome)
+    answering = [dial.address for dial in given if dial.outcome.verdict is Verdict.REACHABLE]
     if cause is Cause.NO_ADDRESS and not server.shares and server.bootstrap is None:
-        if any(dial.outcome.verdict is Verdict.REACHABLE for dial in given):
+        if answering:
             return _not_yet_announced(server.snapshot)
         return never_announced(server.snapshot)
+    if (to_announce := public_place(answering)) is not None:
+        your_ip = to_announce.ip
+        outcome = msgspec.structs.replace(outcome, addresses=(*answering, *outcome.addresses))
     place = server.place(your_ip, outcome.addresses)
     command = server.command(place if cause in _NEEDS_PORT else None) if cause in _NEEDS_PORT | _NEEDS_START else ""
     reason = message(cause) if cause else "The connection failed."
@@ -184,7 +190,7 @@ def _not_yet_announced(snapshot: Snapshot | None) -> Advice:
     return Advice(
         Tone.WARN,
         f"is not known to {_swarm(snapshot)} yet",
-        "It answers at the address that you gave, but clients cannot find it there: it has not announced itself.",
+        "It answers at an address that you gave, but clients cannot find it there: it has not announced itself.",
         next_step="If it is loading its blocks, wait: it shows up here a minute or two after it has joined. Otherwise "
         f"compare its log, and start it{_with_peers(snapshot)}.",
     )
