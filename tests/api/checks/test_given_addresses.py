@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from deploy.demo.simulated_server import Announcement, Model
+from reachability_worker.metrics import WorkerMetrics
 from shared.p2p.addresses import DialPrivate
 from shared.reachability import Cause, DialOutcome
 from tests.api.serving import serve
@@ -56,10 +57,10 @@ async def test_a_server_is_found_at_its_address_before_the_swarm_knows_it(swarm,
 
 
 async def test_what_is_found_at_a_given_address_is_no_verdict_on_the_peer(redis_url, redis):
-    """However the two come together, in whichever process; each has a verdict of its own to be used again."""
-    prober = FakeProber(REFUSED, delay=0.2)
+    """However the two come together, in whichever process; each has a verdict to be used again, and a metric."""
+    prober, metrics = FakeProber(REFUSED, delay=0.2), WorkerMetrics()
     prober.outcomes[f"{DIRECT}/p2p/{PEER}"] = (REACHED, 0.05)
-    async with serve(redis_url) as one, serve(redis_url) as two, worker_on(redis_url, prober):
+    async with serve(redis_url) as one, serve(redis_url) as two, worker_on(redis_url, prober, metrics=metrics):
         first, *rest = await asyncio.gather(
             ask(one, DIRECT), ask(two, f"{DIRECT}/p2p/{PEER}"), ask(one), ask(two), ask(one, DIRECT, DIRECT)
         )
@@ -72,6 +73,8 @@ async def test_what_is_found_at_a_given_address_is_no_verdict_on_the_peer(redis_
     ]  # fmt: skip
     assert sorted(prober.looks) == sorted([PEER, f"{DIRECT}/p2p/{PEER}"]), "identical ones share one dial"
     assert len(stored) == 2
+    counted = {one.name: one.value for family in metrics.registry.collect() for one in family.samples}
+    assert (counted["petals_worker_checks_total"], counted["petals_worker_given_addresses_total"]) == (1, 1)
 
 
 async def test_hostile_addresses_are_a_400_and_dial_nothing(redis_url):
