@@ -104,6 +104,14 @@ def record_words(proofs: Sequence[Proof], *, days: int) -> str:
     return said
 
 
+def failure_words(proof: Proof) -> str:
+    """Say how the checks of an hour failed that did not all give numbers."""
+    said = f"{proof.checks - proof.computed} of {words.count(proof.checks, 'check')} gave no numbers"
+    ends: dict[str, str] = {**OUTCOME_WORDS, InferenceOutcome.COMPUTED: ""}
+    lastly = ends.get(proof.outcome)
+    return f"{said}; lastly it {lastly}" if lastly else said
+
+
 def agreement_words(found: Agreement) -> str:
     """Say how a server's numbers stand to those of others: evidence, not a verdict on it."""
     peers = words.listed([short_peer_id(peer) for peer in found.peers], 3, "server")
