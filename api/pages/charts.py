@@ -109,7 +109,7 @@ def year_bars(days: Mapping[int, tuple[int, int]], now: float, uptime: float | N
 
 
 def share_bars(hours: Mapping[int, tuple[int, int]], now: float, windows: Sequence[Window]) -> list[Bars]:
-    """Draw `{hour: (checks, good)}` (hours since 1970) as a row of bars for each window, with its share of good ones."""
+    """Draw `{hour: (checks, good)}` (hours since 1970) as bars with the share of good ones, a row per window."""
     current, rows = int(now // HOUR), []
     for window in windows:
         counted = [counts for hour, counts in hours.items() if hour > current - window.hours]

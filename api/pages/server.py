@@ -46,6 +46,8 @@ class Share:
     proof: Proved
     agreement: str
     """How its numbers stand to those of others; empty where it was not asked to compute."""
+    adapter_proof: Proved | None
+    """Of the latest check with an adapter."""
     blocks: str
     announced: tuple[tuple[str, str], ...]
     """What the server says of itself: (name, value)."""
@@ -148,6 +150,7 @@ def _share(model: ModelReport, server: ServerReport) -> Share:
         strip=cards.make_strip(coverage(model), model),
         proof=server_proof(server.inference),
         agreement=agreement_words(server.inference.agreement) if server.inference else "",
+        adapter_proof=server_proof(server.adapter_inference) if server.adapter_inference else None,
         row=rows.make_row(server, model.num_blocks),
         blocks=f"{words.blocks([(span.start, span.end)])} of {model.num_blocks}",
         announced=tuple((name, value) for name, value in announced if value),

@@ -198,7 +198,7 @@ class InferenceChecks:
         return checked_at is not None and self.now() - checked_at < FRESH * self._period
 
     def found(self, dht_prefix: str, peer_id: str, finding: ServerInference) -> None:
-        self.results.servers[dht_prefix, peer_id] = finding
+        self.results.add(dht_prefix, peer_id, finding)
         self._count(str(finding.outcome))
 
     @asynccontextmanager
@@ -307,7 +307,10 @@ class _Checker:
                     self.node, server.peer_id, prefix, step.blocks, adapter=step.adapter, inputs=inputs, now=checks.now
                 )
         except InferenceError as error:
-            finding, steps = ServerInference(error.outcome, step.blocks, checks.now(), detail=error.detail), None
+            finding = ServerInference(
+                error.outcome, step.blocks, checks.now(), detail=error.detail, adapter=step.adapter
+            )
+            steps = None
         checks.found(prefix, server.peer_id, finding)
         if steps is not None:
             self._compare(prefix, server, step, given[0], steps.outputs)
@@ -333,7 +336,7 @@ class _Checker:
         key = dht_prefix, step.blocks, step.hop is not None, step.adapter
         made = numbers(inputs, outputs, precision_of(server.torch_dtype, server.quant_type))
         group = self.round.groups.setdefault(key, Group(step.blocks))
-        self.checks.results.add_agreements(dht_prefix, group.add(server.peer_id, made))
+        self.checks.results.add_agreements(dht_prefix, group.add(server.peer_id, made), step.adapter)
 
 
 def _due(models: Sequence[ModelReport], slot: int) -> list[tuple[ModelReport, ServerReport | None]]:

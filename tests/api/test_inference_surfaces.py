@@ -5,6 +5,7 @@ import pytest
 
 from api.pages import Pages
 from api.pages.badge import BadgeMetric, model_badge
+from api.pages.history import ModelPast
 from shared.advice.inference import agreement_words, model_proof, server_proof
 from shared.inference import (
     Agreement,
@@ -17,6 +18,10 @@ from shared.inference import (
 )
 from shared.judgement.usability import does_not_compute, gives_tokens
 from shared.snapshot import PeerState, Verdict
+from shared.store.history import ModelHistory, ServerHistory
+from shared.store.inference_history import Proof
+from shared.store.rings import HOUR, Resolution
+from shared.store.server_history import ServerRecord
 from shared.text_picture import text_picture
 from tests import fakes
 from tests import page_snapshots as made
@@ -82,6 +87,31 @@ def test_the_proof_stands_first_on_card_and_page():
         assert "from this monitor’s place" in page.text
         assert len(page.all("rect", **{"class": "hop"})) == 3
         assert not page.unbalanced
+
+
+def test_checks_over_time_are_drawn_and_in_words():
+    """Of a model and of a server: the share that gave numbers, seconds per token, and how the others ended."""
+    began = int(NOW) // HOUR * HOUR
+    proofs = (Proof(began - 2 * HOUR, 3, 3, "computed", 0.4), Proof(began, 1, 0, "timeout"))
+    slots = {each: ModelHistory("m", each, (), NOW, proofs) for each in Resolution}
+    model = proved()
+    view, pages = made.make_view(made.make_snapshot([model])), Pages()
+    peer = model.servers[0].peer_id
+    past = ModelPast(slots[Resolution.HOUR], slots[Resolution.MINUTE], slots[Resolution.DAY])
+    record = ServerRecord(first_seen=began, last_seen=began)
+    for html in (
+        pages.model(view, model.dht_prefix, history=past),
+        pages.server(view, peer, history=ServerHistory(peer, record, (), online=True, read_at=NOW, proofs=proofs)),
+    ):
+        page = Page(html)
+        assert not page.unbalanced
+        assert "Last 24 hours 75.0 %" in page.text
+        assert "1 of 1 check gave no numbers; lastly it does not answer a step of inference in time" in page.text
+        assert page.all("svg", **{"aria-label": "Gave numbers in the Last 7 days: 75.0 %", "role": "img"})
+        (curve,) = page.all("svg", **{"aria-label": "Time per token, last 7 days: at least 400, at most 400, 400 ms"})
+        assert curve["role"] == "img"
+        ids = [attributes["id"] for _, attributes in page.elements if attributes.get("id")]
+        assert len(ids) == len(set(ids))
 
 
 def test_a_servers_page_keeps_three_kinds_of_facts_apart():
