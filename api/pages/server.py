@@ -11,6 +11,7 @@ from shared.advice.inference import agreement_words, server_proof
 from shared.advice.servers import Server, server_advice
 from shared.judgement.coverage import coverage
 from shared.judgement.swarm import pings_to
+from shared.judgement.usability import OPT_OUT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,6 +73,9 @@ class ServerView:
     location: str
     bootstrap: str
     """What the crawler found of it as a bootstrap peer; empty if it is none."""
+    checked_by: str
+    """The end of the id of the peer that makes inference checks, as servers log it; empty where none are made."""
+    opt_out: str
 
 
 def make_server(
@@ -101,6 +105,8 @@ def make_server(
         addresses=tuple(text.cut(address, 160) for address in found.addresses[:20]) if view.show_addresses else (),
         location=_location(servers) if view.show_addresses else "",
         bootstrap=_bootstrap(found.bootstrap),
+        checked_by=text.cut((view.snapshot.inference_peer_id or "")[-6:]),
+        opt_out=OPT_OUT,
     )
 
 

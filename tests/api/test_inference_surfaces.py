@@ -71,6 +71,12 @@ def test_only_an_online_server_is_said_not_to_compute(state):
     assert does_not_compute(fakes.server(1, 0, 4, state, inference=broken)) is (state is PeerState.ONLINE)
 
 
+def test_a_refused_adapter_is_not_said_of_the_server():
+    """It computes all the same without it."""
+    refused = msgspec.structs.replace(COMPUTED, outcome=InferenceOutcome.REFUSED, adapter="lab/lora")
+    assert not does_not_compute(fakes.server(1, 0, 4, inference=COMPUTED, adapter_inference=refused))
+
+
 def test_nobody_is_blamed_where_two_differ():
     found = Agreement(AgreementOutcome.DISAGREES, (fakes.peer_id(2),), (0, 4), 0.1)
     assert "not known which" in agreement_words(found)
@@ -116,13 +122,18 @@ def test_checks_over_time_are_drawn_and_in_words():
 
 def test_a_servers_page_keeps_three_kinds_of_facts_apart():
     broken = msgspec.structs.replace(COMPUTED, outcome=InferenceOutcome.FAILED, detail="<b>out of luck</b>")
-    server = fakes.server(1, 0, 4, inference=broken, verdict=Verdict.REACHABLE)
-    view = made.make_view(made.make_snapshot([proved(servers=(server,))]))
+    refused = msgspec.structs.replace(broken, outcome=InferenceOutcome.REFUSED, adapter="lab/lora")
+    server = fakes.server(1, 0, 4, inference=broken, adapter_inference=refused, verdict=Verdict.REACHABLE)
+    snapshot = msgspec.structs.replace(made.make_snapshot([proved(servers=(server,))]), inference_peer_id="QmMonitor")
+    view = made.make_view(snapshot)
     html = Pages().server(view, server.peer_id)
     page = Page(html)
     assert "Proved by a computation" in page.text
     assert "Fails when it is asked to compute" in page.text
     assert "is online, but does not compute" in page.text
+    assert "Refuses the LoRA lab/lora" in page.text
+    assert "as from peer …onitor" in page.text
+    assert "contains #no-inference-checks is never asked" in page.text
     assert "<b>out of luck" not in html
     assert "Found by dialling" in page.text
     assert "the server announces" in page.text

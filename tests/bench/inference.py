@@ -65,7 +65,8 @@ def main() -> int:
         f"{row['servers']} servers, {row['models']} models: {row['cpu_seconds']:.1f} s of a core a round, "
         f"{row['share']:.3f} of a core at one round per {PERIOD:g} s (target {TARGET_SHARE})\n"
         f"added to the crawler's process: {row['added_mb']:.1f} MB (target {TARGET_MB:g}); "
-        f"its daemon while it checks: {row['daemon_mb']:.1f} MB\n{row['outcomes']}"
+        f"its daemon while it checks: {row['daemon_mb']:.1f} MB\n"
+        f"a crawl waits for it: {row['crawl_waits_ms']:.1f} ms\n{row['outcomes']}"
     )
     print(json.dumps(row))
     return 0
@@ -84,12 +85,17 @@ async def _measure(peers: list[tuple[str, str]], models: int) -> dict[str, Any]:
     watching.cancel()
     own, daemon = await watching
     cpu = _cpu_seconds() - before
+    snapshot = _snapshot(peers, models)
+    began = time.perf_counter()
+    checks.merged(snapshot)
+    merged = time.perf_counter() - began
     return {
         "servers": len(peers) * models,
         "models": models,
         "seconds": round(seconds, 1),
         "cpu_seconds": round(cpu, 2),
         "share": round(cpu / PERIOD, 4),
+        "crawl_waits_ms": round(1e3 * merged, 1),
         "added_mb": round(own - mb, 1),
         "daemon_mb": round(daemon, 1),
         "outcomes": dict(Counter(str(one.outcome) for one in checks.results.servers.values())),
