@@ -20,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from crawler.inference.results import Results
 from crawler.inference.rounds import InferenceChecks
 from deploy.demo.simulated_inference import Computation, handler_of
 from deploy.demo.simulated_server import SimulatedServer
@@ -74,7 +75,7 @@ def main() -> int:
 
 async def _measure(peers: list[tuple[str, str]], models: int) -> dict[str, Any]:
     checks = InferenceChecks(period=0.001, dial_private=True)
-    checks.merged(_snapshot(peers[:1], 1))
+    checks.merged(_snapshot(peers[:2], 1))
     await checks.round()  # code and buffers that stay
     checks.merged(_snapshot(peers, models))
     before, mb = _cpu_seconds(), pss_mb(_own_pid())
@@ -85,9 +86,10 @@ async def _measure(peers: list[tuple[str, str]], models: int) -> dict[str, Any]:
     watching.cancel()
     own, daemon = await watching
     cpu = _cpu_seconds() - before
-    snapshot = _snapshot(peers, models)
+    snapshot, kept = _snapshot(peers, models), Results(PERIOD)
+    kept.servers, kept.models = checks.results.servers, checks.results.models
     began = time.perf_counter()
-    checks.merged(snapshot)
+    kept.merged(snapshot, peer_id=None)
     merged = time.perf_counter() - began
     return {
         "servers": len(peers) * models,
