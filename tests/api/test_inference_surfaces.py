@@ -5,7 +5,6 @@ import pytest
 
 from api.pages import Pages
 from api.pages.badge import BadgeMetric, model_badge
-from api.pages.history import ModelPast
 from shared.advice.inference import agreement_words, model_proof, server_proof
 from shared.inference import (
     Agreement,
@@ -18,10 +17,8 @@ from shared.inference import (
 )
 from shared.judgement.usability import does_not_compute, gives_tokens
 from shared.snapshot import PeerState, Verdict
-from shared.store.history import ModelHistory, ServerHistory
 from shared.store.inference_history import Proof
-from shared.store.rings import HOUR, Resolution
-from shared.store.server_history import ServerRecord
+from shared.store.rings import HOUR
 from shared.text_picture import text_picture
 from tests import fakes
 from tests import page_snapshots as made
@@ -99,15 +96,12 @@ def test_checks_over_time_are_drawn_and_in_words():
     """Of a model and of a server: the share that gave numbers, seconds per token, and how the others ended."""
     began = int(NOW) // HOUR * HOUR
     proofs = (Proof(began - 2 * HOUR, 3, 3, "computed", 0.4), Proof(began, 1, 0, "timeout"))
-    slots = {each: ModelHistory("m", each, (), NOW, proofs) for each in Resolution}
     model = proved()
     view, pages = made.make_view(made.make_snapshot([model])), Pages()
     peer = model.servers[0].peer_id
-    past = ModelPast(slots[Resolution.HOUR], slots[Resolution.MINUTE], slots[Resolution.DAY])
-    record = ServerRecord(first_seen=began, last_seen=began)
     for html in (
-        pages.model(view, model.dht_prefix, history=past),
-        pages.server(view, peer, history=ServerHistory(peer, record, (), online=True, read_at=NOW, proofs=proofs)),
+        pages.model(view, model.dht_prefix, history=made.model_past(proofs)),
+        pages.server(view, peer, history=made.server_past(peer, proofs)),
     ):
         page = Page(html)
         assert not page.unbalanced
