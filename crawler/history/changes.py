@@ -19,7 +19,7 @@ from shared.changes import MAX_EVIDENCE, Change, ChangeKind
 from shared.inference import InferenceOutcome
 from shared.judgement.usability import DOES_NOT_COMPUTE
 from shared.reachability import Cause, message
-from shared.snapshot import MAX_UNIX_SECONDS, PeerState, Verdict
+from shared.snapshot import PeerState, Verdict, check_times
 from shared.store import keys
 
 if TYPE_CHECKING:
@@ -87,17 +87,14 @@ def _open(change: Change | None) -> Change | None:
 
 
 def decode_watched(data: bytes) -> Watched:
-    """Return a stored state. Raises `ValueError` for anything else."""
-    try:
-        watched = msgspec.msgpack.decode(data, type=Watched)
-    except RecursionError as error:
-        raise ValueError("nested too deep") from error
+    """Return a stored state. Whatever this raises, `stored.read` refuses the entry."""
+    watched = msgspec.msgpack.decode(data, type=Watched)
     for change in (watched.down, watched.moved, watched.updated, watched.not_computing):
         if change is not None:
             changes.checked(change)
     for suspect in (watched.suspect, watched.suspect_check):
-        if suspect is not None and not 0 <= suspect.start <= MAX_UNIX_SECONDS:
-            raise ValueError("a time is out of range")
+        if suspect is not None:
+            check_times(suspect.start)
     return watched
 
 
