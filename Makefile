@@ -178,4 +178,5 @@ lock: $(INSTALLED)  ## Pin all dependencies anew, with hashes
 	$(LOCK) --constraint deploy/requirements/dev.txt --extra crawler --extra worker pyproject.toml -o deploy/requirements/swarm.txt
 	$(LOCK) --constraint deploy/requirements/dev.txt --extra run pyproject.toml -o deploy/requirements/run.txt
 	$(LOCK) --constraint deploy/requirements/dev.txt --extra tracing pyproject.toml -o deploy/requirements/tracing.txt
+	$(LOCK) --constraint deploy/requirements/dev.txt --extra notify pyproject.toml -o deploy/requirements/notify.txt
 	echo pip-audit | $(LOCK) $(or $(LOCK_HOW),--upgrade) - -o deploy/requirements/audit.txt
