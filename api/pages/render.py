@@ -266,7 +266,7 @@ class Pages:
             "report",
             _swarm_context(view, f"Week {report.week}", "reports"),
             report=report,
-            contributors=[(text.shown_name(name), blocks) for name, blocks in report.contributors.items()],
+            thanks=[(text.shown_name(name), hours) for name, hours in report.thanks.items()],
             stylesheet=past.stylesheet(),
         )
 

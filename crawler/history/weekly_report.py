@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from crawler.leader import Leadership
+    from shared.contributors import Contributor
     from shared.days import Week
     from shared.incidents import Incident
     from shared.store.rings import ModelSlot
@@ -89,11 +90,11 @@ class WeeklyReports:
         incidents = await self._history.incidents()
         snapshot = await self._snapshots.latest()
         official = {model.dht_prefix for model in snapshot.models if model.official} if snapshot is not None else set()
-        names = dict(list(snapshot.top_contributors.items())[:MAX_NAMES]) if snapshot is not None else {}
+        contributors = await self._history.contributors()
         for week in sorted(missing):
             report = await asyncio.to_thread(
                 make_report, week, now, looks=looks, models=models, official=official, servers=servers,
-                incidents=incidents, contributors=names,
+                incidents=incidents, contributors=contributors,
             )  # fmt: skip
             await self._reports.add(week.name, msgspec.json.encode(report), lease)
             log.info("weekly report made", week=week.name)
@@ -109,7 +110,7 @@ def make_report(
     official: Collection[str],
     servers: Mapping[str, tuple[ServerRecord, bytes]],
     incidents: Sequence[Incident],
-    contributors: dict[str, int],
+    contributors: Mapping[str, Contributor],
 ) -> ReportDocument:
     """Return a week's report. `looks` is `{hour: minutes in which a crawl saw the swarm}`; models have their hours."""
     hours = _hours(week)
@@ -125,6 +126,9 @@ def make_report(
     )
     known_before = any(hour < hours.start for hour in looks)
     outages = sorted(_outages(incidents, week, now), key=lambda outage: outage.duration, reverse=True)
+    days = range(week.start // DAY, week.end // DAY)
+    hours_of = {name: round(each.in_days(days)[1] / HOUR, 1) for name, each in contributors.items()}
+    served = sorted(((name, count) for name, count in hours_of.items() if count), key=lambda each: (-each[1], each[0]))
     rows = [
         _model(prefix, found, official=prefix in official)
         for prefix, slots in models.items()
@@ -145,7 +149,7 @@ def make_report(
         lost_servers=tuple(lost[:MAX_PEERS]),
         num_incidents=len(outages),
         incidents=tuple(outages[:MAX_INCIDENTS]),
-        contributors=contributors,
+        thanks=dict(served[:MAX_NAMES]),
     )
 
 

@@ -66,8 +66,8 @@ class ReportDocument(Document):
     num_incidents: int
     incidents: tuple[ReportIncident, ...]
     """The longest ones."""
-    contributors: dict[str, int]
-    """Blocks by the name that servers show, in the newest snapshot when the report was made. Names are claimed."""
+    thanks: dict[str, float] = msgspec.field(default_factory=dict)
+    """Block-hours of the week by public name, the most first, as `/api/v1/contributors` counts. Names are claimed."""
 
 
 class ReportLink(Document):
