@@ -179,7 +179,7 @@ class Pages:
         if len(listed) > MAX_MODEL_ROWS:
             listed = tuple(rows.fastest(listed, MAX_MODEL_ROWS))
         context = _swarm_context(view, f"{card.short_name} {told.advice.title}", "swarm", text.model_json(dht_prefix))
-        context["description"] = share.model_description(view, model)
+        context["description"] = share.model_description(view, card)
         context["picture"] = f"/og{card.href}.png"
         return self._render(
             "model",
@@ -306,15 +306,13 @@ class Pages:
 
     def picture(self, view: View, model: ModelReport | None) -> bytes:
         """The picture of a model, or of the whole swarm, as PNG: what a link unfolds to."""
-        drawn = share.swarm_picture(view) if model is None else share.model_picture(view, model)
+        drawn = share.model_picture(view, share.model_card(view, model)) if model else share.swarm_picture(view)
         return share.png(self._picture.render(picture=drawn))
 
     def embed(self, view: View, model: ModelReport) -> str:
         """A card that other sites may show in a frame."""
-        tone, state = share.model_state(view, model)
         card = share.model_card(view, model)
-        description = share.model_description(view, model)
-        return self._templates["embed"].render(card=card, tone=tone, state=state, description=description)
+        return self._templates["embed"].render(card=card, description=share.model_description(view, card))
 
     def share(self, model: ModelReport, base: str) -> str:
         """What shows a model elsewhere, to copy. `base` is the monitor's address."""
