@@ -100,6 +100,7 @@ class Pages:
             data_css=f"/static/data.css?v={_fingerprint('data.css')}",
             check_js=f"/static/check.js?v={_fingerprint('check.js')}",
             docs_css=f"/static/docs.css?v={_fingerprint('docs.css')}",
+            places_css=f"/static/places.css?v={_fingerprint('places.css')}",
             share_css=f"/static/share.css?v={_fingerprint('share.css')}",
             public_url=public_url,
             unfold=unfold,
@@ -159,6 +160,7 @@ class Pages:
             more_issues=max(0, len(snapshot.reachability_issues) - MAX_ISSUES) if snapshot is not None else 0,
             contributors=_contributors(snapshot) if snapshot is not None else (),
             refused=sorted(snapshot.refused.by_reason.items()) if snapshot is not None else (),
+            located=view.show_addresses and any(server.location for model in models for server in model.servers),
         )
 
     def model(self, view: View, dht_prefix: str, *, history: past.ModelPast | None = None) -> str | None:
@@ -332,7 +334,8 @@ class Pages:
         found = places.places(view.snapshot) if view.snapshot is not None and view.show_addresses else []
         if not found:
             return None
-        return self._render("places", _swarm_context(view, "Where the servers are", ""), places=found)
+        context = _swarm_context(view, "Where the servers are", "")
+        return self._render("places", context, places=found, map=places.world_map(found))
 
     def incident(self, view: View, event: past.Event) -> str:
         """One incident, under an address that stays."""

@@ -9,9 +9,10 @@ from html import unescape
 import pytest
 
 from api.pages import Pages
+from api.pages.outlines import outlines
 from shared.snapshot import Location
 from tests import page_snapshots as made
-from tests.api.past import HOSTILE, client_of, crawl_five
+from tests.api.past import HOSTILE, client_of, crawl_five, parse_xml
 from tests.fakes import model, server, snapshot
 
 VIEW = made.make_view(made.swarm_of_60())
@@ -108,6 +109,28 @@ async def test_private_pages_show_strangers_nothing_elsewhere(redis, redis_url):
         assert (await http.get("/robots.txt")).text == "User-agent: *\nDisallow: /\n"
 
 
+def test_without_outlines_there_is_the_table_alone(monkeypatch):
+    """The package that has them is not installed everywhere; a small country is a dot, an unknown one in the table."""
+    places = [Location(code, None, None, country_name=name) for code, name in (("SG", "Singapore"), ("ZZ", "<b>"))]
+    swarm = snapshot(model("a", servers=tuple(server(n, 0, 8, location=place) for n, place in enumerate(places))))
+    html = Pages().places(made.make_view(swarm, now=swarm.taken_at))
+    assert re.findall(r"<circle .*?<title>(.*?)</title>", html) == ["Singapore: 1 server, 1 online"]
+    assert "<bdi>&lt;b&gt;</bdi>" in html
+    monkeypatch.setattr("api.pages.places.outlines", dict)
+    html = Pages().places(made.make_view(swarm, now=swarm.taken_at))
+    assert "There is no map" in html
+    assert "Singapore" in html
+
+
+def test_the_map_is_small_and_drawn_of_paths_alone():
+    """A page with it stays below 64 kB, and every country is where it belongs."""
+    world = outlines()
+    assert sum(len(country.path) for country in world.values()) < 50_000
+    assert all(re.fullmatch(r"(M[-\d ]+l[-\d ]+z)*", country.path) for country in world.values())
+    assert world["US"].x < world["BR"].x < world["DE"].x < world["IN"].x < world["JP"].x
+    assert world["NO"].y < world["DE"].y < world["EG"].y < world["ZA"].y
+
+
 def test_places_are_counted_by_country_and_city_or_not_shown():
     """Each server once, the country with the most first; nothing where no location is known or may be shown."""
     lab = Location("FI", None, "Oulu", country_name="Finland", lat=65.0, lon=25.5)
@@ -118,4 +141,7 @@ def test_places_are_counted_by_country_and_city_or_not_shown():
     assert rows == [("NL", "2", "2"), ("Finland", "1", "1")]
     assert "Oulu" in html
     assert "65.0" not in html
+    drawn = parse_xml(re.search(r"<svg class=\"map\".*?</svg>", html, re.DOTALL)[0])
+    assert [title.text for title in drawn.iter("title")] == ["NL: 2 servers, 2 online", "Finland: 1 server, 1 online"]
+    assert [label.text for label in drawn.iter("text")] == ["2", "1"]
     assert Pages().places(made.make_view(snapshot(model("a", servers=(server(1, 0, 8),))))) is None
