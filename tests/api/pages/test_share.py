@@ -13,7 +13,7 @@ from api.pages.outlines import outlines
 from shared.snapshot import Location
 from tests import page_snapshots as made
 from tests.api.past import HOSTILE, client_of, crawl_five, parse_xml
-from tests.fakes import model, server, snapshot
+from tests.fakes import model, peer_id, server, snapshot
 
 VIEW = made.make_view(made.swarm_of_60())
 STALE = made.make_view(made.swarm_of_60(), now=made.NOW + 4000)
@@ -92,16 +92,27 @@ async def test_sharing_over_http(redis, redis_url):
 
 
 async def test_private_pages_show_strangers_nothing_elsewhere(redis, redis_url):
-    """Lists, feeds, exports and pictures are refused, also after a trusted client had them; links unfold to nothing."""
+    """Lists, feeds, exports and pictures are refused, also after a trusted client had them; links unfold to nothing.
+
+    An open page is told of new snapshots; of changes a stranger is not.
+    """
     await crawl_five(redis)
     paths = ["/api/v1/servers", "/api/v1/models.csv", "/og.png", "/og/models/second.png", "/embed/models/second"]
     paths += ["/data", "/api/v1/data", "/reports", "/api/v1/reports", "/reports.atom", "/contributors"]
-    paths += ["/api/v1/contributors", "/changes.atom", "/api/v1/changes"]
+    paths += ["/api/v1/contributors", "/changes.atom", "/api/v1/changes", "/incidents.atom"]
+    streams = [f"/events?server={peer_id(1)}", "/events?model=second", "/events?contributor=x", "/events?changes=all"]
+    stranger = {"x-forwarded-for": "203.0.113.7"}
     async with client_of(redis_url, public_pages="private", trusted_proxies=["127.0.0.1"]) as http:
         for path in paths:
             assert (await http.get(path, headers={"x-forwarded-for": "10.1.2.3"})).status_code == 200, path
-            refused = await http.get(path, headers={"x-forwarded-for": "203.0.113.7"})
+            refused = await http.get(path, headers=stranger)
             assert (refused.status_code, "trusted networks" in refused.text) == (403, True), path
+        for name in ("/data/crawls-2025-11-23.csv.gz", "/reports/2025-W47", "/contributors/x", "/places", *streams):
+            assert (await http.get(name, headers=stranger)).status_code == 403, name
+        async with http.stream("GET", "/events", headers=stranger) as told:
+            assert told.status_code == 200
+        async with http.stream("GET", streams[0], headers={"x-forwarded-for": "10.1.2.3"}) as told:
+            assert told.status_code == 200
         page = (await http.get("/models/second", headers={"accept": "text/html"})).text
         assert meta(page).get("robots") == "noindex"
         assert not any(name.startswith("og:") for name in meta(page))
