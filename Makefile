@@ -154,8 +154,8 @@ dashboards: $(DEV_INSTALLED)  ## Write the Grafana dashboards anew from deploy/g
 	$(BIN)/python -m deploy.grafana.dashboards
 
 .PHONY: screenshots
-screenshots: $(DEV_INSTALLED)  ## Take the README's screenshots anew from the demo (needs chromium)
-	$(BIN)/python -m tests.support.screenshots
+screenshots: $(DEV_INSTALLED)  ## Take the screenshots of README and docs anew (needs chromium)
+	$(BIN)/python -m tests.support.screenshots $(ARGS)
 
 .PHONY: check-rules
 check-rules:  ## Check and test the Prometheus rules (needs promtool)

@@ -268,7 +268,7 @@ class Pages:
             "report",
             _swarm_context(view, f"Week {report.week}", "reports"),
             report=report,
-            thanks=[(text.shown_name(name), hours) for name, hours in report.thanks.items()],
+            thanks=[(text.shown_name(name), contributors.href(name), hours) for name, hours in report.thanks.items()],
             stylesheet=past.stylesheet(),
         )
 

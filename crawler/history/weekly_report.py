@@ -114,11 +114,12 @@ def make_report(
 ) -> ReportDocument:
     """Return a week's report. `looks` is `{hour: minutes in which a crawl saw the swarm}`; models have their hours."""
     hours = _hours(week)
-    minutes = {
-        peer_id: sum(hour.online for hour in unpack_hours(data, looks, now) if hour.hour in hours)
+    # Of an hour counts the share of the minutes with a crawl: crawls may be rarer than minutes.
+    online = {
+        peer_id: sum(hour.online / hour.looked for hour in unpack_hours(data, looks, now) if hour.hour in hours)
         for peer_id, (_, data) in servers.items()
     }
-    new = sorted(peer_id for peer_id, (record, _) in servers.items() if minutes[peer_id] and _is_new(record, week))
+    new = sorted(peer_id for peer_id, (record, _) in servers.items() if online[peer_id] and _is_new(record, week))
     lost = sorted(
         peer_id
         for peer_id, (record, _) in servers.items()
@@ -141,8 +142,8 @@ def make_report(
         made_at=now,
         hours_looked=sum(hour in looks for hour in hours),
         models=tuple(sorted(rows, key=lambda row: (not row.official, -row.mean_servers_online, row.dht_prefix))),
-        servers_online=sum(online > 0 for online in minutes.values()),
-        server_hours=round(sum(minutes.values()) / 60, 1),
+        servers_online=sum(hours_online > 0 for hours_online in online.values()),
+        server_hours=round(sum(online.values()), 1),
         num_new_servers=len(new) if known_before else None,
         new_servers=tuple(new[:MAX_PEERS]) if known_before else (),
         num_lost_servers=len(lost),

@@ -54,7 +54,7 @@ class ReportDocument(Document):
     servers_online: int
     """Servers that were found online at some time."""
     server_hours: float
-    """Hours that they were online, all together."""
+    """Hours that they were online, all together: of each hour the share of its crawls that found them so."""
     num_new_servers: int | None
     """Servers that were online and were not known before; nothing where the history begins in this week."""
     new_servers: tuple[str, ...]
