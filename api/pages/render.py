@@ -86,6 +86,7 @@ class Pages:
             data_css=static_href("data.css"),
             check_js=static_href("check.js"),
             docs_css=static_href("docs.css"),
+            places_css=static_href("places.css"),
             share_css=static_href("share.css"),
             public_url=public_url,
             unfold=unfold,
@@ -131,6 +132,7 @@ class Pages:
             more_issues=max(0, len(snapshot.reachability_issues) - MAX_ISSUES) if snapshot is not None else 0,
             contributors=_contributors(snapshot) if snapshot is not None else (),
             refused=sorted(snapshot.refused.by_reason.items()) if snapshot is not None else (),
+            located=view.show_addresses and any(server.location for model in models for server in model.servers),
         )
 
     def model(self, view: View, dht_prefix: str, *, history: past.ModelPast | None = None) -> str | None:
@@ -151,7 +153,7 @@ class Pages:
         if len(listed) > MAX_MODEL_ROWS:
             listed = tuple(rows.fastest(listed, MAX_MODEL_ROWS))
         context = _swarm_context(view, f"{card.short_name} {told.advice.title}", "swarm", text.model_json(dht_prefix))
-        context["description"] = share.model_description(view, model)
+        context["description"] = share.model_description(view, card)
         context["picture"] = f"/og{card.href}.png"
         return self._render(
             "model",
@@ -238,7 +240,7 @@ class Pages:
             "report",
             _swarm_context(view, f"Week {report.week}", "reports"),
             report=report,
-            contributors=[(text.shown_name(name), blocks) for name, blocks in report.contributors.items()],
+            thanks=[(text.shown_name(name), contributors.href(name), hours) for name, hours in report.thanks.items()],
             stylesheet=past.stylesheet(),
         )
 
@@ -278,15 +280,13 @@ class Pages:
 
     def picture(self, view: View, model: ModelReport | None) -> bytes:
         """The picture of a model, or of the whole swarm, as PNG: what a link unfolds to."""
-        drawn = share.swarm_picture(view) if model is None else share.model_picture(view, model)
+        drawn = share.model_picture(view, share.model_card(view, model)) if model else share.swarm_picture(view)
         return share.png(self._picture.render(picture=drawn))
 
     def embed(self, view: View, model: ModelReport) -> str:
         """A card that other sites may show in a frame."""
-        tone, state = share.model_state(view, model)
         card = share.model_card(view, model)
-        description = share.model_description(view, model)
-        return self._templates["embed"].render(card=card, tone=tone, state=state, description=description)
+        return self._templates["embed"].render(card=card, description=share.model_description(view, card))
 
     def share(self, model: ModelReport, base: str) -> str:
         """What shows a model elsewhere, to copy. `base` is the monitor's address."""
@@ -306,7 +306,8 @@ class Pages:
         found = places.places(view.snapshot) if view.snapshot is not None and view.show_addresses else []
         if not found:
             return None
-        return self._render("places", _swarm_context(view, "Where the servers are", ""), places=found)
+        context = _swarm_context(view, "Where the servers are", "")
+        return self._render("places", context, places=found, map=places.world_map(found))
 
     def incident(self, view: View, event: past.Event) -> str:
         """One incident, under an address that stays."""
