@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 IPAddress: TypeAlias = IPv4Address | IPv6Address
 
 SWARM_DIALS_AT_ONCE = 4096
-"""Dials that p2pd keeps in flight. Its default, 160, makes live peers wait behind silent ones until they look
+"""Dials that p2pd keeps in flight. Its default, 160, makes live peers wait behind silent ones until they seem
 dead: with 1,000 silent peers in flight a live one then timed out, with this it answers in 5 ms."""
 START_TIMEOUT = 15.0
 """Seconds. It takes about 0.2."""
@@ -137,7 +137,7 @@ async def start_p2pd(dht_mode: str, identity: Path | None = None) -> P2P:
 
 
 class Daemon:
-    """One p2pd of ours, and what can be asked of it. Use as an asynchronous context manager."""
+    """One p2pd of this process, and the requests to it. Use as an asynchronous context manager."""
 
     def __init__(self, p2p: P2P) -> None:
         self._p2p = p2p
@@ -211,7 +211,7 @@ class Daemon:
             )
 
     async def identify(self) -> str:
-        """Ask the daemon who it is: the least that it can be asked."""
+        """Return the daemon's peer id, by the cheapest request to it."""
         response = await self._ask_daemon(p2pd_pb2.Request(type=p2pd_pb2.Request.IDENTIFY))
         return str(PeerID(response.identify.id))
 

@@ -24,7 +24,7 @@ MAX_CLOSER_PEERS = 32
 MAX_ADDRESSES = 16
 """Addresses taken of each of them."""
 MAX_ID_BYTES, MAX_ADDRESS_BYTES = 64, 256
-"""Longer ones are nobody's. A peer id takes 34 to 42, an address over a relay some 60."""
+"""Longer ones are not read. A peer id takes 34 to 42, an address over a relay some 60."""
 
 
 def find_node(key: bytes) -> bytes:
@@ -53,7 +53,7 @@ _CLOSER_PEERS, _PEER_ID, _PEER_ADDRESS = 8, 1, 2
 
 
 def closer_peers(message: bytes) -> dict[str, tuple[bytes, ...]]:
-    """Return the peers that an answer names and their addresses, as they stand there. Raises `ValueError`."""
+    """Return the peers that an answer names and their addresses, as they are written. Raises `ValueError`."""
     peers: dict[str, tuple[bytes, ...]] = {}
     for field, value in bytes_fields(message):
         if field == _CLOSER_PEERS:
