@@ -105,9 +105,9 @@ Seconds from the command on, with everything installed. The demo's swarm starts 
 to servers on the page. The other monitor's swarm is there already, one of its nodes frozen:"""
 _ABOUT_MEMORY = """\
 The highest of samples each five seconds, at a check per second; pages of files count once, by the share. Crawler and
-worker each run two p2pds, a third while one is replaced or inference is checked. One takes 6 MB of its own when idle (33
-with its relay service) and 27 MB that all share. The predecessor's one process took 300 to 500 MB, and 700 MB with 400
-servers."""
+worker each run two p2pds, a third while one is replaced or inference is checked. One takes 6 MB of its own when idle,
+33 with its relay service, and 27 MB that all share. The predecessor's one process took 300 to 500 MB, and 700 MB with
+400 servers."""
 _ABOUT_CRAWLS = """\
 The plain way: look all blocks up, then dial by peer id, 128 at once, then list addresses. Of the servers one in ten
 is frozen; the live ones are real libp2p nodes, as many as the machine has memory for; the others refuse or are
