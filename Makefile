@@ -152,10 +152,6 @@ audit:  ## Known vulnerabilities in the locked dependencies, and their hashes (a
 	.venv-audit/bin/pip install --quiet --disable-pip-version-check --require-hashes -r deploy/requirements/audit.txt
 	.venv-audit/bin/python -m tests.support.audit
 
-.PHONY: dashboards
-dashboards: $(DEV_INSTALLED)  ## Write the Grafana dashboards anew from deploy/grafana/*.py
-	$(BIN)/python -m deploy.grafana.dashboards
-
 .PHONY: screenshots
 screenshots: $(DEV_INSTALLED)  ## Take the README's screenshots anew from the demo (needs chromium)
 	$(BIN)/python -m tests.support.screenshots

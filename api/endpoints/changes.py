@@ -44,12 +44,10 @@ async def changes(request: Request) -> PreparedResponse:
     services, wanted = services_of(request), filter_of(request)
     limit = limit_of(request, MAX_LIMIT)
 
-    async def make() -> PreparedResponse:
-        return await services.on_demand.render(
-            lambda: kinds.document(changes_document(services.changes.find(wanted), limit), "/api/v1/changes")
-        )
+    def draw() -> PreparedResponse:
+        return kinds.document(changes_document(services.changes.find(wanted), limit), "/api/v1/changes")
 
-    return await services.on_demand.get(services.public_resource(request), make)
+    return await services.on_demand.draw(services.public_resource(request), draw)
 
 
 async def atom(request: Request) -> PreparedResponse:
@@ -57,12 +55,9 @@ async def atom(request: Request) -> PreparedResponse:
     services, wanted = services_of(request), filter_of(request)
     base = base_address(request)
 
-    async def make() -> PreparedResponse:
-        def render() -> PreparedResponse:
-            found = services.changes.find(wanted)[:MAX_ENTRIES]
-            return kinds.feed(changes_feed(found, wanted, base=base, now=services.clock.now()), "/changes.atom")
-
-        return await services.on_demand.render(render)
+    def draw() -> PreparedResponse:
+        found = services.changes.find(wanted)[:MAX_ENTRIES]
+        return kinds.feed(changes_feed(found, wanted, base=base, now=services.clock.now()), "/changes.atom")
 
     # Addresses in a feed are whole, so each name of the monitor has its own.
-    return await services.on_demand.get(f"{base} {services.public_resource(request)}", make)
+    return await services.on_demand.draw(f"{base} {services.public_resource(request)}", draw)
