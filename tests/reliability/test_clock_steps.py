@@ -85,7 +85,7 @@ async def test_a_crawler_whose_clock_steps_freezes_nothing_and_loses_nothing(  #
 
 
 def verdict(address):
-    """Return the answer; None where nobody could look: the machine did not let the worker run for as long as a lease."""
+    """Return the answer; None where nobody could look: the machine let the worker not run for as long as a lease."""
     status, body, _ = get(address)
     assert status in (200, 503), body
     return body if status == 200 else None
