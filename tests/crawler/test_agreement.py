@@ -1,5 +1,6 @@
 """Servers are compared by what they add to the same input, as exactly as they say that they compute."""
 
+import math
 import random
 from array import array
 
@@ -8,6 +9,7 @@ import pytest
 from crawler.inference.agreement import (
     COMPARED_SERVERS,
     COMPARED_VALUES,
+    LOWEST,
     Numbers,
     compare,
     cosine,
@@ -81,6 +83,69 @@ def test_what_servers_announce_decides_the_tolerance():
     assert precision_of("float16", "INT8") == "int8"
     assert precision_of("bfloat16", "nf4") == "nf4"
     assert precision_of("bfloat16", "a new one") == "nf4"
+
+
+def test_of_two_the_less_exact_decides_the_tolerance():
+    """In either order; two that round to nf4 round alike."""
+    exact_first = list(LOWEST)
+    for place, one in enumerate(exact_first):
+        for other in exact_first[place:]:
+            expected = LOWEST["half"] if one == "nf4" else LOWEST[other]
+            assert lowest_allowed(one, other) == lowest_allowed(other, one) == expected
+    assert precision_of("float32", None) == "float32"
+
+
+def test_what_was_added_is_kept_of_each_token():
+    """Output less input; of a wide state evenly spread values, of a narrow one all; as many inputs as outputs."""
+    narrow = numbers([array("f", [1, 2]), array("f", [0, 0])], [array("f", [4, 8]), array("f", [5, 6])], "int8")
+    assert narrow == Numbers((array("f", [3, 6]), array("f", [5, 6])), "int8")
+    full = array("f", range(COMPARED_VALUES))
+    zeros = array("f", [0] * 2 * COMPARED_VALUES)
+    assert numbers([zeros[:COMPARED_VALUES]], [full], "half").added[0] == full
+    wide = array("f", range(COMPARED_VALUES + 1))
+    assert numbers([zeros[: len(wide)]], [wide], "half").added[0] == wide[::2]
+    with pytest.raises(ValueError, match="longer|shorter"):
+        numbers([full], [full, full], "half")
+
+
+def test_a_comparison_says_with_whom_and_how_alike():
+    """The least alike token of the least alike server that is shown, and the blocks that were computed."""
+    found = compare({"a": made(1), "b": made(1), "c": made(2)}, BLOCKS)
+    assert (found["a"].peers, found["c"].peers) == (("b",), ("a", "b"))
+    assert {one.blocks for one in found.values()} == {BLOCKS}
+    assert found["a"].lowest_cosine == pytest.approx(1)
+    x, y = array("f", [1, 0]), array("f", [0, 1])
+    half = {"a": Numbers((x, x), "half"), "b": Numbers((x, y), "half"), "c": Numbers((x, array("f", [-1, 0])), "half")}
+    found = compare(half, BLOCKS)
+    assert (found["a"].lowest_cosine, found["b"].lowest_cosine) == (-1, 0)
+    assert compare({"a": Numbers((), "half"), "b": Numbers((), "half")}, BLOCKS)["a"].lowest_cosine == 0
+
+
+def test_what_was_compared_is_not_compared_again():
+    """The next call, with one server more, compares that one alone."""
+    known, first = {}, {"a": made(1), "b": made(1)}
+    compare(first, BLOCKS, known)
+    assert known.keys() == {("a", "b"), ("b", "a")}
+    known["a", "b"] = known["b", "a"] = (0.25, False)
+    found = compare(first | {"c": made(2)}, BLOCKS, known)
+    assert found["a"].lowest_cosine < 0.25
+    assert found["a"].peers == ("b", "c")
+    assert compare(first, BLOCKS, known)["a"].lowest_cosine == 0.25
+
+
+def test_a_cosine_that_is_just_allowed_agrees():
+    """So do lengths that rounding brings above one."""
+    lowest = lowest_allowed("nf4", "half")
+    one, other = array("d", [1, 0]), array("d", [lowest, math.sqrt(1 - lowest**2)])
+    exactly = cosine(one, other)
+    known = {}
+    compare({"a": Numbers((one,), "nf4"), "b": Numbers((other,), "half")}, BLOCKS, known)
+    assert known["a", "b"] == known["b", "a"] == (exactly, exactly >= lowest)
+    tenths = array("d", [0.1, 0.2, 0.3, 0.7, 0.9])
+    compare(
+        {"a": Numbers((tenths,), "half"), "b": Numbers((array("d", [3 * x for x in tenths]),), "half")}, BLOCKS, known
+    )
+    assert all(-1 <= each <= 1 for each, _ in known.values())
 
 
 def test_a_cosine_of_anything_is_a_number():
