@@ -123,7 +123,7 @@ class _Table:
             return Agreement(AgreementOutcome.ALONE, blocks=blocks)
         agreeing, differing = self.with_whom(peer, agreeing=True), self.with_whom(peer, agreeing=False)
         outcome = AgreementOutcome.AGREES
-        if len(agreeing) < len(differing) or (differing and not agreeing):
+        if len(agreeing) < len(differing):
             outcome = AgreementOutcome.DISAGREES
         shown = agreeing if outcome is AgreementOutcome.AGREES else differing
         return Agreement(

@@ -18,7 +18,7 @@ from crawler.inference.agreement import (
     precision_of,
 )
 from crawler.inference.plan import choose_step, slot_of
-from shared.inference import AgreementOutcome
+from shared.inference import Agreement, AgreementOutcome
 from shared.judgement.usability import OPT_OUT, not_asked
 from tests.fakes import peer_id, server
 
@@ -65,7 +65,19 @@ def test_two_against_two_blames_nobody():
 
 
 def test_one_alone_is_compared_with_nobody():
-    assert outcomes(a=made(1)) == {"a": (AgreementOutcome.ALONE, False)}
+    assert compare({"a": made(1)}, BLOCKS) == {"a": Agreement(AgreementOutcome.ALONE, blocks=BLOCKS)}
+
+
+def test_the_fewer_of_a_kind_disagree():
+    """Also where they agree with each other."""
+    found = outcomes(a=made(1), b=made(1), c=made(2), d=made(2), e=made(2))
+    assert found == {"a": ODD, "b": ODD, "c": AGREES, "d": AGREES, "e": AGREES}
+
+
+def test_servers_are_compared_over_the_same_tokens():
+    """One that gave fewer has not computed: it is not among them."""
+    with pytest.raises(ValueError, match="longer|shorter"):
+        compare({"a": made(1), "b": made(1)._replace(added=())}, BLOCKS)
 
 
 def test_a_coarse_server_agrees_within_its_own_tolerance():
@@ -141,17 +153,17 @@ def test_a_cosine_that_is_just_allowed_agrees():
     known = {}
     compare({"a": Numbers((one,), "nf4"), "b": Numbers((other,), "half")}, BLOCKS, known)
     assert known["a", "b"] == known["b", "a"] == (exactly, exactly >= lowest)
-    tenths = array("d", [0.1, 0.2, 0.3, 0.7, 0.9])
-    compare(
-        {"a": Numbers((tenths,), "half"), "b": Numbers((array("d", [3 * x for x in tenths]),), "half")}, BLOCKS, known
-    )
-    assert all(-1 <= each <= 1 for each, _ in known.values())
+    for scale in (2, -2):
+        vectors = array("d", [8, 5]), array("d", [8 * scale, 5 * scale])
+        assert abs(cosine(*vectors)) > 1
+        found = compare({name: Numbers((each,), "half") for name, each in zip("ab", vectors, strict=True)}, BLOCKS)
+        assert found["a"].lowest_cosine == math.copysign(1, scale)
 
 
 def test_a_cosine_of_anything_is_a_number():
     huge = array("f", [3e38] * 8)
     assert cosine(huge, huge) == pytest.approx(1)
-    assert cosine([0.0], [0.0]) == 1
+    assert cosine([0.0], [0.0]) == cosine([1e200], [1e200]) == 1
     assert cosine([0.0], [1.0]) == 0
     assert cosine([1.0], [1.0, 2.0]) == 0
 
@@ -164,6 +176,7 @@ def test_what_is_kept_and_compared_is_bounded():
     found = compare(many, BLOCKS)
     assert found.keys() == many.keys()
     assert sum(one.outcome is AgreementOutcome.AGREES for one in found.values()) == COMPARED_SERVERS
+    assert {one.blocks for one in found.values()} == {BLOCKS}
 
 
 def test_servers_are_spread_evenly_over_a_round():
