@@ -197,6 +197,8 @@ FIXED = [
     *("docs", "hostile-docs", "docs-waiting", "places", "share", "card", "hostile-card"),
     *("check-reached", "check-timed-out", "check-joining", "check-unknown"),
 ]
+AXE_AT = {"/fixed/hostile-docs": 390, "/fixed/docs-waiting": 1440}
+"""Widths at which axe looks at these alone: the description of the API takes it seven seconds of a core each time."""
 PATHS = ["/", "/models/StableBeluga2-hf", "/models/falcon-180B-chat", *(f"/fixed/{name}" for name in FIXED)]
 
 
@@ -301,8 +303,9 @@ def test_every_view_is_quiet_fits_and_is_accessible(pages, site, path):
             fits(page, width)
             assert page.evaluate("document.documentElement.scrollWidth") <= width
             page.evaluate("document.querySelectorAll('details').forEach(details => { details.open = true })")
-            results = Axe().run(page, options={"resultTypes": ["violations"]})
-            assert results.violations_count == 0, results.generate_report()
+            if AXE_AT.get(path, width) == width:
+                results = Axe().run(page, options={"resultTypes": ["violations"]})
+                assert results.violations_count == 0, results.generate_report()
 
 
 @pytest.mark.parametrize("path", PATHS)
