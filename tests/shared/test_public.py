@@ -84,6 +84,7 @@ FULL_ROW = {
     },
     "conflict": "other",
     "inference": None,
+    "adapter_inference": None,
     "cache_tokens_left_per_block": 10,
 }
 BARE_ROW = {
@@ -126,6 +127,7 @@ BARE_ROW = {
     },
     "conflict": None,
     "inference": None,
+    "adapter_inference": None,
 }
 STATE = {
     "bootstrap_states": ["online", "unreachable", "online"],
