@@ -9,11 +9,8 @@ import pytest
 from crawler.inference.agreement import (
     COMPARED_SERVERS,
     COMPARED_VALUES,
-<<<<<<< HEAD
     LOWEST,
-=======
     Group,
->>>>>>> main
     Numbers,
     cosine,
     lowest_allowed,
@@ -75,7 +72,7 @@ def test_two_against_two_blames_nobody():
 
 
 def test_one_alone_is_compared_with_nobody():
-    assert compare({"a": made(1)}, BLOCKS) == {"a": Agreement(AgreementOutcome.ALONE, blocks=BLOCKS)}
+    assert compared({"a": made(1)}) == {"a": Agreement(AgreementOutcome.ALONE, blocks=BLOCKS)}
 
 
 def test_the_fewer_of_a_kind_disagree():
@@ -87,7 +84,7 @@ def test_the_fewer_of_a_kind_disagree():
 def test_servers_are_compared_over_the_same_tokens():
     """One that gave fewer has not computed: it is not among them."""
     with pytest.raises(ValueError, match="longer|shorter"):
-        compare({"a": made(1), "b": made(1)._replace(added=())}, BLOCKS)
+        compared({"a": made(1), "b": made(1)._replace(added=())})
 
 
 def test_a_coarse_server_agrees_within_its_own_tolerance():
@@ -132,41 +129,27 @@ def test_what_was_added_is_kept_of_each_token():
 
 def test_a_comparison_says_with_whom_and_how_alike():
     """The least alike token of the least alike server that is shown, and the blocks that were computed."""
-    found = compare({"a": made(1), "b": made(1), "c": made(2)}, BLOCKS)
+    found = compared({"a": made(1), "b": made(1), "c": made(2)})
     assert (found["a"].peers, found["c"].peers) == (("b",), ("a", "b"))
     assert {one.blocks for one in found.values()} == {BLOCKS}
     assert found["a"].lowest_cosine == pytest.approx(1)
     x, y = array("f", [1, 0]), array("f", [0, 1])
     half = {"a": Numbers((x, x), "half"), "b": Numbers((x, y), "half"), "c": Numbers((x, array("f", [-1, 0])), "half")}
-    found = compare(half, BLOCKS)
+    found = compared(half)
     assert (found["a"].lowest_cosine, found["b"].lowest_cosine) == (-1, 0)
-    assert compare({"a": Numbers((), "half"), "b": Numbers((), "half")}, BLOCKS)["a"].lowest_cosine == 0
-
-
-def test_what_was_compared_is_not_compared_again():
-    """The next call, with one server more, compares that one alone."""
-    known, first = {}, {"a": made(1), "b": made(1)}
-    compare(first, BLOCKS, known)
-    assert known.keys() == {("a", "b"), ("b", "a")}
-    known["a", "b"] = known["b", "a"] = (0.25, False)
-    found = compare(first | {"c": made(2)}, BLOCKS, known)
-    assert found["a"].lowest_cosine < 0.25
-    assert found["a"].peers == ("b", "c")
-    assert compare(first, BLOCKS, known)["a"].lowest_cosine == 0.25
+    assert compared({"a": Numbers((), "half"), "b": Numbers((), "half")})["a"].lowest_cosine == 0
 
 
 def test_a_cosine_that_is_just_allowed_agrees():
     """So do lengths that rounding brings above one."""
     lowest = lowest_allowed("nf4", "half")
     one, other = array("d", [1, 0]), array("d", [lowest, math.sqrt(1 - lowest**2)])
-    exactly = cosine(one, other)
-    known = {}
-    compare({"a": Numbers((one,), "nf4"), "b": Numbers((other,), "half")}, BLOCKS, known)
-    assert known["a", "b"] == known["b", "a"] == (exactly, exactly >= lowest)
+    assert cosine(one, other) == lowest
+    assert outcomes(a=Numbers((one,), "nf4"), b=Numbers((other,), "half")) == {"a": AGREES, "b": AGREES}
     for scale in (2, -2):
         vectors = array("d", [8, 5]), array("d", [8 * scale, 5 * scale])
         assert abs(cosine(*vectors)) > 1
-        found = compare({name: Numbers((each,), "half") for name, each in zip("ab", vectors, strict=True)}, BLOCKS)
+        found = compared({name: Numbers((each,), "half") for name, each in zip("ab", vectors, strict=True)})
         assert found["a"].lowest_cosine == math.copysign(1, scale)
 
 
@@ -185,14 +168,9 @@ def test_what_is_kept_and_compared_is_bounded():
     many = {peer_id(number): made(1) for number in range(COMPARED_SERVERS + 4)} | {"odd": made(2)}
     found = compared(many)
     assert found.keys() == many.keys()
-<<<<<<< HEAD
-    assert sum(one.outcome is AgreementOutcome.AGREES for one in found.values()) == COMPARED_SERVERS
-    assert {one.blocks for one in found.values()} == {BLOCKS}
-=======
     assert [name for name, one in found.items() if one.outcome is not AgreementOutcome.AGREES] == ["odd"]
     assert found["odd"].against_majority
     assert max(len(one.peers) for one in found.values()) == COMPARED_SERVERS
->>>>>>> main
 
 
 def test_servers_are_spread_evenly_over_a_round():
