@@ -9,7 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.paste import MAX_KEPT, MAX_READ
-from shared.resolve import MAX_FOUND, MAX_SUGGESTIONS, Directory, Form, Kind, _differing, resolve
+from shared.resolve import (
+    MAX_FOUND,
+    MAX_NAME,
+    MAX_SUGGESTIONS,
+    Directory,
+    Form,
+    Kind,
+    _differing,
+    _likeness,
+    _pairs,
+    resolve,
+)
 from tests.fakes import model, peer_id, server, snapshot
 
 ONE, TWO, RELAY, BOOTSTRAP = peer_id(1), peer_id(2), peer_id(9), peer_id(0)
@@ -185,6 +196,32 @@ def test_of_a_short_id_the_last_six_letters_are_compared():
 )  # fmt: skip
 def test_letters_between_a_common_start_and_a_common_end(one, other, letters):
     assert _differing(one, other) == _differing(other, one) == letters
+
+
+def test_a_piece_of_an_id_is_suggested_where_few_have_it():
+    """Of four letters and more, in any case; dots and blanks around it are no part of it."""
+    ids = [f"Qm{number}zzABcdzz" for number in range(MAX_SUGGESTIONS)]
+    few, many = (Directory(peers=dict.fromkeys(each, Kind.SERVER)) for each in (ids, [*ids, "Qm9zzABcdzz"]))
+    assert [match.key for match in few._containing(" ..abCD… ")] == ids
+    assert few._containing("bcd") == many._containing("abcd") == []
+    long = Directory(peers={"Qm" + "a" * MAX_NAME: Kind.SERVER})
+    assert long._containing("a" * MAX_NAME)
+    assert long._containing("a" * (MAX_NAME + 1)) == []
+
+
+def test_likeness_is_the_share_of_pairs_in_common():
+    """Counted from both: one where all are, none where no pair is."""
+    assert _pairs("ab") == {" a", "ab", "b "}
+    assert _likeness(_pairs("ab"), _pairs("ab")) == 1
+    assert _likeness(_pairs("ab"), _pairs("cd")) == 0
+    assert _likeness(_pairs("abc"), _pairs("abd")) == 0.5
+
+
+def test_what_has_no_name_to_show_is_said_so():
+    nameless = Directory(titles={"m": "\u200b"}, peers={})
+    assert nameless._model("m").text == nameless._contributor("\u200b").text == "(nameless)"
+    assert nameless._contributor("Ada").text == "Ada"
+    assert look_up("stablebeluga2").only.text == "petals-team/StableBeluga2"
 
 
 def test_nothing_is_known_without_a_snapshot():
