@@ -80,6 +80,17 @@ def peer_id(seed: object) -> str:
     return base58.b58encode(b"\x00\x24\x08\x01\x12\x20" + digest).decode()
 
 
+PLACES = [
+    Location("DE", "Saxony", "Leipzig", country_name="Germany"),
+    Location("DE", "Hesse", "Frankfurt am Main", country_name="Germany"),
+    Location("FI", "Uusimaa", "Helsinki", country_name="Finland"),
+    Location("SG", None, "Singapore", country_name="Singapore"),
+    Location("US", "Oregon", "Portland", country_name="United States"),
+    Location("US", "Virginia", "Ashburn", country_name="United States"),
+    Location("BR", "São Paulo", "São Paulo", country_name="Brazil"),
+]
+
+
 def make_server(seed, start, end, state=PeerState.ONLINE, **given):
     """A server with believable figures, all of which can be given."""
     rng = random.Random(str(seed))
@@ -109,7 +120,7 @@ def make_server(seed, start, end, state=PeerState.ONLINE, **given):
         "using_relay": rng.random() < 0.3,
         "cache_tokens_left": rng.randrange(0, 65536 * 8),
         "multiaddrs": (f"/ip4/198.51.100.{rng.randrange(1, 250)}/tcp/31330",),
-        "location": Location("Germany", "Saxony", "Leipzig"),
+        "location": rng.choice(PLACES),
     }
     return ServerReport(**{**fields, **given})
 

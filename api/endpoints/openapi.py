@@ -273,7 +273,7 @@ def _paths() -> dict[str, dict[str, Any]]:
         "/i/{incident_id}": _media("An incident for people", "text/html", _INCIDENT, errors=(404, 503)),
         "/favicon.ico": _media("The icon", "image/x-icon"),
         "/robots.txt": _media("What crawlers of the web may read", "text/plain"),
-        "/incidents.atom": _media("Outages as an Atom feed", "application/atom+xml", errors=(503,)),
+        "/incidents.atom": _media("Outages as an Atom feed", "application/atom+xml", errors=(403, 503)),
         "/api/v1/data": _json("The files of the daily export", "DataDocument", errors=(403, 503)),
         "/data": _media("The files of the daily export for people", "text/html", errors=(403, 503)),
         "/data/{name}": _media(
@@ -290,7 +290,7 @@ def _paths() -> dict[str, dict[str, Any]]:
         ),
         "/events": _media(
             "Server-sent events: `snapshot`, `status`, and `change` for what is named", "text/event-stream",
-            *_OF_CHANGES, _query("changes", {"type": "string"}, "`all`: the changes of everybody."), errors=(503,),
+            *_OF_CHANGES, _query("changes", {"type": "string"}, "`all`: the changes of everybody."), errors=(403, 503),
         ),
         "/metrics": _media("The swarm for Prometheus", "text/plain"),
         "/api/prometheus": _media("The same, under its old address", "text/plain"),

@@ -100,6 +100,7 @@ class Pages:
             data_css=f"/static/data.css?v={_fingerprint('data.css')}",
             check_js=f"/static/check.js?v={_fingerprint('check.js')}",
             docs_css=f"/static/docs.css?v={_fingerprint('docs.css')}",
+            places_css=f"/static/places.css?v={_fingerprint('places.css')}",
             share_css=f"/static/share.css?v={_fingerprint('share.css')}",
             public_url=public_url,
             unfold=unfold,
@@ -159,6 +160,7 @@ class Pages:
             more_issues=max(0, len(snapshot.reachability_issues) - MAX_ISSUES) if snapshot is not None else 0,
             contributors=_contributors(snapshot) if snapshot is not None else (),
             refused=sorted(snapshot.refused.by_reason.items()) if snapshot is not None else (),
+            located=view.show_addresses and any(server.location for model in models for server in model.servers),
         )
 
     def model(self, view: View, dht_prefix: str, *, history: past.ModelPast | None = None) -> str | None:
@@ -179,7 +181,7 @@ class Pages:
         if len(listed) > MAX_MODEL_ROWS:
             listed = tuple(rows.fastest(listed, MAX_MODEL_ROWS))
         context = _swarm_context(view, f"{card.short_name} {told.advice.title}", "swarm", text.model_json(dht_prefix))
-        context["description"] = share.model_description(view, model)
+        context["description"] = share.model_description(view, card)
         context["picture"] = f"/og{card.href}.png"
         return self._render(
             "model",
@@ -266,7 +268,7 @@ class Pages:
             "report",
             _swarm_context(view, f"Week {report.week}", "reports"),
             report=report,
-            contributors=[(text.shown_name(name), blocks) for name, blocks in report.contributors.items()],
+            thanks=[(text.shown_name(name), contributors.href(name), hours) for name, hours in report.thanks.items()],
             stylesheet=past.stylesheet(),
         )
 
@@ -306,15 +308,13 @@ class Pages:
 
     def picture(self, view: View, model: ModelReport | None) -> bytes:
         """The picture of a model, or of the whole swarm, as PNG: what a link unfolds to."""
-        drawn = share.swarm_picture(view) if model is None else share.model_picture(view, model)
+        drawn = share.model_picture(view, share.model_card(view, model)) if model else share.swarm_picture(view)
         return share.png(self._picture.render(picture=drawn))
 
     def embed(self, view: View, model: ModelReport) -> str:
         """A card that other sites may show in a frame."""
-        tone, state = share.model_state(view, model)
         card = share.model_card(view, model)
-        description = share.model_description(view, model)
-        return self._templates["embed"].render(card=card, tone=tone, state=state, description=description)
+        return self._templates["embed"].render(card=card, description=share.model_description(view, card))
 
     def share(self, model: ModelReport, base: str) -> str:
         """What shows a model elsewhere, to copy. `base` is the monitor's address."""
@@ -334,7 +334,8 @@ class Pages:
         found = places.places(view.snapshot) if view.snapshot is not None and view.show_addresses else []
         if not found:
             return None
-        return self._render("places", _swarm_context(view, "Where the servers are", ""), places=found)
+        context = _swarm_context(view, "Where the servers are", "")
+        return self._render("places", context, places=found, map=places.world_map(found))
 
     def incident(self, view: View, event: past.Event) -> str:
         """One incident, under an address that stays."""

@@ -185,7 +185,7 @@ def _report():
         models=(ReportModel("StableBeluga2-hf", True, 9_000, 0.987, 14.2, 230.5), ReportModel(name, False, 9, 0, 1, 0)),
         servers_online=1_214, server_hours=9_021.5, num_new_servers=70, new_servers=(made.peer_id("new"), made.EVIL),
         num_lost_servers=1, lost_servers=(made.peer_id("lost"),), num_incidents=1, incidents=(outage,),
-        contributors={name: 3, "https://example.org": 80},
+        thanks={"https://example.org": 80.5, name: 3.0},
     )  # fmt: skip
 
 

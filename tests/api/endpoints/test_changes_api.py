@@ -71,7 +71,7 @@ async def test_a_feed_per_server_model_contributor_and_swarm(client):
 
 async def test_the_feeds_are_what_rfc_4287_asks_for(client):
     """Every element that a feed and an entry must have stands there once, dates and ids are well formed."""
-    for path in ("/changes.atom", "/incidents.atom", "/changes.atom?server=x"):
+    for path in ("/changes.atom", "/incidents.atom", "/reports.atom", "/changes.atom?server=x"):
         feed = parse_xml((await client.get(path)).content)
         assert feed.find(f"{ATOM}author/{ATOM}name") is not None
         ids = []
