@@ -79,8 +79,8 @@ async def _counted(metrics: ProcessMetrics, stream: AsyncGenerator[str, None]) -
 async def _stream(
     swarm: Swarm, last_seen: str | None, changes: ChangeLog, wanted: ChangeFilter | None
 ) -> AsyncGenerator[str, None]:
+    told_changes = changes.newest  # before the client hears that the stream is open
     yield f"retry: {RETRY_MS}\n\n"
-    told_changes = changes.newest
     told = last_seen
     told_status: CrawlStatus | None = None
     while True:

@@ -122,7 +122,7 @@ class Group:
             return Agreement(AgreementOutcome.ALONE, blocks=self._blocks)
         agreeing, differing = self._with_whom(place, agreeing=True), self._with_whom(place, agreeing=False)
         outcome = AgreementOutcome.AGREES
-        if len(agreeing) < len(differing) or (differing and not agreeing):
+        if len(agreeing) < len(differing):
             outcome = AgreementOutcome.DISAGREES
         shown = agreeing if outcome is AgreementOutcome.AGREES else differing
         return Agreement(

@@ -99,9 +99,13 @@ async def test_the_same_as_json(client):
 async def test_events_carry_the_changes_of_what_is_watched(redis, client):
     """A stream of one server gets its change with the words of the feed, that of another server gets nothing."""
 
+    opened = asyncio.Semaphore(0)
+
     async def first_change(parameters):
         async with client.stream("GET", "/events", params=parameters) as answer:
             lines = answer.aiter_lines()
+            assert await anext(lines) == "retry: 3000"
+            opened.release()
             async for line in lines:
                 if line == "event: change":
                     return await anext(lines)
@@ -110,7 +114,8 @@ async def test_events_carry_the_changes_of_what_is_watched(redis, client):
     watching = asyncio.create_task(first_change({"server": peer_id(1)}))
     everybody = asyncio.create_task(first_change({"changes": "all"}))
     stranger = asyncio.create_task(first_change({"model": "another"}))
-    await asyncio.sleep(0.3)  # the streams are open; what was before they were is not told
+    for _ in (watching, everybody, stranger):
+        await opened.acquire()  # what was before it is not told
     await crawl(redis, *crawls(time.time() + 120, "--", name=HOSTILE))
     async with asyncio.timeout(8):
         assert WHY.rstrip(".") in await watching
