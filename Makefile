@@ -17,7 +17,7 @@ help:  ## This list
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
 	--only-binary :all: --no-binary python-baseconv,varint
 $(INSTALLED): deploy/requirements/run.txt
-	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed: apt install python3.11 python3.11-venv, or make PYTHON=…" >&2; exit 2; }
+	@$(PYTHON) -c "" 2>/dev/null || { echo "$(PYTHON) is not installed: apt install python3.11 python3.11-venv, or make PYTHON=…" >&2; exit 2; }
 	@$(PYTHON) deploy/check_machine.py $(VENV)
 	$(PYTHON) -m venv --clear $(VENV)
 	$(PIP_INSTALL) -r deploy/requirements/run.txt || { rm -rf $(VENV); exit 1; }
@@ -153,8 +153,8 @@ audit:  ## Known vulnerabilities in the locked dependencies, and their hashes (a
 	.venv-audit/bin/python -m tests.support.audit
 
 .PHONY: screenshots
-screenshots: $(DEV_INSTALLED)  ## Take the README's screenshots anew from the demo (needs chromium)
-	$(BIN)/python -m tests.support.screenshots
+screenshots: $(DEV_INSTALLED)  ## Take the screenshots of README and docs anew (needs chromium)
+	$(BIN)/python -m tests.support.screenshots $(ARGS)
 
 .PHONY: check-rules
 check-rules:  ## Check and test the Prometheus rules (needs promtool)
@@ -177,4 +177,5 @@ lock: $(INSTALLED)  ## Pin all dependencies anew, with hashes
 	$(LOCK) --constraint deploy/requirements/dev.txt --extra crawler --extra worker pyproject.toml -o deploy/requirements/swarm.txt
 	$(LOCK) --constraint deploy/requirements/dev.txt --extra run pyproject.toml -o deploy/requirements/run.txt
 	$(LOCK) --constraint deploy/requirements/dev.txt --extra tracing pyproject.toml -o deploy/requirements/tracing.txt
+	$(LOCK) --constraint deploy/requirements/dev.txt --extra notify pyproject.toml -o deploy/requirements/notify.txt
 	echo pip-audit | $(LOCK) $(or $(LOCK_HOW),--upgrade) - -o deploy/requirements/audit.txt

@@ -50,7 +50,7 @@ class ApiSettings(ExportSettings):
     )
     public_pages: Literal["public", "private"] = Field(
         "public",
-        description="`private`: lists, feeds, exports, cards, pictures, previews are for TRUSTED_NETWORKS alone.",
+        description="`private`: lists, feeds, changes, exports, pictures, previews are for TRUSTED_NETWORKS alone.",
     )
     stale_after_periods: float = Field(
         3.0,

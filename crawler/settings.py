@@ -105,7 +105,7 @@ class CrawlerSettings(SwarmSettings, ExportSettings):
     notify_urls: Annotated[tuple[SecretStr, ...], CommaSeparated] = Field(
         (),
         description="Services that are told of changes, as addresses of apprise (https://appriseit.com/services/); "
-        "needs the extra [notify].",
+        "needs apprise: docs/following.md.",
         examples=["mailto://USER:PASSWORD@example.org?to=me@example.org"],
     )
     notify_models: Annotated[tuple[str, ...] | Literal["official", "all"], CommaSeparated] = Field(

@@ -39,8 +39,12 @@ class Contributor(msgspec.Struct, frozen=True, array_like=True):
 
     def within(self, days: int, now: float) -> tuple[float, float]:
         """Return server-seconds and block-seconds of the last days, today included."""
-        since = int(now // DAY) - days
-        counted = [day for day in self.days if day.day > since]
+        today = int(now // DAY)
+        return self.in_days(range(today - days + 1, today + 1))
+
+    def in_days(self, days: range) -> tuple[float, float]:
+        """Return server-seconds and block-seconds of these days, counted from 1970-01-01."""
+        counted = [day for day in self.days if day.day in days]
         return sum(day.server_seconds for day in counted), sum(day.block_seconds for day in counted)
 
 

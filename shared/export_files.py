@@ -15,7 +15,7 @@ from pydantic import field_validator
 
 from shared.settings import Field, Settings
 
-_NAME = re.compile(r"(crawls|servers|incidents)-(\d{4}-\d{2}-\d{2})\.(csv|ndjson)\.gz", re.ASCII)
+_NAME = re.compile(r"(crawls|servers|incidents|inference)-(\d{4}-\d{2}-\d{2})\.(csv|ndjson)\.gz", re.ASCII)
 
 
 class Kind(StrEnum):
@@ -24,6 +24,7 @@ class Kind(StrEnum):
     CRAWLS = "crawls"
     SERVERS = "servers"
     INCIDENTS = "incidents"
+    INFERENCE = "inference"
 
 
 class Form(StrEnum):

@@ -9,6 +9,7 @@ import base58
 import msgspec
 
 from api.pages import CheckView, View
+from api.pages.history import ModelPast
 from shared.contributors import DAY, Contributor, Day
 from shared.inference import Hop, InferenceOutcome, ServerInference, Usability, UsabilityState
 from shared.judgement.coverage import coverage
@@ -28,8 +29,20 @@ from shared.snapshot import (
     Span,
     Verdict,
 )
+from shared.store.history import ModelHistory, ServerHistory
+from shared.store.inference_history import Proof
+from shared.store.rings import HOUR, ModelSlot, Resolution
+from shared.store.server_history import ServerHour, ServerRecord
 
 NOW = 1_763_900_000.0
+PROOFS = (
+    *(
+        Proof(int(NOW) // HOUR * HOUR - hours * HOUR, 6, 6, "computed", 0.3 + hours / 1000)
+        for hours in range(99, 1, -3)
+    ),
+    Proof(int(NOW) // HOUR * HOUR, 6, 2, "timeout", 1.4),
+)
+"""Inference checks of some days, the last of which failed."""
 
 NAMES = (
     "Ada",
@@ -44,12 +57,38 @@ NAMES = (
 )
 
 
+def model_past(proofs=PROOFS) -> ModelPast:
+    """What is kept of a model: the latest slot of each kind, and inference checks."""
+    hours, minutes, days = (
+        ModelHistory("m", each, (ModelSlot(each.ring.slot(NOW), 3, 2, 8, 7, 0, 2.0, slowest_block=9.5),), NOW, proofs)
+        for each in (Resolution.HOUR, Resolution.MINUTE, Resolution.DAY)
+    )
+    return ModelPast(hours, minutes, days)
+
+
+def server_past(server: str, proofs=PROOFS) -> ServerHistory:
+    record = ServerRecord(first_seen=int(NOW) - HOUR, last_seen=int(NOW), online_since=int(NOW), last_online=int(NOW))
+    hours = (ServerHour(int(NOW) // HOUR, 50, 49),)
+    return ServerHistory(server, record, hours, online=True, read_at=NOW, proofs=proofs)
+
+
 def peer_id(seed: object) -> str:
     """A well-formed id, the same for the same seed; half are RSA ones, half Ed25519."""
     digest = hashlib.sha256(str(seed).encode()).digest()
     if digest[0] % 2:
         return base58.b58encode(b"\x12\x20" + digest).decode()
     return base58.b58encode(b"\x00\x24\x08\x01\x12\x20" + digest).decode()
+
+
+PLACES = [
+    Location("DE", "Saxony", "Leipzig", country_name="Germany"),
+    Location("DE", "Hesse", "Frankfurt am Main", country_name="Germany"),
+    Location("FI", "Uusimaa", "Helsinki", country_name="Finland"),
+    Location("SG", None, "Singapore", country_name="Singapore"),
+    Location("US", "Oregon", "Portland", country_name="United States"),
+    Location("US", "Virginia", "Ashburn", country_name="United States"),
+    Location("BR", "São Paulo", "São Paulo", country_name="Brazil"),
+]
 
 
 def make_server(seed, start, end, state=PeerState.ONLINE, **given):
@@ -81,7 +120,7 @@ def make_server(seed, start, end, state=PeerState.ONLINE, **given):
         "using_relay": rng.random() < 0.3,
         "cache_tokens_left": rng.randrange(0, 65536 * 8),
         "multiaddrs": (f"/ip4/198.51.100.{rng.randrange(1, 250)}/tcp/31330",),
-        "location": Location("Germany", "Saxony", "Leipzig"),
+        "location": rng.choice(PLACES),
     }
     return ServerReport(**{**fields, **given})
 

@@ -66,6 +66,15 @@ def test_nothing_heavy_is_installed(name):
     assert set(locked(name)) & HEAVY_PACKAGES == set()
 
 
+@pytest.mark.parametrize("image", ["api.txt", "swarm.txt", "run.txt"])
+@pytest.mark.parametrize("extra", ["tracing.txt", "notify.txt"])
+def test_what_is_installed_on_request_fits_the_rest(image, extra):
+    """pip refuses two versions of one package; notices bring apprise, traces OpenTelemetry."""
+    base, more = locked(image), locked(extra)
+    assert [name for name in base.keys() & more.keys() if base[name] != more[name]] == []
+    assert {"tracing.txt": "opentelemetry-sdk", "notify.txt": "apprise"}[extra] in more.keys() - base.keys()
+
+
 @pytest.mark.parametrize("name", LIMITS)
 def test_the_installed_size_stays_below_its_limit(name):
     """Of all files that the packages of a lock bring, byte code not counted."""

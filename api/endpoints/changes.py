@@ -12,9 +12,8 @@ from api.http.base_address import base_address
 from api.http.limit import limit_of
 from api.pages.feed import changes_feed
 from api.responses import kinds
+from api.responses.changes import filter_of
 from api.services import services_of
-from shared.changes import ChangeFilter
-from shared.peer_id import BadPeerIdError, parse_peer_id
 from shared.public.changes import changes_document
 
 if TYPE_CHECKING:
@@ -27,21 +26,9 @@ MAX_ENTRIES = 100
 """Of a feed."""
 
 
-def filter_of(request: Request) -> ChangeFilter:
-    """Return which changes a request wants; a peer id may be written in any form."""
-    given = request.query_params
-    server = given.get("server")
-    if server is not None:
-        try:
-            server = parse_peer_id(server)
-        except BadPeerIdError:
-            server = server[:100]  # nothing is found, which is what is known of it
-    return ChangeFilter(server, given.get("model"), given.get("contributor"))
-
-
 async def changes(request: Request) -> PreparedResponse:
     """The changes as JSON, those that were updated last first."""
-    services, wanted = services_of(request), filter_of(request)
+    services, wanted = services_of(request), filter_of(request.query_params)
     limit = limit_of(request, MAX_LIMIT)
 
     def draw() -> PreparedResponse:
@@ -52,7 +39,7 @@ async def changes(request: Request) -> PreparedResponse:
 
 async def atom(request: Request) -> PreparedResponse:
     """The changes as an Atom feed; one that goes on is the same entry, updated."""
-    services, wanted = services_of(request), filter_of(request)
+    services, wanted = services_of(request), filter_of(request.query_params)
     base = base_address(request)
 
     def draw() -> PreparedResponse:

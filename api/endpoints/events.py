@@ -14,6 +14,7 @@ from starlette.responses import Response, StreamingResponse
 
 from api.http.headers import EVENT_STREAM
 from api.http.problems import Problem
+from api.responses.changes import filter_of
 from api.services import services_of
 from shared.changes import ChangeFilter
 
@@ -38,7 +39,9 @@ MAX_SUBSCRIBERS = 20_000
 async def events(request: Request) -> Response:
     """An event for each new snapshot (its id) and each status (`ok`, the error, or how far a first crawl has come)."""
     services = services_of(request)
-    swarm, metrics = services.swarm, services.metrics
+    swarm, metrics, wanted = services.swarm, services.metrics, _wanted(request)
+    if wanted is not None:
+        services.require_public(request)
     headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
     if request.method == "HEAD":
         return Response(headers=headers, media_type=EVENT_STREAM)
@@ -49,7 +52,7 @@ async def events(request: Request) -> Response:
     if metrics.subscribers >= MAX_SUBSCRIBERS:
         raise Problem(503, "Too many event streams are open; pages poll instead.", headers={"retry-after": "60"})
     return StreamingResponse(
-        _counted(metrics, _stream(swarm, request.headers.get("last-event-id"), services.changes, _wanted(request))),
+        _counted(metrics, _stream(swarm, request.headers.get("last-event-id"), services.changes, wanted)),
         media_type=EVENT_STREAM,
         headers=headers,
     )
@@ -57,10 +60,9 @@ async def events(request: Request) -> Response:
 
 def _wanted(request: Request) -> ChangeFilter | None:
     """Return which changes the stream carries; None where it carries none."""
-    given = request.query_params
-    if given.get("changes") == "all":
+    if request.query_params.get("changes") == "all":
         return ChangeFilter()
-    wanted = ChangeFilter(given.get("server"), given.get("model"), given.get("contributor"))
+    wanted = filter_of(request.query_params)
     return None if wanted == ChangeFilter() else wanted
 
 
@@ -77,8 +79,8 @@ async def _counted(metrics: ProcessMetrics, stream: AsyncGenerator[str, None]) -
 async def _stream(
     swarm: Swarm, last_seen: str | None, changes: ChangeLog, wanted: ChangeFilter | None
 ) -> AsyncGenerator[str, None]:
+    told_changes = changes.newest  # before the client hears that the stream is open
     yield f"retry: {RETRY_MS}\n\n"
-    told_changes = changes.newest
     told = last_seen
     told_status: CrawlStatus | None = None
     while True:

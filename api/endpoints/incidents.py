@@ -82,4 +82,4 @@ async def atom(request: Request) -> PreparedResponse:
 
         return await services.on_demand.render(render)
 
-    return await services.on_demand.get(f"{base} {resource(request.scope)}", make)
+    return await services.on_demand.get(f"{base} {services.public_resource(request)}", make)

@@ -53,7 +53,7 @@ def make_card(entry: ContributorEntry, *, alike: str | None = None) -> Contribut
     now = f"{words.count(entry.servers, 'server')}, {words.count(entry.blocks, 'block')}" if entry.servers else "none"
     return ContributorCard(
         name=text.shown_name(entry.name, 40),
-        href=None if entry.name in (".", "..") else text.contributor_href(entry.name),
+        href=href(entry.name),
         rank=entry.rank,
         now=now,
         doubt=doubt(entry.name, alike),
@@ -66,6 +66,11 @@ def make_card(entry: ContributorEntry, *, alike: str | None = None) -> Contribut
         first_seen=entry.first_seen,
         last_seen=entry.last_seen,
     )
+
+
+def href(name: str) -> str | None:
+    """Return the address of a contributor's page; None for a name of which browsers make another address."""
+    return None if name in (".", "..") else text.contributor_href(name)
 
 
 def doubt(name: str, alike: str | None) -> str | None:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cache
-from hashlib import sha256
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from api.pages import charts, text
+from api.pages.templating import environment, static_href
 from shared import words
-from shared.advice.inference import record_words
+from shared.advice.inference import failure_words, record_words
 from shared.advice.models import Past
 from shared.incidents import Incident, Outcome, summary
 from shared.judgement.outages import Outage, outages
@@ -27,9 +25,10 @@ if TYPE_CHECKING:
 
     from api.pages.view import View
     from shared.store.history import ModelHistory, ServerHistory, ServerOutage
+    from shared.store.inference_history import Proof
 
-PAGES_DIR = Path(__file__).resolve().parent
 MAX_ON_MODEL_PAGE = 5
+MAX_FAILED_HOURS = 10
 MAX_OUTAGES = 30
 """Of a server, that its page lists."""
 MAX_ON_PAGE = 200
@@ -129,6 +128,34 @@ def model_history_html(history: ModelPast, last_seen: float | None = None) -> Ma
         lines=[(name, drawn) for name, drawn in lines if drawn],
         events=[make_event(incident, now, last_seen) for incident in history.incidents[:MAX_ON_MODEL_PAGE]],
         known=bool(hours.slots or days.slots),
+        steps=_steps(hours.proofs, charts.WINDOWS, (charts.WEEK_SPAN, charts.MONTH_SPAN), now),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """Inference checks over time."""
+
+    rows: list[charts.Bars]
+    lines: list[charts.Line]
+    failures: list[tuple[float, str]]
+    """The latest hours in which a check gave no numbers, the newest first, and how it ended."""
+
+
+def _steps(
+    proofs: Sequence[Proof], windows: Sequence[charts.Window], spans: Sequence[charts.Span], now: float
+) -> Steps | None:
+    """Return what is drawn of checks by the hour; None without any."""
+    if not proofs:
+        return None
+    took = [(float(one.hour * charts.HOUR), 1e3 * one.seconds) for one in proofs if one.computed]
+    title, unit = "Time per token", "ms"
+    lines = [(span, charts.line_chart(took, title=title, unit=unit, now=now, span=span)) for span in spans]
+    failed = [(float(one.hour * charts.HOUR), failure_words(one)) for one in proofs if one.computed < one.checks]
+    return Steps(
+        charts.share_bars({one.hour: (one.checks, one.computed) for one in proofs}, now, windows),
+        [replace(line, title=f"{title}, last {span.name}") for span, line in lines if line is not None],
+        failed[: -MAX_FAILED_HOURS - 1 : -1],
     )
 
 
@@ -172,6 +199,7 @@ def server_history_html(history: ServerHistory, last_seen: float | None = None) 
         outages=[_outage(outage, last_seen) for outage in reversed(outages[-MAX_OUTAGES:])],
         left_out=max(0, len(outages) - MAX_OUTAGES),
         was_online=record.last_online > 0,
+        steps=_steps(history.proofs, charts.WINDOWS[:2], (charts.WEEK_SPAN,), now),
     )
 
 
@@ -279,30 +307,18 @@ def _without_incident(outage: Outage, pasts: Mapping[str, FirstSeen], view: View
 
 
 def stylesheet() -> str:
-    """The address of the charts' own style; a page never runs with that of another version."""
-    return f"/static/history.css?v={_fingerprint()}"
-
-
-@cache
-def _fingerprint() -> str:
-    return sha256((PAGES_DIR / "static" / "history.css").read_bytes()).hexdigest()[:10]
+    """The address of the charts' own style."""
+    return static_href("history.css")
 
 
 @cache
 def _template() -> Template:
-    environment = Environment(
-        loader=FileSystemLoader(PAGES_DIR / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        auto_reload=False,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
+    made = environment()
+    made.filters.update(
         iso=lambda seconds: f"{text.utc(seconds):%Y-%m-%dT%H:%M:%SZ}",
         utc=lambda seconds: f"{text.utc(seconds):%Y-%m-%d %H:%M} UTC",
     )
-    return environment.get_template("_charts.html")
+    return made.get_template("_charts.html")
 
 
 def _render(macro: str, **values: object) -> Markup:

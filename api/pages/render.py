@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from api.pages import (
@@ -28,6 +25,7 @@ from api.pages import (
 )  # fmt: skip
 from api.pages import history as past
 from api.pages.help import make_help
+from api.pages.templating import environment, static_href
 from shared.advice import commands
 from shared.advice.models import model_advice, nearest_usable
 from shared.advice.servers import what_failed
@@ -46,9 +44,6 @@ if TYPE_CHECKING:
     from shared.public.reports import ReportDocument
     from shared.snapshot import ModelReport, Snapshot
     from shared.store.history import ServerHistory
-
-PAGES_DIR = Path(__file__).resolve().parent
-STATIC_DIR = PAGES_DIR / "static"
 
 MAX_CARDS = 40
 """Models drawn in full on the overview; anyone may announce more, and those are only listed."""
@@ -86,50 +81,29 @@ class Pages:
 
     def __init__(self, public_url: str = "", *, unfold: bool = True) -> None:
         """`public_url` is the monitor's address without a slash; `unfold`: whether links say the state elsewhere."""
-        self._environment = Environment(
-            loader=FileSystemLoader(PAGES_DIR / "templates"),
-            autoescape=True,  # of the picture's markup too
-            undefined=StrictUndefined,
-            auto_reload=False,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
+        self._environment = environment()
         self._environment.filters.update(cut=text.cut, period=text.period, iso=_iso, utc=_utc, count=text.count)
         self._environment.filters.update(
             percent=charts.percent, duration=text.duration, number=text.number,
             model_href=text.model_href, server_href=text.server_href, day=_day, unbroken=_unbroken,
         )  # fmt: skip
         self._environment.globals.update(
-            # A page never runs with the style or the script of another version of itself.
-            css=f"/static/app.css?v={_fingerprint('app.css')}",
-            js=f"/static/app.js?v={_fingerprint('app.js')}",
-            data_css=f"/static/data.css?v={_fingerprint('data.css')}",
-            check_js=f"/static/check.js?v={_fingerprint('check.js')}",
-            docs_css=f"/static/docs.css?v={_fingerprint('docs.css')}",
-            share_css=f"/static/share.css?v={_fingerprint('share.css')}",
+            css=static_href("app.css"),
+            js=static_href("app.js"),
+            data_css=static_href("data.css"),
+            check_js=static_href("check.js"),
+            docs_css=static_href("docs.css"),
+            places_css=static_href("places.css"),
+            share_css=static_href("share.css"),
             public_url=public_url,
             unfold=unfold,
-            icon=f"/static/favicon.svg?v={_fingerprint('favicon.svg')}",
+            icon=static_href("favicon.svg"),
             petals_docs=commands.DOCUMENTATION,
         )
-        self._watch_script = f"/static/watch.js?v={_fingerprint('watch.js')}"
-        self._alert_icon = f"/static/favicon-alert.svg?v={_fingerprint('favicon-alert.svg')}"
-        names = (
-            *("overview", "model", "server", "check", "problem", "incidents", "data", "reports", "report"),
-            *(
-                "contributors",
-                "contributor",
-                "search",
-                "help",
-                "glossary",
-                "docs",
-                "embed",
-                "share",
-                "incident",
-                "places",
-            ),
-        )
-        self._templates = {name: self._environment.get_template(f"{name}.html") for name in names}
+        self._watch_script = static_href("watch.js")
+        self._alert_icon = static_href("favicon-alert.svg")
+        names = self._environment.list_templates(filter_func=lambda name: name.endswith(".html") and name[0] != "_")
+        self._templates = {name.removesuffix(".html"): self._environment.get_template(name) for name in names}
         self._picture = self._environment.get_template("picture.svg")
 
     def overview(self, view: View) -> str:
@@ -168,6 +142,7 @@ class Pages:
             not_counted=not_counted[:MAX_NOT_COUNTED],
             more_not_counted=len(not_counted[MAX_NOT_COUNTED:]),
             refused=sorted(snapshot.refused.by_reason.items()) if snapshot is not None else (),
+            located=view.show_addresses and any(server.location for model in models for server in model.servers),
         )
 
     def model(self, view: View, dht_prefix: str, *, history: past.ModelPast | None = None) -> str | None:
@@ -188,7 +163,7 @@ class Pages:
         if len(listed) > MAX_MODEL_ROWS:
             listed = tuple(rows.fastest(listed, MAX_MODEL_ROWS))
         context = _swarm_context(view, f"{card.short_name} {told.advice.title}", "swarm", text.model_json(dht_prefix))
-        context["description"] = share.model_description(view, model)
+        context["description"] = share.model_description(view, card)
         context["picture"] = f"/og{card.href}.png"
         return self._render(
             "model",
@@ -280,7 +255,7 @@ class Pages:
             "report",
             _swarm_context(view, f"Week {report.week}", "reports", [("JSON", f"/api/v1/reports/{report.week}")]),
             report=report,
-            contributors=[(text.shown_name(name), blocks) for name, blocks in report.contributors.items()],
+            thanks=[(text.shown_name(name), contributors.href(name), hours) for name, hours in report.thanks.items()],
             stylesheet=past.stylesheet(),
         )
 
@@ -321,15 +296,13 @@ class Pages:
 
     def picture(self, view: View, model: ModelReport | None) -> bytes:
         """The picture of a model, or of the whole swarm, as PNG: what a link unfolds to."""
-        drawn = share.swarm_picture(view) if model is None else share.model_picture(view, model)
+        drawn = share.model_picture(view, share.model_card(view, model)) if model else share.swarm_picture(view)
         return share.png(self._picture.render(picture=drawn))
 
     def embed(self, view: View, model: ModelReport) -> str:
         """A card that other sites may show in a frame."""
-        tone, state = share.model_state(view, model)
         card = share.model_card(view, model)
-        description = share.model_description(view, model)
-        return self._templates["embed"].render(card=card, tone=tone, state=state, description=description)
+        return self._templates["embed"].render(card=card, description=share.model_description(view, card))
 
     def share(self, model: ModelReport, base: str) -> str:
         """What shows a model elsewhere, to copy. `base` is the monitor's address."""
@@ -349,7 +322,8 @@ class Pages:
         found = places.places(view.snapshot) if view.snapshot is not None and view.show_addresses else []
         if not found:
             return None
-        return self._render("places", _swarm_context(view, "Where the servers are", ""), places=found)
+        context = _swarm_context(view, "Where the servers are", "")
+        return self._render("places", context, places=found, map=places.world_map(found))
 
     def incident(self, view: View, event: past.Event) -> str:
         """One incident, under an address that stays."""
@@ -517,7 +491,3 @@ def _day(seconds: float) -> str:
 
 def _utc(seconds: float) -> str:
     return f"{text.utc(seconds):%Y-%m-%d %H:%M:%S} UTC"
-
-
-def _fingerprint(name: str) -> str:
-    return hashlib.sha256((STATIC_DIR / name).read_bytes()).hexdigest()[:10]

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from api.pages import text
 from shared import words
+from shared.judgement.contributors import serving
 from shared.peer_id import named_peer
 from shared.resolve import Kind, Match, Resolution
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Container, Iterable, Sequence
 
     from shared.incidents import Incident
     from shared.snapshot import ModelReport, ServerReport, Snapshot
@@ -49,7 +50,7 @@ def is_peer(match: Match) -> bool:
 
 
 def match_href(match: Match) -> str:
-    """Return the page of what was found; a contributor's in a search is the list of its servers, online or not."""
+    """Return the page of what was found; for a contributor, who may have none, the list of its servers."""
     match match.kind:
         case Kind.MODEL:
             return text.model_href(match.key)
@@ -79,8 +80,11 @@ def make_search(
 
     `stale` says that the snapshot is too old to be told in the present tense.
     """
-    found = [_hit(match, snapshot, to_check) for match in resolution.found]
-    suggestions = [_hit(match, snapshot, to_check) for match in resolution.suggestions]
+    matches = (*resolution.found, *resolution.suggestions)
+    named = any(match.kind is Kind.CONTRIBUTOR for match in matches)
+    contributors = serving(snapshot) if named and snapshot is not None else {}
+    found = [_hit(match, snapshot, to_check, contributors) for match in resolution.found]
+    suggestions = [_hit(match, snapshot, to_check, contributors) for match in resolution.suggestions]
     for match in resolution.found:
         if match.kind is Kind.CONTRIBUTOR:
             found += _servers_of(match.key, snapshot, to_check)
@@ -95,10 +99,13 @@ def make_search(
     return SearchView(resolution.pasted, sentence, tuple(found), resolution.more, tuple(suggestions), to_check)
 
 
-def _hit(match: Match, snapshot: Snapshot | None, to_check: bool) -> Hit:
+def _hit(match: Match, snapshot: Snapshot | None, to_check: bool, contributors: Container[str]) -> Hit:
+    """Return a match as it is shown; `contributors` are those that a probe reaches now: they have a page."""
     href = match_href(match)
     if to_check and is_peer(match):
         href = text.check_href(match.key)
+    elif match.kind is Kind.CONTRIBUTOR and match.key in contributors:
+        href = text.contributor_href(match.key)
     return Hit(match.kind.value, match.key, match.text, href, _more(match, snapshot))
 
 

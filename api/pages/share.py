@@ -14,7 +14,7 @@ import resvg_py
 from api.pages import text
 from api.pages.banner import headline
 from api.pages.cards import Card, make_card
-from shared.advice.models import ModelAdvice, model_advice
+from shared.advice.models import model_advice
 
 if TYPE_CHECKING:
     from api.pages.view import View
@@ -56,41 +56,28 @@ def swarm_picture(view: View) -> Picture:
     return Picture(found.tone, "Petals swarm", found.title, _lines(found.text), [], _as_of(view))
 
 
-def model_picture(view: View, model: ModelReport) -> Picture:
+def model_picture(view: View, card: Card) -> Picture:
     """Return the picture of a model."""
-    card = model_card(view, model)
-    tone, state = model_state(view, model)
+    advice = card.told.advice
     parts = card.strip.parts[:MAX_RUNS]
     strip = [
         (float(part.x.rstrip("%")) / 100 * STRIP_WIDTH, float(part.width.rstrip("%")) / 100 * STRIP_WIDTH, part.level)
         for part in parts
     ]
-    return Picture(
-        tone, text.cut(model.short_name, 40) or "(nameless)", state, [_counted(view, model)], strip, _as_of(view)
-    )
+    return Picture(advice.tone, card.short_name, advice.title, [_counted(card)], strip, _as_of(view))
 
 
 def model_card(view: View, model: ModelReport) -> Card:
-    """Return a model without its servers."""
-    return make_card(model, _told(view, model), max_rows=0, stale=view.stale)
-
-
-def model_state(view: View, model: ModelReport) -> tuple[str, str]:
-    """Return a model's tone and state in words; of an old snapshot neither good nor in the present."""
-    advice = _told(view, model).advice
-    return advice.tone, advice.title
-
-
-def _told(view: View, model: ModelReport) -> ModelAdvice:
+    """Return a model without its servers: judged once, for all that is shown of it elsewhere."""
     snapshot = view.shown or view.snapshot
     assert snapshot is not None  # noqa: S101 - the model is of it
-    return model_advice(model, snapshot, view.now, stale=view.stale)
+    told = model_advice(model, snapshot, view.now, stale=view.stale)
+    return make_card(model, told, max_rows=0, stale=view.stale)
 
 
-def model_description(view: View, model: ModelReport) -> str:
+def model_description(view: View, card: Card) -> str:
     """Return a model's state at that time, in a sentence or two."""
-    state = model_state(view, model)[1]
-    return f"{text.cut(model.name, 60) or '(nameless)'}: {state}. {_counted(view, model)} {_as_of(view)}."
+    return f"{card.name}: {card.told.advice.title}. {_counted(card)} {_as_of(view)}."
 
 
 def swarm_description(view: View) -> str:
@@ -129,9 +116,9 @@ def _fonts() -> list[str]:
     return [str(folder / f"Lato-{weight}.ttf") for weight in ("Regular", "Bold")]
 
 
-def _counted(view: View, model: ModelReport) -> str:
-    card = model_card(view, model)
-    return f"{card.covered} of {text.count(card.num_blocks, 'block')} served, {card.num_online} servers online."
+def _counted(card: Card) -> str:
+    blocks = text.count(card.num_blocks, "block")
+    return f"{card.covered} of {blocks} served, {text.count(card.num_online, 'server')} online."
 
 
 def _as_of(view: View) -> str:

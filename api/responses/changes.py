@@ -7,19 +7,31 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from shared.changes import MAX_CHANGES
+from shared.changes import MAX_CHANGES, ChangeFilter
+from shared.peer_id import BadPeerIdError, parse_peer_id
 from shared.public.changes import change_entry
 from shared.store.streams import ENTRIES_AT_ONCE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
-    from shared.changes import Change, ChangeFilter
+    from shared.changes import Change
     from shared.store.changes import ChangesReader
     from shared.tasks import Tasks
 
 MAX_NEWS = 1_000
 """Changes that a stream may be behind; older ones are only in the feeds."""
+
+
+def filter_of(given: Mapping[str, str]) -> ChangeFilter:
+    """Return which changes the parameters of a request name; a peer id may be written in any form."""
+    server = given.get("server")
+    if server is not None:
+        try:
+            server = parse_peer_id(server)
+        except BadPeerIdError:
+            server = server[:100]  # nothing is found, which is what is known of it
+    return ChangeFilter(server, given.get("model"), given.get("contributor"))
 
 
 class _News(NamedTuple):

@@ -44,7 +44,9 @@ def framed_page(html: str, route: str) -> PreparedResponse:
     """Return a page that any site may show in a frame, and that runs no script."""
     headers = {
         **SECURITY_HEADERS,
-        "content-security-policy": "default-src 'none'; style-src 'self'; base-uri 'none'; frame-ancestors *",
+        "content-security-policy": (
+            "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; frame-ancestors *"
+        ),
         "cache-control": f"public, max-age={BADGE_SECONDS}",
     }
     return PreparedResponse.make(html.encode(), HTML, headers=headers, route=route)

@@ -11,37 +11,75 @@ import asyncio
 import os
 import time
 from contextlib import suppress
-from datetime import date, timedelta
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from itertools import groupby
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 from redis.exceptions import RedisError
 
 from shared.days import day_of, start_of
 from shared.export_files import Kind, files_of, parse_name
-from shared.public.data import crawl_row, incident_row, packed, server_row
+from shared.public.data import crawl_row, incident_row, inference_row, packed, server_row
 from shared.store.history import HistoryReader
+from shared.store.inference_history import SERVER_HOURS, unpack_ring
 from shared.store.rings import DAY, HOUR, HOURS_KEPT, Resolution
 from shared.store.server_history import unpack_hours
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterator
+    from datetime import date
     from pathlib import Path
 
     from redis.asyncio import Redis
 
     from crawler.leader import Leadership
     from shared.export_files import ExportFile
-    from shared.public.data import CrawlRow, Row, ServerRow
+    from shared.incidents import Incident
+    from shared.public.data import Row
+    from shared.store.history import ModelHistory
+    from shared.store.server_history import ServerRecord
 
 SETTLED = 2 * HOUR
 """Seconds after a day's end at which its files are written: crawls that began in it have been recorded."""
 DAYS_BACK = HOURS_KEPT * HOUR // DAY - 1
 """Days that are written later where nobody could: the hours of older ones are partly gone."""
+DAYS_BACK_OF = {Kind.INFERENCE: SERVER_HOURS.slots * HOUR // DAY - 1}
+"""Fewer, where rows are kept for a shorter time."""
 EVERY = 600.0
 TEMPORARY = ".tmp"
 
 log = structlog.get_logger()
+
+
+class _Kept(NamedTuple):
+    """What the history has at `now`."""
+
+    models: list[ModelHistory]
+    servers: dict[str, tuple[ServerRecord, bytes]]
+    checks: dict[str, bytes]
+    looks: dict[int, int]
+    now: float
+
+    def rows(self, kind: Kind, hours: range, ended: list[Incident]) -> Iterator[Row]:
+        """Yield the rows of some hours; `ended` are the incidents that were recorded as ended in them."""
+        match kind:
+            case Kind.CRAWLS:
+                for model in self.models:
+                    yield from (crawl_row(model.dht_prefix, slot) for slot in model.slots if slot.slot in hours)
+            case Kind.SERVERS:
+                for peer_id, (record, data) in self.servers.items():
+                    seen = unpack_hours(data, self.looks, self.now)
+                    yield from (server_row(peer_id, record, hour) for hour in seen if hour.hour in hours)
+            case Kind.INCIDENTS:
+                yield from map(incident_row, ended)
+            case Kind.INFERENCE:
+                for model in self.models:
+                    made = (proof for proof in model.proofs if proof.hour in hours)
+                    yield from (inference_row(proof, dht_prefix=model.dht_prefix) for proof in made)
+                for peer_id, data in self.checks.items():
+                    made = (proof for proof in unpack_ring(data, SERVER_HOURS, self.now) if proof.hour in hours)
+                    yield from (inference_row(proof, peer_id=peer_id) for proof in made)
 
 
 class DailyExport:
@@ -91,38 +129,29 @@ class DailyExport:
     def _missing(self, now: float) -> list[ExportFile]:
         there = {entry.name for entry in os.scandir(self._folder)}
         last = day_of(now - SETTLED) - timedelta(days=1)
-        first = max(last - timedelta(days=DAYS_BACK - 1), day_of(now) - timedelta(days=DAYS_BACK))
-        days = (first + timedelta(days=number) for number in range((last - first).days + 1))
-        return [file for day in days for file in files_of(day) if file.name not in there]
+
+        def is_kept(file: ExportFile) -> bool:
+            return file.day >= day_of(now) - timedelta(days=DAYS_BACK_OF.get(file.kind, DAYS_BACK))
+
+        days = (last - timedelta(days=number) for number in reversed(range(DAYS_BACK)))
+        return [file for day in days for file in files_of(day) if file.name not in there and is_kept(file)]
 
     async def _write(self, missing: list[ExportFile], looks: dict[int, int], now: float) -> int:
-        days = sorted({file.day for file in missing})
-        models = {
-            prefix: (await self._history.model(prefix, Resolution.HOUR, now)).slots
-            for prefix in await self._history.models()
-        }
-        crawls = [crawl_row(prefix, slot) for prefix, slots in models.items() for slot in slots]
-        servers = await self._history.hours_of_servers(now)
-
-        def rows_of_servers() -> list[ServerRow]:
-            wanted = {start_of(day) // HOUR + hour for day in days for hour in range(24)}
-            return [
-                server_row(peer_id, record, hour)
-                for peer_id, (record, data) in servers.items()
-                for hour in unpack_hours(data, looks, now)
-                if hour.hour in wanted
-            ]
-
-        rows: dict[tuple[Kind, date], list[Row]] = {}
-        _sort_in(rows, Kind.CRAWLS, crawls)
-        _sort_in(rows, Kind.SERVERS, await asyncio.to_thread(rows_of_servers))
-        for day in days:
+        """Write one day after another: the rows of a month and 5,000 servers would take 0.7 GB at once."""
+        models = [await self._history.model(prefix, Resolution.HOUR, now) for prefix in await self._history.models()]
+        servers, checks = await self._history.hours_of_servers(now), await self._history.checks_of_servers()
+        kept = _Kept(models, servers, checks, looks, now)
+        for day, files in groupby(missing, key=_day):
             start = start_of(day)
             ended = await self._history.ended_incidents(start, start + DAY)
-            rows[Kind.INCIDENTS, day] = [incident_row(incident) for incident in ended]
-        for file in missing:
-            await asyncio.to_thread(self._replace, file, rows.get((file.kind, file.day), []))
+            await asyncio.to_thread(self._write_day, list(files), kept, range(start, start + DAY), ended)
         return len(missing)
+
+    def _write_day(self, files: list[ExportFile], kept: _Kept, day: range, ended: list[Incident]) -> None:
+        for kind, some in groupby(files, key=lambda file: file.kind):
+            rows = list(kept.rows(kind, range(day.start // HOUR, day.stop // HOUR), ended))
+            for file in some:
+                self._replace(file, rows)
 
     def _replace(self, file: ExportFile, rows: list[Row]) -> None:
         """Write a file under another name, and rename it: no reader sees half of it, whatever ends this process."""
@@ -146,12 +175,6 @@ class DailyExport:
                 left_over = rest.endswith(TEMPORARY) and path.stat().st_mtime < time.time() - HOUR
                 if file is not None and (left_over or (not rest and file.day < oldest)):
                     path.unlink()
-
-
-def _sort_in(rows: dict[tuple[Kind, date], list[Row]], kind: Kind, found: Iterable[CrawlRow | ServerRow]) -> None:
-    """Sort rows to their days; within one they stay in order."""
-    for row in found:
-        rows.setdefault((kind, date.fromisoformat(row.hour[:10])), []).append(row)
 
 
 def _day(file: ExportFile) -> date:

@@ -18,6 +18,7 @@ from crawler.leader import Leadership
 from shared.store import keys
 from shared.store.connection import connect
 from shared.store.history import HistoryReader
+from shared.store.inference_history import MODEL_HOURS, SERVER_HOURS
 from shared.store.rings import LOOKS, Resolution
 from shared.store.server_history import LIFE_SECONDS, SIZE
 
@@ -106,7 +107,8 @@ async def write_history(redis: Redis, path: Path) -> str:
     models, servers = await reader.models(), await reader.servers()
     names = [*_moved()]
     names += [keys.history_of_model(resolution, prefix) for prefix in models for resolution in Resolution]
-    names += [keys.history_of_server(peer_id) for peer_id in servers]
+    names += [keys.inference_of_model(prefix) for prefix in models]
+    names += [key_of(peer_id) for key_of in (keys.history_of_server, keys.inference_of_server) for peer_id in servers]
     entries: list[_Entry] = []
     for first in range(0, len(names), KEYS_AT_ONCE):
         entries += await _read(redis, names[first : first + KEYS_AT_ONCE])
@@ -237,4 +239,7 @@ def _bound(key: str) -> _Bound | None:
     for resolution in Resolution:
         if key.startswith(keys.history_of_model(resolution, "")):
             return _Bound("string", resolution.ring.size, resolution.ring.life)
+    for prefix, ring in ((keys.inference_of_model(""), MODEL_HOURS), (keys.inference_of_server(""), SERVER_HOURS)):
+        if key.startswith(prefix):
+            return _Bound("string", ring.size, ring.life)
     return _Bound("string", SIZE, LIFE_SECONDS) if key.startswith(keys.history_of_server("")) else None

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from crawler.leader import Leadership
+    from shared.contributors import Contributor
     from shared.days import Week
     from shared.incidents import Incident
     from shared.store.rings import ModelSlot
@@ -89,11 +90,11 @@ class WeeklyReports:
         incidents = await self._history.incidents()
         snapshot = await self._snapshots.latest()
         official = {model.dht_prefix for model in snapshot.models if model.official} if snapshot is not None else set()
-        names = dict(list(snapshot.top_contributors.items())[:MAX_NAMES]) if snapshot is not None else {}
+        contributors = await self._history.contributors()
         for week in sorted(missing):
             report = await asyncio.to_thread(
                 make_report, week, now, looks=looks, models=models, official=official, servers=servers,
-                incidents=incidents, contributors=names,
+                incidents=incidents, contributors=contributors,
             )  # fmt: skip
             await self._reports.add(week.name, msgspec.json.encode(report), lease)
             log.info("weekly report made", week=week.name)
@@ -109,15 +110,16 @@ def make_report(
     official: Collection[str],
     servers: Mapping[str, tuple[ServerRecord, bytes]],
     incidents: Sequence[Incident],
-    contributors: dict[str, int],
+    contributors: Mapping[str, Contributor],
 ) -> ReportDocument:
     """Return a week's report. `looks` is `{hour: minutes in which a crawl saw the swarm}`; models have their hours."""
     hours = _hours(week)
-    minutes = {
-        peer_id: sum(hour.online for hour in unpack_hours(data, looks, now) if hour.hour in hours)
+    # Of an hour counts the share of the minutes with a crawl: crawls may be rarer than minutes.
+    online = {
+        peer_id: sum(hour.online / hour.looked for hour in unpack_hours(data, looks, now) if hour.hour in hours)
         for peer_id, (_, data) in servers.items()
     }
-    new = sorted(peer_id for peer_id, (record, _) in servers.items() if minutes[peer_id] and _is_new(record, week))
+    new = sorted(peer_id for peer_id, (record, _) in servers.items() if online[peer_id] and _is_new(record, week))
     lost = sorted(
         peer_id
         for peer_id, (record, _) in servers.items()
@@ -125,6 +127,9 @@ def make_report(
     )
     known_before = any(hour < hours.start for hour in looks)
     outages = sorted(_outages(incidents, week, now), key=lambda outage: outage.duration, reverse=True)
+    days = range(week.start // DAY, week.end // DAY)
+    hours_of = {name: round(each.in_days(days)[1] / HOUR, 1) for name, each in contributors.items()}
+    served = sorted(((name, count) for name, count in hours_of.items() if count), key=lambda each: (-each[1], each[0]))
     rows = [
         _model(prefix, found, official=prefix in official)
         for prefix, slots in models.items()
@@ -137,15 +142,15 @@ def make_report(
         made_at=now,
         hours_looked=sum(hour in looks for hour in hours),
         models=tuple(sorted(rows, key=lambda row: (not row.official, -row.mean_servers_online, row.dht_prefix))),
-        servers_online=sum(online > 0 for online in minutes.values()),
-        server_hours=round(sum(minutes.values()) / 60, 1),
+        servers_online=sum(hours_online > 0 for hours_online in online.values()),
+        server_hours=round(sum(online.values()), 1),
         num_new_servers=len(new) if known_before else None,
         new_servers=tuple(new[:MAX_PEERS]) if known_before else (),
         num_lost_servers=len(lost),
         lost_servers=tuple(lost[:MAX_PEERS]),
         num_incidents=len(outages),
         incidents=tuple(outages[:MAX_INCIDENTS]),
-        contributors=contributors,
+        thanks=dict(served[:MAX_NAMES]),
     )
 
 

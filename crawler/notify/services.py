@@ -42,5 +42,7 @@ def _opened(url: str) -> Any:
     try:
         import apprise  # noqa: PLC0415 - an extra
     except ImportError:
-        raise ValueError("this needs the extra [notify]: pip install apprise") from None
+        raise ValueError(
+            "this needs apprise: an image built with NOTIFY=1, or deploy/requirements/notify.txt"
+        ) from None
     return apprise.Apprise.instantiate(url, suppress_exceptions=True)

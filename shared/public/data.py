@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from shared.incidents import Incident
+    from shared.store.inference_history import Proof
     from shared.store.rings import ModelSlot
     from shared.store.server_history import ServerHour, ServerRecord
 
@@ -68,8 +69,27 @@ class IncidentRow(Document):
     summary: str
 
 
-Row = CrawlRow | ServerRow | IncidentRow
-ROWS: dict[Kind, type[Row]] = {Kind.CRAWLS: CrawlRow, Kind.SERVERS: ServerRow, Kind.INCIDENTS: IncidentRow}
+class InferenceRow(Document):
+    """The inference checks of one model, or of one server, in one hour. An hour without a row: nobody asked it."""
+
+    hour: str
+    dht_prefix: str
+    """Empty where the row is a server's."""
+    peer_id: str
+    """Empty where the row is a model's."""
+    checks: int
+    computed: int
+    outcome: str
+    seconds_per_token: float | None
+
+
+Row = CrawlRow | ServerRow | IncidentRow | InferenceRow
+ROWS: dict[Kind, type[Row]] = {
+    Kind.CRAWLS: CrawlRow,
+    Kind.SERVERS: ServerRow,
+    Kind.INCIDENTS: IncidentRow,
+    Kind.INFERENCE: InferenceRow,
+}
 
 
 class DataFile(Document):
@@ -130,6 +150,19 @@ def incident_row(incident: Incident) -> IncidentRow:
     )
 
 
+def inference_row(proof: Proof, *, dht_prefix: str = "", peer_id: str = "") -> InferenceRow:
+    """Return one hour of a model's or of a server's checks."""
+    return InferenceRow(
+        hour=rfc3339(proof.hour * HOUR),
+        dht_prefix=dht_prefix,
+        peer_id=peer_id,
+        checks=proof.checks,
+        computed=proof.computed,
+        outcome=proof.outcome,
+        seconds_per_token=round(proof.seconds, 6) if proof.computed else None,
+    )
+
+
 def packed(kind: Kind, form: Form, rows: Sequence[Row]) -> bytes:
     """Return a whole file. The same rows give the same bytes. Takes a second for 100,000 rows: for a thread."""
     content = _csv(kind, rows) if form is Form.CSV else _ndjson(rows)
@@ -154,6 +187,8 @@ def cell(value: object) -> str:
     Servers choose names. A text that begins like a formula gets an apostrophe before it, as spreadsheets mark text;
     the NDJSON has every text as it was announced.
     """
+    if value is None:
+        return ""
     if isinstance(value, bool):
         return "true" if value else "false"
     if not isinstance(value, str):

@@ -54,7 +54,7 @@ class ReportDocument(Document):
     servers_online: int
     """Servers that were found online at some time."""
     server_hours: float
-    """Hours that they were online, all together."""
+    """Hours that they were online, all together: of each hour the share of its crawls that found them so."""
     num_new_servers: int | None
     """Servers that were online and were not known before; nothing where the history begins in this week."""
     new_servers: tuple[str, ...]
@@ -66,8 +66,8 @@ class ReportDocument(Document):
     num_incidents: int
     incidents: tuple[ReportIncident, ...]
     """The longest ones."""
-    contributors: dict[str, int]
-    """Blocks by the name that servers show, in the newest snapshot when the report was made. Names are claimed."""
+    thanks: dict[str, float] = msgspec.field(default_factory=dict)
+    """Block-hours of the week by public name, the most first, as `/api/v1/contributors` counts. Names are claimed."""
 
 
 class ReportLink(Document):

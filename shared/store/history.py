@@ -15,6 +15,8 @@ from shared.store.rings import HOUR, MINUTE, ModelSlot, Resolution, unpack_looks
 from shared.store.server_history import ServerHour, ServerRecord, unpack_header, unpack_hours
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from redis.asyncio import Redis
 
     from shared.contributors import Contributor
@@ -207,18 +209,29 @@ class HistoryReader:
 
     async def hours_of_servers(self, now: float) -> dict[str, tuple[ServerRecord, bytes]]:
         """Return each server's header and packed hours (`unpack_hours`). `now` is Unix seconds."""
-        peers = await self.servers()
         found: dict[str, tuple[ServerRecord, bytes]] = {}
+        for peer_id, data in (await self._of_servers(keys.history_of_server)).items():
+            record = unpack_header(data)
+            if record is not None and record.first_seen <= now:
+                found[peer_id] = (record, data)
+        return found
+
+    async def checks_of_servers(self) -> dict[str, bytes]:
+        """Return each server's packed inference checks (`unpack_ring` with `SERVER_HOURS`), where it has any."""
+        return await self._of_servers(keys.inference_of_server)
+
+    async def _of_servers(self, key_of: Callable[[str], str]) -> dict[str, bytes]:
+        """Return a string of each server, where there is one: some servers at once."""
+        peers = await self.servers()
+        found: dict[str, bytes] = {}
         for first in range(0, len(peers), KEYS_PER_READ):
             some = peers[first : first + KEYS_PER_READ]
             reading = self._redis.pipeline(transaction=False)
             for peer_id in some:
-                reading.get(keys.history_of_server(peer_id))
+                reading.get(key_of(peer_id))
             for peer_id, answer in zip(some, await reading.execute(raise_on_error=False), strict=True):
-                data = stored.answered("history", answer, b"") or b""
-                record = unpack_header(data)
-                if record is not None and record.first_seen <= now:
-                    found[peer_id] = (record, data)
+                if data := stored.answered("history", answer, b""):
+                    found[peer_id] = data
         return found
 
     async def looks(self, now: float) -> dict[int, int]:

@@ -22,7 +22,7 @@ from crawler.history.writer import MAX_SERVERS, HistoryWriter
 from crawler.leader import Leadership
 from deploy import embedded_redis
 from shared.export_files import Form, Kind
-from shared.public.data import Row, crawl_row, packed, server_row
+from shared.public.data import Row, crawl_row, inference_row, packed, server_row
 from shared.snapshot import (
     SCHEMA_VERSION,
     ModelReport,
@@ -33,7 +33,8 @@ from shared.snapshot import (
     Span,
 )
 from shared.store.connection import connect
-from shared.store.rings import ModelSlot, Resolution
+from shared.store.inference_history import Proof
+from shared.store.rings import HOUR, ModelSlot, Resolution
 from shared.store.server_history import ServerHour, ServerRecord
 
 MODELS = 3
@@ -74,18 +75,27 @@ async def _run(sizes: list[int]) -> None:
 def exported(servers: int) -> dict[str, int]:
     """Return the bytes of a day's files by kind and form: a day in which servers come and go, and speeds vary."""
     chance = Random(servers)
-    rows: dict[Kind, list[Row]] = {Kind.CRAWLS: [], Kind.SERVERS: []}
+    rows: dict[Kind, list[Row]] = {Kind.CRAWLS: [], Kind.SERVERS: [], Kind.INFERENCE: []}
     for number in range(MODELS):
         for hour in range(480_000, 480_024):
             healthy, online = chance.randint(50, 60), chance.gauss(servers / MODELS, 2)
             slot = ModelSlot(hour, 60, healthy, BLOCKS, chance.randint(70, BLOCKS), 1, online, 1, 1, 1, online * 3)
             rows[Kind.CRAWLS].append(crawl_row(f"Some-Large-Model-{number}-hf", slot))
+            proof = _proof(hour, chance)
+            rows[Kind.INFERENCE].append(inference_row(proof, dht_prefix=f"Some-Large-Model-{number}-hf"))
     for peer_id in sorted(_server(number, 0).peer_id for number in range(servers)):
         record = ServerRecord(first_seen=chance.randint(1_700_000_000, 1_728_000_000), last_seen=1_728_086_400)
         for hour in range(480_000, 480_024):
             online = 60 if chance.random() < 0.8 else chance.randint(0, 60)
             rows[Kind.SERVERS].append(server_row(peer_id, record, ServerHour(hour, 60, online)))
+            rows[Kind.INFERENCE].append(inference_row(_proof(hour, chance), peer_id=peer_id))
     return {f"{kind}.{form}": len(packed(kind, form, found)) for kind, found in rows.items() for form in Form}
+
+
+def _proof(hour: int, chance: Random) -> Proof:
+    return Proof(
+        hour * HOUR + chance.randint(0, 599), 6, chance.choice((5, 6, 6, 6)), "computed", chance.gauss(0.2, 0.02)
+    )
 
 
 async def measure(servers: int) -> tuple[Counter[str], float, float]:

@@ -23,8 +23,8 @@ from starlette.staticfiles import StaticFiles
 from api.endpoints import openapi
 from api.pages import Pages
 from api.pages.badge import UNKNOWN
-from api.pages.render import STATIC_DIR
 from api.pages.search import make_search
+from api.pages.templating import STATIC_DIR
 from deploy.embedded_redis import free_port
 from shared.export_files import ExportFile, Form, Kind
 from shared.public.contributors import ranking
@@ -133,8 +133,8 @@ def _fixed_pages(pages):
         "stale": pages.overview(stale),
         "private-empty": pages.overview(made.make_view(made.private_empty())),
         "hostile": pages.overview(hostile),
-        "hostile-model": pages.model(hostile, hostile.snapshot.models[0].dht_prefix),
-        "hostile-server": pages.server(hostile, made.EVIL),
+        "hostile-model": pages.model(hostile, hostile.snapshot.models[0].dht_prefix, history=made.model_past()),
+        "hostile-server": pages.server(hostile, made.EVIL, history=made.server_past(made.EVIL)),
         "unreachable-server": pages.server(made.make_view(small), known),
         "problem": pages.problem(404, "No such server", "No server of that id.", [("QmNear", "/servers/QmNear")]),
         "data": pages.data(made.make_view(small), _export(), exports=True),
@@ -185,7 +185,7 @@ def _report():
         models=(ReportModel("StableBeluga2-hf", True, 9_000, 0.987, 14.2, 230.5), ReportModel(name, False, 9, 0, 1, 0)),
         servers_online=1_214, server_hours=9_021.5, num_new_servers=70, new_servers=(made.peer_id("new"), made.EVIL),
         num_lost_servers=1, lost_servers=(made.peer_id("lost"),), num_incidents=1, incidents=(outage,),
-        contributors={name: 3, "https://example.org": 80},
+        thanks={"https://example.org": 80.5, name: 3.0},
     )  # fmt: skip
 
 
@@ -197,6 +197,8 @@ FIXED = [
     *("docs", "hostile-docs", "docs-waiting", "places", "share", "card", "hostile-card"),
     *("check-reached", "check-timed-out", "check-joining", "check-unknown"),
 ]
+AXE_AT = {"/fixed/hostile-docs": 390, "/fixed/docs-waiting": 1440}
+"""Widths at which axe looks at these alone: the description of the API takes it seven seconds of a core each time."""
 PATHS = ["/", "/models/StableBeluga2-hf", "/models/falcon-180B-chat", *(f"/fixed/{name}" for name in FIXED)]
 
 
@@ -230,25 +232,56 @@ def _first_snapshot(site):
 
 
 @contextmanager
-def opened(browser, site, path, **context):
-    """A page that must end without a console error, a script error or a request to anyone else."""
-    opened_context = browser.new_context(**context)
-    page = opened_context.new_page()
+def watched(page, site):
+    """It must not tell a console error, a script error or a dialog meanwhile, or ask anybody else for anything."""
     wrong = []
-    page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("dialog", lambda dialog: (wrong.append(f"dialog: {dialog.message}"), dialog.dismiss()))
-    opened_context.on(
-        "request", lambda request: None if urlsplit(request.url).port == site.port else wrong.append(request.url)
-    )
+    listeners = {
+        "console": lambda said: wrong.append(said.text) if said.type in ("error", "warning") else None,
+        "pageerror": lambda error: wrong.append(str(error)),
+        "dialog": lambda dialog: (wrong.append(f"dialog: {dialog.message}"), dialog.dismiss()),
+        "request": lambda request: None if urlsplit(request.url).port == site.port else wrong.append(request.url),
+    }
+    for event, listener in listeners.items():
+        page.on(event, listener)
     try:
-        response = page.goto(site.url + path)
-        assert response is not None
-        assert response.headers["content-security-policy"] == CSP
-        yield page
+        yield
         assert wrong == []
     finally:
+        for event, listener in listeners.items():
+            page.remove_listener(event, listener)
+
+
+def visit(page, site, path):
+    response = page.goto(site.url + path)
+    assert response is not None
+    assert response.headers["content-security-policy"] == CSP
+
+
+@contextmanager
+def opened(browser, site, path, **context):
+    """A page of its own, watched from its beginning to its end."""
+    opened_context = browser.new_context(**context)
+    page = opened_context.new_page()
+    try:
+        with watched(page, site):
+            visit(page, site, path)
+            yield page
+    finally:
         opened_context.close()
+
+
+@pytest.fixture(scope="module")
+def pages(browser):
+    """One page with and one without scripts (by `java_script_enabled`), for all that only look."""
+    contexts = {scripts: browser.new_context(java_script_enabled=scripts) for scripts in (True, False)}
+    yield {scripts: context.new_page() for scripts, context in contexts.items()}
+    for context in contexts.values():
+        context.close()
+
+
+def seen(page, width, scheme):
+    page.set_viewport_size({"width": width, "height": 900})
+    page.emulate_media(color_scheme=scheme)
 
 
 def fits(page, width):
@@ -259,23 +292,30 @@ def fits(page, width):
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_every_view_is_quiet_fits_and_is_accessible(browser, site, path):
+def test_every_view_is_quiet_fits_and_is_accessible(pages, site, path):
     """On a phone in the dark and a desktop in the light: no error, no overflow, nothing that axe complains of."""
-    for width, scheme in ((390, "dark"), (1440, "light")):
-        with opened(browser, site, path, viewport={"width": width, "height": 900}, color_scheme=scheme) as page:
+    page = pages[True]
+    with watched(page, site):
+        seen(page, 390, "dark")
+        visit(page, site, path)
+        for width, scheme in ((390, "dark"), (1440, "light")):
+            seen(page, width, scheme)
             fits(page, width)
             assert page.evaluate("document.documentElement.scrollWidth") <= width
             page.evaluate("document.querySelectorAll('details').forEach(details => { details.open = true })")
-            results = Axe().run(page)
-            assert results.violations_count == 0, results.generate_report()
+            if AXE_AT.get(path, width) == width:
+                results = Axe().run(page, options={"resultTypes": ["violations"]})
+                assert results.violations_count == 0, results.generate_report()
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_every_view_is_quiet_and_fits_without_script(browser, site, path):
+def test_every_view_is_quiet_and_fits_without_script(pages, site, path):
     """On a phone in the light and a desktop in the dark."""
-    for width, scheme in ((390, "light"), (1440, "dark")):
-        size = {"width": width, "height": 900}
-        with opened(browser, site, path, viewport=size, color_scheme=scheme, java_script_enabled=False) as page:
+    page = pages[False]
+    with watched(page, site):
+        visit(page, site, path)
+        for width, scheme in ((390, "light"), (1440, "dark")):
+            seen(page, width, scheme)
             fits(page, width)
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from crawler.history.daily_export import DailyExport
 from shared.export_files import Form, Kind, parse_name
+from shared.inference import InferenceOutcome, ServerInference, Usability, UsabilityState
 from shared.public.data import ROWS, cell, packed
 from shared.store import keys
 from shared.store.rings import DAY, HOUR
@@ -28,8 +29,15 @@ DAY_NAME = "2025-11-23"
 FORMULA = '=HYPERLINK("http://evil","+1")\n@x'
 
 
+CHECKED = MIDNIGHT + 10 * HOUR - 5
+"""Both inference checks began in the hour before the first crawl, which shows them."""
+
+
 def whole(*more, taken_at):
-    return snapshot(model(blocks=8, servers=(server(1, 0, 8), server(2, 4, 8))), *more, taken_at=float(taken_at))
+    timed_out = ServerInference(InferenceOutcome.TIMEOUT, (0, 8), CHECKED)
+    servers = (server(1, 0, 8, inference=timed_out), server(2, 4, 8))
+    chain = Usability(UsabilityState.USABLE, CHECKED, seconds_per_token=0.25)
+    return snapshot(model(blocks=8, servers=servers, usability=chain), *more, taken_at=float(taken_at))
 
 
 def half(*more, taken_at):
@@ -110,7 +118,7 @@ async def test_files_are_served_in_ranges_and_no_other_file_is(export, redis_url
 
 async def test_rows_are_what_was_recorded(export, tmp_path):
     """Each kind says what the history says, and both forms say the same."""
-    assert await export.export() == 6
+    assert await export.export() == 8
     hours = [row for row in rows_of(tmp_path, "crawls") if row["dht_prefix"] == "demo-model"]
     assert [(row["hour"], row["crawls"], row["healthy_crawls"], row["covered_blocks"]) for row in hours] == [
         ("2025-11-23T10:00:00Z", "3", "1", "4"),
@@ -120,6 +128,11 @@ async def test_rows_are_what_was_recorded(export, tmp_path):
     assert [(row["looked_minutes"], row["online_minutes"]) for row in first] == [("3", "1"), ("2", "2")]
     (incident,) = [row for row in rows_of(tmp_path, "incidents") if row["dht_prefix"] == "demo-model"]
     assert (incident["duration_seconds"], incident["outcome"]) == ("3540", "recovered")
+    checked = [tuple(row.values()) for row in rows_of(tmp_path, "inference")]
+    assert checked == [
+        ("2025-11-23T09:00:00Z", "demo-model", "", "1", "1", "usable", "0.25"),
+        ("2025-11-23T09:00:00Z", "", peer_id(1), "1", "0", "timeout", ""),
+    ]
     for kind in Kind:
         assert len(rows_of(tmp_path, kind)) == len(rows_of(tmp_path, kind, "ndjson"))
         assert set(rows_of(tmp_path, kind)[0]) == set(ROWS[kind].__struct_fields__)
@@ -172,7 +185,7 @@ async def test_a_day_without_a_crawl_has_no_file(redis, tmp_path):
     early = DailyExport(redis, tmp_path, leader, now=lambda: MIDNIGHT + DAY + HOUR)
     assert await early.export() == 0
     later = DailyExport(redis, tmp_path, leader, now=lambda: MIDNIGHT + 5 * DAY)
-    assert await later.export() == 6
+    assert await later.export() == 8
     assert {parse_name(path.name).day.isoformat() for path in tmp_path.iterdir()} == {DAY_NAME}
 
 
@@ -180,3 +193,11 @@ def test_the_same_rows_are_the_same_bytes():
     """So it does not matter which crawler writes, nor how often; a copy can be compared by its checksum."""
     for form in Form:
         assert packed(Kind.SERVERS, form, []) == packed(Kind.SERVERS, form, [])
+
+
+async def test_days_whose_checks_are_no_longer_kept_have_no_file_of_them(redis, tmp_path):
+    """Inference checks of servers are kept for a week: after that a file would say that nobody was asked."""
+    _, leader = await record(redis, whole(taken_at=MIDNIGHT + 100))
+    later = DailyExport(redis, tmp_path, leader, now=lambda: MIDNIGHT + 8 * DAY)
+    assert await later.export() == 6
+    assert not list(tmp_path.glob("inference-*"))

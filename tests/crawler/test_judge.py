@@ -49,7 +49,6 @@ def judged(servers, *, model=None, dials=None, bootstrap=(BOOTSTRAP,)):
         (PeerState.ONLINE, REACHED, PeerState.ONLINE),
         (PeerState.ONLINE, REFUSED, PeerState.UNREACHABLE),
         (PeerState.ONLINE, NOBODY_LOOKED, PeerState.ONLINE),
-        (PeerState.ONLINE, None, PeerState.ONLINE),
         (PeerState.JOINING, REFUSED, PeerState.JOINING),
         (PeerState.OFFLINE, REFUSED, PeerState.OFFLINE),
     ],

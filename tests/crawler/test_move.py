@@ -6,9 +6,10 @@ from backports import zstd
 
 from crawler.history import move
 from crawler.history.move import MoveError, parse, read_history, write_history
+from shared.inference import InferenceOutcome, ServerInference, Usability, UsabilityState
 from shared.store import keys
 from tests.crawler.recording import START, lead, record
-from tests.fakes import model, server, snapshot
+from tests.fakes import model, peer_id, server, snapshot
 
 
 def packed(*entries, version=1):
@@ -27,13 +28,16 @@ async def contents(redis):
 
 async def test_a_history_moves_as_it_is(redis, tmp_path):
     """Rings, indexes, outages and what was told are the same afterwards, and the next crawl goes on from them."""
-    whole = model(blocks=8, servers=(server(1, 0, 8),))
+    computed = ServerInference(InferenceOutcome.COMPUTED, (0, 8), START + 1.0, 0.1, 0.1)
+    chain = Usability(UsabilityState.USABLE, START + 1.0, seconds_per_token=0.1)
+    whole = model(blocks=8, servers=(server(1, 0, 8, inference=computed),), usability=chain)
     half = model(blocks=8, servers=(server(1, 0, 4),))
     crawls = [
         snapshot(each, taken_at=START + 60.0 * n) for n, each in enumerate((whole, half, half, whole, whole, half))
     ]
     await record(redis, *crawls)
     await redis.set("somebody:else", 1)
+    assert await redis.exists(keys.inference_of_model("demo-model"), keys.inference_of_server(peer_id(1))) == 2
     before = await contents(redis)
     assert "1 models, 1 servers" in await write_history(redis, tmp_path / "history")
     await redis.flushall()

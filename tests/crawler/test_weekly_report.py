@@ -2,6 +2,7 @@
 
 import time
 
+import feedparser
 import httpx
 import msgspec
 import pytest
@@ -9,9 +10,10 @@ import pytest
 from crawler.history.weekly_report import WeeklyReports
 from shared.days import parse_week, week_of
 from shared.public.reports import decode_report
-from shared.snapshot import PeerState
+from shared.snapshot import PeerState, Span, Verdict
 from shared.store import keys
 from shared.store import reports as store
+from shared.store.history import HistoryReader
 from shared.store.reports import Reports
 from shared.store.rings import DAY, HOUR
 from shared.store.snapshots import DeposedError
@@ -32,13 +34,15 @@ def crawl(at, *servers, **more):
 @pytest.fixture
 async def recorded(redis):
     """Server 1 stays; 2 left in the week; 3 came in it; 4 is new, but was never online. The model broke for an hour."""
-    one, two, three = server(1, 0, 8, throughput=10.0), server(2, 0, 8), server(3, 0, 8)
+    one = server(1, 0, 8, throughput=10.0, verdict=Verdict.REACHABLE, public_name="Alice", show_public_name=True)
+    two, three = server(2, 0, 8), server(3, 0, 8)
     four = server(4, 0, 8, PeerState.UNREACHABLE)
-    half = server(1, 0, 4)
+    half = msgspec.structs.replace(one, span=Span(0, 4))
     start = WEEK.start
     _, leader = await record(
         redis,
         crawl(start - DAY, one),
+        crawl(start - DAY + 60, one),
         crawl(start + HOUR, one, two, four),
         crawl(start + 2 * HOUR, half),
         crawl(start + 2 * HOUR + 60, half),
@@ -63,9 +67,12 @@ async def test_a_report_says_what_the_week_was_like(redis, recorded):
     (row,) = report.models
     assert (row.crawls, row.uptime, row.official) == (6, round(4 / 6, 6), False)  # no snapshot says that it is official
     assert report.hours_looked == 4
-    assert (report.servers_online, report.server_hours) == (3, round(8 / 60, 1))
+    assert (report.servers_online, report.server_hours) == (3, 6.0)  # a crawl speaks for its hour
     assert (report.num_new_servers, report.new_servers) == (2, tuple(sorted((peer_id(2), peer_id(3)))))
     assert report.lost_servers == (peer_id(2),)
+    alice = (await HistoryReader(redis).contributors())["Alice"].in_days(range(WEEK.start // DAY, WEEK.end // DAY))[1]
+    assert 0 < alice < (await HistoryReader(redis).contributors())["Alice"].block_seconds  # some was served before
+    assert report.thanks == {"Alice": round(alice / HOUR, 1)}
     (outage,) = report.incidents
     assert (outage.start, outage.duration) == (WEEK.start + 2 * HOUR, HOUR)
 
@@ -100,7 +107,7 @@ async def test_reports_are_served_as_pages_json_and_feed(redis, redis_url, recor
     """Each shows the same week, and what servers announce is only text."""
     maker, leader = recorded
     await maker.make()
-    report = msgspec.structs.replace(await the_report(redis), contributors={HOSTILE: 8}, week="2025-W48")
+    report = msgspec.structs.replace(await the_report(redis), thanks={HOSTILE: 8.0}, week="2025-W48")
     (row,) = report.models
     report.models = (msgspec.structs.replace(row, dht_prefix=HOSTILE),)
     await Reports(redis).add(report.week, msgspec.json.encode(report), leader.lease)
@@ -117,7 +124,11 @@ async def test_reports_are_served_as_pages_json_and_feed(redis, redis_url, recor
         hostile = (await http.get("/reports/2025-W48")).text
         assert "<script>alert" not in hostile
         assert "&lt;script&gt;alert" in hostile
-        feed = parse_xml((await http.get("/reports.atom")).content)
+        atom = (await http.get("/reports.atom")).content
+        read = feedparser.parse(atom)  # as feed readers do
+        assert (read.bozo, read.version, len(read.entries)) == (False, "atom10", 3)
+        assert all(entry.link.startswith(base) and entry.updated_parsed for entry in read.entries)
+        feed = parse_xml(atom)
         entries = feed.findall(f"{ATOM}entry")
         assert [entry.findtext(f"{ATOM}title") for entry in entries[1:]] == [
             f"Week {week.name}" for week in (WEEK, WEEK.before())

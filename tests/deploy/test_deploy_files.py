@@ -89,3 +89,12 @@ def test_the_units_environment_names_only_settings_that_exist():
     text = (DEPLOY / "systemd/petals-monitor.env.example").read_text()
     named = set(re.findall(r"^#?([A-Z][A-Z_]+)=", text, re.MULTILINE))
     assert named <= ALL_VARIABLES, named - ALL_VARIABLES
+
+
+def test_the_export_s_folder_is_the_one_that_the_crawler_s_unit_makes():
+    """All else is read-only to it (ProtectSystem=strict)."""
+    unit = (DEPLOY / "systemd/petals-crawler.service").read_text()
+    [state] = re.findall(r"^StateDirectory=(\S+)$", unit, re.MULTILINE)
+    example = (DEPLOY / "systemd/petals-monitor.env.example").read_text()
+    assert re.findall(r"^#EXPORT_FOLDER=(\S+)$", example, re.MULTILINE) == [f"/var/lib/{state}"]
+    assert "ProtectSystem=strict" in unit

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from functools import cache
 from pathlib import Path
@@ -198,6 +199,30 @@ def test_kubernetes_names_only_settings_that_exist(overlay):
     assert set(settings["data"]) <= ALL_VARIABLES | OF_OTHERS
     for network in settings["data"]["TRUSTED_PROXIES"].split(","):
         ipaddress.ip_network(network)
+
+
+def test_the_export_has_one_volume_that_crawlers_write_and_apis_read(tmp_path):
+    """The component is valid on top of production, and mounts the folder that the setting names."""
+    base, component = KUBERNETES / "overlays/production", KUBERNETES / "components/export"
+    files = {"resources": [os.path.relpath(base, tmp_path)], "components": [os.path.relpath(component, tmp_path)]}
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(files))
+    made = [*yaml.safe_load_all(run(tool("kubectl"), "kustomize", str(tmp_path)))]
+    own = [one for one in made if one["apiVersion"].partition("/")[0] not in OF_OPERATORS]
+    (tmp_path / "all.yaml").write_text(yaml.safe_dump_all(own))
+    run(tool("kubernetes-validate"), "--strict", "--no-warn", str(tmp_path / "all.yaml"))
+    named = {(one["kind"], one["metadata"]["name"]): one for one in made}
+    folder = named["ConfigMap", "petals-monitor"]["data"]["EXPORT_FOLDER"]
+    [access] = named["PersistentVolumeClaim", "export"]["spec"]["accessModes"]
+    assert access == "ReadWriteMany"
+    mounts = {
+        name: [
+            mount.get("readOnly", False)
+            for mount in pod(named["Deployment", name])["containers"][0]["volumeMounts"]
+            if mount["mountPath"] == folder
+        ]
+        for name in SERVICES
+    }
+    assert mounts == {"api": [True], "crawler": [False], "reachability-worker": []}
 
 
 def test_the_keda_example_scales_what_exists():

@@ -84,6 +84,13 @@ async def test_a_crawler_whose_clock_steps_freezes_nothing_and_loses_nothing(  #
     assert server.record.sessions == 1
 
 
+def verdict(address):
+    """Return the answer; None where nobody could look: the machine let the worker not run for as long as a lease."""
+    status, body, _ = get(address)
+    assert status in (200, 503), body
+    return body if status == 200 else None
+
+
 @pytest.mark.skipif(LIBFAKETIME is None, reason="needs libfaketime (Debian: faketime)")
 @pytest.mark.parametrize("offset", [3600, -3600])
 async def test_services_whose_clocks_are_an_hour_off_tell_right_ages_and_answer_checks(  # noqa: PLR0917 - fixtures
@@ -109,8 +116,7 @@ async def test_services_whose_clocks_are_an_hour_off_tell_right_ages_and_answer_
     until(lambda: client.zcount(keys.workers("default"), int(time.time() * 1000), "+inf"), 30, "the worker's lease")
     for number in range(3):
         asked = time.time()
-        status, body, _ = get(f"{url}/api/v1/is_reachable/{peer_id(number)}")
-        assert status == 200, body
+        body, _ = until(partial(verdict, f"{url}/api/v1/is_reachable/{peer_id(number)}"), 30, "a verdict")
         assert asked - 2 < json.loads(body)["checked_at"] < time.time() + 2
     client.close()
     note(f"an api and a worker whose clocks are {offset:+} s off", faults=2, requests=3, wrong=0)

@@ -24,6 +24,13 @@ def simulated_worker(start, url, seconds):
     return start("tests.reachability_worker.simulated_worker", url, str(seconds))
 
 
+def until_asked(redis_server, numbers):
+    """Return when checks of these peers are in flight."""
+    with redis_server.client() as client:
+        names = [keys.inflight("default", peer_id(number)) for number in numbers]
+        until(lambda: client.exists(*names) == len(names), 10, "checks in flight")
+
+
 def test_sigterm_drains_an_api(start, start_api, redis_server):
     """Checks in flight get their answers, new connections are refused, and the process ends by itself."""
     simulated_worker(start, redis_server.url, 2.0)
@@ -33,10 +40,9 @@ def test_sigterm_drains_an_api(start, start_api, redis_server):
     asking = [threading.Thread(target=lambda n=n: answers.append(get(url + path(n))[0])) for n in range(1, 6)]
     for thread in asking:
         thread.start()
-    time.sleep(0.5)
+    until_asked(redis_server, range(1, 6))
     api.process.send_signal(signal.SIGTERM)
-    time.sleep(0.5)
-    assert get(url + "/livez")[0] == 0
+    until(lambda: get(url + "/livez")[0] == 0, 10, "nobody to listen")
     for thread in asking:
         thread.join(10)
     assert answers == [200] * 5
@@ -52,7 +58,7 @@ def test_a_killed_replica_takes_nothing_with_it(start, start_api, redis_server):
     lost = [threading.Thread(target=get, args=(first + path(n),)) for n in range(1, 6)]
     for thread in lost:
         thread.start()
-    time.sleep(0.3)
+    until_asked(redis_server, range(1, 6))
     one.kill()
     started = time.monotonic()
     assert [get(second + path(n))[0] for n in range(6)] == [200] * 6

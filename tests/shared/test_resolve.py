@@ -9,7 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.paste import MAX_KEPT, MAX_READ
-from shared.resolve import MAX_FOUND, MAX_SUGGESTIONS, Directory, Form, Kind, resolve
+from shared.resolve import (
+    MAX_FOUND,
+    MAX_NAME,
+    MAX_SUGGESTIONS,
+    Directory,
+    Form,
+    Kind,
+    _differing,
+    _likeness,
+    _pairs,
+    resolve,
+)
 from tests.fakes import model, peer_id, server, snapshot
 
 ONE, TWO, RELAY, BOOTSTRAP = peer_id(1), peer_id(2), peer_id(9), peer_id(0)
@@ -30,15 +41,18 @@ SWARM = snapshot(
           name="bigscience/bloom", short_name="bloom"),
     model("healthy", 2, ()),
 )  # fmt: skip
-DIRECTORY = Directory.of(SWARM)
+
+
+def look_up(text):
+    return Directory.of(SWARM).resolve(text)  # made anew: a mutant of how it is made shows
 
 
 def found(text):
-    return [(match.kind, match.key) for match in DIRECTORY.resolve(text).found]
+    return [(match.kind, match.key) for match in look_up(text).found]
 
 
 def suggested(text):
-    resolution = DIRECTORY.resolve(text)
+    resolution = look_up(text)
     assert not resolution.found or all(match.kind is Kind.PEER for match in resolution.found)
     return [(match.kind, match.key) for match in resolution.suggestions]
 
@@ -70,7 +84,7 @@ def test_a_peer_id_is_found_in_every_spelling_wherever_it_stands(written, around
 )
 def test_a_short_id_is_found_as_the_table_writes_it(short):
     assert found(short) == [(Kind.SERVER, ONE)]
-    assert DIRECTORY.resolve(short).form is Form.PEER_ID
+    assert look_up(short).form is Form.PEER_ID
 
 
 @pytest.mark.parametrize(
@@ -100,18 +114,18 @@ def test_a_short_id_is_found_as_the_table_writes_it(short):
 )  # fmt: skip
 def test_what_is_named_is_found(text, names):
     assert found(text) == names
-    assert (DIRECTORY.resolve(text).sentence == "") == (names[0][0] is not Kind.PEER)
+    assert (look_up(text).sentence == "") == (names[0][0] is not Kind.PEER)
 
 
 def test_a_multiaddr_is_kept_as_given_so_that_a_check_can_dial_it():
     """Direct ones, those of a peer that the swarm does not know, and circuits: the last id is the peer."""
     circuit = f"/ip4/203.0.113.7/tcp/1/p2p/{RELAY}/p2p-circuit"
     pasted = f"['/ip4/198.51.100.4/tcp/31337/p2p/{STRANGER}', '{circuit}/p2p/{STRANGER}', '/ip4/1.2.3.4/tcp/5']"
-    (match,) = DIRECTORY.resolve(pasted).found
+    (match,) = look_up(pasted).found
     assert (match.kind, match.key) == (Kind.PEER, STRANGER)
     assert match.addresses == ("/ip4/198.51.100.4/tcp/31337", circuit)
     in_another_spelling = f"/dns/h.example/tcp/1/ipfs/{spellings(ONE)[1]}"
-    assert DIRECTORY.resolve(in_another_spelling).only.addresses == ("/dns/h.example/tcp/1",)
+    assert look_up(in_another_spelling).only.addresses == ("/dns/h.example/tcp/1",)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +150,7 @@ def test_a_multiaddr_is_kept_as_given_so_that_a_check_can_dial_it():
 def test_what_is_nearly_named_is_suggested(text, names):
     """A look-alike name is not the name: it is suggested, never found."""
     assert suggested(text) == names
-    assert DIRECTORY.resolve(text).sentence
+    assert look_up(text).sentence
 
 
 def test_names_that_are_not_shown_are_found_but_not_proposed():
@@ -153,6 +167,63 @@ def test_hidden_addresses_find_nothing():
         assert (hidden.found, hidden.suggestions) == ((), ())
 
 
+def test_addresses_are_found_unless_they_are_hidden():
+    """But never that of a relay: it is another machine's."""
+    assert [match.key for match in resolve("45.1.1.9", SWARM).found] == [ONE, peer_id(3)]
+    assert found("203.0.113.7") == found("203.0.113.7:1") == []
+
+
+def test_upper_and_lower_case_count_where_both_occur():
+    """An ending in the one case finds that peer alone, in a third case both."""
+    ids = ["QmExactlyxabCD", "QmOtherwiseABcd"]
+    directory = Directory(peers=dict.fromkeys(ids, Kind.SERVER), _by_end={"abcd": ids})
+    assert [match.key for match in directory.resolve("abCD").found] == ids[:1]
+    assert [match.key for match in directory.resolve("ABCD").found] == ids
+
+
+def test_of_a_short_id_the_last_six_letters_are_compared():
+    """One of them may be wrong, and what stands before them does not count."""
+    wrong = "x" if ONE[-1] != "x" else "y"
+    other = "z" if ONE[-7] != "z" else "w"
+    assert suggested(f"…{other}{ONE[-6:-1]}{wrong}") == [(Kind.SERVER, ONE)]
+    assert suggested(f"…{ONE[-6:-2]}{'x' if ONE[-2] != 'x' else 'y'}{wrong}") == []
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "letters"),
+    [("", "", 0), ("abc", "abc", 0), ("abc", "xbc", 1), ("abc", "abx", 1), ("abcd", "axyd", 2), ("aab", "ab", 1),
+     ("abc", "", 3), ("abcde", "xbcdy", 5)],
+)  # fmt: skip
+def test_letters_between_a_common_start_and_a_common_end(one, other, letters):
+    assert _differing(one, other) == _differing(other, one) == letters
+
+
+def test_a_piece_of_an_id_is_suggested_where_few_have_it():
+    """Of four letters and more, in any case; dots and blanks around it are no part of it."""
+    ids = [f"Qm{number}zzABcdzz" for number in range(MAX_SUGGESTIONS)]
+    few, many = (Directory(peers=dict.fromkeys(each, Kind.SERVER)) for each in (ids, [*ids, "Qm9zzABcdzz"]))
+    assert [match.key for match in few._containing(" ..abCD… ")] == ids
+    assert few._containing("bcd") == many._containing("abcd") == []
+    long = Directory(peers={"Qm" + "a" * MAX_NAME: Kind.SERVER})
+    assert long._containing("a" * MAX_NAME)
+    assert long._containing("a" * (MAX_NAME + 1)) == []
+
+
+def test_likeness_is_the_share_of_pairs_in_common():
+    """Counted from both: one where all are, none where no pair is."""
+    assert _pairs("ab") == {" a", "ab", "b "}
+    assert _likeness(_pairs("ab"), _pairs("ab")) == 1
+    assert _likeness(_pairs("ab"), _pairs("cd")) == 0
+    assert _likeness(_pairs("abc"), _pairs("abd")) == 0.5
+
+
+def test_what_has_no_name_to_show_is_said_so():
+    nameless = Directory(titles={"m": "\u200b"}, peers={})
+    assert nameless._model("m").text == nameless._contributor("\u200b").text == "(nameless)"
+    assert nameless._contributor("Ada").text == "Ada"
+    assert look_up("stablebeluga2").only.text == "petals-team/StableBeluga2"
+
+
 def test_nothing_is_known_without_a_snapshot():
     """But an id is one."""
     assert resolve("beluga", None).found == ()
@@ -161,7 +232,7 @@ def test_nothing_is_known_without_a_snapshot():
 
 @pytest.mark.parametrize("text", ["", " \n\t", "\u202e\u200b\u2066", "\x00\x1b"])
 def test_what_has_no_letter_asks_for_some(text):
-    assert DIRECTORY.resolve(text).form is Form.EMPTY
+    assert look_up(text).form is Form.EMPTY
 
 
 PIECES = st.one_of(
@@ -176,7 +247,8 @@ PIECES = st.one_of(
 @given(st.lists(PIECES, max_size=30).map("".join))
 def test_no_text_raises_or_is_given_back_unfit_for_showing(text):
     """Found or not, what comes back is printable, bounded, and names only what is there."""
-    resolution = DIRECTORY.resolve(text)
+    directory = Directory.of(SWARM)
+    resolution = directory.resolve(text)
     assert len(resolution.pasted) <= MAX_KEPT
     assert len(resolution.found) <= MAX_FOUND
     assert len(resolution.suggestions) <= MAX_SUGGESTIONS
@@ -184,8 +256,8 @@ def test_no_text_raises_or_is_given_back_unfit_for_showing(text):
         assert shown.isprintable()
     for match in resolution.found + resolution.suggestions:
         assert match.kind is Kind.PEER or match.key in {
-            *DIRECTORY.peers,
-            *DIRECTORY.titles,
+            *directory.peers,
+            *directory.titles,
             "Ada's GPUs",
             "healthy",
             "bloom",

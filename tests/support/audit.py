@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 REQUIREMENTS = Path(__file__).resolve().parents[2] / "deploy/requirements"
-HASHED = ("api.txt", "swarm.txt", "run.txt", "dev.txt", "audit.txt", "tracing.txt")
+HASHED = ("api.txt", "swarm.txt", "run.txt", "dev.txt", "audit.txt", "tracing.txt", "notify.txt")
 CHOSEN_BY_MACHINE = ("torch.txt",)
 """Pinned without hashes: torch's build is the machine's choice. Tests alone use it."""
 CANARY = "jinja2==2.4.1\n"

@@ -71,7 +71,7 @@ async def test_a_feed_per_server_model_contributor_and_swarm(client):
 
 async def test_the_feeds_are_what_rfc_4287_asks_for(client):
     """Every element that a feed and an entry must have stands there once, dates and ids are well formed."""
-    for path in ("/changes.atom", "/incidents.atom", "/changes.atom?server=x"):
+    for path in ("/changes.atom", "/incidents.atom", "/reports.atom", "/changes.atom?server=x"):
         feed = parse_xml((await client.get(path)).content)
         assert feed.find(f"{ATOM}author/{ATOM}name") is not None
         ids = []
@@ -99,9 +99,13 @@ async def test_the_same_as_json(client):
 async def test_events_carry_the_changes_of_what_is_watched(redis, client):
     """A stream of one server gets its change with the words of the feed, that of another server gets nothing."""
 
+    opened = asyncio.Semaphore(0)
+
     async def first_change(parameters):
         async with client.stream("GET", "/events", params=parameters) as answer:
             lines = answer.aiter_lines()
+            assert await anext(lines) == "retry: 3000"
+            opened.release()
             async for line in lines:
                 if line == "event: change":
                     return await anext(lines)
@@ -110,7 +114,8 @@ async def test_events_carry_the_changes_of_what_is_watched(redis, client):
     watching = asyncio.create_task(first_change({"server": peer_id(1)}))
     everybody = asyncio.create_task(first_change({"changes": "all"}))
     stranger = asyncio.create_task(first_change({"model": "another"}))
-    await asyncio.sleep(0.3)  # the streams are open; what was before they were is not told
+    for _ in (watching, everybody, stranger):
+        await opened.acquire()  # what was before it is not told
     await crawl(redis, *crawls(time.time() + 120, "--", name=HOSTILE))
     async with asyncio.timeout(8):
         assert WHY.rstrip(".") in await watching

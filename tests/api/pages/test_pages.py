@@ -18,7 +18,7 @@ from api.pages.search import make_search, named
 from shared.incidents import Incident
 from shared.reachability import Stage
 from shared.resolve import resolve
-from shared.snapshot import CrawlProgress, CrawlStatus, Verdict
+from shared.snapshot import CrawlProgress, CrawlStatus, PeerState, Verdict
 from shared.words import block_range
 from tests import page_snapshots as made
 
@@ -411,12 +411,12 @@ def test_addresses_are_shown_only_on_request(pages, small):
     server = small.models[0].servers[0]
     shown = pages.server(made.make_view(small), server.peer_id) or ""
     assert server.multiaddrs[0] in shown
-    assert "Leipzig" in shown
+    assert server.location.city in shown
     view = made.make_view(small, made.failed_crawl(made.NOW + 1), now=made.NOW + 900, show_addresses=False)
     failed = made.make_view(status=made.failed_crawl(), show_addresses=False)
     for html in (pages.server(view, server.peer_id) or "", pages.overview(view), pages.overview(failed)):
         assert "/ip4/" not in html
-        assert "Leipzig" not in html
+        assert server.location.city not in html
 
 
 def test_bootstrap_peers_have_a_page(pages, small):
@@ -498,10 +498,18 @@ def test_near_matches(pages, small):
 
 
 def test_search_lists_servers_of_a_contributor_and_incidents_of_a_model(pages, small):
-    """A contributor is found as the list of its servers, a model with its incidents; to be checked, servers alone."""
+    """A contributor is found with its servers, a model with its incidents; to be checked, servers alone.
+
+    Who was never reached has no page of a contributor: the search itself lists the servers.
+    """
     name = next(s.public_name for m in small.models for s in m.servers if s.public_name and s.show_public_name)
     view = make_search(resolve(name, small), small)
     ids = {s.peer_id for m in small.models for s in m.servers if s.public_name == name}
+    assert view.found[0].href == text.contributor_href(name)
+    gone = [[msgspec.structs.replace(s, state=PeerState.UNREACHABLE) for s in m.servers] for m in small.models]
+    models = [msgspec.structs.replace(m, servers=tuple(servers)) for m, servers in zip(small.models, gone, strict=True)]
+    unreached = msgspec.structs.replace(small, models=tuple(models))
+    assert make_search(resolve(name, unreached), unreached).found[0].href.startswith("/search?q=")
     assert {hit.key for hit in view.found if hit.kind == "server"} == ids
     links = {link["href"] for link in Page(pages.search(made.make_view(small), view)).all("a")}
     assert {f"/servers/{peer_id}" for peer_id in ids} <= links

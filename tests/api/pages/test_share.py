@@ -9,10 +9,11 @@ from html import unescape
 import pytest
 
 from api.pages import Pages
+from api.pages.outlines import outlines
 from shared.snapshot import Location
 from tests import page_snapshots as made
-from tests.api.past import HOSTILE, client_of, crawl_five
-from tests.fakes import model, server, snapshot
+from tests.api.past import HOSTILE, client_of, crawl_five, parse_xml
+from tests.fakes import model, peer_id, server, snapshot
 
 VIEW = made.make_view(made.swarm_of_60())
 STALE = made.make_view(made.swarm_of_60(), now=made.NOW + 4000)
@@ -91,21 +92,54 @@ async def test_sharing_over_http(redis, redis_url):
 
 
 async def test_private_pages_show_strangers_nothing_elsewhere(redis, redis_url):
-    """Lists, feeds, exports and pictures are refused, also after a trusted client had them; links unfold to nothing."""
+    """Lists, feeds, exports and pictures are refused, also after a trusted client had them; links unfold to nothing.
+
+    An open page is told of new snapshots; of changes a stranger is not.
+    """
     await crawl_five(redis)
     paths = ["/api/v1/servers", "/api/v1/models.csv", "/og.png", "/og/models/second.png", "/embed/models/second"]
     paths += ["/data", "/api/v1/data", "/reports", "/api/v1/reports", "/reports.atom", "/contributors"]
-    paths += ["/api/v1/contributors", "/changes.atom", "/api/v1/changes"]
+    paths += ["/api/v1/contributors", "/changes.atom", "/api/v1/changes", "/incidents.atom"]
+    streams = [f"/events?server={peer_id(1)}", "/events?model=second", "/events?contributor=x", "/events?changes=all"]
+    stranger = {"x-forwarded-for": "203.0.113.7"}
     async with client_of(redis_url, public_pages="private", trusted_proxies=["127.0.0.1"]) as http:
         for path in paths:
             assert (await http.get(path, headers={"x-forwarded-for": "10.1.2.3"})).status_code == 200, path
-            refused = await http.get(path, headers={"x-forwarded-for": "203.0.113.7"})
+            refused = await http.get(path, headers=stranger)
             assert (refused.status_code, "trusted networks" in refused.text) == (403, True), path
+        for name in ("/data/crawls-2025-11-23.csv.gz", "/reports/2025-W47", "/contributors/x", "/places", *streams):
+            assert (await http.get(name, headers=stranger)).status_code == 403, name
+        async with http.stream("GET", "/events", headers=stranger) as told:
+            assert told.status_code == 200
+        async with http.stream("GET", streams[0], headers={"x-forwarded-for": "10.1.2.3"}) as told:
+            assert told.status_code == 200
         page = (await http.get("/models/second", headers={"accept": "text/html"})).text
         assert meta(page).get("robots") == "noindex"
         assert not any(name.startswith("og:") for name in meta(page))
         assert "<title>Petals Health</title>" in page
         assert (await http.get("/robots.txt")).text == "User-agent: *\nDisallow: /\n"
+
+
+def test_without_outlines_there_is_the_table_alone(monkeypatch):
+    """The package that has them is not installed everywhere; a small country is a dot, an unknown one in the table."""
+    places = [Location(code, None, None, country_name=name) for code, name in (("SG", "Singapore"), ("ZZ", "<b>"))]
+    swarm = snapshot(model("a", servers=tuple(server(n, 0, 8, location=place) for n, place in enumerate(places))))
+    html = Pages().places(made.make_view(swarm, now=swarm.taken_at))
+    assert re.findall(r"<circle .*?<title>(.*?)</title>", html) == ["Singapore: 1 server, 1 online"]
+    assert "<bdi>&lt;b&gt;</bdi>" in html
+    monkeypatch.setattr("api.pages.places.outlines", dict)
+    html = Pages().places(made.make_view(swarm, now=swarm.taken_at))
+    assert "There is no map" in html
+    assert "Singapore" in html
+
+
+def test_the_map_is_small_and_drawn_of_paths_alone():
+    """A page with it stays below 64 kB, and every country is where it belongs."""
+    world = outlines()
+    assert sum(len(country.path) for country in world.values()) < 50_000
+    assert all(re.fullmatch(r"(M[-\d ]+l[-\d ]+z)*", country.path) for country in world.values())
+    assert world["US"].x < world["BR"].x < world["DE"].x < world["IN"].x < world["JP"].x
+    assert world["NO"].y < world["DE"].y < world["EG"].y < world["ZA"].y
 
 
 def test_places_are_counted_by_country_and_city_or_not_shown():
@@ -118,4 +152,7 @@ def test_places_are_counted_by_country_and_city_or_not_shown():
     assert rows == [("NL", "2", "2"), ("Finland", "1", "1")]
     assert "Oulu" in html
     assert "65.0" not in html
+    drawn = parse_xml(re.search(r"<svg class=\"map\".*?</svg>", html, re.DOTALL)[0])
+    assert [title.text for title in drawn.iter("title")] == ["NL: 2 servers, 2 online", "Finland: 1 server, 1 online"]
+    assert [label.text for label in drawn.iter("text")] == ["2", "1"]
     assert Pages().places(made.make_view(snapshot(model("a", servers=(server(1, 0, 8),))))) is None
