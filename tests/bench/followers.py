@@ -192,6 +192,7 @@ async def _measure_api(
         end = time.monotonic()
         share = (cpu_seconds(pid) - crowd_cpu) / (end - crowded)
         sampler.stop()
+        crowd.leave()
     usual = (idle_share + poll_cpu / (arguments.every - 1)) * MARGIN
     extra = [max(0.0, cpu - usual - alone_cpu) for cpu in news_cpu]
     alone, beside = ((began, alone_end), (crowded, end))
@@ -440,6 +441,7 @@ async def _publish_on_request(url: str, servers: int) -> None:
         nonlocal snapshot
         snapshot = _next(snapshot, changed, number)
         await leadership.hold()
+        await redis.expire(keys.CRAWLER_LEASE, 60)  # on a busy machine the history's entry takes long
         lease, changes = leadership.lease or "", await _changes(redis)
         await writer.publish(snapshot, lease)
         snapshot_at = time.monotonic()

@@ -47,7 +47,7 @@ def base_url(_session_redis):
         async with serve(_session_redis.url) as url:
             swarm = serve.services.swarm
             while swarm.snapshot is None:
-                await swarm.changed()
+                await swarm.subscribers.wait()
             found.append(url)
             ending.append((asyncio.get_running_loop(), ended))
             started.set()
