@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
 import select
 import socket
@@ -105,7 +106,7 @@ class Times(NamedTuple):
 class Sampler:
     """One client in a process of its own, which asks for each path in turn, a request every 10 ms.
 
-    Where an answer is late, the requests that should have been sent meanwhile count from when they should have been.
+    Where an answer is late, the requests that should have been sent meanwhile count as well, each by what is left of it.
     """
 
     def __init__(self, port: int, *paths: str) -> None:
@@ -132,16 +133,14 @@ class Sampler:
 def _sample(port: int, paths: list[str]) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     taken: dict[str, list[tuple[float, float]]] = {path: [] for path in paths}
-    due, number = time.monotonic(), 0
-    while not select.select([sys.stdin], [], [], max(0.0, due - time.monotonic()))[0]:
-        path = paths[number % len(paths)]
-        now = time.monotonic()
-        if now - due < SAMPLE_EVERY:  # that this process itself woke late is not the api's
-            due = now
+    turns = itertools.cycle(paths)
+    while not select.select([sys.stdin], [], [], SAMPLE_EVERY)[0]:
+        path, sent = next(turns), time.monotonic()
         connection.request("GET", path, headers={"accept-encoding": ENCODING})
         connection.getresponse().read()
-        taken[path].append((due, time.monotonic() - due))
-        due, number = due + SAMPLE_EVERY, number + 1
+        seconds = time.monotonic() - sent
+        missed = range(int(seconds / SAMPLE_EVERY) + 1)
+        taken[path] += [(sent, seconds - number * SAMPLE_EVERY) for number in missed]
     print(json.dumps(taken))
 
 
