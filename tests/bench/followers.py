@@ -452,7 +452,8 @@ async def _publish_on_request(url: str, servers: int) -> None:
 
     await publish(set(), 0)
     await publish(set(online), 1)
-    watched = {field.decode().partition(" ")[0] for field in await redis.hkeys(keys.WATCHED_SERVERS)}
+    fields: Any = await redis.hkeys(keys.WATCHED_SERVERS)
+    watched = {name.decode().partition(" ")[0] for name in fields}
     online = [peer for peer in online if peer in watched]
     print(json.dumps(online), flush=True)
     number = 1

@@ -135,7 +135,7 @@ def _print(figures: dict[str, Any]) -> None:
     for kind, row in figures["kinds"].items():
         times = row["ms"]
         print(
-            f"  {kind:42} p50 {times.p50:6.1f} ms, p99 {times.p99:6.1f} ms of {times.count}; "
+            f"  {kind:42} p50 {times.p50:6.1f} ms, p99 {times.p99:6.1f} ms of {times.requests}; "
             f"{row['cpu_ms']:.1f} ms of processor"
         )
     print(f"  the first of a snapshot, in an order that nobody asked for: {figures['first_ms'].slowest:.1f} ms at most")

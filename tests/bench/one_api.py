@@ -72,7 +72,7 @@ async def publish(url: str, servers: int) -> None:
 
 def get(port: int, path: str, headers: dict[str, str] | None = None) -> Answer | None:
     """Return the answer, None while nobody listens."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
     with suppress(OSError):
         connection.request("GET", path, headers={"accept-encoding": ENCODING, **(headers or {})})
         response = connection.getresponse()
@@ -92,7 +92,7 @@ def has_snapshot(port: int) -> bool:
 class Times(NamedTuple):
     """Milliseconds that requests took."""
 
-    count: int
+    requests: int
     p50: float
     p99: float
     slowest: float
@@ -106,7 +106,7 @@ class Times(NamedTuple):
 class Sampler:
     """One client in a process of its own, which asks for each path in turn, a request every 10 ms.
 
-    Where an answer is late, the requests that should have been sent meanwhile count as well, each by what is left of it.
+    Where an answer is late, the requests that it kept from being sent count as well, each by what is left of it.
     """
 
     def __init__(self, port: int, *paths: str) -> None:

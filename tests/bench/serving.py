@@ -49,9 +49,8 @@ if TYPE_CHECKING:
 SIZES = (60, 1_000, 10_000)
 CONNECTIONS = (1, 32, 256)
 PREFIX = synthetic.snapshot(1, 1).models[0].dht_prefix
-BADGE, MODEL = f"/badge/{PREFIX}.svg", f"/models/{PREFIX}"
-LOOKS_SECONDS = 10
-"""For which `/livez` is asked while a model's page is loaded."""
+LIVEZ_SECONDS = 5
+"""For which `/livez` is asked, alone and beside a load of each of `BESIDE`."""
 PUBLICATIONS = 5
 
 
@@ -79,10 +78,12 @@ CASES = (
     Case("state", "/api/v1/state"),
     Case("state-304", "/api/v1/state", revalidates=True),
     Case("metrics", "/metrics"),
-    Case("badge", BADGE),
+    Case("badge", f"/badge/{PREFIX}.svg"),
     Case("query", "/?utm_source=bench"),
-    Case("model", MODEL),
+    Case("text", "/swarm.txt?color=1"),
+    Case("model", f"/models/{PREFIX}"),
 )
+BESIDE = ("query", "text", "model")
 
 
 class Target(NamedTuple):
@@ -129,7 +130,7 @@ class Load:
         rate, p99, requests = _RATE.search(output), _P99.search(output), _REQUESTS.search(output)
         if rate is None or p99 is None or requests is None:
             raise RuntimeError(f"wrk said: {output[:500]}")
-        per_request = (cpu_seconds(target.pid) - cpu) / int(requests[1])
+        per_request = (cpu_seconds(target.pid) - cpu) / max(1, int(requests[1]))
         return Result(float(rate[1]), float(p99[1]) * _TO_MS[p99[2]], per_request)
 
 
@@ -185,17 +186,19 @@ def _bench(servers: int, seconds: int, rounds: int) -> dict[str, Any]:
                 rows.append({"servers": servers, "body_bytes": len(answer.body), **_row(case, load, targets, rounds)})
                 _print(rows[-1])
         loaded = rss_mb(api.pid)
-        alone, beside = _livez(targets.api, None), _livez(targets.api, MODEL)
+        alone = _livez(targets.api, None)
+        beside = {case.name: _livez(targets.api, case.path) for case in CASES if case.name in BESIDE}
         fresh = asyncio.run(_freshness(url, servers, stack, api_port))
     print(
         f"{servers} servers: first page {first_page:.2f} s after the start, {rested:.0f} MB, {loaded:.0f} MB after the "
         f"load; a new snapshot is served after {fresh * 1000:.0f} ms (slowest of two replicas, median); /livez p99 "
-        f"{alone:.1f} ms alone, {beside:.1f} ms while four clients load a model's page",
+        f"{alone:.1f} ms alone; while four clients load another resource: "
+        + ", ".join(f"{name} {p99:.1f} ms" for name, p99 in beside.items()),
         flush=True,
     )
     return {
         "servers": servers, "first_page_seconds": first_page, "rss_mb": rested, "rss_after_load_mb": loaded,
-        "fresh_seconds": fresh, "livez_p99_ms": alone, "livez_p99_ms_beside_model": beside, "rows": rows,
+        "fresh_seconds": fresh, "livez_p99_ms": alone, "livez_p99_ms_beside": beside, "rows": rows,
     }  # fmt: skip
 
 
@@ -224,10 +227,10 @@ def _livez(api: Target, loaded: str | None) -> float:
     with ExitStack() as stack:
         if loaded is not None:
             stack.enter_context(process(
-                "taskset", "-c", LOAD_CORE, "wrk", "-t1", "-c4", f"-d{LOOKS_SECONDS + 5}s",
+                "taskset", "-c", LOAD_CORE, "wrk", "-t1", "-c4", f"-d{LIVEZ_SECONDS + 3}s",
                 "-H", f"accept-encoding: {ENCODING}", f"http://127.0.0.1:{api.port}{loaded}",
             ))  # fmt: skip
-        return Load(1, LOOKS_SECONDS, None).on(api, "/livez").p99_ms
+        return Load(1, LIVEZ_SECONDS, None).on(api, "/livez").p99_ms
 
 
 def _print(row: dict[str, Any]) -> None:
