@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from starlette.responses import Response
 
+from api.http.connection_limits import ENDLESS
 from api.http.headers import EVENT_STREAM
 from api.http.problems import Problem
 from api.services import services_of
@@ -72,6 +73,7 @@ class EventStream(Response):
         self._told_changes = services.changes.newest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[ENDLESS] = True
         self._metrics.subscribers += 1
         try:
             async with asyncio.TaskGroup() as group:

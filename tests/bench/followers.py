@@ -48,14 +48,13 @@ CHANGED = 100
 """Servers that change from one publication to the next: one percent of 10,000."""
 SERVER_FEEDS = 2_000
 """Feeds of servers that are polled; the others' are empty, or are these once more."""
-QUIET_SECONDS = 5.0
 TELLS = 3
 """By the bare app."""
 OPENED_AT_ONCE = 100
 SPARE_FILES = 500
 LIVEZ, PAGE = "/livez", "/"
-MARGIN = 10.0
-"""Seconds after a publication for which it is told."""
+LATEST = 60.0
+"""Seconds after which news that did not come are missed."""
 
 
 class Publication(msgspec.Struct):
@@ -132,7 +131,7 @@ async def _measure_bare(port: int, pid: int, peers: Sequence[str], arguments: ar
     told_cpu = (cpu_seconds(pid) - cpu) / TELLS
     polls = Polls(port, _feeds(peers))
     cpu = cpu_seconds(pid)
-    await polls.go_on(arguments.readers / 60, QUIET_SECONDS)
+    await polls.go_on(arguments.readers / 60, arguments.every / 3)
     figures = {
         "mb_per_1000_streams": (held - rested) * 1000 / arguments.streams,
         "told_seconds": statistics.median(told),
@@ -146,14 +145,15 @@ async def _measure_bare(port: int, pid: int, peers: Sequence[str], arguments: ar
 async def _measure_api(
     port: int, pid: int, peers: Sequence[str], publisher: Publisher, arguments: argparse.Namespace
 ) -> dict[str, Any]:
+    quiet, watched = arguments.every / 3, arguments.every * 2 / 3
     with Sampler(port, LIVEZ, PAGE) as sampler:
         # Nobody follows but one.
         began, rested = time.monotonic(), rss_mb(pid)
         one = await Crowd.gather(port, 1, peers)
-        await asyncio.sleep(QUIET_SECONDS)
-        alone_cpu = cpu_seconds(pid)
+        await asyncio.sleep(quiet)
+        alone_cpu, began_at = cpu_seconds(pid), time.monotonic()
         told_one = await _publication(publisher, one)
-        await asyncio.sleep(MARGIN)
+        await asyncio.sleep(max(0.0, began_at + watched - time.monotonic()))
         alone_cpu = cpu_seconds(pid) - alone_cpu
         one.leave()
         # Each feed is asked for once: nothing of it is prepared yet.
@@ -167,8 +167,8 @@ async def _measure_api(
         await asyncio.sleep(1.0)
         held = rss_mb(pid)
         cpu = cpu_seconds(pid)
-        await asyncio.sleep(QUIET_SECONDS)
-        idle_share = (cpu_seconds(pid) - cpu) / QUIET_SECONDS
+        await asyncio.sleep(quiet)
+        idle_share = (cpu_seconds(pid) - cpu) / quiet
         # Readers poll as well, and then there is news.
         crowded = time.monotonic()
         polls = Polls(port, polls.feeds, polls.etags)
@@ -176,15 +176,14 @@ async def _measure_api(
         seconds = arguments.every * (arguments.publications + 1)
         polling = asyncio.create_task(polls.go_on(per_s, seconds))
         cpu = crowd_cpu = cpu_seconds(pid)
-        await asyncio.sleep(arguments.every - 1)
-        poll_cpu = cpu_seconds(pid) - cpu - idle_share * (arguments.every - 1)
-        poll_count = len(polls.seconds)
-        await asyncio.sleep(1)
+        await asyncio.sleep(watched)
+        poll_cpu, poll_count = cpu_seconds(pid) - cpu - idle_share * watched, len(polls.seconds)
+        await asyncio.sleep(quiet)
         told, news_cpu, peak = [], [], held
         for _ in range(arguments.publications):
             cpu, began_at = cpu_seconds(pid), time.monotonic()
             told.append(await _publication(publisher, crowd))
-            await asyncio.sleep(max(0.0, began_at + MARGIN - time.monotonic()))
+            await asyncio.sleep(max(0.0, began_at + watched - time.monotonic()))
             news_cpu.append(cpu_seconds(pid) - cpu)
             peak = max(peak, rss_mb(pid))
             await asyncio.sleep(max(0.0, began_at + arguments.every - time.monotonic()))
@@ -193,7 +192,7 @@ async def _measure_api(
         share = (cpu_seconds(pid) - crowd_cpu) / (end - crowded)
         sampler.stop()
         crowd.leave()
-    usual = (idle_share + poll_cpu / (arguments.every - 1)) * MARGIN
+    usual = idle_share * watched + poll_cpu
     extra = [max(0.0, cpu - usual - alone_cpu) for cpu in news_cpu]
     alone, beside = ((began, alone_end), (crowded, end))
     return {
@@ -204,7 +203,7 @@ async def _measure_api(
         "livez_ms": {"alone": sampler.times(LIVEZ, *alone), "followed": sampler.times(LIVEZ, *beside)},
         "page_ms": {"alone": sampler.times(PAGE, *alone), "followed": sampler.times(PAGE, *beside)},
         "polls": len(polls.seconds), "polls_per_s": len(polls.seconds) / seconds,
-        "poll_ms": Times.of(polls.seconds), "poll_cpu_ms": poll_cpu * 1000 / poll_count,
+        "poll_ms": Times.of(polls.seconds), "poll_cpu_ms": max(0.0, poll_cpu) * 1000 / poll_count,
         "not_modified": polls.answers["304"], "answers": dict(polls.answers),
         "idle_streams_cpu": idle_share, "cpu": share,
         "told_one_seconds": told_one.snapshot, "told_seconds": statistics.median(one.snapshot for one in told),
@@ -227,7 +226,7 @@ async def _publication(publisher: Publisher, crowd: Crowd) -> Told:
     published = await publisher.publish()
     snapshot = await crowd.all_told(published.snapshot_at)
     expected = published.changes * crowd.follow_all
-    end = time.monotonic() + MARGIN
+    end = time.monotonic() + LATEST
     while crowd.changes < expected and time.monotonic() < end:
         await asyncio.sleep(0.05)
     return Told(snapshot, max(0.0, crowd.changed_at - published.changes_at), expected - crowd.changes)
@@ -459,7 +458,10 @@ async def _publish_on_request(url: str, servers: int) -> None:
     number = 1
     while await asyncio.to_thread(sys.stdin.readline):
         number += 1
-        print(msgspec.json.encode(await publish(set(chance.sample(online, CHANGED)), number)).decode(), flush=True)
+        print(
+            msgspec.json.encode(await publish(set(chance.sample(online, min(CHANGED, len(online)))), number)).decode(),
+            flush=True,
+        )
     await redis.aclose()
 
 

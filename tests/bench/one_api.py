@@ -113,6 +113,8 @@ class Sampler:
         command = ["taskset", "-c", LOAD_CORE, sys.executable, "-m", "tests.bench.one_api", str(port), *paths]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._taken: dict[str, list[tuple[float, float]]] = {}
+        assert self._process.stdout is not None
+        self._process.stdout.readline()  # it has begun
 
     def __enter__(self) -> Self:
         return self
@@ -140,6 +142,8 @@ def _sample(port: int, paths: list[str]) -> None:
         connection.getresponse().read()
         seconds = time.monotonic() - sent
         missed = range(int(seconds / SAMPLE_EVERY) + 1)
+        if not any(taken.values()):
+            print(flush=True)
         taken[path] += [(sent, seconds - number * SAMPLE_EVERY) for number in missed]
     print(json.dumps(taken))
 

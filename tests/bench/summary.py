@@ -89,7 +89,7 @@ def report(data: dict[str, Any]) -> str:
         if name in data:
             found = data[name]
             title = f"## `make bench-{target}`"
-            parts += [title, f"{found['date']}, {found['machine']}.", *_SECTIONS[name](found["figures"])]
+            parts += [title, f"{found['date']}, {found['machine']}.", *SECTIONS[name](found["figures"])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -392,7 +392,7 @@ def _floods(rows: list[dict[str, Any]]) -> list[str]:
     ]  # fmt: skip
 
 
-_SECTIONS: dict[str, Callable[[Any], list[str]]] = {
+SECTIONS: dict[str, Callable[[Any], list[str]]] = {
     "crawl": _crawl,
     "serving": _serving,
     "reachability": _reachability,
