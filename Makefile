@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEV_INSTALLED := $(VENV)/.installed-dev
 
+# The tests start hundreds of processes: without the bytecode of what they load, each would compile it anew.
+export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 .PHONY: help
 help:  ## This list
@@ -156,10 +159,6 @@ audit:  ## Known vulnerabilities in the locked dependencies, and their hashes (a
 	test -x .venv-audit/bin/pip-audit || $(PYTHON) -m venv .venv-audit
 	.venv-audit/bin/pip install --quiet --disable-pip-version-check --require-hashes -r deploy/requirements/audit.txt
 	.venv-audit/bin/python -m tests.support.audit
-
-.PHONY: dashboards
-dashboards: $(DEV_INSTALLED)  ## Write the Grafana dashboards anew from deploy/grafana/*.py
-	$(BIN)/python -m deploy.grafana.dashboards
 
 .PHONY: screenshots
 screenshots: $(DEV_INSTALLED)  ## Take the README's screenshots anew from the demo (needs chromium)

@@ -7,37 +7,35 @@ import re
 from functools import cached_property
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, ValidationInfo, field_validator
+from pydantic import ValidationInfo, field_validator
 
 from shared.export_files import ExportSettings
 from shared.reachability import ANSWER_WITHIN, MAX_QUEUED
-from shared.settings import CommaSeparated, Field, own_address, split_list
+from shared.settings import CommaSeparated, Field, OwnAddress, checked_by, split_list
 
 _WEB_ADDRESS = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]{1,253}")
 Networks = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
 
 
-def _network(text: str) -> str:
+def _network(text: str) -> None:
     try:
         ipaddress.ip_network(text)
     except ValueError as error:
         raise ValueError(f"not a network: {error}") from None
-    return text
 
 
-def _web_address(text: str) -> str:
+def _web_address(text: str) -> None:
     if text and _WEB_ADDRESS.fullmatch(text) is None:
         raise ValueError("not an address like https://health.example.org, without a path")
-    return text
 
 
 class ApiSettings(ExportSettings):
     """One field per environment variable."""
 
-    api_host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 in a container.")
+    api_host: OwnAddress = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 in a container.")
     api_port: int = Field(8000, ge=0, le=65535, description="Public port.")
     api_metrics_port: int = Field(0, ge=0, le=65535, description="Private port of the process's own metrics; 0: none.")
-    trusted_proxies: Annotated[list[Annotated[str, AfterValidator(_network)]], CommaSeparated] = Field(
+    trusted_proxies: Annotated[list[Annotated[str, checked_by(_network)]], CommaSeparated] = Field(
         [],
         description="Networks of the proxies in front, comma-separated; only their X-Forwarded-For is believed.",
         examples=["10.0.0.0/8"],
@@ -45,7 +43,7 @@ class ApiSettings(ExportSettings):
     peer_addresses: Literal["public", "hidden"] = Field(
         "public", description="Whether servers' IP addresses are shown; existing clients read them."
     )
-    public_url: Annotated[str, AfterValidator(_web_address)] = Field(
+    public_url: Annotated[str, checked_by(_web_address)] = Field(
         "",
         description="The monitor's own address, for pictures that links to it unfold to; without it they have none.",
         examples=["https://health.example.org"],
@@ -81,17 +79,12 @@ class ApiSettings(ExportSettings):
     probe_endpoint: Literal["off", "on"] = Field(
         "off", description="Whether /probe?target=PEER_ID checks a peer in blackbox_exporter's form."
     )
-    trusted_networks: Annotated[list[Annotated[str, AfterValidator(_network)]], CommaSeparated] = Field(
+    trusted_networks: Annotated[list[Annotated[str, checked_by(_network)]], CommaSeparated] = Field(
         ["127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"],
         description="Networks without rate limit that may ask for a fresh check (`?fresh=1`).",
     )
 
     _split = field_validator("trusted_proxies", "trusted_networks", mode="before")(split_list)
-
-    @field_validator("api_host")
-    @classmethod
-    def _is_own(cls, value: str) -> str:
-        return own_address(value)
 
     @field_validator("api_metrics_port")
     @classmethod

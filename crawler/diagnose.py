@@ -9,6 +9,7 @@ import msgspec
 from crawler.crawl import crawl_once
 from crawler.observe.observation import SwarmUnavailableError
 from shared import words
+from shared.address_text import endpoint
 from shared.advice.commands import REPOSITORY
 from shared.advice.help import Need, wanted
 from shared.judgement.coverage import coverage
@@ -117,8 +118,8 @@ def _describe(snapshot: Snapshot, tell: Callable[..., None]) -> None:
 
 
 def _nobody_answers(bootstrap_peers: Mapping[str, list[str]]) -> Diagnosis:
-    places = (_host_and_port(address) for addresses in bootstrap_peers.values() for address in addresses)
-    place = next((place for place in places if place), "")
+    found = (endpoint(address) for addresses in bootstrap_peers.values() for address in addresses)
+    place = next((f"{at.host} {at.port}" for at in found if at.transport == "tcp" and at.host_and_port[0]), "")
     return Diagnosis(
         False,
         "No bootstrap peer answers: the swarm cannot be observed from this machine.",
@@ -160,8 +161,3 @@ def _conclusion(snapshot: Snapshot, settings: CrawlerSettings) -> Diagnosis:
     if missing is not None:
         return Diagnosis(True, verdict, f"{missing.name}: {missing.sentence}", missing.command)
     return Diagnosis(True, verdict, "nothing is wrong that can be seen from here; watch it.", WATCH)
-
-
-def _host_and_port(address: str) -> str:
-    _, protocol, host, transport, port, *_ = (*address.split("/"), "", "", "", "", "")
-    return f"{host} {port}" if protocol in ("ip4", "ip6", "dns", "dns4", "dns6") and transport == "tcp" else ""

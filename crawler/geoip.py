@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from typing import TYPE_CHECKING, Any, Self
 
@@ -10,6 +9,7 @@ import maxminddb
 import msgspec
 
 from crawler.text import clean_text
+from shared.address_text import is_public
 from shared.snapshot import Location
 
 if TYPE_CHECKING:
@@ -38,10 +38,8 @@ class GeoDatabase:
     def locate(self, ip: str) -> Location | None:
         """Return the location of a public IP address; None for others and for unknown ones."""
         try:
-            if not ipaddress.ip_address(ip).is_global:
-                return None
-            found: Any = self._reader.get(ip)
-        except ValueError:
+            found: Any = self._reader.get(ip) if is_public(ip) else None
+        except ValueError:  # IPv6, where the database has IPv4 alone
             return None
         if not isinstance(found, dict):
             return None

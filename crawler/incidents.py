@@ -10,14 +10,14 @@ A model whose blocks all have servers counts as broken, too, when two chains of 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
 from shared.incidents import MAX_UNUSABLE_CHARS, Fate, Incident, LostBlocks, LostServer, Outcome, checked
 from shared.judgement.coverage import coverage
 from shared.judgement.usability import gives_tokens
-from shared.snapshot import MAX_BLOCKS, MAX_UNIX_SECONDS, ModelReport, ModelState, PeerState
+from shared.snapshot import MAX_BLOCKS, ModelReport, ModelState, PeerState, check_times
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +32,10 @@ MAX_HELD = 2_000
 """Servers of a healthy model that are stored, so that an incident can name those that the model lost."""
 MAX_LOST_BLOCKS = 20
 MAX_LOST_SERVERS = 20
+
+
+CrawlCount = Annotated[int, msgspec.Meta(ge=0, le=2**32)]
+"""A number of crawls. What Redis holds is no larger: one more must be storable, too."""
 
 
 class Held(msgspec.Struct, frozen=True, array_like=True):
@@ -52,9 +56,9 @@ class Watch(msgspec.Struct, frozen=True):
     """When it last had any server."""
     last_healthy: float | None = None
     held: tuple[Held, ...] = ()
-    broken: int = 0
+    broken: CrawlCount = 0
     """Number of crawls in a row that found it broken."""
-    healthy: int = 0
+    healthy: CrawlCount = 0
     """Number of crawls in a row that found it healthy."""
     healthy_since: float = 0.0
     suspected: Incident | None = None
@@ -82,16 +86,11 @@ class Watch(msgspec.Struct, frozen=True):
 
 
 def decode_watch(data: bytes) -> Watch:
-    """Return a stored watch. Raises `ValueError` for anything else, such as one of another version."""
-    try:
-        watch = msgspec.msgpack.decode(data, type=Watch)
-    except RecursionError as error:
-        raise ValueError("nested too deep") from error
+    """Return a stored watch. Whatever this raises, `stored.read` refuses the entry."""
+    watch = msgspec.msgpack.decode(data, type=Watch)
     if not 0 < watch.num_blocks <= MAX_BLOCKS:
         raise ValueError(f"num_blocks {watch.num_blocks} is out of range")
-    times = (watch.last_served, watch.last_healthy or 0, watch.healthy_since, watch.unusable_since)
-    if not all(0 <= at <= MAX_UNIX_SECONDS for at in times):
-        raise ValueError("a time is out of range")
+    check_times(watch.last_served, watch.last_healthy, watch.healthy_since, watch.unusable_since)
     for incident in (watch.suspected, watch.incident):
         if incident is not None:
             checked(incident)

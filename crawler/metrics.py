@@ -7,13 +7,12 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 
-from shared import tasks
 from shared.inference import InferenceOutcome
+from shared.process_metrics import ProcessRegistry
 from shared.store import stored
 
 if TYPE_CHECKING:
@@ -30,77 +29,50 @@ REDIS_EVERY = 10.0
 """Seconds between two reads of Redis's memory use."""
 
 
-class CrawlerMetrics(Collector):
+class CrawlerMetrics(ProcessRegistry, Collector):
     """One registry per crawler; `main` decides whether it is served."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
-        for shared in (stored.REFUSED, tasks.FAILURES, tasks.UP):
-            self.registry.register(shared)
-        self.leading = Gauge("petals_crawler_leading", "1 while this crawler holds the lease.", registry=self.registry)
-        self.elections = Counter(
-            "petals_crawler_elections", "Times that this crawler took the lead.", registry=self.registry
-        )
-        self._crawls = Counter(
-            "petals_crawler_crawls", "Crawls by how they ended.", ["outcome"], registry=self.registry
-        )
-        self._duration = Histogram(
+        super().__init__()
+        self.leading = self.gauge("petals_crawler_leading", "1 while this crawler holds the lease.")
+        self.elections = self.counter("petals_crawler_elections", "Times that this crawler took the lead.")
+        self._crawls = self.counter("petals_crawler_crawls", "Crawls by how they ended.", ["outcome"])
+        self._duration = self.histogram(
             "petals_crawler_crawl_duration_seconds",
             "Duration of crawls that saw the swarm.",
             buckets=(0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300),
-            registry=self.registry,
         )
-        self._phase = Histogram(
+        self._phase = self.histogram(
             "petals_crawler_phase_duration_seconds",
-            "Duration of a crawl's phases. Dials begin during look-ups: their phase is what is left of them then.",
+            "Duration of a crawl's phases. Dials begin during lookups: their phase is what is left of them then.",
             ["phase"],
             buckets=(0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
-            registry=self.registry,
         )
-        self._last_success = Gauge(
-            "petals_crawler_last_success_timestamp_seconds", "When a crawl last saw the swarm.", registry=self.registry
+        self._last_success = self.gauge(
+            "petals_crawler_last_success_timestamp_seconds", "When a crawl last saw the swarm."
         )
-        self._refused = Counter(
-            "petals_crawler_records_refused", "DHT records refused, by reason.", ["reason"], registry=self.registry
+        self._refused = self.counter("petals_crawler_records_refused", "DHT records refused, by reason.", ["reason"])
+        self._refused_addresses = self.counter(
+            "petals_crawler_addresses_refused", "Addresses of servers that are not dialled, by reason.", ["reason"]
         )
-        self._refused_addresses = Counter(
-            "petals_crawler_addresses_refused",
-            "Addresses of servers that are not dialled, by reason.",
-            ["reason"],
-            registry=self.registry,
+        self._lookups = self.counter(
+            "petals_crawler_lookups", "DHT keys looked up, by whether they answered.", ["outcome"]
         )
-        self._lookups = Counter(
-            "petals_crawler_lookups",
-            "DHT keys looked up, by whether they answered.",
-            ["outcome"],
-            registry=self.registry,
+        self._dials = self.counter(
+            "petals_crawler_dials", "Servers dialled, by verdict, stage and cause.", ["verdict", "stage", "cause"]
         )
-        self._dials = Counter(
-            "petals_crawler_dials",
-            "Servers dialled, by verdict, stage and cause.",
-            ["verdict", "stage", "cause"],
-            registry=self.registry,
-        )
-        self._connect = Histogram(
+        self._connect = self.histogram(
             "petals_crawler_connect_duration_seconds",
             "From the start of a connection to its first answer, for servers that were reached.",
             buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
-            registry=self.registry,
         )
-        self.notices = Counter(
-            "petals_crawler_incident_notices",
-            "Webhook deliveries by how they ended.",
-            ["outcome"],
-            registry=self.registry,
+        self.notices = self.counter(
+            "petals_crawler_incident_notices", "Webhook deliveries by how they ended.", ["outcome"]
         )
-        self.inference_checks = Counter(
-            "petals_inference_checks",
-            "Inference checks of servers by how they ended.",
-            ["outcome"],
-            registry=self.registry,
+        self.inference_checks = self.counter(
+            "petals_inference_checks", "Inference checks of servers by how they ended.", ["outcome"]
         )
-        self._redis_up = Gauge("petals_redis_up", "1 while Redis answers the crawler.", registry=self.registry)
+        self._redis_up = self.gauge("petals_redis_up", "1 while Redis answers the crawler.")
         self._memory: tuple[float, float] | None = None
         """Redis's used_memory and maxmemory; None until Redis has answered."""
         self.registry.register(self)
@@ -166,10 +138,6 @@ class CrawlerMetrics(Collector):
             used.add_metric([], self._memory[0])
             limit.add_metric([], self._memory[1])
         yield from (used, limit)
-
-    def serve(self, port: int, host: str = "127.0.0.1") -> None:
-        """Serve `/metrics` on a private port from a thread of its own."""
-        start_http_server(port, host, registry=self.registry)
 
 
 def _memory(info: dict[str, Any]) -> tuple[float, float]:

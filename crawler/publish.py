@@ -44,7 +44,7 @@ class Publisher:
         *,
         inference: InferenceChecks | None = None,
     ) -> None:
-        """`inference` is told each snapshot, and puts into it what its checks have found by then."""
+        """`inference` gets each snapshot, and adds to it what its checks have found by then."""
         self._inference = inference
         self._writer = writer
         self._history = history

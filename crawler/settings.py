@@ -21,10 +21,21 @@ from shared.changes import Severity
 from shared.export_files import ExportSettings
 from shared.p2p.swarm_settings import SwarmSettings
 from shared.peer_id import parse_peer_id
-from shared.settings import CommaSeparated, Field, SecretUrl, is_http_url, read_json, split_list
+from shared.settings import CommaSeparated, Field, SecretUrl, checked_by, http_url, read_json, split_list
 
 MAX_DIAL_TIMEOUT = MAX_LOOKUP_TIMEOUT = 20.0
 """Seconds. A crawl gives all its lookups 40 s and all its dials 60: with longer ones most would never begin."""
+
+
+def _prefixes(given: frozenset[str]) -> None:
+    for prefix in given:
+        if reason := bad_prefix(prefix):
+            raise ValueError(f"{prefix!r}: {reason}")
+
+
+def _can_be_kept(file: Path) -> None:
+    if not os.access(file if file.exists() else file.parent, os.R_OK | os.W_OK):
+        raise ValueError(f"cannot read and write {file}")
 
 
 class CrawlerSettings(SwarmSettings, ExportSettings):
@@ -42,12 +53,12 @@ class CrawlerSettings(SwarmSettings, ExportSettings):
     lookup_timeout: float = Field(
         10.0, gt=0.1, le=MAX_LOOKUP_TIMEOUT, description="Seconds that one batch of DHT lookups may take."
     )
-    geoip_database: Path | None = Field(
+    geoip_database: Annotated[Path | None, checked_by(GeoDatabase.open)] = Field(
         None,
         description="A MaxMind-format file (.mmdb) to say where servers are; none: locations are not shown.",
         examples=["/data/GeoLite2-City.mmdb"],
     )
-    incident_webhook_url: Annotated[str | None, SecretUrl()] = Field(
+    incident_webhook_url: Annotated[str | None, SecretUrl(), checked_by(parse_target)] = Field(
         None,
         description="http(s) address that is told as JSON when an incident opens and ends; none: nobody is.",
         examples=["https://HOST/PATH"],
@@ -80,12 +91,12 @@ class CrawlerSettings(SwarmSettings, ExportSettings):
         le=86400,
         description="Seconds from one inference check of a server, and of a model, to the next one.",
     )
-    inference_models: Annotated[frozenset[str] | None, CommaSeparated] = Field(
+    inference_models: Annotated[frozenset[str] | None, CommaSeparated, checked_by(_prefixes)] = Field(
         None,
         description="DHT prefixes of the models that are checked, comma-separated; default: all.",
         examples=["StableBeluga2-hf"],
     )
-    inference_identity: Path | None = Field(
+    inference_identity: Annotated[Path | None, checked_by(_can_be_kept)] = Field(
         None,
         description="A file that keeps the peer id from which inference checks are made, written where there is none; "
         "default: a new id with each start.",
@@ -112,7 +123,7 @@ class CrawlerSettings(SwarmSettings, ExportSettings):
         Severity.CRITICAL,
         description="The mildest that is told: `critical` (a model broke), `warning` (also: a server is down), `info`.",
     )
-    notify_quiet_hours: str | None = Field(
+    notify_quiet_hours: Annotated[str | None, checked_by(parse_quiet_hours)] = Field(
         None,
         description="When nobody is told, each day; what happened is told at its end, in one message.",
         examples=["22:00-07:00 Europe/Berlin"],
@@ -120,7 +131,7 @@ class CrawlerSettings(SwarmSettings, ExportSettings):
     notify_digest: float = Field(
         120.0, ge=0, le=86400, description="Seconds for which changes are collected into one message."
     )
-    notify_monitor_url: str | None = Field(
+    notify_monitor_url: Annotated[str | None, checked_by(http_url)] = Field(
         None, description="Address of the monitor's pages, for links in messages.", examples=["https://HOST"]
     )
     crawler_metrics_port: int = Field(
@@ -152,27 +163,6 @@ class CrawlerSettings(SwarmSettings, ExportSettings):
     def _are_peer_ids(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(parse_peer_id(each) for each in value)
 
-    @field_validator("notify_quiet_hours")
-    @classmethod
-    def _are_hours(cls, value: str | None) -> str | None:
-        if value is not None:
-            parse_quiet_hours(value)
-        return value
-
-    @field_validator("notify_monitor_url")
-    @classmethod
-    def _is_an_address(cls, value: str | None) -> str | None:
-        if value is not None and not is_http_url(value):
-            raise ValueError("expected http://HOST or https://HOST")
-        return value
-
-    @field_validator("geoip_database")
-    @classmethod
-    def _is_a_database(cls, value: Path | None) -> Path | None:
-        if value is not None:
-            GeoDatabase.open(value)
-        return value
-
     @field_validator("export_folder")
     @classmethod
     def _can_be_written(cls, value: Path | None) -> Path | None:
@@ -183,36 +173,11 @@ class CrawlerSettings(SwarmSettings, ExportSettings):
                 raise ValueError(f"expected a folder that can be written ({error.strerror})") from None
         return value
 
-    @field_validator("inference_models", mode="before")
-    @classmethod
-    def _split_models(cls, value: Any) -> Any:
-        return split_list(value)
-
-    @field_validator("inference_models")
-    @classmethod
-    def _are_prefixes(cls, value: frozenset[str] | None) -> frozenset[str] | None:
-        for prefix in value or ():
-            if reason := bad_prefix(prefix):
-                raise ValueError(f"{prefix!r}: {reason}")
-        return value
-
-    @field_validator("inference_identity")
-    @classmethod
-    def _can_be_kept(cls, value: Path | None) -> Path | None:
-        if value is not None and not os.access(value if value.exists() else value.parent, os.R_OK | os.W_OK):
-            raise ValueError(f"cannot read and write {value}")
-        return value
+    _split_models = field_validator("inference_models", mode="before")(split_list)
 
     @cached_property
     def geo_database(self) -> GeoDatabase | None:
         return None if self.geoip_database is None else GeoDatabase.open(self.geoip_database)
-
-    @field_validator("incident_webhook_url")
-    @classmethod
-    def _is_a_target(cls, value: str | None) -> str | None:
-        if value is not None:
-            parse_target(value)
-        return value
 
     @field_validator("incident_webhook_allow_private")
     @classmethod

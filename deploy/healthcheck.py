@@ -24,7 +24,8 @@ import urllib.error
 import urllib.request
 from contextlib import closing
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import redis as sync_redis
 
@@ -34,10 +35,6 @@ from shared.store.connection import connect_sync
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from api.settings import ApiSettings
-    from crawler.settings import CrawlerSettings
-    from reachability_worker.settings import WorkerSettings
 
 TIMEOUT = 3.0
 """Seconds for the service, and again for Redis: probes are given eight."""
@@ -52,20 +49,16 @@ class UnfitError(Exception):
     """The service needs a restart. The message says why."""
 
 
-class RedisAwayError(Exception):
-    """Redis does not answer, which is not the service's fault. The message says how."""
-
-
 def check_api() -> str:
     """Ask `/readyz`: the api has a snapshot to serve, or a Redis that will bring one."""
-    settings = api_settings()
+    settings = _settings("api", "ApiSettings")
     body = _get(f"http://{reached_at(settings.api_host)}:{settings.api_port}/readyz")
     return f"ready: {body.strip()}"
 
 
 def check_crawler() -> str:
     """A standby is fit when it answers; a leader when it holds the lease and crawls."""
-    settings = crawler_settings()
+    settings = _settings("crawler", "CrawlerSettings")
     metrics = _get(f"http://{reached_at(settings.metrics_host)}:{settings.crawler_metrics_port or 9102}/metrics")
     _need_all_tasks(metrics)
     if not _value(metrics, "petals_crawler_leading"):
@@ -93,7 +86,7 @@ def check_crawler() -> str:
 
 def check_worker() -> str:
     """The metrics answer from a thread of their own; the beat comes from the loop that runs the checks."""
-    settings = worker_settings()
+    settings = _settings("reachability_worker", "WorkerSettings")
     _need_all_tasks(_get(f"http://{reached_at(settings.metrics_host)}:{settings.worker_metrics_port or 9103}/metrics"))
     here = socket.gethostname().encode()
     try:
@@ -134,7 +127,7 @@ def main(arguments: list[str]) -> int:
 
 def _running_here() -> str:
     """Whose metrics port listens."""
-    settings = worker_settings()
+    settings = _settings("reachability_worker", "WorkerSettings")
     place = reached_at(settings.metrics_host).strip("[]"), settings.worker_metrics_port or 9103
     try:
         socket.create_connection(place, timeout=1).close()
@@ -143,23 +136,9 @@ def _running_here() -> str:
     return "worker"
 
 
-def api_settings() -> ApiSettings:
-    """Each image holds the settings of its own services alone: they are imported where they are asked for."""
-    from api.settings import ApiSettings
-
-    return load(ApiSettings)
-
-
-def crawler_settings() -> CrawlerSettings:
-    from crawler.settings import CrawlerSettings
-
-    return load(CrawlerSettings)
-
-
-def worker_settings() -> WorkerSettings:
-    from reachability_worker.settings import WorkerSettings
-
-    return load(WorkerSettings)
+def _settings(service: str, name: str) -> Any:
+    """Read a service's settings, imported where they are needed: each image has those of its own services alone."""
+    return load(getattr(import_module(f"{service}.settings"), name))
 
 
 def reached_at(host: str) -> str:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
-
-from shared import tasks
-from shared.store import stored
+from shared.process_metrics import ProcessRegistry
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,67 +16,52 @@ DHT_NODE, PROBER_NODE = "guide", "dialler"
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 7.5, 10)
 
 
-class WorkerMetrics:
+class WorkerMetrics(ProcessRegistry):
     """One registry per worker; `main` decides whether it is served."""
 
     def __init__(self, vantage: str = "default") -> None:
-        self.registry = CollectorRegistry()
+        super().__init__()
         self._vantage = vantage
-        ProcessCollector(registry=self.registry)
-        for shared in (stored.REFUSED, tasks.FAILURES, tasks.UP):
-            self.registry.register(shared)
-        self.takes_checks = Gauge(
+        self.takes_checks = self.gauge(
             "petals_worker_looking",
             "1 while this worker's node is fit, all of its loops run, and it takes checks.",
             ["vantage"],
-            registry=self.registry,
         ).labels(vantage)
-        self.in_flight = Gauge("petals_worker_checks_in_flight", "Checks held now.", registry=self.registry)
-        self._queue = Gauge(
+        self.in_flight = self.gauge("petals_worker_checks_in_flight", "Checks held now.")
+        self._queue = self.gauge(
             "petals_worker_queue_checks",
             "Checks that wait in the vantage point's queue; all its workers see the same one.",
             ["vantage"],
-            registry=self.registry,
         ).labels(vantage)
-        self._oldest = Gauge(
+        self._oldest = self.gauge(
             "petals_worker_queue_oldest_age_seconds",
             "For how long the first check in the queue has waited; 0 where none waits.",
             ["vantage"],
-            registry=self.registry,
         ).labels(vantage)
-        self.refused = Counter("petals_worker_jobs_refused", "Jobs that are not checks.", registry=self.registry)
-        self._refused_addresses = Counter(
-            "petals_worker_addresses_refused",
-            "Addresses of peers that are not dialled, by reason.",
-            ["reason"],
-            registry=self.registry,
+        self.refused = self.counter("petals_worker_jobs_refused", "Jobs that are not checks.")
+        self._refused_addresses = self.counter(
+            "petals_worker_addresses_refused", "Addresses of peers that are not dialled, by reason.", ["reason"]
         )
-        self._checks = Counter(
-            "petals_worker_checks",
-            "Checks by verdict, stage and cause.",
-            ["vantage", "verdict", "stage", "cause"],
-            registry=self.registry,
+        self._checks = self.counter(
+            "petals_worker_checks", "Checks by verdict, stage and cause.", ["vantage", "verdict", "stage", "cause"]
         )
-        self._duration = Histogram(
+        self._duration = self.histogram(
             "petals_worker_check_duration_seconds",
             "From the moment a check was taken to its outcome.",
             ["verdict"],
             buckets=BUCKETS,
-            registry=self.registry,
         )
-        self._stages = Histogram(
+        self._stages = self.histogram(
             "petals_worker_stage_duration_seconds",
             "Duration of the stages of a probe: lookup, dial, protocol.",
             ["stage"],
             buckets=BUCKETS,
-            registry=self.registry,
         )
-        self.nodes_opened = Counter(
+        self.nodes_opened = self.counter(
             "petals_worker_nodes_opened",
             "libp2p daemons started, by role. A prober node (dialler) is replaced every 30 s of use; "
             "a DHT node (guide) is opened once, and again for each time that the node had lost the swarm.",
             ["role"],
-            registry=self.registry,
         )
         for role in (DHT_NODE, PROBER_NODE):
             self.nodes_opened.labels(role)
@@ -97,7 +79,3 @@ class WorkerMetrics:
     def queued(self, checks: int, oldest_age: float) -> None:
         self._queue.set(checks)
         self._oldest.set(oldest_age)
-
-    def serve(self, port: int, host: str = "127.0.0.1") -> None:
-        """Serve `/metrics` on a private port from a thread of its own."""
-        start_http_server(port, host, registry=self.registry)

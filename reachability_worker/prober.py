@@ -244,7 +244,7 @@ class Prober:
         if dht_node is None or prober_node is None or not (dht_node.is_alive and prober_node.is_alive):
             return False
         heard, reached = await asyncio.gather(
-            dht_node.hears(),
+            dht_node.reaches_swarm(),
             any_true(
                 prober_node.reaches(peer_id, map(from_text, self._bootstrap_peers[peer_id])) for peer_id in self._joined
             ),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from shared import words
-from shared.snapshot import MAX_UNIX_SECONDS
+from shared.snapshot import check_times
 
 if TYPE_CHECKING:
     from shared.incidents import Incident
@@ -191,18 +191,13 @@ def encode(change: Change) -> bytes:
 
 
 def decode(data: bytes) -> Change:
-    """Return a stored change. Raises `ValueError` for anything else."""
-    try:
-        return checked(msgspec.msgpack.decode(data, type=Change))
-    except RecursionError as error:
-        raise ValueError("not a change: nested too deep") from error
+    """Return a stored change. Whatever this raises, `stored.read` refuses the entry."""
+    return checked(msgspec.msgpack.decode(data, type=Change))
 
 
 def checked(change: Change) -> Change:
     """Return the change unchanged. Raises `ValueError` where a time, a number or a text is out of range."""
-    times = (change.start, change.updated, change.end or 0.0, change.last_start or 0.0, change.down_seconds)
-    if not all(0 <= seconds <= MAX_UNIX_SECONDS for seconds in times):
-        raise ValueError("not a change: a time is out of range")
+    check_times(change.start, change.updated, change.end, change.last_start, change.down_seconds)
     if not 0 < change.times <= MAX_TIMES:
         raise ValueError("not a change: times is out of range")
     texts = (change.id, change.dht_prefix, change.model, change.peer_id or "", change.contributor or "")

@@ -46,7 +46,7 @@ class ExportFile(NamedTuple):
 
 
 class ExportSettings(Settings):
-    """What writes the export and what serves it are told the same."""
+    """The settings of the crawler, which writes the export, and of the api, which serves it."""
 
     export_folder: Path | None = Field(
         None,

@@ -34,7 +34,7 @@ class InferenceOutcome(StrEnum):
     """It raised an error, closed the stream without an answer, or sent what is no answer."""
     TIMEOUT = "timeout"
     UNKNOWN = "unknown"
-    """Nobody could look: no connection, or tensors in a form that this monitor cannot read."""
+    """Not known: no connection, or tensors in a form that this monitor cannot read."""
 
 
 class AgreementOutcome(StrEnum):

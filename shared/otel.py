@@ -24,7 +24,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from shared.tracing import Kind, sane
+from shared.tracing import Kind, Span, sane
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -48,7 +48,7 @@ log = structlog.get_logger()
 
 
 class OtlpTracer:
-    """One a process."""
+    """One per process."""
 
     def __init__(self, service: str) -> None:
         attributes = {SERVICE_INSTANCE_ID: f"{socket.gethostname()}-{os.getpid()}"}
@@ -78,7 +78,9 @@ class OtlpTracer:
         flushing.join(FLUSH_SECONDS)
 
 
-class OtlpSpan:
+class OtlpSpan(Span):
+    """A span that OpenTelemetry records."""
+
     def __init__(self, tracer: trace.Tracer, span: trace.Span) -> None:
         self._tracer = tracer
         self._span = span

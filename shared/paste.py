@@ -5,7 +5,6 @@ The text is hostile: only `MAX_READ` characters of it are read, in linear time.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from dataclasses import dataclass
 from itertools import islice
@@ -25,7 +24,6 @@ MAX_ADDRESSES = 8
 
 _LONG_WORD = re.compile(r"(?<![0-9A-Za-z])(?:Qm|[1bBkKfFz])[0-9A-Za-z]{43,126}(?![0-9A-Za-z])")
 _MULTIADDR = re.compile(r"/(?:ip4|ip6|dns|dns4|dns6|dnsaddr)/[^\s\"'`,;<>()\[\]{}|]{1,1000}")
-_HOST_PROTOCOLS = frozenset({"ip4", "ip6", "dns", "dns4", "dns6", "dnsaddr"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,19 +85,3 @@ def _parsed(word: str) -> str | None:
         return parse_peer_id(word)
     except BadPeerIdError:
         return None
-
-
-def host_and_port(address: str) -> tuple[str, str]:
-    """Return host and port of a multiaddr, "" for what it lacks; an IP address in its one canonical spelling."""
-    _, protocol, host, _, port, *_ = (*address.split("/", 5), "", "", "", "", "")
-    if protocol not in _HOST_PROTOCOLS:
-        return "", ""
-    return canonical_ip(host) or host.lower(), port
-
-
-def canonical_ip(host: str) -> str:
-    """Return the one spelling of an IP address, "" for what is none."""
-    try:
-        return str(ipaddress.ip_address(host))
-    except ValueError:
-        return ""

@@ -1,19 +1,19 @@
-"""A reachability check and its answer: what the api asks, what a worker replies, in what words.
+"""This module defines a reachability check and a worker's answer to it, and the words for each cause.
 
-Unknown is a value: `Verdict.UNKNOWN` means that nobody could look, and is never told as "unreachable".
+`Verdict.UNKNOWN` means that nobody could probe the peer; it is never shown as "unreachable".
 """
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from shared.address_text import endpoint, is_public
 from shared.inference import ServerInference  # noqa: TC001 - msgspec reads the annotation
-from shared.snapshot import MAX_UNIX_SECONDS, Verdict
+from shared.snapshot import Verdict, check_times
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,7 +70,7 @@ class Cause(StrEnum):
     PROTOCOL_MISSING = "protocol_missing"
     HANDLER_FAILED = "handler_failed"
     OTHER = "other"
-    # Nobody could look:
+    # Nobody could probe it:
     LOOKUP_UNFINISHED = "lookup_unfinished"
     NO_LOCAL_ROUTE = "no_local_route"
     NAME_NOT_RESOLVED = "name_not_resolved"
@@ -207,43 +207,28 @@ def advice(cause: Cause, flags: str = "--public_ip IP --port PORT") -> str:
 
 def hints(outcome: DialOutcome, your_ip: str) -> list[str]:
     """Say what an unreached peer's operator can mend, from what it announces and the address it asks from."""
-    if outcome.verdict is not Verdict.UNREACHABLE or not _is_public(your_ip):
+    if outcome.verdict is not Verdict.UNREACHABLE or not is_public(your_ip):
         return []
-    announced = {ip for ip in map(_direct_ip, outcome.addresses) if ip is not None}
-    public = {ip for ip in announced if _is_public(ip)}
+    announced = {ip for address in outcome.addresses if (ip := endpoint(address).direct_ip) is not None}
+    public = {ip for ip in announced if is_public(ip)}
     mend = f"start the server with --public_ip {your_ip} --port PORT, and forward that port to it"
     if announced and not public:
-        no_relay = (
-            ""
-            if any("/p2p-circuit" in address for address in outcome.addresses)
-            else (" Without a port, leave automatic relays on (do not pass --no_auto_relay).")
-        )
+        relayed = any(endpoint(address).relayed for address in outcome.addresses)
+        no_relay = "" if relayed else " Without a port, leave automatic relays on (do not pass --no_auto_relay)."
         return [f"All addresses that the server announces are private ones: {mend}.{no_relay}"]
     if public and your_ip not in public:
         return [f"The server announces {', '.join(sorted(public))}, but asks from {your_ip}: {mend}."]
     return []
 
 
-def _direct_ip(address: str) -> str | None:
-    _, protocol, host, *_ = (*address.split("/"), "", "", "")
-    return host if protocol in ("ip4", "ip6") and "/p2p-circuit" not in address else None
-
-
-def _is_public(text: str) -> bool:
-    try:
-        return ipaddress.ip_address(text).is_global
-    except ValueError:
-        return False
-
-
 class DialOutcome(msgspec.Struct, frozen=True):
-    """What one look at one peer found. Durations are seconds."""
+    """What one probe of one peer found. Durations are seconds."""
 
     verdict: Verdict
     stage: Stage
     cause: Cause | None = None
     error: str | None = None
-    """The daemon's own words, cleaned and cut."""
+    """The daemon's error text, cleaned and cut."""
     addresses: tuple[str, ...] = ()
     """Multiaddrs that were used, tried or known, without the peer id."""
     reached_at: str | None = None
@@ -257,7 +242,7 @@ class DialOutcome(msgspec.Struct, frozen=True):
     protocol_ok: bool | None = None
     """Whether the peer serves `rpc_info`; None where it was not asked or did not answer."""
     durations: dict[str, float] = {}
-    """Seconds by `Stage`, of the stages that the look came to: lookup, dial (with security), protocol."""
+    """Seconds by `Stage`, of the stages that the probe came to: lookup, dial (with security), protocol."""
 
     @classmethod
     def unknown(cls, cause: Cause, *, stage: Stage = Stage.QUEUE, error: str | None = None) -> DialOutcome:
@@ -279,9 +264,9 @@ class Answer(msgspec.Struct, frozen=True):
     checked_at: float
     outcome: DialOutcome
     request_id: str = ""
-    """Whose request the worker looked for; a verdict that is used again keeps its first one."""
+    """Id of the request that the worker probed for; a verdict that is used again keeps its first one."""
     traceparent: str = ""
-    """The look's span, where looks are traced: requests that share it link to it."""
+    """The probe's span, where probes are traced: requests that share it link to it."""
     inference: ServerInference | None = None
     """What a step of inference showed, where one was asked for and the peer was reached."""
 
@@ -289,7 +274,7 @@ class Answer(msgspec.Struct, frozen=True):
 def job_subject(peer_id: str, *, inference: bool) -> str:
     """Return what a job is about: its id is this and a nonce, its verdict and its in-flight key are named so.
 
-    So a verdict of a look alone never answers who asks for a computation, and a server never computes for two at once.
+    So a verdict without an inference check never answers a request for one, and a server computes for one at a time.
     """
     return f"{peer_id}-inference" if inference else peer_id
 
@@ -298,7 +283,7 @@ _DECISIVE = (Verdict.REACHABLE, Verdict.UNREACHABLE, Verdict.UNKNOWN)
 
 
 def decide(answers: Sequence[Answer]) -> Answer:
-    """Return the answer that decides: a peer is reachable if anyone reached it, unreachable if anyone looked at all."""
+    """Return the decisive answer: a peer is reachable if anyone reached it, else unreachable if anyone probed it."""
     return min(answers, key=lambda answer: (_DECISIVE.index(answer.outcome.verdict), answer.vantage))
 
 
@@ -311,20 +296,15 @@ def encode_answer(answer: Answer) -> bytes:
 
 
 def decode_answer(data: bytes) -> Answer:
-    """Raise `ValueError` for what is no answer."""
+    """Return a worker's answer. Whatever this raises, `stored.read` refuses the entry."""
     if len(data) > MAX_ANSWER_BYTES:
         raise ValueError("not an answer: too large")
-    try:
-        answer = _answer_decoder.decode(data)
-    except RecursionError as error:
-        raise ValueError("not an answer: nested too deep") from error
+    answer = _answer_decoder.decode(data)
     if re.fullmatch(VANTAGE_PATTERN, answer.vantage) is None or not answer.peer_id:
         raise ValueError("not an answer: no vantage point or no peer")
-    times = [answer.checked_at, answer.outcome.rtt or 0.0, *answer.outcome.durations.values()]
+    check_times(answer.checked_at, answer.outcome.rtt, *answer.outcome.durations.values())
     if (found := answer.inference) is not None:
-        times += [found.checked_at, found.seconds_first_step or 0.0, found.seconds_per_step or 0.0]
-    if not all(0 <= seconds <= MAX_UNIX_SECONDS for seconds in times):
-        raise ValueError("not an answer: a time is out of range")
+        check_times(found.checked_at, found.seconds_first_step, found.seconds_per_step)
     return answer
 
 

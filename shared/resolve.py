@@ -13,7 +13,8 @@ from enum import StrEnum
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
-from shared.paste import MAX_WORDS, Paste, canonical_ip, host_and_port, read_paste
+from shared.address_text import canonical_ip, endpoint
+from shared.paste import MAX_WORDS, Paste, read_paste
 from shared.peer_id import short_peer_id
 from shared.words import clean, cut
 
@@ -180,7 +181,7 @@ class Directory:
         form = Form.PEER_ID if _SHORT_ID.fullmatch(rest) or _ID_START.search(rest) else Form.NAME
         if matches := self._by_short_id(rest):
             return Form.PEER_ID, matches
-        if places := [*map(host_and_port, paste.addresses), *self._hosts(rest)]:
+        if places := [*(endpoint(address).host_and_port for address in paste.addresses), *self._hosts(rest)]:
             form = Form.ADDRESS
             if matches := self._at(places):
                 return form, matches
@@ -206,8 +207,9 @@ class Directory:
 
     def _add_addresses(self, peer_id: str, addresses: Iterable[str]) -> None:
         for address in addresses:
-            host, port = host_and_port(address)
-            if host and "/p2p-circuit" not in address:  # that host is the relay's
+            at = endpoint(address)
+            host, port = at.host_and_port
+            if host and not at.relayed:
                 self.hosts.setdefault(host, {})[peer_id] = None
                 self.hosts.setdefault(f"{host} {port}", {})[peer_id] = None
 

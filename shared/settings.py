@@ -1,4 +1,4 @@
-"""Settings from environment variables: one class per service, all mistakes told at once, before any work.
+"""This module reads settings from environment variables: one class per service, all mistakes reported at once.
 
 A service's class extends `Settings`; its fields' names in upper case are the variables. `load` is the one way in, for
 the service, its health check and the launcher: it prints what is wrong, names each variable, and exits with 2. What
@@ -14,11 +14,12 @@ import os
 import re
 import socket
 import sys
+from collections.abc import Callable  # noqa: TC003 - pydantic evaluates this module's annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -26,7 +27,8 @@ from shared import exit_codes
 from shared.store.connection import parse_redis_url
 
 __all__ = [
-    "CommaSeparated", "Field", "SecretUrl", "Settings", "begin", "command_line", "load", "settings_table",
+    "CommaSeparated", "Field", "OwnAddress", "SecretUrl", "Settings", "begin", "checked_by", "command_line", "load",
+    "settings_table",
 ]  # fmt: skip
 
 CommaSeparated = NoDecode
@@ -37,6 +39,17 @@ NEAR = 0.85
 MAX_SHOWN = 120
 
 
+def checked_by(check: Callable[[Any], object]) -> AfterValidator:
+    """Return a validator for a field's type: `check` raises `ValueError` for a bad value. None is not checked."""
+
+    def validate(value: Any) -> Any:
+        if value is not None:
+            check(value)
+        return value
+
+    return AfterValidator(validate)
+
+
 @dataclass(frozen=True)
 class SecretUrl:
     """Marks a field whose URL may hold a secret: only what cannot be one is ever shown of it."""
@@ -45,12 +58,37 @@ class SecretUrl:
     """Whether its path is shown; a webhook's often is the secret."""
 
 
+def http_url(text: str) -> None:
+    """Raise `ValueError` where the text is no http(s) address."""
+    try:
+        parts = urlsplit(text)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return
+    except ValueError:  # a port that is none, a bracket that is left open
+        pass
+    raise ValueError("expected http://HOST:PORT or https://HOST:PORT")
+
+
+def own_address(host: str) -> None:
+    """Raise `ValueError` where this machine cannot listen on an address or name."""
+    try:
+        (family, kind, _, _, place), *_ = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)
+        with socket.socket(family, kind) as trial:
+            trial.bind(place)
+    except (OSError, UnicodeError) as error:
+        raise ValueError(f"expected an address of this machine ({error})") from None
+
+
+OwnAddress = Annotated[str, checked_by(own_address)]
+"""The type of a field that names an address of this machine."""
+
+
 class Settings(BaseSettings):
-    """What every service is told."""
+    """Settings that every service has."""
 
     model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True, extra="forbid", hide_input_in_errors=True)
 
-    redis_url: Annotated[str, SecretUrl(path=True)] = Field(
+    redis_url: Annotated[str, SecretUrl(path=True), checked_by(parse_redis_url)] = Field(
         "redis://127.0.0.1:6379/0",
         description="Redis: `redis://`, `rediss://` (TLS) or `unix://`, with user and password if it asks for them; "
         "`sentinel://HOST:PORT,HOST:PORT/SERVICE/DB` follows a fail-over (`sentinels://`: all over TLS).",
@@ -61,34 +99,16 @@ class Settings(BaseSettings):
         "auto", description="`auto` writes for people on a terminal and JSON elsewhere."
     )
 
-    metrics_host: str = Field(
+    metrics_host: OwnAddress = Field(
         "127.0.0.1",
         description="Address that the private port of the process's own metrics listens on; 0.0.0.0 in a container.",
     )
-    otel_exporter_otlp_endpoint: Annotated[str | None, SecretUrl()] = Field(
+    otel_exporter_otlp_endpoint: Annotated[str | None, SecretUrl(), checked_by(http_url)] = Field(
         None,
         description="http(s) address of an OpenTelemetry collector (OTLP/HTTP) that takes traces; none: nothing is "
         "traced. Needs the extra [tracing]; OpenTelemetry's other OTEL_… variables hold too.",
         examples=["http://collector:4318"],
     )
-
-    @field_validator("redis_url")
-    @classmethod
-    def _is_redis_url(cls, value: str) -> str:
-        parse_redis_url(value)
-        return value
-
-    @field_validator("otel_exporter_otlp_endpoint")
-    @classmethod
-    def _is_http(cls, value: str | None) -> str | None:
-        if value is not None and not is_http_url(value):
-            raise ValueError("expected http://HOST:PORT or https://HOST:PORT")
-        return value
-
-    @field_validator("metrics_host")
-    @classmethod
-    def _is_an_address_of_this_machine(cls, value: str) -> str:
-        return own_address(value)
 
     @model_validator(mode="before")
     @classmethod
@@ -102,25 +122,6 @@ class Settings(BaseSettings):
     def __repr_args__(self) -> Any:
         """What a traceback or a log may show of the whole."""
         return [(name, shown(type(self), name, getattr(self, name))) for name in type(self).model_fields]
-
-
-def is_http_url(text: str) -> bool:
-    try:
-        parts = urlsplit(text)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is none, a bracket that is left open
-        return False
-
-
-def own_address(host: str) -> str:
-    """Return an address or name on which this machine can listen. Raises `ValueError`."""
-    try:
-        (family, kind, _, _, place), *_ = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)
-        with socket.socket(family, kind) as trial:
-            trial.bind(place)
-    except (OSError, UnicodeError) as error:
-        raise ValueError(f"expected an address of this machine ({error})") from None
-    return host
 
 
 def split_list(value: Any) -> Any:

@@ -39,16 +39,16 @@ class PeerState(StrEnum):
     JOINING = "joining"
     OFFLINE = "offline"
     UNREACHABLE = "unreachable"
-    """Announced as online, dialled, and not reached. Never used where nobody could look."""
+    """Announced as online, dialled, and not reached. Never used where nobody could probe it."""
 
 
 class Verdict(StrEnum):
-    """The outcome of looking at one peer."""
+    """The outcome of probing one peer."""
 
     REACHABLE = "reachable"
     UNREACHABLE = "unreachable"
     UNKNOWN = "unknown"
-    """Nobody looked, or nobody could: never shown as unreachable."""
+    """Nobody probed it, or nobody could: never shown as unreachable."""
 
 
 class Span(msgspec.Struct, frozen=True, gc=False):
@@ -205,7 +205,7 @@ class Snapshot(msgspec.Struct, frozen=True, gc=False):
     unanswered_keys: int = 0
     """DHT keys that did not answer in time: their blocks may have servers that nobody could see."""
     undialled_servers: int = 0
-    """Servers that say they are online and that there was no time to dial: nobody looked at them."""
+    """Servers that say they are online and that there was no time to dial: nobody probed them."""
     private_swarm: bool = False
     crawler_peer_id: str | None = None
     inference_peer_id: str | None = None
@@ -288,13 +288,9 @@ def decode(data: bytes) -> Snapshot:
 
 
 def decode_status(data: bytes) -> CrawlStatus:
-    """Return the status that was published as JSON. Raises `ValueError` for what is none."""
-    try:
-        status = _status_decoder.decode(data)
-    except RecursionError as error:
-        raise ValueError("not a status: nested too deep") from error
-    for moment in (status.attempted_at, status.snapshot_taken_at or 0.0):
-        _in_range("time", moment, MAX_UNIX_SECONDS)
+    """Return the status that was published. Whatever this raises, `stored.read` refuses the entry."""
+    status = _status_decoder.decode(data)
+    check_times(status.attempted_at, status.snapshot_taken_at)
     return status
 
 
@@ -310,6 +306,13 @@ def _check(snapshot: Snapshot) -> None:
                 raise ValueError(f"not a snapshot: span {server.span.start}:{server.span.end} of {model.num_blocks}")
             if server.rtt is not None:
                 _in_range("rtt", server.rtt, MAX_SECONDS)
+
+
+def check_times(*times: float | None) -> None:
+    """Raise `ValueError` where one of these Unix seconds or durations is out of range; None is not."""
+    for seconds in times:
+        if seconds is not None:
+            _in_range("time", seconds, MAX_UNIX_SECONDS)
 
 
 def _in_range(name: str, value: float, highest: float) -> None:

@@ -10,13 +10,15 @@ from __future__ import annotations
 import re
 from contextlib import nullcontext
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import structlog
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from contextlib import AbstractContextManager
+
+    from shared.otel import OtlpTracer
 
 Attributes = dict[str, str | int | float | bool]
 
@@ -38,21 +40,27 @@ class Kind(StrEnum):
     CONSUMER = "consumer"
 
 
-class Span(Protocol):
-    """A piece of work with a name, a beginning and an end. Its methods never raise."""
+class Span:
+    """A piece of work with a name, a beginning and an end. Its methods never raise.
+
+    Those of this class do nothing: traces are off. `shared.otel.OtlpSpan` is a span that is recorded.
+    """
 
     @property
     def trace_id(self) -> str:
         """32 hex digits, for logs; empty where nothing is traced."""
+        return ""
 
     @property
     def traceparent(self) -> str:
         """What another process needs to go on with this trace; empty where nothing is traced."""
+        return ""
 
     def name(self, name: str) -> None:
         """Rename the span."""
 
-    def set(self, attributes: Attributes) -> None: ...
+    def set(self, attributes: Attributes) -> None:
+        """Add attributes, in OpenTelemetry's names."""
 
     def fail(self, why: str) -> None:
         """Mark it as an error of ours; that a peer is unreachable is none."""
@@ -64,38 +72,9 @@ class Span(Protocol):
         """Add a child for each stage, in seconds, one after the other: the last one ends now."""
 
 
-class Tracer(Protocol):
-    def span(
-        self, name: str, kind: Kind, parent: str, link: str, attributes: Attributes | None
-    ) -> AbstractContextManager[Span]: ...
-
-    def current(self) -> Span: ...
-
-    def stop(self) -> None: ...
-
-
-class _NoSpan:
-    trace_id = traceparent = ""
-
-    def name(self, name: str) -> None:
-        pass
-
-    def set(self, attributes: Attributes) -> None:
-        pass
-
-    def fail(self, why: str) -> None:
-        pass
-
-    def link(self, traceparent: str) -> None:
-        pass
-
-    def stages(self, durations: Mapping[str, float]) -> None:
-        pass
-
-
-NO_SPAN: Span = _NoSpan()
+NO_SPAN = Span()
 _no_span = nullcontext(NO_SPAN)
-_tracer: Tracer | None = None
+_tracer: OtlpTracer | None = None
 
 
 def start(endpoint: str | None, service: str) -> None:
@@ -104,11 +83,11 @@ def start(endpoint: str | None, service: str) -> None:
     if not endpoint:
         return
     try:
-        from shared.otel import OtlpTracer  # noqa: PLC0415 - loaded by those who want it
+        from shared import otel  # noqa: PLC0415 - loaded where it is wanted
     except ImportError as error:
         log.warning("OTEL_EXPORTER_OTLP_ENDPOINT is set, but the extra [tracing] is not installed", error=str(error))
         return
-    _tracer = OtlpTracer(service)
+    _tracer = otel.OtlpTracer(service)
 
 
 def stop() -> None:

@@ -45,12 +45,10 @@ async def changes(request: Request) -> PreparedResponse:
     services, wanted = services_of(request), filter_of(request)
     limit = limit_of(request, MAX_LIMIT)
 
-    async def make() -> PreparedResponse:
-        return await services.on_demand.render(
-            lambda: kinds.document(changes_document(services.changes.find(wanted), limit), "/api/v1/changes")
-        )
+    def draw() -> PreparedResponse:
+        return kinds.document(changes_document(services.changes.find(wanted), limit), "/api/v1/changes")
 
-    return await services.on_demand.get(services.public_resource(request), make)
+    return await services.on_demand.draw(services.public_resource(request), draw)
 
 
 async def atom(request: Request) -> PreparedResponse:
@@ -58,13 +56,10 @@ async def atom(request: Request) -> PreparedResponse:
     services, wanted = services_of(request), filter_of(request)
     base, coding = base_address(request), accepted_coding(request)
 
-    async def make() -> PreparedResponse:
-        def render() -> PreparedResponse:
-            found = services.changes.find(wanted)[:MAX_ENTRIES]
-            xml = changes_feed(found, wanted, base=base, now=services.clock.now())
-            return kinds.feed(xml, "/changes.atom", coding)
-
-        return await services.on_demand.render(render)
+    def draw() -> PreparedResponse:
+        found = services.changes.find(wanted)[:MAX_ENTRIES]
+        xml = changes_feed(found, wanted, base=base, now=services.clock.now())
+        return kinds.feed(xml, "/changes.atom", coding)
 
     # Addresses in a feed are whole, so each name of the monitor has its own. Most feeds have one reader.
-    return await services.on_demand.get(f"{base} {coding} {services.public_resource(request)}", make)
+    return await services.on_demand.draw(f"{base} {coding} {services.public_resource(request)}", draw)

@@ -32,13 +32,13 @@ async def page(request: Request) -> PreparedResponse:
     services = services_of(request)
     folder = services.settings.export_folder
 
-    async def make() -> PreparedResponse:
-        view = services.swarm.view()
-        return await services.on_demand.render(
-            lambda: kinds.page(services.pages.data(view, _listed(folder), exports=folder is not None), "/data")
-        )
+    view = services.swarm.view()
 
-    return await services.on_demand.get(services.public_resource(request), make)
+    def draw() -> PreparedResponse:
+        html = services.pages.data(view, _listed(folder), exports=folder is not None)
+        return kinds.page(html, "/data")
+
+    return await services.on_demand.draw(services.public_resource(request), draw)
 
 
 async def files(request: Request) -> PreparedResponse:
@@ -46,10 +46,9 @@ async def files(request: Request) -> PreparedResponse:
     services = services_of(request)
     folder = services.settings.export_folder
 
-    async def make() -> PreparedResponse:
-        return await services.on_demand.render(lambda: kinds.document(_listed(folder), "/api/v1/data"))
-
-    return await services.on_demand.get(services.public_resource(request), make)
+    return await services.on_demand.draw(
+        services.public_resource(request), lambda: kinds.document(_listed(folder), "/api/v1/data")
+    )
 
 
 async def file(request: Request) -> FileResponse:

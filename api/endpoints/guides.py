@@ -22,18 +22,14 @@ async def page(request: Request) -> PreparedResponse:
     gpu_gb = next((size for size in GPU_SIZES if given == str(size)), None)
     key = resource(request.scope) if gpu_gb is not None else request.url.path
 
-    async def make() -> PreparedResponse:
-        view = services.swarm.view()
-        return await services.on_demand.render(lambda: kinds.page(services.pages.help(view, gpu_gb=gpu_gb), "/help"))
-
-    return await services.on_demand.get(key, make)
+    view = services.swarm.view()
+    return await services.on_demand.draw(key, lambda: kinds.page(services.pages.help(view, gpu_gb=gpu_gb), "/help"))
 
 
 async def glossary(request: Request) -> PreparedResponse:
     """The terms; they do not depend on the swarm."""
     services = services_of(request)
 
-    async def make() -> PreparedResponse:
-        return await services.on_demand.render(lambda: kinds.page(services.pages.glossary(), "/glossary"))
-
-    return await services.on_demand.get(resource(request.scope), make)
+    return await services.on_demand.draw(
+        resource(request.scope), lambda: kinds.page(services.pages.glossary(), "/glossary")
+    )

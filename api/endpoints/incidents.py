@@ -38,10 +38,9 @@ async def page(request: Request) -> PreparedResponse:
         read = await in_time(asyncio.gather(*(_past(services.history, prefix) for prefix in without[:MAX_PASTS])))
         pasts = dict(zip(without, read or (), strict=False))
 
-        def render() -> PreparedResponse:
-            return kinds.page(services.pages.incidents(view, found, pasts), "/incidents")
-
-        return await services.on_demand.render(render)
+        return await services.on_demand.render(
+            lambda: kinds.page(services.pages.incidents(view, found, pasts), "/incidents")
+        )
 
     return await services.on_demand.get(resource(request.scope), make)
 

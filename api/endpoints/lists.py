@@ -42,8 +42,4 @@ async def _page(request: Request, table: Table[Any]) -> PreparedResponse:
     make_page = partial(
         services.lists.page, table, snapshot, query, freshness=freshness, form=form, coding=coding, path=path
     )
-
-    async def make() -> PreparedResponse:
-        return await services.on_demand.render(make_page)
-
-    return await services.on_demand.get(key, make)
+    return await services.on_demand.draw(key, make_page)

@@ -30,12 +30,9 @@ async def servers(request: Request) -> PreparedResponse:
     openmetrics = "application/openmetrics-text" in request.headers.get("accept", "")
     view = services.swarm.view()
 
-    def render() -> PreparedResponse:
+    def draw() -> PreparedResponse:
         current = view.snapshot if not view.stale else None
         collector = CollectorRegistry() if current is None else ServerCollector(current)
         return kinds.metrics(exposition(collector, openmetrics=openmetrics), openmetrics=openmetrics)
 
-    async def make() -> PreparedResponse:
-        return await services.on_demand.render(render)
-
-    return await services.on_demand.get(f"/metrics/servers#{openmetrics}", make)  # not its path: it has two forms
+    return await services.on_demand.draw(f"/metrics/servers#{openmetrics}", draw)  # not its path: it has two forms

@@ -59,11 +59,8 @@ async def model(request: Request) -> PreparedResponse:
     if report is None:
         raise await services.unknown("model", prefix, f"No model {prefix[:100]!r} is known.")
 
-    def render() -> PreparedResponse:
+    def draw() -> PreparedResponse:
         document = model_document(snapshot, report, freshness, show_addresses=services.settings.show_addresses)
         return kinds.document(document, "/api/v1/models/{dht_prefix}")
 
-    async def make() -> PreparedResponse:
-        return await services.on_demand.render(render)
-
-    return await services.on_demand.get(resource(request.scope), make)
+    return await services.on_demand.draw(resource(request.scope), draw)

@@ -19,6 +19,7 @@ from api.responses import kinds
 from api.responses.history_cache import in_time
 from api.responses.prepared import PreparedResponse
 from api.services import services_of
+from shared.judgement.freshness import FRESH
 from shared.public import (
     changes,
     check,
@@ -34,6 +35,7 @@ from shared.public import (
     search,
     state,
 )  # fmt: skip
+from shared.public.document import as_of
 from shared.public.schema import schemas
 
 if TYPE_CHECKING:
@@ -69,48 +71,23 @@ DOCUMENTS = (
     search.SearchDocument,
 )
 _REF = "#/components/schemas/{name}"
-_PREFIX = {
-    "name": "dht_prefix",
-    "in": "path",
-    "required": True,
-    "description": "The model's DHT prefix; a slash in it may be written as it is or as %2F.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 128},
-}
-_PEER = {
-    "name": "peer_id",
-    "in": "path",
-    "required": True,
-    "description": "A peer id in any form of the libp2p specification.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 128},
-}
-_CONTRIBUTOR = {
-    "name": "name",
-    "in": "path",
-    "required": True,
-    "description": "The public name that servers announce: claimed, as anyone can announce any name.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 64},
-}
-_FILE = {
-    "name": "name",
-    "in": "path",
-    "required": True,
-    "description": "A name that `/api/v1/data` lists, as `crawls-2026-11-25.csv.gz`.",
-    "schema": {"type": "string", "maxLength": 64},
-}
-_WEEK = {
-    "name": "week",
-    "in": "path",
-    "required": True,
-    "description": "A week that `/api/v1/reports` lists, named as by ISO 8601: `2026-W48`.",
-    "schema": {"type": "string", "maxLength": 16},
-}
-_INCIDENT = {
-    "name": "incident_id",
-    "in": "path",
-    "required": True,
-    "description": "The id of an incident in `/api/v1/incidents`.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 64},
-}
+
+
+def _in_path(name: str, words: str, most: int, **least: int) -> dict[str, Any]:
+    schema = {"type": "string", **least, "maxLength": most}
+    return {"name": name, "in": "path", "required": True, "description": words, "schema": schema}
+
+
+_PREFIX = _in_path(
+    "dht_prefix", "The model's DHT prefix; a slash in it may be written as it is or as %2F.", 128, minLength=1
+)
+_PEER = _in_path("peer_id", "A peer id in any form of the libp2p specification.", 128, minLength=1)
+_CONTRIBUTOR = _in_path(
+    "name", "The public name that servers announce: claimed, as anyone can announce any name.", 64, minLength=1
+)
+_FILE = _in_path("name", "A name that `/api/v1/data` lists, as `crawls-2026-11-25.csv.gz`.", 64)
+_WEEK = _in_path("week", "A week that `/api/v1/reports` lists, named as by ISO 8601: `2026-W48`.", 16)
+_INCIDENT = _in_path("incident_id", "The id of an incident in `/api/v1/incidents`.", 64, minLength=1)
 _WORDS = {
     304: "The client has it already (If-None-Match).",
     303: "To the page of what was asked for.",
@@ -173,10 +150,7 @@ def examples(
         part = msgspec.structs.replace(model, servers=(server,))
         small = msgspec.structs.replace(snapshot, models=(part,), reachability_issues=snapshot.reachability_issues[:1])
         fill = {"dht_prefix": model.dht_prefix, "peer_id": server.peer_id}
-        head: dict[str, Any] = {
-            "last_updated": snapshot.taken_at, "update_period": snapshot.update_period, "total": 1, "next": None,
-            "stale": False, "age_seconds": 0,
-        }  # fmt: skip
+        head: dict[str, Any] = {**as_of(snapshot, FRESH), "total": 1, "next": None}
         documents |= {
             "/api/v1/state": state.state_document(small, show_addresses=show_addresses),
             "/api/v1/servers": lists.ServersDocument(

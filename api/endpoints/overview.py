@@ -37,7 +37,4 @@ async def text(request: Request) -> PreparedResponse:
         return prepared
     color = resource(request.scope) == COLOR_PATH
 
-    async def make() -> PreparedResponse:
-        return await services.on_demand.render(lambda: swarm_text(snapshot, freshness, color=color))
-
-    return await services.on_demand.get(f"{TEXT_PATH}#{color}", make)
+    return await services.on_demand.draw(f"{TEXT_PATH}#{color}", lambda: swarm_text(snapshot, freshness, color=color))

@@ -21,17 +21,13 @@ async def page(request: Request) -> PreparedResponse:
     services.snapshot()
     unknown = "No location is known: this monitor has no geo database (GEOIP_DATABASE), or shows no addresses."
 
-    async def make() -> PreparedResponse:
-        view = services.swarm.view()
+    view = services.swarm.view()
 
-        def render() -> PreparedResponse | None:
-            html = services.pages.places(view)
-            return None if html is None else kinds.page(html, "/places")
-
-        response = await services.on_demand.render(render)
-        if response is None:
+    def draw() -> PreparedResponse:
+        html = services.pages.places(view)
+        if html is None:
             raise Problem(404, unknown)
-        return response
+        return kinds.page(html, "/places")
 
-    # No path begins like this key: who may see it is asked each time.
-    return await services.on_demand.get("places", make)
+    # No path begins like this key: who may see it is checked each time.
+    return await services.on_demand.draw("places", draw)

@@ -31,13 +31,11 @@ async def picture(request: Request) -> PreparedResponse:
     prefix = request.path_params.get("dht_prefix")
     model = None if prefix is None else await _model(services, prefix)
     route = "/og.png" if prefix is None else "/og/models/{dht_prefix}.png"
-
-    async def make() -> PreparedResponse:
-        view = services.swarm.view()
-        return await services.on_demand.render(lambda: kinds.picture(services.pages.picture(view, model), route))
-
-    # No path begins like this key, here and below: who may see it is asked each time.
-    return await services.on_demand.get(f"picture {prefix!r}", make)
+    view = services.swarm.view()
+    # No path begins like this key, here and below: who may see it is checked each time.
+    return await services.on_demand.draw(
+        f"picture {prefix!r}", lambda: kinds.picture(services.pages.picture(view, model), route)
+    )
 
 
 async def embed(request: Request) -> PreparedResponse:
@@ -46,16 +44,12 @@ async def embed(request: Request) -> PreparedResponse:
     services.require_public(request)
     prefix: str = request.path_params["dht_prefix"]
     model = await _model(services, prefix)
+    view = services.swarm.view()
 
-    async def make() -> PreparedResponse:
-        view = services.swarm.view()
+    def draw() -> PreparedResponse:
+        return kinds.framed_page(services.pages.embed(view, model), "/embed/models/{dht_prefix}")
 
-        def render() -> PreparedResponse:
-            return kinds.framed_page(services.pages.embed(view, model), "/embed/models/{dht_prefix}")
-
-        return await services.on_demand.render(render)
-
-    return await services.on_demand.get(f"card {prefix}", make)
+    return await services.on_demand.draw(f"card {prefix}", draw)
 
 
 async def page(request: Request) -> PreparedResponse:
@@ -64,13 +58,10 @@ async def page(request: Request) -> PreparedResponse:
     prefix: str = request.path_params["dht_prefix"]
     model, base = await _model(services, prefix), services.settings.public_url or base_address(request)
 
-    async def make() -> PreparedResponse:
-        def render() -> PreparedResponse:
-            return kinds.page(services.pages.share(model, base), "/share/models/{dht_prefix}")
+    def draw() -> PreparedResponse:
+        return kinds.page(services.pages.share(model, base), "/share/models/{dht_prefix}")
 
-        return await services.on_demand.render(render)
-
-    return await services.on_demand.get(f"share {base} {prefix}", make)
+    return await services.on_demand.draw(f"share {base} {prefix}", draw)
 
 
 async def incident(request: Request) -> PreparedResponse:

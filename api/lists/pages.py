@@ -14,6 +14,7 @@ from api.lists.query import bad_cursor
 from api.responses.kinds import BY_ACCEPT
 from api.responses.prepared import PreparedResponse
 from api.responses.read_through import FRESH_SECONDS
+from shared.public.document import as_of
 
 if TYPE_CHECKING:
     from api.lists.index import Table
@@ -64,15 +65,7 @@ class ListPages:
             else:
                 document = table.part if query.fields else table.document
                 content = msgspec.json.encode(
-                    document(
-                        last_updated=snapshot.taken_at,
-                        update_period=snapshot.update_period,
-                        total=page.total,
-                        next=following,
-                        stale=freshness.stale,
-                        age_seconds=freshness.at_least,
-                        **{table.name: rows},
-                    )
+                    document(**as_of(snapshot, freshness), total=page.total, next=following, **{table.name: rows})
                 )
         return PreparedResponse.make(
             content, MEDIA_TYPES[form], headers=headers, vary=BY_ACCEPT, route=path, coding=coding

@@ -6,10 +6,9 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from api.metrics.swarm import MAX_VERSIONS, RPS_FIELDS, gauge, shown_models, top
+from api.metrics.swarm import MAX_VERSIONS, RPS_FIELDS, family, gauge, gauges, shown_models, top
 from shared.judgement.coverage import coverage, speed_by_block
 from shared.snapshot import PeerState
 
@@ -43,24 +42,20 @@ class LegacyCollector(Collector):
         yield gauge("servers_num_total", "Servers that announce pings.", len(pinging))
         yield gauge("servers_num_relay", "Servers behind a relay.", sum(bool(s.using_relay) for s in servers))
         if finite:
-            percentiles = GaugeMetricFamily("ping_pct", "Percentiles of answered pings, in seconds.", labels=["pct"])
-            for percent in PERCENTILES:
-                percentiles.add_metric([str(percent)], _percentile(finite, percent))
-            yield percentiles
-        versions = GaugeMetricFamily("server_version", "Servers by version.", labels=["version_number"])
-        for version, count in top(Counter(server.version for server in servers if server.version), MAX_VERSIONS):
-            versions.add_metric([version], count)
-        yield versions
+            percentiles = {str(percent): _percentile(finite, percent) for percent in PERCENTILES}
+            yield gauges("ping_pct", "Percentiles of answered pings, in seconds.", "pct", percentiles)
+        versions = top(Counter(server.version for server in servers if server.version), MAX_VERSIONS)
+        yield gauges("server_version", "Servers by version.", "version_number", versions)
         yield from self._models()
 
     def _models(self) -> Iterator[Metric]:
-        blocks = GaugeMetricFamily("n_blocks", "Blocks of the model.", labels=["model"])
-        servers = GaugeMetricFamily("servers_num", "Servers of the model.", labels=["model"])
-        total = GaugeMetricFamily("blocks_total", "Blocks served, over all servers.", labels=["model"])
-        online_min = GaugeMetricFamily("blocks_online_min", "Online servers of the rarest block.", labels=["model"])
-        by_state = GaugeMetricFamily("blocks", "Blocks served, by the servers' state.", labels=["model", "state"])
-        average = GaugeMetricFamily("rps_avg", "Mean over blocks of the servers' summed RPS.", labels=["model", "rps"])
-        least = GaugeMetricFamily("rps_min", "Least over blocks of the servers' summed RPS.", labels=["model", "rps"])
+        blocks = family("n_blocks", "Blocks of the model.")
+        servers = family("servers_num", "Servers of the model.")
+        total = family("blocks_total", "Blocks served, over all servers.")
+        online_min = family("blocks_online_min", "Online servers of the rarest block.")
+        by_state = family("blocks", "Blocks served, by the servers' state.", "state")
+        average = family("rps_avg", "Mean over blocks of the servers' summed RPS.", "rps")
+        least = family("rps_min", "Least over blocks of the servers' summed RPS.", "rps")
         for model in shown_models(self._snapshot)[0]:
             name = model.dht_prefix
             blocks.add_metric([name], model.num_blocks)

@@ -5,12 +5,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from shared import tasks
-from shared.store import stored
+from shared.process_metrics import ProcessRegistry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
 UNROUTED = "(none)"
 
 
-class ProcessMetrics(Collector):
+class ProcessMetrics(ProcessRegistry, Collector):
     """Counts and times what happens, and reads the rest where it is when it is scraped."""
 
     def __init__(
@@ -36,35 +34,27 @@ class ProcessMetrics(Collector):
         now: Callable[[], float],
     ) -> None:
         """`now` returns Unix seconds by the clock that the monitor's processes share."""
-        self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
-        for shared in (stored.REFUSED, tasks.FAILURES, tasks.UP):
-            self.registry.register(shared)
+        super().__init__()
         self._prepared = prepared
         self._checks_waiting = checks_waiting
         self._redis_connected = redis_connected
         self._snapshot_age = snapshot_age
         self._now = now
         self.subscribers = 0
-        self.requests = Counter(
-            "petals_api_requests",
-            "Requests that went through the router, by route and status.",
-            ["route", "status"],
-            registry=self.registry,
+        self.requests = self.counter(
+            "petals_api_requests", "Requests that went through the router, by route and status.", ["route", "status"]
         )
-        self.in_flight = Gauge("petals_api_requests_in_flight", "Requests being answered.", registry=self.registry)
-        self.duration = Histogram(
+        self.in_flight = self.gauge("petals_api_requests_in_flight", "Requests being answered.")
+        self.duration = self.histogram(
             "petals_api_request_duration_seconds",
             "From request to the start of its answer, by route.",
             ["route"],
             buckets=(0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 9, 10),
-            registry=self.registry,
         )
-        self._reply_lag = Histogram(
+        self._reply_lag = self.histogram(
             "petals_api_reply_lag_seconds",
             "From a worker's verdict to its arrival here, for all replies.",
             buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
-            registry=self.registry,
         )
         self.registry.register(self)
 
@@ -88,10 +78,6 @@ class ProcessMetrics(Collector):
                 "Age of the snapshot that this replica shows; the swarm's own metrics are on the public port.",
                 value=age,
             )
-
-    def serve(self, port: int, host: str = "127.0.0.1") -> None:
-        """Serve `/metrics` on a private port from a thread of its own."""
-        start_http_server(port, host, registry=self.registry)
 
 
 class RequestMetrics:

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from api.metrics.swarm import RPS_FIELDS, gauge, shown_models
+from api.metrics.swarm import RPS_FIELDS, family, gauge, shown_models
 from shared.inference import AgreementOutcome
 from shared.snapshot import Verdict
 
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from prometheus_client import Metric
+    from prometheus_client.core import GaugeMetricFamily
 
     from shared.snapshot import Snapshot
 
@@ -36,21 +36,14 @@ class ServerCollector(Collector):
         self._overflow = everywhere - len(self._servers)
 
     def collect(self) -> Iterator[Metric]:
-        labels = ["model", "peer_id"]
-        state = GaugeMetricFamily("petals_server_state", "1 for the server's state.", labels=[*labels, "state"])
-        reached = GaugeMetricFamily(
-            "petals_server_reachable", "1 reached by the crawler, 0 not; absent where nobody could look.", labels=labels
-        )
-        first = GaugeMetricFamily("petals_server_first_block", "The first block that it serves.", labels=labels)
-        blocks = GaugeMetricFamily("petals_server_blocks", "Blocks that it serves.", labels=labels)
-        rps = GaugeMetricFamily(
-            "petals_server_throughput_rps", "Requests per second, as announced.", labels=[*labels, "kind"]
-        )
-        cache = GaugeMetricFamily("petals_server_cache_tokens_left", "Free attention cache.", labels=labels)
-        relay = GaugeMetricFamily("petals_server_using_relay", "1 where it announces to use a relay.", labels=labels)
-        relayed = GaugeMetricFamily(
-            "petals_server_relayed", "1 reached through a relay, 0 directly; absent where not reached.", labels=labels
-        )
+        state = _family("petals_server_state", "1 for the server's state.", "state")
+        reached = _family("petals_server_reachable", "1 reached by the crawler, 0 not; absent where nobody could look.")
+        first = _family("petals_server_first_block", "The first block that it serves.")
+        blocks = _family("petals_server_blocks", "Blocks that it serves.")
+        rps = _family("petals_server_throughput_rps", "Requests per second, as announced.", "kind")
+        cache = _family("petals_server_cache_tokens_left", "Free attention cache.")
+        relay = _family("petals_server_using_relay", "1 where it announces to use a relay.")
+        relayed = _family("petals_server_relayed", "1 reached through a relay, 0 directly; absent where not reached.")
         for name, server in self._servers.items():
             state.add_metric([*name, server.state.value], 1)
             if server.verdict is not Verdict.UNKNOWN:
@@ -72,19 +65,14 @@ class ServerCollector(Collector):
         yield gauge("petals_servers_overflow", "Servers without series of their own.", self._overflow)
 
     def _inference(self) -> Iterator[Metric]:
-        labels = ["model", "peer_id"]
-        inference = GaugeMetricFamily(
-            "petals_server_inference", "1 for the outcome of its latest inference check.", labels=[*labels, "outcome"]
-        )
-        per_step = GaugeMetricFamily(
+        inference = _family("petals_server_inference", "1 for the outcome of its latest inference check.", "outcome")
+        per_step = _family(
             "petals_server_seconds_per_step",
             "Seconds that it took for one token through its blocks, measured by the crawler.",
-            labels=labels,
         )
-        agrees = GaugeMetricFamily(
+        agrees = _family(
             "petals_server_agrees",
             "1 where its numbers are those of others that were given the same input, 0 where not; absent alone.",
-            labels=labels,
         )
         for name, server in self._servers.items():
             if server.inference is None:
@@ -95,3 +83,7 @@ class ServerCollector(Collector):
             if server.inference.agreement.outcome in (AgreementOutcome.AGREES, AgreementOutcome.DISAGREES):
                 agrees.add_metric(name, server.inference.agreement.outcome is AgreementOutcome.AGREES)
         yield from (inference, per_step, agrees)
+
+
+def _family(name: str, documentation: str, *labels: str) -> GaugeMetricFamily:
+    return family(name, documentation, "peer_id", *labels)

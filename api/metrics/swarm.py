@@ -22,7 +22,7 @@ from shared.judgement.usability import against_majority, gives_tokens
 from shared.snapshot import ModelState, PeerState, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from prometheus_client import Metric
 
@@ -68,18 +68,18 @@ class SwarmCollector(Collector):
             "Servers that say otherwise than a record under their name, which anyone can write.",
             snapshot.num_conflicts,
         )
-        bootstrap = GaugeMetricFamily(
-            "petals_bootstrap_peer_up", "1 where the bootstrap peer answered the crawler.", labels=["peer_id"]
+        yield gauges(
+            "petals_bootstrap_peer_up",
+            "1 where the bootstrap peer answered the crawler.",
+            "peer_id",
+            {peer.peer_id: peer.verdict is Verdict.REACHABLE for peer in snapshot.bootstrap_peers},
         )
-        for peer_id, verdict in {peer.peer_id: peer.verdict for peer in snapshot.bootstrap_peers}.items():
-            bootstrap.add_metric([peer_id], verdict is Verdict.REACHABLE)
-        yield bootstrap
-        refused = GaugeMetricFamily(
-            "petals_records_refused", "DHT records refused in the last crawl, by reason.", labels=["reason"]
+        yield gauges(
+            "petals_records_refused",
+            "DHT records refused in the last crawl, by reason.",
+            "reason",
+            top(snapshot.refused.by_reason, MAX_REASONS),
         )
-        for reason, count in top(snapshot.refused.by_reason, MAX_REASONS):
-            refused.add_metric([reason], count)
-        yield refused
         yield gauge("petals_models", "Models in the snapshot.", len(snapshot.models))
         yield gauge(
             "petals_models_overflow",
@@ -92,77 +92,63 @@ class SwarmCollector(Collector):
 
     def _models(self) -> Iterator[Metric]:
         info = InfoMetricFamily("petals_model", "What a model is.", labels=["model"])
-        healthy = GaugeMetricFamily(
-            "petals_model_healthy", "1 where every block is served, as far as seen from the crawler.", labels=["model"]
-        )
-        path = GaugeMetricFamily(
+        healthy = family("petals_model_healthy", "1 where every block is served, as far as seen from the crawler.")
+        path = family(
             "petals_model_path_available",
             "1 where each block has a server that was not found unreachable from the crawler.",
-            labels=["model"],
         )
-        covered = GaugeMetricFamily(
-            "petals_model_covered_ratio", "Share of blocks that an online server holds.", labels=["model"]
+        covered = family("petals_model_covered_ratio", "Share of blocks that an online server holds.")
+        redundancy = family(
+            "petals_model_blocks", 'Blocks by how many online servers hold them: "0", "1" or "2+".', "redundancy"
         )
-        redundancy = GaugeMetricFamily(
-            "petals_model_blocks",
-            'Blocks by how many online servers hold them: "0", "1" or "2+".',
-            labels=["model", "redundancy"],
-        )
-        servers = GaugeMetricFamily("petals_model_servers", "Servers by state.", labels=["model", "state"])
-        worst = GaugeMetricFamily(
+        servers = family("petals_model_servers", "Servers by state.", "state")
+        worst = family(
             "petals_model_worst_block_throughput_rps",
             "Least over blocks of the online servers' summed throughput in requests per second, by kind.",
-            labels=["model", "kind"],
+            "kind",
         )
-        cache = GaugeMetricFamily(
-            "petals_model_cache_tokens_left", "Free attention cache of online servers.", labels=["model"]
-        )
-        usable = GaugeMetricFamily(
+        cache = family("petals_model_cache_tokens_left", "Free attention cache of online servers.")
+        usable = family(
             "petals_model_usable",
             "1 where the latest chain of inference gave tokens, 0 where it did not; absent where nobody could look.",
-            labels=["model"],
         )
-        per_token = GaugeMetricFamily(
+        per_token = family(
             "petals_model_seconds_per_token",
             "Seconds that the latest chain took for its second token, measured by the crawler.",
-            labels=["model"],
         )
-        tried = GaugeMetricFamily(
-            "petals_model_usability_timestamp_seconds", "When the latest chain began.", labels=["model"]
-        )
-        disagreeing = GaugeMetricFamily(
+        tried = family("petals_model_usability_timestamp_seconds", "When the latest chain began.")
+        disagreeing = family(
             "petals_model_servers_disagreeing",
             "Online servers that compute other numbers than most of three or more that were given the same input.",
-            labels=["model"],
         )
-        computing = GaugeMetricFamily(
+        computing = family(
             "petals_model_servers_by_inference",
             "Online servers by the outcome of their latest inference check.",
-            labels=["model", "outcome"],
+            "outcome",
         )
         for model in self._shown:
-            name, held = model.dht_prefix, coverage(model)
-            info.add_metric([name], {"name": model.name, "official": str(model.official).lower()})
-            healthy.add_metric([name], model.state is ModelState.HEALTHY)
-            path.add_metric([name], held.has_path)
-            covered.add_metric([name], held.covered_share)
+            name, held, of_model = model.dht_prefix, coverage(model), [model.dht_prefix]
+            info.add_metric(of_model, {"name": model.name, "official": str(model.official).lower()})
+            healthy.add_metric(of_model, model.state is ModelState.HEALTHY)
+            path.add_metric(of_model, held.has_path)
+            covered.add_metric(of_model, held.covered_share)
             grouped = Counter("2+" if count > 1 else str(count) for count in held.redundancy)
             for group in ("0", "1", "2+"):
                 redundancy.add_metric([name, group], grouped[group])
             _add_states(servers, name, [model])
             for kind, field in RPS_FIELDS.items():
                 worst.add_metric([name, kind], min(speed_by_block(model.num_blocks, online(model), field), default=0.0))
-            cache.add_metric([name], sum(server.cache_tokens_left or 0 for server in online(model)))
+            cache.add_metric(of_model, sum(server.cache_tokens_left or 0 for server in online(model)))
             tokens = gives_tokens(model)
             if tokens is not None:
-                usable.add_metric([name], tokens)
+                usable.add_metric(of_model, tokens)
             if model.usability is not None:
-                tried.add_metric([name], model.usability.checked_at)
+                tried.add_metric(of_model, model.usability.checked_at)
                 if tokens and model.usability.seconds_per_token is not None:
-                    per_token.add_metric([name], model.usability.seconds_per_token)
+                    per_token.add_metric(of_model, model.usability.seconds_per_token)
             outcomes = Counter(server.inference.outcome for server in online(model) if server.inference is not None)
             if outcomes:
-                disagreeing.add_metric([name], sum(map(against_majority, online(model))))
+                disagreeing.add_metric(of_model, sum(map(against_majority, online(model))))
                 for outcome in InferenceOutcome:
                     computing.add_metric([name, outcome], outcomes[outcome])
         if self._rest:
@@ -174,20 +160,14 @@ class SwarmCollector(Collector):
         # A server that serves two models counts once here, by the one where it is online if there is one.
         servers = distinct_servers(self._snapshot)
         versions = Counter(server.version or "unknown" for server in servers)
-        by_version = GaugeMetricFamily("petals_servers_by_version", "Servers by petals version.", labels=["version"])
-        for version, count in top(versions, MAX_VERSIONS):
-            by_version.add_metric([version], count)
-        yield by_version
+        yield gauges("petals_servers_by_version", "Servers by petals version.", "version", top(versions, MAX_VERSIONS))
         yield gauge(
             "petals_versions_overflow",
             f'Versions counted together under version="{OTHER}".',
             max(0, len(versions) - MAX_VERSIONS),
         )
         adapters = Counter(name for server in servers for name in set(server.adapters))
-        by_adapter = GaugeMetricFamily("petals_servers_by_adapter", "Servers by LoRA adapter.", labels=["adapter"])
-        for adapter, count in top(adapters, MAX_ADAPTERS):
-            by_adapter.add_metric([adapter], count)
-        yield by_adapter
+        yield gauges("petals_servers_by_adapter", "Servers by LoRA adapter.", "adapter", top(adapters, MAX_ADAPTERS))
         yield gauge(
             "petals_adapters_overflow",
             f'Adapters counted together under adapter="{OTHER}".',
@@ -244,6 +224,19 @@ def gauge(name: str, documentation: str, value: float) -> GaugeMetricFamily:
     return GaugeMetricFamily(name, documentation, value=value)
 
 
+def gauges(name: str, documentation: str, label: str, values: Mapping[str, float]) -> GaugeMetricFamily:
+    """Return a family with a series for each value of the label."""
+    made = GaugeMetricFamily(name, documentation, labels=[label])
+    for key, value in values.items():
+        made.add_metric([key], value)
+    return made
+
+
+def family(name: str, documentation: str, *labels: str) -> GaugeMetricFamily:
+    """Return a family without series yet. Its first label is the model."""
+    return GaugeMetricFamily(name, documentation, labels=["model", *labels])
+
+
 def shown_models(snapshot: Snapshot) -> tuple[list[ModelReport], list[ModelReport]]:
     """Divide the models into those with series of their own and the rest.
 
@@ -265,8 +258,8 @@ def _add_states(family: GaugeMetricFamily, name: str, models: Iterable[ModelRepo
         family.add_metric([name, state.value], states[state])
 
 
-def top(counts: dict[str, int], limit: int) -> list[tuple[str, int]]:
+def top(counts: dict[str, int], limit: int) -> dict[str, int]:
     """Return the greatest; the rest is counted together, so that strangers cannot add series without end."""
     ranked = sorted(((name, count) for name, count in counts.items() if name != OTHER), key=lambda it: (-it[1], it[0]))
     rest = sum(count for _, count in ranked[limit:]) + counts.get(OTHER, 0)
-    return [*ranked[:limit], (OTHER, rest)] if rest else ranked[:limit]
+    return dict(ranked[:limit]) | ({OTHER: rest} if rest else {})

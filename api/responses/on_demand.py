@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from api.http.problems import Problem
@@ -47,6 +48,10 @@ class OnDemandResponses:
         """Return the response for a resource (`api.http.resources`). Raises what `make` raises, which may `render`."""
         response: PreparedResponse = await self._responses.get(key, make)
         return response
+
+    async def draw(self, key: str, draw: Callable[[], PreparedResponse]) -> PreparedResponse:
+        """Return the response for a resource; where it is not there yet, `draw` makes it in the thread."""
+        return await self.get(key, partial(self.render, draw))
 
     async def render(self, make: Callable[[], T]) -> T:
         """Run what takes time in the thread. Raises a 503 `Problem` where too much waits for it."""

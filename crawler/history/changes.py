@@ -15,7 +15,7 @@ from crawler.history.script import change_command
 from shared import changes, words
 from shared.changes import MAX_EVIDENCE, Change, ChangeKind
 from shared.reachability import Cause, message
-from shared.snapshot import MAX_UNIX_SECONDS, PeerState, Verdict
+from shared.snapshot import PeerState, Verdict, check_times
 from shared.store import keys
 
 if TYPE_CHECKING:
@@ -74,16 +74,13 @@ class Watched(msgspec.Struct, frozen=True, array_like=True):
 
 
 def decode_watched(data: bytes) -> Watched:
-    """Return a stored state. Raises `ValueError` for anything else."""
-    try:
-        watched = msgspec.msgpack.decode(data, type=Watched)
-    except RecursionError as error:
-        raise ValueError("nested too deep") from error
+    """Return a stored state. Whatever this raises, `stored.read` refuses the entry."""
+    watched = msgspec.msgpack.decode(data, type=Watched)
     for change in (watched.down, watched.moved, watched.updated):
         if change is not None:
             changes.checked(change)
-    if watched.suspect is not None and not 0 <= watched.suspect.start <= MAX_UNIX_SECONDS:
-        raise ValueError("a time is out of range")
+    if watched.suspect is not None:
+        check_times(watched.suspect.start)
     return watched
 
 

@@ -21,7 +21,7 @@ _HOURS = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)(?:\s+(
 
 
 class QuietHours(NamedTuple):
-    """From when until when, each day, nobody is told of anything; it is told afterwards."""
+    """The hours of each day in which nothing is sent; it is sent at their end."""
 
     begin: time
     end: time
@@ -67,7 +67,7 @@ class Choice(NamedTuple):
 
 
 def _is_worth_telling(change: Change) -> bool:
-    """Of what flaps the 1st, 2nd, 4th, 8th, … time is told, beginning and end."""
+    """Whether operators get it: of a change that repeats, the 1st, 2nd, 4th, 8th, … time, each beginning and end."""
     return change.times & (change.times - 1) == 0
 
 

@@ -47,7 +47,7 @@ PROBES_WITHIN = 60.0
 PROGRESS_EVERY = 0.5
 """Seconds between two reports of how far a first crawl has come."""
 MAX_CLOCK_AHEAD = 20.0
-"""Seconds. By a clock that is ahead records look expired, so that servers would seem to have left."""
+"""Seconds. By a clock that is ahead records seem expired, so that servers would seem to have left."""
 SILENT = frozenset({Cause.TIMEOUT, Cause.FROZEN, Cause.RELAY_AWAY, Cause.SILENT_BEHIND_RELAY})
 """Causes that this process may itself be responsible for while it is overloaded."""
 
@@ -218,7 +218,7 @@ class Crawl:
     ) -> Observation:
         """Return what is known now. Raises `SwarmUnavailableError` where this node, not the swarm, is at fault."""
         if self._announcements.unanswered_keys and not self._announcements.answered_keys:
-            raise SwarmUnavailableError("no node of the swarm answered a look-up", self._with_accounts(bootstrap))
+            raise SwarmUnavailableError("no node of the swarm answered a lookup", self._with_accounts(bootstrap))
         dials = dict(self._probes.outcomes)
         if any(outcome.verdict is not Verdict.REACHABLE for outcome in dials.values()):
             await self._check_ourselves(bootstrap)
@@ -292,7 +292,7 @@ class Crawl:
         """Check that this crawler's nodes still reach a bootstrap peer: otherwise every failure may be their own."""
         alive = [peer for peer in bootstrap if peer.verdict is Verdict.REACHABLE]
         heard, reached = await asyncio.gather(
-            self._dht_node.hears(),
+            self._dht_node.reaches_swarm(),
             any_true(self._prober_node.reaches(peer.peer_id, map(from_text, peer.addresses)) for peer in alive),
         )
         if not heard or not reached:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from deploy.demo.simulated_inference import Computation, handler
+from shared.p2p.daemon import P2PDaemon
 from shared.p2p.hivemind import DHTID, DHTNode, MSGPackSerializer
 from shared.p2p.petals import MODEL_INDEX_KEY, ModelInfo, ServerInfo, ServerState, block_key
 
@@ -94,7 +95,10 @@ class SimulatedServer:
         `identity` is a file that keeps its peer id over restarts; it is made where there is none.
         """
         keeps = {} if identity is None else {"identity_path": str(identity)}
-        node = await DHTNode.create(initial_peers=initial_peers, host_maddrs=[f"/ip4/{address}/tcp/{port}"], **keeps)
+        p2p = await P2PDaemon.create(
+            initial_peers, host_maddrs=[f"/ip4/{address}/tcp/{port}"], use_relay=False, **keeps
+        )
+        node = await DHTNode.create(p2p=p2p, initial_peers=initial_peers)
         server = cls(node, announcement)
         if announcement is not None and serves:
             its = announcement
@@ -138,6 +142,7 @@ class SimulatedServer:
         with suppress(Exception):
             async with asyncio.timeout(CLOSE_WITHIN):
                 await self.node.shutdown()
+                await self.node.p2p.shutdown()
 
 
 def place(announced: Mapping[str, Announcement], *, on: Iterable[SimulatedServer]) -> None:

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Tone(StrEnum):
-    """How good the news is. What nobody could look at is never bad news."""
+    """How good the news is. What is not known is never bad news."""
 
     GOOD = "good"
     WARN = "warn"

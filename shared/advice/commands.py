@@ -6,7 +6,6 @@ cannot be given safely (control characters, what a program would read as an opti
 
 from __future__ import annotations
 
-import ipaddress
 import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from shared.address_text import endpoint, is_public
 from shared.judgement.coverage import coverage
 from shared.snapshot import PeerState
 
@@ -119,21 +119,10 @@ def usable_adapters(model: ModelReport) -> tuple[str, ...]:
 
 def public_place(addresses: Iterable[str]) -> Place | None:
     """Return the first public IPv4 address and TCP port among a server's multiaddrs, those of relays left out."""
-    for address in addresses:
-        _, protocol, host, transport, port, *more = (*address.split("/"), "", "", "", "", "")
-        if protocol != "ip4" or transport != "tcp" or "p2p-circuit" in more or not port.isdecimal():
-            continue
-        if is_public(host) and 0 < int(port[:6]) < 65536:  # noqa: PLR2004 - what a port can be
-            return Place(host, int(port))
+    for at in map(endpoint, addresses):
+        if at.protocol == "ip4" and at.tcp_port is not None and is_public(at.host):
+            return Place(at.host, at.tcp_port)
     return None
-
-
-def is_public(ip: str) -> bool:
-    """Whether this is an IP address that the Internet routes."""
-    try:
-        return ipaddress.ip_address(ip).is_global
-    except ValueError:
-        return False
 
 
 def _with_adapter(model: ModelReport, name: str) -> ModelReport:

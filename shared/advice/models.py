@@ -55,7 +55,7 @@ class Past:
     """When the state that it has now was first seen."""
     last_healthy: float | None = None
     watched_since: float | None = None
-    """The first crawl that the history knows: before it nobody looked."""
+    """The first crawl that the history knows: before it nothing is known."""
     lost: tuple[LostBlocks, ...] = ()
     """Which blocks lost which servers, when it broke."""
 

@@ -1,17 +1,18 @@
 """This module says of one server, or of a peer that is none, what is so, since when, and what its operator can do.
 
 Two sources are told apart: what the last crawl found (`server_advice`), and what a check found just now
-(`check_advice`). What a server announces is said as its claim; that nobody could look is said as the monitor's failure.
+(`check_advice`). What a server announces is said as its claim; that nobody could probe it is the monitor's failure.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from shared import words
+from shared.address_text import endpoint, is_public
 from shared.advice.advice import Advice, Tone
-from shared.advice.commands import DEFAULT_PORT, Place, initial_peers, is_public, public_place, run_server
+from shared.advice.commands import DEFAULT_PORT, Place, initial_peers, public_place, run_server
 from shared.incidents import Fate
 from shared.judgement.usability import against_majority, does_not_compute
 from shared.reachability import NOBODY_COULD_LOOK, Cause, Stage, advice, message
@@ -120,7 +121,7 @@ def server_advice(
         return never_announced(server.snapshot)
     if record is not None:
         online = any(report.state is PeerState.ONLINE for _, report in server.shares)
-        found = _with(found, since=_since(record, now, online=online))
+        found = replace(found, since=_since(record, now, online=online))
     return in_the_past(found, server.snapshot, now) if stale else found
 
 
@@ -343,12 +344,5 @@ def _next(server: Server, cause: Cause | None, your_ip: str, outcome: DialOutcom
 
 def _any_port(addresses: Sequence[str]) -> int:
     """Return the TCP port of a direct address, private ones too: the server listens on it."""
-    for address in addresses:
-        _, protocol, _, transport, port, *more = (*address.split("/"), "", "", "", "", "")
-        if protocol in ("ip4", "ip6") and transport == "tcp" and "p2p-circuit" not in more and port.isdecimal():
-            return int(port[:6]) if 0 < int(port[:6]) < 65536 else DEFAULT_PORT  # noqa: PLR2004 - what a port can be
-    return DEFAULT_PORT
-
-
-def _with(found: Advice, *, since: str) -> Advice:
-    return Advice(found.tone, found.title, found.reason, since, found.next_step, found.command, found.ours)
+    ports = (at.tcp_port for at in map(endpoint, addresses) if at.direct_ip is not None)
+    return next((port for port in ports if port is not None), DEFAULT_PORT)

@@ -1,4 +1,4 @@
-"""Which blocks of a model have servers, how many, and how much those claim to pass. Linear in servers + blocks."""
+"""This module counts the servers of each block of a model, and sums their throughput. Linear in servers + blocks."""
 
 from __future__ import annotations
 

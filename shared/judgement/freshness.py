@@ -1,4 +1,4 @@
-"""How old a snapshot is, and whether what it says may be told in the present tense. Every surface asks here."""
+"""This module judges how old a snapshot is, and whether it is stale; every surface uses it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LEAST_PERIOD = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Freshness:
-    """How old a snapshot is. What is `stale` is told in the past tense, and never in green."""
+    """How old a snapshot is. What is `stale` is shown in the past tense, and never as good news."""
 
     stale: bool = False
     at_least: int = 0

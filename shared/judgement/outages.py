@@ -1,4 +1,4 @@
-"""Which models are broken now: what the latest crawl found, and the incidents that are open, as one list.
+"""This module lists the models that are broken now: by the latest crawl, and by the incidents that are open.
 
 An incident opens at the second crawl that finds a model broken, and not at all for one that anyone can announce and
 that never was healthy. The overview calls both broken at once; so does everything that lists incidents.

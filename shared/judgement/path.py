@@ -30,7 +30,7 @@ RIVALS = 4
 MAX_STEPS = 50_000
 """Above this many blocks x span ends no estimate is made: 0.3 s of search are the worst case."""
 MAX_PINGS = 5_000
-"""Pings looked at for the median: enough for it to be steady."""
+"""Pings used for the median: enough for it to be steady."""
 
 
 @dataclass(frozen=True, slots=True)

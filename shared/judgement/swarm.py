@@ -1,4 +1,4 @@
-"""The swarm as a whole: its state, its bootstrap peers, and its servers counted once."""
+"""This module judges the swarm as a whole: its state, its bootstrap peers, and its servers, each counted once."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def nobody_can_join(peers: Sequence[BootstrapPeer]) -> bool:
 
 
 def bootstrap_state(peer: BootstrapPeer) -> BootstrapState:
-    """Return what is shown of a bootstrap peer; unknown where nobody could look."""
+    """Return what is shown of a bootstrap peer; unknown where nobody could dial it."""
     match peer.verdict:
         case Verdict.REACHABLE:
             return "online"

@@ -39,7 +39,7 @@ def path_stands(model: ModelReport) -> bool:
 def gives_tokens(model: ModelReport) -> bool | None:
     """Return whether a client gets tokens from the model, as the latest chain proved.
 
-    None where no chain was tried, where nobody could look, and where a server of the path has left since then.
+    None where no chain was tried, where its result is unknown, and where a server of the path has left since then.
     """
     if model.usability is None:
         return None

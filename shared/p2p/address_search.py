@@ -1,12 +1,11 @@
 """This module searches the addresses of a peer in libp2p's Kademlia, one FIND_NODE request at a time.
 
-p2pd's own look-up dials the peer that it looks for, and waits for every slow neighbour: after it has hung,
-nobody can tell "no address is known" from "the address does not answer" — the first of which may be our
-failure, the second is the peer's. Asking the swarm's nodes ourselves takes 1-4 ms, never dials the peer, and
-gives the addresses that are then dialled.
+p2pd's own lookup dials the peer that it searches for, and waits for every slow node. When it times out, "no address is
+known", which may be our failure, cannot be told from "the address does not answer", which is the peer's. This search
+sends its own requests: it takes 1-4 ms, never dials the peer, and returns addresses, which the caller then dials.
 
-Any node may lie. So the bootstrap peers, which the operator chose, are all asked and asked first; the search goes
-on while what was named is dialled; and no node's answer can take the room of the others'.
+Any node may lie. So all bootstrap peers, which the operator chose, get a request, and get it first; the search goes on
+while the addresses that it has found are dialled; and the number of addresses taken from one node's answer is limited.
 
 Wire format: shared/p2p/kad_messages.py.
 """
@@ -26,7 +25,7 @@ from shared.p2p.hivemind import P2PDaemonError, PeerID
 from shared.p2p.kad_messages import PROTOCOL, closer_peers, find_node
 from shared.p2p.multiaddr import is_circuit
 from shared.p2p.request_streams import RequestStreams
-from shared.p2p.silence import SilentNodes
+from shared.p2p.silent_nodes import SilentNodes
 from shared.tasks import awaited, end
 
 if TYPE_CHECKING:
@@ -38,27 +37,27 @@ ASK_TIMEOUT = 1.0
 """Seconds for one node's answer."""
 ASKED_AT_ONCE = 3
 MAX_ASKED = 12
-"""Nodes asked in one search: beyond the nearest dozen nobody knows more."""
+"""Requests of one search, each to another node: beyond the nearest dozen no node knows more."""
 NEAREST = 4
-"""The search is over when so many nodes answered to which no known node that was not asked is nearer."""
+"""The search ends when so many nodes have answered that are nearer to the peer than every node without a request."""
 SEARCH_WITHIN = 2.0
-"""Seconds for which a search that found addresses goes on asking others."""
+"""Seconds for which a search that has found addresses goes on with other nodes."""
 DIALLED_AT_ONCE = 3
-"""Addresses that one node's answer brings to the dial at once, the rest at the search's end. p2pd dials eight of a
-peer: an answer that could fill these with silent ones would keep a live peer's true address waiting."""
+"""Addresses of one node's answer that are dialled at once; the rest are dialled at the search's end. p2pd dials eight
+addresses of a peer at once: one answer with eight silent addresses would delay the peer's true address."""
 REST_AFTER = 0.3
 """Seconds after which p2pd gets the remaining addresses: it keeps no order among addresses that wait to be dialled."""
 MAX_DIALLED = 16
 """Addresses of one peer that are dialled, whoever names more."""
 MAX_CIRCUITS = 8
-"""The same for those through relays, of which one answer brings `CIRCUITS_AT_ONCE` to the dial."""
+"""The same for addresses through relays; of one answer `CIRCUITS_AT_ONCE` are dialled at once."""
 CIRCUITS_AT_ONCE = 4
 MAX_STEP_ADDRESSES = 4
-"""Addresses at which a node on the way is dialled: a stranger named them."""
+"""Addresses of a node towards the peer that are dialled: another node, which may lie, named them."""
 
 
 class Kademlia:
-    """The nodes of the swarm that a daemon asks for addresses, for all of its searches."""
+    """What all searches of one daemon share: its streams to the swarm's nodes, and which of these are silent."""
 
     def __init__(self, daemon: Daemon) -> None:
         self.daemon = daemon
@@ -70,7 +69,7 @@ class Kademlia:
 
 
 class Search:
-    """A search for one peer's addresses, and what the swarm's nodes said of them so far. `run` it once."""
+    """A search for one peer's addresses, and those that nodes of the swarm have named so far. `run` it once."""
 
     def __init__(self, kademlia: Kademlia, peer_id: str, start: Iterable[str], rules: AddressRules) -> None:
         self.addresses: list[bytes] = []
@@ -78,7 +77,7 @@ class Search:
         self.withheld: dict[bytes, Kind] = {}
         """Of the peer's addresses, some that are not dialled, and why."""
         self.over = False
-        """Whether everybody was asked who is worth it, and somebody answered: so "no address" can be believed."""
+        """Whether the search has ended and a node has answered: then "no address" is a fact."""
         self._kademlia = kademlia
         self.peer_id = peer_id
         self._target = _place(peer_id)
@@ -89,13 +88,13 @@ class Search:
         self._distances = {name: _place(name) ^ self._target for name in self._start}
         self._asked: set[str] = set()
         self._answered: list[int] = []
-        """Distances of those who answered."""
+        """Distances of the nodes that answered."""
         self._room, self._room_for_circuits = iter(range(MAX_DIALLED)), iter(range(MAX_CIRCUITS))
         self._left: list[tuple[bytes, ...]] = []
         """Addresses beyond the first few of each answer."""
 
     @classmethod
-    def told(cls, kademlia: Kademlia, peer_id: str, addresses: Iterable[bytes]) -> Self:
+    def of_known(cls, kademlia: Kademlia, peer_id: str, addresses: Iterable[bytes]) -> Self:
         """A search whose result is known before it is run."""
         search = cls(kademlia, peer_id, (), AddressRules(dial_private=True))
         search._left.append(tuple(addresses))
@@ -103,10 +102,10 @@ class Search:
         return search
 
     async def run(self, found: Callable[[tuple[bytes, ...]], None], rest_timeout: float = SEARCH_WITHIN) -> None:
-        """Ask the start peers (connected ones), then towards the peer. Never raises for what nodes do.
+        """Send requests to the start peers (connected ones), then to nearer nodes. Never raises for what nodes do.
 
         `found` is called with new addresses as soon as a node names any. Addresses that the rules deny are
-        neither given nor dialled on the way. `rest_timeout` is seconds for other nodes after one has named addresses.
+        neither given to it nor dialled here. `rest_timeout` is seconds for other nodes after one has named addresses.
         """
         asking: dict[asyncio.Task[dict[str, tuple[bytes, ...]] | None], str] = {}
         ends: float | None = None
@@ -137,7 +136,7 @@ class Search:
         self._give((address for address in turns if address is not None), found)
 
     def _next(self) -> list[str]:
-        """Return the nodes to ask next: the start peers, then the nearest, until enough of these answered."""
+        """Return the nodes to send requests to: the start peers, then the nearest, until enough of these answered."""
         enough = sorted(self._answered)[NEAREST - 1] if len(self._answered) >= NEAREST else None
         waiting = [
             (name not in self._start, distance, name)
@@ -154,7 +153,7 @@ class Search:
                 self._distances[name] = _place(name) ^ self._target
 
     def _take(self, named: tuple[bytes, ...], found: Callable[[tuple[bytes, ...]], None]) -> None:
-        """Give the first few of each kind to the dial at once; a circuit is one more than these."""
+        """Pass the first few addresses of each kind to `found` at once, and keep the others for the search's end."""
         kinds = {address: self.rules.kind(self.peer_id, address) for address in named}
         for address, kind in kinds.items():
             if not kind.is_dialled and address not in self.withheld and len(self.withheld) < MAX_DIALLED:
@@ -180,7 +179,7 @@ class Search:
             found(tuple(new))
 
     async def _ask(self, name: str) -> dict[str, tuple[bytes, ...]] | None:
-        """Ask one node for the peers nearest to the target; None where it does not answer."""
+        """Return the peers nearest to the target that one node knows, with addresses; None where it does not answer."""
         addresses = self._known[name]
         if addresses:
             direct = [address for address in addresses if self.rules.kind(name, address) is Kind.DIRECT]
@@ -206,5 +205,5 @@ class Search:
 
 @lru_cache(maxsize=4096)
 def _place(peer_id: str) -> int:
-    """Where a peer stands in Kademlia's space; the distance of two is their XOR."""
+    """Return a peer's position in Kademlia's space; the distance of two peers is the XOR of their positions."""
     return int.from_bytes(hashlib.sha256(PeerID.from_base58(peer_id).to_bytes()).digest(), "big")

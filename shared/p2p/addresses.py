@@ -1,7 +1,7 @@
 """This module decides which addresses of a stranger are dialled: in a public swarm none inside our own network.
 
-Anyone can announce any address, and `is_reachable` says what was found there: it would scan private networks
-for the whole Internet, and knock there for whoever asks. What is true of an address is true of a relay's address.
+Anyone can announce any address, and `is_reachable` reports what was found there: without these rules, anyone on the
+Internet could scan the operator's private network through it. The rules hold for relays' addresses, too.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Kind(StrEnum):
     """No address, or a circuit that names no relay, several, or its relay's address by a name."""
     PRIVATE = "private"
     THROUGH_ITSELF = "through_itself"
-    """The relay is the peer itself: whoever reaches it that way has reached it directly."""
+    """The relay is the peer itself: a dial of it is a direct one."""
     THROUGH_US = "through_us"
     """The relay is a node of this monitor."""
 

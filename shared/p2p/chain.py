@@ -72,7 +72,7 @@ class _BrokenChainError(Exception):
 
 
 def can_be_asked(server: ServerReport) -> bool:
-    """Whether a server says that it is online, and the crawler found it so."""
+    """Whether a server announces that it is online, and the crawler reached it."""
     return server.state is PeerState.ONLINE and server.verdict is Verdict.REACHABLE
 
 

@@ -1,8 +1,9 @@
-"""This module connects to one peer by every way that its addresses offer: directly, by a host name, through a relay.
+"""This module connects to one peer at all of its addresses: directly, by a host name, through a relay.
 
-Direct ways go first: a relay is asked when they have failed, or have had `DIRECT_FIRST` seconds. It is dialled as a
-peer of its own, so that its absence is told from the peer's, and then asked for one circuit, whatever number of its
-addresses the peer names. A relay grants 16 circuits to one who asks (p2pd's default), so few are open at a time.
+Direct addresses are dialled first, a relay when these have failed or have had `DIRECT_FIRST` seconds. The relay is
+dialled as a peer of its own, so that "the relay is away" differs from "the peer is away"; then one circuit through it
+is requested, however many of its addresses the peer names. A relay grants 16 circuits to one client (p2pd's default),
+so few are open at a time.
 
 A circuit is what libp2p calls a connection through a relay:
 https://github.com/libp2p/specs/blob/master/relay/circuit-v2.md
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from shared.p2p.hivemind import P2P
 
 DIRECT_FIRST = 0.5
-"""Seconds that direct ways get before a relay is asked."""
+"""Seconds that direct dials get before a relay is dialled."""
 CIRCUITS_AT_ONCE = 8
 """Circuits through one relay that are open at a time."""
 RELAY_CHECK_TIMEOUT = 1.0
@@ -43,17 +44,17 @@ RELAY_CHECK_TIMEOUT = 1.0
 
 
 class ProberNode(Daemon):
-    """A daemon that knows nobody and dials only whom it is told to, by address.
+    """A daemon that dials only the addresses that it is given.
 
-    It runs no DHT: one would dial peers on its own account, which leaves "dial backoff" on peers that nobody
-    here dialled, and would search for other addresses after each failure, for as long as a slow peer likes.
+    It runs no DHT: that would dial peers by itself, which leaves "dial backoff" on peers that no probe has dialled, and
+    would search for other addresses after each failure, without a limit of time.
     """
 
     def __init__(self, p2p: P2P) -> None:
         super().__init__(p2p)
         self.relays = Relays(self)
         self.versions: dict[str, str] = {}
-        """Petals versions by the peers' own word, of those that this daemon reached and asked."""
+        """Petals version that each peer reported in `rpc_info` to this daemon, by peer id."""
 
     @classmethod
     async def open(cls, identity: Path | None = None) -> Self:
@@ -63,7 +64,7 @@ class ProberNode(Daemon):
 
 @dataclass
 class Relays:
-    """The relays that one daemon has asked: each is dialled once for all who need it at a time."""
+    """The relays that one daemon uses: each is dialled once for all probes that need it at the same time."""
 
     daemon: Daemon
     _dials: dict[str, asyncio.Task[None]] = field(default_factory=dict)
@@ -92,7 +93,7 @@ class Relays:
 
 
 class Ways:
-    """The ways to one peer, which are tried as they become known. Use as an asynchronous context manager."""
+    """The dials of one peer, which begin as its addresses become known. Use as an asynchronous context manager."""
 
     def __init__(
         self, prober_node: ProberNode, peer_id: str, rules: AddressRules, on_begin: Callable[[], None] = lambda: None
@@ -108,7 +109,7 @@ class Ways:
         self.relays_dialling: set[str] = set()
         """Relays that have neither answered nor failed."""
         self.relays_waited_for: set[str] = set()
-        """Relays through which others' circuits must end before this peer's is asked for."""
+        """Relays with `CIRCUITS_AT_ONCE` circuits open: this peer's waits for one of them to end."""
         self._prober_node = prober_node
         self._peer_id = peer_id
         self._rules = rules
@@ -131,7 +132,7 @@ class Ways:
             slot.release()
 
     def add(self, addresses: Iterable[bytes]) -> None:
-        """Try these too. Addresses that the rules deny are left out."""
+        """Dial these addresses too. Those that the rules deny are left out."""
         if self.begun_at is None:
             self.begun_at = time.monotonic()
             self._on_begin()
@@ -149,7 +150,7 @@ class Ways:
             # p2pd dials a peer's further addresses beside those that it is dialling.
             self._begin(self._connect(plain), direct=True)
         for address in strange:
-            # One that p2pd cannot read would spoil the others beside it.
+            # An address that p2pd cannot read makes it refuse all addresses of the same request.
             self._begin(self._connect((address,)), direct=True)
 
     def _add_circuits(self, addresses: Iterable[bytes]) -> None:
@@ -161,7 +162,7 @@ class Ways:
                 self._begin(self._connect_through(circuit.relay), direct=False)
 
     async def ended(self) -> None:
-        """Wait until every way known so far has succeeded or failed."""
+        """Wait until every dial begun so far has succeeded or failed."""
         while running := [task for task in self._all if not task.done()]:
             await asyncio.wait(running)
 
@@ -218,16 +219,16 @@ class Ways:
 
 
 class NotConnectedError(Exception):
-    """No connection to the peer could be made from here: says nothing about the peer."""
+    """No connection to the peer could be made from here, for whatever reason."""
 
 
 @asynccontextmanager
 async def connection(
     prober_node: ProberNode, peer_id: str, addresses: Iterable[bytes], rules: AddressRules, *, within: float
 ) -> AsyncIterator[None]:
-    """Hold a connection to a peer at known addresses, and give it back. Raises `NotConnectedError`.
+    """Hold a connection to a peer at known addresses for the block, and close it. Raises `NotConnectedError`.
 
-    Nobody else may use the peer's connections of this daemon meanwhile: they are closed at the end.
+    Nothing else may use this daemon's connections to the peer meanwhile: all of them are closed at the end.
     """
     async with Ways(prober_node, peer_id, rules) as ways:
         ways.add(addresses)

@@ -1,7 +1,7 @@
 """This module joins the swarm as a client-mode DHT node: reads the DHT, and searches addresses of peers.
 
-`join` dials each bootstrap peer by its address and says how that went. hivemind's own start-up does both in one step,
-and fails as a whole, without a reason, where no bootstrap peer answers.
+`join` dials each bootstrap peer by its address, and returns why each one failed. hivemind joins as its node starts,
+and raises one error without a reason where no bootstrap peer answers.
 """
 
 from __future__ import annotations
@@ -85,15 +85,15 @@ class DHTClientNode(Daemon):
         from settings: where there is only one, no other node could name them.
         """
         if peer_id in self._bootstrap_peers:
-            return Search.told(self.kademlia, peer_id, self._bootstrap_peers[peer_id])
+            return Search.of_known(self.kademlia, peer_id, self._bootstrap_peers[peer_id])
         rules = AddressRules(self._private, frozenset((self.peer_id, dialled_from)))
         return Search(self.kademlia, peer_id, self._joined, rules)
 
     async def join(self, bootstrap_peers: Mapping[str, Sequence[str]], timeout: float) -> dict[str, str | None]:  # noqa: ASYNC109 - one for each peer
-        """Connect to each bootstrap peer (`{peer_id: addresses}`) and begin look-ups from those that answer.
+        """Connect to each bootstrap peer (`{peer_id: addresses}`) and begin lookups at those that answer.
 
-        Return why each one failed, None for the good ones. May be called again at any time: a node whose
-        bootstrap peers were away finds the swarm again by it. `has_joined` tells when the first one has answered.
+        Return why each one failed, None for those that answered. May be called again at any time, also after a
+        failure. `has_joined` is set when the first one has answered.
         """
         self._bootstrap_peers = {
             peer_id: tuple(map(from_text, addresses)) for peer_id, addresses in bootstrap_peers.items()
@@ -157,13 +157,13 @@ class DHTClientNode(Daemon):
         return any(not is_circuit(address) and ip_of(address) in self.public_ips for address in addresses)
 
     def account(self, peer_id: str) -> str | None:
-        """Return a sentence on the lookups that a joined bootstrap peer left unanswered; None where there are none."""
+        """Return how many lookups a joined bootstrap peer left unanswered, in words; None where there are none."""
         left_open = self._reader.asked[peer_id] - self._reader.answered[peer_id]
         if not left_open:
             return None
-        return f"connected, answered the ping, did not answer {left_open} of {self._reader.asked[peer_id]} look-ups"
+        return f"connected, answered the ping, did not answer {left_open} of {self._reader.asked[peer_id]} lookups"
 
-    async def hears(self) -> bool:
+    async def reaches_swarm(self) -> bool:
         """Whether a bootstrap peer still answers: if not, this node may be cut off from the swarm."""
         if not self.is_alive or not self._joined:
             return False

@@ -1,11 +1,11 @@
 """This module reads dictionaries of the DHT, and tells "nobody holds this key" from "whoever may hold it is silent".
 
-hivemind calls both "not found". A swarm whose nodes are silent would then look empty, and anyone could make
-it so: the dictionary of a key may be filled until it outgrows libp2p's message limit (4 MiB), and then the
-answer never arrives. hivemind takes the node for dead, and avoids it for all other keys too.
+hivemind calls both "not found". A swarm whose nodes do not answer would then seem empty, and anyone could cause that:
+who fills the dictionary of a key beyond libp2p's message limit (4 MiB) keeps every answer with it from arriving.
+hivemind then takes the node for dead, and leaves it out for all other keys too.
 
-A node's silence is paid for once: whoever waits for it stops when anybody has found it silent, nodes are pinged as
-soon as they are named, and a silent one is left out until it answers a ping again.
+A silent node costs one timeout: nodes are pinged as soon as another node names them, all that wait for a node stop when
+its ping fails, and it is left out until it answers a ping again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from shared.p2p.hivemind import DHTID, DictionaryDHTValue
 from shared.p2p.raw_values import RawValues, SubkeyValues
-from shared.p2p.silence import SilentNodes
+from shared.p2p.silent_nodes import SilentNodes
 from shared.tasks import awaited, end
 
 if TYPE_CHECKING:
@@ -26,28 +26,28 @@ if TYPE_CHECKING:
     from shared.p2p.hivemind import DHTNode, PeerID
 
 PINGED_AFTER = 0.3
-"""Seconds that a node has left a request open when it is pinged beside: it may be silent, or its answer too large."""
+"""Seconds after which a node that has not answered a request is pinged: it may be silent, or its answer too large."""
 SEARCHERS = 8
-"""Nodes that one look-up asks at once, at least: a silent one holds up one of them, not the look-up."""
+"""Requests of one lookup that are in flight at once, at least: a silent node delays one of them, not the lookup."""
 SILENT_AFTER = 1.0
-"""Seconds: a ping that fails sooner was not left unanswered, and is tried once more."""
+"""Seconds. A ping that fails sooner did not time out, and is tried once more."""
 MAX_PINGED = 64
-"""Nodes that are pinged at once because somebody named them."""
+"""Nodes named by others that are pinged at once."""
 
 MAX_MET = 10_000
 
 
 class DHTReader:
-    """Reads through one DHT client, whose protocol it takes over in part."""
+    """Reads through one DHT client, in whose protocol it replaces the serializer and `call_find`."""
 
     def __init__(self, dht: DHTNode, refused: Counter[str]) -> None:
         self._dht = dht
         self._refused = refused
         self._find = dht.protocol.call_find
         self._heard: set[DHTID] = set()
-        """Keys of which some node said whether it holds them."""
+        """Keys of which some node answered whether it holds them."""
         self._lost: set[DHTID] = set()
-        """Keys of which a living node could not say it."""
+        """Keys of which a node that answers pings did not answer it."""
         self._on_values: dict[DHTID, Callable[[SubkeyValues], None]] = {}
         self.silent = SilentNodes()
         self._met: set[PeerID] = set()
@@ -68,8 +68,8 @@ class DHTReader:
         """Read dictionary values, latest first, undecoded: `{key: {subkey: raw bytes}}`.
 
         A key that the DHT does not hold maps to None. A key that did not answer in time is missing from the
-        result: nobody could look. Traverses the DHT once for all keys. `on_values` is told what each node holds as
-        soon as it answers: part of the result, perhaps not the latest, and long before it where other nodes are silent.
+        result: nothing is known of it. Traverses the DHT once for all keys. `on_values` gets what each node holds as
+        soon as it answers: a part of the result, perhaps not the latest, and earlier where other nodes are silent.
         """
         ids = {DHTID.generate(key): key for key in keys}
         if on_values is not None:
@@ -110,7 +110,7 @@ class DHTReader:
         await end(*self._pings.values())
 
     async def _find_each(self, peer: PeerID, keys: Collection[DHTID]) -> dict[DHTID, Any] | None:
-        """Ask one node for several keys, as hivemind does; where no answer comes and it lives, for one at a time."""
+        """Request several keys of one node, as hivemind does; where it does not answer but lives, one key at a time."""
         if peer in self.silent:
             self._ping(peer)  # for the next crawl: it may be back
             return None
@@ -136,7 +136,7 @@ class DHTReader:
         return found
 
     async def _find_or_give_up(self, peer: PeerID, keys: Collection[DHTID]) -> dict[DHTID, Any] | None:
-        """Return the node's answer; None where it gives none, as soon as anybody has found it silent."""
+        """Return the node's answer; None where it gives none, as soon as its ping has failed."""
         finding: asyncio.Task[dict[DHTID, Any] | None] = awaited(self._find(peer, keys))
         try:
             await asyncio.wait({finding}, timeout=PINGED_AFTER if peer in self._met else 0)
@@ -155,7 +155,7 @@ class DHTReader:
         return await asyncio.shield(self._ping(peer))
 
     def _meet(self, peers: Iterable[PeerID]) -> None:
-        """Ping those that were never heard, so that their time-outs run side by side."""
+        """Ping those that have never answered, so that their timeouts run at the same time."""
         for peer in peers:
             if peer not in self._met and peer not in self.silent and len(self._pings) < MAX_PINGED:
                 self._ping(peer)

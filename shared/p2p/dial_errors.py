@@ -1,4 +1,4 @@
-"""This module turns p2pd's words about a dial that failed into data: they are classified here and nowhere else."""
+"""This module classifies p2pd's error texts of failed dials; nothing else reads them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class _Sign(NamedTuple):
     cause: Cause
 
 
-# In the order of what tells most: the first sign found in the daemon's words decides.
+# The most specific first: the first sign that the error text holds decides.
 _SIGNS = (
     _Sign("protocols not supported", Stage.PROTOCOL, Cause.PROTOCOL_MISSING),
     _Sign("protocol not supported", Stage.PROTOCOL, Cause.PROTOCOL_MISSING),
@@ -70,10 +70,11 @@ _UNPRINTABLE = re.compile(r"[^\x20-\x7e]+")
 
 
 def classify(*failures: str) -> DialOutcome:
-    """Turn the texts of a look's failed dials, in their order, into an outcome.
+    """Return the outcome of one probe's failed dials, given their error texts in order.
 
-    Unknown words are `Cause.OTHER`: a failure all the same. An address of which the first text says "dial backoff" was
-    not dialled in this look: then the outcome is that, whatever became of others, which may be somebody's lies.
+    An unknown text is `Cause.OTHER`, a failure like others. An address of which the first text has "dial backoff" was
+    not dialled in this probe: then the outcome is `Cause.BACKOFF`, whatever the other addresses, which anyone may have
+    made up, came to.
     """
     words = "\n".join(dict.fromkeys(failures))
     first: dict[str, str] = {}
@@ -91,7 +92,7 @@ def classify(*failures: str) -> DialOutcome:
 
 
 def classify_circuit(words: str, relay: str, *, relay_away: bool) -> DialOutcome:
-    """Turn the text of a circuit that failed into an outcome; `relay_away` where the relay itself was not reached."""
+    """Return the outcome of a failed circuit, given its error text; `relay_away`: the relay itself was not reached."""
     if relay_away:
         outcome = classify(words)
         if outcome.cause is not Cause.BACKOFF and outcome.cause not in NOBODY_COULD_LOOK:
@@ -103,27 +104,27 @@ def classify_circuit(words: str, relay: str, *, relay_away: bool) -> DialOutcome
 
 
 class Failure(NamedTuple):
-    """Why one way to a peer failed."""
+    """Why one dial of a peer failed."""
 
     words: str
-    """The daemon's."""
+    """The daemon's error text."""
     relay: str | None = None
-    """The relay that the way led over; None for a direct one."""
+    """The relay that was used; None for a direct dial."""
     relay_away: bool = False
     """Whether the relay itself was not reached."""
     cause: Cause | None = None
-    """What is known without the daemon's words."""
+    """The cause, where it is known without the error text."""
 
 
 _DECISIVE = (Cause.BACKOFF, Cause.RELAY_FULL, Cause.NAME_NOT_RESOLVED)
-"""What was not really tried decides before what was tried and failed."""
+"""Causes of dials that were not made; they decide before those of dials that failed."""
 
 
 def outcome_of(failures: Sequence[Failure]) -> DialOutcome:
-    """Return what the failed ways to a peer (at least one) come to.
+    """Return the outcome of a peer's failed dials, of which there is at least one.
 
-    A way that nobody could try may be the one that works, so it decides; but for a missing route, as IPv6 has in many
-    places: there the others count. Then a relay's failure tells most: a peer that uses one expects no direct dials.
+    An address that could not be dialled may be the one that works, so it decides (but not where a route is missing, as
+    to IPv6 addresses in many networks). Next comes a relay's failure: a peer that uses a relay expects no direct dials.
     """
     outcomes = [
         classify_circuit(one.words, one.relay, relay_away=one.relay_away) for one in failures if one.relay is not None
@@ -152,6 +153,6 @@ def _outcome(sign: _Sign, words: str) -> DialOutcome:
 
 
 def clean(words: str) -> str:
-    """Return printable words without the daemon's preamble, cut."""
+    """Return the error text: printable, without the daemon's preamble, cut to `MAX_ERROR_CHARS`."""
     text = _PREAMBLE.sub("", words.removeprefix("Connect failed. msg="))
     return _UNPRINTABLE.sub(" ", text)[:MAX_ERROR_CHARS].strip()

@@ -1,4 +1,4 @@
-"""This module runs one short session of real inference on a Petals server, and says how it ended.
+"""This module runs one short session of real inference on a Petals server, and returns how it ended.
 
 It speaks petals' `rpc_inference` on a stream of its own instead of through hivemind's stub: hivemind reads a message
 of any length that a server claims. Here each message has a longest length, each step a deadline, and what comes after
@@ -64,7 +64,7 @@ _REFUSED = ("does not serve", "not found", "User did not provide any uids")
 
 
 class InferenceError(Exception):
-    """An inference check that did not come to numbers; `outcome` says how."""
+    """An inference check that got no numbers; `outcome` is how it ended."""
 
     def __init__(self, outcome: InferenceOutcome, detail: str) -> None:
         super().__init__(detail)
@@ -73,7 +73,7 @@ class InferenceError(Exception):
 
 
 class BlockSchema(NamedTuple):
-    """What a server's `rpc_info` says of one block."""
+    """What a server's `rpc_info` reports of one block."""
 
     hidden_size: int
     cache_tokens: int | None
@@ -94,7 +94,7 @@ def random_inputs(hidden_size: int, seed: str | None = None) -> tuple[array[floa
 
 
 def read_schema(serialized_info: bytes) -> BlockSchema:
-    """Return what `rpc_info` said of a block. Raises `InferenceError`."""
+    """Return what `rpc_info` reported of a block. Raises `InferenceError`."""
     if len(serialized_info) > MAX_SCHEMA_BYTES:
         raise InferenceError(InferenceOutcome.FAILED, f"rpc_info took {len(serialized_info)} bytes")
     try:
@@ -119,7 +119,7 @@ def read_schema(serialized_info: bytes) -> BlockSchema:
 
 
 def _unpack(data: bytes) -> Any:
-    """Extension types stay bytes: nothing of a stranger's is built."""
+    """Decode msgpack; extension types stay bytes, so that no object is built from them."""
     return msgspec.msgpack.decode(data)
 
 
@@ -234,7 +234,7 @@ class Session:
                 await self._send(b"")
                 self._writer.write(_END_OF_STREAM)
                 await self._writer.drain()
-                await self._reader.read(1)  # its end; one who sends more is not listened to
+                await self._reader.read(1)  # its end; what a server sends beyond it is not read
 
 
 @asynccontextmanager

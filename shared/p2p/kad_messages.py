@@ -24,7 +24,7 @@ MAX_CLOSER_PEERS = 32
 MAX_ADDRESSES = 16
 """Addresses taken of each of them."""
 MAX_ID_BYTES, MAX_ADDRESS_BYTES = 64, 256
-"""Longer ones are nobody's. A peer id takes 34 to 42, an address over a relay some 60."""
+"""Longer ones are not read. A peer id takes 34 to 42, an address over a relay some 60."""
 
 
 def find_node(key: bytes) -> bytes:
@@ -33,7 +33,7 @@ def find_node(key: bytes) -> bytes:
     return varint(len(message)) + message
 
 
-async def read_message(reader: asyncio.StreamReader) -> bytes:
+async def read_message(reader: asyncio.StreamReader, max_bytes: int = MAX_MESSAGE_BYTES) -> bytes:
     """Return one message. Raises `ValueError` for one that is too long, `EOFError` where it ends early."""
     length = shift = 0
     while True:
@@ -42,9 +42,9 @@ async def read_message(reader: asyncio.StreamReader) -> bytes:
         if byte < 0x80:  # noqa: PLR2004 - a varint's last byte
             break
         shift += 7
-        if length > MAX_MESSAGE_BYTES:
+        if length > max_bytes:
             break
-    if length > MAX_MESSAGE_BYTES:
+    if length > max_bytes:
         raise ValueError("message too long")
     return await reader.readexactly(length)
 
@@ -53,7 +53,7 @@ _CLOSER_PEERS, _PEER_ID, _PEER_ADDRESS = 8, 1, 2
 
 
 def closer_peers(message: bytes) -> dict[str, tuple[bytes, ...]]:
-    """Return the peers that an answer names and their addresses, as they stand there. Raises `ValueError`."""
+    """Return the peers that an answer names and their addresses, as they are written. Raises `ValueError`."""
     peers: dict[str, tuple[bytes, ...]] = {}
     for field, value in bytes_fields(message):
         if field == _CLOSER_PEERS:

@@ -5,7 +5,7 @@ writes peer ids as CIDs, which p2pd refuses for relays, and both it and PyPI's `
 they do not know.
 
 Format: https://github.com/multiformats/multiaddr: components of a code (varint) and a value, whose length follows from
-the code or stands before it (varint). Codes: https://github.com/multiformats/multicodec/blob/master/table.csv.
+the code or is written before it (varint). Codes: https://github.com/multiformats/multicodec/blob/master/table.csv.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ QUIC, QUIC_V1, WEBTRANSPORT, CERTHASH = 460, 461, 465, 466
 NAMES = frozenset({DNS, DNS4, DNS6, DNSADDR})
 
 _SIZED = -1
-"""Instead of a length in bytes: the value's length stands before it."""
+"""In place of a length in bytes: a varint before the value gives its length."""
 _PROTOCOLS: dict[int, tuple[str, int]] = {
     IP4: ("ip4", 4), TCP: ("tcp", 2), 33: ("dccp", 2), IP6: ("ip6", 16), 42: ("ip6zone", _SIZED), 43: ("ipcidr", 1),
     DNS: ("dns", _SIZED), DNS4: ("dns4", _SIZED), DNS6: ("dns6", _SIZED), DNSADDR: ("dnsaddr", _SIZED),
@@ -96,7 +96,7 @@ def join(parts: Iterable[Component]) -> bytes:
 
 
 class Circuit(NamedTuple):
-    """A way to a peer through a relay."""
+    """The relay of an address that leads through one."""
 
     relay: str
     """The relay's peer id in base58."""

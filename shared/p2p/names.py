@@ -1,7 +1,7 @@
 """This module resolves the host names in strangers' addresses, so that only public addresses behind them are dialled.
 
-p2pd resolves names itself, but would dial whatever a name stands for: a stranger's name may stand for a host of the
-monitor's own network. `/dnsaddr` names stand for whole addresses:
+p2pd resolves names itself, but would dial whatever they resolve to, which may be a host of the monitor's own network.
+`/dnsaddr` names resolve to whole addresses:
 https://github.com/multiformats/multiaddr/blob/master/protocols/DNSADDR.md
 """
 
@@ -32,16 +32,16 @@ if TYPE_CHECKING:
 RESOLVE_TIMEOUT = 2.0
 """Seconds for all queries about one name."""
 MAX_RESOLVED = 4
-"""Addresses taken of what one name stands for."""
+"""Addresses of one name that are used."""
 _QUERIES = {DNS: ("A", "AAAA"), DNS4: ("A",), DNS6: ("AAAA",), DNSADDR: ("TXT",)}
 
 
 class NotResolvedError(Exception):
-    """Nobody could say here what a name stands for."""
+    """The name could not be resolved here."""
 
 
 async def resolve(address: bytes, peer_id: bytes) -> list[bytes]:
-    """Return the addresses that an address with a host name stands for; those of other peers are left out.
+    """Return the addresses that an address with a host name resolves to; those of other peers are left out.
 
     They are as hostile as the name: whoever dials them checks them first. Raises `NotResolvedError`.
     """

@@ -1,4 +1,4 @@
-"""This module probes one peer, and returns as data what was found."""
+"""This module probes one peer, and returns what was found as a `DialOutcome`."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from shared.p2p.dht_node import DHTClientNode
 
 KNOCK_TIMEOUT = 0.4
-"""Seconds kept of a deadline to see, after a dial that hung, whether the port accepts at all."""
+"""Seconds of a deadline that are kept to test, after a dial that timed out, whether the port accepts connections."""
 LIST_TIMEOUT = 1.0
 RPC_INFO_TIMEOUT = 2.0
-"""Seconds that a peer which is already connected gets to say that it serves blocks."""
+"""Seconds that a connected peer gets to answer `rpc_info`."""
 
 
 async def probe(
@@ -46,12 +46,12 @@ async def probe(
     must_serve: bool = False,
     on_stage: Callable[[Stage], None] = lambda _: None,
 ) -> DialOutcome:
-    """Find a peer, connect to it anew and ask what it serves: what a stranger on the Internet would find.
+    """Find a peer's addresses, connect to it anew, and call its `rpc_info`, as any client on the Internet would.
 
-    The `dht_node` has joined the swarm and says where peers are; the `prober_node` dials them there.
+    The `dht_node` has joined the swarm and searches the addresses; the `prober_node` dials them.
 
     `deadline` is in `time.monotonic()` seconds. Reachable means that the peer proved its identity on a new
-    connection and, with `must_serve`, answered a call on it, were it "I lack this protocol". A direct connection
+    connection and, with `must_serve`, answered a call on it, even with "protocol not supported". A direct connection
     stays open, one through a relay is closed. `on_stage` is called with each stage as it begins. Never raises for what
     the peer or the network does.
     """
@@ -88,11 +88,11 @@ async def _probe(
     begun: dict[Stage, float],
     on_stage: Callable[[Stage], None],
 ) -> DialOutcome:
-    """Do it, and note in `begun` when each stage began."""
+    """Probe, and write into `begun` when each stage began (monotonic seconds)."""
     peer_id = search.peer_id
     try:
         async with asyncio.timeout_at(_loop_time(deadline - KNOCK_TIMEOUT)):
-            # An old connection would answer for a peer that is gone: the daemon notices only later.
+            # The daemon keeps connections to peers that are gone for some time: only a new one proves anything.
             await prober_node.disconnect(peer_id)
             await _reach(search, ways, deadline)
     except TimeoutError:
@@ -125,7 +125,7 @@ async def _probe(
 
 
 async def _reach(search: Search, ways: Ways, deadline: float) -> None:
-    """Try each address as soon as it is named, while the search goes on: what one node names may be a lie.
+    """Dial each address as soon as a node names it, while the search goes on: one node's answer may be false.
 
     Returns at the first connection, else when the search is over and all ways have failed. Raises `OSError` or
     `EOFError` where a daemon is gone.
@@ -157,7 +157,7 @@ async def _by_which_way(prober_node: ProberNode, peer_id: str, outcome: DialOutc
 def with_way(outcome: DialOutcome, connections: Iterable[bytes]) -> DialOutcome:
     """Add the addresses of the peer's open connections to a reached peer's outcome: a direct one counts first.
 
-    Where none is known, no relay was asked: the way was direct.
+    Where none is known, no relay was used: the connection is direct.
     """
     if outcome.verdict is not Verdict.REACHABLE:
         return outcome
@@ -172,7 +172,7 @@ def with_way(outcome: DialOutcome, connections: Iterable[bytes]) -> DialOutcome:
 
 
 async def _ask(node: ProberNode, peer_id: str, deadline: float) -> DialOutcome | None:
-    """Return what `rpc_info` came to, None where it hung."""
+    """Return the outcome of an `rpc_info` call, None where it timed out."""
     started = time.monotonic()
     stub = TransformerConnectionHandler.get_stub(node.p2p, PeerID.from_base58(peer_id))
     try:
@@ -195,7 +195,7 @@ async def _ask(node: ProberNode, peer_id: str, deadline: float) -> DialOutcome |
 
 
 def _not_located(dht_node: DHTClientNode, search: Search) -> DialOutcome:
-    """No address: the peer's failure where the swarm's nodes said so, ours where they did not answer."""
+    """Return the outcome without an address: unreachable where nodes know none, unknown where they are silent."""
     if search.withheld:
         return DialOutcome(Verdict.UNREACHABLE, Stage.LOOKUP, Cause.NOT_DIALABLE, addresses=known_addresses(search))
     if not search.over or not dht_node.is_alive:
@@ -204,7 +204,7 @@ def _not_located(dht_node: DHTClientNode, search: Search) -> DialOutcome:
 
 
 async def _hung(dht_node: DHTClientNode, prober_node: ProberNode, search: Search, ways: Ways) -> DialOutcome:
-    """Tell a dial that hung, the peer's failure, from our own; and a silent port from a silent process."""
+    """Return the outcome of a dial that timed out: our own failure, a silent port, or a silent process."""
     if not (dht_node.is_alive and prober_node.is_alive):
         return DialOutcome.unknown(Cause.NODE_UNFIT, stage=Stage.DIAL, error="p2pd has ended")
     if not search.over:
@@ -215,7 +215,7 @@ async def _hung(dht_node: DHTClientNode, prober_node: ProberNode, search: Search
     addresses = known_addresses(search)
     failed = outcome_of(ways.failures) if ways.failures else None
     if failed is not None and (failed.verdict is Verdict.UNKNOWN or failed.relay is not None):
-        # A way that nobody could try, or a relay's own words, tell more than the one that hung beside it.
+        # An address that could not be dialled, or a relay's error, is more specific than a dial that timed out.
         return msgspec.structs.replace(failed, addresses=failed.addresses or addresses)
     relay = next(iter(ways.relays_asked), None)
     if relay is not None:

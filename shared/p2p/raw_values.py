@@ -1,8 +1,8 @@
-"""DHT values as bytes: hivemind's answers are unpacked only as far as their entries.
+"""This module keeps DHT values as bytes: hivemind's answers are unpacked no further than to their entries.
 
-hivemind decodes every value inside its look-up. One that does not decode (bad msgpack, bad UTF-8, deep
-nesting, unknown extension) kills the look-up's background task, and the look-up never ends. Here a value
-stays bytes until the crawler's validating edge decodes it, where a bad record costs one record.
+hivemind decodes every value during its lookup. One that does not decode (bad msgpack, bad UTF-8, deep nesting, unknown
+extension) ends the lookup's background task, and the lookup never returns. Here a value stays bytes until
+`crawler.observe.records` decodes it, where a bad record costs one record.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SubkeyValues: TypeAlias = dict[str, bytes]
 
 _DICTIONARY_CODE = 0x50
 _EXT_TYPE_BYTE = {0xC7: 2, 0xC8: 3, 0xC9: 5, 0xD4: 1, 0xD5: 1, 0xD6: 1, 0xD7: 1, 0xD8: 1}
-"""msgpack's extension headers: first byte -> where the type code stands."""
+"""msgpack's extension headers: first byte -> index of the type code."""
 
 MAX_SUBKEY_BYTES = 512
 

@@ -28,10 +28,10 @@ class RequestStreams:
         self._daemon = daemon
         self._protocol = protocol
         self._idle: dict[str, list[_Stream]] = {}
-        """By peer; no entry for those that are not kept, of whom there is no end."""
+        """By peer id; peers whose streams are not kept have no entry."""
 
     async def ask(self, peer_id: str, request: bytes, *, keep: bool) -> bytes:
-        """Return a connected peer's answer; `keep` says whether it will be asked again. Has no time-out.
+        """Return a connected peer's answer; `keep`: more requests to it will follow. Has no timeout.
 
         Raises what `Daemon.open_stream` raises, `EOFError` for an answer that ends early, `ValueError` for one that
         is too long. Such a stream is closed, as is one whose answer the caller does not wait for.
@@ -57,7 +57,7 @@ class RequestStreams:
         return answer
 
     def close(self) -> None:
-        """Close those that wait."""
+        """Close the idle streams."""
         for stream in (stream for idle in self._idle.values() for stream in idle):
             stream.writer.close()
         self._idle.clear()

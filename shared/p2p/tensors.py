@@ -1,8 +1,8 @@
 """This module packs and reads tensors as hivemind sends them, with the standard library alone.
 
 A tensor on the wire is a buffer of little-endian numbers, a shape, a dtype by name and a compression. Nothing is
-built by a name that a stranger gives: what is not one of the known forms is refused. The shape is compared with the
-one that was asked for before the buffer is looked at, so a claim of any size costs nothing.
+built by a name in the message: a form that is not known is refused. The shape is compared with the expected one
+before the buffer is read, so a claim of any size costs nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SHOWN = 16
 
 
 class WrongTensorError(ValueError):
-    """The tensor is not what was asked for: of another shape, or with a buffer that does not match its own words."""
+    """The tensor is wrong: of another shape than expected, or with a buffer that does not match its own shape."""
 
 
 class UnreadTensorError(ValueError):
@@ -41,7 +41,7 @@ def pack(values: array[float], shape: Sequence[int]) -> Any:
 
 
 def empty(dtype: str = "float32") -> Any:
-    """Return the tensor that stands for "none given"."""
+    """Return the tensor that petals reads as "not given"."""
     return runtime_pb2.Tensor(size=[0], requires_grad=False, dtype=dtype, compression=_NONE)
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 async def any_true(checks: Iterable[Coroutine[Any, Any, bool]]) -> bool:
-    """Run all at once. Return True at the first that returns True, False when none has."""
+    """Run all at the same time. Return True as soon as one returns True, False when none has."""
     tasks = [awaited(check) for check in checks]
     try:
         for answer in asyncio.as_completed(tasks):

@@ -92,14 +92,12 @@ class DataDocument(Document):
 
 def crawl_row(dht_prefix: str, slot: ModelSlot) -> CrawlRow:
     """Return one hour of a model."""
-    return CrawlRow(
+    return CrawlRow.of(
+        slot,
         hour=rfc3339(slot.slot * HOUR),
         dht_prefix=dht_prefix,
         crawls=slot.looks,
         healthy_crawls=slot.healthy,
-        num_blocks=slot.num_blocks,
-        covered_blocks=slot.covered_blocks,
-        min_redundancy=slot.min_redundancy,
         servers_online=round(slot.online, 2),
         servers_joining=round(slot.joining, 2),
         servers_unreachable=round(slot.unreachable, 2),
@@ -122,17 +120,12 @@ def server_row(peer_id: str, record: ServerRecord, hour: ServerHour) -> ServerRo
 def incident_row(incident: Incident) -> IncidentRow:
     """Return an outage that has ended."""
     end = incident.end if incident.end is not None else incident.start
-    return IncidentRow(
-        id=incident.id,
-        dht_prefix=incident.dht_prefix,
-        name=incident.name,
-        official=incident.official,
+    return IncidentRow.of(
+        incident,
         start=rfc3339(incident.start),
         end=rfc3339(end),
         duration_seconds=max(0, round(end - incident.start)),
         outcome=incident.outcome.value if incident.outcome is not None else "",
-        num_blocks=incident.num_blocks,
-        covered_blocks=incident.covered_blocks,
         summary=summary(incident),
     )
 

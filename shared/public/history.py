@@ -101,12 +101,10 @@ class ServerHistoryDocument(Document):
 def model_history_document(history: ModelHistory, hours: ModelHistory, minutes: ModelHistory) -> ModelHistoryDocument:
     """Return a model's history; `hours` and `minutes` are the same model's, of which uptimes are reckoned."""
     ring = history.resolution.ring
-    return ModelHistoryDocument(
-        dht_prefix=history.dht_prefix,
-        resolution=history.resolution,
+    return ModelHistoryDocument.of(
+        history,
         step=ring.step,
         slots=ring.slots,
-        read_at=history.read_at,
         uptime=hours.uptimes(),
         watched_seconds=hours.watched(minutes),
         points=tuple(_point(slot, ring.step) for slot in history.slots),
@@ -116,14 +114,12 @@ def model_history_document(history: ModelHistory, hours: ModelHistory, minutes: 
 
 def server_history_document(history: ServerHistory) -> ServerHistoryDocument:
     record = history.record
-    return ServerHistoryDocument(
+    return ServerHistoryDocument.of(
+        record,
         peer_id=history.peer_id,
         read_at=history.read_at,
-        first_seen=record.first_seen,
-        last_seen=record.last_seen,
         last_online=record.last_online or None,
         online_since=record.online_since if history.online else None,
-        sessions=record.sessions,
         uptime=history.uptimes(),
         watched_seconds=history.watched(),
         outages=tuple(history.outages()),
@@ -136,24 +132,16 @@ def server_history_document(history: ServerHistory) -> ServerHistoryDocument:
 
 
 def _proof(proof: Proof) -> InferencePoint:
-    return InferencePoint(
-        start=proof.hour * HOUR,
-        checks=proof.checks,
-        computed=proof.computed,
-        outcome=proof.outcome,
-        seconds_per_token=round(proof.seconds, 6) if proof.computed else None,
-        checked_at=proof.checked_at,
-    )
+    seconds = round(proof.seconds, 6) if proof.computed else None
+    return InferencePoint.of(proof, start=proof.hour * HOUR, seconds_per_token=seconds)
 
 
 def _point(slot: ModelSlot, step: int) -> ModelPoint:
-    return ModelPoint(
+    return ModelPoint.of(
+        slot,
         start=slot.slot * step,
         crawls=slot.looks,
         healthy_share=round(slot.healthy / slot.looks, 4),
-        num_blocks=slot.num_blocks,
-        covered_blocks=slot.covered_blocks,
-        min_redundancy=slot.min_redundancy,
         slowest_block_throughput=round(slot.slowest_block, 2),
         servers=ServerCounts(
             online=round(slot.online, 2),

@@ -68,13 +68,7 @@ def incidents_document(
             for incident in incidents[:limit]
         ),
         outages=tuple(
-            OutageEntry(
-                dht_prefix=outage.dht_prefix,
-                name=outage.name,
-                official=outage.official,
-                state=outage.state,
-                incident=None if outage.incident is None else outage.incident.id,
-            )
+            OutageEntry.of(outage, incident=None if outage.incident is None else outage.incident.id)
             for outage in outages(snapshot, incidents)
             if dht_prefix in (None, outage.dht_prefix)
         ),

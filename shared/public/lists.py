@@ -113,29 +113,20 @@ def server_entry(model: ModelReport, server: ServerReport, *, show_addresses: bo
     """Return the row of a server's part in a model."""
     check = server.inference
     place = server.location if show_addresses else None
-    return ServerEntry(
+    return ServerEntry.of(
+        server,
         model=model.dht_prefix,
-        peer_id=server.peer_id,
         short_peer_id=short_peer_id(server.peer_id),
-        state=server.state,
         announced_state=server.announced,
-        verdict=server.verdict,
-        error=server.error,
         relayed=uses_relay(server),
-        rtt=server.rtt,
         start_block=server.span.start,
         end_block=server.span.end,
         num_blocks=server.span.length,
         contributor=contributor(server),
-        version=server.version,
         throughput=finite(server.throughput),
         inference_rps=finite(server.inference_rps),
         forward_rps=finite(server.forward_rps),
         network_rps=finite(server.network_rps),
-        cache_tokens_left=server.cache_tokens_left,
-        torch_dtype=server.torch_dtype,
-        quant_type=server.quant_type,
-        adapters=server.adapters,
         country=None if place is None else place.country,
         city=None if place is None else place.city,
         multiaddrs=server.multiaddrs if show_addresses else (),
@@ -143,7 +134,6 @@ def server_entry(model: ModelReport, server: ServerReport, *, show_addresses: bo
         inference_outcome=None if check is None else check.outcome,
         inference_checked_at=None if check is None else check.checked_at,
         seconds_per_step=None if check is None else check.seconds_per_step,
-        conflict=server.conflict,
     )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from shared.judgement.coverage import coverage, slowest_block_throughput
 from shared.judgement.freshness import FRESH, Freshness
 from shared.judgement.swarm import BootstrapState, bootstrap_state, count_states, pings_to
-from shared.public.document import Document
+from shared.public.document import Document, as_of
 from shared.public.state import ServerRow, server_row, server_rows
 from shared.snapshot import ModelState  # noqa: TC001 - msgspec reads the annotations
 
@@ -121,20 +121,18 @@ class ServerDocument(Document):
 
 
 def model_summary(model: ModelReport) -> ModelSummary:
-    return ModelSummary(**_summary(model))
+    return ModelSummary.of(model, **_summary(model))
 
 
 def model_document(
     snapshot: Snapshot, model: ModelReport, freshness: Freshness = FRESH, *, show_addresses: bool
 ) -> ModelDocument:
-    return ModelDocument(
+    return ModelDocument.of(
+        model,
         **_summary(model),
-        last_updated=snapshot.taken_at,
-        update_period=snapshot.update_period,
+        **as_of(snapshot, freshness),
         redundancy=coverage(model).redundancy,
         server_rows=server_rows(model, show_addresses=show_addresses),
-        stale=freshness.stale,
-        age_seconds=freshness.at_least,
     )
 
 
@@ -143,12 +141,7 @@ def server_document(
 ) -> ServerDocument | None:
     """Return what is known of a peer; None where the snapshot does not know it."""
     shares = tuple(
-        ServerShare(
-            dht_prefix=model.dht_prefix,
-            name=model.name,
-            num_blocks=model.num_blocks,
-            row=server_row(server, {**pings_to(model, peer_id)}, show_addresses=show_addresses),
-        )
+        ServerShare.of(model, row=server_row(server, {**pings_to(model, peer_id)}, show_addresses=show_addresses))
         for model in snapshot.models
         for server in model.servers
         if server.peer_id == peer_id
@@ -158,30 +151,20 @@ def server_document(
         return None
     issue = next((issue for issue in snapshot.reachability_issues if issue.peer_id == peer_id), None)
     return ServerDocument(
-        last_updated=snapshot.taken_at,
-        update_period=snapshot.update_period,
+        **as_of(snapshot, freshness),
         peer_id=peer_id,
         bootstrap_state=None if bootstrap is None else bootstrap_state(bootstrap),
         shares=shares,
         issue=None if issue is None else ServerIssue(err=issue.error, advice=issue.advice),
-        stale=freshness.stale,
-        age_seconds=freshness.at_least,
     )
 
 
 def _summary(model: ModelReport) -> dict[str, Any]:
+    """Return the fields of `ModelSummary` that the model itself does not have."""
     held = coverage(model)
     return {
-        "dht_prefix": model.dht_prefix,
-        "name": model.name,
-        "short_name": model.short_name,
-        "repository": model.repository,
-        "official": model.official,
-        "limited": model.limited,
-        "state": model.state,
-        "num_blocks": model.num_blocks,
         "covered_blocks": held.covered_blocks,
         "min_redundancy": held.min_redundancy,
         "slowest_block_throughput": round(slowest_block_throughput(model), 2),
-        "servers": ServerCounts(**dict(count_states([model]).items())),
+        "servers": ServerCounts(**{state.value: count for state, count in count_states([model]).items()}),
     }

@@ -6,7 +6,7 @@ import msgspec
 
 from shared.days import parse_week
 from shared.public.document import Document
-from shared.snapshot import MAX_UNIX_SECONDS
+from shared.snapshot import check_times
 
 MAX_INCIDENTS = 5
 MAX_PEERS = 50
@@ -85,15 +85,13 @@ class ReportsDocument(Document):
 
 
 def decode_report(data: bytes) -> ReportDocument:
-    """Return a stored report. Raises `ValueError` for anything else."""
-    try:
-        report = msgspec.json.decode(data, type=ReportDocument)
-    except RecursionError as error:
-        raise ValueError("not a report: nested too deep") from error
-    times = [report.start, report.end, report.made_at]
-    times += [each for incident in report.incidents for each in (incident.start, incident.end or 0.0)]
-    if parse_week(report.week) is None or not all(0 <= seconds <= MAX_UNIX_SECONDS for seconds in times):
-        raise ValueError("not a report: its week or a time is none")
+    """Return a stored report. Whatever this raises, `stored.read` refuses the entry."""
+    report = msgspec.json.decode(data, type=ReportDocument)
+    check_times(report.start, report.end, report.made_at)
+    for incident in report.incidents:
+        check_times(incident.start, incident.end)
+    if parse_week(report.week) is None:
+        raise ValueError("not a report: its week is none")
     if not all(0 <= model.uptime <= 1 for model in report.models):
         raise ValueError("not a report: an uptime is out of range")
     return report

@@ -10,7 +10,7 @@ from shared.inference import ServerInference, Usability  # noqa: TC001 - msgspec
 from shared.judgement.freshness import FRESH, Freshness
 from shared.judgement.swarm import BootstrapState, bootstrap_state
 from shared.peer_id import short_peer_id
-from shared.public.document import Document
+from shared.public.document import Document, as_of
 from shared.snapshot import SCHEMA_VERSION, ModelState, PeerState, Verdict
 
 if TYPE_CHECKING:
@@ -188,30 +188,22 @@ class StateDocument(Document):
 def state_document(
     snapshot: domain.Snapshot, freshness: Freshness = FRESH, *, show_addresses: bool = True
 ) -> StateDocument:
-    return StateDocument(
+    return StateDocument.of(
+        snapshot,
+        **as_of(snapshot, freshness),
+        schema=SCHEMA_VERSION,
         bootstrap_states=tuple(
             "unreachable" if peer.verdict is Verdict.UNREACHABLE else "online" for peer in snapshot.bootstrap_peers
         ),
-        top_contributors=snapshot.top_contributors,
-        model_reports=tuple(_model_report(model, show_addresses) for model in snapshot.models),
-        reachability_issues=tuple(
-            StateIssue(peer_id=issue.peer_id, err=issue.error, advice=issue.advice)
-            for issue in snapshot.reachability_issues
+        model_reports=tuple(
+            ModelReport.of(model, server_rows=server_rows(model, show_addresses=show_addresses))
+            for model in snapshot.models
         ),
-        last_updated=snapshot.taken_at,
-        update_period=snapshot.update_period,
-        update_duration=snapshot.update_duration,
-        schema=SCHEMA_VERSION,
+        reachability_issues=tuple(StateIssue.of(issue, err=issue.error) for issue in snapshot.reachability_issues),
         bootstrap_peers=tuple(
-            StateBootstrapPeer(peer_id=peer.peer_id, state=bootstrap_state(peer), error=peer.error)
-            for peer in snapshot.bootstrap_peers
+            StateBootstrapPeer.of(peer, state=bootstrap_state(peer)) for peer in snapshot.bootstrap_peers
         ),
         refused_records=snapshot.refused.by_reason,
-        undialled_servers=snapshot.undialled_servers,
-        unanswered_keys=snapshot.unanswered_keys,
-        inference_peer_id=snapshot.inference_peer_id,
-        stale=freshness.stale,
-        age_seconds=freshness.at_least,
     )
 
 
@@ -227,61 +219,20 @@ def server_rows(model: domain.ModelReport, *, show_addresses: bool) -> tuple[Ser
 
 def server_row(server: domain.ServerReport, pings_to_me: Pings, *, show_addresses: bool) -> ServerRow:
     span, left = server.span, server.cache_tokens_left_per_block
-    return ServerRow(
+    return ServerRow.of(
+        server,
         short_peer_id=short_peer_id(server.peer_id),
-        peer_id=server.peer_id,
         peer_ip_info=_peer_ip_info(server) if show_addresses and server.multiaddrs else "unknown",
-        show_public_name=server.show_public_name,
-        state=server.state,
-        span=ServerSpan(peer_id=server.peer_id, start=span.start, end=span.end, server_info=_server_info(server)),
+        span=ServerSpan(
+            peer_id=server.peer_id,
+            start=span.start,
+            end=span.end,
+            server_info=ServerInfo.of(server, state=server.announced, start_block=span.start, end_block=span.end),
+        ),
         adapters=tuple(Adapter(name=name, short_name=name.rpartition("/")[2]) for name in server.adapters),
         pings_to_me=pings_to_me,
-        reachability=Reachability(
-            verdict=server.verdict,
-            error=server.error,
-            dialled_at=None,
-            relayed=server.relayed,
-            relay=server.relay,
-            rtt=server.rtt,
-        ),
-        conflict=server.conflict,
-        inference=server.inference,
+        reachability=Reachability.of(server, dialled_at=None),
         cache_tokens_left_per_block=UNSET if left is None else left,
-    )
-
-
-def _server_info(server: domain.ServerReport) -> ServerInfo:
-    return ServerInfo(
-        state=server.announced,
-        throughput=server.throughput,
-        start_block=server.span.start,
-        end_block=server.span.end,
-        public_name=server.public_name,
-        version=server.version,
-        network_rps=server.network_rps,
-        forward_rps=server.forward_rps,
-        inference_rps=server.inference_rps,
-        adapters=server.adapters,
-        torch_dtype=server.torch_dtype,
-        quant_type=server.quant_type,
-        using_relay=server.using_relay,
-        cache_tokens_left=server.cache_tokens_left,
-        next_pings=None if server.next_pings is None else {**server.next_pings},
-    )
-
-
-def _model_report(model: domain.ModelReport, show_addresses: bool) -> ModelReport:
-    return ModelReport(
-        name=model.name,
-        short_name=model.short_name,
-        state=model.state,
-        num_blocks=model.num_blocks,
-        repository=model.repository,
-        dht_prefix=model.dht_prefix,
-        official=model.official,
-        limited=model.limited,
-        usability=model.usability,
-        server_rows=server_rows(model, show_addresses=show_addresses),
     )
 
 

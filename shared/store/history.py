@@ -57,7 +57,7 @@ class ModelHistory(msgspec.Struct, frozen=True):
         return float(hour * HOUR if first is None else first * MINUTE)
 
     def watched(self, minutes: ModelHistory) -> dict[str, float]:
-        """Return the seconds of each window that were watched, from hourly slots: hours in which a crawl looked.
+        """Return the seconds of each window that were watched, from hourly slots: hours with a crawl.
 
         `minutes` tells when the first of them began.
         """
@@ -81,7 +81,7 @@ class OutageEnd(StrEnum):
     """A crawl found it online again."""
     LASTS = "lasts"
     UNWATCHED = "unwatched"
-    """No crawl looked in the hour after it."""
+    """The hour after it has no crawl."""
 
 
 class ServerOutage(msgspec.Struct, frozen=True):
@@ -91,7 +91,7 @@ class ServerOutage(msgspec.Struct, frozen=True):
     end: float | None
     """None while it lasts."""
     minutes: int
-    """Minutes in which a crawl looked and did not find it online."""
+    """Minutes with a crawl that did not find it online."""
     ended: OutageEnd
 
 
@@ -158,11 +158,11 @@ class HistoryReader:
 
     async def model(self, dht_prefix: str, resolution: Resolution, now: float) -> ModelHistory:
         """Return a model's history; it has no slots for a model without one. `now` is Unix seconds."""
-        reading = self._redis.pipeline(transaction=False)
-        reading.get(keys.history_of_model(resolution, dht_prefix))
-        reading.get(keys.inference_of_model(dht_prefix))
-        data, proofs = (
-            stored.answered("history", answer, b"") for answer in await reading.execute(raise_on_error=False)
+        data, proofs = await stored.answers(
+            self._redis,
+            "history",
+            ("GET", keys.history_of_model(resolution, dht_prefix)),
+            ("GET", keys.inference_of_model(dht_prefix)),
         )
         slots = unpack_model_ring(data or b"", resolution.ring, now)
         return ModelHistory(
@@ -171,13 +171,13 @@ class HistoryReader:
 
     async def server(self, peer_id: str, now: float) -> ServerHistory | None:
         """Return a server's history, or None where there is none (any more). `now` is Unix seconds."""
-        reading = self._redis.pipeline(transaction=False)
-        reading.get(keys.history_of_server(peer_id))
-        reading.get(keys.HISTORY_LOOKS)
-        reading.get(keys.HISTORY_HEAD)
-        reading.get(keys.inference_of_server(peer_id))
-        data, looks, head, proofs = (
-            stored.answered("history", answer, b"") for answer in await reading.execute(raise_on_error=False)
+        data, looks, head, proofs = await stored.answers(
+            self._redis,
+            "history",
+            ("GET", keys.history_of_server(peer_id)),
+            ("GET", keys.HISTORY_LOOKS),
+            ("GET", keys.HISTORY_HEAD),
+            ("GET", keys.inference_of_server(peer_id)),
         )
         last = stored.read("history", stored.number, head) if head else None
         record = unpack_header(data or b"")
@@ -194,10 +194,8 @@ class HistoryReader:
 
     async def contributors(self) -> dict[str, Contributor]:
         """Return what is counted for each public name."""
-        reading = self._redis.pipeline(transaction=False)
-        reading.hgetall(keys.CONTRIBUTORS)
-        found = stored.answered("contributor", (await reading.execute(raise_on_error=False))[0], {})
-        return await asyncio.to_thread(_contributors, found)  # 2,000 take some 20 ms
+        (found,) = await stored.answers(self._redis, "contributor", ("HGETALL", keys.CONTRIBUTORS))
+        return await asyncio.to_thread(_contributors, found or {})  # 2,000 take some 20 ms
 
     async def models(self) -> list[str]:
         """Return the DHT prefixes of all models with a history."""
@@ -225,9 +223,7 @@ class HistoryReader:
 
     async def looks(self, now: float) -> dict[int, int]:
         """Return `{hour: minutes in which a crawl saw the swarm}`, without hours that have none."""
-        reading = self._redis.pipeline(transaction=False)
-        reading.get(keys.HISTORY_LOOKS)
-        data = stored.answered("history", (await reading.execute(raise_on_error=False))[0], b"")
+        (data,) = await stored.answers(self._redis, "history", ("GET", keys.HISTORY_LOOKS))
         return unpack_looks(data or b"", now)
 
     async def ended_incidents(self, since: float, until: float) -> list[Incident]:
@@ -236,34 +232,27 @@ class HistoryReader:
         Each is in one such stretch alone: its entry's id is the time at which it was recorded, which never changes.
         """
         first, last = f"{since * 1000:.0f}", f"({until * 1000:.0f}"
-        reading = self._redis.pipeline(transaction=False)
-        for official in (True, False):
-            reading.xrange(keys.closed_incidents(official=official), first, last)
-        packed = [
-            fields.get(b"incident", b"")
-            for answer in await reading.execute(raise_on_error=False)
-            for _, fields in stored.answered("incident", answer, ())
-        ]
+        commands = [("XRANGE", keys.closed_incidents(official=official), first, last) for official in (True, False)]
+        found_in = await stored.answers(self._redis, "incident", *commands)
+        packed = [fields.get(b"incident", b"") for entries in found_in for _, fields in entries or ()]
         found = [stored.read("incident", incidents.decode, data) for data in packed]
         return sorted((each for each in found if each is not None), key=lambda each: (each.start, each.id))
 
     async def _members(self, index: str) -> list[str]:
-        reading = self._redis.pipeline(transaction=False)
-        reading.zrange(index, 0, -1)
-        answer = stored.answered("history", (await reading.execute(raise_on_error=False))[0], ())
-        names = [stored.read("history", stored.text, member) for member in answer]
+        (members,) = await stored.answers(self._redis, "history", ("ZRANGE", index, 0, -1))
+        names = [stored.read("history", stored.text, member) for member in members or ()]
         return sorted(name for name in names if name is not None)
 
     async def incidents(self) -> tuple[Incident, ...]:
         """Return open and ended incidents, the newest first."""
-        reading = self._redis.pipeline(transaction=False)
-        reading.hvals(keys.OPEN_INCIDENTS)
-        reading.xrevrange(keys.closed_incidents(official=True))
-        reading.xrevrange(keys.closed_incidents(official=False))
-        opened, official, announced = (
-            stored.answered("incident", answer, ()) for answer in await reading.execute(raise_on_error=False)
+        opened, *closed = await stored.answers(
+            self._redis,
+            "incident",
+            ("HVALS", keys.OPEN_INCIDENTS),
+            ("XREVRANGE", keys.closed_incidents(official=True), "+", "-"),
+            ("XREVRANGE", keys.closed_incidents(official=False), "+", "-"),
         )
-        packed = [*opened, *(fields.get(b"incident", b"") for _, fields in (*official, *announced))]
+        packed = [*(opened or ()), *(fields.get(b"incident", b"") for entries in closed for _, fields in entries or ())]
         # A newer version's during a rolling upgrade cannot be read: the others are shown.
         found = [stored.read("incident", incidents.decode, data) for data in packed]
         readable = [incident for incident in found if incident is not None]

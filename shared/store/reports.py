@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from shared.days import parse_week
 from shared.store import keys, stored
@@ -44,17 +44,13 @@ class Reports:
 
     async def weeks(self) -> list[str]:
         """Return the weeks that have a report, the newest first."""
-        reading = self._redis.pipeline(transaction=False)
-        reading.hkeys(keys.REPORTS)
-        answer: Any = stored.answered("report", (await reading.execute(raise_on_error=False))[0], ())
-        names = [stored.read("report", stored.text, name) for name in answer]
+        (found,) = await stored.answers(self._redis, "report", ("HKEYS", keys.REPORTS))
+        names = [stored.read("report", stored.text, name) for name in found or ()]
         return sorted((name for name in names if name and parse_week(name) is not None), reverse=True)
 
     async def get(self, weeks: Sequence[str]) -> list[bytes]:
         """Return the reports of these weeks, without those that have none."""
         if not weeks:
             return []
-        reading = self._redis.pipeline(transaction=False)
-        reading.hmget(keys.REPORTS, list(weeks))
-        answer: Any = stored.answered("report", (await reading.execute(raise_on_error=False))[0], ())
-        return [data for data in answer if data is not None]
+        (found,) = await stored.answers(self._redis, "report", ("HMGET", keys.REPORTS, *weeks))
+        return [data for data in found or () if data is not None]

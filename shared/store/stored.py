@@ -98,6 +98,17 @@ def answered(kind: str, answer: Any, otherwise: Any) -> Any:
     return otherwise
 
 
+async def answers(redis: Redis, kind: str, *commands: tuple[Any, ...]) -> list[Any]:
+    """Run commands that read in one pipeline. Return an answer for each; None where Redis refused it.
+
+    Raises an outage: `redis.RedisError`, `OSError`.
+    """
+    pipeline = redis.pipeline(transaction=False)
+    for command in commands:
+        pipeline.execute_command(*command)
+    return [answered(kind, answer, None) for answer in await pipeline.execute(raise_on_error=False)]
+
+
 def text(entry: bytes) -> str:
     """Return the entry as text. Raises `UnicodeDecodeError`."""
     return entry.decode()

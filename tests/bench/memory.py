@@ -1,8 +1,8 @@
 """`make bench-memory`: what each part of one monitor holds, for swarms of 60 and 10,000 servers, at a check per second.
 
-The figures are proportional set sizes (`/proc/PID/smaps_rollup`) of the launcher, Redis, api, crawler, worker and their
-libp2p daemons: the highest that was seen each five seconds. The swarm's nodes (`tests.bench.swarm`) are not counted.
-`--seconds` is how long checks are asked; the last line is JSON.
+The figures are what the launcher, Redis, api, crawler, worker and their libp2p daemons hold: the highest that was seen
+each five seconds. Pages of files count once, by the share. The swarm's nodes (`tests.bench.swarm`) are not counted, nor
+share they any page. `--seconds` is how long checks are asked; the last line is JSON.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from deploy.embedded_redis import free_port
-from tests.bench.processes import monitor_parts, pss_mb, until
+from tests.bench.processes import held_mb, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,17 +86,6 @@ def _watch(launcher: int, page: str, peers: Iterator[str], seconds: float) -> tu
         outcomes[outcome] = outcomes.get(outcome, 0) + 1
         time.sleep(max(0.0, CHECK_EVERY - (time.monotonic() - now)))
     return highest, outcomes
-
-
-def held_mb(launcher: int) -> dict[str, float]:
-    """Return what each part of a monitor holds now, and all of them together under "all"."""
-    held: dict[str, float] = {}
-    for part, pids in monitor_parts(launcher).items():
-        for pid in pids:
-            with suppress(OSError):
-                held[part] = held.get(part, 0.0) + pss_mb(pid)
-    held["all"] = sum(held.values())
-    return held
 
 
 def _check(page: str, peer_id: str) -> str:

@@ -54,6 +54,47 @@ def pss_mb(pid: int) -> float:
     raise ProcessLookupError(pid)
 
 
+def held_mb(launcher: int) -> dict[str, float]:
+    """Return the memory that each part of a monitor holds now, and all of them together under "all".
+
+    Pages of files count by the share among the monitor's own processes: elsewhere no swarm runs beside it that would
+    share p2pd with it.
+    """
+    held: dict[str, float] = {}
+    pages: dict[str, dict[str, list[int]]] = {}
+    for part, pids in monitor_parts(launcher).items():
+        for pid in pids:
+            with suppress(OSError):
+                own, files = _memory(pid)
+                held[part] = held.get(part, 0.0) + own / 1e6
+                for file, size in files.items():
+                    pages.setdefault(file, {}).setdefault(part, []).append(size)
+    for sharers in pages.values():
+        everybody = [size for sizes in sharers.values() for size in sizes]
+        for part, sizes in sharers.items():
+            held[part] += max(everybody) * sum(sizes) / sum(everybody) / 1e6
+    held["all"] = sum(held.values())
+    return held
+
+
+def _memory(pid: int) -> tuple[int, dict[str, int]]:
+    """Return a process's own memory, and its resident pages of each file (bytes)."""
+    rollup = dict(line.split(":") for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
+    own = sum(int(rollup[name].split()[0]) * 1024 for name in ("Pss_Anon", "Pss_Shmem"))
+    files: dict[str, int] = {}
+    file, resident = "", 0
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        words = line.split()
+        if words[0] == "Rss:":
+            resident = int(words[1]) * 1024
+        elif words[0] == "Anonymous:":
+            if file and resident > int(words[1]) * 1024:
+                files[file] = files.get(file, 0) + resident - int(words[1]) * 1024
+        elif not words[0].endswith(":"):
+            file = words[5] if len(words) > 5 and words[5].startswith("/") else ""
+    return own, files
+
+
 PARTS = {
     "valkey-server": "Redis",
     "redis-server": "Redis",

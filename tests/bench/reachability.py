@@ -342,7 +342,7 @@ async def bench_silent_peers(count: int = 1_000) -> dict[str, float]:
 
     def search_or_silent(peer: str, *, dialled_from: str) -> Search:
         if peer in silent_ids:
-            return Search.told(dht_node.kademlia, peer, (from_text(address),))
+            return Search.of_known(dht_node.kademlia, peer, (from_text(address),))
         return genuine(peer, dialled_from=dialled_from)
 
     dht_node.search = search_or_silent  # type: ignore[assignment, method-assign]

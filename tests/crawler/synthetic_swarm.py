@@ -67,7 +67,7 @@ class SyntheticSwarm:
             return {}
         return {key: self.values.get(key) for key in keys if key not in self.unanswered}
 
-    async def hears(self):
+    async def reaches_swarm(self):
         return True
 
     def account(self, peer):

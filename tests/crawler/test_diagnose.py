@@ -1,13 +1,33 @@
 """`--diagnose` names what is wrong, in words, and ends with a verdict and the next command."""
 
+import argparse
+
 import pytest
 
+from crawler import __main__ as crawler
 from crawler.diagnose import diagnose
 from crawler.settings import CrawlerSettings
 from deploy.demo.simulated_server import Announcement, Model
+from shared.p2p.daemon import NodeError
+from shared.p2p.dht_node import DHTClientNode
 from tests.fakes import peer_id
 
-pytestmark = pytest.mark.swarm
+
+@pytest.mark.parametrize("what", ["once", "diagnose"])
+async def test_a_node_that_does_not_start_is_told_in_words(what, monkeypatch, capsys):
+    """One line without a traceback, and the exit code of a failure."""
+
+    async def fail(*_):
+        raise NodeError("p2pd did not start")
+
+    monkeypatch.setattr(DHTClientNode, "open", fail)
+    flags = argparse.Namespace(once=False, diagnose=False, json=False, format="text")
+    setattr(flags, what, True)
+    settings = CrawlerSettings(initial_peers=[f"/ip4/127.0.0.1/tcp/9/p2p/{peer_id(1)}"])
+    assert await crawler._by_hand(settings, flags) == 1
+    said = capsys.readouterr()
+    assert "p2pd did not start" in said.err
+    assert "Traceback" not in said.out + said.err
 
 
 async def findings(**settings):
@@ -17,6 +37,7 @@ async def findings(**settings):
     return found, "\n".join(finding.text for finding in said)
 
 
+@pytest.mark.swarm
 async def test_an_empty_swarm_is_told_from_one_that_cannot_be_seen(swarm):
     """Nobody announces anything; nobody answers; and one that works."""
     found, said = await findings(initial_peers=swarm.initial_peers)

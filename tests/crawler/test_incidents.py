@@ -370,16 +370,18 @@ SUSPECTED = run("HB")[2]
     [
         (msgspec.structs.replace(PLAIN, num_blocks=0), "^num_blocks 0 is out of range$"),
         (msgspec.structs.replace(PLAIN, num_blocks=MAX_BLOCKS + 1), "^num_blocks .* is out of range$"),
-        (msgspec.structs.replace(PLAIN, last_served=-1.0), "^a time is out of range$"),
-        (msgspec.structs.replace(PLAIN, last_healthy=-1.0), "^a time is out of range$"),
-        (msgspec.structs.replace(PLAIN, healthy_since=1e12), "^a time is out of range$"),
+        (msgspec.structs.replace(PLAIN, broken=2**64 - 1), r"<= 4294967296 - at `\$.broken`$"),
+        (msgspec.structs.replace(PLAIN, healthy=-1), r">= 0 - at `\$.healthy`$"),
+        (msgspec.structs.replace(PLAIN, last_served=-1.0), "^time .* is out of range$"),
+        (msgspec.structs.replace(PLAIN, last_healthy=-1.0), "^time .* is out of range$"),
+        (msgspec.structs.replace(PLAIN, healthy_since=1e12), "^time .* is out of range$"),
         (
             msgspec.structs.replace(PLAIN, suspected=msgspec.structs.replace(SUSPECTED.suspected, id="<b>")),
             "^not an incident: id",
         ),
         (
             msgspec.structs.replace(PLAIN, incident=msgspec.structs.replace(SUSPECTED.suspected, start=-1.0)),
-            "^not an incident: a time",
+            "^time .* is out of range",
         ),
     ],
 )

@@ -29,11 +29,15 @@ def announcement(start, end, **info):
     return Announcement(MODEL, start, end, info=FULL_PRECISION | info)
 
 
-async def checked(swarm, checks=None):
-    """Return the snapshot after a crawl and one round, its model, and its servers by peer id."""
+async def crawl(swarm):
     settings = CrawlerSettings(initial_peers=swarm.initial_peers, dial_timeout=4)
     async with await DHTClientNode.open() as dht_node:
-        snapshot = await crawl_once(settings, dht_node)
+        return await crawl_once(settings, dht_node)
+
+
+async def checked(swarm, checks=None):
+    """Return the snapshot after a crawl and one round, its model, and its servers by peer id."""
+    snapshot = await crawl(swarm)
     checks = checks or new_checks()
     checks.merged(snapshot)
     await checks.round()
@@ -66,33 +70,46 @@ async def test_a_model_that_computes_is_usable(swarm):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("fault", "from_step", "outcome"),
-    [
-        ("nan", 1, InferenceOutcome.NOT_FINITE),
-        ("nan", 2, InferenceOutcome.NOT_FINITE),
-        ("wrong_shape", 2, InferenceOutcome.WRONG_SHAPE),
-        ("no_tensor", 1, InferenceOutcome.WRONG_SHAPE),
-        ("huge", 1, InferenceOutcome.WRONG_SHAPE),
-        ("raises", 2, InferenceOutcome.FAILED),
-        ("closes", 1, InferenceOutcome.FAILED),
-        ("refuses", 1, InferenceOutcome.REFUSED),
-        ("busy", 1, InferenceOutcome.BUSY),
-        ("silent", 2, InferenceOutcome.TIMEOUT),
-    ],
-)
-async def test_every_fault_is_told_apart(swarm, monkeypatch, fault, from_step, outcome):
-    """Where one server alone holds some blocks, the model is unusable, and the reason names it."""
-    if fault == "silent":
-        monkeypatch.setattr(inference, "STEP_TIMEOUT", 1.0)
-    good = swarm.start(announcement(0, 4))
-    bad = swarm.start(announcement(4, 8), computation=Computation(fault=fault, from_step=from_step))
-    _, model, reports = await checked(swarm)
-    assert reports[bad.peer_id].inference.outcome is outcome, reports[bad.peer_id].inference
-    assert reports[good.peer_id].inference.outcome is InferenceOutcome.COMPUTED
-    assert model.usability.state is UsabilityState.UNUSABLE
-    assert bad.peer_id[-6:] in model.usability.reason
-    assert str(outcome) in model.usability.reason
+FAULTS = {
+    ("nan", 1): InferenceOutcome.NOT_FINITE,
+    ("nan", 2): InferenceOutcome.NOT_FINITE,
+    ("wrong_shape", 2): InferenceOutcome.WRONG_SHAPE,
+    ("no_tensor", 1): InferenceOutcome.WRONG_SHAPE,
+    ("huge", 1): InferenceOutcome.WRONG_SHAPE,
+    ("raises", 2): InferenceOutcome.FAILED,
+    ("closes", 1): InferenceOutcome.FAILED,
+    ("refuses", 1): InferenceOutcome.REFUSED,
+    ("busy", 1): InferenceOutcome.BUSY,
+    ("silent", 2): InferenceOutcome.TIMEOUT,
+}
+"""By what a server does, and from which step on."""
+
+
+async def test_every_fault_is_told_apart(swarm, monkeypatch):
+    """Where one server alone holds some blocks, the model is unusable, and the reason names it; others are not hurt."""
+    monkeypatch.setattr(inference, "STEP_TIMEOUT", 1.0)
+    bad = {
+        f"{fault}-{step}": swarm.start(
+            Announcement(Model(f"{fault}-{step}", 2), 0, 2, info=FULL_PRECISION),
+            computation=Computation(fault=fault, from_step=step),
+        ).peer_id
+        for fault, step in FAULTS
+    }
+    good = swarm.start(Announcement(Model("nan-1", 2), 0, 1, info=FULL_PRECISION))
+    checks, crawled = new_checks(), await crawl(swarm)
+    checks.merged(crawled)
+    await checks.round()
+    models = {model.dht_prefix: model for model in checks.merged(crawled).models}
+    for (fault, step), outcome in FAULTS.items():
+        model = models[f"{fault}-{step}"]
+        reports = {server.peer_id: server for server in model.servers}
+        peer_id = bad[model.dht_prefix]
+        assert reports[peer_id].inference.outcome is outcome, reports[peer_id].inference
+        assert model.usability.state is UsabilityState.UNUSABLE
+        assert peer_id[-6:] in model.usability.reason
+        assert str(outcome) in model.usability.reason
+        if good.peer_id in reports:
+            assert reports[good.peer_id].inference.outcome is InferenceOutcome.COMPUTED
 
 
 async def test_where_a_hop_fails_the_next_candidate_takes_its_place(swarm):
@@ -113,9 +130,7 @@ async def test_a_chain_gives_what_one_server_gives(swarm):
     for span in ((0, 3), (3, 5), (5, 8)):
         swarm.start(announcement(*span))
     whole = swarm.start(Announcement(Model("whole", 8), 0, 8, info=FULL_PRECISION))
-    settings = CrawlerSettings(initial_peers=swarm.initial_peers)
-    async with await DHTClientNode.open() as dht_node:
-        snapshot = await crawl_once(settings, dht_node)
+    snapshot = await crawl(swarm)
     models = {model.dht_prefix: model for model in snapshot.models}
     checks, inputs = new_checks(), random_inputs(64, "one")
     async with await ProberNode.open() as node:

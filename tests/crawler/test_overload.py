@@ -76,7 +76,7 @@ async def test_silence_is_the_servers_where_the_crawler_keeps_up(monkeypatch):
 
 async def test_silence_while_the_crawler_is_too_busy_says_nothing(quick, monkeypatch):
     async def late():
-        await asyncio.sleep(5)
+        await asyncio.sleep(1)
 
     server = await crawled(monkeypatch, late)
     assert (server.state, server.verdict) == (PeerState.ONLINE, Verdict.UNKNOWN)

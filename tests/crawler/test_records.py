@@ -4,7 +4,7 @@ import math
 
 import msgpack
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from crawler.observe import records
@@ -351,7 +351,6 @@ json_like = st.recursive(
 info_like = st.fixed_dictionaries({}, optional=dict.fromkeys(GENUINE[2], json_like))
 
 
-@settings(max_examples=300)
 @given(
     st.one_of(
         st.binary(max_size=200),
@@ -373,7 +372,6 @@ def test_no_bytes_escape_the_edge(data):
     assert all(name.isprintable() for name in (record.public_name or "", record.version or "", *record.adapters))
 
 
-@settings(max_examples=200)
 @given(
     st.one_of(
         st.binary(max_size=200),

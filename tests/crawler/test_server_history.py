@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from crawler.history import writer as history
@@ -75,7 +75,6 @@ def test_what_was_watched_is_counted_and_not_the_window():
     assert ModelHistory("m", Resolution.HOUR, (), read_at).first_crawl(minutely) is None
 
 
-@settings(deadline=None, max_examples=200)
 @given(
     st.lists(
         st.tuples(st.integers(1, 40 * 24 * 60), st.sampled_from(("online", "offline", "absent"))),

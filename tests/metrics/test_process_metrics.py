@@ -8,6 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from crawler.metrics import CrawlerMetrics
+from crawler.settings import CrawlerSettings
 from deploy.embedded_redis import free_port
 from reachability_worker.metrics import WorkerMetrics
 from shared.store.connection import connect
@@ -126,7 +127,9 @@ async def test_the_crawler_tells_phases_look_ups_and_dials(redis_url):
 async def test_private_ports_speak_both_formats_and_gzip(made):
     """Text or OpenMetrics, compressed or not, with the process's own memory and CPU."""
     metrics, port = made(), free_port()
-    metrics.serve(port)
+    metrics.serve(port, CrawlerSettings().metrics_host)
+    with pytest.raises(httpx.ConnectError):  # an address of this machine that nobody was told to listen on
+        httpx.get(f"http://127.0.0.2:{port}/metrics")
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
         text = await client.get("/metrics", headers={"accept-encoding": "gzip"})
         openmetrics = await client.get("/metrics", headers={"accept": "application/openmetrics-text; version=1.0.0"})

@@ -8,7 +8,6 @@ from typing import Any
 import httpx
 import yaml
 
-from deploy.grafana.dashboards import FOLDER
 from tests.proof.stack import OPS, ROOT, SCALE, Stack, expect, wait
 
 JOBS = {
@@ -18,6 +17,7 @@ JOBS = {
     "petals-worker": SCALE["reachability_worker"],
 }
 """Targets that deploy/prometheus/prometheus.yml finds in the stack."""
+DASHBOARDS = ROOT / "deploy/grafana/dashboards"
 DASHBOARD_VARIABLES = {"$__rate_interval": "1m", "$model": ".*", "$vantage": ".*"}
 
 
@@ -62,10 +62,12 @@ def rules_are_loaded_and_alerts_have_somewhere_to_go(stack: Stack) -> str:
 
 def dashboards_find_their_data(stack: Stack) -> str:
     """Each panel's query, asked of the Prometheus that the provisioned data source names."""
-    source = yaml.safe_load((FOLDER.parent / "provisioning/datasources/prometheus.yml").read_text())["datasources"][0]
+    source = yaml.safe_load((DASHBOARDS.parent / "provisioning/datasources/prometheus.yml").read_text())["datasources"][
+        0
+    ]
     expect(source["url"] == "http://prometheus:9090", f"the data source is {source['url']}")
     asked, empty = 0, []
-    for path in sorted(FOLDER.glob("*.json")):
+    for path in sorted(DASHBOARDS.glob("*.json")):
         for panel in json.loads(path.read_text())["panels"]:
             for target in panel.get("targets", ()):
                 expression = target["expr"]

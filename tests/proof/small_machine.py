@@ -3,7 +3,9 @@
 The launcher and all that it starts run in a memory cgroup (v1 or v2; it takes root) and on one core. The swarm, 1,000
 servers of which some live, and the callers run outside of it. For `--seconds` (60; an hour is 3600) 100 callers each
 ask about one peer after another. Nothing may be killed, nothing may end and be started again, no answer may take longer
-than 9 s, and servers stay on the page. Exit code 0: it held; 1: it did not; 3: not run, no cgroup can be made here.
+than 9 s, and servers stay on the page. A line every half a minute says how it goes and what each part holds (MB). Over
+ten minutes and more nothing may grow: no part may hold more through the whole last quarter than ever in the second.
+Exit code 0: it held; 1: it did not; 3: not run, no cgroup can be made here.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from typing import TYPE_CHECKING
 
 from deploy.embedded_redis import free_port
 from tests.bench.memory import private_swarm, state
-from tests.bench.processes import until
+from tests.bench.processes import held_mb, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,6 +38,11 @@ CALLERS = 100
 ANSWER_WITHIN = 9.0
 PLAN = {"servers": 1_000, "live": 20, "models": 12, "blocks": 80, "one_way": 0.005}
 FIRST_SNAPSHOT_WITHIN = 180.0
+SAMPLE_EVERY, REPORT_EVERY = 2.0, 30.0
+GROWTH_SHOWS_AFTER = 600.0
+"""Seconds: in less, pools and caches have not settled."""
+GROWS_BY = 3.0
+"""MB by which a part that grows is above the second quarter. Allocators and collectors breathe."""
 FAILED, NOT_RUN = 1, 3
 V1, V2 = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")
 
@@ -116,56 +123,96 @@ def _prove(cgroup: MemoryCgroup, seconds: float) -> int:
         port = free_port()
         page = f"http://127.0.0.1:{port}"
         log = folder / "log"
-        stack.enter_context(_monitor(cgroup, port, folder, swarm["initial_peers"], log))
+        launcher = stack.enter_context(_monitor(cgroup, port, folder, swarm["initial_peers"], log))
         until(lambda: state(page) is not None, FIRST_SNAPSHOT_WITHIN)
-        answers, slowest, anonymous = _ask(cgroup, page, [*swarm["live"], *swarm["others"]], seconds)
+        callers = Callers(page, [*swarm["live"], *swarm["others"]], seconds)
+        samples = _watch(cgroup, launcher, callers)
         shown = sum(len(model["server_rows"]) for model in (state(page) or {"model_reports": []})["model_reports"])
         restarts = log.read_text().count("starting it again")
         highest, kills = cgroup.highest_mb, cgroup.kills
-    counted = ", ".join(f"{count} {outcome}" for outcome, count in answers.most_common())
-    print(f"{seconds:g} s, {CALLERS} callers: {counted}; the slowest answer {slowest:.1f} s; {shown} servers shown")
-    print(f"memory: {anonymous:.0f} MB at most that cannot be given back, {highest:.0f} MB with the file cache")
+    growing = grown(samples) if seconds >= GROWTH_SHOWS_AFTER else []
+    print(f"{seconds:g} s, {CALLERS} callers: {callers}; {shown} servers shown")
+    most = max(sample["cannot be given back"] for sample in samples)
+    print(f"memory: {most:.0f} MB at most that cannot be given back, {highest:.0f} MB with the file cache")
     print(f"killed for want of memory: {kills}; parts that ended and were started again: {restarts}")
-    return FAILED if kills or restarts or not shown or answers["late"] else 0
+    print(f"grows: {', '.join(growing) or 'nothing' if seconds >= GROWTH_SHOWS_AFTER else 'cannot be told so soon'}")
+    failed = bool(kills or restarts or not shown or callers.late or growing)
+    print("it did not hold" if failed else "it held")
+    return FAILED if failed else 0
 
 
-def _ask(cgroup: MemoryCgroup, page: str, peers: list[str], seconds: float) -> tuple[Counter[str], float, float]:
-    """Have the callers ask; return how they were answered, the slowest answer (s), the most memory in use (MB)."""
-    answers: Counter[str] = Counter()
-    slowest = [0.0]
-    lock = threading.Lock()
-    end = time.monotonic() + seconds
+def grown(samples: list[dict[str, float]]) -> list[str]:
+    """Return the parts that held more all through the last quarter than at any time in the second."""
+    quarter = len(samples) // 4
+    second, last = samples[quarter : 2 * quarter], samples[-quarter:]
+    return [
+        f"{part} ({most:.0f} to {least:.0f} MB)"
+        for part in samples[-1]
+        if (least := min(sample.get(part, 0.0) for sample in last))
+        > (most := max(sample.get(part, 0.0) for sample in second)) + GROWS_BY
+    ]
 
-    def caller(number: int) -> None:
+
+class Callers:
+    """Callers who each ask about one peer after another, for so many seconds, and how they were answered."""
+
+    def __init__(self, page: str, peers: list[str], seconds: float) -> None:
+        """Have them begin."""
+        self._page, self._peers = page, peers
+        self.began = time.monotonic()
+        self._end = self.began + seconds
+        self._lock = threading.Lock()
+        self._answers: Counter[str] = Counter()
+        self._slowest = 0.0
+        self.late = 0
+        self._threads = [threading.Thread(target=self._ask, args=(number,)) for number in range(CALLERS)]
+        for thread in self._threads:
+            thread.start()
+
+    def __str__(self) -> str:
+        with self._lock:
+            counted = ", ".join(f"{count} {outcome}" for outcome, count in self._answers.most_common())
+            return f"{counted}, {self.late} late, the slowest {self._slowest:.1f} s"
+
+    @property
+    def go_on(self) -> bool:
+        return any(thread.is_alive() for thread in self._threads)
+
+    def _ask(self, number: int) -> None:
         rng = random.Random(number)
-        while (began := time.monotonic()) < end:
-            url = f"{page}/api/v1/is_reachable/{rng.choice(peers)}"
+        while (began := time.monotonic()) < self._end:
+            url = f"{self._page}/api/v1/is_reachable/{rng.choice(self._peers)}"
             try:
                 with urllib.request.urlopen(url, timeout=30) as answer:
                     outcome = f"status {answer.status}"
             except urllib.error.HTTPError as error:
                 outcome = f"status {error.code}"
             except OSError:
-                outcome = "none"
+                outcome = "without an answer"
             took = time.monotonic() - began
-            with lock:
-                answers[outcome] += 1
-                answers["late"] += took > ANSWER_WITHIN
-                slowest[0] = max(slowest[0], took)
+            with self._lock:
+                self._answers[outcome] += 1
+                self.late += took > ANSWER_WITHIN
+                self._slowest = max(self._slowest, took)
             time.sleep(0.1)
 
-    threads = [threading.Thread(target=caller, args=(number,)) for number in range(CALLERS)]
-    for thread in threads:
-        thread.start()
-    anonymous = 0.0
-    while any(thread.is_alive() for thread in threads):
-        anonymous = max(anonymous, cgroup.anonymous_mb)
-        time.sleep(0.5)
-    return answers, slowest[0], anonymous
+
+def _watch(cgroup: MemoryCgroup, launcher: int, callers: Callers) -> list[dict[str, float]]:
+    """Return what each part held, each few seconds, while the callers ask; print it now and then."""
+    samples: list[dict[str, float]] = []
+    reported = -REPORT_EVERY
+    while callers.go_on:
+        samples.append(held_mb(launcher) | {"cannot be given back": cgroup.anonymous_mb})
+        if (now := time.monotonic() - callers.began) - reported >= REPORT_EVERY:
+            reported = now
+            held = ", ".join(f"{part} {mb:.0f}" for part, mb in samples[-1].items())
+            print(f"{now:5.0f} s: {callers}; MB: {held}", flush=True)
+        time.sleep(SAMPLE_EVERY)
+    return samples
 
 
 @contextmanager
-def _monitor(cgroup: MemoryCgroup, port: int, folder: Path, initial_peers: list[str], log: Path) -> Iterator[None]:
+def _monitor(cgroup: MemoryCgroup, port: int, folder: Path, initial_peers: list[str], log: Path) -> Iterator[int]:
     core = min(os.sched_getaffinity(0))
 
     def confine() -> None:
@@ -182,7 +229,7 @@ def _monitor(cgroup: MemoryCgroup, port: int, folder: Path, initial_peers: list[
             preexec_fn=confine,  # noqa: PLW1509 - no thread runs yet
         )
     try:
-        yield
+        yield process.pid
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(60)

@@ -158,7 +158,7 @@ async def test_hundreds_of_silent_peers_do_not_make_a_live_one_look_dead(swarm):
         def find(peer, **dialled_from):
             if peer == live.peer_id:
                 return search(peer, **dialled_from)
-            return Search.told(dht_node.kademlia, peer, (from_text(silent),))
+            return Search.of_known(dht_node.kademlia, peer, (from_text(silent),))
 
         dht_node.search = find
         hanging = [asyncio.create_task(look(prober, peer_id(n))) for n in range(400)]

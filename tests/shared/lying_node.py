@@ -28,7 +28,7 @@ class LyingNode:
     async def start(cls):
         """Its daemon runs no Kademlia of its own, so that the protocol is free for this handler."""
         p2p = await P2PDaemon.create(
-            dht_mode="none", host_maddrs=["/ip4/127.0.0.1/tcp/0"], auto_nat=False, nat_port_map=False
+            dht_mode="none", host_maddrs=["/ip4/127.0.0.1/tcp/0"], auto_nat=False, nat_port_map=False, use_relay=False
         )
         liar = cls(await DHTNode.create(p2p=p2p))
         await p2p.add_binary_stream_handler(PROTOCOL, liar._handle)

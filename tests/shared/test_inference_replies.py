@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import msgpack
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.inference import MAX_DETAIL_CHARS, InferenceOutcome
@@ -139,7 +139,6 @@ async def test_memory_is_bounded_by_the_answer_that_was_asked_for():
 
 
 @pytest.mark.fast
-@settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=400))
 def test_no_bytes_at_all_raise_anything_else(data):
     """Schemas and answers: `InferenceError` or a result."""

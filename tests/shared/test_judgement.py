@@ -8,7 +8,7 @@ import time
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.judgement.coverage import (
@@ -87,7 +87,6 @@ def seconds(chain, delay):
 
 
 @given(models())
-@settings(max_examples=300, deadline=None)
 def test_path_exists_exactly_when_a_chain_does(model):
     """A path is found where brute force finds one; and it is a real chain; coverage says whether there is one."""
     online = [server for server in model.servers if server.state is PeerState.ONLINE]
@@ -105,7 +104,6 @@ def test_path_exists_exactly_when_a_chain_does(model):
 
 
 @given(models())
-@settings(max_examples=300, deadline=None)
 def test_estimate_is_that_of_the_fastest_chain(model):
     """The estimate is brute force's best where few servers share an end, never above it, None without speeds."""
     path = path_through(model)
@@ -172,7 +170,6 @@ def test_absurd_pings_do_not_break_the_estimate(ping, one_way):
 
 
 @given(models())
-@settings(max_examples=200, deadline=None)
 def test_the_weakest_stage_is_the_least_sum(model):
     """The throughput of the slowest stage is the least sum over a block; none where a block has no server."""
     sums = [
@@ -214,7 +211,6 @@ def test_ten_thousand_servers_are_searched_fast():
 
 
 @given(models())
-@settings(max_examples=200, deadline=None)
 def test_redundancy_is_the_servers_that_hold_a_block(model):
     """For each block, the online servers whose span has it; everything else follows from these counts."""
     counted = [

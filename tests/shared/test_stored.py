@@ -113,7 +113,7 @@ def test_truncated_and_flipped_entries_are_a_value_or_a_refusal(kind, cut, flips
     stored.read(kind, parse, bytes(data))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), value=HOSTILE_VALUES)
 def test_each_field_broken_costs_the_entry_and_nothing_else(kind, data, value):
     """A field of another type, out of any range, huge: refused, or a document that everything can be made of."""

@@ -208,7 +208,6 @@ def test_only_plain_http_addresses_become_links(url):
 
 
 @given(st.text(max_size=200))
-@settings(max_examples=200, deadline=None)
 def test_any_text_makes_a_safe_anchor_and_address(name):
     """Ids hold ASCII letters, digits and dashes only; addresses are one path segment; both differ by name."""
     assert text.anchor(name).replace("-", "").isalnum()

@@ -1,7 +1,6 @@
-"""This module remembers which nodes of the swarm were silent a moment ago, so that their silence is paid for once.
+"""This module remembers for a minute which nodes did not answer in time, so that each costs one timeout.
 
-A silent node costs whoever asks it a whole time-out. On the Internet some nodes always are: behind a firewall, gone
-without a word, frozen.
+Some nodes of a swarm on the Internet never answer: they are behind a firewall, frozen, or stopped without leaving.
 """
 
 from __future__ import annotations
@@ -9,12 +8,12 @@ from __future__ import annotations
 import time
 
 REMEMBERED_FOR = 60.0
-"""Seconds for which a silent node is not waited for."""
+"""Seconds for which no request is sent to a silent node."""
 MAX_REMEMBERED = 10_000
 
 
 class SilentNodes:
-    """Peer ids, in whatever form the caller uses, and until when each is left out."""
+    """Peer ids, in the form that the caller uses, and until when each is left out."""
 
     def __init__(self, remembered_for: float = REMEMBERED_FOR) -> None:
         self._remembered_for = remembered_for
@@ -28,12 +27,12 @@ class SilentNodes:
         return sum(until > now for until in self._until.values())
 
     def add(self, peer: object) -> None:
-        """Leave this node out for a while."""
+        """Leave this node out for `remembered_for` seconds."""
         if len(self._until) >= MAX_REMEMBERED:
             del self._until[next(iter(self._until))]
         self._until.pop(peer, None)
         self._until[peer] = time.monotonic() + self._remembered_for
 
     def discard(self, peer: object) -> None:
-        """Ask this node again: it answered."""
+        """Send requests to this node again: it answered."""
         self._until.pop(peer, None)
