@@ -184,7 +184,8 @@ async def _measure_api(
             cpu, began_at = cpu_seconds(pid), time.monotonic()
             told.append(await _publication(publisher, crowd))
             await asyncio.sleep(max(0.0, began_at + watched - time.monotonic()))
-            news_cpu.append(cpu_seconds(pid) - cpu)
+            usual = (idle_share + poll_cpu / watched) * (time.monotonic() - began_at)
+            news_cpu.append(cpu_seconds(pid) - cpu - usual)
             peak = max(peak, rss_mb(pid))
             await asyncio.sleep(max(0.0, began_at + arguments.every - time.monotonic()))
         await polling
@@ -192,8 +193,7 @@ async def _measure_api(
         share = (cpu_seconds(pid) - crowd_cpu) / (end - crowded)
         sampler.stop()
         crowd.leave()
-    usual = idle_share * watched + poll_cpu
-    extra = [max(0.0, cpu - usual - alone_cpu) for cpu in news_cpu]
+    extra = [max(0.0, cpu - alone_cpu) for cpu in news_cpu]
     alone, beside = ((began, alone_end), (crowded, end))
     return {
         "rss_mb": rested, "rss_with_streams_mb": held, "rss_highest_mb": peak,
