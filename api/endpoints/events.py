@@ -89,7 +89,8 @@ class EventStream(Response):
         await _write(send, f"retry: {RETRY_MS}\n\n{self._news()}")
         while True:
             is_news = await self._swarm.subscribers.wait()
-            await _write(send, self._news() if is_news else ": still here\n\n")
+            # One whose reader was slow may find at its heartbeat what the others were told before.
+            await _write(send, self._news() or ("" if is_news else ": still here\n\n"))
 
     def _news(self) -> str:
         """Return all that is new: in one piece, as each costs a system call."""
