@@ -35,8 +35,8 @@ SECONDS_A_BENCH = 1800
 MENTIONED_SECONDS = 0.05
 WITH_TORCH = {"crawler": "307–337 MB", "worker": "304–309 MB"}
 """What the services took, without p2pd, while they loaded torch (2026-11-25)."""
-
 PREDECESSOR = "300–500 MB; with 400 servers 700 MB"
+"""What health.petals.dev took."""
 
 
 def main() -> int:
