@@ -38,7 +38,10 @@ def main() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = command_line("reachability_worker", __doc__, WorkerSettings)
     parser.add_argument(
-        "--check", metavar="PEER_ID", help="probe one peer now; exit code 0 reachable, 1 unreachable, 2 unknown"
+        "--check",
+        metavar="PEER_ID",
+        help="probe one peer now, and dial an address of it as it is given; "
+        "exit code, of the peer: 0 reachable, 1 unreachable, 2 unknown",
     )
     parser.add_argument("--json", action="store_true", help="write what --check found as JSON")
     return parser

@@ -1,7 +1,11 @@
-"""This module is `python -m reachability_worker --check`: it probes one peer now, and prints stages and verdict."""
+"""This module is `python -m reachability_worker --check`: it probes one peer now, and prints stages and verdict.
+
+Addresses in the text are dialled as they are, beside what the swarm knows; the exit code is the verdict on the latter.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -10,11 +14,14 @@ import msgspec
 
 from shared import words
 from shared.advice.servers import Server, check_advice
+from shared.given import BadAddressError, GivenAddress, GivenDial, difference, how_it_ended
 from shared.resolve import resolve
 from shared.snapshot import Verdict
 from shared.tasks import Tasks
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from reachability_worker.prober import Prober
     from shared.advice.advice import Advice
     from shared.reachability import DialOutcome
@@ -34,17 +41,28 @@ async def check(pasted: str, prober: Prober, timeout: float, *, as_json: bool) -
         print(f"{words.cut(pasted, 80)!r}: {problem}. {EXPECTED}", file=sys.stderr)  # noqa: T201
         return EXIT_NOT_UNDERSTOOD
     peer_id = resolution.only.key
+    given, dials = [], []
+    for address in resolution.only.addresses:
+        try:
+            given.append(GivenAddress.read(address, peer_id))
+        except BadAddressError as error:
+            dials.append(GivenDial.refused(address, str(error)))
     async with Tasks() as tasks:
         tasks.keep("prober", prober.run)
         await prober.until_fit(START_TIMEOUT)
-        outcome = await prober.probe(peer_id, time.monotonic() + timeout)
-    advice = check_advice(Server(peer_id), outcome)
-    print(_as_json(peer_id, outcome, advice) if as_json else describe(peer_id, outcome, advice))  # noqa: T201
+        deadline = time.monotonic() + timeout
+        outcome, *outcomes = await asyncio.gather(
+            prober.probe(peer_id, deadline), *(prober.probe_at(address, deadline) for address in given)
+        )
+    dials = [*(GivenDial(one.way, found) for one, found in zip(given, outcomes, strict=True)), *dials]
+    advice = check_advice(Server(peer_id), outcome, given=dials)
+    write = _as_json if as_json else describe
+    print(write(peer_id, outcome, advice, dials))  # noqa: T201
     return EXIT_CODES[outcome.verdict]
 
 
-def describe(peer_id: str, outcome: DialOutcome, advice: Advice) -> str:
-    """Return the stages that the probe came to, what it found, the verdict, and what to do."""
+def describe(peer_id: str, outcome: DialOutcome, advice: Advice, given: Sequence[GivenDial]) -> str:
+    """Return the stages that the probe came to, what it found, how given addresses answered, and what to do."""
     lines = [f"{peer_id}: {outcome.verdict}"]
     lines += [f"  {stage + ':':<11}{words.milliseconds(seconds)}" for stage, seconds in outcome.durations.items()]
     lines.append(f"  {'stage:':<11}{outcome.stage}")
@@ -56,18 +74,25 @@ def describe(peer_id: str, outcome: DialOutcome, advice: Advice) -> str:
         ("error", outcome.error or ""),
     )
     lines += [f"  {name + ':':<11}{words.clean(value)}" for name, value in found if value]
+    if given:
+        lines += ["", *map(how_it_ended, given), *filter(None, [difference(given, outcome)])]
     lines += ["", f"Verdict: it {advice.title}. {advice.reason}"]
     if advice.next_step:
         lines.append(f"Next: {advice.next_step}")
     return "\n".join(lines)
 
 
-def _as_json(peer_id: str, outcome: DialOutcome, advice: Advice) -> str:
+def _as_json(peer_id: str, outcome: DialOutcome, advice: Advice, given: Sequence[GivenDial]) -> str:
     document = {
         "peer_id": peer_id,
         "verdict": f"It {advice.title}.",
         "reason": advice.reason,
         "next_step": advice.next_step,
         "outcome": outcome,
+        "given": [
+            {"address": dial.address, "dialled": dial.dialled, "message": how_it_ended(dial), "outcome": dial.outcome}
+            for dial in given
+        ],
+        "difference": difference(given, outcome) or None,
     }
     return msgspec.json.format(msgspec.json.encode(document), indent=2).decode()

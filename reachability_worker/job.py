@@ -10,9 +10,10 @@ from typing import NamedTuple
 import msgspec
 
 from shared import request_id, tracing
+from shared.given import BadAddressError, GivenAddress
 from shared.inference import InferenceRequest
 from shared.peer_id import BadPeerIdError, parse_peer_id
-from shared.reachability import CHECK_FUNCTION, job_subject
+from shared.reachability import CHECK_FUNCTION, address_subject, job_subject
 
 MAX_JOB_BYTES = 16 * 1024
 ANSWER_RESERVE = 0.3
@@ -34,6 +35,16 @@ class Check(NamedTuple):
     """Of the request's span."""
     inference: InferenceRequest | None = None
     """What the peer shall compute, where it is reached."""
+    given: GivenAddress | None = None
+    """The one address at which it is dialled, in place of what the swarm knows."""
+
+
+class Asked(NamedTuple):
+    """What a job asks for: see `Check`."""
+
+    peer_id: str
+    inference: InferenceRequest | None = None
+    given: GivenAddress | None = None
 
 
 def read_check(job: tuple[bytes, bytes, int, bytes, bytes]) -> Check:
@@ -46,19 +57,20 @@ def read_check(job: tuple[bytes, bytes, int, bytes, bytes]) -> Check:
         job_id = raw_id.decode("ascii")
     except UnicodeDecodeError as error:
         raise BadJobError("its id is not ASCII") from error
-    peer_id, inference = read_job(job_id, packed)
+    asked = read_job(job_id, packed)
     return Check(
         job_id,
-        peer_id,
+        asked.peer_id,
         time.monotonic() + left_ms / 1000 - ANSWER_RESERVE,
         request_id.sane(raw_request_id.decode("latin-1")) or "",
         tracing.sane(traceparent.decode("latin-1")),
-        inference,
+        asked.inference,
+        asked.given,
     )
 
 
-def read_job(job_id: str, packed: bytes) -> tuple[str, InferenceRequest | None]:
-    """Return the peer id that a job asks about, and what the peer shall compute.
+def read_job(job_id: str, packed: bytes) -> Asked:
+    """Return what a job asks for. Its one argument is a peer id, or a multiaddr with one; blocks may follow the former.
 
     Raises `BadJobError` for everything that is not a check.
     """
@@ -71,6 +83,8 @@ def read_job(job_id: str, packed: bytes) -> tuple[str, InferenceRequest | None]:
         raise BadJobError("not a call of the known function")
     if not isinstance(args, list) or [type(one) for one in args] not in ([str], [str, dict]):
         raise BadJobError("not one peer id")
+    if args[0].startswith("/") and len(args) == 1:
+        return _read_given(job_id, args[0])
     try:
         inference = msgspec.convert(args[1], InferenceRequest) if len(args) > 1 else None
         peer_id = parse_peer_id(args[0])
@@ -82,4 +96,14 @@ def read_job(job_id: str, packed: bytes) -> tuple[str, InferenceRequest | None]:
         raise BadJobError("no blocks to compute")
     if job_id.rpartition("-")[0] != job_subject(peer_id, inference=inference is not None):
         raise BadJobError("the job's id names another peer")
-    return peer_id, inference
+    return Asked(peer_id, inference)
+
+
+def _read_given(job_id: str, text: str) -> Asked:
+    try:
+        given = GivenAddress.read(text)
+    except BadAddressError as error:
+        raise BadJobError(str(error)) from error
+    if job_id.rpartition("-")[0] != address_subject(str(given)):
+        raise BadJobError("the job's id names another address")
+    return Asked(given.peer_id, given=given)

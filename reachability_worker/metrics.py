@@ -45,6 +45,11 @@ class WorkerMetrics(ProcessRegistry):
         self._checks = self.counter(
             "petals_worker_checks", "Checks by verdict, stage and cause.", ["vantage", "verdict", "stage", "cause"]
         )
+        self._given = self.counter(
+            "petals_worker_given_addresses",
+            "Dials of addresses that clients gave, by verdict and cause: they are no checks of peers.",
+            ["verdict", "cause"],
+        )
         self._duration = self.histogram(
             "petals_worker_check_duration_seconds",
             "From the moment a check was taken to its outcome.",
@@ -71,6 +76,9 @@ class WorkerMetrics(ProcessRegistry):
         self._duration.labels(outcome.verdict).observe(seconds)
         for stage, duration in outcome.durations.items():
             self._stages.labels(stage).observe(duration)
+
+    def dialled_given(self, outcome: DialOutcome) -> None:
+        self._given.labels(outcome.verdict, outcome.cause or "none").inc()
 
     def addresses_refused(self, by_reason: Mapping[str, int]) -> None:
         for reason, count in by_reason.items():

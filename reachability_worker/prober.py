@@ -19,7 +19,7 @@ from reachability_worker.metrics import DHT_NODE, PROBER_NODE
 from reachability_worker.spans import note_outcome
 from shared import tracing
 from shared.inference import MAX_DETAIL_CHARS, InferenceOutcome, InferenceRequest, ServerInference
-from shared.p2p.addresses import AddressRules, DialPrivate
+from shared.p2p.addresses import AddressRules, DialPrivate, Kind
 from shared.p2p.connect import NotConnectedError, ProberNode, connection
 from shared.p2p.daemon import Daemon, NodeError
 from shared.p2p.dht_node import DHTClientNode
@@ -27,14 +27,14 @@ from shared.p2p.inference import check_server
 from shared.p2p.multiaddr import from_text, packed
 from shared.p2p.probe import probe, with_way
 from shared.p2p.waiting import any_true
-from shared.reachability import Cause, DialOutcome
+from shared.reachability import Cause, DialOutcome, Stage
 from shared.snapshot import Verdict
 from shared.tasks import Tasks, awaited
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from shared.reachability import Stage
+    from shared.given import GivenAddress
 
 PROBER_NODE_LIFETIME = 30.0
 """Seconds. p2pd redials a peer that failed n times only after 5 + n² seconds. A prober node of this age is replaced,
@@ -47,10 +47,24 @@ JOIN_TIMEOUT = 5.0
 RECOVER_EVERY = 1.0
 INFERENCES_AT_ONCE = 2
 """Each has a daemon of its own."""
+GIVEN_AT_ONCE = 4
+"""Given addresses that are dialled at a time, each over a daemon of its own."""
+GIVEN_HELD = 40
+"""Given addresses that are dialled or wait for that; more are answered at once, so that none takes a check's place."""
+LEAST_DIAL = 2.0
+"""Seconds that a given address gets at least: less would make a slow one look dead."""
 RETIRED_LASTS = 10.0
 """Seconds after which no check can still be using a replaced prober node."""
 
 log = structlog.get_logger()
+_NOT_DIALLED = {
+    Kind.PRIVATE: "it is no public address",
+    Kind.THROUGH_ITSELF: "its relay is the peer itself",
+    Kind.THROUGH_US: "its relay is this monitor",
+    Kind.NAME: "its host name stands for no public address",
+    Kind.MALFORMED: "its relay is named by a host name",
+}
+"""Why an address is not dialled, of those that `GivenAddress.read` takes."""
 
 
 class Prober:
@@ -72,6 +86,8 @@ class Prober:
         self._slots = asyncio.Semaphore(dials_at_once)
         self._dial_private = dial_private
         self._inferences = asyncio.Semaphore(INFERENCES_AT_ONCE)
+        self._given = asyncio.Semaphore(GIVEN_AT_ONCE)
+        self._given_held = 0
         self._on_node_opened = on_node_opened
         self._on_addresses_refused = on_addresses_refused
         self._dht_node: DHTClientNode | None = None
@@ -128,6 +144,70 @@ class Prober:
             return await self._probe_in_slot(peer_id, min(deadline, time.monotonic() + self._check_timeout), on_stage)
         finally:
             self._slots.release()
+
+    async def probe_at(
+        self, given: GivenAddress, deadline: float, on_stage: Callable[[Stage], None] = lambda _: None
+    ) -> DialOutcome:
+        """Return whether a peer proves its id at an address that somebody gave. Never raises for what is found there.
+
+        The verdict is of that address alone, and nothing of the far end's words is in it. It is unknown where nobody
+        could dial, or may by the rules. A daemon of its own dials: one that checks peers would dial what it knows of
+        this one as well, and would go on to know the given address.
+        """
+        dht_node, prober_node = self._dht_node, self._prober_node
+        if dht_node is None or prober_node is None or not self.fit:
+            return DialOutcome.unknown(Cause.NODE_UNFIT, error=self.unfit_reason)
+        kind = dht_node.rules(prober_node.peer_id).kind(given.peer_id, from_text(given.way))
+        if not kind.is_dialled:
+            self._on_addresses_refused({kind: 1})
+            return DialOutcome.unknown(Cause.NOT_DIALABLE, stage=Stage.LOOKUP, error=_NOT_DIALLED.get(kind))
+        if self._given_held >= GIVEN_HELD:
+            return DialOutcome.unknown(Cause.NO_SLOT)
+        self._given_held += 1
+        try:
+            async with asyncio.timeout(max(0.0, deadline - LEAST_DIAL - time.monotonic())):
+                await self._given.acquire()
+        except TimeoutError:
+            return DialOutcome.unknown(Cause.NO_SLOT)
+        else:
+            try:
+                return await self._probe_at(dht_node, given, kind, deadline, on_stage)
+            except NodeError as error:
+                return DialOutcome.unknown(Cause.NODE_UNFIT, error=str(error))
+            finally:
+                self._given.release()
+        finally:
+            self._given_held -= 1
+
+    async def _probe_at(
+        self,
+        dht_node: DHTClientNode,
+        given: GivenAddress,
+        kind: Kind,
+        deadline: float,
+        on_stage: Callable[[Stage], None],
+    ) -> DialOutcome:
+        address = from_text(given.way)
+        async with await ProberNode.open() as node:
+            if deadline - time.monotonic() < LEAST_DIAL:
+                return DialOutcome.unknown(Cause.NO_SLOT)  # the daemon was slow to start
+            deadline = min(deadline, time.monotonic() + self._check_timeout)
+            found = await probe(dht_node, node, given.peer_id, deadline=deadline, at=address, on_stage=on_stage)
+        if found.cause is Cause.NOT_DIALABLE:
+            return DialOutcome.unknown(Cause.NOT_DIALABLE, stage=Stage.LOOKUP, error=_NOT_DIALLED.get(kind))
+        if found.verdict is Verdict.UNREACHABLE and not await self._passes_self_test():
+            self._set_fit("the self-test failed")
+            return DialOutcome.unknown(Cause.NODE_UNFIT, stage=found.stage, error=self.unfit_reason)
+        # What stands behind a port of a stranger's choice is told by its cause, never in its own words.
+        return DialOutcome(
+            found.verdict,
+            found.stage,
+            found.cause,
+            relayed=found.relayed,
+            relay=found.relay,
+            rtt=found.rtt,
+            durations=found.durations,
+        )
 
     async def infer(
         self, peer_id: str, reached: DialOutcome, asked: InferenceRequest, deadline: float

@@ -67,7 +67,8 @@ class Results:
         reuse_ms = 0 if outcome.verdict is Verdict.UNKNOWN else self._reuse_ms
         if inference is not None:
             reuse_ms = int(ON_DEMAND_REUSE * 1000)
-        answer = Answer(check.peer_id, self._vantage, self._now(), outcome, check.request_id, traceparent, inference)
+        peer_id, address = (check.peer_id, "") if check.given is None else ("", str(check.given))
+        answer = Answer(peer_id, self._vantage, self._now(), outcome, check.request_id, traceparent, inference, address)
         self._finished.put_nowait(_Finished(check, encode_answer(answer), reuse_ms))
 
     async def run(self) -> None:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis as AsyncRedis
 
     from reachability_worker.metrics import WorkerMetrics
+    from shared.given import GivenAddress
     from shared.inference import InferenceRequest
     from shared.reachability import Stage
 
@@ -67,6 +68,9 @@ class PeerProber(Protocol):
 
         `on_stage` is called with each stage as it begins.
         """
+
+    async def probe_at(self, given: GivenAddress, deadline: float, on_stage: Callable[[Stage], None]) -> DialOutcome:
+        """Dial one address that somebody gave. Never raises for what is found there."""
 
     async def infer(
         self, peer_id: str, reached: DialOutcome, asked: InferenceRequest, deadline: float
@@ -250,16 +254,21 @@ class ConcurrentWorker:
 
     async def _probe(self, check: Check) -> DialOutcome:
         started = time.monotonic()
+        on_stage = partial(self._stages.__setitem__, check.job_id)
         try:
-            outcome = await self._prober.probe(
-                check.peer_id, check.deadline, partial(self._stages.__setitem__, check.job_id)
-            )
+            if check.given is not None:
+                outcome = await self._prober.probe_at(check.given, check.deadline, on_stage)
+            else:
+                outcome = await self._prober.probe(check.peer_id, check.deadline, on_stage)
         except asyncio.CancelledError:
             raise
         except Exception as error:
             log.exception("check failed", peer_id=check.peer_id)
             outcome = DialOutcome.unknown(Cause.OTHER, error=repr(error)[:200])
-        self._metrics.checked(outcome, time.monotonic() - started)
+        if check.given is not None:
+            self._metrics.dialled_given(outcome)
+        else:
+            self._metrics.checked(outcome, time.monotonic() - started)
         log.debug("probed", peer_id=check.peer_id, verdict=outcome.verdict, stage=outcome.stage, cause=outcome.cause)
         return outcome
 

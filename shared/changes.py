@@ -33,6 +33,8 @@ class ChangeKind(StrEnum):
     """A model lost blocks: an incident."""
     DOWN = "down"
     """A server that a probe had reached was found unreachable, offline, loading again or gone."""
+    NOT_COMPUTING = "not_computing"
+    """A server that answers gave no right numbers in two inference checks in a row."""
     MOVED = "moved"
     """A server serves other blocks."""
     UPDATED = "updated"
@@ -66,7 +68,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     end: float | None = None
     """When it was over: nothing while it lasts."""
     state: str = ""
-    """What the server was found to be: unreachable, offline, joining or gone."""
+    """What the server was found to be: unreachable, offline, joining, gone, or not computing."""
     evidence: str = ""
     """Why, in words."""
     times: int = 1
@@ -112,7 +114,7 @@ def severity(change: Change) -> Severity:
     """Return how urgent a change is while it lasts."""
     if change.kind is ChangeKind.OUTAGE:
         return Severity.CRITICAL
-    return Severity.WARNING if change.kind is ChangeKind.DOWN else Severity.INFO
+    return Severity.WARNING if change.kind in (ChangeKind.DOWN, ChangeKind.NOT_COMPUTING) else Severity.INFO
 
 
 def change_id(kind: ChangeKind, peer_id: str, dht_prefix: str, start: float) -> str:
@@ -144,14 +146,18 @@ def title(change: Change) -> str:
     server = f"Server …{words.clean(change.peer_id or '')[-6:]}"
     match change.kind:
         case ChangeKind.MOVED:
-            return f"{server} moved to other blocks"
+            what = "moved to other blocks"
         case ChangeKind.UPDATED:
-            return f"{server} runs another version"
+            what = "runs another version"
         case ChangeKind.NEW:
-            return f"{server} is new"
-    if change.times > 1:
-        return f"{server} is flapping" if change.lasts else f"{server} was flapping"
-    return f"{server} is {words.clean(change.state)}" if change.lasts else f"{server} is back"
+            what = "is new"
+        case ChangeKind.NOT_COMPUTING:
+            what = "answers, but does not compute" if change.lasts else "computes again"
+        case _ if change.times > 1:
+            what = "is flapping" if change.lasts else "was flapping"
+        case _:
+            what = f"is {words.clean(change.state)}" if change.lasts else "is back"
+    return f"{server} {what}"
 
 
 def sentence(change: Change) -> str:
@@ -169,11 +175,12 @@ def sentence(change: Change) -> str:
             return f"{state} since {_at(change.start)}{why}."
         back = f"back after {_lasted(change.end - change.start)}"
         return f"{state} since {_at(change.start)}{why}; {back}."
+    what = "Down" if change.kind is ChangeKind.DOWN else state
     if change.end is None:
         last = _at(change.since)
-        return f"Down {change.times:,} times since {_at(change.start)}, now {state.lower()} since {last}{why}."
+        return f"{what} {change.times:,} times since {_at(change.start)}, now {state.lower()} since {last}{why}."
     return (
-        f"Down {change.times:,} times between {_at(change.start)} and {_at(change.end)}, "
+        f"{what} {change.times:,} times between {_at(change.start)} and {_at(change.end)}, "
         f"{_lasted(change.down_seconds)} in all{why}; back since {_at(change.end)}."
     )
 

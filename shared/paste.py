@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import islice
 from urllib.parse import unquote
 
+from shared.given import MAX_GIVEN
 from shared.peer_id import BadPeerIdError, parse_peer_id
 from shared.words import clean, cut
 
@@ -19,8 +20,6 @@ MAX_KEPT = 2_000
 """Characters of the paste that are given back, to be edited."""
 MAX_WORDS = 500
 """Words of the paste that are looked at one by one."""
-MAX_ADDRESSES = 8
-"""Multiaddrs of one peer that are kept to be dialled."""
 
 _LONG_WORD = re.compile(r"(?<![0-9A-Za-z])(?:Qm|[1bBkKfFz])[0-9A-Za-z]{43,126}(?![0-9A-Za-z])")
 _MULTIADDR = re.compile(r"/(?:ip4|ip6|dns|dns4|dns6|dnsaddr)/[^\s\"'`,;<>()\[\]{}|]{1,1000}")
@@ -75,7 +74,7 @@ def _multiaddrs(text: str) -> tuple[dict[str, list[str]], list[str]]:
         given = peers.setdefault(peer_id, [])
         without_id = "/".join(parts[: named[-1] - 1])
         # What follows the id is a path within the peer, or a circuit without its end: neither leads to the peer.
-        if len(parts) == named[-1] + 1 and without_id not in given and len(given) < MAX_ADDRESSES:
+        if len(parts) == named[-1] + 1 and without_id not in given and len(given) < MAX_GIVEN:
             given.append(without_id)
     return peers, others
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -231,6 +232,8 @@ class DialOutcome(msgspec.Struct, frozen=True):
     """The daemon's error text, cleaned and cut."""
     addresses: tuple[str, ...] = ()
     """Multiaddrs that were used, tried or known, without the peer id."""
+    known: tuple[str, ...] = ()
+    """Of a peer that was reached: all that the swarm knew by then, where `addresses` are those that were used."""
     reached_at: str | None = None
     """The remote address of the connection that worked, for those who ask; a circuit's where it led over a relay."""
     relayed: bool | None = None
@@ -269,6 +272,14 @@ class Answer(msgspec.Struct, frozen=True):
     """The probe's span, where probes are traced: requests that share it link to it."""
     inference: ServerInference | None = None
     """What a step of inference showed, where one was asked for and the peer was reached."""
+    address: str = ""
+    """The multiaddr that was dialled as somebody gave it, with the peer's id. `peer_id` is empty then, so that nobody
+    takes this for an answer about the peer."""
+
+
+def address_subject(address: str) -> str:
+    """Return what a job is about that dials a given multiaddr: it shares no name with checks of the peer."""
+    return f"at-{hashlib.sha256(address.encode()).hexdigest()[:32]}"
 
 
 def job_subject(peer_id: str, *, inference: bool) -> str:
@@ -300,8 +311,8 @@ def decode_answer(data: bytes) -> Answer:
     if len(data) > MAX_ANSWER_BYTES:
         raise ValueError("not an answer: too large")
     answer = _answer_decoder.decode(data)
-    if re.fullmatch(VANTAGE_PATTERN, answer.vantage) is None or not answer.peer_id:
-        raise ValueError("not an answer: no vantage point or no peer")
+    if re.fullmatch(VANTAGE_PATTERN, answer.vantage) is None or bool(answer.peer_id) is bool(answer.address):
+        raise ValueError("not an answer: no vantage point, or not one peer or address")
     check_times(answer.checked_at, answer.outcome.rtt, *answer.outcome.durations.values())
     if (found := answer.inference) is not None:
         check_times(found.checked_at, found.seconds_first_step, found.seconds_per_step)

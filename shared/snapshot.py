@@ -130,6 +130,8 @@ class ServerReport(Announcement, frozen=True, gc=False, kw_only=True):
     location: Location | None = None
     inference: ServerInference | None = None
     """What its latest inference check proved, which may be older than the crawl; None where there was none."""
+    adapter_inference: ServerInference | None = None
+    """The same of the latest one with an adapter, which says nothing about the model without it."""
 
     @property
     def cache_tokens_left_per_block(self) -> int | None:

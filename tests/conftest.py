@@ -149,12 +149,12 @@ class PrivateSwarm:
     def call(self, coroutine, timeout=30):
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout)
 
-    def start(self, announcement=None, *, serves=True, announce=True, **more):
-        """Start a server and write its records."""
+    def start(self, announcement=None, *, serves=True, announce=True, joins=True, **more):
+        """Start a server and write its records; one that does not join is known to nobody."""
         from deploy.demo.simulated_server import SimulatedServer
         from tests.support.announcing import announce as write_announcement
 
-        peers = getattr(self, "initial_peers", None)
+        peers = getattr(self, "initial_peers", None) if joins else None
         server = self.call(SimulatedServer.start(peers, announcement, serves=serves, **more))
         self._servers.append(server)
         if announcement is not None and announce:

@@ -70,6 +70,9 @@ class FakeProber:
             self.looking -= 1
         return outcome
 
+    async def probe_at(self, given, deadline, on_stage):
+        return await self.probe(str(given), deadline, on_stage)
+
     async def infer(self, peer, outcome, asked, deadline):
         self.inferences.append((asked.dht_prefix, asked.start, asked.end))
         return ServerInference(InferenceOutcome.COMPUTED, (asked.start, asked.end), 1.0, 0.02, 0.01)

@@ -9,6 +9,7 @@ import base58
 import msgspec
 
 from api.pages import CheckView, View
+from api.pages.history import ModelPast
 from shared.contributors import DAY, Contributor, Day
 from shared.inference import Hop, InferenceOutcome, ServerInference, Usability, UsabilityState
 from shared.judgement.coverage import coverage
@@ -28,8 +29,20 @@ from shared.snapshot import (
     Span,
     Verdict,
 )
+from shared.store.history import ModelHistory, ServerHistory
+from shared.store.inference_history import Proof
+from shared.store.rings import HOUR, ModelSlot, Resolution
+from shared.store.server_history import ServerHour, ServerRecord
 
 NOW = 1_763_900_000.0
+PROOFS = (
+    *(
+        Proof(int(NOW) // HOUR * HOUR - hours * HOUR, 6, 6, "computed", 0.3 + hours / 1000)
+        for hours in range(99, 1, -3)
+    ),
+    Proof(int(NOW) // HOUR * HOUR, 6, 2, "timeout", 1.4),
+)
+"""Inference checks of some days, the last of which failed."""
 
 NAMES = (
     "Ada",
@@ -42,6 +55,21 @@ NAMES = (
     None,
     None,
 )
+
+
+def model_past(proofs=PROOFS) -> ModelPast:
+    """What is kept of a model: the latest slot of each kind, and inference checks."""
+    hours, minutes, days = (
+        ModelHistory("m", each, (ModelSlot(each.ring.slot(NOW), 3, 2, 8, 7, 0, 2.0, slowest_block=9.5),), NOW, proofs)
+        for each in (Resolution.HOUR, Resolution.MINUTE, Resolution.DAY)
+    )
+    return ModelPast(hours, minutes, days)
+
+
+def server_past(server: str, proofs=PROOFS) -> ServerHistory:
+    record = ServerRecord(first_seen=int(NOW) - HOUR, last_seen=int(NOW), online_since=int(NOW), last_online=int(NOW))
+    hours = (ServerHour(int(NOW) // HOUR, 50, 49),)
+    return ServerHistory(server, record, hours, online=True, read_at=NOW, proofs=proofs)
 
 
 def peer_id(seed: object) -> str:

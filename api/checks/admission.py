@@ -22,7 +22,15 @@ from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
 from shared import tracing
-from shared.reachability import CHECK_FUNCTION, RENEWAL, Answer, decode_answer, job_subject, queue_name
+from shared.reachability import (
+    CHECK_FUNCTION,
+    RENEWAL,
+    Answer,
+    address_subject,
+    decode_answer,
+    job_subject,
+    queue_name,
+)
 from shared.snapshot import Verdict
 from shared.store import keys, stored
 
@@ -84,7 +92,10 @@ class NoVerdictError(Exception):
 
 @dataclass(slots=True)
 class Check:
-    """A check of one peer from one vantage point. Fields that change while it is pending are read when it is sent."""
+    """A check of one peer, or of one given address, from one vantage point.
+
+    Fields that change while it is pending are read when it is sent.
+    """
 
     vantage: str
     peer_id: str
@@ -98,16 +109,20 @@ class Check:
     """Of the latest admission: goes with the job, beside the request id."""
     inference: InferenceRequest | None = None
     """What the peer shall compute, where it is reached; such checks are a kind of their own."""
+    address: str = ""
+    """A multiaddr to be dialled as it was given; `peer_id` is empty then, and the answer is about the address alone."""
     job_id: str = ""
     """The job that was joined or begun last; admitting again recognises it by this."""
 
     @property
     def subject(self) -> str:
+        if self.address:
+            return address_subject(self.address)
         return job_subject(self.peer_id, inference=self.inference is not None)
 
     def is_answered_by(self, answer: Answer) -> bool:
         """Return whether an answer is about what was asked: a peer that was reached has computed, if it should."""
-        if (answer.vantage, answer.peer_id) != (self.vantage, self.peer_id):
+        if (answer.vantage, answer.peer_id, answer.address) != (self.vantage, self.peer_id, self.address):
             return False
         looked_only = answer.inference is None and answer.outcome.verdict is Verdict.REACHABLE
         return self.inference is None or not looked_only
@@ -208,9 +223,10 @@ class Admissions:
         """Return the script's keys and arguments. The job is made in advance, in case there is none to join."""
         queue = queue_name(check.vantage)
         left_ms = max(1, int((check.deadline - time.monotonic()) * 1000))
+        about = check.address or check.peer_id
         job = Job.create(
             CHECK_FUNCTION,
-            args=[check.peer_id] if check.inference is None else [check.peer_id, msgspec.to_builtins(check.inference)],
+            args=[about] if check.inference is None else [about, msgspec.to_builtins(check.inference)],
             id=f"{check.subject}-{secrets.token_hex(6)}",
             connection=self._unused,
             serializer=JSONSerializer,
@@ -219,7 +235,7 @@ class Admissions:
             timeout=left_ms // 1000 + 1,
             result_ttl=0,
             failure_ttl=60,
-            description=f"check {check.peer_id}",
+            description=f"check {about}",
         )
         fields = [item for pair in job.to_dict().items() for item in pair] + [
             "request_id", check.request_id, "traceparent", check.traceparent,

@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 from api.checks.admission import Admissions, Check, NoVerdictError
 from api.http.request_id import current_request_id
 from shared import tracing
-from shared.reachability import VANTAGE_PATTERN, Answer, Stage, decode_answer, job_subject
+from shared.reachability import VANTAGE_PATTERN, Answer, Stage, address_subject, decode_answer, job_subject
 from shared.snapshot import Verdict
 from shared.store import keys, stored
 from shared.store.streams import StreamTail
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
+    from shared.given import GivenAddress
     from shared.inference import InferenceRequest
     from shared.tasks import Tasks
 
@@ -111,15 +112,7 @@ class CheckClient:
 
         Raises `NoVerdictError` where none could probe the peer.
         """
-        try:
-            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                names = await self.vantages()
-        except (RedisError, OSError, TimeoutError) as error:
-            raise NoVerdictError("the monitor's queue is away") from error
-        if vantage is not None:
-            names = [name for name in names if name == vantage]
-        if not names:
-            raise NoVerdictError("no worker is looking now")
+        names = await self._places(deadline, vantage)
         checks = (Check(name, peer_id, deadline, fresh, current_request_id()) for name in names)
         tasks = [awaited(self._answer_to(check, deadline)) for check in checks]
         try:
@@ -137,15 +130,31 @@ class CheckClient:
 
         Raises `NoVerdictError` where none could look.
         """
+        name, *_ = await self._places(deadline)
+        check = Check(name, peer_id, deadline, fresh=False, request_id=current_request_id(), inference=asked)
+        return await self._answer_to(check, deadline)
+
+    async def dial(self, given: GivenAddress, *, deadline: float, vantage: str | None = None) -> Answer:
+        """Return what one vantage point (the one that is named, if any) found at an address that was given.
+
+        However many give it, it is dialled once, and its answer is nobody's verdict on the peer.
+        Raises `NoVerdictError` where none could dial it.
+        """
+        name, *_ = await self._places(deadline, vantage)
+        check = Check(name, "", deadline, fresh=False, request_id=current_request_id(), address=str(given))
+        return await self._answer_to(check, deadline)
+
+    async def _places(self, deadline: float, vantage: str | None = None) -> list[str]:
+        """Return the live vantage points, or the one that is named. Raises `NoVerdictError` where there is none."""
         try:
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                 names = await self.vantages()
         except (RedisError, OSError, TimeoutError) as error:
             raise NoVerdictError("the monitor's queue is away") from error
+        names = [name for name in names if vantage in (None, name)]
         if not names:
             raise NoVerdictError("no worker is looking now")
-        check = Check(names[0], peer_id, deadline, fresh=False, request_id=current_request_id(), inference=asked)
-        return await self._answer_to(check, deadline)
+        return names
 
     async def stage(self, peer_id: str) -> Stage | None:
         """Return the stage that a peer's check has come to, at the vantage point that is furthest; None without one.
@@ -240,8 +249,12 @@ class CheckClient:
 
     def _resolve(self, answer: Answer) -> None:
         """Give an answer to the pending checks that it answers."""
-        for inference in (False, True):
-            subject = job_subject(answer.peer_id, inference=inference)
+        subjects = (
+            [address_subject(answer.address)]
+            if answer.address
+            else [job_subject(answer.peer_id, inference=inference) for inference in (False, True)]
+        )
+        for subject in subjects:
             for fresh in (False, True):
                 pending = self._pending.get((answer.vantage, subject, fresh))
                 if pending is None or pending.result.done() or not pending.check.is_answered_by(answer):

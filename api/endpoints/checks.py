@@ -17,19 +17,20 @@ from redis.exceptions import RedisError
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from api.checks.admission import NoVerdictError
+from api.checks.given import dialled
 from api.checks.inference import computed, to_compute
 from api.http.client_address import client_address, is_trusted, rate_key
 from api.http.headers import JSON, SECURITY_HEADERS
 from api.http.problems import CLIENT_LEFT, Problem
 from api.metrics.check import check_metrics
 from api.metrics.exposition import exposition
-from api.pages import CheckView, text
+from api.pages import CheckView
 from api.pages.search import is_peer, make_search
 from api.pages.text import check_href
 from api.responses import kinds
 from api.services import services_of
 from shared.advice.servers import Server
-from shared.paste import MAX_ADDRESSES
+from shared.given import MAX_GIVEN, BadAddressError, GivenAddress, GivenDial, how_it_ended
 from shared.peer_id import BadPeerIdError, parse_peer_id
 from shared.public.check import reachability_document
 from shared.reachability import message
@@ -37,6 +38,8 @@ from shared.snapshot import Verdict
 from shared.tasks import awaited, end
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from starlette.requests import Request
 
     from api.http.request_rate import RequestRate
@@ -53,8 +56,9 @@ SCRAPE_RESERVE = 0.5
 
 async def is_reachable(request: Request) -> Response:
     """JSON. 200 with a verdict; 400, 403, 429, 503 problem documents without one."""
-    found = await _check(request, request.path_params["peer_id"])
-    document = reachability_document(found.answers, your_ip=client_address(request.scope), inference=found.inference)
+    found = await _check(request, request.path_params["peer_id"], request.query_params.getlist("address"))
+    your_ip = client_address(request.scope)
+    document = reachability_document(found.answers, your_ip=your_ip, inference=found.inference, given=found.given)
     headers = {"cache-control": "no-store"}
     return Response(msgspec.json.encode(document), media_type=JSON, headers=headers)
 
@@ -76,24 +80,23 @@ async def page(request: Request) -> Response:
     if not _is_peer_id(given):
         return await _resolved(request, given, 400)
     try:
-        answers, inference = await _check(request, given)
+        found = await _check(request, given, request.query_params.getlist("address")[:MAX_GIVEN], refuse=False)
     except Problem as problem:
         html = services.pages.check(peer_id=given, answer=None, problem=problem.detail)
         return _html(html, problem.status_code, dict(problem.headers or {}))
-    peer_id, shown = answers[0].peer_id, services.swarm.view().shown
+    peer_id, shown = found.answers[0].peer_id, services.swarm.view().shown
     your_ip = client_address(request.scope)
-    pasted = tuple(text.cut(address, 300) for address in request.query_params.getlist("address")[:MAX_ADDRESSES])
 
     def render() -> str:
         show_addresses = services.settings.show_addresses
         on_demand = services.settings.on_demand_inference == "on"
         view = CheckView(
-            tuple(answers),
+            tuple(found.answers),
             show_addresses,
             Server.of(peer_id, shown),
             your_ip,
-            pasted,
-            inference=inference,
+            tuple(found.given),
+            inference=found.inference,
             may_compute=on_demand and to_compute(shown, peer_id, services.clock.now()) is not None,
         )
         return services.pages.check(peer_id=peer_id, answer=view, problem=None)
@@ -133,7 +136,7 @@ async def probe(request: Request) -> PreparedResponse:
     started = time.monotonic()
     try:
         async with asyncio.timeout(_scrape_timeout(request)):
-            answers, _ = await _check(request, target)
+            answers = (await _check(request, target)).answers
     except TimeoutError:
         raise Problem(
             503, "Nobody could look within the scrape's time-out. This says nothing about the peer."
@@ -144,26 +147,35 @@ async def probe(request: Request) -> PreparedResponse:
 
 
 class _Checked(NamedTuple):
-    """Every vantage point's answer about a peer, and what it computed, where that was asked for."""
+    """Every vantage point's answer about a peer; what it computed, and how given addresses answered, if asked for."""
 
     answers: list[Answer]
     inference: ServerInference | None
+    given: list[GivenDial]
 
 
-async def _check(request: Request, given: str) -> _Checked:
-    """Check a peer, and let it compute where `?inference=1` asks for it. Raises `Problem` where there is no verdict."""
+async def _check(request: Request, asked_about: str, addresses: Sequence[str] = (), *, refuse: bool = True) -> _Checked:
+    """Check a peer, let it compute where `?inference=1` asks for it, and have given addresses of it dialled.
+
+    Raises `Problem` where there is no verdict, and, with `refuse`, for an address that is none.
+    """
     started = time.monotonic()
     services = services_of(request)
     settings = services.settings
     try:
-        peer_id = parse_peer_id(given)
+        peer_id = parse_peer_id(asked_about)
     except BadPeerIdError as error:
-        raise await services.bad_peer_id(given) from error
+        raise await services.bad_peer_id(asked_about) from error
+    given, refused = _read_given(addresses, peer_id)
+    if refuse and (refused or len(addresses) > MAX_GIVEN):
+        why = refused[0].outcome.error if refused else f"more than {MAX_GIVEN}"
+        raise Problem(400, f"Bad address: {why}.")
     address = client_address(request.scope)
     trusted = is_trusted(address, settings.trusted)
     if settings.rate_limit and not trusted:
         told = "reachability requests a minute from {}. A server needs four."
-        await _spend(services.request_rate, rate_key(address), settings.rate_limit, told.format(rate_key(address)))
+        key = rate_key(address)
+        await _spend(services.request_rate, key, settings.rate_limit, told.format(key), cost=1 + len(given))
     asked = None
     if request.query_params.get("inference") == "1":
         asked = await _may_compute(request, peer_id, "" if trusted else rate_key(address))
@@ -171,21 +183,34 @@ async def _check(request: Request, given: str) -> _Checked:
     if fresh and not trusted:
         raise Problem(403, "A fresh check is for the monitor's trusted networks.")
     deadline = started + settings.reachability_deadline
-    checking = awaited(
-        services.checks.check(peer_id, deadline=deadline, vantage=request.query_params.get("vantage"), fresh=fresh)
-    )
+    vantage = request.query_params.get("vantage")
+    checking = awaited(services.checks.check(peer_id, deadline=deadline, vantage=vantage, fresh=fresh))
+    dialling = awaited(dialled(services.checks, given, deadline=deadline, vantage=vantage))
     computing = awaited(computed(services.checks, peer_id, asked, deadline=deadline, now=services.clock.now()))
     try:
         answers = await _unless_hung_up(request, checking)
         inference = await computing
+        dials = [*await dialling, *refused]
     except NoVerdictError as error:
-        raise _no_verdict(str(error)) from error
+        raise _no_verdict(str(error), await dialling) from error
     finally:
-        await end(computing)
+        await end(computing, dialling)
     if all(answer.outcome.verdict is Verdict.UNKNOWN for answer in answers):
         cause = answers[0].outcome.cause
-        raise _no_verdict(message(cause) if cause is not None else "no worker could look")
-    return _Checked(answers, inference)
+        raise _no_verdict(message(cause) if cause is not None else "no worker could look", dials)
+    return _Checked(answers, inference, dials)
+
+
+def _read_given(addresses: Sequence[str], peer_id: str) -> tuple[list[GivenAddress], list[GivenDial]]:
+    """Return the given addresses, each once, and those that are never dialled."""
+    given: dict[GivenAddress, None] = {}
+    refused = []
+    for address in addresses[: MAX_GIVEN + 1]:
+        try:
+            given[GivenAddress.read(address, peer_id)] = None
+        except BadAddressError as error:
+            refused.append(GivenDial.refused(address, str(error)))
+    return list(given)[:MAX_GIVEN], refused
 
 
 async def _may_compute(request: Request, peer_id: str, client: str) -> InferenceRequest | ServerInference | None:
@@ -203,10 +228,10 @@ async def _may_compute(request: Request, peer_id: str, client: str) -> Inference
     return to_compute(services.swarm.snapshot, peer_id, services.clock.now())
 
 
-async def _spend(rate: RequestRate, key: str, limit: int, told: str) -> None:
-    """Count the request against a rate limit. Raises a 429 `Problem` above it, which tells what is limited."""
+async def _spend(rate: RequestRate, key: str, limit: int, told: str, cost: int = 1) -> None:
+    """Count the request as `cost` against a rate limit. Raises a 429 `Problem` above it that tells what is limited."""
     try:
-        budget = await rate.count(key)
+        budget = await rate.count(key, cost)
     except (RedisError, OSError) as error:
         raise _no_verdict("the monitor's queue is away") from error
     if budget.used > limit:
@@ -222,10 +247,12 @@ async def _spend(rate: RequestRate, key: str, limit: int, told: str) -> None:
         )
 
 
-def _no_verdict(reason: str) -> Problem:
+def _no_verdict(reason: str, given: Sequence[GivenDial] = ()) -> Problem:
+    """Return a 503 that says why, and how given addresses answered all the same."""
+    said = [f"Nobody could look: {reason.rstrip('.')}. This says nothing about the peer.", *map(how_it_ended, given)]
     return Problem(
         503,
-        f"Nobody could look: {reason.rstrip('.')}. This says nothing about the peer.",
+        " ".join(said),
         headers={"retry-after": str(RETRY_AFTER), "cache-control": "no-store"},
     )
 

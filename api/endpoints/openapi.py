@@ -100,6 +100,14 @@ _WORDS = {
 }
 
 
+_ADDRESS = {
+    "name": "address",
+    "in": "query",
+    "description": "A multiaddr of the peer, with its id or without it, to be dialled as it is beside what the swarm "
+    "knows; up to eight. Public IP addresses or host names, TCP or QUIC, directly or through one relay. Each counts as "
+    "a check in the rate limit.",
+    "schema": {"type": "array", "items": {"type": "string", "maxLength": 400}, "maxItems": 8},
+}
 _OF_CHANGES = tuple(
     {"name": name, "in": "query", "description": words, "schema": {"type": "string"}}
     for name, words in (
@@ -228,6 +236,7 @@ def _paths() -> dict[str, dict[str, Any]]:
             "Can the monitor reach this peer, and if not, why", "ReachabilityDocument", _PEER,
             _query("fresh", {"type": "string"}, "`1` looks again; for trusted networks."),
             _query("vantage", {"type": "string"}, "Only from this vantage point."),
+            _ADDRESS,
             _query("inference", {"type": "string"}, "`1` has it compute two tokens, too; limited more strictly."),
             errors=(400, 403, 429, 503),
         ),
@@ -305,7 +314,7 @@ def _paths() -> dict[str, dict[str, Any]]:
         "/check/{peer_id}/stages": _media(
             "Server-sent events: how far the peer's check has come", "text/event-stream", _PEER, errors=(400, 503)
         ),
-        "/check/{peer_id}": _media("A check for people", "text/html", _PEER, errors=(400, 403, 429, 503)),
+        "/check/{peer_id}": _media("A check for people", "text/html", _PEER, _ADDRESS, errors=(400, 403, 429, 503)),
     }  # fmt: skip
 
 

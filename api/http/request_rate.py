@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 WINDOW_MS = 60_000
 
-# KEYS: the client's counter. ARGV: window. Returns the count and the milliseconds until it begins anew.
+# KEYS: the client's counter. ARGV: window, cost. Returns the count and the milliseconds until it begins anew.
 _COUNT = """
-local count = redis.pcall('INCR', KEYS[1])
+local count = redis.pcall('INCRBY', KEYS[1], ARGV[2])
 if type(count) == 'table' then  -- something else stands there
   redis.call('DEL', KEYS[1])
-  count = redis.call('INCR', KEYS[1])
+  count = redis.call('INCRBY', KEYS[1], ARGV[2])
 end
-if count == 1 or redis.call('PTTL', KEYS[1]) < 0 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
+if redis.call('PTTL', KEYS[1]) < 0 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
 return {count, redis.call('PTTL', KEYS[1])}
 """
 
@@ -37,7 +37,7 @@ class RequestRate:
     def __init__(self, redis: Redis) -> None:
         self._count = redis.register_script(_COUNT)
 
-    async def count(self, address: str) -> Budget:
-        """Count one request of a client, and return what it has used. Raises `redis.RedisError`."""
-        used, resets_in_ms = await self._count(keys=[keys.rate(address)], args=[WINDOW_MS])
+    async def count(self, address: str, cost: int = 1) -> Budget:
+        """Count a request of a client as `cost`, and return what it has used. Raises `redis.RedisError`."""
+        used, resets_in_ms = await self._count(keys=[keys.rate(address)], args=[WINDOW_MS, cost])
         return Budget(used, max(0, resets_in_ms) / 1000)

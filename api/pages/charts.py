@@ -42,6 +42,7 @@ class Span(NamedTuple):
 
 
 DAY_SPAN = Span("24 hours", 86400, 600, 6 * HOUR, "%H:%M")
+WEEK_SPAN = Span("7 days", 7 * 86400, HOUR, 2 * 86400, "%d %b")
 MONTH_SPAN = Span("30 days", 30 * 86400, 4 * HOUR, 7 * 86400, "%d %b")
 YEAR_SPAN = Span("year", 366 * 86400, 2 * 86400, 61 * 86400, "%d %b")
 
@@ -105,6 +106,16 @@ def year_bars(days: Mapping[int, tuple[int, int]], now: float, uptime: float | N
     last_hour = int(now // DAY_SPAN.seconds) * 24 + 23
     shown = uptime_words(uptime, watched, YEAR)
     return _row({day * 24: looks for day, looks in days.items()}, last_hour, YEAR, shown)
+
+
+def share_bars(hours: Mapping[int, tuple[int, int]], now: float, windows: Sequence[Window]) -> list[Bars]:
+    """Draw `{hour: (checks, good)}` (hours since 1970) as bars with the share of good ones, a row per window."""
+    current, rows = int(now // HOUR), []
+    for window in windows:
+        counted = [counts for hour, counts in hours.items() if hour > current - window.hours]
+        checks, good = sum(looks for looks, _ in counted), sum(up for _, up in counted)
+        rows.append(_row(hours, current, window, percent(good / checks) if checks else "no data"))
+    return rows
 
 
 def uptime_words(uptime: float | None, watched: float, window: Window) -> str:

@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from api.pages import text
-from shared import words
 from shared.advice.inference import server_proof
 from shared.advice.servers import Server, check_advice
+from shared.given import difference, how_it_ended
 from shared.reachability import Cause, DialOutcome, Stage, decide, message
 from shared.snapshot import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from api.pages.view import CheckView
     from shared.advice.advice import Advice
     from shared.advice.inference import Proved
@@ -64,8 +62,10 @@ class Result:
     where: str
     """How many places agree, where there are several."""
     reports: tuple[Report, ...]
-    compared: str = ""
-    """What the swarm does not know of the addresses that were pasted."""
+    given: tuple[str, ...] = ()
+    """A sentence on each address that was given."""
+    difference: str = ""
+    """Where these and the addresses that the swarm knows differ."""
     proof: Proved | None = None
     """What it computed, where that was asked for."""
     compute_href: str = ""
@@ -76,8 +76,8 @@ def make_result(peer_id: str, view: CheckView) -> Result:
     outcome = decide(view.answers).outcome if view.answers else DialOutcome.unknown(Cause.NODE_UNFIT)
     server = view.server or Server.of(peer_id, None)
     if not view.show_addresses:
-        outcome = replace(outcome, addresses=(), reached_at=None)
-    told = check_advice(server, outcome, your_ip=view.your_ip)
+        outcome = replace(outcome, addresses=(), known=(), reached_at=None)
+    told = check_advice(server, outcome, your_ip=view.your_ip, given=view.given)
     places = len(view.answers)
     agreeing = sum(answer.outcome.verdict is view.verdict for answer in view.answers)
     where = f"{agreeing} of {places} places found the same." if places > 1 else ""
@@ -90,22 +90,11 @@ def make_result(peer_id: str, view: CheckView) -> Result:
         told,
         where,
         reports,
-        _compared(outcome, view.pasted) if view.show_addresses else "",
+        tuple(map(how_it_ended, view.given)),
+        difference(view.given, outcome),
         proof,
         compute_href,
     )
-
-
-def _compared(outcome: DialOutcome, pasted: Sequence[str]) -> str:
-    """Say which pasted addresses are none that the swarm knows: those were dialled, and the others were not."""
-    unknown = [address for address in pasted if address not in outcome.addresses]
-    if not unknown:
-        return ""
-    which = words.listed([text.cut(address, 160) for address in unknown], 3)
-    if not outcome.addresses:
-        return f"The pasted {which} was not dialled: the monitor dials what the swarm knows of a peer."
-    known = words.listed([text.cut(address, 160) for address in outcome.addresses], 3)
-    return f"The swarm knows it under {known}. The pasted {which} differs, and was not dialled."
 
 
 def _report(answer: Answer, show_addresses: bool) -> Report:

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from api.pages import charts, text
 from shared import words
-from shared.advice.inference import record_words
+from shared.advice.inference import failure_words, record_words
 from shared.advice.models import Past
 from shared.incidents import Incident, Outcome, summary
 from shared.judgement.outages import Outage, outages
@@ -27,9 +27,11 @@ if TYPE_CHECKING:
 
     from api.pages.view import View
     from shared.store.history import ModelHistory, ServerHistory, ServerOutage
+    from shared.store.inference_history import Proof
 
 PAGES_DIR = Path(__file__).resolve().parent
 MAX_ON_MODEL_PAGE = 5
+MAX_FAILED_HOURS = 10
 MAX_OUTAGES = 30
 """Of a server, that its page lists."""
 MAX_ON_PAGE = 200
@@ -113,6 +115,34 @@ def model_history_html(history: ModelPast, last_seen: float | None = None) -> Ma
         lines=[(name, drawn) for name, drawn in lines if drawn],
         events=[make_event(incident, now, last_seen) for incident in history.incidents[:MAX_ON_MODEL_PAGE]],
         known=bool(hours.slots or days.slots),
+        steps=_steps(hours.proofs, charts.WINDOWS, (charts.WEEK_SPAN, charts.MONTH_SPAN), now),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """Inference checks over time."""
+
+    rows: list[charts.Bars]
+    lines: list[charts.Line]
+    failures: list[tuple[float, str]]
+    """The latest hours in which a check gave no numbers, the newest first, and how it ended."""
+
+
+def _steps(
+    proofs: Sequence[Proof], windows: Sequence[charts.Window], spans: Sequence[charts.Span], now: float
+) -> Steps | None:
+    """Return what is drawn of checks by the hour; None without any."""
+    if not proofs:
+        return None
+    took = [(float(one.hour * charts.HOUR), 1e3 * one.seconds) for one in proofs if one.computed]
+    title, unit = "Time per token", "ms"
+    lines = [(span, charts.line_chart(took, title=title, unit=unit, now=now, span=span)) for span in spans]
+    failed = [(float(one.hour * charts.HOUR), failure_words(one)) for one in proofs if one.computed < one.checks]
+    return Steps(
+        charts.share_bars({one.hour: (one.checks, one.computed) for one in proofs}, now, windows),
+        [replace(line, title=f"{title}, last {span.name}") for span, line in lines if line is not None],
+        failed[: -MAX_FAILED_HOURS - 1 : -1],
     )
 
 
@@ -156,6 +186,7 @@ def server_history_html(history: ServerHistory, last_seen: float | None = None) 
         outages=[_outage(outage, last_seen) for outage in reversed(outages[-MAX_OUTAGES:])],
         left_out=max(0, len(outages) - MAX_OUTAGES),
         was_online=record.last_online > 0,
+        steps=_steps(history.proofs, charts.WINDOWS[:2], (charts.WEEK_SPAN,), now),
     )
 
 

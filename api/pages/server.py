@@ -11,6 +11,7 @@ from shared.advice.inference import agreement_words, server_proof
 from shared.advice.servers import Server, server_advice
 from shared.judgement.coverage import coverage
 from shared.judgement.swarm import pings_to
+from shared.judgement.usability import OPT_OUT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,6 +47,8 @@ class Share:
     proof: Proved
     agreement: str
     """How its numbers stand to those of others; empty where it was not asked to compute."""
+    adapter_proof: Proved | None
+    """Of the latest check with an adapter."""
     blocks: str
     announced: tuple[tuple[str, str], ...]
     """What the server says of itself: (name, value)."""
@@ -70,6 +73,9 @@ class ServerView:
     location: str
     bootstrap: str
     """What the crawler found of it as a bootstrap peer; empty if it is none."""
+    checked_by: str
+    """The end of the id of the peer that makes inference checks, as servers log it; empty where none are made."""
+    opt_out: str
 
 
 def make_server(
@@ -99,6 +105,8 @@ def make_server(
         addresses=tuple(text.cut(address, 160) for address in found.addresses[:20]) if view.show_addresses else (),
         location=_location(servers) if view.show_addresses else "",
         bootstrap=_bootstrap(found.bootstrap),
+        checked_by=text.cut((view.snapshot.inference_peer_id or "")[-6:]),
+        opt_out=OPT_OUT,
     )
 
 
@@ -148,6 +156,7 @@ def _share(model: ModelReport, server: ServerReport) -> Share:
         strip=cards.make_strip(coverage(model), model),
         proof=server_proof(server.inference),
         agreement=agreement_words(server.inference.agreement) if server.inference else "",
+        adapter_proof=server_proof(server.adapter_inference) if server.adapter_inference else None,
         row=rows.make_row(server, model.num_blocks),
         blocks=f"{words.blocks([(span.start, span.end)])} of {model.num_blocks}",
         announced=tuple((name, value) for name, value in announced if value),

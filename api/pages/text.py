@@ -110,6 +110,6 @@ def contributor_href(name: str) -> str:
 
 
 def check_href(peer_id: str, addresses: Sequence[str] = ()) -> str:
-    """Return the page that checks a peer; `addresses` are those that were pasted with it, to be compared."""
+    """Return the page that checks a peer; `addresses` are those that were given with it, to be dialled."""
     query = "&".join("address=" + quote(address, safe="", errors="replace") for address in addresses)
     return "/check/" + quote(peer_id, safe="", errors="replace") + (f"?{query}" if query else "")

@@ -13,6 +13,7 @@ from shared.snapshot import Verdict
 
 if TYPE_CHECKING:
     from shared.advice.servers import Server
+    from shared.given import GivenDial
     from shared.inference import ServerInference
     from shared.judgement.freshness import Freshness
     from shared.reachability import Answer
@@ -84,8 +85,8 @@ class CheckView:
     """What the newest snapshot knows of it."""
     your_ip: str = ""
     """The address of whoever asks: often the server's own."""
-    pasted: tuple[str, ...] = ()
-    """Multiaddrs that were pasted with the peer id."""
+    given: tuple[GivenDial, ...] = ()
+    """How the addresses answered that were given with the peer id."""
     inference: ServerInference | None = None
     """What it computed, where that was asked for."""
     may_compute: bool = False

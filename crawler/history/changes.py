@@ -3,6 +3,7 @@
 A server is watched from the first crawl whose probe reached it. A change to the worse opens at the second crawl in a
 row that finds it, and starts with the first of them; it ends with the first crawl whose probe reaches the server.
 A crawl that could not look at a server changes nothing. What happens again soon is the same change once more.
+Inference checks make changes in the same way: two in a row without right numbers, until one with numbers.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ import msgspec
 
 from crawler.history.script import change_command
 from shared import changes, words
+from shared.advice.inference import OUTCOME_WORDS
 from shared.changes import MAX_EVIDENCE, Change, ChangeKind
+from shared.inference import InferenceOutcome
+from shared.judgement.usability import DOES_NOT_COMPUTE
 from shared.reachability import Cause, message
 from shared.snapshot import PeerState, Verdict, check_times
 from shared.store import keys
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from crawler.history.script import Command
+    from shared.inference import ServerInference
     from shared.snapshot import ModelReport, ServerReport, Snapshot
 
 CRAWLS_TO_OPEN = 2
@@ -35,6 +40,7 @@ MAX_WATCHED = 5_000
 FORGOTTEN_AFTER = 7 * 86400.0
 """Seconds after which a server that stays down is not watched any more."""
 GONE = "gone"
+NOT_COMPUTING = "not computing"
 
 _EVIDENCE = {
     PeerState.OFFLINE: "it announced that it stops",
@@ -67,20 +73,28 @@ class Watched(msgspec.Struct, frozen=True, array_like=True):
     """The last time that it was down, or the one that lasts."""
     moved: Change | None = None
     updated: Change | None = None
+    suspect_check: Suspect | None = None
+    """The same as `suspect` of the latest inference check."""
+    not_computing: Change | None = None
 
     @property
     def open(self) -> Change | None:
-        return self.down if self.down is not None and self.down.end is None else None
+        return _open(self.down)
+
+
+def _open(change: Change | None) -> Change | None:
+    return change if change is not None and change.end is None else None
 
 
 def decode_watched(data: bytes) -> Watched:
     """Return a stored state. Whatever this raises, `stored.read` refuses the entry."""
     watched = msgspec.msgpack.decode(data, type=Watched)
-    for change in (watched.down, watched.moved, watched.updated):
+    for change in (watched.down, watched.moved, watched.updated, watched.not_computing):
         if change is not None:
             changes.checked(change)
-    if watched.suspect is not None:
-        check_times(watched.suspect.start)
+    for suspect in (watched.suspect, watched.suspect_check):
+        if suspect is not None:
+            check_times(suspect.start)
     return watched
 
 
@@ -149,8 +163,7 @@ def _step(before: Watched, model: ModelReport, server: ServerReport, at: float) 
     made: list[Change] = []
     after = msgspec.structs.replace(_described(before, model, server), suspect=None)
     if (down := before.open) is not None:
-        lasted = max(0.0, at - down.since)
-        down = msgspec.structs.replace(down, end=at, updated=at, down_seconds=down.down_seconds + lasted)
+        down = _ended(down, at)
         made.append(down)
         after = msgspec.structs.replace(after, down=down)
     if (before.start, before.end) != (after.start, after.end):
@@ -163,7 +176,29 @@ def _step(before: Watched, model: ModelReport, server: ServerReport, at: float) 
         updated = _again(ChangeKind.UPDATED, before.updated, after, evidence, at)
         made.append(updated)
         after = msgspec.structs.replace(after, updated=updated)
-    return after, made
+    after, computing = _computes(after, server.inference, at)
+    return after, made + computing
+
+
+def _computes(before: Watched, found: ServerInference | None, at: float) -> tuple[Watched, list[Change]]:
+    """Take the latest inference check of a server that is reached. One that nobody could make changes nothing."""
+    lasting = _open(before.not_computing)
+    if found is not None and found.outcome is InferenceOutcome.COMPUTED:
+        ended = None if lasting is None else _ended(lasting, at)
+        after = msgspec.structs.replace(before, suspect_check=None, not_computing=ended or before.not_computing)
+        return after, [] if ended is None else [ended]
+    if found is None or found.outcome not in DOES_NOT_COMPUTE or lasting is not None:
+        return before, []
+    first = before.suspect_check
+    if first is None or found.checked_at <= first.start:
+        evidence = words.cut(
+            f"it {OUTCOME_WORDS[found.outcome]}" + (f": {found.detail}" if found.detail else ""), MAX_EVIDENCE
+        )
+        return msgspec.structs.replace(
+            before, suspect_check=first or Suspect(found.checked_at, NOT_COMPUTING, evidence)
+        ), []
+    change = _opened(ChangeKind.NOT_COMPUTING, before.not_computing, before, first, at)
+    return msgspec.structs.replace(before, suspect_check=None, not_computing=change), [change]
 
 
 def _blocks(watched: Watched) -> str:
@@ -197,9 +232,19 @@ def _down(before: Watched, state: str, evidence: str, at: float) -> tuple[Watche
     suspect = msgspec.structs.replace(suspect, crawls=suspect.crawls + 1)
     if suspect.crawls < CRAWLS_TO_OPEN:
         return msgspec.structs.replace(before, suspect=suspect), []
-    start, old = min(suspect.start, at), before.down
+    down = _opened(ChangeKind.DOWN, before.down, before, suspect, at)
+    after, made = msgspec.structs.replace(before, suspect=None, suspect_check=None, down=down), [down]
+    if (lasting := _open(before.not_computing)) is not None:  # what does not answer is not asked to compute
+        made.append(_ended(lasting, at))
+        after = msgspec.structs.replace(after, not_computing=made[-1])
+    return after, made
+
+
+def _opened(kind: ChangeKind, old: Change | None, watched: Watched, suspect: Suspect, at: float) -> Change:
+    """Return a change that lasts: the old one once more where it ended a short time ago."""
+    start = min(suspect.start, at)
     if old is not None and old.end is not None and _goes_on(old, old.end, start, FLAPPING_WINDOW):
-        down = msgspec.structs.replace(
+        return msgspec.structs.replace(
             old,
             updated=at,
             end=None,
@@ -208,10 +253,12 @@ def _down(before: Watched, state: str, evidence: str, at: float) -> tuple[Watche
             times=old.times + 1,
             last_start=start,
         )
-    else:
-        down = _change(ChangeKind.DOWN, before, suspect.evidence, start)
-        down = msgspec.structs.replace(down, updated=at, state=suspect.state)
-    return msgspec.structs.replace(before, suspect=None, down=down), [down]
+    return msgspec.structs.replace(_change(kind, watched, suspect.evidence, start), updated=at, state=suspect.state)
+
+
+def _ended(change: Change, at: float) -> Change:
+    lasted = max(0.0, at - change.since)
+    return msgspec.structs.replace(change, end=at, updated=at, down_seconds=change.down_seconds + lasted)
 
 
 def _again(kind: ChangeKind, old: Change | None, watched: Watched, evidence: str, at: float) -> Change:

@@ -1,9 +1,13 @@
-"""This module returns the Redis commands that record inference checks: each once, however many crawls show it."""
+"""This module returns the Redis commands that record inference checks: each once, however many crawls show it.
+
+A check that nobody could make leaves a gap, as a crawl that could not look does.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from shared.inference import InferenceOutcome, UsabilityState
 from shared.store import keys, stored
 from shared.store.inference_history import MODEL_HOURS, SERVER_HOURS, Proof, of_model, of_server, pack, unpack
 
@@ -55,12 +59,14 @@ def _latest(snapshot: Snapshot, models: Container[str], servers: Container[str])
     """Return the newest check by key; of a server of several models, the newest of all."""
     latest: dict[str, tuple[Ring, Proof]] = {}
     for model in snapshot.models:
-        if model.usability is not None and model.dht_prefix in models:
-            latest[keys.inference_of_model(model.dht_prefix)] = (MODEL_HOURS, of_model(model.usability))
+        usability = model.usability
+        if usability and usability.state is not UsabilityState.UNKNOWN and model.dht_prefix in models:
+            latest[keys.inference_of_model(model.dht_prefix)] = (MODEL_HOURS, of_model(usability))
         for server in model.servers:
-            if server.inference is None or server.peer_id not in servers:
+            inference = server.inference
+            if not inference or inference.outcome is InferenceOutcome.UNKNOWN or server.peer_id not in servers:
                 continue
-            key, proof = keys.inference_of_server(server.peer_id), of_server(server.inference)
+            key, proof = keys.inference_of_server(server.peer_id), of_server(inference)
             if key not in latest or latest[key][1].checked_at < proof.checked_at:
                 latest[key] = (SERVER_HOURS, proof)
     return latest

@@ -17,22 +17,21 @@ from __future__ import annotations
 
 import math
 from array import array
-from dataclasses import dataclass
 from operator import mul, sub
 from typing import TYPE_CHECKING, NamedTuple
 
 from shared.inference import Agreement, AgreementOutcome
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
 LOWEST = {"float32": 0.999, "half": 0.998, "int8": 0.99, "nf4": 0.6}
 """The lowest cosine at which two servers agree, by the less exact one's precision, the most exact first."""
 _RANK = list(LOWEST)
 COMPARED_VALUES = 512
-"""Of each output: evenly spread over the hidden state. A round of 1,000 servers keeps 4 MB."""
+"""Of each output: evenly spread over the hidden state. A round of 1,000 servers keeps 4 MB at most."""
 COMPARED_SERVERS = 16
-"""That computed the same blocks in one round; the others of them are not compared."""
+"""Of a group that all others of it are compared with: those that computed first."""
 MAJORITY_OF = 3
 
 
@@ -73,6 +72,11 @@ def cosine(one: Sequence[float], other: Sequence[float]) -> float:
     return float(sum(map(mul, one, other))) / lengths
 
 
+def _lowest_cosine(one: Numbers, other: Numbers) -> float:
+    lowest = min((cosine(a, b) for a, b in zip(one.added, other.added, strict=True)), default=0.0)
+    return max(-1.0, min(1.0, lowest))
+
+
 def lowest_allowed(one: str, other: str) -> float:
     """Return the lowest cosine at which servers of these precisions agree."""
     if one == other == "nf4":
@@ -80,66 +84,60 @@ def lowest_allowed(one: str, other: str) -> float:
     return LOWEST[max(one, other, key=_RANK.index)]
 
 
-def compare(
-    computed: Mapping[str, Numbers],
-    blocks: tuple[int, int],
-    known: dict[tuple[str, str], tuple[float, bool]] | None = None,
-) -> dict[str, Agreement]:
-    """Return how each of the servers (`{peer_id: numbers}`) stands to the others, all of the same input and blocks.
+class Group:
+    """Servers that were given the same input for the same blocks in one round."""
 
-    `known` keeps what was compared, for the next call with one server more.
-    """
-    peers = list(computed)[:COMPARED_SERVERS]
-    table = _Table(peers, {} if known is None else known)
-    for place, one in enumerate(peers):
-        for other in peers[:place]:
-            table.add(one, computed[one], other, computed[other])
-    found = {peer: table.judge(peer, blocks) for peer in peers}
-    return {peer: found.get(peer, Agreement(blocks=blocks)) for peer in computed}
+    def __init__(self, blocks: tuple[int, int]) -> None:
+        self._blocks = blocks
+        self._peers: list[str] = []
+        self._numbers: list[Numbers] = []
+        self._cosines: list[list[float]] = []
+        """Of each server with each one before it."""
 
+    def add(self, peer_id: str, made: Numbers) -> dict[str, Agreement]:
+        """Take one server more, and return how each stands to the others, by peer id."""
+        self._cosines.append([_lowest_cosine(made, other) for other in self._numbers])
+        self._peers.append(peer_id)
+        self._numbers.append(made)
+        found = {peer: self._judge(place) for place, peer in enumerate(self._peers)}
+        if len(self._peers) > COMPARED_SERVERS:
+            for kept in (self._cosines, self._peers, self._numbers):
+                kept.pop()
+        return found
 
-@dataclass
-class _Table:
-    peers: list[str]
-    cosines: dict[tuple[str, str], tuple[float, bool]]
-    """For each ordered pair, and whether it is high enough."""
+    def _cosine(self, one: int, other: int) -> float:
+        return self._cosines[max(one, other)][min(one, other)]
 
-    def add(self, one: str, its: Numbers, other: str, others: Numbers) -> None:
-        if (one, other) in self.cosines:
-            return
-        lowest = min((cosine(a, b) for a, b in zip(its.added, others.added, strict=True)), default=0.0)
-        lowest = max(-1.0, min(1.0, lowest))
-        self.cosines[one, other] = self.cosines[other, one] = (
-            lowest,
-            lowest >= lowest_allowed(its.precision, others.precision),
-        )
+    def _with_whom(self, place: int, *, agreeing: bool) -> list[int]:
+        """Return the places of those that a server agrees with, or of the others."""
 
-    def with_whom(self, peer: str, *, agreeing: bool) -> list[str]:
-        return [other for other in self.peers if other != peer and self.cosines[peer, other][1] is agreeing]
+        def agrees(other: int) -> bool:
+            precisions = self._numbers[place].precision, self._numbers[other].precision
+            return self._cosine(place, other) >= lowest_allowed(*precisions)
 
-    def judge(self, peer: str, blocks: tuple[int, int]) -> Agreement:
-        others = len(self.peers) - 1
-        if not others:
-            return Agreement(AgreementOutcome.ALONE, blocks=blocks)
-        agreeing, differing = self.with_whom(peer, agreeing=True), self.with_whom(peer, agreeing=False)
+        return [other for other in range(len(self._peers)) if other != place and agrees(other) is agreeing]
+
+    def _judge(self, place: int) -> Agreement:
+        if len(self._peers) == 1:
+            return Agreement(AgreementOutcome.ALONE, blocks=self._blocks)
+        agreeing, differing = self._with_whom(place, agreeing=True), self._with_whom(place, agreeing=False)
         outcome = AgreementOutcome.AGREES
         if len(agreeing) < len(differing) or (differing and not agreeing):
             outcome = AgreementOutcome.DISAGREES
         shown = agreeing if outcome is AgreementOutcome.AGREES else differing
         return Agreement(
             outcome,
-            tuple(shown),
-            blocks,
-            min(self.cosines[peer, other][0] for other in shown),
-            against_majority=outcome is AgreementOutcome.DISAGREES and self._majority_without(peer),
+            tuple(self._peers[other] for other in shown),
+            self._blocks,
+            min(self._cosine(place, other) for other in shown),
+            against_majority=outcome is AgreementOutcome.DISAGREES and self._majority_among(differing),
         )
 
-    def _majority_without(self, peer: str) -> bool:
-        """Whether more than half of all are of one mind that is not this server's."""
-        if len(self.peers) < MAJORITY_OF:
+    def _majority_among(self, differing: list[int]) -> bool:
+        """Whether more than half of all servers are among these and of one mind."""
+        if len(self._peers) < MAJORITY_OF:
             return False
-        differing = self.with_whom(peer, agreeing=False)
         return any(
-            2 * (1 + len(set(self.with_whom(one, agreeing=True)) & set(differing))) > len(self.peers)
+            2 * (1 + len(set(self._with_whom(one, agreeing=True)) & set(differing))) > len(self._peers)
             for one in differing
         )

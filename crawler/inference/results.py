@@ -19,18 +19,24 @@ KEPT_PERIODS = 3
 
 
 class Results:
-    """The latest checks of servers (by DHT prefix and peer id) and of models (by DHT prefix)."""
+    """The latest checks of servers (by DHT prefix and peer id; with an adapter apart) and models (by prefix)."""
 
     def __init__(self, period: float) -> None:
         self._kept = KEPT_PERIODS * period
         self.servers: dict[tuple[str, str], ServerInference] = {}
+        self.adapters: dict[tuple[str, str], ServerInference] = {}
         self.models: dict[str, Usability] = {}
 
-    def add_agreements(self, dht_prefix: str, agreements: Mapping[str, Agreement]) -> None:
+    def add(self, dht_prefix: str, peer_id: str, found: ServerInference) -> None:
+        (self.servers if found.adapter is None else self.adapters)[dht_prefix, peer_id] = found
+
+    def add_agreements(self, dht_prefix: str, agreements: Mapping[str, Agreement], adapter: str | None = None) -> None:
+        """Take how servers stand to one another that were checked with this adapter."""
+        kept = self.servers if adapter is None else self.adapters
         for peer_id, agreement in agreements.items():
-            found = self.servers.get((dht_prefix, peer_id))
-            if found is not None and found.blocks == agreement.blocks:
-                self.servers[dht_prefix, peer_id] = msgspec.structs.replace(found, agreement=agreement)
+            found = kept.get((dht_prefix, peer_id))
+            if found is not None and found.blocks == agreement.blocks and found.adapter == adapter:
+                kept[dht_prefix, peer_id] = msgspec.structs.replace(found, agreement=agreement)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Go on from what another crawler published, where this one has nothing newer."""
@@ -38,12 +44,16 @@ class Results:
             if model.usability is not None:
                 self.models.setdefault(model.dht_prefix, model.usability)
             for server in model.servers:
+                key = model.dht_prefix, server.peer_id
                 if server.inference is not None:
-                    self.servers.setdefault((model.dht_prefix, server.peer_id), server.inference)
+                    self.servers.setdefault(key, server.inference)
+                if server.adapter_inference is not None:
+                    self.adapters.setdefault(key, server.adapter_inference)
 
     def forget(self, now: float) -> None:
         """Drop what is too old."""
         self.servers = {key: one for key, one in self.servers.items() if now - one.checked_at <= self._kept}
+        self.adapters = {key: one for key, one in self.adapters.items() if now - one.checked_at <= self._kept}
         self.models = {key: one for key, one in self.models.items() if now - one.checked_at <= self._kept}
 
     def merged(self, snapshot: Snapshot, *, peer_id: str | None) -> Snapshot:
@@ -58,11 +68,17 @@ class Results:
         return msgspec.structs.replace(model, servers=servers, usability=self.models.get(model.dht_prefix))
 
     def _server(self, dht_prefix: str, server: ServerReport) -> ServerReport:
-        """A check of blocks that the server has left is not about this span any more."""
-        found = self.servers.get((dht_prefix, server.peer_id))
-        if found is None or server.state is not PeerState.ONLINE:
+        """A check of blocks or an adapter that the server has left is not about it any more."""
+        if server.state is not PeerState.ONLINE:
             return server
-        start, end = found.blocks
-        if start < server.span.start or server.span.end < end:
+
+        def still(found: ServerInference | None) -> ServerInference | None:
+            if found is None or found.blocks[0] < server.span.start or server.span.end < found.blocks[1]:
+                return None
+            return found if found.adapter is None or found.adapter in server.adapters else None
+
+        key = dht_prefix, server.peer_id
+        plain, adapted = still(self.servers.get(key)), still(self.adapters.get(key))
+        if plain is adapted is None:
             return server
-        return msgspec.structs.replace(server, inference=found)
+        return msgspec.structs.replace(server, inference=plain, adapter_inference=adapted)

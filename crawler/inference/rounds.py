@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from crawler.inference.agreement import Numbers, compare, numbers, precision_of
+from crawler.inference.agreement import Group, numbers, precision_of
 from crawler.inference.plan import Step, choose_adapter, choose_step, slot_of
 from crawler.inference.results import Results
 from shared.inference import InferenceOutcome, ServerInference, Usability, UsabilityState
@@ -71,21 +71,15 @@ class _Round:
     done: set[tuple[str, str]] = field(default_factory=set)
     sizes: defaultdict[str, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
     """Of each model: how many servers named which hidden size."""
-    groups: defaultdict[tuple[str, tuple[int, int], bool, str | None], dict[str, Numbers]] = field(
-        default_factory=lambda: defaultdict(dict)
-    )
+    groups: dict[tuple[str, tuple[int, int], bool, str | None], Group] = field(default_factory=dict)
     """Servers that were given the same: by model, blocks, whether a hop's input, adapter."""
-    cosines: defaultdict[tuple[str, tuple[int, int], bool, str | None], dict[tuple[str, str], tuple[float, bool]]] = (
-        field(default_factory=lambda: defaultdict(dict))
-    )
-    _inputs: dict[tuple[str, int], tuple[array[float], ...]] = field(default_factory=dict)
+    _inputs: dict[int, tuple[array[float], ...]] = field(default_factory=dict)
 
-    def inputs(self, dht_prefix: str, hidden_size: int) -> tuple[array[float], ...]:
-        """Return the random input of all servers of a model in this round."""
-        key = dht_prefix, hidden_size
-        if key not in self._inputs:
-            self._inputs[key] = random_inputs(hidden_size, f"{self.secret}:{dht_prefix}")
-        return self._inputs[key]
+    def inputs(self, hidden_size: int) -> tuple[array[float], ...]:
+        """Return the random input of all servers in this round."""
+        if hidden_size not in self._inputs:
+            self._inputs[hidden_size] = random_inputs(hidden_size, self.secret)
+        return self._inputs[hidden_size]
 
 
 class InferenceChecks:
@@ -204,7 +198,7 @@ class InferenceChecks:
         return checked_at is not None and self.now() - checked_at < FRESH * self._period
 
     def found(self, dht_prefix: str, peer_id: str, finding: ServerInference) -> None:
-        self.results.servers[dht_prefix, peer_id] = finding
+        self.results.add(dht_prefix, peer_id, finding)
         self._count(str(finding.outcome))
 
     @asynccontextmanager
@@ -255,7 +249,7 @@ class _Checker:
             checks.results.models[prefix] = Usability(state, now, f"no server describes its blocks: {error.detail}")
             return
         chain = Chain(self.node, partial(checks.connection, self.node), model, not_asked=left_out, now=checks.now)
-        result = await chain.run(self.round.inputs(prefix, size or 1))
+        result = await chain.run(self.round.inputs(size or 1))
         checks.results.models[prefix] = result.usability
         self.round.hops[prefix] = [link for link in result.links if len(link.outputs) == TOKENS]
         for peer_id, finding in result.findings.items():
@@ -304,7 +298,7 @@ class _Checker:
 
         def inputs(hidden_size: int) -> Sequence[array[float]]:
             self._expect(prefix, hidden_size)
-            given.append(step.hop.inputs if step.hop is not None else self.round.inputs(prefix, hidden_size))
+            given.append(step.hop.inputs if step.hop is not None else self.round.inputs(hidden_size))
             return given[0]
 
         try:
@@ -313,7 +307,10 @@ class _Checker:
                     self.node, server.peer_id, prefix, step.blocks, adapter=step.adapter, inputs=inputs, now=checks.now
                 )
         except InferenceError as error:
-            finding, steps = ServerInference(error.outcome, step.blocks, checks.now(), detail=error.detail), None
+            finding = ServerInference(
+                error.outcome, step.blocks, checks.now(), detail=error.detail, adapter=step.adapter
+            )
+            steps = None
         checks.found(prefix, server.peer_id, finding)
         if steps is not None:
             self._compare(prefix, server, step, given[0], steps.outputs)
@@ -337,9 +334,9 @@ class _Checker:
     ) -> None:
         """Compare a server's numbers with those of all who were given the same in this round."""
         key = dht_prefix, step.blocks, step.hop is not None, step.adapter
-        group = self.round.groups[key]
-        group[server.peer_id] = numbers(inputs, outputs, precision_of(server.torch_dtype, server.quant_type))
-        self.checks.results.add_agreements(dht_prefix, compare(group, step.blocks, self.round.cosines[key]))
+        made = numbers(inputs, outputs, precision_of(server.torch_dtype, server.quant_type))
+        group = self.round.groups.setdefault(key, Group(step.blocks))
+        self.checks.results.add_agreements(dht_prefix, group.add(server.peer_id, made), step.adapter)
 
 
 def _due(models: Sequence[ModelReport], slot: int) -> list[tuple[ModelReport, ServerReport | None]]:

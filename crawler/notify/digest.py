@@ -92,7 +92,7 @@ def message(changes: Sequence[Change], monitor_url: str | None) -> Message:
 def _tone(worst: Change) -> str:
     if worst.lasts:
         return "failure" if worst.kind is ChangeKind.OUTAGE else "warning"
-    return "success" if worst.kind in (ChangeKind.OUTAGE, ChangeKind.DOWN) else "info"
+    return "success" if worst.kind in (ChangeKind.OUTAGE, ChangeKind.DOWN, ChangeKind.NOT_COMPUTING) else "info"
 
 
 def _paragraph(change: Change, monitor_url: str | None) -> str:

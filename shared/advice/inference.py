@@ -79,15 +79,16 @@ def speed(found: Usability) -> str:
     return over if found.seconds_per_token is None else f"{seconds(found.seconds_per_token)} per token {over}"
 
 
-def server_proof(found: ServerInference | None, *, adapters: bool = True) -> Proved:
-    """Say whether a server computes, and how fast. `adapters`: name the adapter that was used."""
+def server_proof(found: ServerInference | None) -> Proved:
+    """Say whether a server computes, and how fast, with the adapter that was used."""
     if found is None:
         return Proved(Tone.IDLE, "Not proved: it has not been asked to compute")
     title = words.sentence(OUTCOME_WORDS[found.outcome]).removesuffix(".")
     if found.outcome is InferenceOutcome.COMPUTED and found.seconds_per_step is not None:
         title += f": {seconds(found.seconds_per_step)} per token through {words.blocks([found.blocks])}"
-    if adapters and found.adapter:
-        title += f", with the LoRA {words.cut(found.adapter, 60)}"
+    if found.adapter:
+        adapter = f"the LoRA {words.cut(found.adapter, 60)}"
+        title = f"Refuses {adapter}" if found.outcome is InferenceOutcome.REFUSED else f"{title}, with {adapter}"
     tones = {InferenceOutcome.COMPUTED: Tone.GOOD, InferenceOutcome.BUSY: Tone.WARN}
     tone = Tone.BAD if found.outcome in DOES_NOT_COMPUTE else tones.get(found.outcome, Tone.IDLE)
     return Proved(tone, title, words.cut(found.detail or "", MAX_REASON), found.checked_at)
@@ -102,6 +103,13 @@ def record_words(proofs: Sequence[Proof], *, days: int) -> str:
     if computed:
         said += f", {seconds(sum(one.seconds * one.computed for one in proofs) / computed)} per token on average"
     return said
+
+
+def failure_words(proof: Proof) -> str:
+    """Say how the checks of an hour failed that did not all give numbers."""
+    said = f"{proof.checks - proof.computed} of {words.count(proof.checks, 'check')} gave no numbers"
+    lastly = next((said for outcome, said in OUTCOME_WORDS.items() if outcome == proof.outcome), "")
+    return f"{said}; lastly it {lastly}" if lastly and proof.outcome != InferenceOutcome.COMPUTED else said
 
 
 def agreement_words(found: Agreement) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from shared import words
 from shared.address_text import endpoint, is_public
 from shared.advice.advice import Advice, Tone
@@ -21,6 +23,7 @@ from shared.snapshot import PeerState, Verdict
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from shared.given import GivenDial
     from shared.incidents import LostServer
     from shared.reachability import DialOutcome
     from shared.snapshot import BootstrapPeer, ModelReport, ServerReport, Snapshot
@@ -138,8 +141,8 @@ def in_the_past(found: Advice, snapshot: Snapshot | None, now: float) -> Advice:
     return Advice(Tone.IDLE, title + age, reason, next_step=CHECK_NOW, ours=True)
 
 
-def check_advice(server: Server, outcome: DialOutcome, *, your_ip: str = "", pasted: Sequence[str] = ()) -> Advice:
-    """Say what a check found just now. `pasted` are addresses that were given to be dialled beside the known ones."""
+def check_advice(server: Server, outcome: DialOutcome, *, your_ip: str = "", given: Sequence[GivenDial] = ()) -> Advice:
+    """Say what a check found just now at the addresses that the swarm knows; `given` were dialled beside these."""
     cause = outcome.cause
     if outcome.verdict is Verdict.UNKNOWN or cause in NOBODY_COULD_LOOK:
         reason = (
@@ -151,8 +154,14 @@ def check_advice(server: Server, outcome: DialOutcome, *, your_ip: str = "", pas
         )
     if outcome.verdict is Verdict.REACHABLE:
         return _reached(server, outcome)
-    if cause is Cause.NO_ADDRESS and not server.shares and server.bootstrap is None and not pasted:
+    answering = [dial.address for dial in given if dial.outcome.verdict is Verdict.REACHABLE]
+    if cause is Cause.NO_ADDRESS and not server.shares and server.bootstrap is None:
+        if answering:
+            return _not_yet_announced(server.snapshot)
         return never_announced(server.snapshot)
+    if (to_announce := public_place(answering)) is not None:
+        your_ip = to_announce.ip
+        outcome = msgspec.structs.replace(outcome, addresses=(*answering, *outcome.addresses))
     place = server.place(your_ip, outcome.addresses)
     command = server.command(place if cause in _NEEDS_PORT else None) if cause in _NEEDS_PORT | _NEEDS_START else ""
     reason = message(cause) if cause else "The connection failed."
@@ -167,16 +176,34 @@ def check_advice(server: Server, outcome: DialOutcome, *, your_ip: str = "", pas
 
 def never_announced(snapshot: Snapshot | None) -> Advice:
     """Say that the swarm does not know an id."""
-    swarm = "this private swarm" if snapshot is not None and snapshot.private_swarm else "the swarm"
-    peers = " ".join(initial_peers(snapshot))
-    with_peers = f" with --initial_peers {peers}" if peers else ""
     return Advice(
         Tone.IDLE,
         "is not known here",
-        f"No server of {swarm} has announced itself under this id: it is mistyped, or the server never started.",
-        next_step=f"Compare the id with the one in the server's log, and start the server{with_peers}. "
+        f"No server of {_swarm(snapshot)} has announced itself under this id: it is mistyped, or the server never "
+        "started.",
+        next_step=f"Compare the id with the one in the server's log, and start the server{_with_peers(snapshot)}. "
         "It shows up here a minute or two after it has joined.",
     )
+
+
+def _not_yet_announced(snapshot: Snapshot | None) -> Advice:
+    """Say that a peer answers at an address that somebody gave, and that the swarm does not know it."""
+    return Advice(
+        Tone.WARN,
+        f"is not known to {_swarm(snapshot)} yet",
+        "It answers at an address that you gave, but clients cannot find it there: it has not announced itself.",
+        next_step="If it is loading its blocks, wait: it shows up here a minute or two after it has joined. Otherwise "
+        f"compare its log, and start it{_with_peers(snapshot)}.",
+    )
+
+
+def _swarm(snapshot: Snapshot | None) -> str:
+    return "this private swarm" if snapshot is not None and snapshot.private_swarm else "the swarm"
+
+
+def _with_peers(snapshot: Snapshot | None) -> str:
+    peers = " ".join(initial_peers(snapshot))
+    return f" with --initial_peers {peers}" if peers else ""
 
 
 def _announced(server: Server, your_ip: str) -> Advice:

@@ -94,9 +94,15 @@ class Search:
         """Addresses beyond the first few of each answer."""
 
     @classmethod
-    def of_known(cls, kademlia: Kademlia, peer_id: str, addresses: Iterable[bytes]) -> Self:
-        """A search whose result is known before it is run."""
-        search = cls(kademlia, peer_id, (), AddressRules(dial_private=True))
+    def of_known(
+        cls,
+        kademlia: Kademlia,
+        peer_id: str,
+        addresses: Iterable[bytes],
+        rules: AddressRules = AddressRules(dial_private=True),  # noqa: B008 - frozen
+    ) -> Self:
+        """A search whose result is known before it is run. By default it is from settings, and all of it is dialled."""
+        search = cls(kademlia, peer_id, (), rules)
         search._left.append(tuple(addresses))
         search._answered.append(0)
         return search

@@ -78,15 +78,21 @@ class DHTClientNode(Daemon):
             await self._dht.shutdown()
         await super().close()
 
-    def search(self, peer_id: str, *, dialled_from: str) -> Search:
+    def rules(self, dialled_from: str) -> AddressRules:
+        """Return what may be dialled in this swarm; `dialled_from` is the peer id of the node that will dial."""
+        return AddressRules(self._private, frozenset((self.peer_id, dialled_from)))
+
+    def search(self, peer_id: str, *, dialled_from: str, at: bytes | None = None) -> Search:
         """Return a search for a peer's addresses, which starts at the bootstrap peers that answered `join`.
 
-        `dialled_from` is the peer id of the node that will dial. The addresses of bootstrap peers themselves are known
-        from settings: where there is only one, no other node could name them.
+        The addresses of bootstrap peers themselves are known from settings: where there is only one, no other node
+        could name them. Where an address is given as `at`, nobody is asked and nothing else is found.
         """
+        rules = self.rules(dialled_from)
+        if at is not None:
+            return Search.of_known(self.kademlia, peer_id, (at,), rules)
         if peer_id in self._bootstrap_peers:
             return Search.of_known(self.kademlia, peer_id, self._bootstrap_peers[peer_id])
-        rules = AddressRules(self._private, frozenset((self.peer_id, dialled_from)))
         return Search(self.kademlia, peer_id, self._joined, rules)
 
     async def join(self, bootstrap_peers: Mapping[str, Sequence[str]], timeout: float) -> dict[str, str | None]:  # noqa: ASYNC109 - one for each peer

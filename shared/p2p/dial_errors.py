@@ -57,8 +57,8 @@ _CIRCUIT_SIGNS = (
     _Sign("RESERVATION_REFUSED", Stage.DIAL, Cause.RELAY_REFUSED),
     _Sign("PERMISSION_DENIED", Stage.DIAL, Cause.RELAY_REFUSED),
     _Sign("CONNECTION_FAILED", Stage.DIAL, Cause.SILENT_BEHIND_RELAY),
-    _Sign("error opening hop stream", Stage.DIAL, Cause.RELAY_AWAY),
     _Sign("protocols not supported", Stage.DIAL, Cause.RELAY_REFUSED),
+    _Sign("error opening hop stream", Stage.DIAL, Cause.RELAY_AWAY),
     _Sign("peer id mismatch", Stage.SECURITY, Cause.WRONG_PEER),
     _Sign("deadline exceeded", Stage.DIAL, Cause.SILENT_BEHIND_RELAY),
 )

@@ -44,11 +44,14 @@ async def probe(
     *,
     deadline: float,
     must_serve: bool = False,
+    at: bytes | None = None,
     on_stage: Callable[[Stage], None] = lambda _: None,
 ) -> DialOutcome:
     """Find a peer's addresses, connect to it anew, and call its `rpc_info`, as any client on the Internet would.
 
-    The `dht_node` has joined the swarm and searches the addresses; the `prober_node` dials them.
+    The `dht_node` has joined the swarm and searches the addresses; the `prober_node` dials them. Where an address is
+    given as `at`, it is dialled instead of what the swarm knows, and the peer proves its id there and is asked nothing.
+    The `prober_node` must know no other address of the peer then, for it would dial that too.
 
     `deadline` is in `time.monotonic()` seconds. Reachable means that the peer proved its identity on a new
     connection and, with `must_serve`, answered a call on it, even with "protocol not supported". A direct connection
@@ -57,7 +60,7 @@ async def probe(
     """
     begun: dict[Stage, float] = {Stage.LOOKUP: time.monotonic()}
     on_stage(Stage.LOOKUP)
-    search = dht_node.search(peer_id, dialled_from=prober_node.peer_id)
+    search = dht_node.search(peer_id, dialled_from=prober_node.peer_id, at=at)
     async with Ways(prober_node, peer_id, search.rules, on_begin=partial(on_stage, Stage.DIAL)) as ways:
         outcome = await _probe(
             dht_node,
@@ -66,6 +69,7 @@ async def probe(
             ways,
             deadline=deadline,
             must_serve=must_serve,
+            handshake_only=at is not None,
             begun=begun,
             on_stage=on_stage,
         )
@@ -85,6 +89,7 @@ async def _probe(
     *,
     deadline: float,
     must_serve: bool,
+    handshake_only: bool,
     begun: dict[Stage, float],
     on_stage: Callable[[Stage], None],
 ) -> DialOutcome:
@@ -110,7 +115,9 @@ async def _probe(
     begun[Stage.PROTOCOL] = time.monotonic()
     on_stage(Stage.PROTOCOL)
 
-    served = await _ask(prober_node, peer_id, min(deadline, time.monotonic() + RPC_INFO_TIMEOUT))
+    served = None
+    if not handshake_only:
+        served = await _ask(prober_node, peer_id, min(deadline, time.monotonic() + RPC_INFO_TIMEOUT))
     if served is None or served.verdict is not Verdict.REACHABLE:
         # It proved who it is, but does not answer calls.
         if must_serve and served is None and prober_node.is_alive:
@@ -167,7 +174,12 @@ def with_way(outcome: DialOutcome, connections: Iterable[bytes]) -> DialOutcome:
     addresses = tuple(map(to_text, used))
     relay = relay_of(used[0])
     return msgspec.structs.replace(
-        outcome, addresses=addresses, reached_at=addresses[0], relayed=relay is not None, relay=relay
+        outcome,
+        addresses=addresses,
+        known=outcome.addresses,
+        reached_at=addresses[0],
+        relayed=relay is not None,
+        relay=relay,
     )
 
 

@@ -32,7 +32,7 @@ class ModelPoint(Document):
 
 
 class InferencePoint(Document):
-    """One hour in which inference checks were made."""
+    """One hour in which inference checks were made; those that nobody could make are not counted."""
 
     start: int
     checks: int

@@ -119,6 +119,8 @@ class ServerRow(Document):
     """What the peer itself says against its record, which anyone can write; null where nothing does."""
     inference: ServerInference | None
     """What its latest inference check proved, with its own age; null where there was none."""
+    adapter_inference: ServerInference | None
+    """The same of the latest check with one of its adapters, which `adapter` names."""
     cache_tokens_left_per_block: int | UnsetType = UNSET
     """Absent where the server does not tell how much cache it has."""
 

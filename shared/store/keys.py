@@ -36,6 +36,7 @@ The other modules of this package: `connection` connects; `stored` parses hostil
 | reachability:verdict:V:P      | string     | workers; the fresh verdict on peer P from vantage V; seconds           |
 | reachability:inflight:V:P     | string     | api, then workers; the job that probes P from V; 2 s unless renewed    |
 | …:V:P-inference                | string     | the same of checks in which the peer computes; a minute                |
+| …:V:at-HASH                   | string     | the same of a multiaddr that was given to be dialled as it is          |
 | reachability:rate:A           | string     | api; requests of client address A in this window; a minute             |
 | reachability:rate:inference:A | string     | api; the same, of those that ask for a computation                     |
 | rq:job:P-NONCE                | hash       | api; RQ's job; expires soon after its deadline                         |

@@ -17,6 +17,8 @@ from shared.inference import (
 )
 from shared.judgement.usability import does_not_compute, gives_tokens
 from shared.snapshot import PeerState, Verdict
+from shared.store.inference_history import Proof
+from shared.store.rings import HOUR
 from shared.text_picture import text_picture
 from tests import fakes
 from tests import page_snapshots as made
@@ -66,6 +68,12 @@ def test_only_an_online_server_is_said_not_to_compute(state):
     assert does_not_compute(fakes.server(1, 0, 4, state, inference=broken)) is (state is PeerState.ONLINE)
 
 
+def test_a_refused_adapter_is_not_said_of_the_server():
+    """It computes all the same without it."""
+    refused = msgspec.structs.replace(COMPUTED, outcome=InferenceOutcome.REFUSED, adapter="lab/lora")
+    assert not does_not_compute(fakes.server(1, 0, 4, inference=COMPUTED, adapter_inference=refused))
+
+
 def test_nobody_is_blamed_where_two_differ():
     found = Agreement(AgreementOutcome.DISAGREES, (fakes.peer_id(2),), (0, 4), 0.1)
     assert "not known which" in agreement_words(found)
@@ -84,15 +92,42 @@ def test_the_proof_stands_first_on_card_and_page():
         assert not page.unbalanced
 
 
+def test_checks_over_time_are_drawn_and_in_words():
+    """Of a model and of a server: the share that gave numbers, seconds per token, and how the others ended."""
+    began = int(NOW) // HOUR * HOUR
+    proofs = (Proof(began - 2 * HOUR, 3, 3, "computed", 0.4), Proof(began, 1, 0, "timeout"))
+    model = proved()
+    view, pages = made.make_view(made.make_snapshot([model])), Pages()
+    peer = model.servers[0].peer_id
+    for html in (
+        pages.model(view, model.dht_prefix, history=made.model_past(proofs)),
+        pages.server(view, peer, history=made.server_past(peer, proofs)),
+    ):
+        page = Page(html)
+        assert not page.unbalanced
+        assert "Last 24 hours 75.0 %" in page.text
+        assert "1 of 1 check gave no numbers; lastly it does not answer a step of inference in time" in page.text
+        assert page.all("svg", **{"aria-label": "Gave numbers in the Last 7 days: 75.0 %", "role": "img"})
+        (curve,) = page.all("svg", **{"aria-label": "Time per token, last 7 days: at least 400, at most 400, 400 ms"})
+        assert curve["role"] == "img"
+        ids = [attributes["id"] for _, attributes in page.elements if attributes.get("id")]
+        assert len(ids) == len(set(ids))
+
+
 def test_a_servers_page_keeps_three_kinds_of_facts_apart():
     broken = msgspec.structs.replace(COMPUTED, outcome=InferenceOutcome.FAILED, detail="<b>out of luck</b>")
-    server = fakes.server(1, 0, 4, inference=broken, verdict=Verdict.REACHABLE)
-    view = made.make_view(made.make_snapshot([proved(servers=(server,))]))
+    refused = msgspec.structs.replace(broken, outcome=InferenceOutcome.REFUSED, adapter="lab/lora")
+    server = fakes.server(1, 0, 4, inference=broken, adapter_inference=refused, verdict=Verdict.REACHABLE)
+    snapshot = msgspec.structs.replace(made.make_snapshot([proved(servers=(server,))]), inference_peer_id="QmMonitor")
+    view = made.make_view(snapshot)
     html = Pages().server(view, server.peer_id)
     page = Page(html)
     assert "Proved by a computation" in page.text
     assert "Fails when it is asked to compute" in page.text
     assert "is online, but does not compute" in page.text
+    assert "Refuses the LoRA lab/lora" in page.text
+    assert "as from peer …onitor" in page.text
+    assert "contains #no-inference-checks is never asked" in page.text
     assert "<b>out of luck" not in html
     assert "Found by dialling" in page.text
     assert "the server announces" in page.text

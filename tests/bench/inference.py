@@ -20,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from crawler.inference.results import Results
 from crawler.inference.rounds import InferenceChecks
 from deploy.demo.simulated_inference import Computation, handler_of
 from deploy.demo.simulated_server import SimulatedServer
@@ -65,7 +66,8 @@ def main() -> int:
         f"{row['servers']} servers, {row['models']} models: {row['cpu_seconds']:.1f} s of a core a round, "
         f"{row['share']:.3f} of a core at one round per {PERIOD:g} s (target {TARGET_SHARE})\n"
         f"added to the crawler's process: {row['added_mb']:.1f} MB (target {TARGET_MB:g}); "
-        f"its daemon while it checks: {row['daemon_mb']:.1f} MB\n{row['outcomes']}"
+        f"its daemon while it checks: {row['daemon_mb']:.1f} MB\n"
+        f"a crawl waits for it: {row['crawl_waits_ms']:.1f} ms\n{row['outcomes']}"
     )
     print(json.dumps(row))
     return 0
@@ -73,7 +75,7 @@ def main() -> int:
 
 async def _measure(peers: list[tuple[str, str]], models: int) -> dict[str, Any]:
     checks = InferenceChecks(period=0.001, dial_private=True)
-    checks.merged(_snapshot(peers[:1], 1))
+    checks.merged(_snapshot(peers[:2], 1))
     await checks.round()  # code and buffers that stay
     checks.merged(_snapshot(peers, models))
     before, mb = _cpu_seconds(), pss_mb(_own_pid())
@@ -84,12 +86,18 @@ async def _measure(peers: list[tuple[str, str]], models: int) -> dict[str, Any]:
     watching.cancel()
     own, daemon = await watching
     cpu = _cpu_seconds() - before
+    snapshot, kept = _snapshot(peers, models), Results(PERIOD)
+    kept.servers, kept.models = checks.results.servers, checks.results.models
+    began = time.perf_counter()
+    kept.merged(snapshot, peer_id=None)
+    merged = time.perf_counter() - began
     return {
         "servers": len(peers) * models,
         "models": models,
         "seconds": round(seconds, 1),
         "cpu_seconds": round(cpu, 2),
         "share": round(cpu / PERIOD, 4),
+        "crawl_waits_ms": round(1e3 * merged, 1),
         "added_mb": round(own - mb, 1),
         "daemon_mb": round(daemon, 1),
         "outcomes": dict(Counter(str(one.outcome) for one in checks.results.servers.values())),

@@ -65,6 +65,9 @@ class SimulatedProber:
             return DialOutcome(Verdict.UNREACHABLE, Stage.SECURITY, Cause.FROZEN)
         return DialOutcome(Verdict.REACHABLE, Stage.ANSWERED, rtt=0.001, protocol_ok=True)
 
+    async def probe_at(self, *_: object) -> DialOutcome:
+        raise NotImplementedError("the benchmark gives no addresses")
+
     async def infer(self, *_: object) -> ServerInference:
         raise NotImplementedError("the benchmark asks for none")
 

@@ -42,4 +42,14 @@ async def test_a_check_shows_its_stages_and_then_moves_to_the_verdict(redis_url)
         await expect(page.locator("#spoken")).to_contain_text(peer_id(1)[-6:])
         await page.go_back()
         await expect(page.locator("h1")).to_have_text("Check a server")
-    assert prober.looks == [peer_id(1)], "one check, not one more for its stages"
+        # A multiaddr shows its stages, too, and is dialled as it is.
+        prober.free.clear()
+        address = f"/ip4/45.1.1.1/tcp/1/p2p/{peer_id(2)}"
+        await page.locator("form.ask input").fill(address)
+        await page.get_by_role("button", name="Check it").click()
+        await expect(page.locator(".steps .now b")).to_have_text("Dial")
+        prober.free.set()
+        await expect(page.locator(".hero")).to_contain_text(
+            "/ip4/45.1.1.1/tcp/1 answers: the peer proved its id there."
+        )
+    assert sorted(prober.looks) == sorted([peer_id(1), peer_id(2), address]), "one check, not one more for its stages"

@@ -164,7 +164,7 @@ def test_operate_a_server(browser, monitor):
         expect(page.locator("h1")).to_be_focused()
         expect(page.locator(".steps .failed")).to_contain_text("Dial")
         expect(page.locator(".hero")).to_contain_text(
-            f"knows it under {PLACE}. The pasted /ip4/10.0.0.2/tcp/31330 differs"
+            f"you gave does not answer; the swarm knows another, which does not answer either: {PLACE}."
         )
         command = page.locator(".hero pre")
         expect(command).to_contain_text("run_server tiiuae/falcon-40b")

@@ -8,8 +8,8 @@ import pytest
 from crawler.inference.agreement import (
     COMPARED_SERVERS,
     COMPARED_VALUES,
+    Group,
     Numbers,
-    compare,
     cosine,
     lowest_allowed,
     numbers,
@@ -36,8 +36,15 @@ def made(seed, precision="float32", noise=0.0):
     return Numbers(added, precision)
 
 
+def compared(computed):
+    group, found = Group(BLOCKS), {}
+    for name, made_by_it in computed.items():
+        found |= group.add(name, made_by_it)
+    return found
+
+
 def outcomes(**computed):
-    found = compare(computed, BLOCKS)
+    found = compared(computed)
     return {name: (found[name].outcome, found[name].against_majority) for name in computed}
 
 
@@ -92,13 +99,15 @@ def test_a_cosine_of_anything_is_a_number():
 
 
 def test_what_is_kept_and_compared_is_bounded():
-    """However large the hidden state, however many servers."""
+    """However large the hidden state; of many servers each is compared with the first ones."""
     wide = array("f", [0.5] * 32_768)
     assert len(numbers([wide], [wide], "half").added[0]) <= COMPARED_VALUES
-    many = {peer_id(number): made(1) for number in range(COMPARED_SERVERS + 4)}
-    found = compare(many, BLOCKS)
+    many = {peer_id(number): made(1) for number in range(COMPARED_SERVERS + 4)} | {"odd": made(2)}
+    found = compared(many)
     assert found.keys() == many.keys()
-    assert sum(one.outcome is AgreementOutcome.AGREES for one in found.values()) == COMPARED_SERVERS
+    assert [name for name, one in found.items() if one.outcome is not AgreementOutcome.AGREES] == ["odd"]
+    assert found["odd"].against_majority
+    assert max(len(one.peers) for one in found.values()) == COMPARED_SERVERS
 
 
 def test_servers_are_spread_evenly_over_a_round():

@@ -7,6 +7,7 @@ import msgspec
 from crawler.history.changes import MAX_LENGTH, Watched, decode_watched, server_changes
 from shared import changes
 from shared.changes import ChangeKind
+from shared.inference import InferenceOutcome, ServerInference
 from shared.snapshot import PeerState, Verdict
 from shared.store import keys
 from tests.crawler.recording import START, record
@@ -99,6 +100,40 @@ def test_flapping_is_one_entry_that_says_so():
     assert changes.sentence(change).startswith("Down 6 times between 2025-11-23 12:01 UTC and")
     assert "12 minutes in all: The port refuses; back since" in changes.sentence(change)
     assert changes.title(change).endswith("was flapping")
+
+
+def test_two_checks_without_numbers_are_a_change_until_one_with_numbers():
+    """However many crawls show them. What nobody could make, and what is busy, changes nothing."""
+    stored = Stored()
+
+    def crawls(*checks):
+        for minute, outcome in checks:
+            found = None if outcome is None else ServerInference(outcome, (0, 8), NOON + 60 * (minute // 10 * 10))
+            stored.crawl(NOON + 60 * minute, reached(inference=found))
+        return list(stored.changes.values())
+
+    good, nan = InferenceOutcome.COMPUTED, InferenceOutcome.NOT_FINITE
+    assert not crawls((0, None), (1, good), (10, nan), (11, nan), (12, nan), (20, good), (30, nan))
+    (change,) = crawls((41, InferenceOutcome.UNKNOWN), (51, InferenceOutcome.BUSY), (61, nan), (62, nan))
+    assert changes.severity(change) is changes.Severity.WARNING
+    assert changes.title(change) == f"Server …{peer_id(1)[-6:]} answers, but does not compute"
+    assert changes.sentence(change) == "Not computing since 2025-11-23 12:30 UTC: it computes NaN or infinity."
+    (change,) = crawls((71, good))
+    assert changes.title(change).endswith("computes again")
+    assert changes.sentence(change).endswith("; back after 41 minutes.")
+
+
+def test_who_does_not_answer_is_not_said_to_answer_without_computing():
+    """Where it goes away, that is what is told."""
+    stored = Stored()
+    for minute in (0, 5, 10):
+        found = ServerInference(InferenceOutcome.FAILED, (0, 8), NOON + 60 * minute, detail="no luck")
+        stored.crawl(NOON + 60 * minute, reached(inference=found))
+    assert [change.lasts for change in stored.changes.values()] == [True]
+    stored.run("--", begin=NOON + 1200)
+    assert {change.kind: change.lasts for change in stored.changes.values()} == {
+        ChangeKind.NOT_COMPUTING: False, ChangeKind.DOWN: True
+    }  # fmt: skip
 
 
 def test_flapping_for_ever_makes_an_entry_a_day():

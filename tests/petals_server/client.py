@@ -1,8 +1,9 @@
 """What Petals' genuine client gets from a swarm: `python client.py FILE` inside the server's environment.
 
-FILE is JSON: `model` (a folder), `dht_prefix`, `initial_peers`, `servers` (peer ids: no others are used), `inputs`
-(hidden states, one for each token). The last line is `RESULT` and JSON: `states`, what `RemoteSequential` makes of the
-inputs; `seconds`, of each of some more tokens; `tokens`, what the model generates; `error`, where it gave up.
+FILE is JSON: `model` (a folder), `initial_peers`, `servers` (by DHT prefix the peer ids: no others are used), `inputs`
+(hidden states, one for each token). The last line is `RESULT` and JSON, by DHT prefix: `states`, what
+`RemoteSequential` makes of the inputs; `seconds`, of each of some more tokens; `tokens`, what the model generates;
+`error`, where it gave up.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ MORE_TOKENS = 8
 GENERATED = 4
 
 
-def run(asked: dict[str, Any]) -> dict[str, Any]:
+def run(asked: dict[str, Any], dht_prefix: str) -> dict[str, Any]:
     result: dict[str, Any] = {"states": [], "seconds": [], "tokens": [], "error": None}
     try:
         model = AutoDistributedModelForCausalLM.from_pretrained(
             asked["model"],
-            dht_prefix=asked["dht_prefix"],
+            dht_prefix=dht_prefix,
             initial_peers=asked["initial_peers"],
-            allowed_servers=asked["servers"],
+            allowed_servers=asked["servers"][dht_prefix],
             torch_dtype=torch.float32,
             request_timeout=8,
             max_retries=1,
@@ -54,4 +55,5 @@ def run(asked: dict[str, Any]) -> dict[str, Any]:
 
 if __name__ == "__main__":
     # NaN stands for itself in Python's JSON.
-    print("RESULT " + json.dumps(run(json.loads(Path(sys.argv[1]).read_text()))), flush=True)  # noqa: T201
+    asked = json.loads(Path(sys.argv[1]).read_text())
+    print("RESULT " + json.dumps({prefix: run(asked, prefix) for prefix in asked["servers"]}), flush=True)  # noqa: T201

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.petals_server.harness import Bootstrap, PetalsServer, Relay, make_model, reason_to_skip
+from tests.petals_server.harness import Bootstrap, PetalsServer, Relay, make_models, reason_to_skip
 from tests.petals_server.monitor import Monitor, running_monitor
 from tests.petals_server.network import RELAY, Network
 
@@ -25,6 +25,8 @@ TINY = "tiny-llama-hf"
 TWELVE = "twelve-llama-hf"
 LAYERS = {TINY: 4, TWELVE: 12}
 """Models by DHT prefix: one below and one above the 10 blocks from which a server's public name is shown."""
+OTHER, NAN, LORA = "other", "nan", "tests/tiny-lora"
+"""Models of four layers with other weights and with NaN, and an adapter for the one of four layers."""
 
 
 @pytest.hookimpl(tryfirst=True)  # tests/conftest.py looks at the mark
@@ -63,8 +65,9 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("models")
-    return {prefix: make_model(folder / prefix, layers) for prefix, layers in LAYERS.items()}
+    good = {prefix: (layers, "good") for prefix, layers in LAYERS.items()}
+    odd = {OTHER: (LAYERS[TINY], "other"), NAN: (LAYERS[TINY], "nan"), LORA: (LAYERS[TINY], "lora")}
+    return make_models(tmp_path_factory.mktemp("models"), good | odd)
 
 
 @pytest.fixture(scope="module")
@@ -113,9 +116,7 @@ class Relayed:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _relayed(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, models: dict[str, Path]
-) -> Iterator[Relayed | None]:
+def _relayed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Relayed | None]:
     """Start it with the first test of this folder, where one asks for it: the others run while it waits."""
     if network() is None or not any(_needs_relay(item) for item in request.session.items):
         yield None
@@ -127,7 +128,7 @@ def _relayed(
         PetalsServer(
             folder,
             initial_peers=[relay.address],
-            model=models[TINY],
+            model=request.getfixturevalue("models")[TINY],
             dht_prefix=TINY,
             blocks=(0, LAYERS[TINY]),
             public_name="relayed",

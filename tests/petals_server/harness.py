@@ -18,7 +18,7 @@ from tests.petals_server.environment import PYTHON, build, is_installed
 from tests.petals_server.processes import Group
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 HERE = Path(__file__).parent
 
@@ -40,7 +40,7 @@ BOOTSTRAP_WITHIN = 30.0
 SERVER_WITHIN = 90.0
 """Seconds; an idle machine with 2 cores needs 2 and 6."""
 CLIENT_WITHIN = 90.0
-"""Seconds; an idle machine needs 10."""
+"""Seconds; an idle machine needs 15."""
 
 
 def reason_to_skip() -> str | None:
@@ -60,25 +60,25 @@ def venv() -> Path:
     return PYTHON
 
 
-def make_model(folder: Path, layers: int, kind: str = "good") -> Path:
-    """Return `folder` with a tiny random Llama of so many layers in it (make_model.py says of which kinds)."""
-    _run([venv(), HERE / "make_model.py", folder, "--layers", str(layers), "--kind", kind], folder.parent)
-    return folder
+def make_models(folder: Path, wanted: Mapping[str, tuple[int, str]]) -> dict[str, Path]:
+    """Return a folder for each name with a tiny random Llama of so many layers and of this kind (make_model.py)."""
+    names = [f"{name}:{layers}:{kind}" for name, (layers, kind) in wanted.items()]
+    _run([venv(), HERE / "make_model.py", folder, *names], folder)
+    return {name: folder / name for name in wanted}
 
 
-def run_client(  # noqa: PLR0917 - a client and its swarm
-    folder: Path, model: Path, dht_prefix: str, address: str, servers: Sequence[str], inputs: Sequence[Sequence[float]]
-) -> dict[str, Any]:
-    """Return what the genuine client gets from these servers (client.py says how)."""
+def run_client(
+    folder: Path, model: Path, address: str, servers: Mapping[str, Sequence[str]], inputs: Sequence[Sequence[float]]
+) -> dict[str, dict[str, Any]]:
+    """Return what the genuine client gets of each DHT prefix from these servers of it (client.py says how)."""
     asked = {
         "model": str(model),
-        "dht_prefix": dht_prefix,
         "initial_peers": [address],
-        "servers": list(servers),
+        "servers": {dht_prefix: list(peers) for dht_prefix, peers in servers.items()},
         "inputs": [list(one) for one in inputs],
     }
     (folder / "client.json").write_text(json.dumps(asked))
-    # Its DHT process outlives it and would hold a pipe open: its output goes to a file, its group is ended.
+    # Its DHT processes outlive it and would hold a pipe open: its output goes to a file, its group is ended.
     (folder / "client.log").unlink(missing_ok=True)
     with Group("client", [venv(), HERE / "client.py", folder / "client.json"], folder, _environment(folder)) as client:
         return dict(json.loads(client.wait_for_line(r"RESULT (\{.*\})", CLIENT_WITHIN).group(1)))
@@ -169,12 +169,14 @@ class PetalsServer(Group):
         relay: str | None = None,
         torch_dtype: str = "float32",
         attn_cache_tokens: int = 64,
+        adapters: Sequence[str] = (),
     ) -> None:
         """Start it. `wait_until_started` waits. `folder` keeps its log and its identity, under its public name.
 
         `expiration` is how long its records live in the DHT without it, in seconds. With `reachability_api` it asks
         that URL about itself before it serves, and stops itself where it gets no yes. With `relay`, the address of
-        one, it can be reached through that alone; the relay takes it about three minutes after the start.
+        one, it can be reached through that alone; the relay takes it about three minutes after the start. `adapters`
+        are folders in `folder`.
         """
         maddr = f"/ip4/127.0.0.1/tcp/{free_port()}"
         options: dict[str, list[str | Path]] = {
@@ -192,6 +194,8 @@ class PetalsServer(Group):
             "--update_period": [str(update_period)],
             "--expiration": [str(expiration)],
         }
+        if adapters:
+            options["--adapters"] = [*adapters]
         env = _environment(folder)
         if relay is None:
             options["--announce_maddrs"] = [maddr]

@@ -1,12 +1,13 @@
-"""Make a tiny random Llama that `petals.cli.run_server` can serve: `python make_model.py FOLDER --layers N`.
+"""Make tiny random Llamas that `petals.cli.run_server` can serve: `python make_model.py FOLDER NAME:LAYERS:KIND …`.
 
-Runs inside the server's environment, offline, in about two seconds. The same N gives the same weights; `--kind other`
-gives others, `--kind nan` the same with NaN in the MLP of the last but one layer.
+Runs inside the server's environment, offline, in some seconds. The same number of layers gives the same weights; the
+kind `other` gives others, `nan` the same with NaN in the MLP of the last but one layer, `lora` a LoRA adapter for the
+same that changes what comes out.
 """
 
 from __future__ import annotations
 
-import argparse
+import sys
 from pathlib import Path
 
 import torch
@@ -29,6 +30,12 @@ def make_model(folder: Path, layers: int, kind: str) -> None:
     )
     # petals 2.2 reads PyTorch's own format, with an index or as one file.
     model = LlamaForCausalLM(config)
+    if kind == "lora":
+        from peft import LoraConfig, get_peft_model
+
+        how = LoraConfig(r=4, target_modules=["q_proj", "v_proj", "up_proj"], init_lora_weights=False)
+        get_peft_model(model, how).save_pretrained(folder, safe_serialization=True)
+        return
     if kind == "nan":
         with torch.no_grad():
             model.model.layers[-2].mlp.up_proj.weight.fill_(float("nan"))
@@ -36,9 +43,6 @@ def make_model(folder: Path, layers: int, kind: str) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--kind", choices=("good", "other", "nan"), default="good")
-    arguments = parser.parse_args()
-    make_model(arguments.folder, arguments.layers, arguments.kind)
+    for wanted in sys.argv[2:]:
+        name, layers, kind = wanted.split(":")
+        make_model(Path(sys.argv[1], name), int(layers), kind)

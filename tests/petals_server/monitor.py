@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 SERVICES = ("crawler", "reachability_worker", "api")
 CRAWL_PERIOD = 3.0
+INFERENCE_PERIOD = 5.0
 READY_WITHIN = 60.0
 NOBODY = "QmbRQbRb6XWsmyEuYuWqSnPkSpiqYuQAvCLBrTtiYjxzXN"
 """A well-formed peer id that no node of the private swarm has."""
@@ -71,6 +72,15 @@ class Monitor:
 
         return wait_for(f"{peer_id} {' or '.join(states)} in {dht_prefix}", look, within, every=0.5)
 
+    def wait_for_tokens(self, dht_prefix: str, *, within: float = 60.0) -> dict[str, Any]:
+        """Return the model's report once a chain through it gave tokens. Raise `TimeoutError`."""
+
+        def look() -> dict[str, Any] | None:
+            report = self.model(dht_prefix) or {}
+            return report if (report.get("usability") or {}).get("seconds_per_token") is not None else None
+
+        return wait_for(f"tokens from {dht_prefix}", look, within, every=0.5)
+
     def is_reachable(self, peer_id: str) -> dict[str, Any] | None:
         """Return the answer about one peer, None where the monitor says that nobody could look."""
         response = self.get(f"/api/v1/is_reachable/{peer_id}")
@@ -121,6 +131,7 @@ def running_monitor(folder: Path, initial_peers: Sequence[str]) -> Iterator[Moni
             "REDIS_URL": f"redis://127.0.0.1:{redis_port}/0",
             "INITIAL_PEERS": ",".join(initial_peers),
             "CRAWL_PERIOD": str(CRAWL_PERIOD),
+            "INFERENCE_PERIOD": str(INFERENCE_PERIOD),
             "API_HOST": "127.0.0.1",
             "API_PORT": str(port),
         }

@@ -4,7 +4,8 @@ petals 2.2.0.post1 takes names from hivemind's top level that hivemind 1.1.12 ke
 PR 663). They are put back before petals is imported; nothing of petals is changed. Where REACHABILITY_API_URL is
 set, the swarm of `--initial_peers` counts as the public one, so that the starting server checks itself at that URL
 as servers of the public swarm do. Where TRUSTED_RELAY is set, the server is told what one behind a NAT finds out
-within some minutes: nobody can reach it directly, and here is a relay.
+within some minutes: nobody can reach it directly, and here is a relay. Adapters are folders here, where petals asks
+the hub of Hugging Face whether there is one.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import runpy
 import sys
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 MOVED_WITHIN_HIVEMIND = {
@@ -49,6 +51,12 @@ def live_behind(relay: str) -> None:
     server.DHT = partial(server.DHT, force_reachability="private", trusted_relays=[relay])
 
 
+def take_adapters_from_folders() -> None:
+    """Have the server load an adapter from the folder of its name, below where it was started."""
+    peft: Any = import_module("petals.utils.peft")
+    peft.check_peft_repository = lambda name: Path(name, peft.SAFETENSORS_WEIGHTS_NAME).is_file()
+
+
 def initial_peers(arguments: list[str]) -> list[str]:
     """Return what stands after `--initial_peers`, up to the next option."""
     peers = []
@@ -67,4 +75,6 @@ if __name__ == "__main__":
         import_module("petals.constants").PUBLIC_INITIAL_PEERS[:] = initial_peers(sys.argv)
     if relay := os.environ.get("TRUSTED_RELAY"):
         live_behind(relay)
+    if "--adapters" in sys.argv:
+        take_adapters_from_folders()
     runpy.run_module("petals.cli.run_server", run_name="__main__")

@@ -75,6 +75,20 @@ def test_the_server_is_shown_as_it_is(monitor: Monitor, server: PetalsServer, bo
     assert 'server_version{version_number="2.2.0.post1"} 1.0' in monitor.get("/metrics").text
 
 
+def test_the_whole_monitor_proves_that_it_computes(monitor: Monitor, server: PetalsServer) -> None:
+    """Crawler, Redis and api: in the JSON, the metrics, the history and on the page."""
+    report = monitor.wait_for_tokens(TINY)
+    (hop,) = report["usability"]["path"]
+    assert (hop["peer_id"], hop["start"], hop["end"], hop["relayed"]) == (server.peer_id, 0, 4, False)
+    (row,) = report["server_rows"]
+    assert (row["inference"]["outcome"], row["inference"]["agreement"]["outcome"]) == ("computed", "alone")
+    assert 'petals_model_usable{model="tiny-llama-hf"} 1.0' in monitor.get("/metrics").text
+    (hour, *_) = monitor.get(f"/api/v1/history/servers/{server.peer_id}").json()["inference"]
+    assert hour["outcome"] == "computed"
+    assert hour["seconds_per_token"] > 0
+    assert "Usable now" in monitor.get(f"/models/{TINY}").text
+
+
 def test_the_genuine_client_gets_its_yes(monitor: Monitor, server: PetalsServer, folder: Path) -> None:
     answer = monitor.wait_for_answer(server.peer_id, success=True)
     assert (answer["ok"], answer["message"], answer["your_ip"]) == (True, None, "127.0.0.1")

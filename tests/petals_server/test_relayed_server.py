@@ -58,3 +58,18 @@ def test_the_page_shows_it_online_and_its_model_healthy(relayed: Relayed) -> Non
     assert report["state"] == "healthy"
     assert state is not None
     assert state["reachability_issues"] == []
+
+
+def test_it_computes_through_its_relay(relayed: Relayed) -> None:
+    """Tokens come through a relay, so the model counts as degraded; asked for now, it computes, too."""
+    relayed.server.wait_until_started(STARTED_WITHIN)
+    relayed.monitor.wait_for_server_state(TINY, relayed.server.peer_id, "online")
+    report = relayed.monitor.wait_for_tokens(TINY)
+    usability, (row,) = report["usability"], report["server_rows"]
+    assert row["inference"]["outcome"] == "computed"
+    assert row["inference"]["blocks"] == [0, 4]
+    assert usability["state"] == "degraded"
+    assert "is reached through a relay" in usability["reason"]
+    assert [(hop["peer_id"], hop["relayed"]) for hop in usability["path"]] == [(relayed.server.peer_id, True)]
+    asked = relayed.monitor.get(f"/api/v1/is_reachable/{relayed.server.peer_id}?inference=1").json()
+    assert asked["inference"]["outcome"] == "computed", asked

@@ -40,6 +40,14 @@ def test_a_check_prints_its_stages_and_verdict_and_logs_nothing(swarm):
     assert document["verdict"] == "It is not known here."
     assert "start the server" in document["next_step"]
 
+    alone = swarm.start(joins=False)
+    address = swarm.call(alone.addresses())[0]
+    given = run(swarm, address)
+    assert (given.returncode, given.stderr) == (1, "")
+    assert "answers: the peer proved its id there." in given.stdout
+    assert "the swarm knows no address of the peer" in given.stdout
+    assert "Verdict: it is not known to the swarm yet." in given.stdout
+
     nothing = run(swarm, "beluga")
     assert (nothing.returncode, nothing.stdout) == (2, "")
     assert "names no peer" in nothing.stderr

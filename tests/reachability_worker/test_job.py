@@ -6,9 +6,10 @@ import zlib
 
 import pytest
 
-from reachability_worker.job import ANSWER_RESERVE, MAX_JOB_BYTES, BadJobError, read_check, read_job
+from reachability_worker.job import ANSWER_RESERVE, MAX_JOB_BYTES, Asked, BadJobError, read_check, read_job
+from shared.given import GivenAddress
 from shared.inference import InferenceRequest
-from shared.reachability import CHECK_FUNCTION
+from shared.reachability import CHECK_FUNCTION, address_subject
 from tests.fakes import peer_id
 
 PEER = peer_id(1)
@@ -23,7 +24,7 @@ def packed(call):
 
 def test_a_check_of_a_peer_is_read():
     """The nonce behind the peer id is anything, also something with dashes cut off the right way."""
-    assert read_job(f"{PEER}-abc", packed([CHECK_FUNCTION, None, [PEER], {}])) == (PEER, None)
+    assert read_job(f"{PEER}-abc", packed([CHECK_FUNCTION, None, [PEER], {}])) == Asked(PEER)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +56,7 @@ def test_a_job_may_ask_for_a_step_of_inference():
     """Of some blocks of one model, under a name of its own; what is none is no job."""
     asked = {"dht_prefix": "model", "start": 2, "end": 5}
     call = [CHECK_FUNCTION, None, [PEER, asked], {}]
-    assert read_job(f"{PEER}-inference-a", packed(call)) == (PEER, InferenceRequest("model", 2, 5))
+    assert read_job(f"{PEER}-inference-a", packed(call)) == Asked(PEER, InferenceRequest("model", 2, 5))
     with pytest.raises(BadJobError, match=NAMED):  # a verdict of a look would be taken for it
         read_job(f"{PEER}-a", packed(call))
     with pytest.raises(BadJobError, match=NAMED):
@@ -63,6 +64,21 @@ def test_a_job_may_ask_for_a_step_of_inference():
     for wrong in ({"end": 2}, {"end": 10**9}, {"start": -1}, {"start": "2"}, {"dht_prefix": ""}, {"more": 1}):
         with pytest.raises(BadJobError):
             read_job(f"{PEER}-inference-a", packed([CHECK_FUNCTION, None, [PEER, asked | wrong], {}]))
+
+
+def test_a_job_may_ask_for_one_given_address():
+    """Under a name of its own, made of it; blocks with it, and forms that are not dialled, are no job."""
+    address = f"/ip4/45.1.1.1/tcp/1/p2p/{PEER}"
+    name = f"{address_subject(address)}-a"
+    asked = Asked(PEER, given=GivenAddress(PEER, "/ip4/45.1.1.1/tcp/1"))
+    assert read_job(name, packed([CHECK_FUNCTION, None, [address], {}])) == asked
+    blocks = {"dht_prefix": "model", "start": 2, "end": 5}
+    for job_id, args in (
+        (f"{PEER}-a", [address]), (name, [PEER]), (name, [address, blocks]),
+        (f"{address_subject('/unix/a')}-a", ["/unix/a"]), (name, [address.removesuffix(f"/p2p/{PEER}")]),
+    ):  # fmt: skip
+        with pytest.raises(BadJobError):
+            read_job(job_id, packed([CHECK_FUNCTION, None, args, {}]))
 
 
 @pytest.mark.parametrize("job_id", [PEER, f"{PEER}-a-b", f"x{PEER}-a", "-a", ""])
@@ -84,7 +100,7 @@ def test_pickles_junk_and_bombs_are_refused(junk):
 def test_what_is_longer_than_a_job_can_be_is_cut_off():
     """White space around it counts, too."""
     call = json.dumps([CHECK_FUNCTION, None, [PEER], {}]).encode()
-    assert read_job(f"{PEER}-a", zlib.compress(call.rjust(MAX_JOB_BYTES))) == (PEER, None)
+    assert read_job(f"{PEER}-a", zlib.compress(call.rjust(MAX_JOB_BYTES))) == Asked(PEER)
     with pytest.raises(BadJobError):
         read_job(f"{PEER}-a", zlib.compress(call.rjust(MAX_JOB_BYTES + 1)))
 
@@ -95,7 +111,7 @@ def test_a_check_ends_in_time_to_bring_its_answer_back():
     call = packed([CHECK_FUNCTION, None, [PEER], {}])
     check = read_check((f"{PEER}-a".encode(), call, 5_000, b"id-1", TRACEPARENT.encode()))
     assert before + 5.0 - ANSWER_RESERVE <= check.deadline <= time.monotonic() + 5.0 - ANSWER_RESERVE
-    assert check == (f"{PEER}-a", PEER, check.deadline, "id-1", TRACEPARENT, None)
+    assert check == (f"{PEER}-a", PEER, check.deadline, "id-1", TRACEPARENT, None, None)
 
 
 @pytest.mark.parametrize("hostile", [b"", b"\xff\xfe", b"a b", b"x" * 500, b'"\r\nX: y'])

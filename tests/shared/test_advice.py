@@ -21,6 +21,7 @@ from shared.advice.commands import (
 from shared.advice.help import Need, gpu_blocks, model_parameters, wanted
 from shared.advice.models import Past, Usability, common, model_advice, nearest_usable, without
 from shared.advice.servers import Server, check_advice, server_advice
+from shared.given import GivenDial
 from shared.incidents import Fate, Incident, LostBlocks, LostServer
 from shared.judgement.coverage import coverage
 from shared.reachability import NOBODY_COULD_LOOK, Cause, DialOutcome, Stage
@@ -158,6 +159,17 @@ def test_every_cause_has_a_sentence_a_reason_and_a_next_step(cause):
     if cause in NOBODY_COULD_LOOK:
         assert not found.command
         assert "says nothing about the server" in found.reason
+
+
+def test_the_address_that_answers_is_the_one_to_announce():
+    """Where one that was given answers and those that the swarm knows do not; a server that is unknown is not lost."""
+    answers = [GivenDial("/ip4/45.1.1.77/tcp/4004", DialOutcome(Verdict.REACHABLE, Stage.PROTOCOL))]
+    outcome = DialOutcome(Verdict.UNREACHABLE, Stage.DIAL, Cause.TIMEOUT, addresses=(ADDRESS,))
+    found = check_advice(Server.of(peer_id(1), swarm(llama(UNREACHED))), outcome, your_ip="45.1.1.10", given=answers)
+    assert "--public_ip 45.1.1.77 --port 4004" in found.command
+    nowhere = DialOutcome(Verdict.UNREACHABLE, Stage.LOOKUP, Cause.NO_ADDRESS)
+    found = check_advice(Server(peer_id(7)), nowhere, given=answers)
+    assert (found.tone, found.title) == (Tone.WARN, "is not known to the swarm yet")
 
 
 def test_flags_are_placeholders_only_where_no_address_is_known():

@@ -84,6 +84,7 @@ FULL_ROW = {
     },
     "conflict": "other",
     "inference": None,
+    "adapter_inference": None,
     "cache_tokens_left_per_block": 10,
 }
 BARE_ROW = {
@@ -126,6 +127,7 @@ BARE_ROW = {
     },
     "conflict": None,
     "inference": None,
+    "adapter_inference": None,
 }
 STATE = {
     "bootstrap_states": ["online", "unreachable", "online"],
@@ -246,6 +248,7 @@ def test_a_check_says_first_what_was_asked():
     }  # fmt: skip
     asked = {"ok": True, "success": True, "message": None, "your_ip": "8.8.8.8", "hints": []}
     expected = {**asked, **reached, "disagreement": True, "vantages": [refused, reached], "inference": None}
+    expected |= {"given": [], "difference": None}
     assert json.dumps(written(reachability_document(answers, your_ip="8.8.8.8"))) == json.dumps(expected)
     words = f"{message(REFUSED.cause)} (connection refused) {advice(REFUSED.cause)}"
     assert reachability_document(answers[:1], your_ip="8.8.8.8").message == words

@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     from deploy.demo.simulated_server import Announcement, SimulatedServer
 
 
-async def announce(via: SimulatedServer, peer_id: str, announcement: Announcement) -> None:
+async def announce(
+    via: SimulatedServer, peer_id: str, announcement: Announcement, lifetime: float = RECORD_LIFETIME
+) -> None:
     """Write a server's records through any node: nothing in the DHT checks who writes."""
-    expires = time.time() + RECORD_LIFETIME
+    expires = time.time() + lifetime
     model = announcement.model
     blocks = range(announcement.start, announcement.end)
     await via.node.store(MODEL_INDEX_KEY, model_index_entry(model), expires, subkey=model.dht_prefix)

@@ -1,10 +1,11 @@
 // A check that shows its stages while it runs. Without this script the page of the check itself waits for the verdict.
 const CHECK = "/check";
-const PEER_ID = /(?:Qm[1-9A-HJ-NP-Za-km-z]{44}|12D3Koo[1-9A-HJ-NP-Za-km-z]{45})/g;
+const ASKED = /^(\/(?:ip4|ip6|dns|dns4|dns6)\/\S{1,300}\/p2p\/)?(Qm[1-9A-HJ-NP-Za-km-z]{44}|12D3Koo[1-9A-HJ-NP-Za-km-z]{45})$/;
 
-function onlyPeerId(text) {
-  const found = [...new Set(text.match(PEER_ID) || [])];
-  return found.length === 1 && text.trim() === found[0] ? found[0] : null;
+// Whose check is asked for: that of a peer id, or of a multiaddr, which is dialled as it is. All other text is the server's to read.
+function readAsked(text) {
+  const [whole, address, peerId] = ASKED.exec(text.trim()) || [];
+  return peerId ? { peerId, text: whole, query: address ? `?address=${encodeURIComponent(whole)}` : "" } : null;
 }
 
 function show(stages, stage) {
@@ -19,7 +20,7 @@ function show(stages, stage) {
   document.getElementById("spoken").textContent = `${step.querySelector("b").textContent}: ${step.querySelector("span").textContent}`;
 }
 
-async function runCheck(peerId) {
+async function runCheck({ peerId, query }) {
   const main = document.getElementById("main");
   const fresh = document.getElementById("checking").content.cloneNode(true);
   const heading = document.createElement("h1");
@@ -34,7 +35,7 @@ async function runCheck(peerId) {
   events.addEventListener("stage", (event) => show(stages, event.data));
   events.addEventListener("error", () => events.close());
   try {
-    const response = await fetch(url, { headers: { Accept: "text/html" }, cache: "no-store" });
+    const response = await fetch(url + query, { headers: { Accept: "text/html" }, cache: "no-store" });
     const page = new DOMParser().parseFromString(await response.text(), "text/html");
     document.title = page.title;
     main.replaceChildren(...page.getElementById("main").children);
@@ -45,7 +46,7 @@ async function runCheck(peerId) {
     verdict.focus();
     document.getElementById("spoken").textContent = `${verdict.textContent}. ${verdict.nextElementSibling?.textContent || ""}`;
   } catch {
-    location.replace(url);
+    location.replace(url + query);
   } finally {
     events.close();
   }
@@ -53,24 +54,24 @@ async function runCheck(peerId) {
 
 document.addEventListener("click", (event) => {
   const link = event.target.closest?.(`a[href^="${CHECK}/"]`);
-  const peerId = link && onlyPeerId(decodeURIComponent(link.pathname.slice(CHECK.length + 1)));
-  if (!peerId || event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
+  const asked = link && !link.search && readAsked(decodeURIComponent(link.pathname.slice(CHECK.length + 1)));
+  if (!asked || event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
   event.preventDefault();
-  location.assign(`${CHECK}#${peerId}`);
+  location.assign(`${CHECK}#${asked.text}`);
 });
 
 document.addEventListener("submit", (event) => {
   const target = event.submitter?.formAction || event.target.action;
   if (!document.getElementById("spoken") || new URL(target).pathname !== CHECK) return;
-  const peerId = onlyPeerId(event.target.querySelector("input").value);
-  if (!peerId) return;
+  const asked = readAsked(event.target.querySelector("input").value);
+  if (!asked) return;
   event.preventDefault();
-  location.assign(`${CHECK}#${peerId}`); // the page of the form starts the check, at once where this is it
+  location.assign(`${CHECK}#${asked.text}`); // the page of the form starts the check, at once where this is it
 });
 
 function startFromAddress() {
-  const peerId = onlyPeerId(location.hash.slice(1));
-  if (peerId && document.getElementById("checking")) runCheck(peerId);
+  const asked = readAsked(location.hash.slice(1));
+  if (asked && document.getElementById("checking")) runCheck(asked);
 }
 
 addEventListener("popstate", () => { if (!location.hash) location.reload(); });

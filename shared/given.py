@@ -1,0 +1,191 @@
+"""This module reads the multiaddrs that somebody gives to be dialled as they are, and says how their dials ended.
+
+The text is hostile, so few forms are taken: TCP or QUIC at an IP address or a host name, directly or through one relay.
+Whatever listens there gets the beginning of a libp2p handshake; WebSocket, say, would get an HTTP request.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from shared import words
+from shared.peer_id import BadPeerIdError, parse_peer_id
+from shared.reachability import Cause, DialOutcome, Stage, message
+from shared.snapshot import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from shared.reachability import Answer
+
+MAX_GIVEN = 8
+"""Addresses of one peer that are taken."""
+MAX_GIVEN_CHARS = 400
+MAX_SHOWN = 160
+"""Characters of an address in a sentence."""
+_OF_THE_ADDRESS = {
+    Cause.REFUSED: "The connection was refused: nothing listens on that port.",
+    Cause.NO_HOST_ROUTE: "The address is not routable.",
+    Cause.NOT_LIBP2P: "Something that is not a libp2p node answers there.",
+    Cause.NO_RELAY_RESERVATION: "The relay answers, but the peer has no place on it now.",
+    Cause.RELAY_AWAY: "The relay does not answer.",
+    Cause.RELAY_REFUSED: "The relay refuses to connect to it.",
+    Cause.SAME_NETWORK: "It is the monitor's own router, which may not let the monitor in from inside.",
+}
+"""In place of the words that speak of what the peer announces."""
+_MOST_TELLING = (Verdict.REACHABLE, Verdict.UNREACHABLE, Verdict.UNKNOWN)
+
+
+_FORM = re.compile(
+    r"/(?P<protocol>ip4|ip6|dns|dns4|dns6)/(?P<host>[^/\s]{1,253})"
+    r"(?:/tcp/(?P<tcp>\d{1,5})|/udp/(?P<udp>\d{1,5})/(?P<quic>quic-v1|quic))"
+    r"(?:/(?:p2p|ipfs)/(?P<relay>\w{1,128})/p2p-circuit)?"
+    r"(?:/(?:p2p|ipfs)/(?P<peer>\w{1,128}))?",
+    re.ASCII,
+)
+_NAME = re.compile(r"[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*\.?")
+_MAX_PORT = 65_535
+
+
+class BadAddressError(ValueError):
+    """Not an address that is dialled; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class GivenAddress:
+    """An address at which somebody expects a peer, in its one spelling. `str` of it is the whole multiaddr."""
+
+    peer_id: str
+    way: str
+    """The multiaddr without the peer's id."""
+
+    def __str__(self) -> str:
+        return f"{self.way}/p2p/{self.peer_id}"
+
+    @classmethod
+    def read(cls, text: str, peer_id: str | None = None) -> Self:
+        """Read an address of the peer, whose id may stand at its end, and must where it is not known.
+
+        Raises `BadAddressError`.
+        """
+        if len(text) > MAX_GIVEN_CHARS:
+            raise BadAddressError(f"the address is too long: {len(text)} characters, at most {MAX_GIVEN_CHARS}")
+        form = _FORM.fullmatch(text)
+        if form is None:
+            raise BadAddressError(
+                f"{words.cut(text, 80)!r} is no address that is dialled: expected /ip4/IP/tcp/PORT, "
+                "/ip4/IP/udp/PORT/quic-v1, or either with /p2p/RELAY/p2p-circuit behind it"
+            )
+        named = _peer_id(form["peer"]) if form["peer"] else None
+        if named is None and peer_id is None:
+            raise BadAddressError("the address names no peer: /p2p/PEER_ID is missing at its end")
+        if named is not None and peer_id is not None and named != peer_id:
+            raise BadAddressError(f"the address names another peer than the one to be checked: {named}, not {peer_id}")
+        transport = f"tcp/{_port(form['tcp'])}" if form["tcp"] else f"udp/{_port(form['udp'])}/{form['quic']}"
+        circuit = f"/p2p/{_peer_id(form['relay'])}/p2p-circuit" if form["relay"] else ""
+        host = _host(form["protocol"], form["host"])
+        return cls(named or peer_id or "", f"/{form['protocol']}/{host}/{transport}{circuit}")
+
+
+def _peer_id(text: str) -> str:
+    try:
+        return parse_peer_id(text)
+    except BadPeerIdError as error:
+        raise BadAddressError(f"in the address, {error}") from error
+
+
+def _port(digits: str) -> int:
+    if not 0 < int(digits) <= _MAX_PORT:
+        raise BadAddressError(f"{digits} is no port")
+    return int(digits)
+
+
+def _host(protocol: str, host: str) -> str:
+    try:
+        match protocol:
+            case "ip4":
+                return str(ipaddress.IPv4Address(host))
+            case "ip6":
+                if "%" in host:
+                    raise BadAddressError("an address with a zone leads nowhere from elsewhere")
+                return str(ipaddress.IPv6Address(host))
+    except ValueError as error:
+        raise BadAddressError(str(error)) from error
+    if _NAME.fullmatch(host.lower()) is None:
+        raise BadAddressError(f"{words.cut(host, 80)!r} is no host name")
+    return host.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class GivenDial:
+    """How the dial of one given address ended. The verdict is unknown where nobody could dial it."""
+
+    address: str
+    """Without the peer's id, as far as that could be read."""
+    outcome: DialOutcome
+    vantage: str | None = None
+    checked_at: float | None = None
+    """Unix seconds; None where nobody looked."""
+
+    @classmethod
+    def of(cls, given: GivenAddress, answer: Answer) -> Self:
+        return cls(given.way, answer.outcome, answer.vantage, answer.checked_at)
+
+    @classmethod
+    def refused(cls, text: str, why: str) -> Self:
+        """Return what is said of an address that is never dialled."""
+        outcome = DialOutcome.unknown(Cause.NOT_DIALABLE, stage=Stage.LOOKUP, error=why)
+        return cls(words.cut(text, MAX_GIVEN_CHARS), outcome)
+
+    @property
+    def dialled(self) -> bool:
+        """Whether a connection was tried."""
+        return self.outcome.verdict is not Verdict.UNKNOWN or self.outcome.stage not in (Stage.QUEUE, Stage.LOOKUP)
+
+
+def how_it_ended(dial: GivenDial) -> str:
+    """Return one sentence or two. "Nobody could look" is never told as "does not answer"."""
+    address, outcome = words.cut(dial.address, MAX_SHOWN), dial.outcome
+    if outcome.verdict is Verdict.REACHABLE:
+        return f"{address} answers: the peer proved its id there{', through the relay' if outcome.relayed else ''}."
+    if outcome.cause is Cause.NOT_DIALABLE:
+        return f"{address} was not dialled: {outcome.error or 'this monitor dials no address of this kind'}."
+    if outcome.cause is Cause.WRONG_PEER:
+        return f"Another peer answers at {address}: the id that it proved is not the one that you gave."
+    why = _OF_THE_ADDRESS.get(outcome.cause) or message(outcome.cause) if outcome.cause else ""
+    if outcome.verdict is Verdict.UNKNOWN:
+        return f"Nobody could dial {address}, which says nothing about it. {why}".strip()
+    return f"{address} does not answer. {why}".strip()
+
+
+def difference(dials: Sequence[GivenDial], swarm: DialOutcome) -> str:
+    """Say where the given addresses and those that the swarm knows differ; empty where they do not.
+
+    `swarm` is what was found at the addresses that the swarm knows.
+    """
+    known = tuple(dict.fromkeys((*swarm.addresses, *swarm.known)))
+    others = [dial for dial in dials if dial.address not in known]
+    nowhere = swarm.cause is Cause.NO_ADDRESS
+    if not others or not (known or nowhere):
+        return ""
+    verdict = next(one for one in _MOST_TELLING if any(dial.outcome.verdict is one for dial in others))
+    told = [words.cut(dial.address, MAX_SHOWN) for dial in others if dial.outcome.verdict is verdict]
+    given = "The address that you gave" if len(dials) == 1 else words.listed(told, 3)
+    given += {
+        Verdict.REACHABLE: words.plural(len(told), " answers", " answer"),
+        Verdict.UNREACHABLE: words.plural(len(told), " does not answer", " do not answer"),
+        Verdict.UNKNOWN: words.plural(len(told), " was not dialled", " were not dialled"),
+    }[verdict]
+    if nowhere:
+        until = ": clients find the peer once it has joined the swarm" if verdict is Verdict.REACHABLE else ""
+        return f"{given}; the swarm knows no address of the peer{until}."
+    which = words.plural(len(known), "another", "others")
+    if swarm.verdict is Verdict.UNREACHABLE:
+        which += words.plural(len(known), ", which does not answer", ", which do not answer")
+        which += " either" if verdict is Verdict.UNREACHABLE else ""
+    elif swarm.verdict is Verdict.REACHABLE and verdict is Verdict.UNREACHABLE:
+        which += ", and reaches the peer there"
+    return f"{given}; the swarm knows {which}: {words.listed([words.cut(one, MAX_SHOWN) for one in known], 3)}."
