@@ -30,7 +30,10 @@ START_TIMEOUT = 10.0
 """Seconds that the nodes get to join the swarm."""
 EXIT_CODES = {Verdict.REACHABLE: 0, Verdict.UNREACHABLE: 1, Verdict.UNKNOWN: 2}
 EXIT_NOT_UNDERSTOOD = 2
-EXPECTED = "Give one peer id, in any spelling, or an address or a log line that has it."
+EXPECTED = (
+    "Give one peer id, in any spelling, or an address or a log line that has it. "
+    "The search of a monitor's page finds it by a part of it, a name or a model."
+)
 
 
 async def check(pasted: str, prober: Prober, timeout: float, *, as_json: bool) -> int:  # noqa: ASYNC109 - of a probe

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
-import re
 from enum import StrEnum
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
@@ -13,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from api.http.headers import JSON
-from shared.words import clean
+from shared.spreadsheet import cell
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -32,10 +30,6 @@ _ASKED = {"application/json": Form.JSON, "application/x-ndjson": Form.NDJSON, "a
           "application/jsonl": Form.NDJSON, "text/csv": Form.CSV}  # fmt: skip
 MAX_ACCEPT = 1_000
 """Characters of an Accept header that are read."""
-_FORMULA = re.compile(r"(^|;)(?=\s*[=+\-@＝＋－＠])")
-"""Where a spreadsheet would begin to calculate: at the start of a cell, with either separator of cells."""
-_BEGINS_ONE = frozenset(" =+-@＝＋－＠")
-"""First characters of text that `_FORMULA` may change; `clean` leaves no other white space."""
 
 
 def form_of(path: str, accept: str) -> Form:
@@ -89,26 +83,5 @@ def as_csv(entries: Iterable[msgspec.Struct], kind: type[msgspec.Struct], fields
     columns = [(field, name) for field in fields for name in inner.get(field, ("",))]
     writer.writerow([f"{field}_{name}" if name else field for field, name in columns])
     values = [attrgetter(f"{field}.{name}" if name else field) for field, name in columns]
-    writer.writerows([_cell(value(entry)) for value in values] for entry in entries)
+    writer.writerows([cell(value(entry)) for value in values] for entry in entries)
     return out.getvalue().encode()
-
-
-def _cell(value: Any) -> Any:
-    kind = type(value)
-    if kind is str:  # most are: what stands first here is half of the time that a table takes
-        return harmless(value)
-    if value is None:
-        return ""
-    if kind is float:
-        return value if math.isfinite(value) else ""
-    if kind is int:
-        return value
-    if kind is bool:
-        return "true" if value else "false"
-    return harmless(" ".join(value) if kind is tuple else f"{value}")
-
-
-def harmless(text: str) -> str:
-    """Return text that no spreadsheet takes for a formula: an apostrophe stands before what would begin one."""
-    text = clean(text)
-    return _FORMULA.sub(r"\1'", text) if text[:1] in _BEGINS_ONE or ";" in text else text

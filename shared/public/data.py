@@ -13,7 +13,8 @@ from shared.export_files import Form, Kind
 from shared.incidents import summary
 from shared.public.document import Document
 from shared.store.rings import HOUR
-from shared.words import clean, rfc3339
+from shared.spreadsheet import cell
+from shared.words import rfc3339
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -179,22 +180,3 @@ def _csv(kind: Kind, rows: Iterable[Row]) -> bytes:
     writer.writerow(ROWS[kind].__struct_fields__)
     writer.writerows([cell(value) for value in msgspec.structs.astuple(row)] for row in rows)
     return text.getvalue().encode()
-
-
-def cell(value: object) -> str:
-    """Return a value as a cell that no spreadsheet takes for a formula.
-
-    Servers choose names. A text that begins like a formula gets an apostrophe before it, as spreadsheets mark text;
-    the NDJSON has every text as it was announced.
-    """
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if not isinstance(value, str):
-        return str(value)
-    text = clean(value)
-    return f"'{text}" if text.lstrip()[:1] in _FORMULAS else text
-
-
-_FORMULAS = frozenset("=+-@＝＋－＠")
