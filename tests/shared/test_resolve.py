@@ -217,6 +217,30 @@ def test_likeness_is_the_share_of_pairs_in_common():
     assert _likeness(_pairs("abc"), _pairs("abd")) == 0.5
 
 
+def test_a_model_is_found_by_the_name_of_its_repository():
+    """Whatever it is called in the swarm; what stands after the Hub's address is its name there."""
+    for address in ("https://huggingface.co/Team/Weights/", "Team/Weights", "https://huggingface.co/Team/Weights"):
+        one = model("m-hf", 1, (), name="m", short_name="m", repository=address)
+        match = resolve("team/weights", snapshot(one)).only
+        assert (match is not None) == ("://" in address)
+
+
+def test_of_an_id_three_letters_in_one_place_may_be_wrong():
+    """Or missing at its end; and one peer whose id has another length hides none of the others."""
+    for letters, count in ((3, 1), (4, 0)):
+        mistyped = (
+            ONE[:20] + "".join("x" if each != "x" else "y" for each in ONE[20 : 20 + letters]) + ONE[20 + letters :]
+        )
+        assert len(look_up(mistyped).suggestions) == count
+    directory = Directory(peers={"QmShort": Kind.SERVER, ONE: Kind.SERVER})
+    assert [match.key for match in directory._near_peers(ONE[:-3])] == [ONE]
+    assert directory._near_peers(ONE[:-4]) == []
+
+
+def test_all_that_is_named_at_once_is_found():
+    assert {key for _, key in found("45.1.1.9 gpu.example.org")} == {ONE, TWO, peer_id(3)}
+
+
 def test_what_has_no_name_to_show_is_said_so():
     nameless = Directory(titles={"m": "\u200b"}, peers={})
     assert nameless._model("m").text == nameless._contributor("\u200b").text == "(nameless)"
