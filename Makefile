@@ -17,7 +17,7 @@ help:  ## This list
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
 	--only-binary :all: --no-binary python-baseconv,varint
 $(INSTALLED): deploy/requirements/run.txt
-	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed: apt install python3.11 python3.11-venv, or make PYTHON=…" >&2; exit 2; }
+	@$(PYTHON) -c "" 2>/dev/null || { echo "$(PYTHON) is not installed: apt install python3.11 python3.11-venv, or make PYTHON=…" >&2; exit 2; }
 	@$(PYTHON) deploy/check_machine.py $(VENV)
 	$(PYTHON) -m venv --clear $(VENV)
 	$(PIP_INSTALL) -r deploy/requirements/run.txt || { rm -rf $(VENV); exit 1; }

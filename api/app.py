@@ -38,7 +38,7 @@ from api.http.problems import exception_handlers
 from api.http.request_id import RequestId
 from api.http.request_spans import RequestSpans
 from api.metrics.process import RequestMetrics
-from api.pages.render import STATIC_DIR
+from api.pages.templating import STATIC_DIR
 from api.responses.prepared import AnswerPrepared
 from api.services import Services
 

@@ -161,7 +161,7 @@ class Services:
         """Return the 404 for what the snapshot does not have, with suggestions; a 503 where there is no snapshot."""
         if self.swarm.snapshot is None:
             return self.no_snapshot()
-        return Problem(404, detail, near=await self.suggestions(kind, name), asked=name)
+        return Problem(404, detail, near=await self.suggestions(kind, name), heading=f"No such {kind}", asked=name)
 
     async def suggestions(self, kind: Literal["model", "server"], name: str) -> list[tuple[str, str]]:
         """Return (text, address of the page) of what may have been meant by a mistyped name."""

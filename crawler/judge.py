@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from shared.advice.models import usability
 from shared.judgement.coverage import coverage
-from shared.reachability import Cause, advice, message
+from shared.reachability import Cause, DialOutcome, Stage, advice, message
 from shared.snapshot import (
     SCHEMA_VERSION,
     ModelReport,
@@ -28,11 +29,11 @@ if TYPE_CHECKING:
     from crawler.models import Model
     from crawler.observe.observation import Observation, ObservedModel
     from crawler.observe.records import ServerRecord
-    from shared.reachability import DialOutcome
 
 MIN_BLOCKS_FOR_A_NAME = 10
 """A public name is an advertisement; it is earned by serving this many blocks of a model."""
 
+_NOT_PROBED = DialOutcome(Verdict.UNKNOWN, Stage.LOOKUP)
 _RANK = {PeerState.OFFLINE: 0, PeerState.JOINING: 1, PeerState.ONLINE: 2}
 
 
@@ -60,9 +61,21 @@ def judge(observation: Observation, update_period: float, geo_database: GeoDatab
     return snapshot if geo_database is None else geo_database.with_locations(snapshot)
 
 
-def peer_state(announced: PeerState, dial: DialOutcome | None) -> PeerState:
+def with_since(snapshot: Snapshot, before: Snapshot | None) -> Snapshot:
+    """Return the snapshot with when each model was first found as it is, going on from the snapshot before."""
+    known = {} if before is None else {model.dht_prefix: (usability(model), model.since) for model in before.models}
+
+    def since(model: ModelReport) -> float:
+        kind, first = known.get(model.dht_prefix, (None, None))
+        return first if first is not None and kind is usability(model) else snapshot.taken_at
+
+    models = tuple(msgspec.structs.replace(model, since=since(model)) for model in snapshot.models)
+    return msgspec.structs.replace(snapshot, models=models)
+
+
+def peer_state(announced: PeerState, dial: DialOutcome) -> PeerState:
     """Return the state to show: UNREACHABLE only for a server that announces ONLINE and that a probe found so."""
-    if announced is PeerState.ONLINE and dial is not None and dial.verdict is Verdict.UNREACHABLE:
+    if announced is PeerState.ONLINE and dial.verdict is Verdict.UNREACHABLE:
         return PeerState.UNREACHABLE
     return announced
 
@@ -123,7 +136,9 @@ def _server_report(
     peer_id: str, announced: Mapping[int, ServerRecord], model: Model, observation: Observation
 ) -> ServerReport:
     span, record = best_span(announced, model.num_blocks)
-    dial = observation.dials.get(peer_id) if record.state is PeerState.ONLINE else None
+    probed = record.state is PeerState.ONLINE and peer_id in observation.dials
+    dial = observation.dials[peer_id] if probed else _NOT_PROBED
+    reached = dial.verdict is Verdict.REACHABLE
     state = peer_state(record.state, dial)
     return ServerReport(
         peer_id=peer_id,
@@ -131,13 +146,13 @@ def _server_report(
         announced=record.state,
         span=span,
         show_public_name=state is PeerState.ONLINE and span.length >= MIN_BLOCKS_FOR_A_NAME,
-        verdict=dial.verdict if dial is not None else Verdict.UNKNOWN,
-        error=dial.explanation if dial is not None else None,
-        cause=dial.cause if dial is not None and dial.verdict is not Verdict.REACHABLE else None,
-        relayed=dial.relayed if dial is not None else None,
-        relay=dial.relay if dial is not None else None,
-        rtt=dial.rtt if dial is not None and dial.verdict is Verdict.REACHABLE else None,
-        conflict=conflict(record, dial, observation.versions.get(peer_id)) if dial is not None else None,
+        verdict=dial.verdict,
+        error=dial.explanation,
+        cause=None if reached else dial.cause,
+        relayed=dial.relayed,
+        relay=dial.relay,
+        rtt=dial.rtt if reached else None,
+        conflict=conflict(record, dial, observation.versions.get(peer_id)) if probed else None,
         multiaddrs=observation.addresses.get(peer_id, ()),
         **record.fields(),
     )

@@ -13,6 +13,7 @@ import msgspec
 import structlog
 from redis.exceptions import RedisError
 
+from crawler.judge import with_since
 from shared import tracing
 from shared.snapshot import CrawlStatus, Snapshot
 from shared.store.snapshots import DeposedError
@@ -87,7 +88,7 @@ class Publisher:
         snapshot = self._dated(snapshot)
         if self._inference is not None:
             snapshot = self._inference.merged(snapshot)
-        self.last = snapshot
+        self.last = snapshot = with_since(snapshot, self.last)
         self._metrics.crawled(snapshot)
         size = None
         try:

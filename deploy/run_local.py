@@ -10,7 +10,6 @@ import argparse
 import asyncio
 import json
 import multiprocessing
-import os
 import signal
 import socket
 import sys
@@ -38,9 +37,6 @@ DEMO_MODELS = [
     }
 ]
 DEMO_PERIOD = "10"
-DAEMON_GC_PERCENT = "50"
-"""Go's GOGC for the libp2p daemons, where it is not set. By its default, 100, each takes 30 MB more in use, and a fifth
-less processor time in a flood of calls."""
 WORKERS_WAIT = 3.0
 """Seconds for which workers let a first crawl go before them."""
 START_TIMEOUT = 60.0
@@ -143,7 +139,7 @@ async def _run(arguments: argparse.Namespace, settings: Settings) -> int:
 
 
 async def _start_all(supervisor: Supervisor, arguments: argparse.Namespace, settings: Settings) -> None:
-    environment = {"PYTHONUNBUFFERED": "1", "GOGC": os.environ.get("GOGC", DAEMON_GC_PERCENT)}
+    environment = {"PYTHONUNBUFFERED": "1"}
     demo = awaited(_start_demo_swarm(supervisor)) if arguments.demo else None
     try:
         await _start_services(supervisor, arguments, settings, environment, demo)

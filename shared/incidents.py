@@ -7,6 +7,7 @@ from enum import StrEnum
 
 import msgspec
 
+from shared import words
 from shared.snapshot import MAX_BLOCKS, check_times
 
 _ID = re.compile(r"[A-Za-z0-9-]{1,64}")
@@ -100,7 +101,7 @@ def summary(incident: Incident) -> str:
         why = _visible(incident.unusable)
         return "Its servers answer, but do not compute: no token comes out" + (f" ({why})." if why else ".")
     if incident.last_healthy is None:
-        return "No crawl has found this model healthy yet: some of its blocks have no server."
+        return "It was broken when it was first seen: some of its blocks had no server."
     sentences = [_stretch(lost) for lost in incident.cause]
     if incident.more_blocks:
         sentences.append(f"And {incident.more_blocks:,} more stretch{'es' * (incident.more_blocks > 1)} of blocks.")
@@ -108,12 +109,11 @@ def summary(incident: Incident) -> str:
 
 
 def _stretch(lost: LostBlocks) -> str:
-    one = lost.end - lost.start == 1
-    blocks = f"Block {lost.start}" if one else f"Blocks {lost.start} to {lost.end - 1}"
+    blocks = words.sentence(words.blocks([(lost.start, lost.end)])).removesuffix(".")
     if not lost.servers:
         return f"{blocks} had no server."
     named = [
-        f"…{_visible(server.peer_id[-6:])} ({server.start}:{server.end}) {_FATES[server.fate]}"
+        f"…{_visible(server.peer_id[-6:])} ({words.blocks([(server.start, server.end)])}) {_FATES[server.fate]}"
         for server in lost.servers[:MAX_NAMED]
     ]
     left_out = len(lost.servers) - len(named) + lost.more_servers

@@ -86,5 +86,10 @@ def _check_multihash(multihash: bytes) -> None:
 
 
 def short_peer_id(peer_id: str) -> str:
-    """Return the form that pages and pictures show: "..." and the last six characters."""
+    """Return the form that JSON and pictures show: "..." and the last six characters."""
     return "..." + peer_id[-6:]
+
+
+def named_peer(peer_id: str) -> str:
+    """Return how sentences name a peer: `…` and the last six characters."""
+    return "…" + peer_id[-6:]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from shared.address_text import canonical_ip, endpoint
 from shared.paste import MAX_WORDS, Paste, read_paste
-from shared.peer_id import short_peer_id
+from shared.peer_id import named_peer
 from shared.words import clean, cut
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ class Directory:
                 self.hosts.setdefault(f"{host} {port}", {})[peer_id] = None
 
     def _peer(self, peer_id: str, addresses: tuple[str, ...] = ()) -> Match:
-        return Match(self.peers.get(peer_id, Kind.PEER), peer_id, short_peer_id(peer_id), addresses)
+        return Match(self.peers.get(peer_id, Kind.PEER), peer_id, named_peer(peer_id), addresses)
 
     def _model(self, prefix: str) -> Match:
         return Match(Kind.MODEL, prefix, cut(self.titles[prefix], MAX_NAME) or "(nameless)")

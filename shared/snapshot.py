@@ -162,6 +162,8 @@ class ModelReport(msgspec.Struct, frozen=True, gc=False):
     servers: tuple[ServerReport, ...] = ()
     usability: Usability | None = None
     """Whether a client gets tokens, by the latest chain through its servers; None where there was none."""
+    since: float | None = None
+    """When a crawl first found it as it is now: usable, fragile, broken, … Unix seconds; None is not known."""
 
 
 class BootstrapPeer(msgspec.Struct, frozen=True, gc=False):
@@ -224,7 +226,7 @@ class Snapshot(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def num_conflicts(self) -> int:
-        """Distinct peers that say otherwise than a record under their name."""
+        """Distinct peers that differ from a record under their name."""
         return len({server.peer_id for model in self.models for server in model.servers if server.conflict})
 
 
@@ -303,6 +305,7 @@ def _check(snapshot: Snapshot) -> None:
     _in_range("update_duration", snapshot.update_duration, MAX_SECONDS)
     for model in snapshot.models:
         _in_range("num_blocks", model.num_blocks, MAX_BLOCKS)
+        _in_range("since", model.since or 0.0, MAX_UNIX_SECONDS)
         for server in model.servers:
             if not 0 <= server.span.start < server.span.end <= model.num_blocks:
                 raise ValueError(f"not a snapshot: span {server.span.start}:{server.span.end} of {model.num_blocks}")

@@ -111,8 +111,9 @@ async def _resolved(request: Request, asked: str, status: int = 200) -> Response
     peers = [match for match in resolution.found if is_peer(match)]
     if len(peers) == 1:
         return RedirectResponse(check_href(peers[0].key, peers[0].addresses), 303)
-    snapshot = services.swarm.snapshot
-    found = await services.on_demand.render(partial(make_search, resolution, snapshot, to_check=True))
+    view = services.swarm.view()
+    search = partial(make_search, resolution, view.snapshot, to_check=True, stale=view.stale)
+    found = await services.on_demand.render(search)
     return _html(services.pages.check(peer_id=None, answer=None, problem=None, search=found), status)
 
 

@@ -56,8 +56,8 @@ async def search(request: Request) -> Response:
 async def _search(request: Request, resolution: Resolution) -> SearchView:
     services = services_of(request)
     incidents = await in_time(services.history.incidents()) or ()
-    snapshot = services.swarm.snapshot
-    return await services.on_demand.render(lambda: make_search(resolution, snapshot, incidents))
+    view = services.swarm.view()
+    return await services.on_demand.render(lambda: make_search(resolution, view.snapshot, incidents, stale=view.stale))
 
 
 def _document(hit: Hit) -> SearchHit:

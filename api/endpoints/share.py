@@ -10,7 +10,7 @@ from api.http.base_address import base_address
 from api.http.problems import Problem
 from api.http.resources import resource
 from api.pages.history import make_event
-from api.pages.render import STATIC_DIR
+from api.pages.templating import STATIC_DIR
 from api.responses import kinds
 from api.services import services_of
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from starlette.exceptions import HTTPException
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from api.http.headers import CORS, PROBLEM_JSON, SECURITY_HEADERS, is_api
 from shared.public.problem import ProblemDocument
@@ -21,9 +21,13 @@ CLIENT_LEFT = 499
 """nginx's number for a client that hung up: nobody reads the answer, but metrics count it, and not as our failure."""
 
 _DETAILS = {
-    404: "There is nothing at this address. The API is described at /openapi.json.",
+    404: "There is nothing at this address. The API is described at /docs.",
     405: "This address can only be read: GET or HEAD.",
 }
+
+
+_MEANT = {"/servers": "/#models", "/models": "/#models", "/api": "/docs", "/api/v1": "/docs"}
+"""Addresses that people type, and the pages that have it."""
 
 
 class Problem(HTTPException):
@@ -62,7 +66,10 @@ def exception_handlers(
         status = error.status_code
         near = error.near if isinstance(error, Problem) else ()
         detail = error.detail if isinstance(error, Problem) else _DETAILS.get(status, error.detail)
-        if "text/html" in request.headers.get("accept", "") and not request.url.path.startswith("/api/"):
+        by_hand = "text/html" in request.headers.get("accept", "")
+        if by_hand and status == HTTPStatus.NOT_FOUND and (meant := _MEANT.get(request.url.path.rstrip("/"))):
+            return RedirectResponse(meant)
+        if by_hand and not request.url.path.startswith("/api/"):
             heading, asked = (error.heading, error.asked) if isinstance(error, Problem) else ("", "")
             html = page(status, heading or _title(status), detail, near, asked)
             return HTMLResponse(html, status, headers={**SECURITY_HEADERS, **(error.headers or {})})

@@ -65,7 +65,7 @@ class SwarmCollector(Collector):
         )
         yield gauge(
             "petals_servers_conflicting",
-            "Servers that say otherwise than a record under their name, which anyone can write.",
+            "Servers that differ from a record under their name, which anyone can write.",
             snapshot.num_conflicts,
         )
         yield gauges(
@@ -175,7 +175,7 @@ class SwarmCollector(Collector):
         )
         yield gauge(
             "petals_servers_using_relay",
-            "Servers that announce to be behind a relay.",
+            "Servers that announce that they use a relay.",
             sum(bool(server.using_relay) for server in servers),
         )
         yield gauge(

@@ -20,6 +20,13 @@ MAX_TRIED = 8
 """Bootstrap addresses, or servers, named in an explanation."""
 
 
+_PAST = (
+    *((" used now", " used"), ("cannot be", "could not be"), ("can be", "could be")),
+    *((" is ", " was "), (" gives ", " gave ")),
+)
+"""How a headline is told of a snapshot that is stale."""
+
+
 @dataclass(frozen=True, slots=True)
 class Notice:
     """Something to know before reading on. `tone` is warn, bad or idle."""
@@ -60,8 +67,10 @@ def headline(view: View) -> Headline:
     if not view.stale:
         return fresh
     # What is old is told in the past tense, and never in green.
-    title = fresh.title.replace(" is ", " was ").replace("cannot", "could not") + " when it was last seen"
-    then = fresh.text.replace("can be used now", "could be used").replace(" can be ", " could be ")
+    title, then = fresh.title, fresh.text
+    for now, past in _PAST:
+        title, then = title.replace(now, past), then.replace(now, past)
+    title += " when it was last seen"
     return Headline("warn" if fresh.tone == "good" else fresh.tone, title, then)
 
 
@@ -82,6 +91,8 @@ def _judge(snapshot: Snapshot) -> Headline:
         counted = f"Its {kind} cannot be used now."
     if usable == len(judged):
         counted = f"All {len(judged)} {kind}s can be used now." if usable > 1 else f"Its {kind} can be used now."
+    if usable and not any(map(gives_tokens, judged)):
+        counted += " The servers answered; no computation has proved it."
     match swarm_state(snapshot):
         case "healthy" if usable < len(judged):
             return Headline("warn", "Every block is served, but not every model gives tokens", counted)

@@ -10,8 +10,8 @@ from shared import words
 from shared.advice.inference import model_proof, seconds
 from shared.judgement.coverage import coverage, weakest_stage
 from shared.judgement.path import find_path
-from shared.judgement.usability import path_stands
-from shared.peer_id import short_peer_id
+from shared.judgement.usability import gives_tokens, path_stands
+from shared.peer_id import named_peer
 from shared.snapshot import ModelState, PeerState
 
 if TYPE_CHECKING:
@@ -50,9 +50,11 @@ class Strip:
 
 @dataclass(frozen=True, slots=True)
 class PathView:
-    """The way of a client through the model. `tokens` is the estimate as text, empty without one."""
+    """The way of a client through the model: that of the latest computation, else the one that would be fastest."""
 
     tokens: str = ""
+    """What one user gets, in tokens/s: proved, else estimated; empty where neither is known."""
+    proved: bool = False
     hops: tuple[tuple[str, str, str], ...] = ()
     """Of each server: short id, address of its page, blocks."""
 
@@ -120,7 +122,7 @@ def make_card(model: ModelReport, told: ModelAdvice, *, max_rows: int = FULL_TAB
         strip=make_strip(held, model),
         told=told,
         capacity="" if stale else _capacity(model),
-        path=PathView() if stale else path_view(model, held),
+        path=PathView() if stale else _proved_path(model) or path_view(model, held),
         states=rows.state_counts(model),
         num_servers=len(model.servers),
         rows=rows.make_rows(listed, model.num_blocks),
@@ -151,7 +153,7 @@ def make_strip(held: Coverage, model: ModelReport) -> Strip:
 def _hop(hop: Hop, num_blocks: int) -> StripPart:
     took = "" if hop.seconds_per_step is None else f", {seconds(hop.seconds_per_step)} per token"
     relayed = ", through a relay" if hop.relayed else ""
-    title = f"{short_peer_id(hop.peer_id)} computed {words.blocks([(hop.start, hop.end)])}{took}{relayed}"
+    title = f"{named_peer(hop.peer_id)} computed {words.blocks([(hop.start, hop.end)])}{took}{relayed}"
     place = rows.percent(hop.start, num_blocks)
     return StripPart("hop", place, rows.percent(hop.end - hop.start, num_blocks), title)
 
@@ -175,18 +177,27 @@ def path_view(model: ModelReport, held: Coverage) -> PathView:
     path = find_path(model, held)
     if path is None:
         return PathView()
-    hops = tuple(
-        (
-            text.cut(hop.server.peer_id[-6:]),
-            text.server_href(hop.server.peer_id),
-            words.block_range(hop.start, hop.end),
-        )
-        for hop in path.hops
-    )
-    tokens = "" if path.tokens_per_second is None else f"{path.tokens_per_second:.2g}"
-    if path.tokens_per_second is not None and path.tokens_per_second >= 10:  # noqa: PLR2004 - `1.2e+02` reads badly
-        tokens = text.number(path.tokens_per_second)
-    return PathView(tokens=tokens, hops=hops)
+    hops = tuple(_passed(hop.server.peer_id, hop.start, hop.end) for hop in path.hops)
+    return PathView(_tokens(path.tokens_per_second), hops=hops)
+
+
+def _proved_path(model: ModelReport) -> PathView | None:
+    """Return the chain of the latest computation; None where none gave a token, or where a server of it has left."""
+    found = model.usability
+    if found is None or not gives_tokens(model):
+        return None
+    speed = 1 / found.seconds_per_token if found.seconds_per_token else None
+    return PathView(_tokens(speed), proved=True, hops=tuple(_passed(h.peer_id, h.start, h.end) for h in found.path))
+
+
+def _passed(peer_id: str, start: int, end: int) -> tuple[str, str, str]:
+    return text.cut(peer_id[-6:]), text.server_href(peer_id), words.block_range(start, end)
+
+
+def _tokens(per_second: float | None) -> str:
+    if per_second is None:
+        return ""
+    return text.number(per_second) if per_second >= 10 else f"{per_second:.2g}"  # noqa: PLR2004 - `1.2e+02` reads badly
 
 
 def _capacity(model: ModelReport) -> str:

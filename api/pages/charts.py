@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from api.pages import text
@@ -92,12 +93,15 @@ def uptime_bars(
 ) -> list[Bars]:
     """Draw `{hour: (looked, good)}` (hours since 1970) as a row of bars for each window, up to the hour of now.
 
-    `watched` are the seconds of each window of which its uptime is a share.
+    `watched` are the seconds of each window of which its uptime is a share. A window of which no more was watched than
+    of the shorter one before it would say the same again, and is left out.
     """
     current = int(now // HOUR)
+    seconds = {window: watched.get(window.name, 0.0) for window in WINDOWS}
+    telling = [WINDOWS[0], *(longer for shorter, longer in pairwise(WINDOWS) if seconds[longer] > seconds[shorter])]
     return [
-        _row(hours, current, window, uptime_words(uptimes.get(window.name), watched.get(window.name, 0.0), window))
-        for window in WINDOWS
+        _row(hours, current, window, uptime_words(uptimes.get(window.name), seconds[window], window))
+        for window in telling
     ]
 
 

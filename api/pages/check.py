@@ -81,7 +81,10 @@ def make_result(peer_id: str, view: CheckView) -> Result:
     places = len(view.answers)
     agreeing = sum(answer.outcome.verdict is view.verdict for answer in view.answers)
     where = f"{agreeing} of {places} places found the same." if places > 1 else ""
-    reports = tuple(_report(answer, view.show_addresses) for answer in view.answers)
+    reports = tuple(
+        _report(answer, view.show_addresses, announces=bool(server.shares) or server.bootstrap is None)
+        for answer in view.answers
+    )
     proof = None if view.inference is None else server_proof(view.inference)
     may_compute = view.may_compute and view.verdict is Verdict.REACHABLE
     compute_href = f"{text.check_href(peer_id)}?inference=1" if may_compute else ""
@@ -97,12 +100,13 @@ def make_result(peer_id: str, view: CheckView) -> Result:
     )
 
 
-def _report(answer: Answer, show_addresses: bool) -> Report:
+def _report(answer: Answer, show_addresses: bool, *, announces: bool) -> Report:
     outcome = answer.outcome
     relayed = {True: "through a relay", False: "directly", None: ""}[outcome.relayed]
     relay = f"…{text.cut(outcome.relay[-6:])}" if outcome.relay else ""
     reached_at = text.cut(outcome.reached_at or "", 160) if show_addresses else ""
-    served = {True: "yes", False: "not yet: it may be loading blocks", None: ""}[outcome.protocol_ok]
+    not_served = "not yet: it may be loading blocks" if announces else "no: a bootstrap peer need not"
+    served = {True: "yes", False: not_served, None: ""}[outcome.protocol_ok]
     evidence = (
         ("Connected", relayed),
         ("At", reached_at),

@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 
 from api.pages import text
 from api.pages.history import make_event
+from shared import words
 from shared.changes import sentence, title
 
 if TYPE_CHECKING:
@@ -23,14 +24,16 @@ DAY = 86400
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
+class Entry:
+    """One entry of a feed, as text; times are Unix seconds."""
+
     id: str
     title: str
     summary: str
     published: float
     updated: float
     link: str
-    category: str
+    category: str = ""
 
 
 def atom_feed(incidents: Sequence[Incident], *, base: str, now: float, last_seen: float | None = None) -> str:
@@ -42,7 +45,7 @@ def atom_feed(incidents: Sequence[Incident], *, base: str, now: float, last_seen
     newest = sorted(incidents, key=lambda incident: incident.updated, reverse=True)[:MAX_ENTRIES]
     entries = [_incident(incident, base, now, last_seen) for incident in newest]
     itself, page = f"{base}/incidents.atom", f"{base}/incidents"
-    return _feed("Petals Health: incidents", entries, now, itself=itself, page=page, feed_id=_urn("incidents/feed"))
+    return write_feed("Petals Health: incidents", entries, now, itself=itself, page=page, feed_id=urn("incidents/feed"))
 
 
 def changes_feed(changes: Sequence[Change], wanted: ChangeFilter, *, base: str, now: float) -> str:
@@ -58,8 +61,8 @@ def changes_feed(changes: Sequence[Change], wanted: ChangeFilter, *, base: str, 
     elif wanted.contributor is not None:
         page = base + text.contributor_href(wanted.contributor)
     entries = [
-        _Entry(
-            _urn(f"changes/{change.id}"),
+        Entry(
+            urn(f"changes/{change.id}"),
             title(change),
             sentence(change),
             change.start,
@@ -69,20 +72,20 @@ def changes_feed(changes: Sequence[Change], wanted: ChangeFilter, *, base: str, 
         )
         for change in changes
     ]
-    itself, feed_id = f"{base}/changes.atom{query}", _urn(f"changes/feed{query}")
-    return _feed(f"Petals Health: {about}", entries, now, itself=itself, page=page, feed_id=feed_id)
+    itself, feed_id = f"{base}/changes.atom{query}", urn(f"changes/feed{query}")
+    return write_feed(f"Petals Health: {about}", entries, now, itself=itself, page=page, feed_id=feed_id)
 
 
-def _incident(incident: Incident, base: str, now: float, last_seen: float | None) -> _Entry:
+def _incident(incident: Incident, base: str, now: float, last_seen: float | None) -> Entry:
     event = make_event(incident, now, last_seen)
     if incident.end is None:
         name, lasted = f"{event.name} is down" if last_seen is None else f"{event.name} was down when last seen", ""
     else:
         name, lasted = f"{event.name} was down for {event.duration} ({event.state})", f" It lasted {event.duration}."
-    return _Entry(
-        _urn(f"incidents/{incident.id}{incident.dht_prefix}"),
+    return Entry(
+        urn(f"incidents/{incident.id}{incident.dht_prefix}"),
         name,
-        f"Since {_rfc3339(incident.start)}: {event.summary} {event.blocks}.{lasted}",
+        f"Since {words.rfc3339(incident.start)}: {event.summary} {event.blocks}.{lasted}",
         incident.start,
         incident.updated,
         f"{base}/incidents#{incident.id}",
@@ -90,34 +93,32 @@ def _incident(incident: Incident, base: str, now: float, last_seen: float | None
     )
 
 
-def _feed(name: str, entries: Sequence[_Entry], now: float, *, itself: str, page: str, feed_id: str) -> str:
+def write_feed(name: str, entries: Sequence[Entry], now: float, *, itself: str, page: str, feed_id: str) -> str:
+    """Return an Atom feed; `itself` and `page` are its own address and that of the page with the same."""
     # A feed without entries says today: the same all day, so that caches hold.
     updated = max((entry.updated for entry in entries), default=now // DAY * DAY)
     return (
         '<?xml version="1.0" encoding="utf-8"?>\n<feed xmlns="http://www.w3.org/2005/Atom">'
-        f"<id>{feed_id}</id><title>{_xml(name)}</title><updated>{_rfc3339(updated)}</updated>"
+        f"<id>{feed_id}</id><title>{_xml(name)}</title><updated>{words.rfc3339(updated)}</updated>"
         f'<author><name>Petals Health Monitor</name></author><link rel="self" type="application/atom+xml" '
         f'href="{_xml(itself)}"/><link rel="alternate" type="text/html" href="{_xml(page)}"/>'
         f"{''.join(map(_entry, entries))}</feed>\n"
     )
 
 
-def _entry(entry: _Entry) -> str:
+def _entry(entry: Entry) -> str:
+    category = f'<category term="{_xml(entry.category)}"/>' if entry.category else ""
     return (
         f"<entry><id>{entry.id}</id><title>{_xml(entry.title)}</title>"
-        f"<published>{_rfc3339(entry.published)}</published><updated>{_rfc3339(entry.updated)}</updated>"
-        f'<category term="{_xml(entry.category)}"/><link rel="alternate" type="text/html" href="{_xml(entry.link)}"/>'
+        f"<published>{words.rfc3339(entry.published)}</published><updated>{words.rfc3339(entry.updated)}</updated>"
+        f'{category}<link rel="alternate" type="text/html" href="{_xml(entry.link)}"/>'
         f"<summary>{_xml(entry.summary)}</summary></entry>"
     )
 
 
-def _xml(words: str) -> str:
-    return escape(text.clean(words))  # clean: control characters cannot stand in XML, escaped or not
+def _xml(value: str) -> str:
+    return escape(text.clean(value))  # clean: control characters cannot stand in XML, escaped or not
 
 
-def _urn(name: str) -> str:
+def urn(name: str) -> str:
     return uuid.uuid5(uuid.NAMESPACE_URL, f"petals-health/{name}").urn
-
-
-def _rfc3339(seconds: float) -> str:
-    return f"{text.utc(seconds):%Y-%m-%dT%H:%M:%SZ}"

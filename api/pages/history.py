@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cache
-from hashlib import sha256
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from api.pages import charts, text
+from api.pages.templating import environment, static_href
 from shared import words
 from shared.advice.inference import failure_words, record_words
 from shared.advice.models import Past
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
     from shared.store.history import ModelHistory, ServerHistory, ServerOutage
     from shared.store.inference_history import Proof
 
-PAGES_DIR = Path(__file__).resolve().parent
 MAX_ON_MODEL_PAGE = 5
 MAX_FAILED_HOURS = 10
 MAX_OUTAGES = 30
@@ -59,13 +56,21 @@ class ModelPast:
     def past(self, *, usable: bool) -> Past:
         """Return what a verdict says of the past: since when it is so, and when it was last otherwise."""
         if usable:
-            since = max((event.end for event in self.incidents if event.end is not None), default=self.watched_since)
+            ended = [event.end for event in self.incidents if event.end is not None]
+            since = max((*ended, *self._last_bad_crawl(), self.watched_since or 0.0)) or None
             return Past(since=since, watched_since=self.watched_since)
         if self.open_incident is not None:
             return Past.of(self.open_incident, watched_since=self.watched_since)
         # One crawl alone is no incident yet.
         healthy = [slot.slot * MINUTE for slot in self.minutes.slots if slot.healthy]
         return Past(self.watched_since, float(healthy[-1]) if healthy else None, self.watched_since)
+
+    def _last_bad_crawl(self) -> list[float]:
+        """Return when the last slot ended in which a crawl found it broken: of the minutes, else of the hours."""
+        for history in (self.minutes, self.hours):
+            if bad := [slot.slot for slot in history.slots if slot.healthy < slot.looks]:
+                return [min((bad[-1] + 1.0) * history.resolution.ring.step, history.read_at)]
+        return []
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,14 +106,22 @@ class FirstSeen:
 
 
 def model_history_html(history: ModelPast, last_seen: float | None = None) -> Markup:
-    """Uptime bars, charts of a day, a month and a year, and the last incidents. `last_seen`: as for `make_event`."""
+    """Uptime bars, charts of a day, a month and a year as far as it reaches, and the last incidents.
+
+    `last_seen`: as for `make_event`.
+    """
     hours, days, now = history.hours, history.days, history.hours.read_at
     watched = hours.watched(history.minutes)
     rows = charts.uptime_bars(_looks(hours), now, hours.uptimes(), watched)
     year = max(watched["30d"], (len(days.slots) - 1) * charts.DAY_SPAN.seconds)
-    rows.append(charts.year_bars(_looks(days), now, days.uptime(charts.YEAR.hours // 24), year))
-    spans = ((history.minutes, charts.DAY_SPAN), (hours, charts.MONTH_SPAN), (days, charts.YEAR_SPAN))
-    lines = [(span.name, _lines(level, span, now)) for level, span in spans]
+    if year > watched["30d"]:
+        rows.append(charts.year_bars(_looks(days), now, days.uptime(charts.YEAR.hours // 24), year))
+    spans = (
+        (history.minutes, charts.DAY_SPAN, True),
+        (hours, charts.MONTH_SPAN, watched["30d"] > watched["24h"]),
+        (days, charts.YEAR_SPAN, year > watched["30d"]),
+    )
+    lines = [(span.name, _lines(level, span, now)) for level, span, telling in spans if telling]
     return _render(
         "model_history",
         rows=rows,
@@ -219,8 +232,8 @@ def make_event(incident: Incident, now: float, last_seen: float | None = None) -
         start=incident.start,
         end=incident.end,
         duration=words.about(lasted),
-        until="" if ended else " until now" if last_seen is None else " until the swarm was last seen",
-        blocks=f"at worst {incident.covered_blocks} of {text.count(incident.num_blocks, 'block')} had a server",
+        until="" if ended else "" if last_seen is None else " until the swarm was last seen",
+        blocks=f"{incident.covered_blocks} of {text.count(incident.num_blocks, 'block')} had a server when fewest had",
         summary=summary(incident),
     )
 
@@ -282,42 +295,30 @@ def _title(view: View, found: Sequence[Outage]) -> str:
 def _without_incident(outage: Outage, pasts: Mapping[str, FirstSeen], view: View) -> BrokenModel:
     past = pasts.get(outage.dht_prefix)
     if past is None or past.at is None:
-        sentence = "Broken in the latest crawl."
+        sentence = "broken in the latest crawl."
     elif past.ever_healthy:
-        sentence = "Broken in the latest crawl; an incident begins if the next one finds it so too."
+        sentence = "broken in the latest crawl; an incident begins if the next one finds it so too."
     else:
-        sentence = f"Broken since it was first seen, {words.ago(past.at, view.now)}: no crawl has found it healthy."
+        sentence = f"broken since it was first seen, {words.ago(past.at, view.now)}: no crawl has found it healthy."
     if view.stale:
-        sentence = "It was broken when the swarm was last seen."
+        sentence = "broken when the swarm was last seen."
     name = text.cut(outage.name, 60) or text.cut(outage.dht_prefix, 60) or "(nameless)"
     return BrokenModel(name, text.model_href(outage.dht_prefix), outage.official, sentence)
 
 
 def stylesheet() -> str:
-    """The address of the charts' own style; a page never runs with that of another version."""
-    return f"/static/history.css?v={_fingerprint()}"
-
-
-@cache
-def _fingerprint() -> str:
-    return sha256((PAGES_DIR / "static" / "history.css").read_bytes()).hexdigest()[:10]
+    """The address of the charts' own style."""
+    return static_href("history.css")
 
 
 @cache
 def _template() -> Template:
-    environment = Environment(
-        loader=FileSystemLoader(PAGES_DIR / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        auto_reload=False,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
+    made = environment()
+    made.filters.update(
         iso=lambda seconds: f"{text.utc(seconds):%Y-%m-%dT%H:%M:%SZ}",
         utc=lambda seconds: f"{text.utc(seconds):%Y-%m-%d %H:%M} UTC",
     )
-    return environment.get_template("_charts.html")
+    return made.get_template("_charts.html")
 
 
 def _render(macro: str, **values: object) -> Markup:

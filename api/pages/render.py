@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
+import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from api.pages import (
     banner,
@@ -26,8 +25,10 @@ from api.pages import (
 )  # fmt: skip
 from api.pages import history as past
 from api.pages.help import make_help
+from api.pages.templating import environment, static_href
 from shared.advice import commands
-from shared.advice.models import Past, model_advice, nearest_usable
+from shared.advice.models import model_advice, nearest_usable
+from shared.advice.servers import what_failed
 from shared.judgement.coverage import coverage
 from shared.paste import MAX_KEPT
 from shared.peer_id import BadPeerIdError, parse_peer_id
@@ -44,9 +45,6 @@ if TYPE_CHECKING:
     from shared.snapshot import ModelReport, Snapshot
     from shared.store.history import ServerHistory
 
-PAGES_DIR = Path(__file__).resolve().parent
-STATIC_DIR = PAGES_DIR / "static"
-
 MAX_CARDS = 40
 """Models drawn in full on the overview; anyone may announce more, and those are only listed."""
 MAX_LISTED = 500
@@ -56,11 +54,14 @@ MAX_OVERVIEW_ROWS = 400
 MAX_MODEL_ROWS = 1_000
 """Servers listed on a model's page; of more, the fastest. The JSON has all. That many take 58 kB to send."""
 MAX_CONTRIBUTORS = 12
+MAX_NOT_COUNTED = 5
+"""Contributors named for models that are not official."""
 MAX_ISSUES = 200
 MAX_DAYS = 400
 """Days of the export that are listed."""
 MAX_ADAPTER_SNIPPETS = 3
 """LoRAs for which a model's page has its own Python."""
+_UNBROKEN = re.compile(r"(--[a-z_]+(?: [A-Z]+\b| \d[\w.:]*)?)|…\w{6}\b|\d+–\d+")
 MAX_CHIPS = 8
 """Models named in the verdict."""
 
@@ -80,51 +81,29 @@ class Pages:
 
     def __init__(self, public_url: str = "", *, unfold: bool = True) -> None:
         """`public_url` is the monitor's address without a slash; `unfold`: whether links say the state elsewhere."""
-        self._environment = Environment(
-            loader=FileSystemLoader(PAGES_DIR / "templates"),
-            autoescape=True,  # of the picture's markup too
-            undefined=StrictUndefined,
-            auto_reload=False,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
+        self._environment = environment()
         self._environment.filters.update(cut=text.cut, period=text.period, iso=_iso, utc=_utc, count=text.count)
         self._environment.filters.update(
             percent=charts.percent, duration=text.duration, number=text.number,
-            model_href=text.model_href, server_href=text.server_href, day=_day,
+            model_href=text.model_href, server_href=text.server_href, day=_day, unbroken=_unbroken,
         )  # fmt: skip
         self._environment.globals.update(
-            # A page never runs with the style or the script of another version of itself.
-            css=f"/static/app.css?v={_fingerprint('app.css')}",
-            js=f"/static/app.js?v={_fingerprint('app.js')}",
-            data_css=f"/static/data.css?v={_fingerprint('data.css')}",
-            check_js=f"/static/check.js?v={_fingerprint('check.js')}",
-            docs_css=f"/static/docs.css?v={_fingerprint('docs.css')}",
-            places_css=f"/static/places.css?v={_fingerprint('places.css')}",
-            share_css=f"/static/share.css?v={_fingerprint('share.css')}",
+            css=static_href("app.css"),
+            js=static_href("app.js"),
+            data_css=static_href("data.css"),
+            check_js=static_href("check.js"),
+            docs_css=static_href("docs.css"),
+            places_css=static_href("places.css"),
+            share_css=static_href("share.css"),
             public_url=public_url,
             unfold=unfold,
-            icon=f"/static/favicon.svg?v={_fingerprint('favicon.svg')}",
+            icon=static_href("favicon.svg"),
             petals_docs=commands.DOCUMENTATION,
         )
-        self._watch_script = f"/static/watch.js?v={_fingerprint('watch.js')}"
-        self._alert_icon = f"/static/favicon-alert.svg?v={_fingerprint('favicon-alert.svg')}"
-        names = (
-            *("overview", "model", "server", "check", "problem", "incidents", "data", "reports", "report"),
-            *(
-                "contributors",
-                "contributor",
-                "search",
-                "help",
-                "glossary",
-                "docs",
-                "embed",
-                "share",
-                "incident",
-                "places",
-            ),
-        )
-        self._templates = {name: self._environment.get_template(f"{name}.html") for name in names}
+        self._watch_script = static_href("watch.js")
+        self._alert_icon = static_href("favicon-alert.svg")
+        names = self._environment.list_templates(filter_func=lambda name: name.endswith(".html") and name[0] != "_")
+        self._templates = {name.removesuffix(".html"): self._environment.get_template(name) for name in names}
         self._picture = self._environment.get_template("picture.svg")
 
     def overview(self, view: View) -> str:
@@ -139,6 +118,7 @@ class Pages:
             shown.append(cards.make_card(model, told, max_rows=min(budget, cards.FULL_TABLE), stale=view.stale))
             budget -= len(shown[-1].rows)
         headline = banner.headline(view)
+        not_counted = _not_counted(snapshot) if snapshot is not None else []
         served = [card for card in shown if card.num_servers]
         context = _swarm_context(view, headline.title, "swarm")
         context["notices"] += banner.conflicts(view)
@@ -159,6 +139,8 @@ class Pages:
             issues=_issues(snapshot) if snapshot is not None else (),
             more_issues=max(0, len(snapshot.reachability_issues) - MAX_ISSUES) if snapshot is not None else 0,
             contributors=_contributors(snapshot) if snapshot is not None else (),
+            not_counted=not_counted[:MAX_NOT_COUNTED],
+            more_not_counted=len(not_counted[MAX_NOT_COUNTED:]),
             refused=sorted(snapshot.refused.by_reason.items()) if snapshot is not None else (),
             located=view.show_addresses and any(server.location for model in models for server in model.servers),
         )
@@ -172,7 +154,7 @@ class Pages:
         model = next((m for m in snapshot.models if m.dht_prefix == dht_prefix), None) if snapshot else None
         if model is None or snapshot is None:
             return None
-        then = Past() if history is None else history.past(usable=coverage(model).has_path)
+        then = None if history is None else history.past(usable=coverage(model).has_path)
         shown = view.shown or snapshot
         told = model_advice(model, shown, view.now, past=then, stale=view.stale)
         card = cards.make_card(model, told, max_rows=0, stale=view.stale)
@@ -200,6 +182,7 @@ class Pages:
                 for name in commands.usable_adapters(model)[:MAX_ADAPTER_SNIPPETS]
             ],
             documentation=commands.DOCUMENTATION,
+            unnamed=commands.REPOSITORY,
             rows=rows.make_rows(listed, model.num_blocks),
             left_out=len(model.servers) - len(listed),
             matrix=pings.make_matrix(model),
@@ -216,7 +199,8 @@ class Pages:
         told = found.advice
         context = _swarm_context(view, f"…{found.short_id} {told.title}", "swarm", text.server_json(peer_id))
         section = None if history is None else past.server_history_html(history, view.last_seen)
-        return self._render("server", context, server=found, history=section, feed=self._feed("server", peer_id))
+        feed = self._feed("server", peer_id)
+        return self._render("server", context, server=found, stale=view.stale, history=section, feed=feed)
 
     def incidents(self, view: View, incidents: Sequence[Incident], pasts: Mapping[str, past.FirstSeen]) -> str:
         """Outages of all models: those that last, and those that ended. `pasts`: see `make_incidents`."""
@@ -229,7 +213,7 @@ class Pages:
         shown = contributors.make_cards(entries)
         return self._render(
             "contributors",
-            _swarm_context(view, "Contributors", "contributors"),
+            _swarm_context(view, "Contributors", "contributors", text.CONTRIBUTOR_DOCUMENTS),
             cards=shown,
             left_out=len(entries) - len(shown),
             windows=[title for _, title in contributors.WINDOWS],
@@ -242,7 +226,9 @@ class Pages:
         card = next((card for card, entry in zip(cards, entries, strict=True) if entry.name == name), None)
         if card is None:
             return None
-        context = _swarm_context(view, f"Contributor {card.name.text}", "contributors")
+        context = _swarm_context(
+            view, f"Contributor {card.name.text}", "contributors", [("JSON", f"/api/v1{text.contributor_href(name)}")]
+        )
         return self._render("contributor", context, card=card, feed=self._feed("contributor", name))
 
     def data(self, view: View, document: DataDocument, *, exports: bool) -> str:
@@ -252,7 +238,7 @@ class Pages:
             days.setdefault(file.day, {}).setdefault(file.kind, []).append(file)
         return self._render(
             "data",
-            _swarm_context(view, "Open data", "data"),
+            _swarm_context(view, "Open data", "data", text.DATA_DOCUMENTS),
             days=list(days.items())[:MAX_DAYS],
             left_out=max(0, len(days) - MAX_DAYS),
             exports=exports,
@@ -260,13 +246,14 @@ class Pages:
 
     def reports(self, view: View, weeks: Sequence[str]) -> str:
         """The weeks that have a report, the newest first."""
-        return self._render("reports", _swarm_context(view, "Weekly reports", "reports"), weeks=weeks)
+        context = _swarm_context(view, "Weekly reports", "reports", text.REPORT_DOCUMENTS)
+        return self._render("reports", context, weeks=weeks)
 
     def report(self, view: View, report: ReportDocument) -> str:
         """What a week was like."""
         return self._render(
             "report",
-            _swarm_context(view, f"Week {report.week}", "reports"),
+            _swarm_context(view, f"Week {report.week}", "reports", [("JSON", f"/api/v1/reports/{report.week}")]),
             report=report,
             thanks=[(text.shown_name(name), contributors.href(name), hours) for name, hours in report.thanks.items()],
             stylesheet=past.stylesheet(),
@@ -279,7 +266,8 @@ class Pages:
     def help(self, view: View, *, gpu_gb: int | None = None) -> str:
         """Where one more server counts most, and how to start it on a GPU of so many GB."""
         found = make_help(view, gpu_gb)
-        return self._render("help", _swarm_context(view, "Help with a GPU", "help"), help=found)
+        context = _swarm_context(view, "Help with a GPU", "help", ())
+        return self._render("help", context, help=found, stale=view.stale, unnamed=commands.REPOSITORY)
 
     def glossary(self) -> str:
         """The terms that pages use."""
@@ -339,7 +327,7 @@ class Pages:
 
     def incident(self, view: View, event: past.Event) -> str:
         """One incident, under an address that stays."""
-        context = _swarm_context(view, f"{event.name}: {event.state}", "incidents")
+        context = _swarm_context(view, f"{event.name}: {event.state}", "incidents", text.INCIDENT_DOCUMENTS)
         context["description"] = f"{event.state}, {event.duration}. {event.blocks}. {event.summary}"
         return self._render("incident", context, event=event, stylesheet=past.stylesheet())
 
@@ -457,8 +445,9 @@ class IssueGroup:
 
 def _issues(snapshot: Snapshot) -> list[IssueGroup]:
     groups: dict[tuple[str, str], IssueGroup] = {}
+    causes = {server.peer_id: server.cause for model in snapshot.models for server in model.servers if server.cause}
     for issue in snapshot.reachability_issues[:MAX_ISSUES]:
-        error, advice = text.cut(issue.error, text.MAX_ERROR), text.cut(issue.advice, 600)
+        error, advice = what_failed(causes.get(issue.peer_id), issue.error), text.cut(issue.advice, 600)
         group = groups.setdefault((error, advice), IssueGroup(error, advice, []))
         group.peers.append((text.cut(issue.peer_id[-6:]), text.server_href(issue.peer_id)))
     return list(groups.values())
@@ -471,6 +460,27 @@ def _contributors(snapshot: Snapshot) -> list[tuple[text.Shown, str]]:
     ]
 
 
+def _not_counted(snapshot: Snapshot) -> list[text.Shown]:
+    """Return the public names that show in tables and that no official model has."""
+    names = {
+        server.public_name
+        for model in snapshot.models
+        for server in model.servers
+        if server.show_public_name and server.public_name and server.public_name not in snapshot.top_contributors
+    }
+    return [text.shown_name(name) for name in sorted(names)]
+
+
+def _unbroken(sentence: str) -> Markup:
+    """Return a sentence as HTML in which no flag with its value, peer and range of blocks is broken between lines."""
+
+    def kept(found: re.Match[str]) -> str:
+        tag = "code" if found[1] else "span"
+        return f'<{tag} class="nowrap">{found[0]}</{tag}>'
+
+    return Markup(_UNBROKEN.sub(kept, str(escape(sentence))))  # noqa: S704 - escaped
+
+
 def _iso(seconds: float) -> str:
     return f"{text.utc(seconds):%Y-%m-%dT%H:%M:%SZ}"
 
@@ -481,7 +491,3 @@ def _day(seconds: float) -> str:
 
 def _utc(seconds: float) -> str:
     return f"{text.utc(seconds):%Y-%m-%d %H:%M:%S} UTC"
-
-
-def _fingerprint(name: str) -> str:
-    return hashlib.sha256((STATIC_DIR / name).read_bytes()).hexdigest()[:10]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import uuid
-from html import escape
 from typing import TYPE_CHECKING
 
 from api.pages import charts
-from shared.words import clean, count, rfc3339
+from api.pages.feed import Entry, urn, write_feed
+from shared.words import count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,24 +20,19 @@ MAX_MODELS = 10
 
 def report_feed(reports: Sequence[ReportDocument], *, base: str) -> str:
     """Return the feed of these reports, the newest first. `base` is the monitor's own address, without a slash."""
-    updated = max((report.made_at for report in reports), default=0.0)
-    entries = "".join(_entry(report, base) for report in reports)
-    return (
-        '<?xml version="1.0" encoding="utf-8"?>\n<feed xmlns="http://www.w3.org/2005/Atom">'
-        f"<id>{_urn('feed')}</id><title>Petals Health: weekly reports</title><updated>{rfc3339(updated)}</updated>"
-        f'<author><name>Petals Health Monitor</name></author><link rel="self" href="{escape(base)}/reports.atom"/>'
-        f'<link rel="alternate" type="text/html" href="{escape(base)}/reports"/>{entries}</feed>\n'
-    )
-
-
-def _entry(report: ReportDocument, base: str) -> str:
-    link = f"{base}/reports/{report.week}"
-    return (
-        f"<entry><id>{_urn(report.week)}</id><title>Week {report.week}</title>"
-        f"<published>{rfc3339(report.made_at)}</published><updated>{rfc3339(report.made_at)}</updated>"
-        f'<link rel="alternate" type="text/html" href="{escape(link)}"/>'
-        f"<summary>{escape(clean(in_words(report)))}</summary></entry>"
-    )
+    entries = [
+        Entry(
+            urn(f"reports/{report.week}"),
+            f"Week {report.week}",
+            in_words(report),
+            report.made_at,
+            report.made_at,
+            f"{base}/reports/{report.week}",
+        )
+        for report in reports
+    ]
+    itself, page, feed_id = f"{base}/reports.atom", f"{base}/reports", urn("reports/feed")
+    return write_feed("Petals Health: weekly reports", entries, 0.0, itself=itself, page=page, feed_id=feed_id)
 
 
 def in_words(report: ReportDocument) -> str:
@@ -51,7 +45,3 @@ def in_words(report: ReportDocument) -> str:
     if report.num_new_servers is not None:
         servers += f", {report.num_new_servers:,} new"
     return " ".join([*sentences, f"{servers}.", f"{count(report.num_incidents, 'incident')}."])
-
-
-def _urn(name: str) -> str:
-    return uuid.uuid5(uuid.NAMESPACE_URL, f"petals-health/reports/{name}").urn

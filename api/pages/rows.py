@@ -119,7 +119,7 @@ def way_found(server: ServerReport) -> str:
     """How the crawler reached the server, and what that costs a client; empty where it did not."""
     if server.relayed is None or server.rtt is None:
         return ""
-    took = f"connected in {text.milliseconds(server.rtt)}"
+    took = f"in {text.milliseconds(server.rtt)}"
     if not server.relayed:
         return f"directly, {took}"
     relay = f" …{text.cut(server.relay[-6:])}" if server.relay else ""

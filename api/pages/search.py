@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from api.pages import text
 from shared import words
 from shared.judgement.contributors import serving
-from shared.peer_id import short_peer_id
+from shared.peer_id import named_peer
 from shared.resolve import Kind, Match, Resolution
 
 if TYPE_CHECKING:
@@ -74,8 +74,12 @@ def make_search(
     incidents: Sequence[Incident] = (),
     *,
     to_check: bool = False,
+    stale: bool = False,
 ) -> SearchView:
-    """Return what is shown for a resolution. `incidents` are all that are known, the newest first."""
+    """Return what is shown for a resolution. `incidents` are all that are known, the newest first.
+
+    `stale` says that the snapshot is too old to be told in the present tense.
+    """
     matches = (*resolution.found, *resolution.suggestions)
     named = any(match.kind is Kind.CONTRIBUTOR for match in matches)
     contributors = serving(snapshot) if named and snapshot is not None else {}
@@ -89,6 +93,8 @@ def make_search(
     else:
         found += _incidents(resolution.pasted, resolution.found, incidents)
         suggestions += _incidents("", resolution.suggestions, incidents)
+    if stale:
+        found, suggestions = ([_in_the_past(hit) for hit in hits] for hits in (found, suggestions))
     sentence = resolution.sentence if not any(hit.kind == "incident" for hit in found) else ""
     return SearchView(resolution.pasted, sentence, tuple(found), resolution.more, tuple(suggestions), to_check)
 
@@ -101,6 +107,10 @@ def _hit(match: Match, snapshot: Snapshot | None, to_check: bool, contributors: 
     elif match.kind is Kind.CONTRIBUTOR and match.key in contributors:
         href = text.contributor_href(match.key)
     return Hit(match.kind.value, match.key, match.text, href, _more(match, snapshot))
+
+
+def _in_the_past(hit: Hit) -> Hit:
+    return replace(hit, more=f"was {hit.more}") if hit.kind in (Kind.SERVER, Kind.MODEL) and hit.more else hit
 
 
 def _more(match: Match, snapshot: Snapshot | None) -> str:
@@ -131,7 +141,7 @@ def _servers_of(name: str, snapshot: Snapshot | None, to_check: bool) -> list[Hi
     servers = {s.peer_id: _share(model, s) for model in models for s in model.servers if s.public_name == name}
     href = text.check_href if to_check else text.server_href
     return [
-        Hit(Kind.SERVER.value, peer_id, short_peer_id(text.clean(peer_id)), href(peer_id), more)
+        Hit(Kind.SERVER.value, peer_id, named_peer(text.clean(peer_id)), href(peer_id), more)
         for peer_id, more in list(servers.items())[:MAX_OF_CONTRIBUTOR]
     ]
 

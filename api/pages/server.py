@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from api.pages import cards, rows, text
 from shared import words
 from shared.advice.inference import agreement_words, server_proof
-from shared.advice.servers import Server, server_advice
+from shared.advice.servers import Server, server_advice, what_failed
 from shared.judgement.coverage import coverage
 from shared.judgement.swarm import pings_to
 from shared.judgement.usability import OPT_OUT
@@ -149,7 +149,12 @@ def _share(model: ModelReport, server: ServerReport) -> Share:
         ("Connects", {True: "through a relay", False: "directly", None: ""}[server.using_relay]),
         ("Petals version", text.cut(server.version or "", 40)),
     )
-    found = (("Verdict", rows.verdict_words(server)), ("Connected", rows.way_found(server)))
+    error = (server.error or "").removeprefix(what_failed(server.cause, None)).strip(" ()")
+    found = (
+        ("Verdict", rows.verdict_words(server)),
+        ("Connected", rows.way_found(server)),
+        ("Error of libp2p", text.cut(error, text.MAX_ERROR)),
+    )
     return Share(
         model_name=text.cut(model.name, 60),
         model_href=text.model_href(model.dht_prefix),

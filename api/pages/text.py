@@ -27,6 +27,9 @@ MAX_LINK_CHARS = 300
 MAX_ERROR = 400
 
 SWARM_DOCUMENTS = (("JSON", "/api/v1/state"), ("text", "/swarm.txt"), ("Prometheus metrics", "/metrics"))
+CONTRIBUTOR_DOCUMENTS = (("JSON", "/api/v1/contributors"),)
+DATA_DOCUMENTS = (("JSON", "/api/v1/data"),)
+REPORT_DOCUMENTS = (("JSON", "/api/v1/reports"), ("Atom feed", "/reports.atom"))
 INCIDENT_DOCUMENTS = (("JSON", "/api/v1/incidents"), ("Atom feed", "/incidents.atom"))
 """The page in other forms: (name, address)."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from redis.exceptions import RedisError
 
@@ -65,41 +65,34 @@ class HistoryCache:
 
     async def model(self, dht_prefix: str, resolution: Resolution = Resolution.HOUR) -> ModelHistory:
         """Return a model's slots; none for a model without history."""
-        found: ModelHistory = await self._read(
+        return await self._read(
             ("model", dht_prefix, resolution), lambda: self._reader.model(dht_prefix, resolution, self._now())
         )
-        return found
 
     async def server(self, peer_id: str) -> ServerHistory | None:
         """Return a server's hours; None where nothing is kept of it."""
-        found: ServerHistory | None = await self._read(
-            ("server", peer_id), lambda: self._reader.server(peer_id, self._now())
-        )
-        return found
+        return await self._read(("server", peer_id), lambda: self._reader.server(peer_id, self._now()))
 
     async def incidents(self) -> tuple[Incident, ...]:
         """Return open and ended incidents, the newest first."""
-        found: tuple[Incident, ...] = await self._read(("incidents",), self._reader.incidents)
-        return found
+        return await self._read(("incidents",), self._reader.incidents)
 
     async def contributors(self) -> dict[str, Contributor]:
         """Return what is counted for each public name."""
-        found: dict[str, Contributor] = await self._read(("contributors",), self._reader.contributors)
-        return found
+        return await self._read(("contributors",), self._reader.contributors)
 
     async def report_weeks(self) -> list[str]:
         """Return the weeks that have a report, the newest first."""
-        found: list[str] = await self._read(("weeks",), self._reports.weeks)
-        return found
+        return await self._read(("weeks",), self._reports.weeks)
 
     async def reports(self, *weeks: str) -> list[ReportDocument]:
         """Return the reports of these weeks that can be read."""
-        packed: list[bytes] = await self._read(("reports", *weeks), lambda: self._reports.get(weeks))
+        packed = await self._read(("reports", *weeks), lambda: self._reports.get(weeks))
         found = [stored.read("report", decode_report, data) for data in packed]
         return [report for report in found if report is not None]
 
-    async def _read(self, key: Hashable, read: Callable[[], Awaitable[Any]]) -> Any:
-        async def load() -> Any:
+    async def _read(self, key: Hashable, read: Callable[[], Awaitable[T]]) -> T:
+        async def load() -> T:
             try:
                 async with asyncio.timeout(READ_SECONDS), self._slots:
                     return await read()

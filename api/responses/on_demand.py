@@ -46,8 +46,7 @@ class OnDemandResponses:
 
     async def get(self, key: str, make: Callable[[], Awaitable[PreparedResponse]]) -> PreparedResponse:
         """Return the response for a resource (`api.http.resources`). Raises what `make` raises, which may `render`."""
-        response: PreparedResponse = await self._responses.get(key, make)
-        return response
+        return await self._responses.get(key, make)
 
     async def draw(self, key: str, draw: Callable[[], PreparedResponse]) -> PreparedResponse:
         """Return the response for a resource; where it is not there yet, `draw` makes it in the thread."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from shared.tasks import awaited
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable
+
+T = TypeVar("T")
 
 FRESH_SECONDS = 15.0
 
@@ -47,7 +49,7 @@ class ReadThrough:
         kept = self._entries.get(key)
         return kept.value if kept is not None and self._is_fresh(kept) else None
 
-    async def get(self, key: Hashable, load: Callable[[], Awaitable[Any]]) -> Any:
+    async def get(self, key: Hashable, load: Callable[[], Awaitable[T]]) -> T:
         """Return the value, as old as `fresh` at most; where `load` raises `OldValueError`, the one known before.
 
         Raises what `load` raises otherwise.
@@ -56,7 +58,7 @@ class ReadThrough:
         if kept is not None:
             self._entries.move_to_end(key)
             if self._is_fresh(kept):
-                return kept.value
+                return cast("T", kept.value)
         loading = (key, self.version)
         task = self._loading.get(loading)
         if task is None:
@@ -65,11 +67,11 @@ class ReadThrough:
             task.add_done_callback(lambda done: self._loaded(loading, done))
         try:
             # A client that hangs up does not take the answer from those that wait for it too.
-            return await asyncio.shield(task)
+            return cast("T", await asyncio.shield(task))
         except OldValueError:
             if kept is None:
                 raise
-            return kept.value
+            return cast("T", kept.value)
 
     def _is_fresh(self, kept: Kept) -> bool:
         return kept.version == self.version and time.monotonic() < kept.until

@@ -16,10 +16,9 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
+    from crawler.history.script import Command
     from shared.snapshot import Snapshot
     from shared.store.rings import Ring
-
-Command = tuple[str | bytes | int | float, ...]
 
 
 class ProofHistory:

@@ -31,7 +31,6 @@ from shared.tasks import awaited, end
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from crawler.models import Model
     from crawler.observe.observation import ObservedModel
     from crawler.settings import CrawlerSettings
     from shared.snapshot import Snapshot
@@ -70,18 +69,7 @@ async def observe(
         # A fresh prober node for each crawl: a daemon remembers failed dials for up to five minutes, and would go on
         # calling a server unreachable that came back meanwhile.
         async with asyncio.timeout(MAX_CRAWL_SECONDS), await ProberNode.open() as prober_node:
-            crawl = Crawl(
-                dht_node,
-                prober_node,
-                settings.bootstrap_peers,
-                settings.official_models,
-                settings.private_swarm,
-                dial_timeout=settings.dial_timeout,
-                lookup_timeout=settings.lookup_timeout,
-                last=last,
-                early=early,
-                began=began,
-            )
+            crawl = Crawl(dht_node, prober_node, settings, last=last, early=early, began=began)
             reporting = None if progress is None else awaited(_report(crawl, progress))
             try:
                 return await crawl.run()
@@ -141,40 +129,36 @@ class Crawl:
         self,
         dht_node: DHTClientNode,
         prober_node: ProberNode,
-        bootstrap_peers: Mapping[str, list[str]],
-        official_models: tuple[Model, ...],
-        private_swarm: bool,
+        settings: CrawlerSettings,
         *,
-        dial_timeout: float = 5.0,
-        lookup_timeout: float = 10.0,
         last: Snapshot | None = None,
         early: Callable[[Observation], Awaitable[None]] | None = None,
         began: float | None = None,
     ) -> None:
-        """Timeouts are seconds per probe and per lookup; `began` is monotonic seconds, now where it is not given."""
+        """`began` is monotonic seconds, now where it is not given."""
         self._phase_began = time.monotonic()
         self._began = self._phase_began if began is None else began
         self._dht_node = dht_node
         self._prober_node = prober_node
-        self._bootstrap_peers = bootstrap_peers
-        self._private_swarm = private_swarm
-        self._dial_timeout = dial_timeout
+        self._bootstrap_peers = settings.bootstrap_peers
+        self._private_swarm = settings.private_swarm
+        self._dial_timeout = settings.dial_timeout
         self._early = early
         known = reached(last)
         self._overload = Overload(prober_node.identify)
         self._probes = ProbeQueue(
-            self._probe, timeout=dial_timeout, until=self._began + PROBES_WITHIN, overloaded=self._overload.now
+            self._probe, timeout=self._dial_timeout, until=self._began + PROBES_WITHIN, overloaded=self._overload.now
         )
         self._records = RecordReader(known)
         self._announcements = AnnouncementReader(
             dht_node,
             self._records,
             self._probes,
-            official_models=official_models,
-            private_swarm=private_swarm,
+            official_models=settings.official_models,
+            private_swarm=settings.private_swarm,
             last=last,
             known=known,
-            timeout=lookup_timeout,
+            timeout=settings.lookup_timeout,
             until=self._began + LOOKUPS_WITHIN,
         )
         self._doing: Literal["joining", "reading", "dialling"] = "joining"

@@ -82,7 +82,7 @@ class Choice:
 
 def frame(seen: Seen, choice: Choice, *, width: int, height: int, now: float, colour: bool = True) -> list[str]:
     """Return at most `height` lines of at most `width` cells. Brings `choice.scroll` back into what there is."""
-    head = [_verdict(seen, now), _activity(seen)]
+    head = [_verdict(seen, now), _activity(seen, now)]
     foot: list[Line] = [_footer(choice)]
     body: list[Line] = []
     room = height - len(head) - len(foot)
@@ -99,28 +99,24 @@ def _verdict(seen: Seen, now: float) -> Line:
         return [("Nothing is known yet: the first crawl is running", BOLD)]
     state = swarm_state(snapshot)
     colour = {"healthy": GREEN, "partly healthy": YELLOW}.get(state, RED)
-    age = snapshot.age(now)
-    if age > stale_after(snapshot, STALE_PERIODS):
+    if snapshot.age(now) > stale_after(snapshot, STALE_PERIODS):
         return [(f"The swarm was {state} when last seen, {words.ago(snapshot.taken_at, now)}", f"{BOLD};{YELLOW}")]
     judged = judged_models(snapshot)
     usable = sum(coverage(model).has_path for model in judged)
     official = any(model.official for model in judged)
     counted = f"{usable} of {words.count(len(judged), 'official model' if official else 'model')} can be used"
     said = f": {counted}, {words.count(snapshot.num_servers, 'server')}" if judged else ": no server announces blocks"
-    return [
-        (f"The swarm is {state}", f"{BOLD};{colour}"),
-        (said, BOLD),
-        (f"  {words.duration(age)} ago", GREY),
-    ]
+    return [(f"The swarm is {state}", f"{BOLD};{colour}"), (said, BOLD)]
 
 
-def _activity(seen: Seen) -> Line:
+def _activity(seen: Seen, now: float) -> Line:
     if seen.problem:
         return [(f"The last crawl failed: {words.clean(seen.problem)}", YELLOW)]
+    age = "" if seen.snapshot is None else f"As of {words.duration(seen.snapshot.age(now))} ago. "
     if seen.progress is None:
-        return []
+        return [(age, GREY)]
     progress = seen.progress
-    said = f"A crawl runs: {_DOING[progress.doing]}"
+    said = f"{age}A crawl runs: {_DOING[progress.doing]}"
     if progress.servers:
         said += f", {words.count(progress.servers, 'server')} found, {progress.dialled} of {progress.to_dial} dialled"
     return [(said, GREY)]
@@ -257,7 +253,7 @@ def _drawn(line: Line, width: int, *, colour: bool) -> str:
     """Return the line with its colours, cut at `width` cells."""
     drawn, left = [], width
     for text, sgr in line:
-        kept = text if text.isascii() and len(text) <= left else _beginning(text, left)
+        kept = text if cells(text) <= left else _beginning(text, left - 1) + "…" * (left > 0)
         left -= cells(kept)
         drawn.append(f"\x1b[{sgr}m{kept}\x1b[0m" if colour and sgr and kept else kept)
         if len(kept) < len(text):

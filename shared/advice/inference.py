@@ -12,7 +12,7 @@ from shared import words
 from shared.advice.advice import Tone
 from shared.inference import AgreementOutcome, InferenceOutcome, UsabilityState
 from shared.judgement.usability import DOES_NOT_COMPUTE, path_stands
-from shared.peer_id import short_peer_id
+from shared.peer_id import named_peer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,7 +65,10 @@ def model_proof(model: ModelReport, *, stale: bool = False) -> Proved:
                 return Proved(Tone.WARN, f"Usable when it was last tried: {speed(found)}", then, found.checked_at)
             if found.state is UsabilityState.USABLE:
                 return Proved(Tone.GOOD, f"Usable now: {speed(found)}", "", found.checked_at)
-            return Proved(Tone.WARN, f"Usable now, but degraded: {speed(found)}", reason, found.checked_at)
+            # Which blocks a single server holds is said by the coverage, beside this.
+            relayed = [named_peer(hop.peer_id) for hop in found.path if hop.relayed]
+            through = f"Through a relay: {words.listed(relayed, 3, 'server')}." if relayed else ""
+            return Proved(Tone.WARN, f"Usable now, but degraded: {speed(found)}", through, found.checked_at)
         case UsabilityState.UNUSABLE:
             when = "when it was last tried" if stale else "now"
             return Proved(Tone.BAD, f"Unusable {when}: no token comes out", reason, found.checked_at)
@@ -114,7 +117,7 @@ def failure_words(proof: Proof) -> str:
 
 def agreement_words(found: Agreement) -> str:
     """Say how a server's numbers stand to those of others: evidence, not a verdict on it."""
-    peers = words.listed([short_peer_id(peer) for peer in found.peers], 3, "server")
+    peers = words.listed([named_peer(peer) for peer in found.peers], 3, "server")
     blocks = f" on {words.blocks([found.blocks])}" if found.blocks else ""
     cosine = "" if found.lowest_cosine is None else f" (lowest cosine {found.lowest_cosine:.4f})"
     match found.outcome:

@@ -6,6 +6,7 @@ latest chain of inference gave no token, the model cannot be used all the same.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import accumulate
@@ -17,11 +18,11 @@ from shared.advice.commands import initial_peers, run_server
 from shared.advice.servers import FATES
 from shared.judgement.coverage import coverage
 from shared.judgement.usability import gives_tokens
-from shared.peer_id import short_peer_id
+from shared.peer_id import named_peer
 from shared.snapshot import PeerState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from shared.incidents import Incident, LostBlocks
     from shared.snapshot import ModelReport, ServerReport, Snapshot
@@ -98,28 +99,29 @@ def model_advice(
     model: ModelReport, snapshot: Snapshot, now: float, *, past: Past | None = None, stale: bool = False
 ) -> ModelAdvice:
     """Judge a model of the snapshot. `stale` says that the snapshot is too old to be told in the present tense."""
-    past = past or Past()
     kind = usability(model)
     covered = coverage(model)
     missing = covered.gaps()
     joining = joining_over(model, missing)
     single = [(run.start, run.end) for run in covered.runs() if run.redundancy == 1]
+    since = _since(model, kind, past, now)
     match kind:
         case Usability.USABLE:
-            found = Advice(Tone.GOOD, "can be used", _whole(model, covered.min_redundancy), _usable_since(past, now))
+            found = Advice(Tone.GOOD, "can be used", _whole(model, covered.min_redundancy), since)
         case Usability.DEGRADED:
-            found = _degraded(model, snapshot, single, _usable_since(past, now))
+            found = _degraded(model, snapshot, single, since)
         case Usability.UNUSABLE:
             found = Advice(
                 Tone.BAD,
                 "cannot be used now: no token comes out",
                 "Each of its blocks has an online server, but a computation through them failed.",
+                since,
                 next_step="The server that is named has to be restarted, or another one started for its blocks.",
             )
         case Usability.BROKEN:
-            found = _broken(model, snapshot, past, now)
+            found = _broken(model, snapshot, past.lost if past is not None else (), since)
         case Usability.UNSERVED:
-            found = _unserved(model, snapshot, past, now)
+            found = _unserved(model, snapshot, since)
     if stale:
         found = _in_the_past(found, snapshot, now)
     return ModelAdvice(kind, found, tuple(missing), tuple(joining), tuple(words.merged(single)))
@@ -204,11 +206,11 @@ def _degraded(model: ModelReport, snapshot: Snapshot, single: Spans, since: str)
     )
 
 
-def _broken(model: ModelReport, snapshot: Snapshot, past: Past, now: float) -> Advice:
+def _broken(model: ModelReport, snapshot: Snapshot, all_lost: Sequence[LostBlocks], since: str) -> Advice:
     missing = coverage(model).gaps()
     have = "has" if sum(map(_length, missing)) == 1 else "have"
     reasons = [words.sentence(f"{words.blocks(missing)} {have} no online server")]
-    reasons += [_lost(lost) for lost in past.lost[:MAX_LOST]]
+    reasons += [_lost(lost) for lost in all_lost[:MAX_LOST]]
     if unreachable := _holding(model, missing, PeerState.UNREACHABLE):
         announce = "announces" if len(unreachable) == 1 else "announce"
         reasons.append(f"{_named(unreachable)} {announce} some of them, but cannot be reached.")
@@ -228,18 +230,27 @@ def _broken(model: ModelReport, snapshot: Snapshot, past: Past, now: float) -> A
     else:
         title, next_step = "cannot be used now", f"It needs a server for {words.blocks(left)}."
         command = run_server(model, blocks=max(left, key=_length), peers=initial_peers(snapshot))
-    return Advice(Tone.BAD, title, " ".join(reasons), _broken_since(past, now), next_step, command)
+    return Advice(Tone.BAD, title, " ".join(reasons), since, next_step, command)
 
 
-def _unserved(model: ModelReport, snapshot: Snapshot, past: Past, now: float) -> Advice:
+def _unserved(model: ModelReport, snapshot: Snapshot, since: str) -> Advice:
     return Advice(
         Tone.IDLE,
         "has no servers",
         f"No server announces any of its {words.count(model.num_blocks, 'block')}.",
-        _broken_since(past, now) if past.since is not None or past.last_healthy is not None else "",
+        since,
         "Servers for all of its blocks bring it up; each chooses its blocks by itself.",
         run_server(model, peers=initial_peers(snapshot)),
     )
+
+
+def _since(model: ModelReport, kind: Usability, past: Past | None, now: float) -> str:
+    """Say since when it is so: by its history, and without one by the snapshot, which goes on from those before it."""
+    if past is None or kind is Usability.UNUSABLE:  # history counts blocks, not tokens
+        return "" if model.since is None else f"It has been found so for {words.about(now - model.since)}."
+    if kind in (Usability.USABLE, Usability.DEGRADED):
+        return _usable_since(past, now)
+    return _broken_since(past, now)
 
 
 def _usable_since(past: Past, now: float) -> str:
@@ -260,7 +271,7 @@ def _broken_since(past: Past, now: float) -> str:
 
 def _in_the_past(found: Advice, snapshot: Snapshot, now: float) -> Advice:
     """Return advice as it is told of a snapshot that is too old: never in green, and with its age."""
-    title, _, _ = found.title.partition(",")
+    title = re.split("[,:]", found.title)[0]
     then = title.replace("can be", "could be").replace("cannot be", "could not be").replace("has no", "had no")
     title = f"{then.removesuffix(' now')} when it was last seen, {words.ago(snapshot.taken_at, now)}"
     reason = "The monitor has seen nothing newer: the model may be in another state now."
@@ -272,7 +283,7 @@ def _lost(lost: LostBlocks) -> str:
     blocks = words.sentence(words.blocks([(lost.start, lost.end)])).removesuffix(".")
     if not lost.servers:
         return f"{blocks} had no server before either."
-    gone = [f"{short_peer_id(server.peer_id)}, which {FATES[server.fate]}" for server in lost.servers[:MAX_NAMED]]
+    gone = [f"{named_peer(server.peer_id)}, which {FATES[server.fate]}" for server in lost.servers[:MAX_NAMED]]
     more = len(lost.servers) - len(gone) + lost.more_servers
     if more:
         gone.append(words.count(more, "more server"))
@@ -280,7 +291,7 @@ def _lost(lost: LostBlocks) -> str:
 
 
 def _named(servers: Iterable[ServerReport]) -> str:
-    return words.listed([short_peer_id(server.peer_id) for server in servers], MAX_NAMED, "server")
+    return words.listed([named_peer(server.peer_id) for server in servers], MAX_NAMED, "server")
 
 
 def _length(span: tuple[int, int]) -> int:

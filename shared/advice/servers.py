@@ -275,14 +275,19 @@ def _unreachable(server: Server, report: ServerReport, your_ip: str) -> Advice:
     place = server.place(your_ip)
     next_step = advice(cause, place.flags) if cause is not None and place is not None else advice(cause or Cause.OTHER)
     reason = "It announces that it is online, but the monitor could not connect to it."
-    observed = words.cut(report.error or "", 400)
     return Advice(
         Tone.BAD,
         "cannot be reached from here",
-        f"{reason} {words.sentence(observed)}".strip(),
+        f"{reason} {what_failed(report.cause, report.error)}".strip(),
         next_step=next_step,
         command=server.command(place) if cause is None or cause in _NEEDS_PORT | _NEEDS_START else "",
     )
+
+
+def what_failed(cause: str | None, error: str | None) -> str:
+    """Return what a probe found in one sentence: the cause's, or the error where its cause is not known here."""
+    known = next((each for each in Cause if each == cause), None)
+    return words.sentence(words.cut(error or "", 400)) if known is None else message(known)
 
 
 def _bootstrap(peer: BootstrapPeer) -> Advice:
@@ -320,7 +325,7 @@ def _vanished(record: ServerRecord, now: float, lost: LostServer | None, server:
 
 def _since(record: ServerRecord, now: float, *, online: bool) -> str:
     if online:
-        return f"Online since {words.ago(record.online_since, now)}." if record.online_since else ""
+        return f"It has been online for {words.about(now - record.online_since)}." if record.online_since else ""
     if not record.last_online:
         return f"No crawl has found it online since it was first seen, {words.ago(record.first_seen, now)}."
     return f"It was last online {words.ago(record.last_online, now)}."
@@ -352,6 +357,13 @@ def _reached(server: Server, outcome: DialOutcome) -> Advice:
             Tone.WARN,
             "can be reached, but serves no blocks yet",
             f"{connected} It announces blocks, which it may still be loading.",
+            next_step=WAIT,
+        )
+    if server.snapshot is None:
+        return Advice(
+            Tone.WARN,
+            "can be reached, but serves no blocks",
+            f"{connected} It is no Petals server, or has not loaded its blocks yet.",
             next_step=WAIT,
         )
     return Advice(

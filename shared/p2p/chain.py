@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from shared.inference import Hop, InferenceOutcome, ServerInference, Usability, UsabilityState
 from shared.judgement.coverage import coverage
 from shared.p2p.inference import InferenceError, Session, open_session
-from shared.peer_id import short_peer_id
+from shared.peer_id import named_peer
 from shared.routing import Leg, route
 from shared.snapshot import PeerState, Verdict
 from shared.words import blocks
@@ -179,7 +179,7 @@ class Chain:
         if undecided and route([*asked, *undecided], start, end) is not None:
             state = UsabilityState.UNKNOWN
         reason = "; ".join(
-            f"{blocks([one.blocks])} at {short_peer_id(server.peer_id)}: {one.outcome}"
+            f"{blocks([one.blocks])} at {named_peer(server.peer_id)}: {one.outcome}"
             + (f" ({one.detail})" if one.detail else "")
             for server, one in failed[-3:]
         )
@@ -257,7 +257,7 @@ class Chain:
         found = []
         redundancy = coverage(self._model).redundancy
         for link in self._links:
-            name, (start, end) = short_peer_id(link.leg.server.peer_id), link.blocks
+            name, (start, end) = named_peer(link.leg.server.peer_id), link.blocks
             if link.leg.server.relayed:
                 found.append(f"{name} is reached through a relay")
             if link.seconds[-1] > SLOW_STEP:

@@ -26,10 +26,9 @@ from shared.p2p.hivemind import (
     PeerID,
     p2pd_pb2,
     raise_if_failed,
-    read_pbmsg_safe,
-    write_pbmsg,
 )
 from shared.p2p.kad_messages import read_message
+from shared.p2p.multiaddr import varint
 
 if TYPE_CHECKING:
     from asyncio import StreamReader, StreamWriter
@@ -72,7 +71,7 @@ class P2PDaemon(P2P):  # type: ignore[misc]
         call = p2pd_pb2.CallUnaryRequest(peer=peer_id.to_bytes(), proto=name, data=request.SerializeToString())
         reader, writer = await _open_stream(self, peer_id, name)
         try:
-            await write_pbmsg(writer, p2pd_pb2.PersistentConnectionRequest(callId=uuid4().bytes, callUnary=call))
+            writer.write(_framed(p2pd_pb2.PersistentConnectionRequest(callId=uuid4().bytes, callUnary=call)))
             answer = await read_message(reader, MAX_ANSWER_BYTES)
         except (EOFError, ValueError) as error:
             raise P2PDaemonError("stream reset" if isinstance(error, EOFError) else str(error)) from error
@@ -93,13 +92,17 @@ async def _open_stream(p2p: P2P, peer_id: PeerID, protocol: str) -> tuple[Stream
     return reader, writer
 
 
+def _framed(message: Message) -> bytes:
+    packed: bytes = message.SerializeToString()
+    return varint(len(packed)) + packed
+
+
 async def _begin(p2p: P2P, request: p2pd_pb2.Request) -> tuple[p2pd_pb2.Response, StreamReader, StreamWriter]:
     """Send a request to the daemon on a connection of its own; return the answer and the connection, still open."""
     reader, writer = await p2p._client.control.daemon_connector.open_connection()  # noqa: SLF001
     try:
-        await write_pbmsg(writer, request)
-        response = p2pd_pb2.Response()
-        await read_pbmsg_safe(reader, response)
+        writer.write(_framed(request))
+        response = p2pd_pb2.Response.FromString(await read_message(reader, MAX_ANSWER_BYTES))
         raise_if_failed(response)
     except BaseException:
         writer.close()

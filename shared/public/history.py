@@ -87,7 +87,7 @@ class ServerHistoryDocument(Document):
     sessions: int
     """Times that it came online."""
     uptime: dict[str, float | None]
-    """Share of the minutes with a crawl in which it was online, since it was first seen."""
+    """Share of the watched minutes in which it was online, since it was first seen."""
     watched_seconds: dict[str, float]
     """How much of the last 24h, 7d, 30d was watched, since it was first seen: the uptimes are shares of that."""
     outages: tuple[ServerOutage, ...]

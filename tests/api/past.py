@@ -10,6 +10,7 @@ from xml.etree import ElementTree as ET
 import httpx
 
 from crawler.history.writer import HistoryWriter
+from crawler.judge import with_since
 from crawler.leader import Leadership
 from shared.snapshot import PeerState
 from shared.store import keys
@@ -40,7 +41,9 @@ async def crawl(redis, *snapshots):
     """Publish and record as the crawl loop does."""
     leader = Leadership(redis, "tests")
     await redis.delete(keys.CRAWLER_LEASE)
-    for each in snapshots:
+    each = None
+    for crawled in snapshots:
+        each = with_since(crawled, each)
         assert await leader.hold()
         await SnapshotWriter(redis).publish(each, leader.lease)
         await HistoryWriter(redis).append(each, leader.lease)

@@ -145,6 +145,7 @@ def test_no_surface_contradicts_another(snapshot, open_share, age):
             if path == "/" or path.startswith(("/models/", "/servers/")):
                 assert not re.search(r'"(hero|chip|state|icon) good"', body.split("<main", 1)[1]), path
                 titles = re.findall(r"<(?:title|h1)[^>]*>(.*?)</(?:title|h1)>", body, re.DOTALL)
+                assert not re.search(r"be used now|gives tokens", visible(body)), path
                 assert not [title for title in titles if re.search(r" (is|can|cannot|has|serves) ", title)], path
         assert "until now" not in told["/incidents"]
         assert " is down" not in told["/incidents.atom"]
@@ -194,4 +195,4 @@ def test_a_model_that_never_was_healthy_is_a_fact_on_the_incidents_page(past):
     pasts = {"broken": FirstSeen(int(view.now) - 900, ever_healthy=False)} if past else {}
     words = visible(PAGES.incidents(view, [], pasts))
     assert "One model is broken" in words
-    assert ("Broken since it was first seen, 15 minutes ago" in words) == bool(past)
+    assert ("broken since it was first seen, 15 minutes ago" in words) == bool(past)

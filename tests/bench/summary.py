@@ -104,9 +104,10 @@ _ABOUT_START = """\
 Seconds from the command on, with everything installed. The demo's swarm starts with it; with torch it took 25 to 31 s
 to servers on the page. The other monitor's swarm is there already, one of its nodes frozen:"""
 _ABOUT_MEMORY = """\
-Proportional set sizes, the highest of samples each five seconds, at a check per second. A p2pd takes 40 MB when idle,
-20 MB less than packed, as hivemind ships it; of 957 servers it was measured packed, and without inference checks. The
-predecessor's one process took 300 to 500 MB, and 700 MB with 400 servers."""
+The highest of samples each five seconds, at a check per second; pages of files count once, by the share. Crawler and
+worker each run two p2pds, a third while one is replaced or inference is checked. One takes 6 MB of its own when idle,
+33 with its relay service, and 27 MB that all share. The predecessor's one process took 300 to 500 MB, and 700 MB with
+400 servers."""
 _ABOUT_CRAWLS = """\
 The plain way: look all blocks up, then dial by peer id, 128 at once, then list addresses. Of the servers one in ten
 is frozen; the live ones are real libp2p nodes, as many as the machine has memory for; the others refuse or are
@@ -309,7 +310,7 @@ def _few_that_matter(data: dict[str, Any]) -> str:
                 f"{ratios['page latency: 1,000 checks hanging / idle']:.1f} × idle",
             ),
             (
-                "a whole look at a live peer",
+                "a whole probe of a live peer",
                 f"{found['look_p50_ms']:.1f} ms",
                 f"a bare dial: {found['bare_dial_p50_ms']:.1f} ms",
             ),

@@ -119,6 +119,9 @@ def opened(browser, monitor, path="/", **context):
 def test_run_a_prompt(browser, monitor):
     """Typed, chosen by keyboard: why the model is broken, since when, whether it comes back, what to use instead."""
     with opened(browser, monitor) as page:
+        card = page.locator(".model", has_text="falcon-40b").first
+        expect(card).to_contain_text("It cannot be used now, but servers are joining.")
+        expect(card).to_contain_text(re.compile(r"It has been found so for \d minutes"))
         page.fill("#ask-id", "falcon")
         expect(page.get_by_role("option").first).to_contain_text("falcon-40b")
         page.keyboard.press("ArrowDown")
@@ -206,5 +209,9 @@ def test_on_a_phone_with_a_screen_reader(browser, monitor, scheme):
                 SMALLEST_TARGET,
             )
             assert small == [], path
+            columns = page.evaluate("[...document.querySelectorAll('.rows th')].map(e => e.checkVisibility())")
+            assert all(columns), path
             results = Axe().run(page)
             assert results.violations_count == 0, results.generate_report()
+        page.set_viewport_size({"width": 320, "height": 640})
+        assert page.locator("nav a").last.evaluate("e => e.getBoundingClientRect().right") <= 320

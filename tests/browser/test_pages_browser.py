@@ -23,8 +23,8 @@ from starlette.staticfiles import StaticFiles
 from api.endpoints import openapi
 from api.pages import Pages
 from api.pages.badge import UNKNOWN
-from api.pages.render import STATIC_DIR
 from api.pages.search import make_search
+from api.pages.templating import STATIC_DIR
 from deploy.embedded_redis import free_port
 from shared.export_files import ExportFile, Form, Kind
 from shared.public.contributors import ranking

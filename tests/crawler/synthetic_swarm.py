@@ -71,7 +71,7 @@ class SyntheticSwarm:
         return True
 
     def account(self, peer):
-        return "connected, answered the ping, did not answer 1 of 1 look-ups"
+        return "connected, answered the ping, did not answer 1 of 1 lookups"
 
     async def clock_ahead(self):
         return 0.0
@@ -85,7 +85,7 @@ class SyntheticSwarm:
     async def connections(self):
         return {}
 
-    def crawl(self, monkeypatch, *, official=(), private_swarm=False, last=None, **options):
+    def crawl(self, monkeypatch, *, official=(), private_swarm=False, dial_timeout=5.0, lookup_timeout=10.0, **options):
         async def probe(dht_node, prober_node, peer, *, deadline, must_serve):
             self.dials.append(peer)
             if peer in self.reached:
@@ -94,4 +94,11 @@ class SyntheticSwarm:
             return SILENT
 
         monkeypatch.setattr(observer, "probe", probe)
-        return Crawl(self, self, {peer_id(0): ["/ip4/127.0.0.1/tcp/1"]}, official, private_swarm, last=last, **options)
+        settings = SimpleNamespace(
+            bootstrap_peers={peer_id(0): ["/ip4/127.0.0.1/tcp/1"]},
+            official_models=official,
+            private_swarm=private_swarm,
+            dial_timeout=dial_timeout,
+            lookup_timeout=lookup_timeout,
+        )
+        return Crawl(self, self, settings, **options)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crawler.judge import best_span, conflict, judge, peer_state
+from crawler.judge import best_span, conflict, judge, peer_state, with_since
 from crawler.models import Model
 from crawler.observe.observation import Observation, ObservedModel
 from crawler.observe.records import ServerRecord
@@ -49,7 +49,6 @@ def judged(servers, *, model=None, dials=None, bootstrap=(BOOTSTRAP,)):
         (PeerState.ONLINE, REACHED, PeerState.ONLINE),
         (PeerState.ONLINE, REFUSED, PeerState.UNREACHABLE),
         (PeerState.ONLINE, NOBODY_LOOKED, PeerState.ONLINE),
-        (PeerState.ONLINE, None, PeerState.ONLINE),
         (PeerState.JOINING, REFUSED, PeerState.JOINING),
         (PeerState.OFFLINE, REFUSED, PeerState.OFFLINE),
     ],
@@ -66,6 +65,17 @@ def test_a_model_is_healthy_when_every_block_has_a_reachable_server():
     broken = judged(servers, dials={peer_id(1): REACHED, peer_id(2): REFUSED})
     assert healthy.models[0].state is ModelState.HEALTHY
     assert broken.models[0].state is ModelState.BROKEN
+
+
+def test_a_model_keeps_since_when_it_is_so_until_that_changes():
+    """What lasts keeps its time from crawl to crawl; what turns worse, better or appears takes that of its crawl."""
+    whole = {peer_id(1): announce(0, 20), peer_id(2): announce(0, 20)}
+    times, before = [], None
+    for taken_at, peers in ((10.0, 2), (20.0, 2), (30.0, 1), (40.0, 1), (50.0, 0), (60.0, 2)):
+        crawled = msgspec.structs.replace(judged(dict(list(whole.items())[:peers])), taken_at=taken_at)
+        before = with_since(crawled, before)
+        times.append(before.models[0].since)
+    assert times == [10.0, 10.0, 30.0, 30.0, 50.0, 60.0]
 
 
 def test_names_show_for_ten_blocks_and_count_for_official_models():

@@ -74,7 +74,7 @@ async def test_a_bootstrap_peer_that_only_pings_is_told_as_such(swarm):
         node._reader._find = lambda peer, keys: _nothing()
         await node.look_up(["silent-hf.0"], 10)
         account = node.account(swarm.bootstrap.peer_id)
-    assert account == "connected, answered the ping, did not answer 1 of 1 look-ups"
+    assert account == "connected, answered the ping, did not answer 1 of 1 lookups"
 
 
 async def _nothing():

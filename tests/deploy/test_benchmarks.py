@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from tests.bench import summary
+from tests.proof.small_machine import grown
 
 
 @pytest.fixture
@@ -32,6 +33,12 @@ def test_figures_are_replaced_not_added(data):
     assert once.startswith("before\n")
     assert once.endswith("\nafter\n")
     assert summary.with_figures(once, data) == once
+
+
+def test_memory_that_grows_is_told_from_memory_that_comes_and_goes():
+    samples = [{"leaks": 50 + number / 5, "breathes": 50 + number % 7 * 5, "settles": 60 - 10 / (number + 1)}
+               for number in range(100)]  # fmt: skip
+    assert grown(samples) == ["leaks (60 to 65 MB)"]
 
 
 @pytest.mark.slow

@@ -252,9 +252,9 @@ def test_a_broken_model_says_which_blocks_since_when_who_held_them_and_who_joins
     assert (found.missing, found.joining) == (((37, 41),), ((39, 41),))
     assert found.advice.reason == (
         "Blocks 37–40 have no online server. "
-        f"Blocks 37–40 were held by ...{peer_id(8)[-6:]}, which was no longer announced. "
-        f"...{peer_id(4)[-6:]} announces some of them, but cannot be reached. "
-        f"...{peer_id(3)[-6:]} is loading blocks 39–40."
+        f"Blocks 37–40 were held by …{peer_id(8)[-6:]}, which was no longer announced. "
+        f"…{peer_id(4)[-6:]} announces some of them, but cannot be reached. "
+        f"…{peer_id(3)[-6:]} is loading blocks 39–40."
     )
     assert found.advice.since == "It was last usable 2 hours ago."
     assert found.advice.next_step == "It needs a server for blocks 37–38."

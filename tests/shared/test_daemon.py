@@ -1,4 +1,4 @@
-"""A libp2p daemon of ours ends with whoever opened it."""
+"""A libp2p daemon of ours ends with whoever opened it, and serves nobody."""
 
 import asyncio
 import os
@@ -6,9 +6,14 @@ import signal
 
 import pytest
 
+from deploy.demo.simulated_server import SimulatedServer
 from shared.p2p.connect import ProberNode
+from shared.p2p.daemon import Daemon
+from shared.p2p.hivemind import ControlFailure
+from shared.p2p.multiaddr import from_text
 
 pytestmark = pytest.mark.real_parts
+RELAYING = "/libp2p/circuit/relay/0.2.0/hop"
 
 
 async def test_a_frozen_daemon_ends_though_its_closing_is_cancelled():
@@ -22,3 +27,15 @@ async def test_a_frozen_daemon_ends_though_its_closing_is_cancelled():
     await asyncio.gather(closing, return_exceptions=True)
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+async def test_a_daemon_of_ours_relays_for_nobody():
+    """A server that it is connected to cannot reserve a place with it; p2pd's own default would let it."""
+    server = await SimulatedServer.start()
+    try:
+        async with await ProberNode.open() as node:
+            await node.connect(server.peer_id, map(from_text, await server.addresses()))
+            with pytest.raises(ControlFailure, match="not supported"):
+                await Daemon(server.node.p2p).open_stream(node.peer_id, RELAYING)
+    finally:
+        await server.close()

@@ -120,7 +120,7 @@ async def test_incidents_as_json(client, now):
     assert (incident["dht_prefix"], incident["start"], incident["end"]) == ("official/demo", now - 180, None)
     assert (incident["covered_blocks"], incident["num_blocks"]) == (5, 8)
     assert incident["summary"] == (
-        f"Blocks 5 to 7 lost all servers: …{peer_id(2)[-6:]} (5:8) was not announced any more."
+        f"Blocks 5–7 lost all servers: …{peer_id(2)[-6:]} (blocks 5–7) was not announced any more."
     )
     assert not (await client.get("/api/v1/incidents?model=second")).json()["incidents"]
 

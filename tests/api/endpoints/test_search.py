@@ -40,7 +40,7 @@ async def test_what_names_one_thing_leads_to_its_page(client):
     """A peer id in a log line, a short id, an address with its port, a model's name and a page's address."""
     pastes = {
         f"Nov 25 [INFO] Running a server on {peer_id(1)}": f"/servers/{peer_id(1)}",
-        f"...{peer_id(2)[-6:]}": f"/servers/{peer_id(2)}",
+        f"…{peer_id(2)[-6:]}": f"/servers/{peer_id(2)}",
         "/ip4/8.8.8.8/tcp/31331": f"/servers/{peer_id(2)}",
         peer_id(0): f"/servers/{peer_id(0)}",
         "Lab/falcon-40B": "/models/lab%2FFalcon-40b",

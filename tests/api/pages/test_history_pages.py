@@ -9,6 +9,9 @@ from urllib.parse import quote
 
 import pytest
 
+from api.pages.history import ModelPast, model_history_html
+from shared.store.history import ModelHistory
+from shared.store.rings import HOUR, MINUTE, ModelSlot, Resolution
 from tests.api.past import ATOM, HOSTILE, client_of, crawl, crawl_five, parse_xml
 from tests.fakes import model, peer_id, server, snapshot
 
@@ -18,6 +21,39 @@ async def client(redis, redis_url):
     await crawl_five(redis)
     async with client_of(redis_url) as http:
         yield http
+
+
+def past_of(*, hours=(), minutes=(), days=(), read_at):
+    """A model's past in which each `(slot, healthy)` had one crawl."""
+    given = ((Resolution.HOUR, hours), (Resolution.MINUTE, minutes), (Resolution.DAY, days))
+    slots = ([ModelSlot(slot, 1, int(healthy), 8, 8, 1) for slot, healthy in slots] for _, slots in given)
+    return ModelPast(
+        *(ModelHistory("demo", kind, tuple(s), read_at) for (kind, _), s in zip(given, slots, strict=True))
+    )
+
+
+def test_a_model_is_usable_since_the_last_crawl_that_found_it_broken():
+    """One broken crawl is no incident, and yet the model was not usable "as long as it has been watched"."""
+    now = 480_000 * HOUR
+    first, last = now // MINUTE - 10, now // MINUTE - 4
+    crawls = [(minute, minute != last) for minute in range(first, now // MINUTE)]
+    past = past_of(hours=[(now // HOUR - 1, False)], minutes=crawls, read_at=now)
+    assert past.past(usable=True).since == now - 3 * MINUTE
+
+
+def test_a_window_is_drawn_where_it_tells_more_than_the_shorter_one():
+    """A young history has one row of bars and the charts of one day; one of a year has all of them."""
+    day = 20_000
+    now = float(day * 24 * HOUR + 60)
+    minutes = [(int(now // MINUTE) - 1, True)]
+    short = past_of(hours=[(day * 24 - 1, True)], minutes=minutes, days=[(day - 1, True)], read_at=now)
+    young = str(model_history_html(short))
+    hours = [(day * 24 - back, True) for back in range(719, 0, -1)]
+    days = [(day - back, True) for back in range(299, 0, -1)]
+    old = str(model_history_html(past_of(hours=hours, minutes=minutes, days=days, read_at=now)))
+    names = ("24 hours", "7 days", "30 days", "year")
+    assert [name for name in names if f"Last {name}" in young] == ["24 hours"]
+    assert [name for name in names if f"Last {name}" in old] == list(names)
 
 
 async def test_the_feed_is_valid_atom(client):
@@ -118,7 +154,8 @@ async def test_pages_show_the_past_under_their_own_policy(client, path):
     assert (await client.get(sheet)).status_code == 200
     charts = [each for tag, each in elements if tag == "svg" and each.get("class") in ("u-bars", "curve")]
     assert all(chart["role"] == "img" and chart["aria-label"] for chart in charts)
-    assert len(charts) == {"/models/official/demo": 13, "/incidents": 0}.get(path, 3)
+    # Minutes of history fill one window: longer ones would say the same again.
+    assert len(charts) == {"/models/official/demo": 4, "/incidents": 0}.get(path, 1)
 
 
 async def test_the_page_says_what_was_down(client):
@@ -128,5 +165,5 @@ async def test_the_page_says_what_was_down(client):
     assert "was not announced any more" in html
     incidents = (await client.get("/incidents")).text
     assert "One model is broken" in incidents, "the second, which never was healthy"
-    assert "Broken since it was first seen" in incidents
+    assert "broken since it was first seen" in incidents
     assert "the latest crawl found it healthy" in incidents, "one healthy crawl does not end an incident"
