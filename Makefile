@@ -79,12 +79,20 @@ check: $(DEV_INSTALLED)  ## Lint, types and architecture
 	$(BIN)/lint-imports
 
 .PHONY: bench-reachability
-bench-reachability: $(DEV_INSTALLED)  ## The reachability path against SimpleWorker, bare pipelines and a bare dial
+bench-reachability: $(DEV_INSTALLED)  ## The reachability path against SimpleWorker, bare pipelines and a bare connect
 	$(BIN)/python -m tests.bench.reachability
 
 .PHONY: bench-http
 bench-http: $(DEV_INSTALLED)  ## The api against a bare ASGI app and nginx (needs wrk)
 	$(BIN)/python -m tests.bench.serving $(ARGS)
+
+.PHONY: bench-followers
+bench-followers: $(DEV_INSTALLED)  ## 5,000 event streams and 10,000 feed readers a minute on one api, beside a bare app
+	$(BIN)/python -m tests.bench.followers $(ARGS)
+
+.PHONY: bench-lists
+bench-lists: $(DEV_INSTALLED)  ## Pages of /api/v1/servers at 10,000 servers, and what they keep waiting
+	$(BIN)/python -m tests.bench.lists $(ARGS)
 
 .PHONY: benchmarks
 benchmarks: $(DEV_INSTALLED)  ## All of the bench-… targets, written into docs/benchmarks.md and the README

@@ -13,7 +13,7 @@ from shared import heap, logs, tracing
 from shared.settings import begin, command_line
 
 SHUTDOWN_GRACE = 12
-"""Seconds that open requests get after SIGTERM: a check takes up to nine. Event streams are cut."""
+"""Seconds that open requests get after SIGTERM: a check takes up to nine. Event streams end at once."""
 SWITCH_INTERVAL = 0.0005
 """Seconds for which a thread that renders may keep the event loop waiting for the interpreter, of Python's own 0.005: a
 request needs the interpreter several times."""

@@ -70,7 +70,7 @@ class Services:
         self.history = HistoryCache(
             HistoryReader(self._history_redis), Reports(self._history_redis), now=self.clock.now
         )
-        self.changes = ChangeLog(ChangesReader(self._redis), self.swarm.tell)
+        self.changes = ChangeLog(ChangesReader(self._redis), self.swarm.subscribers.tell)
         self.checks = CheckClient(self._redis, self.tasks, max_queued=settings.max_queued_checks)
         self.request_rate = RequestRate(self._redis)
         self._directory: tuple[Snapshot | None, Directory] | None = None

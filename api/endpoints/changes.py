@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from api.http.base_address import base_address
+from api.http.encodings import accepted_coding
 from api.http.limit import limit_of
 from api.pages.feed import changes_feed
 from api.responses import kinds
@@ -40,11 +41,12 @@ async def changes(request: Request) -> PreparedResponse:
 async def atom(request: Request) -> PreparedResponse:
     """The changes as an Atom feed; one that goes on is the same entry, updated."""
     services, wanted = services_of(request), filter_of(request.query_params)
-    base = base_address(request)
+    base, coding = base_address(request), accepted_coding(request)
 
     def draw() -> PreparedResponse:
         found = services.changes.find(wanted)[:MAX_ENTRIES]
-        return kinds.feed(changes_feed(found, wanted, base=base, now=services.clock.now()), "/changes.atom")
+        xml = changes_feed(found, wanted, base=base, now=services.clock.now())
+        return kinds.feed(xml, "/changes.atom", coding)
 
-    # Addresses in a feed are whole, so each name of the monitor has its own.
-    return await services.on_demand.draw(f"{base} {services.public_resource(request)}", draw)
+    # Addresses in a feed are whole, so each name of the monitor has its own. Most feeds have one reader.
+    return await services.on_demand.draw(f"{base} {coding} {services.public_resource(request)}", draw)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from api.http.encodings import accepted_coding
 from api.lists.forms import form_of
 from api.lists.query import parse_query
 from api.lists.tables import MODELS, SERVERS
@@ -34,9 +35,11 @@ async def _page(request: Request, table: Table[Any]) -> PreparedResponse:
     services.require_public(request)
     query = parse_query(table, request.scope["query_string"])
     path, snapshot, freshness = request.url.path, services.snapshot(), services.swarm.view().freshness
-    form = form_of(path, request.headers.get("accept", ""))
+    form, coding = form_of(path, request.headers.get("accept", "")), accepted_coding(request)
     # No path begins like this key: a list is never sent before its whole query and its Accept were read here.
-    key = f"list {form} {path}?{query.text(query.selection.cursor)}"
+    key = f"list {form} {coding} {path}?{query.text(query.selection.cursor)}"
 
-    make_page = partial(services.lists.page, table, snapshot, query, freshness=freshness, form=form, path=path)
+    make_page = partial(
+        services.lists.page, table, snapshot, query, freshness=freshness, form=form, coding=coding, path=path
+    )
     return await services.on_demand.draw(key, make_page)

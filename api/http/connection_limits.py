@@ -25,6 +25,10 @@ READ_WITHIN = 600.0
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
+ENDLESS = "endless"
+"""Key of an ASGI scope whose answer goes on until its reader leaves."""
+
+
 class BoundedHttp(HttpToolsProtocol):
     """For `uvicorn.run(http=…)`. Costs a request that arrives in one piece a comparison, and no timer."""
 
@@ -51,6 +55,12 @@ class BoundedHttp(HttpToolsProtocol):
         if self._next_inspection is not None:
             self._next_inspection.cancel()
         super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """End an answer that would keep the process from ending; its reader comes again, to another one."""
+        super().shutdown()
+        if self.scope is not None and ENDLESS in self.scope:
+            self.transport.close()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)

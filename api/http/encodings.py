@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import gzip
+from typing import TYPE_CHECKING
 
 import brotli
 from backports import zstd
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from starlette.requests import Request
 
 GZIP_LEVEL, BROTLI_QUALITY, ZSTD_LEVEL = 6, 5, 6
 MIN_COMPRESSED = 500
@@ -14,6 +20,11 @@ IDENTITY = "identity"
 
 _PREFERRED = ("zstd", "br", "gzip")
 """Where a client likes several equally, it gets the first of these."""
+_COMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    "zstd": lambda content: zstd.compress(content, level=ZSTD_LEVEL),
+    "br": lambda content: brotli.compress(content, quality=BROTLI_QUALITY),
+    "gzip": lambda content: gzip.compress(content, GZIP_LEVEL, mtime=0),
+}
 _MAX_ACCEPTED = 256
 """Bytes of an Accept-Encoding. No browser's has half of it; a longer one gets what all understand."""
 _MAX_CHOSEN = 256
@@ -21,13 +32,11 @@ _MAX_CHOSEN = 256
 _chosen: dict[bytes, str] = {}
 
 
-def encode(content: bytes) -> dict[str, bytes]:
-    """Return the content by content coding; short content uncompressed alone."""
+def encode(content: bytes, codings: Collection[str] = _PREFERRED) -> dict[str, bytes]:
+    """Return the content by content coding, of which there are these; short content uncompressed alone."""
     encoded = {IDENTITY: content}
     if len(content) >= MIN_COMPRESSED:
-        encoded["zstd"] = zstd.compress(content, level=ZSTD_LEVEL)
-        encoded["br"] = brotli.compress(content, quality=BROTLI_QUALITY)
-        encoded["gzip"] = gzip.compress(content, GZIP_LEVEL, mtime=0)
+        encoded.update((coding, _COMPRESS[coding](content)) for coding in codings if coding != IDENTITY)
     return encoded
 
 
@@ -52,3 +61,8 @@ def choose(accepted: bytes) -> str:
         _chosen.clear()
     _chosen[accepted] = choice
     return choice
+
+
+def accepted_coding(request: Request) -> str:
+    """Return the best content coding for a request."""
+    return choose(request.headers.get("accept-encoding", "").encode("latin-1"))

@@ -31,9 +31,17 @@ class ListPages:
         self._indexes: dict[str, Index[Any]] = {}
 
     def page(
-        self, table: Table[Any], snapshot: Snapshot, query: ListQuery, *, freshness: Freshness, form: Form, path: str
+        self,
+        table: Table[Any],
+        snapshot: Snapshot,
+        query: ListQuery,
+        *,
+        freshness: Freshness,
+        form: Form,
+        path: str,
+        coding: str | None = None,
     ) -> PreparedResponse:
-        """Return a page of the table. Raises a 400 `Problem` for a cursor that is none."""
+        """Return a page of the table, compressed in one coding if given. Raises a 400 `Problem` for a bad cursor."""
         try:
             page = self._index(table, snapshot).page(query.selection)
         except TypeError as error:
@@ -59,7 +67,9 @@ class ListPages:
                 content = msgspec.json.encode(
                     document(**as_of(snapshot, freshness), total=page.total, next=following, **{table.name: rows})
                 )
-        return PreparedResponse.make(content, MEDIA_TYPES[form], headers=headers, vary=BY_ACCEPT, route=path)
+        return PreparedResponse.make(
+            content, MEDIA_TYPES[form], headers=headers, vary=BY_ACCEPT, route=path, coding=coding
+        )
 
     def _index(self, table: Table[Any], snapshot: Snapshot) -> Index[Any]:
         known = self._indexes.get(table.name)

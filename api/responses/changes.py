@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -13,14 +14,14 @@ from shared.public.changes import change_entry
 from shared.store.streams import ENTRIES_AT_ONCE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from shared.changes import Change
     from shared.store.changes import ChangesReader
     from shared.tasks import Tasks
 
-MAX_NEWS = 1_000
-"""Changes that a stream may be behind; older ones are only in the feeds."""
+MAX_BATCHES = 8
+"""Batches that a stream may be behind, of up to 1,000 changes each; older ones are only in the feeds."""
 
 
 def filter_of(given: Mapping[str, str]) -> ChangeFilter:
@@ -34,10 +35,57 @@ def filter_of(given: Mapping[str, str]) -> ChangeFilter:
     return ChangeFilter(server, given.get("model"), given.get("contributor"))
 
 
-class _News(NamedTuple):
-    number: int
-    change: Change
-    event: str
+class _Indexed:
+    """Changes by id, the one that was updated last at the end, and by what a filter can name."""
+
+    def __init__(self, changes: Iterable[Change] = ()) -> None:
+        self._all: dict[str, Change] = {}
+        self._named: dict[tuple[str, str], dict[str, Change]] = {}
+        for change in changes:
+            self.add(change)
+
+    def add(self, change: Change) -> bool:
+        """Add or replace a change; return whether it is another than before."""
+        old = self._all.get(change.id)
+        if old is not None:
+            self._remove(old)
+        elif len(self._all) >= MAX_CHANGES:
+            self._remove(next(iter(self._all.values())))
+        self._all[change.id] = change
+        for name in _names(change):
+            self._named.setdefault(name, {})[change.id] = change
+        return old != change
+
+    def find(self, wanted: ChangeFilter) -> list[Change]:
+        """Return the wanted changes, those that were updated last first."""
+        given = [name for name in wanted._asdict().items() if name[1] is not None]
+        named = [self._named.get(name, {}) for name in given]
+        fewest = min(named, key=len, default=self._all)
+        return [change for change in reversed(tuple(fewest.values())) if wanted.takes(change)]
+
+    def _remove(self, change: Change) -> None:
+        del self._all[change.id]
+        for name in _names(change):
+            named = self._named[name]
+            del named[change.id]
+            if not named:
+                del self._named[name]
+
+
+def _names(change: Change) -> Iterator[tuple[str, str]]:
+    yield "model", change.dht_prefix
+    if change.peer_id is not None:
+        yield "server", change.peer_id
+    if change.contributor is not None:
+        yield "contributor", change.contributor
+
+
+class _Batch(NamedTuple):
+    """Changes that came together."""
+
+    changes: _Indexed
+    events: dict[str, str]
+    """By the change's id."""
 
 
 class ChangeLog:
@@ -46,42 +94,35 @@ class ChangeLog:
     def __init__(self, reader: ChangesReader, on_news: Callable[[], None]) -> None:
         self._reader = reader
         self._on_news = on_news
-        self._by_id: dict[str, Change] = {}
-        """The one that was updated last stands last."""
-        self._news: deque[_News] = deque(maxlen=MAX_NEWS)
+        self._changes = _Indexed()
+        self._batches: deque[_Batch] = deque(maxlen=MAX_BATCHES)
         self.newest = 0
-        """How many changes have come since the process has read those of before."""
+        """How many batches have come since the process has read the changes of before."""
 
     def start(self, tasks: Tasks) -> None:
         """Follow the changes from now on, until the tasks are closed."""
         tasks.keep("changes", self._follow)
 
     def find(self, wanted: ChangeFilter) -> list[Change]:
-        """Return the wanted changes, those that were updated last first. A walk through 5,000: not for the loop."""
-        return [change for change in reversed(tuple(self._by_id.values())) if wanted.takes(change)]
+        """Return the wanted changes, those that were updated last first. There may be 5,000: not for the loop."""
+        return self._changes.find(wanted)
 
     def events(self, after: int, wanted: ChangeFilter) -> list[str]:
-        """Return the wanted changes after that number as server-sent events."""
-        if after >= self.newest:
-            return []
-        return [news.event for news in self._news if news.number > after and wanted.takes(news.change)]
+        """Return the wanted changes of the batches after that number as server-sent events, the oldest first."""
+        behind = self.newest - after
+        newer = list(islice(reversed(self._batches), behind))[::-1] if behind > 0 else []
+        return [batch.events[change.id] for batch in newer for change in reversed(batch.changes.find(wanted))]
 
     async def _follow(self) -> None:
         read_before = False
         async for found in self._reader.follow():
-            for change in found:
-                self._take(change, is_news=read_before)
-            if read_before and found:
+            new = [change for change in found if self._changes.add(change)]
+            if read_before and new:
+                self.newest += 1
+                self._batches.append(_Batch(_Indexed(new), {change.id: _event(change) for change in new}))
                 self._on_news()
             read_before = read_before or len(found) < ENTRIES_AT_ONCE
 
-    def _take(self, change: Change, *, is_news: bool) -> None:
-        if self._by_id.pop(change.id, None) == change:
-            is_news = False
-        self._by_id[change.id] = change
-        if len(self._by_id) > MAX_CHANGES:
-            del self._by_id[next(iter(self._by_id))]
-        if is_news:
-            self.newest += 1
-            data = msgspec.json.encode(change_entry(change)).decode()
-            self._news.append(_News(self.newest, change, f"event: change\ndata: {data}\n\n"))
+
+def _event(change: Change) -> str:
+    return f"event: change\ndata: {msgspec.json.encode(change_entry(change)).decode()}\n\n"

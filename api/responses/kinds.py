@@ -52,10 +52,12 @@ def framed_page(html: str, route: str) -> PreparedResponse:
     return PreparedResponse.make(html.encode(), HTML, headers=headers, route=route)
 
 
-def feed(xml: str, route: str) -> PreparedResponse:
-    """Return an Atom feed, which names the address that it was asked for under."""
+def feed(xml: str, route: str, coding: str | None = None) -> PreparedResponse:
+    """Return an Atom feed, which names the address that it was asked for under; compressed in one coding, if given."""
     headers = {**CORS, "cache-control": f"public, max-age={FRESH_SECONDS:.0f}"}
-    return PreparedResponse.make(xml.encode(), ATOM, headers=headers, vary="Host, Accept-Encoding", route=route)
+    return PreparedResponse.make(
+        xml.encode(), ATOM, headers=headers, vary="Host, Accept-Encoding", route=route, coding=coding
+    )
 
 
 def badge(svg: str) -> PreparedResponse:

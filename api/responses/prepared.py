@@ -58,10 +58,14 @@ class PreparedResponse:
         vary: str = "Accept-Encoding",
         old: PreparedResponse | None = None,
         route: str = "",
+        coding: str | None = None,
     ) -> PreparedResponse:
-        """Prepare a response. The content is not compressed again where `old` has the same."""
+        """Prepare a response. The content is not compressed again where `old` has the same.
+
+        With `coding` it is compressed in that one alone: for what hardly anyone else asks for.
+        """
         etag = hashlib.blake2b(content, digest_size=12).hexdigest()
-        encoded = old.encoded if old is not None and old.etag == etag else encode(content)
+        encoded = old.encoded if old is not None and old.etag == etag else _encoded(content, coding)
         variants = _variants(encoded, etag, content_type, {"vary": vary, **(headers or {})})
         return cls(etag, content, content_type, encoded, variants, route)
 
@@ -81,7 +85,7 @@ class PreparedResponse:
         if len(headers) < len(scope["headers"]):
             headers = _joined(scope["headers"])
         accepted = headers.get(b"accept-encoding", b"")
-        variant = self._variants[choose(accepted) if len(self._variants) > 1 else IDENTITY]
+        variant = self._variants.get(choose(accepted)) or self._variants[IDENTITY]
         if_none_match = headers.get(b"if-none-match")
         if if_none_match and (variant.etag in if_none_match or if_none_match == b"*"):
             return variant.not_modified
@@ -92,6 +96,10 @@ class PreparedResponse:
         start, body = self.messages(scope)
         await send(start)
         await send(body)
+
+
+def _encoded(content: bytes, coding: str | None) -> dict[str, bytes]:
+    return encode(content) if coding is None else encode(content, (coding,))
 
 
 def _variants(

@@ -10,6 +10,7 @@ import structlog
 
 from api.pages import View
 from api.responses.per_snapshot import Renderer
+from api.responses.subscribers import Subscribers
 from shared import heap
 from shared.judgement.freshness import stale_after
 
@@ -51,7 +52,7 @@ class Swarm:
         self.snapshot: Snapshot | None = None
         self.snapshot_id: str | None = None
         self.status: CrawlStatus | None = None
-        self._news = asyncio.Event()
+        self.subscribers = Subscribers()
         self._read_once = asyncio.Event()
         self._rendering = asyncio.Lock()
         for step in self._renderer.render(self.view()):  # before the first snapshot: they say that there is none
@@ -83,6 +84,7 @@ class Swarm:
         """Follow snapshots from now on, until the tasks are closed."""
         tasks.keep("snapshots", self._follow)
         tasks.keep("ages", self._keep_fresh)
+        tasks.keep("subscribers", self.subscribers.keep_waking)
 
     async def first_read(self, seconds: float) -> None:
         """Wait until pages show what is in Redis, but no longer than this: Redis may be away."""
@@ -95,15 +97,6 @@ class Swarm:
         async with self._rendering:
             pass
 
-    async def changed(self) -> None:
-        """Wait for the next snapshot or status, or until `tell` is called."""
-        await self._news.wait()
-
-    def tell(self) -> None:
-        """Wake all that wait now; later ones wait for the next news."""
-        news_told, self._news = self._news, asyncio.Event()
-        news_told.set()
-
     async def _follow(self) -> None:
         async for news in self._reader.follow():
             if news.snapshot is not None:
@@ -114,7 +107,7 @@ class Swarm:
             await self._render()
             if news.snapshot is not None:
                 await asyncio.to_thread(heap.give_back)
-            self.tell()
+            self.subscribers.tell()
 
     async def _keep_fresh(self) -> None:
         """Ages go on while nothing happens, most of all when nothing happens any more."""

@@ -72,7 +72,7 @@ def _print(row: dict[str, Any]) -> None:
         phases = ", ".join(f"{name} {seconds:.2f}" for name, seconds in figures["phases"].items())
         print(f"  {way:10}  {figures['seconds']:.2f} s ({phases})")
         print(f"{'':14}DHT keys asked {figures['asked']['keys']}, addresses asked {figures['asked']['find_node']}")
-        live = f"{figures['called_unreachable']} called unreachable, {figures['nobody_looked']} not looked at"
+        live = f"{figures['called_unreachable']} called unreachable, {figures['not_probed']} not probed"
         print(f"{'':14}{figures['rss_mb']:.0f} MB; live servers: {live}")
     print(f"{'':14}{ours['steady_seconds']:.2f} s when it knows who is silent")
     print(f"{'':14}build {ours['build_seconds']:.3f} s, publish {ours['publish_seconds']:.3f} s")
@@ -108,7 +108,7 @@ def _crawl_apart(way: str, swarm: subprocess.Popen[str], ground: dict[str, Any],
     if strangers := reached - live:
         raise RuntimeError(f"{way} reached {len(strangers)} servers that nobody runs")
     figures["called_unreachable"] = len(live & unreachable)
-    figures["nobody_looked"] = len(live - reached - unreachable)
+    figures["not_probed"] = len(live - reached - unreachable)
     return figures
 
 
@@ -202,7 +202,7 @@ async def _crawler(initial_peers: list[str], redis_url: str) -> None:
     dials = observation.dials
     _report({
         "seconds": seconds,
-        "phases": dict(observation.phases),
+        "phases": {name.replace("look_up", "lookup"): seconds for name, seconds in observation.phases.items()},
         "build_seconds": marks[1] - marks[0],
         "publish_seconds": marks[2] - marks[1],
         "snapshot_bytes": size,

@@ -1,13 +1,16 @@
 """`make bench-floods`: what a flood costs a crawl, as a ratio to an honest swarm of the size that a crawl keeps.
 
-Without a network (`SyntheticSwarm`): what is measured is this program's own work and memory.
+Without a network (`SyntheticSwarm`): what is measured is this program's own work and memory. The
+last line is JSON.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 import tracemalloc
+from typing import Any
 
 import pytest
 
@@ -52,14 +55,20 @@ async def main() -> None:
         "10,000 fake models": swarm(100, 10_000),
     }
     print(f"{'swarm':<26} {'seconds':>8} {'ratio':>6} {'peak MB':>8} {'servers':>8} {'models':>7} {'packed kB':>10}")
-    reference = None
+    rows: list[dict[str, Any]] = []
     for name, made in cases.items():
         seconds, peak, servers, models, packed = await measure(made)
-        reference = reference or seconds
+        row = {
+            "swarm": name, "seconds": seconds, "ratio": seconds / (rows[0]["seconds"] if rows else seconds),
+            "peak_mb": peak / 2**20, "servers": servers, "models": models, "packed_kb": packed / 1000,
+        }  # fmt: skip
+        rows.append(row)
         print(
-            f"{name:<26} {seconds:>8.2f} {seconds / reference:>6.2f} {peak / 2**20:>8.1f} {servers:>8,} {models:>7,} "
-            f"{packed / 1000:>10.1f}"
+            f"{name:<26} {seconds:>8.2f} {row['ratio']:>6.2f} {row['peak_mb']:>8.1f} {servers:>8,} {models:>7,} "
+            f"{row['packed_kb']:>10.1f}",
+            flush=True,
         )
+    print(json.dumps(rows))
 
 
 if __name__ == "__main__":

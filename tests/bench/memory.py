@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from deploy.embedded_redis import free_port
 from tests.bench.processes import held_mb, until
+from tests.bench.summary import PREDECESSOR
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -160,6 +161,7 @@ def _print(row: dict[str, Any]) -> None:
             TOTAL.get(row["servers"]) if part == "all" else TARGETS.get(part) if row["servers"] == min(TOTAL) else None
         )
         print(f"  {part:18} {held:6.1f} MB" + (f"   (target {target})" if target else ""), flush=True)
+    print(f"  the predecessor, one process: {PREDECESSOR}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """How fast the reachability path is, as ratios to references that run in the same minutes on the same machine.
 
 `make bench-reachability` prints a table and JSON. References: RQ's own SimpleWorker, bare redis-py pipelines (the
-limit for anything that keeps a job in Redis), a bare dial. Peers are simulated where Redis, RQ and HTTP are
+limit for anything that keeps a job in Redis), a bare connect. Peers are simulated where Redis, RQ and HTTP are
 measured, and real where p2pd is. All on 127.0.0.1, bounded in time.
 """
 
@@ -56,10 +56,10 @@ class SimulatedProber:
 
     def __init__(self, frozen_seconds: float) -> None:
         self._frozen_seconds = frozen_seconds
-        self.looks = 0
+        self.probes = 0
 
     async def probe(self, peer: str, deadline: float, on_stage: object = None) -> DialOutcome:
-        self.looks += 1
+        self.probes += 1
         if self._frozen_seconds and base58.b58decode(peer)[-1] % 2:
             await asyncio.sleep(min(self._frozen_seconds, max(0.0, deadline - time.monotonic())))
             return DialOutcome(Verdict.UNREACHABLE, Stage.SECURITY, Cause.FROZEN)
@@ -257,9 +257,9 @@ def bench_crowd(url: str) -> dict[str, float]:
         started = time.monotonic()
         crowd = asyncio.run(_crowd(port, asked))
         result |= {
-            "coalesced_answered": sum(status == 200 for status, _, _ in crowd),
-            "coalesced_looks": connection.xinfo_stream(keys.REPLIES)["entries-added"],  # one verdict a look
-            "coalesced_callers_per_s": MANY_CALLERS / (time.monotonic() - started),
+            "many_callers_answered": sum(status == 200 for status, _, _ in crowd),
+            "many_callers_probes": connection.xinfo_stream(keys.REPLIES)["entries-added"],  # one verdict per probe
+            "many_callers_per_s": MANY_CALLERS / (time.monotonic() - started),
         }
     # SimpleWorker on the same half-frozen peers, for as long as it takes to see its rate.
     connection.flushall()
@@ -308,7 +308,7 @@ async def _say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWrite
 
 
 async def bench_silent_peers(count: int = 1_000) -> dict[str, float]:
-    """Real dials: a live peer is checked while 1,000 others accept TCP and stay silent; and the bare dial alone."""
+    """Real dials: a live peer is checked while 1,000 others accept TCP and stay silent; and the bare connect alone."""
     from deploy.demo.simulated_server import Announcement, Model, SimulatedServer
     from reachability_worker.prober import Prober
     from shared.p2p.address_search import Search
@@ -360,8 +360,8 @@ async def bench_silent_peers(count: int = 1_000) -> dict[str, float]:
         await asyncio.sleep(0.1)
     outcomes = await asyncio.gather(*hanging)
     result = {
-        "bare_dial_p50_ms": statistics.median(bare) * 1000,
-        "look_p50_ms": statistics.median(whole) * 1000,
+        "bare_connect_p50_ms": statistics.median(bare) * 1000,
+        "probe_p50_ms": statistics.median(whole) * 1000,
         "silent_in_flight": count,
         "silent_called_unreachable": sum(outcome.verdict is Verdict.UNREACHABLE for outcome in outcomes),
         "live_meanwhile_right_of_10": right,
@@ -397,7 +397,7 @@ def main() -> int:
         "half-frozen checks: this worker / SimpleWorker": figures["half_frozen_checks_per_s"]
         / figures["simple_worker_half_frozen_per_s"],
         "page latency: 1,000 checks hanging / idle": figures["page_while_1000_hang_ms"] / figures["page_idle_ms"],
-        "a look / a bare dial": figures["look_p50_ms"] / figures["bare_dial_p50_ms"],
+        "a probe / a bare connect": figures["probe_p50_ms"] / figures["bare_connect_p50_ms"],
     }
     for name, value in ratios.items():
         print(f"{name:50} {value:10.2f}")

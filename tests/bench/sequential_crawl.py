@@ -41,7 +41,7 @@ async def crawl(node: DHTNode, dial_timeout: float) -> tuple[list[str], list[str
     found: dict[bool, list[str]] = {True: [], False: []}
     for peer_id, answered in zip(servers, answers, strict=True):
         found[answered].append(peer_id)
-    return found[True], found[False], dict(zip(("look_up", "dial", "addresses"), lengths, strict=True))
+    return found[True], found[False], dict(zip(("lookup", "dial", "addresses"), lengths, strict=True))
 
 
 async def _values(node: DHTNode, keys: Sequence[str]) -> list[dict[str, Any]]:

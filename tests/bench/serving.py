@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,17 @@ from crawler.leader import Leadership
 from deploy import embedded_redis
 from shared.store.connection import connect
 from shared.store.snapshots import SnapshotWriter
+from tests.bench.one_api import (
+    ENCODING,
+    LOAD_CORE,
+    SERVER_CORE,
+    Answer,
+    get,
+    has_snapshot,
+    publish,
+    run_api,
+    run_redis,
+)
 from tests.bench.processes import cpu_seconds, process, rss_mb, until
 from tests.support import synthetic
 
@@ -37,12 +48,9 @@ if TYPE_CHECKING:
 
 SIZES = (60, 1_000, 10_000)
 CONNECTIONS = (1, 32, 256)
-ENCODING = "br"
-SERVER_CORE, LOAD_CORE = "0", "1"
 PREFIX = synthetic.snapshot(1, 1).models[0].dht_prefix
-BADGE, MODEL = f"/badge/{PREFIX}.svg", f"/models/{PREFIX}"
-LOOKS_SECONDS = 10
-"""For which `/livez` is asked while a model's page is loaded."""
+LIVEZ_SECONDS = 5
+"""For which `/livez` is asked, alone and beside a load of each of `BESIDE`."""
 PUBLICATIONS = 5
 
 
@@ -70,22 +78,12 @@ CASES = (
     Case("state", "/api/v1/state"),
     Case("state-304", "/api/v1/state", revalidates=True),
     Case("metrics", "/metrics"),
-    Case("badge", BADGE),
+    Case("badge", f"/badge/{PREFIX}.svg"),
     Case("query", "/?utm_source=bench"),
-    Case("model", MODEL),
+    Case("text", "/swarm.txt?color=1"),
+    Case("model", f"/models/{PREFIX}"),
 )
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the api said, for others to say it too."""
-
-    status: int
-    headers: list[tuple[str, str]]
-    body: bytes
-
-    def header(self, name: str) -> str:
-        return dict(self.headers).get(name, "")
+BESIDE = ("query", "text", "model")
 
 
 class Target(NamedTuple):
@@ -132,7 +130,7 @@ class Load:
         rate, p99, requests = _RATE.search(output), _P99.search(output), _REQUESTS.search(output)
         if rate is None or p99 is None or requests is None:
             raise RuntimeError(f"wrk said: {output[:500]}")
-        per_request = (cpu_seconds(target.pid) - cpu) / int(requests[1])
+        per_request = (cpu_seconds(target.pid) - cpu) / max(1, int(requests[1]))
         return Result(float(rate[1]), float(p99[1]) * _TO_MS[p99[2]], per_request)
 
 
@@ -159,14 +157,12 @@ def main() -> int:
 def _bench(servers: int, seconds: int, rounds: int) -> dict[str, Any]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        redis_port, api_port, bare_port, nginx_port = (embedded_redis.free_port() for _ in range(4))
-        url = f"redis://127.0.0.1:{redis_port}/0"
-        stack.enter_context(process(*embedded_redis.command(redis_port, None)))
-        time.sleep(0.5)
-        asyncio.run(_publish(url, servers))
+        api_port, bare_port, nginx_port = (embedded_redis.free_port() for _ in range(3))
+        url = run_redis(stack)
+        asyncio.run(publish(url, servers))
         started = time.monotonic()
-        api = stack.enter_context(_api(url, api_port))
-        until(lambda: _has_snapshot(api_port))
+        api = stack.enter_context(run_api(url, api_port))
+        until(lambda: has_snapshot(api_port))
         first_page = time.monotonic() - started
         rested = rss_mb(api.pid)
         answers = {case: _answer(api_port, case) for case in CASES}
@@ -177,11 +173,11 @@ def _bench(servers: int, seconds: int, rounds: int) -> dict[str, Any]:
             "taskset", "-c", SERVER_CORE, sys.executable, "-m", "tests.bench.serving",
             "--bare", str(folder), str(bare_port),
         ))  # fmt: skip
-        until(lambda: _get(bare_port, "/page"))
+        until(lambda: get(bare_port, "/page"))
         nginx = None
         if shutil.which("nginx") is not None:
             nginx = Target(nginx_port, stack.enter_context(_nginx(folder, nginx_port)).pid)
-            until(lambda: _get(nginx_port, "/page"))
+            until(lambda: get(nginx_port, "/page"))
         targets = Targets(Target(api_port, api.pid), Target(bare_port, bare.pid), nginx)
         rows = []
         for case, answer in answers.items():
@@ -190,17 +186,19 @@ def _bench(servers: int, seconds: int, rounds: int) -> dict[str, Any]:
                 rows.append({"servers": servers, "body_bytes": len(answer.body), **_row(case, load, targets, rounds)})
                 _print(rows[-1])
         loaded = rss_mb(api.pid)
-        alone, beside = _livez(targets.api, None), _livez(targets.api, MODEL)
+        alone = _livez(targets.api, None)
+        beside = {case.name: _livez(targets.api, case.path) for case in CASES if case.name in BESIDE}
         fresh = asyncio.run(_freshness(url, servers, stack, api_port))
     print(
         f"{servers} servers: first page {first_page:.2f} s after the start, {rested:.0f} MB, {loaded:.0f} MB after the "
         f"load; a new snapshot is served after {fresh * 1000:.0f} ms (slowest of two replicas, median); /livez p99 "
-        f"{alone:.1f} ms alone, {beside:.1f} ms while four clients load a model's page",
+        f"{alone:.1f} ms alone; while four clients load another resource: "
+        + ", ".join(f"{name} {p99:.1f} ms" for name, p99 in beside.items()),
         flush=True,
     )
     return {
         "servers": servers, "first_page_seconds": first_page, "rss_mb": rested, "rss_after_load_mb": loaded,
-        "fresh_seconds": fresh, "livez_p99_ms": alone, "livez_p99_ms_beside_model": beside, "rows": rows,
+        "fresh_seconds": fresh, "livez_p99_ms": alone, "livez_p99_ms_beside": beside, "rows": rows,
     }  # fmt: skip
 
 
@@ -229,10 +227,10 @@ def _livez(api: Target, loaded: str | None) -> float:
     with ExitStack() as stack:
         if loaded is not None:
             stack.enter_context(process(
-                "taskset", "-c", LOAD_CORE, "wrk", "-t1", "-c4", f"-d{LOOKS_SECONDS + 5}s",
+                "taskset", "-c", LOAD_CORE, "wrk", "-t1", "-c4", f"-d{LIVEZ_SECONDS + 3}s",
                 "-H", f"accept-encoding: {ENCODING}", f"http://127.0.0.1:{api.port}{loaded}",
             ))  # fmt: skip
-        return Load(1, LOOKS_SECONDS, None).on(api, "/livez").p99_ms
+        return Load(1, LIVEZ_SECONDS, None).on(api, "/livez").p99_ms
 
 
 def _print(row: dict[str, Any]) -> None:
@@ -256,22 +254,13 @@ def _import_seconds() -> float:
     return statistics.median(take("import api.app") - take("pass") for _ in range(5))
 
 
-async def _publish(url: str, servers: int) -> None:
-    redis = connect(url, "bench")
-    leadership = Leadership(redis, "bench")
-    await leadership.hold()
-    await SnapshotWriter(redis).publish(synthetic.snapshot(servers), leadership.lease or "")
-    await leadership.release()
-    await redis.aclose()
-
-
 async def _freshness(url: str, servers: int, stack: ExitStack, api_port: int) -> float:
     """Return the seconds from a publication until every one of two replicas serves its page: the median of some."""
     other_port = embedded_redis.free_port()
-    stack.enter_context(_api(url, other_port, LOAD_CORE))  # nothing loads that one now
+    stack.enter_context(run_api(url, other_port, LOAD_CORE))  # nothing loads that one now
     ports = (api_port, other_port)
     for port in ports:
-        await asyncio.to_thread(until, partial(_has_snapshot, port))
+        await asyncio.to_thread(until, partial(has_snapshot, port))
     redis = connect(url, "bench")
     leadership = Leadership(redis, "bench-fresh")
     writer = SnapshotWriter(redis)
@@ -317,10 +306,6 @@ def _serve_bare(folder: Path, port: int) -> None:
                 server_header=False)  # fmt: skip
 
 
-def _api(url: str, port: int, core: str = SERVER_CORE) -> Any:
-    return process("taskset", "-c", core, sys.executable, "-m", "api", REDIS_URL=url, API_PORT=str(port))
-
-
 @contextmanager
 def _nginx(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
     config = folder / "nginx.conf"
@@ -335,32 +320,13 @@ def _nginx(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def _answer(port: int, case: Case) -> Answer:
-    answer = _get(port, case.path)
+    answer = get(port, case.path)
     if answer is not None and case.revalidates:
-        answer = _get(port, case.path, {"if-none-match": answer.header("etag")})
+        answer = get(port, case.path, {"if-none-match": answer.header("etag")})
     expected = http.client.NOT_MODIFIED if case.revalidates else http.client.OK
     if answer is None or answer.status != expected:
         raise RuntimeError(f"{case}: the api answered {answer}")
     return answer
-
-
-def _get(port: int, path: str, headers: dict[str, str] | None = None) -> Answer | None:
-    """Return the answer, None while nobody listens."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    with suppress(OSError):
-        connection.request("GET", path, headers={"accept-encoding": ENCODING, **(headers or {})})
-        response = connection.getresponse()
-        kept = [
-            (name.lower(), value) for name, value in response.getheaders() if name.lower() not in ("date", "server")
-        ]
-        return Answer(response.status, kept, response.read())
-    return None
-
-
-def _has_snapshot(port: int) -> bool:
-    """Whether the api serves the page of a snapshot. It may take requests before it has one."""
-    answer = _get(port, "/", {"accept-encoding": "identity"})
-    return answer is not None and b"synthetic-0" in answer.body
 
 
 def _page_is_not(port: int, etag: str) -> bool:
@@ -369,7 +335,7 @@ def _page_is_not(port: int, etag: str) -> bool:
 
 def _page(port: int) -> str:
     """Return the ETag of the page that is served."""
-    answer = _get(port, "/")
+    answer = get(port, "/")
     return "" if answer is None else answer.header("etag")
 
 

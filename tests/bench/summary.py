@@ -1,6 +1,6 @@
 """`make benchmarks`: run the benchmarks and write what they found into docs/benchmarks.md and the README.
 
-Takes about half an hour, on a machine that does nothing else. `--only NAME …` runs some and keeps the other
+Takes about forty minutes, on a machine that does nothing else. `--only NAME …` runs some and keeps the other
 figures, which stand in docs/benchmarks.json with their own dates.
 """
 
@@ -27,13 +27,16 @@ README = ROOT / "README.md"
 BEGIN, END = "<!-- figures of make benchmarks -->", "<!-- end of figures -->"
 BENCHES = {
     "crawl": "crawl", "serving": "http", "reachability": "reachability", "history": "history", "start": "start",
-    "memory": "memory", "silent_nodes": "silent",
+    "memory": "memory", "silent_nodes": "silent", "followers": "followers", "lists": "lists", "inference": "inference",
+    "floods": "floods",
 }  # fmt: skip
 """Modules here, and their make targets: `make bench-…`."""
 SECONDS_A_BENCH = 1800
 MENTIONED_SECONDS = 0.05
 WITH_TORCH = {"crawler": "307–337 MB", "worker": "304–309 MB"}
 """What the services took, without p2pd, while they loaded torch (2026-11-25)."""
+PREDECESSOR = "300–500 MB; with 400 servers 700 MB"
+"""What health.petals.dev took."""
 
 
 def main() -> int:
@@ -86,7 +89,7 @@ def report(data: dict[str, Any]) -> str:
         if name in data:
             found = data[name]
             title = f"## `make bench-{target}`"
-            parts += [title, f"{found['date']}, {found['machine']}.", *_SECTIONS[name](found["figures"])]
+            parts += [title, f"{found['date']}, {found['machine']}.", *SECTIONS[name](found["figures"])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -106,8 +109,7 @@ to servers on the page. The other monitor's swarm is there already, one of its n
 _ABOUT_MEMORY = """\
 The highest of samples each five seconds, at a check per second; pages of files count once, by the share. Crawler and
 worker each run two p2pds, a third while one is replaced or inference is checked. One takes 6 MB of its own when idle,
-33 with its relay service, and 27 MB that all share. The predecessor's one process took 300 to 500 MB, and 700 MB with
-400 servers."""
+33 with its relay service, and 27 MB that all share. The predecessor, health.petals.dev, is one process."""
 _ABOUT_CRAWLS = """\
 The plain way: look all blocks up, then dial by peer id, 128 at once, then list addresses. Of the servers one in ten
 is frozen; the live ones are real libp2p nodes, as many as the machine has memory for; the others refuse or are
@@ -137,7 +139,7 @@ def _crawl(rows: list[dict[str, Any]]) -> list[str]:
             "of the plain way": lambda row: f"{row['ratio']:.2f}" if "ratio" in row else "",
             "later crawls": lambda row: f"{row['crawler']['steady_seconds']:.1f} s",
             "of the plain way ": lambda row: f"{row['steady_ratio']:.2f}" if "ratio" in row else "",
-            "live ones not looked at": lambda row: f"{row['crawler']['nobody_looked']}",
+            "live ones not probed": lambda row: f"{row['crawler']['not_probed']}",
             "live ones called unreachable": lambda row: f"{row['crawler']['called_unreachable']}",
             "by the plain way": lambda row: f"{row['sequential']['called_unreachable']}" if "ratio" in row else "",
         }),
@@ -184,7 +186,30 @@ def _serving(figures: dict[str, Any]) -> list[str]:
             "after the load": lambda size: f"{size['rss_after_load_mb']:.0f} MB",
             "published to served by two replicas": lambda size: f"{size['fresh_seconds'] * 1000:.0f} ms",
             "`/livez` p99": lambda size: _ms(size.get("livez_p99_ms")),
-            "while four load a model's page": lambda size: _ms(size.get("livez_p99_ms_beside_model")),
+            "while four load a page with a query": lambda size: _ms(size.get("livez_p99_ms_beside", {}).get("query")),
+            "the text": lambda size: _ms(size.get("livez_p99_ms_beside", {}).get("text")),
+            "a model's page": lambda size: _ms(size.get("livez_p99_ms_beside", {}).get("model")),
+        }),
+        *_of_the_page(rows),
+    ]  # fmt: skip
+
+
+def _of_the_page(rows: list[dict[str, Any]]) -> list[str]:
+    """Return how what has a query string or is made on demand compares with `/`; nothing for runs without it."""
+    page = {(row["servers"], row["connections"]): row["api_per_s"] for row in rows if row["case"] == "page"}
+    compared = [row for row in rows if row["case"] in ("query", "text", "model")]
+    if not compared:
+        return []
+    return [
+        "What has a query string or is made on demand, beside `/`. The text grows with the swarm; the page does not.",
+        _by_column(compared, {
+            "servers": lambda row: f"{row['servers']:,}",
+            "request": lambda row: row["case"],
+            "connections": lambda row: f"{row['connections']}",
+            "bytes": lambda row: f"{row['body_bytes']:,}",
+            "a second": lambda row: f"{row['api_per_s']:,.0f}",
+            "of the page's": lambda row: f"{row['api_per_s'] / page[row['servers'], row['connections']]:.2f}",
+            "of bare ASGI": lambda row: f"{row['to_bare']:.2f}",
         }),
     ]  # fmt: skip
 
@@ -238,13 +263,20 @@ def _start(figures: dict[str, Any]) -> list[str]:
 def _memory(rows: list[dict[str, Any]]) -> list[str]:
     parts = [*(part for part in rows[0]["mb"] if part != "all"), "all"]
     table = [
-        [part, *(f"{row['mb'][part]:.0f} MB" if part in row["mb"] else "" for row in rows), WITH_TORCH.get(part, "")]
+        [
+            part,
+            *(f"{row['mb'][part]:.0f} MB" if part in row["mb"] else "" for row in rows),
+            WITH_TORCH.get(part, ""),
+            PREDECESSOR if part == "all" else "",
+        ]
         for part in parts
     ]
     lasted = ", ".join(f"{row['seconds']:g}" for row in rows)
     return [
         f"{_ABOUT_MEMORY} Checks were asked for {lasted} s.",
-        _table(("", *(f"{row['shown']:,} servers" for row in rows), "with torch, 60 servers"), table),
+        _table(
+            ("", *(f"{row['shown']:,} servers" for row in rows), "with torch, 60 servers", "the predecessor"), table
+        ),
     ]
 
 
@@ -278,7 +310,89 @@ def _silent_nodes(figures: dict[str, Any]) -> list[str]:
     ]  # fmt: skip
 
 
-_SECTIONS: dict[str, Callable[[Any], list[str]]] = {
+_ABOUT_FOLLOWERS = """\
+One api process on one core. Of the event streams four in ten follow one server, one a model, one all changes; each
+publication changes a hundred servers. Each reader polls one feed a minute over a connection of its own, with the ETag
+that it knows. The bare ASGI app on the same uvicorn holds as many streams, tells them a snapshot, and answers polls
+from memory."""
+
+
+def _followers(figures: dict[str, Any]) -> list[str]:
+    ours, bare = figures["api"], figures["bare"]
+    _, poll_p50, poll_p99, _ = ours["poll_ms"]
+    answers = ", ".join(f"{count:,} × {status}" for status, count in sorted(ours["answers"].items()))
+    lost = f"{ours['changes_missed']:,} and {ours['streams_lost']:,}"
+
+    def p99(name: str) -> tuple[str, str]:
+        return f"{ours[name]['followed'][2]:.1f} ms", f"{ours[name]['alone'][2]:.1f} ms without them"
+
+    def beside_bare(name: str, unit: str, digits: int) -> tuple[str, str]:
+        return f"{ours[name]:.{digits}f} {unit}", f"bare: {bare[name]:.{digits}f} {unit}"
+
+    sizes = f"{figures['servers']:,} servers, {figures['streams']:,} streams, {figures['readers']:,} readers."
+    cpu = f"{ours['idle_streams_cpu']:.2f} and {ours['cpu']:.2f} of a core"
+    told_one = f"one stream: {ours['told_one_seconds']:.2f} s; bare, without a render: {bare['told_seconds']:.2f} s"
+    rows = [
+        ("`/livez`, p99", *p99("livez_ms")),
+        ("`/`, p99", *p99("page_ms")),
+        ("polls", f"{ours['polls_per_s']:.0f}/s: {answers}", ""),
+        ("a poll, p50 and p99", f"{poll_p50:.1f} and {poll_p99:.1f} ms", ""),
+        ("processor time of a poll", *beside_bare("poll_cpu_ms", "ms", 2)),
+        ("feeds that were not prepared", f"{ours['cold_feeds_per_s']:,.0f}/s", ""),
+        ("a snapshot published, all streams told", f"{ours['told_seconds']:.2f} s", told_one),
+        ("changes published, all streams told", f"{ours['changes_told_seconds']:.2f} s", ""),
+        ("processor time of telling all", *beside_bare("told_cpu_seconds", "s", 2)),
+        ("memory per 1,000 streams", *beside_bare("mb_per_1000_streams", "MB", 0)),
+        ("memory, at most", f"{ours['rss_highest_mb']:.0f} MB", f"{ours['rss_mb']:.0f} MB without them"),
+        ("processor: streams alone, everything", cpu, ""),
+        ("changes missed, streams lost", lost, ""),
+    ]
+    return [f"{_ABOUT_FOLLOWERS} {sizes}", _table(("", "api", "reference in the same run"), rows)]
+
+
+def _lists(figures: dict[str, Any]) -> list[str]:
+    rows = [
+        (kind, *(f"{row['ms'][place]:.1f} ms" for place in (1, 2)), f"{row['cpu_ms']:.1f} ms")
+        for kind, row in figures["kinds"].items()
+    ]
+    beside = " and ".join(
+        f"{figures[name]['beside'][2]:.1f} ms of `{path}` ({figures[name]['alone'][2]:.1f} before)"
+        for name, path in (("livez_ms", "/livez"), ("page_ms", "/"))
+    )
+    about = (
+        f"Pages of `/api/v1/servers` at {figures['servers']:,} servers, none of which is prepared: one client reads "
+        "page after page by its cursors. The first of a snapshot, which makes the index, took "
+        f"{figures['first_ms'][3]:.1f} ms at most. Meanwhile p99 was {beside}."
+    )
+    return [about, _table(("page", "p50", "p99", "processor time"), rows)]
+
+
+def _inference(row: dict[str, Any]) -> list[str]:
+    outcomes = ", ".join(f"{count:,} {outcome}" for outcome, count in sorted(row["outcomes"].items()))
+    about = (
+        f"One round of inference checks of {row['servers']:,} servers of {row['models']} models: "
+        f"{row['cpu_seconds']:.1f} s of a core, which is {row['share']:.3f} of a core at a round per ten minutes; "
+        f"{row['added_mb']:.1f} MB more in the crawler, {row['daemon_mb']:.0f} MB in its p2pd. Outcomes: {outcomes}."
+    )
+    return [about]
+
+
+def _floods(rows: list[dict[str, Any]]) -> list[str]:
+    return [
+        "Without a network: the crawler's own work and memory.",
+        _by_column(rows, {
+            "swarm": lambda row: row["swarm"],
+            "crawl": lambda row: f"{row['seconds']:.2f} s",
+            "of the honest one": lambda row: f"{row['ratio']:.2f}",
+            "memory at most": lambda row: f"{row['peak_mb']:.0f} MB",
+            "servers kept": lambda row: f"{row['servers']:,}",
+            "models kept": lambda row: f"{row['models']:,}",
+            "in Redis": lambda row: f"{row['packed_kb']:,.0f} kB",
+        }),
+    ]  # fmt: skip
+
+
+SECTIONS: dict[str, Callable[[Any], list[str]]] = {
     "crawl": _crawl,
     "serving": _serving,
     "reachability": _reachability,
@@ -286,6 +400,10 @@ _SECTIONS: dict[str, Callable[[Any], list[str]]] = {
     "start": _start,
     "memory": _memory,
     "silent_nodes": _silent_nodes,
+    "followers": _followers,
+    "lists": _lists,
+    "inference": _inference,
+    "floods": _floods,
 }
 
 
@@ -311,8 +429,8 @@ def _few_that_matter(data: dict[str, Any]) -> str:
             ),
             (
                 "a whole probe of a live peer",
-                f"{found['look_p50_ms']:.1f} ms",
-                f"a bare dial: {found['bare_dial_p50_ms']:.1f} ms",
+                f"{found['probe_p50_ms']:.1f} ms",
+                f"a bare connect: {found['bare_connect_p50_ms']:.1f} ms",
             ),
         ]
     for size in data["serving"]["figures"]["sizes"] if "serving" in data else ():
@@ -327,7 +445,7 @@ def _few_that_matter(data: dict[str, Any]) -> str:
         rows.append((
             f"a crawl of {row['servers']:,} servers",
             f"{ours['seconds']:.1f} s, later {ours['steady_seconds']:.1f} s",
-            f"{row['ratio']:.2f} and {row['steady_ratio']:.2f} × look up, then dial" if "ratio" in row else "",
+            f"{row['ratio']:.2f} and {row['steady_ratio']:.2f} × lookup, then dial" if "ratio" in row else "",
         ))  # fmt: skip
     return _table(("What", "Figure", "Reference in the same run"), rows)
 

@@ -150,3 +150,14 @@ async def test_requests_that_come_at_once_are_answered_in_their_order(redis_url)
         assert [status for status, _ in kinds[:6]] == [200, 200, 200, 404, 200, 200]
         assert "text/html" in kinds[4][1]
         writer.close()
+
+
+async def test_open_event_streams_do_not_hold_up_the_end(redis_url, caplog):
+    """Their readers learn at once that they have to come again, and nothing is cancelled."""
+    async with connections(redis_url) as connect:
+        reader, writer = await connect()
+        writer.write(b"GET /events HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+    await reader.read()  # until the end
+    writer.close()
+    assert not [record for record in caplog.records if record.name == "uvicorn.error" and record.levelname == "ERROR"]
