@@ -104,6 +104,9 @@ def test_a_short_id_is_found_as_the_table_writes_it(short):
         ("StableBeluga2-hf.17", [(Kind.MODEL, "StableBeluga2-hf")]),
         ("https://huggingface.co/petals-team/StableBeluga2/tree/main", [(Kind.MODEL, "StableBeluga2-hf")]),
         ("https://monitor.example/models/bigscience%2Fbloom-petals?x=1", [(Kind.MODEL, "bigscience/bloom-petals")]),
+        ("huggingface.co/petals-team/StableBeluga2#files", [(Kind.MODEL, "StableBeluga2-hf")]),
+        ("/models/StableBeluga2-hf/", [(Kind.MODEL, "StableBeluga2-hf")]),
+        (f"...{ONE[-6:]} ...{TWO[-6:]}", [(Kind.SERVER, ONE), (Kind.SERVER, TWO)]),
         ("/incidents?model=StableBeluga2-hf&state=open", [(Kind.MODEL, "StableBeluga2-hf")]),
         ("[INFO] Loading bigscience/bloom-petals.", [(Kind.MODEL, "bigscience/bloom-petals")]),
         ("ada's gpus", [(Kind.CONTRIBUTOR, "Ada's GPUs")]),
@@ -215,6 +218,39 @@ def test_likeness_is_the_share_of_pairs_in_common():
     assert _likeness(_pairs("ab"), _pairs("ab")) == 1
     assert _likeness(_pairs("ab"), _pairs("cd")) == 0
     assert _likeness(_pairs("abc"), _pairs("abd")) == 0.5
+
+
+def test_a_model_is_found_by_the_name_of_its_repository():
+    """Whatever it is called in the swarm; what stands after the Hub's address is its name there."""
+    for address in ("https://huggingface.co/Team/Weights/", "Team/Weights", "https://huggingface.co/Team/Weights"):
+        one = model("m-hf", 1, (), name="m", short_name="m", repository=address)
+        match = resolve("team/weights", snapshot(one)).only
+        assert (match is not None) == ("://" in address)
+
+
+def test_of_an_id_three_letters_in_one_place_may_be_wrong():
+    """Or missing at its end; and one peer whose id has another length hides none of the others."""
+    for letters, count in ((3, 1), (4, 0)):
+        mistyped = (
+            ONE[:20] + "".join("x" if each != "x" else "y" for each in ONE[20 : 20 + letters]) + ONE[20 + letters :]
+        )
+        assert len(look_up(mistyped).suggestions) == count
+    directory = Directory(peers={"QmShort": Kind.SERVER, ONE: Kind.SERVER})
+    assert [match.key for match in directory._near_peers(ONE[:-3])] == [ONE]
+    assert directory._near_peers(ONE[:-4]) == []
+
+
+def test_what_is_known_suggests_nothing_else():
+    """Of more than can be shown the rest is counted."""
+    assert (look_up(ONE).suggestions, look_up("beluga2 healthy").suggestions) == ((), ())
+    assert look_up(STRANGER).form is look_up(ONE).form is Form.PEER_ID
+    servers = (server(n, 0, 1, multiaddrs=("/ip4/45.1.1.9/tcp/1",)) for n in range(MAX_FOUND + 3))
+    crowd = resolve("45.1.1.9", snapshot(model("m", 1, tuple(servers))))
+    assert (len(crowd.found), crowd.more) == (MAX_FOUND, 3)
+
+
+def test_all_that_is_named_at_once_is_found():
+    assert {key for _, key in found("45.1.1.9 gpu.example.org")} == {ONE, TWO, peer_id(3)}
 
 
 def test_what_has_no_name_to_show_is_said_so():
