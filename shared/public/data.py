@@ -12,8 +12,8 @@ import msgspec
 from shared.export_files import Form, Kind
 from shared.incidents import summary
 from shared.public.document import Document
-from shared.store.rings import HOUR
 from shared.spreadsheet import cell
+from shared.store.rings import HOUR
 from shared.words import rfc3339
 
 if TYPE_CHECKING:
