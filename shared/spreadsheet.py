@@ -17,7 +17,8 @@ _BEGINS_ONE = frozenset(" =+-@＝＋－＠")
 def cell(value: Any) -> Any:
     """Return what `csv` writes for a value.
 
-    Null and numbers that are not finite are empty cells, several values one with spaces between them. Text gets an apostrophe before what would begin a formula, as spreadsheets mark text.
+    Null and numbers that are not finite are empty cells, several values one with spaces between them. Text gets an
+    apostrophe before what would begin a formula, as spreadsheets mark text.
     """
     kind = type(value)
     if kind is str:  # most are: what stands first here is half of the time that a table takes
