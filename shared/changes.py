@@ -124,7 +124,7 @@ def change_id(kind: ChangeKind, peer_id: str, dht_prefix: str, start: float) -> 
 
 def of_incident(incident: Incident, summary: str, updated: float) -> Change:
     """Return an incident as a change. `summary` is its cause in words."""
-    blocks = f"{incident.covered_blocks} of {words.count(incident.num_blocks, 'block')} had a server when fewest had."
+    blocks = f"At the lowest, {incident.covered_blocks} of {words.count(incident.num_blocks, 'block')} had a server."
     return Change(
         id=incident.id,
         kind=ChangeKind.OUTAGE,

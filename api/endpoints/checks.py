@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from functools import partial
+from http import HTTPStatus
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -82,7 +83,8 @@ async def page(request: Request) -> Response:
     try:
         found = await _check(request, given, request.query_params.getlist("address")[:MAX_GIVEN], refuse=False)
     except Problem as problem:
-        html = services.pages.check(peer_id=given, answer=None, problem=problem.detail)
+        ours = problem.status_code == HTTPStatus.SERVICE_UNAVAILABLE
+        html = services.pages.check(peer_id=given, answer=None, problem=problem.detail, ours=ours)
         return _html(html, problem.status_code, dict(problem.headers or {}))
     peer_id, shown = found.answers[0].peer_id, services.swarm.view().shown
     your_ip = client_address(request.scope)

@@ -233,7 +233,7 @@ def make_event(incident: Incident, now: float, last_seen: float | None = None) -
         end=incident.end,
         duration=words.about(lasted),
         until="" if ended else "" if last_seen is None else " until the swarm was last seen",
-        blocks=f"{incident.covered_blocks} of {text.count(incident.num_blocks, 'block')} had a server when fewest had",
+        blocks=f"At the lowest, {incident.covered_blocks} of {text.count(incident.num_blocks, 'block')} had a server",
         summary=summary(incident),
     )
 

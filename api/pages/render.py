@@ -29,6 +29,8 @@ from api.pages.templating import environment, static_href
 from shared.advice import commands
 from shared.advice.models import model_advice, nearest_usable
 from shared.advice.servers import what_failed
+from shared.days import parse_week
+from shared.judgement.contributors import serving
 from shared.judgement.coverage import coverage
 from shared.paste import MAX_KEPT
 from shared.peer_id import BadPeerIdError, parse_peer_id
@@ -64,6 +66,7 @@ MAX_ADAPTER_SNIPPETS = 3
 _UNBROKEN = re.compile(r"(--[a-z_]+(?: [A-Z]+\b| \d[\w.:]*)?)|…\w{6}\b|\d+–\d+")
 MAX_CHIPS = 8
 """Models named in the verdict."""
+_CHECK = "Check whether others in a Petals swarm can connect to a server, and at which stage it fails."
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +145,6 @@ class Pages:
             not_counted=not_counted[:MAX_NOT_COUNTED],
             more_not_counted=len(not_counted[MAX_NOT_COUNTED:]),
             refused=sorted(snapshot.refused.by_reason.items()) if snapshot is not None else (),
-            located=view.show_addresses and any(server.location for model in models for server in model.servers),
         )
 
     def model(self, view: View, dht_prefix: str, *, history: past.ModelPast | None = None) -> str | None:
@@ -162,8 +164,13 @@ class Pages:
         listed = model.servers
         if len(listed) > MAX_MODEL_ROWS:
             listed = tuple(rows.fastest(listed, MAX_MODEL_ROWS))
-        context = _swarm_context(view, f"{card.short_name} {told.advice.title}", "swarm", text.model_json(dht_prefix))
-        context["description"] = share.model_description(view, card)
+        context = _swarm_context(
+            view,
+            f"{card.short_name} {told.advice.title}",
+            "swarm",
+            text.model_json(dht_prefix),
+            description=share.model_description(view, card),
+        )
         context["picture"] = f"/og{card.href}.png"
         return self._render(
             "model",
@@ -197,7 +204,10 @@ class Pages:
         if found is None:
             return None
         told = found.advice
-        context = _swarm_context(view, f"…{found.short_id} {told.title}", "swarm", text.server_json(peer_id))
+        title = f"…{found.short_id} {told.title}"
+        context = _swarm_context(
+            view, title, "swarm", text.server_json(peer_id), description=f"Server {title}. {told.reason}"
+        )
         section = None if history is None else past.server_history_html(history, view.last_seen)
         feed = self._feed("server", peer_id)
         return self._render("server", context, server=found, stale=view.stale, history=section, feed=feed)
@@ -205,7 +215,13 @@ class Pages:
     def incidents(self, view: View, incidents: Sequence[Incident], pasts: Mapping[str, past.FirstSeen]) -> str:
         """Outages of all models: those that last, and those that ended. `pasts`: see `make_incidents`."""
         found = past.make_incidents(view, incidents, pasts)
-        context = _swarm_context(view, f"Incidents: {found.title}", "incidents", text.INCIDENT_DOCUMENTS)
+        context = _swarm_context(
+            view,
+            f"Incidents: {found.title}",
+            "incidents",
+            text.INCIDENT_DOCUMENTS,
+            description=f"{found.title}. When models of this Petals swarm could not be used, and why.",
+        )
         return self._render("incidents", context, found=found, stylesheet=past.stylesheet())
 
     def contributors(self, view: View, entries: Sequence[ContributorEntry]) -> str:
@@ -213,7 +229,13 @@ class Pages:
         shown = contributors.make_cards(entries)
         return self._render(
             "contributors",
-            _swarm_context(view, "Contributors", "contributors", text.CONTRIBUTOR_DOCUMENTS),
+            _swarm_context(
+                view,
+                "Contributors",
+                "contributors",
+                text.CONTRIBUTOR_DOCUMENTS,
+                description="Who lends GPUs to this Petals swarm, by the hours in which probes reached their servers.",
+            ),
             cards=shown,
             left_out=len(entries) - len(shown),
             windows=[title for _, title in contributors.WINDOWS],
@@ -227,7 +249,11 @@ class Pages:
         if card is None:
             return None
         context = _swarm_context(
-            view, f"Contributor {card.name.text}", "contributors", [("JSON", f"/api/v1{text.contributor_href(name)}")]
+            view,
+            f"Contributor {card.name.text}",
+            "contributors",
+            [("JSON", f"/api/v1{text.contributor_href(name)}")],
+            description=f"What servers under the name {card.name.text} serve and served. Reached now: {card.now}.",
         )
         return self._render("contributor", context, card=card, feed=self._feed("contributor", name))
 
@@ -238,7 +264,13 @@ class Pages:
             days.setdefault(file.day, {}).setdefault(file.kind, []).append(file)
         return self._render(
             "data",
-            _swarm_context(view, "Open data", "data", text.DATA_DOCUMENTS),
+            _swarm_context(
+                view,
+                "Open data",
+                "data",
+                text.DATA_DOCUMENTS,
+                description="What crawls of this Petals swarm found, by the hour, as CSV and NDJSON files of one day.",
+            ),
             days=list(days.items())[:MAX_DAYS],
             left_out=max(0, len(days) - MAX_DAYS),
             exports=exports,
@@ -246,14 +278,27 @@ class Pages:
 
     def reports(self, view: View, weeks: Sequence[str]) -> str:
         """The weeks that have a report, the newest first."""
-        context = _swarm_context(view, "Weekly reports", "reports", text.REPORT_DOCUMENTS)
-        return self._render("reports", context, weeks=weeks)
+        context = _swarm_context(
+            view,
+            "Weekly reports",
+            "reports",
+            text.REPORT_DOCUMENTS,
+            description="What each week of this Petals swarm was like: models, servers, incidents, thanks.",
+        )
+        return self._render("reports", context, weeks=list(filter(None, map(parse_week, weeks))))
 
     def report(self, view: View, report: ReportDocument) -> str:
         """What a week was like."""
         return self._render(
             "report",
-            _swarm_context(view, f"Week {report.week}", "reports", [("JSON", f"/api/v1/reports/{report.week}")]),
+            _swarm_context(
+                view,
+                f"Week {report.week}",
+                "reports",
+                [("JSON", f"/api/v1/reports/{report.week}")],
+                description=f"Week {report.week} of this Petals swarm: {text.count(report.servers_online, 'server')} "
+                f"online at some time, {text.count(report.num_incidents, 'incident')}.",
+            ),
             report=report,
             thanks=[(text.shown_name(name), contributors.href(name), hours) for name, hours in report.thanks.items()],
             stylesheet=past.stylesheet(),
@@ -261,22 +306,33 @@ class Pages:
 
     def search(self, view: View, found: SearchView) -> str:
         """What a search found, with the box to search again."""
-        return self._render("search", _context("Search", "search"), found=found, no_snapshot=view.snapshot is None)
+        context = _context("Search", "search", "Find a server, model or contributor of this Petals swarm.")
+        return self._render("search", context, found=found, no_snapshot=view.snapshot is None)
 
     def help(self, view: View, *, gpu_gb: int | None = None) -> str:
         """Where one more server counts most, and how to start it on a GPU of so many GB."""
         found = make_help(view, gpu_gb)
-        context = _swarm_context(view, "Help with a GPU", "help", ())
+        described = "Where one more server counts most in this Petals swarm, and the command that starts it."
+        context = _swarm_context(view, "Lend a GPU", "help", (), description=described)
         return self._render("help", context, help=found, stale=view.stale, unnamed=commands.REPOSITORY)
 
     def glossary(self) -> str:
         """The terms that pages use."""
-        return self._render("glossary", _context("Glossary", "glossary"))
+        described = "The terms of this monitor of a Petals swarm: what is claimed, found and proved, and more."
+        return self._render("glossary", _context("Glossary", "glossary", described))
 
     def check(
-        self, *, peer_id: str | None, answer: CheckView | None, problem: str | None, search: SearchView | None = None
+        self,
+        *,
+        peer_id: str | None,
+        answer: CheckView | None,
+        problem: str | None,
+        ours: bool = False,
+        search: SearchView | None = None,
     ) -> str:
         """The form that asks about one peer and, given an `answer`, a `problem` or a `search`, what came of it.
+
+        `ours` says that the problem is the monitor's and says nothing about the peer.
 
         The form sends `GET /check?q=…`, which may be any text: `search` is what it names where that is not one peer.
         """
@@ -284,7 +340,7 @@ class Pages:
         title = result.title if result is not None else "Check a server"
         return self._render(
             "check",
-            _context(title, "check"),
+            _context(title, "check", f"{title}. {result.advice.reason}" if result else _CHECK),
             peer_id=text.clean(peer_id or ""),
             asked=search.pasted if search is not None else text.clean(peer_id or ""),
             search=search,
@@ -292,6 +348,7 @@ class Pages:
             result=result,
             stages=check.STAGES,
             problem=problem,
+            ours=ours,
         )
 
     def picture(self, view: View, model: ModelReport | None) -> bytes:
@@ -302,7 +359,7 @@ class Pages:
     def embed(self, view: View, model: ModelReport) -> str:
         """A card that other sites may show in a frame."""
         card = share.model_card(view, model)
-        return self._templates["embed"].render(card=card, description=share.model_description(view, card))
+        return self._templates["embed"].render(card=card, description=share.counted(view, card))
 
     def share(self, model: ModelReport, base: str) -> str:
         """What shows a model elsewhere, to copy. `base` is the monitor's address."""
@@ -310,7 +367,7 @@ class Pages:
         href = text.model_href(model.dht_prefix)
         return self._render(
             "share",
-            _context(f"Share {name}", ""),
+            _context(f"Share {name}", "", f"Badges and a card that show the state of {name} on other sites."),
             name=name,
             href=href,
             badge=href.replace("/models/", "/badge/", 1) + ".svg",
@@ -322,13 +379,19 @@ class Pages:
         found = places.places(view.snapshot) if view.snapshot is not None and view.show_addresses else []
         if not found:
             return None
-        context = _swarm_context(view, "Where the servers are", "")
+        described = "Servers of this Petals swarm by country and city, on a map and in a table."
+        context = _swarm_context(view, "Where the servers are", "places", description=described)
         return self._render("places", context, places=found, map=places.world_map(found))
 
     def incident(self, view: View, event: past.Event) -> str:
         """One incident, under an address that stays."""
-        context = _swarm_context(view, f"{event.name}: {event.state}", "incidents", text.INCIDENT_DOCUMENTS)
-        context["description"] = f"{event.state}, {event.duration}. {event.blocks}. {event.summary}"
+        context = _swarm_context(
+            view,
+            f"{event.name}: {event.state}",
+            "incidents",
+            text.INCIDENT_DOCUMENTS,
+            description=f"{event.state}, {event.duration}. {event.blocks}. {event.summary}",
+        )
         return self._render("incident", context, event=event, stylesheet=past.stylesheet())
 
     def docs(
@@ -343,7 +406,7 @@ class Pages:
         """The API's documentation; see `docs.operations` for what it is made of."""
         return self._render(
             "docs",
-            _context("The API", "docs"),
+            _context("The API", "docs", "The HTTP API of this Petals monitor: parameters, examples, rate limits."),
             groups=docs.operations(description, examples, fill, base),
             documents=docs.documents(description),
             rate_limit=rate_limit,
@@ -383,7 +446,7 @@ class Pages:
         return self._templates[template].render(context, **more)
 
 
-def _context(title: str, section: str) -> dict[str, Any]:
+def _context(title: str, section: str, description: str = "") -> dict[str, Any]:
     return {
         "title": title,
         "section": section,
@@ -392,15 +455,24 @@ def _context(title: str, section: str) -> dict[str, Any]:
         "live": False,
         "notices": (),
         "same": (),
-        "description": "",
+        "description": description,
         "picture": "",
+        "located": False,
     }
 
 
 def _swarm_context(
-    view: View, title: str, section: str, same: Sequence[tuple[str, str]] = text.SWARM_DOCUMENTS
+    view: View,
+    title: str,
+    section: str,
+    same: Sequence[tuple[str, str]] = text.SWARM_DOCUMENTS,
+    *,
+    description: str = "",
 ) -> dict[str, Any]:
-    """What the frame of a page that follows the swarm needs. `same` are (name, address) of the page in other forms."""
+    """What the frame of a page that follows the swarm needs. `same` are (name, address) of the page in other forms.
+
+    Without a `description` the page is described by the swarm's state.
+    """
     return {
         "title": title,
         "section": section,
@@ -409,8 +481,11 @@ def _swarm_context(
         "live": True,
         "notices": banner.notices(view),
         "same": same,
-        "description": share.swarm_description(view),
+        "description": description or share.swarm_description(view),
         "picture": "/og.png",
+        "located": view.show_addresses
+        and view.snapshot is not None
+        and any(server.location for model in view.snapshot.models for server in model.servers),
     }
 
 
@@ -453,10 +528,16 @@ def _issues(snapshot: Snapshot) -> list[IssueGroup]:
     return list(groups.values())
 
 
-def _contributors(snapshot: Snapshot) -> list[tuple[text.Shown, str]]:
-    most = list(snapshot.top_contributors.items())[:MAX_CONTRIBUTORS]
+def _contributors(snapshot: Snapshot) -> list[tuple[text.Shown, str | None, str]]:
+    """(name, address of its page if it has one, blocks) of those who serve most now."""
+    most, ranked = list(snapshot.top_contributors.items())[:MAX_CONTRIBUTORS], serving(snapshot)
     return [
-        (text.shown_name(name), f"{text.number(blocks)} block{'s' if blocks != 1 else ''}") for name, blocks in most
+        (
+            text.shown_name(name),
+            contributors.href(name) if name in ranked else None,
+            f"{text.number(blocks)} block{'s' if blocks != 1 else ''}",
+        )
+        for name, blocks in most
     ]
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from api.pages import cards, rows, text
+from api.pages import cards, contributors, rows, text
 from shared import words
 from shared.advice.inference import agreement_words, server_proof
 from shared.advice.servers import Server, server_advice, what_failed
+from shared.judgement.contributors import serving
 from shared.judgement.coverage import coverage
 from shared.judgement.swarm import pings_to
 from shared.judgement.usability import OPT_OUT
@@ -67,6 +68,8 @@ class ServerView:
     short_id: str
     check_href: str
     contributor: text.Shown | None
+    contributor_href: str | None
+    """The page of the contributor of that name, if there is one."""
     advice: Advice
     shares: tuple[Share, ...]
     addresses: tuple[str, ...]
@@ -95,11 +98,14 @@ def make_server(
         stale=view.stale,
     )
     servers = [server for _, server in found.shares]
+    named = next((server for server in servers if rows.contributor(server)), None)
+    name = named and named.public_name
     return ServerView(
         peer_id=text.clean(peer_id),
         short_id=text.cut(peer_id[-6:]),
         check_href=text.check_href(peer_id),
-        contributor=next(filter(None, map(rows.contributor, servers)), None),
+        contributor=named and rows.contributor(named),
+        contributor_href=contributors.href(name) if name and name in serving(view.snapshot) else None,
         advice=told,
         shares=tuple(_share(model, server) for model, server in found.shares),
         addresses=tuple(text.cut(address, 160) for address in found.addresses[:20]) if view.show_addresses else (),

@@ -77,7 +77,12 @@ def model_card(view: View, model: ModelReport) -> Card:
 
 def model_description(view: View, card: Card) -> str:
     """Return a model's state at that time, in a sentence or two."""
-    return f"{card.name}: {card.told.advice.title}. {_counted(card)} {_as_of(view)}."
+    return f"{card.name}: {card.told.advice.title}. {counted(view, card)}"
+
+
+def counted(view: View, card: Card) -> str:
+    """Return a model's blocks and servers at that time."""
+    return f"{_counted(card)} {_as_of(view)}."
 
 
 def swarm_description(view: View) -> str:

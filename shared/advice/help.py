@@ -108,8 +108,8 @@ def _wanted(
         return None  # servers are loading all that is missing
     single = words.merged((run.start, run.end) for run in covered.runs() if run.redundancy == 1)
     if single:
-        depend = _verb(single, "depend")
-        said = f"{words.blocks(single)} {depend} on a single server: when it stops, nobody can use the model."
+        have = _verb(single, "have one server each: when one of them", "has one server: when it")
+        said = f"{words.blocks(single)} {have} stops, nobody can use the model."
         return make(Need.SINGLE, single, said)
     stage = weakest_stage(model)
     if stage is None:

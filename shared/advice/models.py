@@ -195,11 +195,13 @@ def _degraded(model: ModelReport, snapshot: Snapshot, single: Spans, since: str)
     one = sum(map(_length, stretches)) == 1
     every = stretches == [(0, model.num_blocks)]
     which = "each of its blocks" if every else words.blocks(stretches)
-    depend = "depends" if one or every else "depend"
+    have, breaks = ("has one server", "it stops") if one else ("have one server each", "one of them stops")
+    if every and not one:
+        have = "has one server"
     return Advice(
         Tone.WARN,
         "can be used, but is fragile",
-        f"{words.sentence(f'{which} {depend} on a single server')} The model breaks when that server stops.",
+        f"{words.sentence(f'{which} {have}')} The model breaks when {breaks}.",
         since,
         "A second server for these blocks makes the model safe.",
         run_server(model, blocks=max(stretches, key=_length), peers=initial_peers(snapshot)),

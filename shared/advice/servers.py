@@ -40,7 +40,7 @@ FATES = {
 
 ASK_AGAIN = "Ask again in a minute."
 CHECK_NOW = "Check it now, or look again in a minute."
-WAIT = "Nothing, for some minutes. If it stays so for half an hour, its log says what it waits for."
+WAIT = "Wait some minutes. If it stays so for half an hour, read in its log what it waits for."
 _NEEDS_PORT = {
     Cause.REFUSED, Cause.TIMEOUT, Cause.NO_HOST_ROUTE, Cause.NO_RELAY_RESERVATION, Cause.RELAY_AWAY,
     Cause.RELAY_REFUSED, Cause.NOT_DIALABLE, Cause.NAME_NOT_RESOLVED, Cause.RELAY_FULL, Cause.WRONG_PEER,

@@ -145,7 +145,7 @@ def test_run_a_prompt(browser, monitor):
 def test_help_with_a_gpu(browser, monitor):
     """Without script: what is missing comes first, and the command serves as many blocks of it as the GPU holds."""
     with opened(browser, monitor, java_script_enabled=False, viewport={"width": 1280, "height": 900}) as page:
-        page.get_by_role("link", name="Help", exact=True).click()
+        page.get_by_role("link", name="Lend a GPU", exact=True).click()
         first = page.locator(".places > li").first
         expect(first).to_contain_text("Blocks 40–79 need a server")
         expect(first.locator("pre")).to_contain_text("--block_indices 40:80")

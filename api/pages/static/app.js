@@ -3,7 +3,7 @@
 
 // --- Times: markup holds UTC, readers get their own zone ---
 
-const localTime = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
+const localTime = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
 
 function ago(seconds) {
   if (seconds < 10) return "just now";
