@@ -390,7 +390,7 @@ class Pages:
             f"{event.name}: {event.state}",
             "incidents",
             text.INCIDENT_DOCUMENTS,
-            description=f"{event.state}, {event.duration}. {event.blocks}. {event.summary}",
+            description=f"{event.name}: {event.state}, {event.duration}. {event.blocks}. {event.summary}",
         )
         return self._render("incident", context, event=event, stylesheet=past.stylesheet())
 

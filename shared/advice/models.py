@@ -212,7 +212,7 @@ def _broken(model: ModelReport, snapshot: Snapshot, all_lost: Sequence[LostBlock
     missing = coverage(model).gaps()
     have = "has" if sum(map(_length, missing)) == 1 else "have"
     reasons = [words.sentence(f"{words.blocks(missing)} {have} no online server")]
-    reasons += [_lost(lost) for lost in all_lost[:MAX_LOST]]
+    reasons += [_lost(lost) for lost in all_lost[:MAX_LOST] if lost.servers or (lost.start, lost.end) not in missing]
     if unreachable := _holding(model, missing, PeerState.UNREACHABLE):
         announce = "announces" if len(unreachable) == 1 else "announce"
         reasons.append(f"{_named(unreachable)} {announce} some of them, but cannot be reached.")

@@ -312,13 +312,16 @@ def _bootstrap(peer: BootstrapPeer) -> Advice:
 
 
 def _vanished(record: ServerRecord, now: float, lost: LostServer | None, server: Server) -> Advice:
+    announced = words.ago(record.last_seen, now)
     online = f"last online {words.ago(record.last_online, now)}" if record.last_online else "never found online"
     where = f" It held {words.blocks([(lost.start, lost.end)])}, and {FATES[lost.fate]}." if lost is not None else ""
     return Advice(
         Tone.IDLE,
         "has left the swarm",
         f"No record of it is left: it was stopped, or lost its connection.{where}",
-        since=f"It was last announced {words.ago(record.last_seen, now)}, and {online}.",
+        since=f"It was last announced {announced}, and {online}."
+        if online != f"last online {announced}"
+        else f"It was last announced and online {announced}.",
         next_step="If it still runs, its log says whether it is connected; start it again if it is not.",
     )
 

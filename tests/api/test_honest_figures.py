@@ -81,7 +81,7 @@ async def test_a_server_that_left_has_a_page_with_its_past(redis, redis_url):
     async with client_of(redis_url) as http:
         words = await words_of(http, f"/servers/{peer_id(1)}")
         assert "has left the swarm" in words
-        assert "It was last announced 3 hours ago, and last online 3 hours ago." in words
+        assert "It was last announced and online 3 hours ago." in words
         assert "Came online 1 time" in words
         assert "has left" not in await words_of(http, f"/servers/{peer_id(2)}")
         answer = await http.get(f"/servers/{peer_id(9)}", headers={"accept": "text/html"})
