@@ -203,7 +203,7 @@ def _degraded(model: ModelReport, snapshot: Snapshot, single: Spans, since: str)
         "can be used, but is fragile",
         f"{words.sentence(f'{which} {have}')} The model breaks when {breaks}.",
         since,
-        "A second server for these blocks makes the model safe.",
+        f"A second server for these blocks makes the model safe.{_only_a_part(stretches)}",
         run_server(model, blocks=max(stretches, key=_length), peers=initial_peers(snapshot)),
     )
 
@@ -230,9 +230,14 @@ def _broken(model: ModelReport, snapshot: Snapshot, all_lost: Sequence[LostBlock
             "",
         )
     else:
-        title, next_step = "cannot be used now", f"It needs a server for {words.blocks(left)}."
+        title, next_step = "cannot be used now", f"It needs a server for {words.blocks(left)}.{_only_a_part(left)}"
         command = run_server(model, blocks=max(left, key=_length), peers=initial_peers(snapshot))
     return Advice(Tone.BAD, title, " ".join(reasons), since, next_step, command)
+
+
+def _only_a_part(wanted: Spans) -> str:
+    """Say that a command for the longest stretch leaves others."""
+    return " The command serves the longest stretch of them." if len(wanted) > 1 else ""
 
 
 def _unserved(model: ModelReport, snapshot: Snapshot, since: str) -> Advice:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from api.pages import Pages, text
 from api.pages.search import make_search, named
 from shared.incidents import Incident
+from shared.public.data import DataDocument
 from shared.reachability import Stage
 from shared.resolve import resolve
 from shared.snapshot import CrawlProgress, CrawlStatus, PeerState, Verdict
@@ -495,6 +496,41 @@ def test_near_matches(pages, small):
     )
     assert page.all("a", href="/models/falcon-180B-chat")
     assert page.all("input", id="ask-id")[0]["value"] == "Falcon-180"
+
+
+def test_each_page_is_described_on_its_own_and_leads_to_all_parts_of_the_site(pages, small):
+    """Titles and descriptions differ from page to page; header and footer hold the same links on each."""
+    model = small.models[1]
+    view = made.make_view(msgspec.structs.replace(small, models=(model,)))
+    found = [
+        pages.overview(view), pages.model(view, model.dht_prefix), pages.server(view, model.servers[0].peer_id),
+        pages.check(peer_id=None, answer=None, problem=None), pages.help(view), pages.glossary(),
+        pages.contributors(view, ()), pages.reports(view, ["2025-W47"]), pages.incidents(view, (), {}),
+        pages.data(view, DataDocument(()), exports=False), pages.places(view), pages.share(model, ""),
+    ]  # fmt: skip
+    for described in ('name="description" content="', 'property="og:title" content="'):
+        assert len({html.partition(described)[2].partition('"')[0] for html in found}) == len(found)
+    for html in found:
+        for part in ("/", "/check", "/help", "/incidents", "/contributors", "/reports", "/data", "/docs", "/glossary"):
+            assert f'<a href="{part}"' in html, part
+
+
+def test_a_server_leads_to_its_contributor_where_that_has_a_page(pages, small):
+    """The overview's list does, too. A name of models that are not official alone counts for nothing: it has none."""
+    server = made.make_server("named", 0, 80, public_name="Ada")
+    for official in (True, False):
+        model = msgspec.structs.replace(small.models[1], servers=(server,), official=official)
+        view = made.make_view(made.make_snapshot([model]))
+        for html in (pages.server(view, server.peer_id), pages.overview(view)):
+            assert ('href="/contributors/Ada"' in html) == official
+
+
+def test_a_check_that_nobody_could_make_is_not_told_in_red(pages):
+    """It says nothing about the peer; what is wrong with the paste is an error."""
+    busy = pages.check(peer_id="x", answer=None, problem="Nobody could look.", ours=True)
+    assert Page(busy).all("div", class_="notice warn")
+    assert "Try again in a minute." in Page(busy).text
+    assert Page(pages.check(peer_id="x", answer=None, problem="No peer id.")).all("div", class_="notice bad")
 
 
 def test_search_lists_servers_of_a_contributor_and_incidents_of_a_model(pages, small):
