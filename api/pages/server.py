@@ -99,12 +99,12 @@ def make_server(
     )
     servers = [server for _, server in found.shares]
     named = next((server for server in servers if rows.contributor(server)), None)
-    name = named and named.public_name
+    name = named.public_name if named is not None else None
     return ServerView(
         peer_id=text.clean(peer_id),
         short_id=text.cut(peer_id[-6:]),
         check_href=text.check_href(peer_id),
-        contributor=named and rows.contributor(named),
+        contributor=rows.contributor(named) if named is not None else None,
         contributor_href=contributors.href(name) if name and name in serving(view.snapshot) else None,
         advice=told,
         shares=tuple(_share(model, server) for model, server in found.shares),
