@@ -148,8 +148,9 @@ def _when_complete(page: str) -> dict[str, Any]:
 
     def complete() -> dict[str, Any]:
         state = _json(f"{page}/api/v1/state")
-        states = [row["state"] for model in state["model_reports"] for row in model["server_rows"]]
-        if states.count("online") < len(LIVE) or "unreachable" not in states:
+        rows = [(model["dht_prefix"], row["state"]) for model in state["model_reports"] for row in model["server_rows"]]
+        found = {prefix for prefix, state in rows if state == "unreachable"}
+        if sum(state == "online" for _, state in rows) < len(LIVE) or FROZEN.model.dht_prefix not in found:
             raise ValueError(f"not all of {len(LIVE)} servers, and {FROZEN}")
         return state
 
