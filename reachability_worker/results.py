@@ -29,6 +29,8 @@ log = structlog.get_logger()
 
 
 class _Finished(NamedTuple):
+    """A check, its encoded answer, and the milliseconds for which the verdict answers other requests (0: none)."""
+
     check: Check
     answer: bytes
     reuse_ms: int
