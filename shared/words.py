@@ -94,6 +94,11 @@ def utc(seconds: float) -> datetime:
     return datetime.fromtimestamp(min(max(seconds, 0), _MAX_UNIX_TIME) if seconds == seconds else 0, UTC)  # noqa: PLR0124
 
 
+def utc_minute(seconds: float) -> str:
+    """`2026-11-25 13:00 UTC`, of Unix seconds."""
+    return f"{utc(seconds):%Y-%m-%d %H:%M} UTC"
+
+
 def rfc3339(seconds: float) -> str:
     """`2026-11-25T13:00:00Z`, of Unix seconds."""
     return f"{utc(seconds):%Y-%m-%dT%H:%M:%SZ}"
@@ -124,6 +129,11 @@ def milliseconds(seconds: float | None) -> str:
         return "no answer"
     ms = seconds * 1000
     return f"{ms:,.0f} ms" if ms >= _MANY else f"{ms:.1f} ms"
+
+
+def way(relayed: bool | None) -> str:
+    """`through a relay`, `directly`; empty where it is not known."""
+    return {True: "through a relay", False: "directly", None: ""}[relayed]
 
 
 def percent(part: float, whole: float) -> str:

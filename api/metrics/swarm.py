@@ -1,8 +1,8 @@
 """This module collects the swarm's metrics: views of one snapshot, named by Prometheus's guidelines.
 
 Label values from the DHT are limited in number. The rest counts under `(other)`, and the `petals_*_overflow` gauges
-give its size. prometheus-client escapes the values. The only peer ids here are those of bootstrap peers; servers' are in
-`api.metrics.servers`.
+give its size. prometheus-client escapes the values. The only peer ids here are those of bootstrap peers; those of
+servers are in `api.metrics.servers`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The past on the pages: uptime bars and charts as inline SVG, incidents in words."""
+"""This module renders histories: uptime bars and charts as inline SVG, incidents in words."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class FirstSeen:
 
 
 def model_history_html(history: ModelPast, last_seen: float | None = None) -> Markup:
-    """Uptime bars, charts of a day, a month and a year as far as it reaches, and the last incidents.
+    """Return a model's uptime bars, charts of a day, a month and a year (where there is data), and last incidents.
 
     `last_seen`: as for `make_event`.
     """
@@ -175,7 +175,7 @@ def _lines(history: ModelHistory, span: charts.Span, now: float) -> list[charts.
 
 
 def server_history_html(history: ServerHistory, last_seen: float | None = None) -> Markup:
-    """Since when it is there, its uptime bars, and its outages. `last_seen`: as for `make_event`."""
+    """Return a server's sessions, uptime bars and outages. `last_seen`: as for `make_event`."""
     now, record = history.read_at, history.record
     facts: list[tuple[str, float | None, str]] = [("First seen", record.first_seen, "")]
     if history.online:
@@ -216,7 +216,7 @@ def _outage(outage: ServerOutage, last_seen: float | None) -> tuple[float, float
 def make_event(incident: Incident, now: float, last_seen: float | None = None) -> Event:
     """Return an incident as it is shown at `now`.
 
-    `last_seen` is given where nobody has looked for so long that what lasted then is told in the past tense.
+    `last_seen` (Unix seconds) is given where the last crawl is too long ago for the present tense.
     """
     ended = incident.end is not None
     open_until = now if last_seen is None else max(last_seen, incident.start)
@@ -314,10 +314,7 @@ def stylesheet() -> str:
 @cache
 def _template() -> Template:
     made = environment()
-    made.filters.update(
-        iso=lambda seconds: f"{text.utc(seconds):%Y-%m-%dT%H:%M:%SZ}",
-        utc=lambda seconds: f"{text.utc(seconds):%Y-%m-%d %H:%M} UTC",
-    )
+    made.filters.update(iso=words.rfc3339, utc=words.utc_minute)
     return made.get_template("_charts.html")
 
 

@@ -1,4 +1,4 @@
-"""From views to HTML. `Pages` holds the compiled templates; its methods do no I/O and keep no state."""
+"""This module renders views to HTML. `Pages` holds the compiled templates; its methods do no I/O and keep no state."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from api.pages import (
 from api.pages import history as past
 from api.pages.help import make_help
 from api.pages.templating import environment, static_href
+from shared import words
 from shared.advice import commands
 from shared.advice.models import model_advice, nearest_usable
 from shared.advice.servers import what_failed
@@ -82,7 +83,9 @@ class Pages:
     def __init__(self, public_url: str = "", *, unfold: bool = True) -> None:
         """`public_url` is the monitor's address without a slash; `unfold`: whether links say the state elsewhere."""
         self._environment = environment()
-        self._environment.filters.update(cut=text.cut, period=text.period, iso=_iso, utc=_utc, count=text.count)
+        self._environment.filters.update(
+            cut=text.cut, period=text.period, iso=words.rfc3339, utc=_utc, count=text.count
+        )
         self._environment.filters.update(
             percent=charts.percent, duration=text.duration, number=text.number,
             model_href=text.model_href, server_href=text.server_href, day=_day, unbroken=_unbroken,
@@ -420,11 +423,7 @@ def _figures(snapshot: Snapshot, served: Sequence[cards.Card], *, stale: bool) -
     online = sum(card.num_online for card in served)
     spans = sum(card.num_servers for card in served)
     reached = sum(peer.verdict == "reachable" for peer in snapshot.bootstrap_peers)
-    peers = (
-        f"{reached}",
-        f"{len(snapshot.bootstrap_peers)}",
-        f"bootstrap peers {were}up",
-    )
+    peers = (f"{reached}", f"{len(snapshot.bootstrap_peers)}", f"bootstrap peers {were}up")
     if not served:
         return [peers]
     return [
@@ -455,9 +454,7 @@ def _issues(snapshot: Snapshot) -> list[IssueGroup]:
 
 def _contributors(snapshot: Snapshot) -> list[tuple[text.Shown, str]]:
     most = list(snapshot.top_contributors.items())[:MAX_CONTRIBUTORS]
-    return [
-        (text.shown_name(name), f"{text.number(blocks)} block{'s' if blocks != 1 else ''}") for name, blocks in most
-    ]
+    return [(text.shown_name(name), text.count(blocks, "block")) for name, blocks in most]
 
 
 def _not_counted(snapshot: Snapshot) -> list[text.Shown]:
@@ -479,10 +476,6 @@ def _unbroken(sentence: str) -> Markup:
         return f'<{tag} class="nowrap">{found[0]}</{tag}>'
 
     return Markup(_UNBROKEN.sub(kept, str(escape(sentence))))  # noqa: S704 - escaped
-
-
-def _iso(seconds: float) -> str:
-    return f"{text.utc(seconds):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _day(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""This module holds what pages, badges and metrics are made of: the swarm, or a check, as this process knows it."""
+"""This module defines the input of pages, badges and metrics: the swarm, or a check, as this process knows it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class View:
 
     @property
     def shown(self) -> Snapshot | None:
-        """The snapshot without what may not stand on a page: of this, advice and commands are made."""
+        """The snapshot without addresses that may not be shown: advice and commands are made from this."""
         return self.snapshot if self.show_addresses or self.snapshot is None else without_addresses(self.snapshot)
 
     @property

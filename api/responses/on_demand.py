@@ -45,7 +45,7 @@ class OnDemandResponses:
         self._responses.version = version
 
     async def get(self, key: str, make: Callable[[], Awaitable[PreparedResponse]]) -> PreparedResponse:
-        """Return the response for a resource (`api.http.resources`). `make` may call `render`; its errors pass."""
+        """Return the response for a resource (`api.http.resources`). `make` may `render`. Raises its errors."""
         return await self._responses.get(key, make)
 
     async def draw(self, key: str, draw: Callable[[], PreparedResponse]) -> PreparedResponse:

@@ -251,8 +251,7 @@ def _online(reports: Sequence[ServerReport]) -> Advice:
             ours=True,
         )
     relayed = next((report.relayed for report in reports if report.relayed is not None), None)
-    way = {True: " through a relay", False: " directly", None: ""}[relayed]
-    reason = f"It announces that it is online, and the monitor connected to it{way}."
+    reason = f"It announces that it is online, and the monitor connected to it {words.way(relayed)}".rstrip() + "."
     if any(map(does_not_compute, reports)):
         return Advice(
             Tone.WARN,
@@ -332,8 +331,7 @@ def _since(record: ServerRecord, now: float, *, online: bool) -> str:
 
 
 def _reached(server: Server, outcome: DialOutcome) -> Advice:
-    way = {True: " through a relay", False: " directly", None: ""}[outcome.relayed]
-    connected = f"The monitor connected to it{way}."
+    connected = f"The monitor connected to it {words.way(outcome.relayed)}".rstrip() + "."
     if outcome.protocol_ok is not False:
         return Advice(
             Tone.GOOD, "can be reached", f"{connected} Other peers can connect to it, as far as can be seen from here."
