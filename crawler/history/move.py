@@ -1,7 +1,7 @@
 """This module moves a monitor: `--export FILE` writes its history into a file, `--import FILE` reads it elsewhere.
 
-The file is zstd-compressed msgpack of typed entries, one per key of Redis, so that it fits any version of Redis and
-Valkey. A file is hostile until it is parsed: only keys of the history are taken, of their type and size.
+The file is zstd-compressed msgpack of typed entries, one per Redis key, and so independent of the version of Redis or
+Valkey. A file is hostile until it is parsed: only keys of the history are accepted, with their type and size.
 """
 
 from __future__ import annotations

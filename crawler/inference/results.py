@@ -1,4 +1,4 @@
-"""This module keeps the latest inference checks, and puts them into snapshots with their own age."""
+"""This module keeps the latest inference checks, and merges them into snapshots; each keeps its own time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from shared.snapshot import ModelReport, ServerReport, Snapshot
 
 KEPT_PERIODS = 3
-"""Periods after which a check tells nothing about now any more, and is dropped."""
+"""Periods after which a check is too old to say anything about now, and is dropped."""
 
 
 class Results:
@@ -31,7 +31,7 @@ class Results:
         (self.servers if found.adapter is None else self.adapters)[dht_prefix, peer_id] = found
 
     def add_agreements(self, dht_prefix: str, agreements: Mapping[str, Agreement], adapter: str | None = None) -> None:
-        """Take how servers stand to one another that were checked with this adapter."""
+        """Add how servers' results compare with one another; all were checked with this adapter."""
         kept = self.servers if adapter is None else self.adapters
         for peer_id, agreement in agreements.items():
             found = kept.get((dht_prefix, peer_id))
@@ -68,7 +68,7 @@ class Results:
         return msgspec.structs.replace(model, servers=servers, usability=self.models.get(model.dht_prefix))
 
     def _server(self, dht_prefix: str, server: ServerReport) -> ServerReport:
-        """A check of blocks or an adapter that the server has left is not about it any more."""
+        """Return the server with its checks, except those of blocks or an adapter that it no longer serves."""
         if server.state is not PeerState.ONLINE:
             return server
 

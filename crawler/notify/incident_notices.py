@@ -111,7 +111,7 @@ class IncidentNotices:
         held_back = False
         for notice in self._due(incidents, sent, float(since), now):
             opened = f"{notice.incident.id}:opened"
-            if notice.id != opened and await asyncio.to_thread(self._queue.is_on_its_way, opened):
+            if notice.id != opened and await asyncio.to_thread(self._queue.is_pending, opened):
                 held_back = True
             else:
                 await asyncio.to_thread(self._queue.put, notice, lease)

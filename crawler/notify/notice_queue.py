@@ -180,7 +180,7 @@ class NoticeQueue:
             pipeline.hset(keys.INCIDENTS_TOLD, notice.id, "1")
             pipeline.execute()
 
-    def is_on_its_way(self, notice_id: str) -> bool:
+    def is_pending(self, notice_id: str) -> bool:
         """Whether a notice is queued, and neither delivered nor given up."""
         status = self._connection.hget(f"{Job.redis_job_namespace_prefix}{job_id(notice_id)}", "status")
         return status is not None and status != JobStatus.FAILED.value.encode()
