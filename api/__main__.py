@@ -26,7 +26,7 @@ def main() -> int:
     logs.configure(settings, "api")
     tracing.start(settings.otel_exporter_otlp_endpoint, "api")
     app = create_app(settings)
-    heap.settle()
+    heap.freeze_imports()
     sys.setswitchinterval(SWITCH_INTERVAL)
     uvicorn.run(
         app,

@@ -79,7 +79,7 @@ class Publisher:
     async def begin(self) -> float:
         """Return when the crawl begins, in Unix seconds by Redis's clock, and delete unusable keys of the crawler."""
         attempted_at = await self._clock.ask()
-        await self.mend()
+        await self.delete_unusable_keys()
         return attempted_at
 
     async def publish(self, snapshot: Snapshot, attempted_at: float) -> None:
@@ -146,10 +146,10 @@ class Publisher:
             )
         )
 
-    async def mend(self) -> None:
+    async def delete_unusable_keys(self) -> None:
         """Delete keys of the crawler that have another type than it writes, which would fail every write."""
         with suppress(RedisError, OSError):
-            await self._writer.mend()
+            await self._writer.delete_unusable_keys()
 
     async def _write(self, snapshot: Snapshot) -> int:
         return await self._writer.publish(snapshot, self._leadership.lease or "")

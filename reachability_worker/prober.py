@@ -157,7 +157,7 @@ class Prober:
         dht_node, prober_node = self._dht_node, self._prober_node
         if dht_node is None or prober_node is None or not self.fit:
             return DialOutcome.unknown(Cause.NODE_UNFIT, error=self.unfit_reason)
-        kind = dht_node.rules(prober_node.peer_id).kind(given.peer_id, from_text(given.way))
+        kind = dht_node.rules(prober_node.peer_id).kind(given.peer_id, from_text(given.address))
         if not kind.is_dialled:
             self._on_addresses_refused({kind: 1})
             return DialOutcome.unknown(Cause.NOT_DIALABLE, stage=Stage.LOOKUP, error=_NOT_DIALLED.get(kind))
@@ -187,7 +187,7 @@ class Prober:
         deadline: float,
         on_stage: Callable[[Stage], None],
     ) -> DialOutcome:
-        address = from_text(given.way)
+        address = from_text(given.address)
         async with await ProberNode.open() as node:
             if deadline - time.monotonic() < LEAST_DIAL:
                 return DialOutcome.unknown(Cause.NO_SLOT)  # the daemon was slow to start

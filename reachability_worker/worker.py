@@ -113,7 +113,7 @@ class ConcurrentWorker:
             verdict_reuse=verdict_reuse,
             on_written=self._written,
             now=self._clock.now,
-            mend=self._mend,
+            delete_unusable=self._delete_unusable,
         )
         self._renew_now = asyncio.Event()
         self.tasks = Tasks(on_change=self._renew_now.set)
@@ -203,7 +203,7 @@ class ConcurrentWorker:
                 if not away:
                     log.warning("redis is away", error=str(error))
                 away = True
-                await self._mend_after(error)
+                await self._delete_unusable_after(error)
                 await asyncio.sleep(0.25)
                 continue
             refused = [job[0] for job in jobs if not self._start(job)]
@@ -290,7 +290,7 @@ class ConcurrentWorker:
                 self._metrics.queued(waiting, oldest_ms / 1000)
                 await self._clock.ask()
             except (RedisError, OSError) as error:
-                await self._mend_after(error)
+                await self._delete_unusable_after(error)
             with suppress(TimeoutError):
                 async with asyncio.timeout(RENEW_EVERY):
                     await self._renew_now.wait()
@@ -319,20 +319,22 @@ class ConcurrentWorker:
                     log.warning("dropped checks that a lost worker had started", checks=lost)
                 self._suspended = await asyncio.to_thread(self._registration.beat, busy=bool(self._in_flight))
             except (RedisError, OSError) as error:
-                await self._mend_after(error)
+                await self._delete_unusable_after(error)
             await asyncio.sleep(MAINTAIN_EVERY)
 
-    async def _mend_after(self, error: Exception) -> None:
+    async def _delete_unusable_after(self, error: Exception) -> None:
         """Delete the worker's keys of a wrong type, unless the error is an outage, which the caller waits out."""
         if stored.is_outage(error):
             return
         stored.refuse("redis", error)
         with suppress(RedisError, OSError):
-            await self._mend()
+            await self._delete_unusable()
 
-    async def _mend(self) -> None:
+    async def _delete_unusable(self) -> None:
         own = {self._registration.key: "hash"}
-        await stored.mend(self._redis, keys.of_the_workers(self._vantage, self._registration.queue_name) | own)
+        await stored.delete_unusable(
+            self._redis, keys.of_the_workers(self._vantage, self._registration.queue_name) | own
+        )
 
     async def _drain(self) -> None:
         """Wait for the checks in flight for the grace time, then hand the rest back."""

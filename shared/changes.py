@@ -1,6 +1,6 @@
-"""This module defines a change: what became of a server or model, as stored, with its evidence in words.
+"""This module defines a change of a server or model, as it is stored, with its evidence in words.
 
-A change is one entry that lasts: a server that goes down and comes back is one change, and so is one that flaps.
+A change has a beginning and an end: a server that goes down and comes back is one change, and so is one that flaps.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     start: float
     updated: float
     end: float | None = None
-    """When it was over: nothing while it lasts."""
+    """When it ended; None while it lasts."""
     state: str = ""
     """What the server was found to be: unreachable, offline, joining, gone, or not computing."""
     evidence: str = ""

@@ -290,12 +290,10 @@ def job_subject(peer_id: str, *, inference: bool) -> str:
     return f"{peer_id}-inference" if inference else peer_id
 
 
-_DECISIVE = (Verdict.REACHABLE, Verdict.UNREACHABLE, Verdict.UNKNOWN)
-
-
 def decide(answers: Sequence[Answer]) -> Answer:
     """Return the decisive answer: a peer is reachable if anyone reached it, else unreachable if anyone probed it."""
-    return min(answers, key=lambda answer: (_DECISIVE.index(answer.outcome.verdict), answer.vantage))
+    decisive = list(Verdict)
+    return min(answers, key=lambda answer: (decisive.index(answer.outcome.verdict), answer.vantage))
 
 
 _answer_encoder = msgspec.json.Encoder()

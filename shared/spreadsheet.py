@@ -1,4 +1,4 @@
-"""This module makes CSV cells of values that strangers chose: no spreadsheet takes one for a formula."""
+"""This module writes values that strangers chose as CSV cells that no spreadsheet reads as a formula."""
 
 from __future__ import annotations
 

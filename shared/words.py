@@ -1,7 +1,7 @@
-"""This module turns amounts into words that people read: counts, durations, units, block ranges, shares.
+"""This module writes amounts as people read them: counts, durations, units, block ranges, shares.
 
-The text picture, the command lines and the pages use it, so that a thing is written one way everywhere. Ranges of
-blocks are written with both ends counted in ("37–40"), whatever the half-open form in which code holds them.
+The text picture, the command lines and the pages share it, so that each is written in one way. Ranges of blocks include
+both ends ("37–40"), unlike the half-open ranges in code.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _MANY = 10
 
 
 def clean(text: str) -> str:
-    """Drop what has no picture of its own: control characters, bidi overrides, zero-width marks."""
+    """Remove unprintable characters: control characters, bidi overrides, zero-width marks."""
     if text.isprintable():
         return text
     return "".join(char for char in text if char.isprintable())
@@ -29,7 +29,7 @@ def clean(text: str) -> str:
 
 def cut(text: str, limit: int) -> str:
     """Return clean text of at most `limit` characters; an ellipsis marks what was cut."""
-    # Of a megabyte only so much is looked at as could be shown.
+    # Clean only as much of a long text as can be shown.
     text = clean(text[: 4 * limit + 64]).strip() if len(text) > 4 * limit + 64 else clean(text).strip()
     return text if len(text) <= limit else text[: max(0, limit - 1)].rstrip() + "…"
 
@@ -90,7 +90,7 @@ def period(seconds: float) -> str:
 
 
 def utc(seconds: float) -> datetime:
-    """Unix seconds as a time; whatever a clock or a record says, it is one that can be printed."""
+    """Return Unix seconds as a time, limited to what datetime can print."""
     return datetime.fromtimestamp(min(max(seconds, 0), _MAX_UNIX_TIME) if seconds == seconds else 0, UTC)  # noqa: PLR0124
 
 
@@ -137,7 +137,7 @@ def way(relayed: bool | None) -> str:
 
 
 def percent(part: float, whole: float) -> str:
-    """`99.9 %`: never 100 % where something is missing, never 0 % where something is there; empty of nothing."""
+    """`99.9 %`: 100 % and 0 % only where that is exact; empty where `whole` is 0."""
     if not whole > 0:
         return ""
     share = 100 * part / whole

@@ -28,7 +28,7 @@ async def dial_given(
         try:
             answer = await checks.dial(address, deadline=deadline, vantage=vantage)
         except NoVerdictError as error:
-            return GivenDial(address.way, DialOutcome.unknown(Cause.EXPIRED, error=str(error)))
+            return GivenDial(address.address, DialOutcome.unknown(Cause.EXPIRED, error=str(error)))
         return GivenDial.of(address, answer)
 
     return list(await asyncio.gather(*map(one, given)))

@@ -68,7 +68,7 @@ class ModelPast:
     def _last_bad_crawl(self) -> list[float]:
         """Return when the last slot ended in which a crawl found it broken: of the minutes, else of the hours."""
         for history in (self.minutes, self.hours):
-            if bad := [slot.slot for slot in history.slots if slot.healthy < slot.looks]:
+            if bad := [slot.slot for slot in history.slots if slot.healthy < slot.crawls]:
                 return [min((bad[-1] + 1.0) * history.resolution.ring.step, history.read_at)]
         return []
 
@@ -112,10 +112,10 @@ def model_history_html(history: ModelPast, last_seen: float | None = None) -> Ma
     """
     hours, days, now = history.hours, history.days, history.hours.read_at
     watched = hours.watched(history.minutes)
-    rows = charts.uptime_bars(_looks(hours), now, hours.uptimes(), watched)
+    rows = charts.uptime_bars(_crawls(hours), now, hours.uptimes(), watched)
     year = max(watched["30d"], (len(days.slots) - 1) * charts.DAY_SPAN.seconds)
     if year > watched["30d"]:
-        rows.append(charts.year_bars(_looks(days), now, days.uptime(charts.YEAR.hours // 24), year))
+        rows.append(charts.year_bars(_crawls(days), now, days.uptime(charts.YEAR.hours // 24), year))
     spans = (
         (history.minutes, charts.DAY_SPAN, True),
         (hours, charts.MONTH_SPAN, watched["30d"] > watched["24h"]),
@@ -159,8 +159,8 @@ def _steps(
     )
 
 
-def _looks(history: ModelHistory) -> dict[int, tuple[int, int]]:
-    return {slot.slot: (slot.looks, slot.healthy) for slot in history.slots}
+def _crawls(history: ModelHistory) -> dict[int, tuple[int, int]]:
+    return {slot.slot: (slot.crawls, slot.healthy) for slot in history.slots}
 
 
 def _lines(history: ModelHistory, span: charts.Span, now: float) -> list[charts.Line]:
@@ -187,14 +187,14 @@ def server_history_html(history: ServerHistory, last_seen: float | None = None) 
     facts.append(("Came online", None, text.count(record.sessions, "time")))
     if history.proofs:
         facts.append(("Asked to compute", None, record_words(history.proofs, days=7)))
-    looks = {hour.hour: (hour.looked, hour.online) for hour in history.hours}
+    crawled = {hour.hour: (hour.crawled, hour.online) for hour in history.hours}
     served = sum(hour.online for hour in history.hours) * MINUTE
-    watched = sum(hour.looked for hour in history.hours) * MINUTE
+    watched = sum(hour.crawled for hour in history.hours) * MINUTE
     facts.append(("Served", None, f"{words.hours(served)} of the {words.hours(watched)} watched"))
     outages = history.outages()
     return _render(
         "server_history",
-        rows=charts.uptime_bars(looks, now, history.uptimes(), history.watched()),
+        rows=charts.uptime_bars(crawled, now, history.uptimes(), history.watched()),
         facts=facts,
         outages=[_outage(outage, last_seen) for outage in reversed(outages[-MAX_OUTAGES:])],
         left_out=max(0, len(outages) - MAX_OUTAGES),

@@ -98,15 +98,15 @@ class Swarm:
             pass
 
     async def _follow(self) -> None:
-        async for news in self._reader.follow():
-            if news.snapshot is not None:
-                self.snapshot, self.snapshot_id = news.snapshot, news.snapshot_id
-            if news.status is not None:
-                self.status = news.status
+        async for update in self._reader.follow():
+            if update.snapshot is not None:
+                self.snapshot, self.snapshot_id = update.snapshot, update.snapshot_id
+            if update.status is not None:
+                self.status = update.status
             await self._clock.ask()
             await self._render()
-            if news.snapshot is not None:
-                await asyncio.to_thread(heap.give_back)
+            if update.snapshot is not None:
+                await asyncio.to_thread(heap.trim)
             self.subscribers.wake_all()
 
     async def _keep_fresh(self) -> None:

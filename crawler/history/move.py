@@ -19,7 +19,7 @@ from shared.store import keys
 from shared.store.connection import connect
 from shared.store.history import HistoryReader
 from shared.store.inference_history import MODEL_HOURS, SERVER_HOURS
-from shared.store.rings import LOOKS, Resolution
+from shared.store.rings import CRAWLED, Resolution
 from shared.store.server_history import LIFE_SECONDS, SIZE
 
 if TYPE_CHECKING:
@@ -233,7 +233,7 @@ def _moved() -> dict[str, str]:
 def _bound(key: str) -> _Bound | None:
     """Return what may stand under a key; None for a key that is not of the history."""
     if key in (types := _moved()):
-        return _Bound(types[key], LOOKS.size) if types[key] in _KINDS else None
+        return _Bound(types[key], CRAWLED.size) if types[key] in _KINDS else None
     if len(key) > MAX_TEXT_KEY:
         return None
     for resolution in Resolution:

@@ -84,7 +84,7 @@ class IncidentNotices:
                     if not stored.is_outage(error):
                         stored.refuse("redis", error)
                         with suppress(RedisError, OSError):
-                            await stored.mend(self._redis, keys.of_the_crawler())
+                            await stored.delete_unusable(self._redis, keys.of_the_crawler())
                 await asyncio.sleep(POLL_EVERY)
         finally:
             with suppress(RedisError, OSError):

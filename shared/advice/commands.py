@@ -1,7 +1,7 @@
-"""This module writes what people copy: the command of a Petals server, and the Python of a client.
+"""This module writes text for people to copy: the command of a Petals server, and the Python of a client.
 
-The names in it come from the swarm, where anyone can announce any. Each is quoted for a shell or for Python. What
-cannot be given safely (control characters, what a program would read as an option) is left out, or a placeholder.
+Names in it come from the swarm, where anyone can announce any name, so each is quoted for a shell or for Python. A name
+with control characters, or that a program would read as an option, is left out or replaced by a placeholder.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ DOCUMENTATION = "https://github.com/bigscience-workshop/petals#readme"
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The address that a server is to announce."""
+    """The address that a server should announce."""
 
     ip: str
     port: int

@@ -30,8 +30,8 @@ from shared.export_files import ExportFile, Form, Kind
 from shared.public.contributors import ranking
 from shared.public.data import DataDocument, DataFile
 from shared.public.reports import ReportDocument, ReportIncident, ReportModel
-from shared.resolve import resolve
 from tests import page_snapshots as made
+from tests.fakes import resolve
 from tests.support.chromium import ARGUMENTS, CHROMIUM
 
 CSP = (
