@@ -64,12 +64,9 @@ def duration(seconds: float) -> str:
 
 def hours(seconds: float) -> str:
     """`13.5 hours`; less than one hour in minutes."""
-    return duration(seconds) if seconds < HOUR else count_of(seconds / HOUR, "hour")
-
-
-def count_of(amount: float, noun: str) -> str:
-    """`1 hour`, `13.5 hours`: an amount that may be a fraction."""
-    return f"{number(amount)} {plural(1 if amount == 1 else 2, noun)}"
+    if seconds < HOUR:
+        return duration(seconds)
+    return f"{number(seconds / HOUR)} {'hour' if seconds == HOUR else 'hours'}"
 
 
 def about(seconds: float) -> str:

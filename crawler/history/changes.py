@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from crawler.history.script import change_command
+from crawler.history.commands import change_command
 from shared import changes, words
 from shared.advice.inference import OUTCOME_WORDS
 from shared.changes import MAX_EVIDENCE, Change, ChangeKind
@@ -25,7 +25,7 @@ from shared.store import keys
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from crawler.history.script import Command
+    from crawler.history.commands import Command
     from shared.inference import ServerInference
     from shared.snapshot import ModelReport, ServerReport, Snapshot
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from crawler.history.script import change_command
 from crawler.incidents import Watch, step
 from shared import changes, incidents
 from shared.store import keys
@@ -18,8 +17,11 @@ from shared.store.server_history import changes as header_changes
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from crawler.history.script import Command
+    from shared.changes import Change
     from shared.snapshot import ModelReport, ModelState
+
+Command = tuple[str | bytes | int | float, ...]
+"""A Redis command, or `("CHANGE", id, document)`, which the history's script runs (`crawler.history.writer`)."""
 
 MAX_CLOSED_INCIDENTS = 500
 YEAR = 366 * DAY
@@ -28,6 +30,11 @@ _NEVER_HEALTHY_PENALTY = YEAR - 2 * DAY
 """Seconds by which these rank as older than they are, so that they are deleted two days after they were last seen."""
 MEMBERS_PER_COMMAND = 1_000
 """Members per ZADD: Lua unpacks no more than some thousand values."""
+
+
+def change_command(change: Change) -> Command:
+    """Return the command that writes the one entry of this change; an older entry is replaced."""
+    return ("CHANGE", change.id, changes.encode(change))
 
 
 class StoredOutage(NamedTuple):

@@ -39,28 +39,25 @@ class MoveError(Exception):
     """The history cannot be moved; the text says why, and what to do."""
 
 
-class _String(msgspec.Struct, frozen=True, tag="string"):
+class _Key(msgspec.Struct, frozen=True):
     key: str
     life: int | None
     """Seconds after which Redis deletes the key; None: never."""
+
+
+class _String(_Key, frozen=True, tag="string"):
     value: bytes
 
 
-class _Hash(msgspec.Struct, frozen=True, tag="hash"):
-    key: str
-    life: int | None
+class _Hash(_Key, frozen=True, tag="hash"):
     value: dict[bytes, bytes]
 
 
-class _SortedSet(msgspec.Struct, frozen=True, tag="zset"):
-    key: str
-    life: int | None
+class _SortedSet(_Key, frozen=True, tag="zset"):
     value: list[tuple[bytes, float]]
 
 
-class _Stream(msgspec.Struct, frozen=True, tag="stream"):
-    key: str
-    life: int | None
+class _Stream(_Key, frozen=True, tag="stream"):
     value: list[tuple[str, dict[bytes, bytes]]]
 
 

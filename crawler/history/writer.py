@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
-    from crawler.history.script import Command
+    from crawler.history.commands import Command
 
 T = TypeVar("T")
 

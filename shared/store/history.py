@@ -111,20 +111,20 @@ class ServerHistory(msgspec.Struct, frozen=True):
 
     def uptimes(self) -> dict[str, float | None]:
         """Return the share of minutes with a crawl in which it was online, by window, since it was first seen."""
-        result: dict[str, float | None] = {}
-        for name, hours in UPTIME_WINDOWS.items():
-            since = int(self.read_at // HOUR) - hours
-            counted = [hour for hour in self.hours if hour.hour > since]
-            result[name] = _share(sum(hour.online for hour in counted), sum(hour.crawled for hour in counted))
-        return result
+        return {
+            name: _share(sum(hour.online for hour in hours), sum(hour.crawled for hour in hours))
+            for name, hours in self._windows().items()
+        }
 
     def watched(self) -> dict[str, float]:
         """Return the seconds of each window that were watched: the minutes with a crawl since it was first seen."""
-        result = {}
-        for name, hours in UPTIME_WINDOWS.items():
-            since = int(self.read_at // HOUR) - hours
-            result[name] = float(sum(hour.crawled for hour in self.hours if hour.hour > since) * MINUTE)
-        return result
+        return {name: float(sum(hour.crawled for hour in hours) * MINUTE) for name, hours in self._windows().items()}
+
+    def _windows(self) -> dict[str, list[ServerHour]]:
+        now = int(self.read_at // HOUR)
+        return {
+            name: [each for each in self.hours if each.hour > now - hours] for name, hours in UPTIME_WINDOWS.items()
+        }
 
     def outages(self) -> list[ServerOutage]:
         """Return the times in which crawls did not find it online, oldest first; to the hour, as it is kept."""
