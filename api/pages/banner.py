@@ -200,13 +200,9 @@ def conflicts(view: View) -> list[Notice]:
     differs = "differs from its record" if snapshot.num_conflicts == 1 else "differ from their records"
     title = f"{servers} {differs}."
     words = "Anyone can write a record in another server’s name; ≠ marks them in the tables:"
-    return [Notice("idle", title, words, _in_conflict(snapshot))]
-
-
-def _in_conflict(snapshot: Snapshot) -> tuple[str, ...]:
     differing = (server for model in snapshot.models for server in model.servers if server.conflict)
     lines = (f"…{text.cut(server.peer_id[-6:])}: {text.cut(server.conflict or '', 200)}" for server in differing)
-    return tuple(dict.fromkeys(lines))[:MAX_TRIED]
+    return [Notice("idle", title, words, tuple(dict.fromkeys(lines))[:MAX_TRIED])]
 
 
 def tried(peers: Iterable[BootstrapPeer], show_addresses: bool) -> tuple[str, ...]:

@@ -111,7 +111,7 @@ def make_card(model: ModelReport, told: ModelAdvice, *, max_rows: int = FULL_TAB
         name=text.cut(model.name, 60) or "(nameless)",
         short_name=text.cut(model.short_name, 32) or text.cut(model.dht_prefix, 32) or "(nameless)",
         dht_prefix=text.cut(model.dht_prefix, 80),
-        repository=_repository(model),
+        repository=text.shown_name(link, 60) if (link := text.safe_link(model.repository)) else None,
         official=model.official,
         limited=model.limited,
         proof=model_proof(model, stale=stale),
@@ -206,8 +206,3 @@ def _capacity(model: ModelReport) -> str:
         return ""
     held = words.blocks([(stage.start, stage.end)])
     return f"{words.throughput(stage.throughput)}, as the servers of {held} claim"
-
-
-def _repository(model: ModelReport) -> text.Shown | None:
-    link = text.safe_link(model.repository)
-    return None if link is None else text.shown_name(link, 60)

@@ -163,7 +163,7 @@ class Pages:
         listed = model.servers
         if len(listed) > MAX_MODEL_ROWS:
             listed = tuple(rows.fastest(listed, MAX_MODEL_ROWS))
-        context = _swarm_context(view, f"{card.short_name} {told.advice.title}", "swarm", text.model_json(dht_prefix))
+        context = _swarm_context(view, f"{card.short_name} {told.advice.title}", "swarm", text.documents_of(card.href))
         context["description"] = share.model_description(view, card)
         context["picture"] = f"/og{card.href}.png"
         return self._render(
@@ -198,7 +198,9 @@ class Pages:
         if found is None:
             return None
         told = found.advice
-        context = _swarm_context(view, f"…{found.short_id} {told.title}", "swarm", text.server_json(peer_id))
+        context = _swarm_context(
+            view, f"…{found.short_id} {told.title}", "swarm", text.documents_of(text.server_href(peer_id))
+        )
         section = None if history is None else past.server_history_html(history, view.last_seen)
         feed = self._feed("server", peer_id)
         return self._render("server", context, server=found, stale=view.stale, history=section, feed=feed)

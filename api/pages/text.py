@@ -87,16 +87,9 @@ def model_href(dht_prefix: str) -> str:
     return "/models/" + quote(dht_prefix, safe="", errors="replace")
 
 
-def model_json(dht_prefix: str) -> tuple[tuple[str, str], ...]:
-    """Return a model's page in other forms: (name, address)."""
-    name = quote(dht_prefix, safe="", errors="replace")
-    return (("JSON", f"/api/v1/models/{name}"), ("history as JSON", f"/api/v1/history/models/{name}"))
-
-
-def server_json(peer_id: str) -> tuple[tuple[str, str], ...]:
-    """Return a server's page in other forms: (name, address)."""
-    name = quote(peer_id, safe="", errors="replace")
-    return (("JSON", f"/api/v1/servers/{name}"), ("history as JSON", f"/api/v1/history/servers/{name}"))
+def documents_of(href: str) -> tuple[tuple[str, str], ...]:
+    """Return the page of a model or server (`model_href`, `server_href`) in other forms: (name, address)."""
+    return (("JSON", f"/api/v1{href}"), ("history as JSON", f"/api/v1/history{href}"))
 
 
 def search_href(wanted: str) -> str:

@@ -150,15 +150,8 @@ class PreparedResponses:
         """Use these responses from now on. Requests for an alternative that is None go to the router."""
         self._by_path, self._alternatives = by_path, alternatives
 
-    def messages(self, scope: Scope) -> Messages | None:
-        """Return the response to a GET or HEAD of what is prepared; None for all other requests."""
-        if scope["method"] not in _READ_METHODS:
-            return None
-        found = self.find(scope)
-        return None if found is None else found.messages(scope)
-
     def find(self, scope: Scope) -> PreparedResponse | None:
-        """Return what is prepared for the request, whatever its method."""
+        """Return the response that is prepared for the request's resource, whatever its method; None without one."""
         path = resource(scope)
         found = self._by_path.get(path)
         if found is None:
@@ -189,9 +182,6 @@ class AnswerPrepared:
         self.prepared = prepared
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or (messages := self.prepared.messages(scope)) is None:
-            await self.app(scope, receive, send)
-            return
-        start, body = messages
-        await send(start)
-        await send(body)
+        is_read = scope["type"] == "http" and scope["method"] in _READ_METHODS
+        app = (is_read and self.prepared.find(scope)) or self.app
+        await app(scope, receive, send)

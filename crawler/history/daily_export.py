@@ -13,6 +13,7 @@ import time
 from contextlib import suppress
 from datetime import timedelta
 from itertools import groupby
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
@@ -28,7 +29,6 @@ from shared.store.server_history import unpack_hours
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from datetime import date
     from pathlib import Path
 
     from redis.asyncio import Redis
@@ -48,6 +48,7 @@ DAYS_BACK_OF = {Kind.INFERENCE: SERVER_HOURS.slots * HOUR // DAY - 1}
 """Fewer, where rows are kept for a shorter time."""
 EVERY = 600.0
 TEMPORARY = ".tmp"
+_day = attrgetter("day")
 
 log = structlog.get_logger()
 
@@ -175,7 +176,3 @@ class DailyExport:
                 left_over = rest.endswith(TEMPORARY) and path.stat().st_mtime < time.time() - HOUR
                 if file is not None and (left_over or (not rest and file.day < oldest)):
                     path.unlink()
-
-
-def _day(file: ExportFile) -> date:
-    return file.day

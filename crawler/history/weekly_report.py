@@ -119,7 +119,11 @@ def make_report(
         peer_id: sum(hour.online / hour.crawled for hour in unpack_hours(data, crawled, now) if hour.hour in hours)
         for peer_id, (_, data) in servers.items()
     }
-    new = sorted(peer_id for peer_id, (record, _) in servers.items() if online[peer_id] and _is_new(record, week))
+    new = sorted(
+        peer_id
+        for peer_id, (record, _) in servers.items()
+        if online[peer_id] and week.start <= record.first_seen < week.end
+    )
     lost = sorted(
         peer_id
         for peer_id, (record, _) in servers.items()
@@ -156,10 +160,6 @@ def make_report(
 
 def _hours(week: Week) -> range:
     return range(week.start // HOUR, week.end // HOUR)
-
-
-def _is_new(record: ServerRecord, week: Week) -> bool:
-    return week.start <= record.first_seen < week.end
 
 
 def _model(prefix: str, slots: Sequence[ModelSlot], *, official: bool) -> ReportModel:

@@ -58,17 +58,14 @@ class Choice(NamedTuple):
 
     def takes(self, change: Change, official: Collection[str]) -> bool:
         """Whether to send a change. `official` are the DHT prefixes of official models."""
-        if _RANKS.index(severity(change)) < _RANKS.index(self.least) or not _is_worth_telling(change):
+        if _RANKS.index(severity(change)) < _RANKS.index(self.least):
+            return False
+        if change.times & (change.times - 1):  # of a change that repeats, only the 1st, 2nd, 4th, 8th, … time is sent
             return False
         named = change.peer_id in self.servers or change.contributor in self.contributors
         if self.models == "all":
             return True
         return named or change.dht_prefix in (official if self.models == "official" else self.models)
-
-
-def _is_worth_telling(change: Change) -> bool:
-    """Whether to send a change that repeats: the 1st, 2nd, 4th, 8th, … time, both its beginning and its end."""
-    return change.times & (change.times - 1) == 0
 
 
 class Message(NamedTuple):

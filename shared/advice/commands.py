@@ -89,17 +89,17 @@ def client(model: ModelReport, snapshot: Snapshot, *, adapter: str | None = None
     """Return Python that lets a model of this swarm continue a text."""
     options = ["name"]
     if prefix := _prefix_to_name(model):
-        options.append(f"dht_prefix={_literal(prefix)}")
+        options.append(f"dht_prefix={prefix!a}")
     if peers := initial_peers(snapshot):
-        options.append(f"initial_peers=[{', '.join(map(_literal, peers))}]")
+        options.append(f"initial_peers=[{', '.join(map(ascii, peers))}]")
     if adapter is not None and _fits(adapter):
-        options.append(f"active_adapter={_literal(adapter)}")
+        options.append(f"active_adapter={adapter!a}")
     return "\n".join(
         [
             "from petals import AutoDistributedModelForCausalLM",
             "from transformers import AutoTokenizer",
             "",
-            f"name = {_literal(repository(model))}",
+            f"name = {repository(model)!a}",
             "tokenizer = AutoTokenizer.from_pretrained(name)",
             f"model = AutoDistributedModelForCausalLM.from_pretrained({', '.join(options)})",
             "",
@@ -148,7 +148,3 @@ def _prefix_to_name(model: ModelReport) -> str:
 def _fits(value: str) -> bool:
     """Whether a value can stand in a command: no control characters, and not to be taken for an option."""
     return bool(value) and value.isprintable() and not value.startswith("-")
-
-
-def _literal(value: str) -> str:
-    return ascii(value)
