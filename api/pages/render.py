@@ -69,10 +69,12 @@ MAX_CHIPS = 8
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """The feed that a page's Watch button follows, and the query for the same changes on `/events`."""
+    """What a page's Watch button needs: the feed, and the query for the same changes on `/events`."""
 
     href: str
     query: str
+    script: str
+    alert_icon: str
 
 
 class Pages:
@@ -98,11 +100,11 @@ class Pages:
             share_css=static_href("share.css"),
             public_url=public_url,
             unfold=unfold,
-            watch_js=static_href("watch.js"),
             icon=static_href("favicon.svg"),
-            alert_icon=static_href("favicon-alert.svg"),
             petals_docs=commands.DOCUMENTATION,
         )
+        self._watch_script = static_href("watch.js")
+        self._alert_icon = static_href("favicon-alert.svg")
         names = self._environment.list_templates(filter_func=lambda name: name.endswith(".html") and name[0] != "_")
         self._templates = {name.removesuffix(".html"): self._environment.get_template(name) for name in names}
         self._picture = self._environment.get_template("picture.svg")
@@ -163,7 +165,7 @@ class Pages:
         listed = model.servers
         if len(listed) > MAX_MODEL_ROWS:
             listed = tuple(rows.fastest(listed, MAX_MODEL_ROWS))
-        context = _swarm_context(view, f"{card.short_name} {told.advice.title}", "swarm", text.documents_of(card.href))
+        context = _swarm_context(view, f"{card.short_name} {told.advice.title}", "swarm", text.model_json(dht_prefix))
         context["description"] = share.model_description(view, card)
         context["picture"] = f"/og{card.href}.png"
         return self._render(
@@ -380,7 +382,7 @@ class Pages:
         """Return what follows a server, model or contributor: the kind and the name; without both: the swarm."""
         query = urlencode({of: name}, errors="replace") if of else ""
         href = f"/changes.atom?{query}" if of else "/changes.atom"
-        return Feed(href, query or "changes=all")
+        return Feed(href, query or "changes=all", self._watch_script, self._alert_icon)
 
     def _render(self, template: str, context: dict[str, Any], **more: Any) -> str:
         return self._templates[template].render(context, **more)
@@ -404,7 +406,9 @@ def _swarm_context(
     view: View, title: str, section: str, same: Sequence[tuple[str, str]] = text.SWARM_DOCUMENTS
 ) -> dict[str, Any]:
     """Return the variables of base.html for a page of the swarm. `same` are (name, address) of its other forms."""
-    return _context(title, section) | {
+    return {
+        "title": title,
+        "section": section,
         "snapshot": view.snapshot,
         "snapshot_id": view.snapshot_id or "",
         "live": True,

@@ -87,8 +87,15 @@ def model_href(dht_prefix: str) -> str:
     return "/models/" + quote(dht_prefix, safe="", errors="replace")
 
 
-def documents_of(href: str) -> tuple[tuple[str, str], ...]:
-    """Return the page of a model or server (`model_href`, `server_href`) in other forms: (name, address)."""
+def model_json(dht_prefix: str) -> tuple[tuple[str, str], ...]:
+    """Return a model's page in other forms: (name, address)."""
+    href = model_href(dht_prefix)
+    return (("JSON", f"/api/v1{href}"), ("history as JSON", f"/api/v1/history{href}"))
+
+
+def server_json(peer_id: str) -> tuple[tuple[str, str], ...]:
+    """Return a server's page in other forms: (name, address)."""
+    href = server_href(peer_id)
     return (("JSON", f"/api/v1{href}"), ("history as JSON", f"/api/v1/history{href}"))
 
 
