@@ -200,9 +200,7 @@ class Pages:
         if found is None:
             return None
         told = found.advice
-        context = _swarm_context(
-            view, f"…{found.short_id} {told.title}", "swarm", text.documents_of(text.server_href(peer_id))
-        )
+        context = _swarm_context(view, f"…{found.short_id} {told.title}", "swarm", text.server_json(peer_id))
         section = None if history is None else past.server_history_html(history, view.last_seen)
         feed = self._feed("server", peer_id)
         return self._render("server", context, server=found, stale=view.stale, history=section, feed=feed)
@@ -405,7 +403,7 @@ def _context(title: str, section: str) -> dict[str, Any]:
 def _swarm_context(
     view: View, title: str, section: str, same: Sequence[tuple[str, str]] = text.SWARM_DOCUMENTS
 ) -> dict[str, Any]:
-    """Return the variables of base.html for a page of the swarm. `same` are (name, address) of its other forms."""
+    """What the frame of a page that follows the swarm needs. `same` are (name, address) of the page in other forms."""
     return {
         "title": title,
         "section": section,
@@ -456,7 +454,9 @@ def _issues(snapshot: Snapshot) -> list[IssueGroup]:
 
 def _contributors(snapshot: Snapshot) -> list[tuple[text.Shown, str]]:
     most = list(snapshot.top_contributors.items())[:MAX_CONTRIBUTORS]
-    return [(text.shown_name(name), text.count(blocks, "block")) for name, blocks in most]
+    return [
+        (text.shown_name(name), f"{text.number(blocks)} block{'s' if blocks != 1 else ''}") for name, blocks in most
+    ]
 
 
 def _not_counted(snapshot: Snapshot) -> list[text.Shown]:
