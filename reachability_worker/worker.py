@@ -13,7 +13,7 @@ import signal
 import time
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import structlog
@@ -35,14 +35,11 @@ from shared.store.inference_turn import inference_turn
 from shared.tasks import Tasks, end
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from redis import Redis
     from redis.asyncio import Redis as AsyncRedis
 
     from reachability_worker.metrics import WorkerMetrics
-    from shared.given import GivenAddress
-    from shared.inference import InferenceRequest
+    from reachability_worker.prober import Prober
     from shared.reachability import Stage
 
 CHECKS_PER_BATCH = 250
@@ -56,35 +53,13 @@ LAST_WRITE_TIMEOUT = 1.0
 log = structlog.get_logger()
 
 
-class PeerProber(Protocol):
-    """What a worker needs of a prober: the real one, or one with simulated peers in benchmarks and tests."""
-
-    @property
-    def fit(self) -> bool:
-        """Whether probes can be trusted now."""
-
-    async def probe(self, peer_id: str, deadline: float, on_stage: Callable[[Stage], None]) -> DialOutcome:
-        """Probe one peer until `deadline` (monotonic seconds). Never raises for what the peer does.
-
-        `on_stage` is called with each stage as it begins.
-        """
-
-    async def probe_at(self, given: GivenAddress, deadline: float, on_stage: Callable[[Stage], None]) -> DialOutcome:
-        """Dial one address that somebody gave. Never raises for what is found there."""
-
-    async def infer(
-        self, peer_id: str, reached: DialOutcome, asked: InferenceRequest, deadline: float
-    ) -> ServerInference:
-        """Take two tokens through blocks of a peer that was reached. Never raises for what the peer does."""
-
-
 class ConcurrentWorker:
     """Takes and runs checks from `run` to `stop`. Checks still in flight then are finished or handed back."""
 
     def __init__(
         self,
         vantage: str,
-        prober: PeerProber,
+        prober: Prober,
         *,
         connection: Redis,
         redis: AsyncRedis,
