@@ -33,7 +33,7 @@ log = structlog.get_logger()
 
 
 class Publisher:
-    """Writes for one crawler. Apart from `take_over` and `restore` nothing here raises for a Redis that is away."""
+    """Writes for one crawler. Only `take_over` and `restore` raise while Redis is away; the others log it."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class Publisher:
         if published is not None and ours and (self.last is None or published.taken_at > self.last.taken_at):
             self.last = published
             if self._inference is not None:
-                self._inference.restore(published)
+                self._inference.results.restore(published)
         self._metrics.elections.inc()
         log.info("leading", lease=self._leadership.lease, goes_on_from=self.last.taken_at if self.last else None)
 

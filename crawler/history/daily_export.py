@@ -92,7 +92,7 @@ class DailyExport:
         folder: Path,
         leadership: Leadership,
         *,
-        now: Callable[[], float] = time.time,
+        now: Callable[[], float],
         days_kept: int = 1_096,
     ) -> None:
         self._history = HistoryReader(redis)

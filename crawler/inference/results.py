@@ -30,7 +30,7 @@ class Results:
     def add(self, dht_prefix: str, peer_id: str, found: ServerInference) -> None:
         (self.servers if found.adapter is None else self.adapters)[dht_prefix, peer_id] = found
 
-    def add_agreements(self, dht_prefix: str, agreements: Mapping[str, Agreement], adapter: str | None = None) -> None:
+    def add_agreements(self, dht_prefix: str, agreements: Mapping[str, Agreement], adapter: str | None) -> None:
         """Add how servers' results compare with one another; all were checked with this adapter."""
         kept = self.servers if adapter is None else self.adapters
         for peer_id, agreement in agreements.items():
@@ -39,7 +39,7 @@ class Results:
                 kept[dht_prefix, peer_id] = msgspec.structs.replace(found, agreement=agreement)
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Go on from what another crawler published, where this one has nothing newer."""
+        """Add the checks that another crawler published, where this one has none."""
         for model in snapshot.models:
             if model.usability is not None:
                 self.models.setdefault(model.dht_prefix, model.usability)
@@ -50,15 +50,12 @@ class Results:
                 if server.adapter_inference is not None:
                     self.adapters.setdefault(key, server.adapter_inference)
 
-    def forget(self, now: float) -> None:
-        """Drop what is too old."""
-        self.servers = {key: one for key, one in self.servers.items() if now - one.checked_at <= self._kept}
-        self.adapters = {key: one for key, one in self.adapters.items() if now - one.checked_at <= self._kept}
-        self.models = {key: one for key, one in self.models.items() if now - one.checked_at <= self._kept}
-
     def merged(self, snapshot: Snapshot, *, peer_id: str | None) -> Snapshot:
-        """Return a snapshot with what is known of its servers and models; `peer_id` is who checks."""
-        self.forget(snapshot.taken_at)
+        """Return a snapshot with its checks; drop those that are too old. `peer_id` is that of the checking node."""
+        oldest = snapshot.taken_at - self._kept
+        self.servers = {key: one for key, one in self.servers.items() if one.checked_at >= oldest}
+        self.adapters = {key: one for key, one in self.adapters.items() if one.checked_at >= oldest}
+        self.models = {key: one for key, one in self.models.items() if one.checked_at >= oldest}
         return msgspec.structs.replace(
             snapshot, models=tuple(map(self._model, snapshot.models)), inference_peer_id=peer_id
         )

@@ -123,10 +123,6 @@ class InferenceChecks:
         self._snapshot = merged
         return merged
 
-    def restore(self, snapshot: Snapshot) -> None:
-        """Go on from what another crawler published."""
-        self.results.restore(snapshot)
-
     async def run(self) -> None:
         """Check in rounds until cancelled."""
         with tempfile.TemporaryDirectory(prefix="petals-monitor-") as folder:

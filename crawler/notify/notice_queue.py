@@ -140,7 +140,7 @@ class _Scheduler(RQScheduler):
 class NoticeQueue:
     """Queues and delivers notices. All methods block, and raise `redis.RedisError` and `OSError`."""
 
-    def __init__(self, connection: Redis, deliver: Deliver, on_ended: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(self, connection: Redis, deliver: Deliver, on_ended: Callable[[str], None]) -> None:
         """`on_ended` gets each delivery's outcome: "delivered" or "failed", and "given_up" after the last failure."""
         self._connection = connection
         self._queue = Queue(QUEUE, connection=connection, job_class=_NoticeJob, serializer=JSONSerializer)

@@ -61,9 +61,9 @@ class OperatorNotices:
         choice: Choice,
         official: Collection[str],
         digest_seconds: float,
-        quiet_hours: QuietHours | None = None,
-        monitor_url: str | None = None,
-        on_ended: Callable[[str], None] = lambda _: None,
+        quiet_hours: QuietHours | None,
+        monitor_url: str | None,
+        on_ended: Callable[[str], None],
     ) -> None:
         """`on_ended` gets each delivery's outcome: "delivered" or "failed"."""
         self._redis = redis
