@@ -150,7 +150,7 @@ def _found_served(
     tokens = gives_tokens(model)
     if tokens:
         return _found_healthy(msgspec.structs.replace(watch, unusable_since=0.0), model, at)
-    if tokens is None:  # nobody could look: no reason to end an incident
+    if tokens is None:  # not known whether they compute: no reason to end an incident
         last = watch.incident or watch.suspected
         return (watch, None) if last is not None and last.unusable is not None else _found_healthy(watch, model, at)
     began = min(watch.unusable_since or proved.checked_at, proved.checked_at)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 QUEUE_PREFIX = "reachability"
 CHECK_FUNCTION = "reachability_worker.check_peer"
-"""The only job that workers accept. It is a name, not an import path: what stands in Redis is never imported."""
+"""The only job that workers accept. It is a name, not an import path: nothing that Redis names is imported."""
 
 ANSWER_WITHIN = 9.0
 """Seconds from request to answer. A Petals server waits 10, then starts unchecked."""
@@ -207,7 +207,7 @@ def advice(cause: Cause, flags: str = "--public_ip IP --port PORT") -> str:
 
 
 def hints(outcome: DialOutcome, your_ip: str) -> list[str]:
-    """Say what an unreached peer's operator can mend, from what it announces and the address it asks from."""
+    """Return what an unreachable peer's operator can change, given the addresses it announces and the client's IP."""
     if outcome.verdict is not Verdict.UNREACHABLE or not is_public(your_ip):
         return []
     announced = {ip for address in outcome.addresses if (ip := endpoint(address).direct_ip) is not None}

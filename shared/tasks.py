@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PAUSES = (0.1, 0.5, 1, 2, 5, 10, 30)
-"""Seconds before a loop's first, second, … start anew in a row; the last one stays."""
+"""Seconds before a loop's first, second, … restart in a row; further ones use the last."""
 CANCEL_AGAIN = 1.0
 """Seconds after which a task that was cancelled and goes on is cancelled again."""
 STEADY_AFTER = 2.0

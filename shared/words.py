@@ -80,7 +80,7 @@ def ago(moment: float, now: float) -> str:
 
 
 def period(seconds: float) -> str:
-    """`minute`, `90 seconds`: what stands after "every"."""
+    """`minute`, `90 seconds`: to follow the word "every"."""
     if math.isfinite(seconds) and seconds >= MINUTE and seconds % MINUTE:
         return count(round(seconds), "second")
     return duration(seconds).removeprefix("1 ")

@@ -28,7 +28,7 @@ _SERVER_ERROR = 500
 
 
 class RequestSpans:
-    """ASGI middleware. It stands inside of `RequestId`, whose id it notes."""
+    """ASGI middleware, to be used inside of `RequestId`, whose id it records."""
 
     def __init__(self, app: ASGIApp, trusted: Networks) -> None:
         self.app = app

@@ -110,7 +110,7 @@ class Index(Generic[Row]):
         self._orders: dict[str, _Order] = {}
 
     def page(self, selection: Selection) -> Page[Row]:
-        """Return a page. Raises `TypeError` where the cursor's value cannot stand in the order that it names."""
+        """Return a page. Raises `TypeError` where the cursor's value has another type than the order."""
         wanted = self._wanted(selection.filters)
         order = self._order(selection.sort)
         places = _after(order, selection.cursor, descending=selection.descending)

@@ -37,7 +37,7 @@ class ListQuery(msgspec.Struct, frozen=True):
     """The query without its cursor, always written in the same way."""
 
     def text(self, cursor: Cursor | None) -> str:
-        """Return the query as it stands in an address, with this cursor."""
+        """Return the query for a URL, with this cursor."""
         more = "" if cursor is None else urlencode({"cursor": encode_cursor(cursor)})
         return "&".join(filter(None, (self.plain, more)))
 
@@ -69,7 +69,7 @@ def parse_query(table: Table[Any], query: bytes) -> ListQuery:
 
 
 def encode_cursor(cursor: Cursor) -> str:
-    """Return the cursor as it stands in an address."""
+    """Return the cursor for a URL: base64url of JSON `[sort, value, *identity]`."""
     content = msgspec.json.encode((cursor.sort, cursor.value, *cursor.identity))
     return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
 

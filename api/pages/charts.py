@@ -91,7 +91,7 @@ def uptime_bars(
     uptimes: Mapping[str, float | None],
     watched: Mapping[str, float],
 ) -> list[Bars]:
-    """Draw `{hour: (looked, good)}` (hours since 1970) as a row of bars for each window, up to the hour of now.
+    """Draw `{hour: (crawls, good)}` (hours since 1970) as a row of bars for each window, up to the hour of now.
 
     `watched` are the seconds of each window of which its uptime is a share. A window of which no more was watched than
     of the shorter one before it would say the same again, and is left out.
@@ -106,7 +106,7 @@ def uptime_bars(
 
 
 def year_bars(days: Mapping[int, tuple[int, int]], now: float, uptime: float | None, watched: float) -> Bars:
-    """Draw `{day: (looked, good)}` (days since 1970) as a bar per week, up to the day of now; `watched` in seconds."""
+    """Draw `{day: (crawls, good)}` (days since 1970) as a bar per week, up to the day of now; `watched` in seconds."""
     last_hour = int(now // DAY_SPAN.seconds) * 24 + 23
     shown = uptime_words(uptime, watched, YEAR)
     return _row({day * 24: looks for day, looks in days.items()}, last_hour, YEAR, shown)

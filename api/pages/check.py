@@ -34,7 +34,7 @@ _ORDER = [stage for stage, _, _ in STAGES]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """`state` is done, failed, stopped (nobody could look further) or ahead; `word` says it in words."""
+    """`state` is done, failed, stopped (nobody could probe further) or ahead; `word` says it in words."""
 
     name: str
     meaning: str

@@ -57,7 +57,7 @@ class View:
 
     @property
     def stale(self) -> bool:
-        """Whether the snapshot is too old to be told in the present tense."""
+        """Whether the snapshot is too old to be described in the present tense."""
         return self.freshness.stale
 
 
@@ -84,7 +84,7 @@ class CheckView:
     server: Server | None = None
     """What the newest snapshot knows of it."""
     your_ip: str = ""
-    """The address of whoever asks: often the server's own."""
+    """The client's IP address, which is often the server's own."""
     given: tuple[GivenDial, ...] = ()
     """How the addresses answered that were given with the peer id."""
     inference: ServerInference | None = None

@@ -157,7 +157,7 @@ def _begin(model: ModelReport, server: ServerReport, at: float, *, first: bool) 
 
 def _step(before: Watched, model: ModelReport, server: ServerReport, at: float) -> tuple[Watched, list[Change]]:
     if not _is_reached(server):
-        if server.state is PeerState.ONLINE:  # nobody could look
+        if server.state is PeerState.ONLINE:  # nobody could probe it
             return before, []
         return _down(before, server.state.value, _why(server), at)
     made: list[Change] = []

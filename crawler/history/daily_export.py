@@ -120,7 +120,7 @@ class DailyExport:
         missing = await asyncio.to_thread(self._missing, now)
         crawled = await self._history.crawled_minutes(now) if missing else {}
         seen_on = {day_of(hour * HOUR) for hour in crawled}
-        missing = [file for file in missing if file.day in seen_on]  # on other days nobody looked
+        missing = [file for file in missing if file.day in seen_on]  # other days have no crawl
         written = await self._write(missing, crawled, now) if missing else 0
         await asyncio.to_thread(self._prune, now)
         if written:

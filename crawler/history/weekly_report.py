@@ -79,7 +79,7 @@ class WeeklyReports:
         there = await self._reports.weeks()
         missing = [week for number in range(WEEKS_BACK) if (week := last.before(number)).name not in there]
         crawled = await self._history.crawled_minutes(now) if missing else {}
-        missing = [week for week in missing if any(hour in crawled for hour in _hours(week))]  # else nobody looked
+        missing = [week for week in missing if any(hour in crawled for hour in _hours(week))]  # else there was no crawl
         if not missing:
             return []
         models = {

@@ -98,7 +98,7 @@ class InferenceChecks:
         now: Callable[[], float] = time.time,
         turn: Callable[[str], AbstractAsyncContextManager[bool]] = lambda _: nullcontext(enter_result=True),
     ) -> None:
-        """`models` are the DHT prefixes that are checked, all where None; `count` is told each server's outcome.
+        """`models` are the DHT prefixes that are checked, all where None; `count` gets each server's outcome.
 
         `turn` yields whether a server, by its peer id, is not checked by another process.
         """

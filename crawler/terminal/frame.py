@@ -33,10 +33,10 @@ Piece = tuple[str, str]
 Line = Sequence[Piece]
 
 STALE_PERIODS = 3.0
-"""Crawl periods after which the verdict is told in the past tense."""
+"""Crawl periods after which the verdict is in the past tense."""
 NAME_COLUMNS = 24
 FACTS_COLUMNS = 30
-"""Columns kept for what stands behind a server's blocks."""
+"""Columns reserved to the right of a server's blocks."""
 MIN_BAR = 8
 HELP = "q quit  / filter  ↑↓ scroll   # online X silent J joining ? unreachable _ offline ! none"
 

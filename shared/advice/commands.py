@@ -146,5 +146,5 @@ def _prefix_to_name(model: ModelReport) -> str:
 
 
 def _fits(value: str) -> bool:
-    """Whether a value can stand in a command: no control characters, and not to be taken for an option."""
+    """Whether a value is safe in a command: no control characters, and does not look like an option."""
     return bool(value) and value.isprintable() and not value.startswith("-")

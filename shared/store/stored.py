@@ -38,7 +38,7 @@ D = TypeVar("D")
 T = TypeVar("T")
 
 LOG_EVERY = 60.0
-"""Seconds between two log lines about the same kind of entry: whoever writes bad ones can write many."""
+"""Least seconds between two log lines about one kind of entry, since there may be many bad ones."""
 
 REFUSED = Counter(
     "petals_redis_entries_refused",
