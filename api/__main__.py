@@ -15,10 +15,10 @@ from shared.settings import begin, command_line
 SHUTDOWN_GRACE = 12
 """Seconds that open requests get after SIGTERM: a check takes up to nine. Event streams end at once."""
 SWITCH_INTERVAL = 0.0005
-"""Seconds for which a thread that renders may keep the event loop waiting for the interpreter, of Python's own 0.005: a
-request needs the interpreter several times."""
+"""Seconds after which a rendering thread yields the interpreter to the event loop: with Python's default of 0.005 each
+request would wait several times."""
 KEEP_ALIVE = 65
-"""Seconds; longer than a usual proxy keeps its side, so that the proxy closes first."""
+"""Seconds; longer than the idle time of usual proxies (60), so that the proxy closes the connection first."""
 
 
 def main() -> int:
@@ -26,7 +26,7 @@ def main() -> int:
     logs.configure(settings, "api")
     tracing.start(settings.otel_exporter_otlp_endpoint, "api")
     app = create_app(settings)
-    heap.settle()
+    heap.freeze_imports()
     sys.setswitchinterval(SWITCH_INTERVAL)
     uvicorn.run(
         app,

@@ -120,7 +120,7 @@ def create_app(settings: ApiSettings) -> Starlette:
             Mount("/static", StaticFiles(directory=STATIC_DIR)),
         ],
         middleware=[
-            # Most requests end here; what stands behind it sees only those that a handler answers.
+            # It answers most requests; the middleware after it sees only requests that a handler answers.
             Middleware(AnswerPrepared, prepared=services.prepared),
             Middleware(RequestMetrics, metrics=services.metrics),
             Middleware(RequestId),

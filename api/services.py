@@ -39,21 +39,21 @@ if TYPE_CHECKING:
     from shared.snapshot import ModelReport, Snapshot
 
 FIRST_READ_TIMEOUT = 2.0
-"""Seconds that a starting replica gives Redis to show what is there, before it serves without."""
+"""Seconds for which a starting replica waits for the first snapshot from Redis, before it serves without one."""
 NO_SNAPSHOT_RETRY = 5
 MAX_NEAR = 5
 """Names that an error suggests."""
 
 
 class Services:
-    """Everything that lives as long as the process. Nothing is connected before `start`."""
+    """The objects that live as long as the process. Nothing is connected before `start`."""
 
     def __init__(self, settings: ApiSettings) -> None:
         self.settings = settings
         self.tasks = Tasks()
         self.pages = Pages(settings.public_url, unfold=settings.public_pages == "public")
         self._redis = connect(settings.redis_url, "api")
-        # Apart, so that a crowd that reads the past never waits in front of a check.
+        # Connections of their own, so that many requests for history never delay a check.
         self._history_redis = connect(settings.redis_url, "api history", max_connections=READS_AT_ONCE)
         self.clock = RedisClock(self._redis)
         self.on_demand = OnDemandResponses()
@@ -67,10 +67,8 @@ class Services:
             on_demand=self.on_demand,
         )
         self.lists = ListPages(show_addresses=settings.show_addresses)
-        self.history = HistoryCache(
-            HistoryReader(self._history_redis), Reports(self._history_redis), now=self.clock.now
-        )
-        self.changes = ChangeLog(ChangesReader(self._redis), self.swarm.subscribers.tell)
+        self.history = HistoryCache(HistoryReader(self._history_redis), Reports(self._history_redis), self.clock.now)
+        self.changes = ChangeLog(ChangesReader(self._redis), self.swarm.subscribers.wake_all)
         self.checks = CheckClient(self._redis, self.tasks, max_queued=settings.max_queued_checks)
         self.request_rate = RequestRate(self._redis)
         self._directory: tuple[Snapshot | None, Directory] | None = None
@@ -84,9 +82,9 @@ class Services:
         self.checks.on_reply = self.metrics.replied
 
     async def start(self) -> None:
-        """Follow the snapshots and run checks from now on. Returns when pages show what Redis has, or in two seconds.
+        """Follow snapshots and run checks from now on. Returns once pages show what Redis has, or after two seconds.
 
-        The server listens after this: beside replicas that know the swarm, one that does not yet would answer wrongly.
+        The server listens after this, so that a replica without a snapshot gets no requests beside those that have one.
         """
         if self.settings.api_metrics_port:
             self.metrics.serve(self.settings.api_metrics_port, self.settings.metrics_host)
@@ -123,9 +121,9 @@ class Services:
                 raise Problem(403, "This monitor shows this to its trusted networks alone.")
 
     def public_resource(self, request: Request) -> str:
-        """Return the name under which a response is prepared. Raises as `require_public`.
+        """Return the key under which a response is prepared. Raises as `require_public`.
 
-        Where pages are private it is no path, so that no prepared response is sent before the client was looked at.
+        Where pages are private, the key is not a path, so that `AnswerPrepared` never sends it without this check.
         """
         self.require_public(request)
         name = resource(request.scope)
@@ -149,7 +147,7 @@ class Services:
         """Return what pasted text names in the newest snapshot."""
         snapshot = self.swarm.snapshot
 
-        def find() -> Resolution:  # in the one thread that renders: the directory needs no lock
+        def find() -> Resolution:  # runs in the one rendering thread, so the directory needs no lock
             if self._directory is None or self._directory[0] is not snapshot:
                 made = Directory.of(snapshot, show_addresses=self.settings.show_addresses)
                 self._directory = (snapshot, made)

@@ -1,4 +1,4 @@
-"""This module reads the api's settings from environment variables."""
+"""This module defines the settings of the api, read from environment variables."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def main() -> int:
             return asyncio.run(_by_hand(settings, arguments))
         return 0 if arguments.watch else EXIT_INTERRUPTED
     tracing.start(settings.otel_exporter_otlp_endpoint, "crawler")
-    heap.settle()
+    heap.freeze_imports()
     asyncio.run(_run(settings))
     tracing.stop()
     return 0

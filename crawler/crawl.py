@@ -13,10 +13,6 @@ if TYPE_CHECKING:
     from shared.snapshot import Snapshot
 
 
-async def crawl_once(settings: CrawlerSettings, dht_node: DHTClientNode, last: Snapshot | None = None) -> Snapshot:
-    """Return the snapshot of one crawl. Servers that the `last` snapshot reached are probed first.
-
-    Raises `SwarmUnavailableError`, `NodeError`.
-    """
-    observation = await observe(settings, dht_node, last)
-    return judge(observation, settings.crawl_period, settings.geo_database)
+async def crawl_once(settings: CrawlerSettings, dht_node: DHTClientNode) -> Snapshot:
+    """Return the snapshot of one crawl. Raises `SwarmUnavailableError`, `NodeError`."""
+    return judge(await observe(settings, dht_node), settings.crawl_period, settings.geo_database)

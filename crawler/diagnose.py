@@ -43,7 +43,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class Diagnosis(msgspec.Struct, frozen=True):
-    """What all findings come to."""
+    """The conclusion from all findings."""
 
     ok: bool
     """Whether the swarm can be observed from here."""
@@ -55,7 +55,7 @@ class Diagnosis(msgspec.Struct, frozen=True):
 
 
 async def diagnose(settings: CrawlerSettings, say: Callable[[Finding], None]) -> Diagnosis:
-    """Check each thing that a crawl needs, `say` each finding at once, and return what they come to."""
+    """Check each thing that a crawl needs, pass each finding to `say` at once, and return the conclusion."""
     findings: list[Finding] = []
 
     def tell(step: Step, text: str, *, ok: bool = True) -> None:

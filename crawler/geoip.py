@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any, Self
 
 import maxminddb
 import msgspec
 
 from crawler.text import clean_text
-from shared.address_text import is_public
+from shared.address_text import endpoint, is_public
 from shared.snapshot import Location
 
 if TYPE_CHECKING:
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from shared.snapshot import ServerReport, Snapshot
 
 MAX_PLACE_NAME = 80
-_IP = re.compile(r"/ip[46]/(?P<ip>[0-9a-fA-F.:]+)/")
 
 
 class GeoDatabase:
@@ -65,9 +63,8 @@ class GeoDatabase:
 
     def _located(self, server: ServerReport) -> ServerReport:
         for address in server.multiaddrs:
-            # The IP address in a relayed multiaddr is the relay's.
-            match = None if "/p2p-circuit" in address else _IP.match(address)
-            location = self.locate(match["ip"]) if match else None
+            ip = endpoint(address).direct_ip
+            location = None if ip is None else self.locate(ip)
             if location is not None:
                 return msgspec.structs.replace(server, location=location)
         return server

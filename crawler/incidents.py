@@ -1,8 +1,8 @@
 """This module decides when an incident opens and ends: pure steps from crawl to crawl over a state kept in Redis.
 
-An incident opens at the second crawl in a row that finds a model broken, and starts with the first of them; it ends in
-the same way. A crawl that could not judge the model (it failed, or too many DHT keys did not answer) counts for
-neither. Only a model that was healthy before, or an official one that has servers, can have an incident.
+An incident opens when two crawls in a row find a model broken, and is dated to the first of them; it ends likewise. A
+crawl that could not judge the model (it failed, or too many DHT keys did not answer) counts for neither. Only a model
+that was healthy before, or an official one that has servers, can have an incident.
 
 A model whose blocks all have servers counts as broken, too, when two chains of inference in a row gave no token.
 """
@@ -35,7 +35,7 @@ MAX_LOST_SERVERS = 20
 
 
 CrawlCount = Annotated[int, msgspec.Meta(ge=0, le=2**32)]
-"""A number of crawls. What Redis holds is no larger: one more must be storable, too."""
+"""A number of crawls. The limit leaves room to add one to any stored number."""
 
 
 class Held(msgspec.Struct, frozen=True, array_like=True):
@@ -150,7 +150,7 @@ def _found_served(
     tokens = gives_tokens(model)
     if tokens:
         return _found_healthy(msgspec.structs.replace(watch, unusable_since=0.0), model, at)
-    if tokens is None:  # nobody could look: no reason to end an incident
+    if tokens is None:  # not known whether they compute: no reason to end an incident
         last = watch.incident or watch.suspected
         return (watch, None) if last is not None and last.unusable is not None else _found_healthy(watch, model, at)
     began = min(watch.unusable_since or proved.checked_at, proved.checked_at)

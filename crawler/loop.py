@@ -90,7 +90,7 @@ class CrawlLoop:
                 if not redis_away:
                     log.warning("redis is away; trying again every second", error=str(error))
                 redis_away = True
-                await self._publisher.mend()
+                await self._publisher.delete_unusable_keys()
             self._metrics.leading.set(self._leads.is_set())
             await asyncio.sleep(RENEW_EVERY)
 
@@ -103,7 +103,7 @@ class CrawlLoop:
                 if span.trace_id:
                     structlog.contextvars.bind_contextvars(trace_id=span.trace_id)
                 await self._crawl()
-            await asyncio.to_thread(heap.give_back)
+            await asyncio.to_thread(heap.trim)
             elapsed = time.monotonic() - started
             if elapsed > self._settings.crawl_period:
                 log.warning("the crawl took longer than its period", seconds=round(elapsed, 1))

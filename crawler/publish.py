@@ -33,7 +33,7 @@ log = structlog.get_logger()
 
 
 class Publisher:
-    """Writes for one crawler. Apart from `take_over` and `restore` nothing here raises for a Redis that is away."""
+    """Writes for one crawler. Only `take_over` and `restore` raise while Redis is away; the others log it."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class Publisher:
         if published is not None and ours and (self.last is None or published.taken_at > self.last.taken_at):
             self.last = published
             if self._inference is not None:
-                self._inference.restore(published)
+                self._inference.results.restore(published)
         self._metrics.elections.inc()
         log.info("leading", lease=self._leadership.lease, goes_on_from=self.last.taken_at if self.last else None)
 
@@ -79,7 +79,7 @@ class Publisher:
     async def begin(self) -> float:
         """Return when the crawl begins, in Unix seconds by Redis's clock, and delete unusable keys of the crawler."""
         attempted_at = await self._clock.ask()
-        await self.mend()
+        await self.delete_unusable_keys()
         return attempted_at
 
     async def publish(self, snapshot: Snapshot, attempted_at: float) -> None:
@@ -146,10 +146,10 @@ class Publisher:
             )
         )
 
-    async def mend(self) -> None:
+    async def delete_unusable_keys(self) -> None:
         """Delete keys of the crawler that have another type than it writes, which would fail every write."""
         with suppress(RedisError, OSError):
-            await self._writer.mend()
+            await self._writer.delete_unusable_keys()
 
     async def _write(self, snapshot: Snapshot) -> int:
         return await self._writer.publish(snapshot, self._leadership.lease or "")

@@ -29,7 +29,7 @@ def main() -> int:
         prober = _prober(settings, WorkerMetrics())
         return asyncio.run(check(arguments.check, prober, settings.check_timeout, as_json=arguments.json))
     tracing.start(settings.otel_exporter_otlp_endpoint, "reachability_worker")
-    heap.settle()
+    heap.freeze_imports()
     asyncio.run(_run(settings))
     tracing.stop()
     return 0

@@ -15,7 +15,7 @@ import msgspec
 from shared import words
 from shared.advice.servers import Server, check_advice
 from shared.given import BadAddressError, GivenAddress, GivenDial, difference, how_it_ended
-from shared.resolve import resolve
+from shared.resolve import Directory
 from shared.snapshot import Verdict
 from shared.tasks import Tasks
 
@@ -38,7 +38,7 @@ EXPECTED = (
 
 async def check(pasted: str, prober: Prober, timeout: float, *, as_json: bool) -> int:  # noqa: ASYNC109 - of a probe
     """Probe the peer that the pasted text names, for `timeout` seconds at most. Return the exit code."""
-    resolution = resolve(pasted, None)
+    resolution = Directory().resolve(pasted)
     if resolution.only is None:
         problem = "this names several peers" if resolution.found else "this names no peer"
         print(f"{words.cut(pasted, 80)!r}: {problem}. {EXPECTED}", file=sys.stderr)  # noqa: T201
@@ -57,7 +57,7 @@ async def check(pasted: str, prober: Prober, timeout: float, *, as_json: bool) -
         outcome, *outcomes = await asyncio.gather(
             prober.probe(peer_id, deadline), *(prober.probe_at(address, deadline) for address in given)
         )
-    dials = [*(GivenDial(one.way, found) for one, found in zip(given, outcomes, strict=True)), *dials]
+    dials = [*(GivenDial(one.address, found) for one, found in zip(given, outcomes, strict=True)), *dials]
     advice = check_advice(Server(peer_id), outcome, given=dials)
     write = _as_json if as_json else describe
     print(write(peer_id, outcome, advice, dials))  # noqa: T201

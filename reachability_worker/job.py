@@ -39,14 +39,6 @@ class Check(NamedTuple):
     """The one address at which it is dialled, in place of what the swarm knows."""
 
 
-class Asked(NamedTuple):
-    """What a job asks for: see `Check`."""
-
-    peer_id: str
-    inference: InferenceRequest | None = None
-    given: GivenAddress | None = None
-
-
 def read_check(job: tuple[bytes, bytes, int, bytes, bytes]) -> Check:
     """Return the check of a job, given its id, the packed call, milliseconds left, request id and traceparent.
 
@@ -57,22 +49,23 @@ def read_check(job: tuple[bytes, bytes, int, bytes, bytes]) -> Check:
         job_id = raw_id.decode("ascii")
     except UnicodeDecodeError as error:
         raise BadJobError("its id is not ASCII") from error
-    asked = read_job(job_id, packed)
+    peer_id, inference, given = read_job(job_id, packed)
     return Check(
         job_id,
-        asked.peer_id,
+        peer_id,
         time.monotonic() + left_ms / 1000 - ANSWER_RESERVE,
         request_id.sane(raw_request_id.decode("latin-1")) or "",
         tracing.sane(traceparent.decode("latin-1")),
-        asked.inference,
-        asked.given,
+        inference,
+        given,
     )
 
 
-def read_job(job_id: str, packed: bytes) -> Asked:
-    """Return what a job asks for. Its one argument is a peer id, or a multiaddr with one; blocks may follow the former.
+def read_job(job_id: str, packed: bytes) -> tuple[str, InferenceRequest | None, GivenAddress | None]:
+    """Return a job's peer id, the blocks that the peer shall compute, and the address to dial it at.
 
-    Raises `BadJobError` for everything that is not a check.
+    RQ packs a call as zlib-compressed JSON, `[function, instance, args, kwargs]`. The arguments of a check are
+    `[peer_id]`, `[peer_id, {"dht_prefix", "start", "end"}]` or `[multiaddr]`. Raises `BadJobError` for anything else.
     """
     try:
         unpacked = zlib.decompressobj().decompress(packed, MAX_JOB_BYTES)
@@ -96,14 +89,14 @@ def read_job(job_id: str, packed: bytes) -> Asked:
         raise BadJobError("no blocks to compute")
     if job_id.rpartition("-")[0] != job_subject(peer_id, inference=inference is not None):
         raise BadJobError("the job's id names another peer")
-    return Asked(peer_id, inference)
+    return peer_id, inference, None
 
 
-def _read_given(job_id: str, text: str) -> Asked:
+def _read_given(job_id: str, text: str) -> tuple[str, None, GivenAddress]:
     try:
         given = GivenAddress.read(text)
     except BadAddressError as error:
         raise BadJobError(str(error)) from error
     if job_id.rpartition("-")[0] != address_subject(str(given)):
         raise BadJobError("the job's id names another address")
-    return Asked(given.peer_id, given=given)
+    return given.peer_id, None, given

@@ -50,9 +50,9 @@ INFERENCES_AT_ONCE = 2
 GIVEN_AT_ONCE = 4
 """Given addresses that are dialled at a time, each over a daemon of its own."""
 GIVEN_HELD = 40
-"""Given addresses that are dialled or wait for that; more are answered at once, so that none takes a check's place."""
+"""Given addresses that are dialled or wait; more get "no slot" at once, so that they do not delay checks of peers."""
 LEAST_DIAL = 2.0
-"""Seconds that a given address gets at least: less would make a slow one look dead."""
+"""Seconds that the dial of a given address gets at least: with less, a slow peer would seem to be away."""
 RETIRED_LASTS = 10.0
 """Seconds after which no check can still be using a replaced prober node."""
 
@@ -150,14 +150,14 @@ class Prober:
     ) -> DialOutcome:
         """Return whether a peer proves its id at an address that somebody gave. Never raises for what is found there.
 
-        The verdict is of that address alone, and nothing of the far end's words is in it. It is unknown where nobody
-        could dial, or may by the rules. A daemon of its own dials: one that checks peers would dial what it knows of
-        this one as well, and would go on to know the given address.
+        The verdict is about that address alone, and holds no text from the remote end. It is unknown where nobody could
+        dial the address, or where `AddressRules` forbid it. A daemon of its own dials: the shared one would also dial
+        the peer's other addresses, and would remember the given one.
         """
         dht_node, prober_node = self._dht_node, self._prober_node
         if dht_node is None or prober_node is None or not self.fit:
             return DialOutcome.unknown(Cause.NODE_UNFIT, error=self.unfit_reason)
-        kind = dht_node.rules(prober_node.peer_id).kind(given.peer_id, from_text(given.way))
+        kind = dht_node.rules(prober_node.peer_id).kind(given.peer_id, from_text(given.address))
         if not kind.is_dialled:
             self._on_addresses_refused({kind: 1})
             return DialOutcome.unknown(Cause.NOT_DIALABLE, stage=Stage.LOOKUP, error=_NOT_DIALLED.get(kind))
@@ -187,7 +187,7 @@ class Prober:
         deadline: float,
         on_stage: Callable[[Stage], None],
     ) -> DialOutcome:
-        address = from_text(given.way)
+        address = from_text(given.address)
         async with await ProberNode.open() as node:
             if deadline - time.monotonic() < LEAST_DIAL:
                 return DialOutcome.unknown(Cause.NO_SLOT)  # the daemon was slow to start
@@ -198,7 +198,7 @@ class Prober:
         if found.verdict is Verdict.UNREACHABLE and not await self._passes_self_test():
             self._set_fit("the self-test failed")
             return DialOutcome.unknown(Cause.NODE_UNFIT, stage=found.stage, error=self.unfit_reason)
-        # What stands behind a port of a stranger's choice is told by its cause, never in its own words.
+        # The client chose the port, so whatever answers there is reported by its cause, never in its own words.
         return DialOutcome(
             found.verdict,
             found.stage,
@@ -243,11 +243,16 @@ class Prober:
             prober_node = await self._replace(prober_node)
         outcome = await self._dial(dht_node, prober_node, peer_id, deadline, on_stage)
         if outcome.cause is Cause.BACKOFF:
-            outcome = await self._probe_after_backoff(dht_node, prober_node, peer_id, deadline, on_stage)
+            failed_at, failure = self._failures.get(peer_id, (-RECENT_FAILURE, outcome))
+            if time.monotonic() - failed_at < RECENT_FAILURE:
+                outcome = failure  # it explains the daemon's backoff
+            else:
+                prober_node = await self._replace(prober_node)
+                outcome = await self._dial(dht_node, prober_node, peer_id, deadline, on_stage)
         if outcome.verdict is Verdict.REACHABLE:
             self._failures.pop(peer_id, None)
             if outcome.reached_at is not None:
-                return outcome  # over a relay, which has its circuit back
+                return outcome  # through a relay, whose circuit is closed by now
             outcome = with_way(outcome, await self._connections(prober_node, peer_id))
             self._background.start("disconnect", _disconnect(prober_node, peer_id))
             return outcome
@@ -257,21 +262,6 @@ class Prober:
         if outcome.verdict is Verdict.UNREACHABLE:
             self._remember(peer_id, outcome)
         return outcome
-
-    async def _probe_after_backoff(
-        self,
-        dht_node: DHTClientNode,
-        prober_node: ProberNode,
-        peer_id: str,
-        deadline: float,
-        on_stage: Callable[[Stage], None],
-    ) -> DialOutcome:
-        """Return the recent failure that explains the daemon's backoff, else what a fresh prober node finds."""
-        seen = self._failures.get(peer_id)
-        if seen is not None and time.monotonic() - seen[0] < RECENT_FAILURE:
-            return seen[1]
-        prober_node = await self._replace(prober_node)
-        return await self._dial(dht_node, prober_node, peer_id, deadline, on_stage)
 
     async def _dial(
         self,
@@ -323,15 +313,15 @@ class Prober:
         started, dht_node, prober_node = time.monotonic(), self._dht_node, self._prober_node
         if dht_node is None or prober_node is None or not (dht_node.is_alive and prober_node.is_alive):
             return False
-        heard, reached = await asyncio.gather(
+        dht_answers, dials_work = await asyncio.gather(
             dht_node.reaches_swarm(),
             any_true(
                 prober_node.reaches(peer_id, map(from_text, self._bootstrap_peers[peer_id])) for peer_id in self._joined
             ),
         )
-        if heard and reached:
+        if dht_answers and dials_work:
             self._tested_from = started
-        return heard and reached
+        return dht_answers and dials_work
 
     def _set_fit(self, reason: str | None) -> None:
         if reason is None and not self.fit:

@@ -29,6 +29,8 @@ log = structlog.get_logger()
 
 
 class _Finished(NamedTuple):
+    """A check, its encoded answer, and the milliseconds for which the verdict answers other requests (0: none)."""
+
     check: Check
     answer: bytes
     reuse_ms: int
@@ -47,12 +49,12 @@ class Results:
         verdict_reuse: float,
         on_written: Callable[[list[Check]], None],
         now: Callable[[], float],
-        mend: Callable[[], Awaitable[None]],
+        delete_unusable: Callable[[], Awaitable[None]],
     ) -> None:
-        """`now` returns Unix seconds; `mend` deletes keys of the worker that have the wrong type."""
+        """`now` returns Unix seconds; `delete_unusable` deletes keys of the worker that have the wrong type."""
         self._scripts = scripts
         self._now = now
-        self._mend = mend
+        self._delete_unusable = delete_unusable
         self._registration = registration
         self._vantage = vantage
         self._execution = execution
@@ -80,7 +82,7 @@ class Results:
             await self._write(batch)
             self._on_written([done.check for done in batch])
 
-    async def _write(self, batch: list[_Finished], *, mended: bool = False) -> None:
+    async def _write(self, batch: list[_Finished], *, cleaned: bool = False) -> None:
         """Write answers, waiting while Redis is away. An answer that Redis itself refuses is dropped, alone."""
         away = False
         while True:
@@ -94,18 +96,18 @@ class Results:
                     away = True
                     await asyncio.sleep(RETRY_SECONDS)
                     continue
-                if mended and len(batch) == 1:
+                if cleaned and len(batch) == 1:
                     stored.refuse("answer", error)
                     return
             else:
                 return
-            if mended:
+            if cleaned:
                 for done in batch:
-                    await self._write([done], mended=True)
+                    await self._write([done], cleaned=True)
                 return
-            mended = True
+            cleaned = True
             with suppress(RedisError, OSError):
-                await self._mend()
+                await self._delete_unusable()
 
     async def _finish(self, batch: list[_Finished]) -> None:
         jobs = [item for done in batch for item in (done.check.job_id, done.answer, done.reuse_ms)]

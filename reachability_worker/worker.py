@@ -13,7 +13,7 @@ import signal
 import time
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import structlog
@@ -35,14 +35,11 @@ from shared.store.inference_turn import inference_turn
 from shared.tasks import Tasks, end
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from redis import Redis
     from redis.asyncio import Redis as AsyncRedis
 
     from reachability_worker.metrics import WorkerMetrics
-    from shared.given import GivenAddress
-    from shared.inference import InferenceRequest
+    from reachability_worker.prober import Prober
     from shared.reachability import Stage
 
 CHECKS_PER_BATCH = 250
@@ -56,35 +53,13 @@ LAST_WRITE_TIMEOUT = 1.0
 log = structlog.get_logger()
 
 
-class PeerProber(Protocol):
-    """What a worker needs of a prober: the real one, or one with simulated peers in benchmarks and tests."""
-
-    @property
-    def fit(self) -> bool:
-        """Whether probes can be trusted now."""
-
-    async def probe(self, peer_id: str, deadline: float, on_stage: Callable[[Stage], None]) -> DialOutcome:
-        """Probe one peer until `deadline` (monotonic seconds). Never raises for what the peer does.
-
-        `on_stage` is called with each stage as it begins.
-        """
-
-    async def probe_at(self, given: GivenAddress, deadline: float, on_stage: Callable[[Stage], None]) -> DialOutcome:
-        """Dial one address that somebody gave. Never raises for what is found there."""
-
-    async def infer(
-        self, peer_id: str, reached: DialOutcome, asked: InferenceRequest, deadline: float
-    ) -> ServerInference:
-        """Take two tokens through blocks of a peer that was reached. Never raises for what the peer does."""
-
-
 class ConcurrentWorker:
     """Takes and runs checks from `run` to `stop`. Checks still in flight then are finished or handed back."""
 
     def __init__(
         self,
         vantage: str,
-        prober: PeerProber,
+        prober: Prober,
         *,
         connection: Redis,
         redis: AsyncRedis,
@@ -113,7 +88,7 @@ class ConcurrentWorker:
             verdict_reuse=verdict_reuse,
             on_written=self._written,
             now=self._clock.now,
-            mend=self._mend,
+            delete_unusable=self._delete_unusable,
         )
         self._renew_now = asyncio.Event()
         self.tasks = Tasks(on_change=self._renew_now.set)
@@ -203,7 +178,7 @@ class ConcurrentWorker:
                 if not away:
                     log.warning("redis is away", error=str(error))
                 away = True
-                await self._mend_after(error)
+                await self._delete_unusable_after(error)
                 await asyncio.sleep(0.25)
                 continue
             refused = [job[0] for job in jobs if not self._start(job)]
@@ -290,7 +265,7 @@ class ConcurrentWorker:
                 self._metrics.queued(waiting, oldest_ms / 1000)
                 await self._clock.ask()
             except (RedisError, OSError) as error:
-                await self._mend_after(error)
+                await self._delete_unusable_after(error)
             with suppress(TimeoutError):
                 async with asyncio.timeout(RENEW_EVERY):
                     await self._renew_now.wait()
@@ -319,20 +294,22 @@ class ConcurrentWorker:
                     log.warning("dropped checks that a lost worker had started", checks=lost)
                 self._suspended = await asyncio.to_thread(self._registration.beat, busy=bool(self._in_flight))
             except (RedisError, OSError) as error:
-                await self._mend_after(error)
+                await self._delete_unusable_after(error)
             await asyncio.sleep(MAINTAIN_EVERY)
 
-    async def _mend_after(self, error: Exception) -> None:
+    async def _delete_unusable_after(self, error: Exception) -> None:
         """Delete the worker's keys of a wrong type, unless the error is an outage, which the caller waits out."""
         if stored.is_outage(error):
             return
         stored.refuse("redis", error)
         with suppress(RedisError, OSError):
-            await self._mend()
+            await self._delete_unusable()
 
-    async def _mend(self) -> None:
+    async def _delete_unusable(self) -> None:
         own = {self._registration.key: "hash"}
-        await stored.mend(self._redis, keys.of_the_workers(self._vantage, self._registration.queue_name) | own)
+        await stored.delete_unusable(
+            self._redis, keys.of_the_workers(self._vantage, self._registration.queue_name) | own
+        )
 
     async def _drain(self) -> None:
         """Wait for the checks in flight for the grace time, then hand the rest back."""

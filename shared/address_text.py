@@ -1,6 +1,6 @@
-"""This module takes multiaddrs and IP addresses apart that are text; none of it raises, whatever the text is.
+"""This module parses multiaddrs and IP addresses given as text. Nothing here raises, whatever the text is.
 
-`shared.p2p.addresses` judges those that are about to be dialled, as bytes.
+`shared.p2p.addresses` decides which addresses (as bytes) may be dialled.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class Endpoint(NamedTuple):
 
 
 def endpoint(multiaddr: str) -> Endpoint:
+    """Return the parts of a multiaddr; empty ones where the text is none."""
     _, protocol, host, transport, port, *_ = (*multiaddr.split("/", 5), "", "", "", "", "")
     return Endpoint(protocol, host, transport, port, "/p2p-circuit" in multiaddr)
 

@@ -1,6 +1,6 @@
-"""This module defines a change: what became of a server or model, as stored, with its evidence in words.
+"""This module defines a change of a server or model, as it is stored, with its evidence in words.
 
-A change is one entry that lasts: a server that goes down and comes back is one change, and so is one that flaps.
+A change has a beginning and an end: a server that goes down and comes back is one change, and so is one that flaps.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import msgspec
 
 from shared import words
 from shared.snapshot import check_times
+from shared.words import utc_minute
 
 if TYPE_CHECKING:
     from shared.incidents import Incident
@@ -66,7 +67,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     start: float
     updated: float
     end: float | None = None
-    """When it was over: nothing while it lasts."""
+    """When it ended; None while it lasts."""
     state: str = ""
     """What the server was found to be: unreachable, offline, joining, gone, or not computing."""
     evidence: str = ""
@@ -165,28 +166,24 @@ def sentence(change: Change) -> str:
     evidence = words.clean(change.evidence).rstrip(".")
     why = f": {evidence}" if evidence else ""
     if change.kind is ChangeKind.NEW:
-        return f"Reached for the first time at {_at(change.start)}{why}."
+        return f"Reached for the first time at {utc_minute(change.start)}{why}."
     if change.kind in (ChangeKind.MOVED, ChangeKind.UPDATED):
-        often = "At " if change.times == 1 else f"{change.times:,} times since {_at(change.start)}, last at "
-        return f"{often}{_at(change.updated)}{why}."
+        often = "At " if change.times == 1 else f"{change.times:,} times since {utc_minute(change.start)}, last at "
+        return f"{often}{utc_minute(change.updated)}{why}."
     state = words.clean(change.state).capitalize()
     if change.times == 1:
         if change.end is None:
-            return f"{state} since {_at(change.start)}{why}."
+            return f"{state} since {utc_minute(change.start)}{why}."
         back = f"back after {_lasted(change.end - change.start)}"
-        return f"{state} since {_at(change.start)}{why}; {back}."
+        return f"{state} since {utc_minute(change.start)}{why}; {back}."
     what = "Down" if change.kind is ChangeKind.DOWN else state
     if change.end is None:
-        last = _at(change.since)
-        return f"{what} {change.times:,} times since {_at(change.start)}, now {state.lower()} since {last}{why}."
+        last = utc_minute(change.since)
+        return f"{what} {change.times:,} times since {utc_minute(change.start)}, now {state.lower()} since {last}{why}."
     return (
-        f"{what} {change.times:,} times between {_at(change.start)} and {_at(change.end)}, "
-        f"{_lasted(change.down_seconds)} in all{why}; back since {_at(change.end)}."
+        f"{what} {change.times:,} times between {utc_minute(change.start)} and {utc_minute(change.end)}, "
+        f"{_lasted(change.down_seconds)} in all{why}; back since {utc_minute(change.end)}."
     )
-
-
-def _at(seconds: float) -> str:
-    return f"{words.utc(seconds):%Y-%m-%d %H:%M} UTC"
 
 
 def _lasted(seconds: float) -> str:

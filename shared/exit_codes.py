@@ -1,4 +1,4 @@
-"""This module holds what processes of the monitor say by how they end."""
+"""This module holds exit codes of the monitor's processes."""
 
 BAD_SETTINGS = 2
-"""The settings cannot work: whoever started the process need not try again."""
+"""Invalid settings: a supervisor need not restart the process."""

@@ -47,7 +47,7 @@ class ExportFile(NamedTuple):
 
 
 class ExportSettings(Settings):
-    """The settings of the crawler, which writes the export, and of the api, which serves it."""
+    """Settings shared by the crawler, which writes the export, and the api, which serves it."""
 
     export_folder: Path | None = Field(
         None,

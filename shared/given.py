@@ -1,7 +1,8 @@
-"""This module reads the multiaddrs that somebody gives to be dialled as they are, and says how their dials ended.
+"""This module parses the multiaddrs that clients give to be dialled, and describes in words how the dials ended.
 
-The text is hostile, so few forms are taken: TCP or QUIC at an IP address or a host name, directly or through one relay.
-Whatever listens there gets the beginning of a libp2p handshake; WebSocket, say, would get an HTTP request.
+The text is hostile, so only a few forms are accepted: TCP or QUIC at an IP address or host name, directly or through
+one relay. So whatever listens there receives only the start of a libp2p handshake (WebSocket would send an HTTP
+request).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from shared import words
+from shared.address_text import MAX_PORT
 from shared.peer_id import BadPeerIdError, parse_peer_id
 from shared.reachability import Cause, DialOutcome, Stage, message
 from shared.snapshot import Verdict
@@ -26,7 +28,7 @@ MAX_GIVEN = 8
 MAX_GIVEN_CHARS = 400
 MAX_SHOWN = 160
 """Characters of an address in a sentence."""
-_OF_THE_ADDRESS = {
+_ADDRESS_MESSAGES = {
     Cause.REFUSED: "The connection was refused: nothing listens on that port.",
     Cause.NO_HOST_ROUTE: "The address is not routable.",
     Cause.NOT_LIBP2P: "Something that is not a libp2p node answers there.",
@@ -35,8 +37,7 @@ _OF_THE_ADDRESS = {
     Cause.RELAY_REFUSED: "The relay refuses to connect to it.",
     Cause.SAME_NETWORK: "It is the monitor's own router, which may not let the monitor in from inside.",
 }
-"""In place of the words that speak of what the peer announces."""
-_MOST_TELLING = (Verdict.REACHABLE, Verdict.UNREACHABLE, Verdict.UNKNOWN)
+"""Replace those of `shared.reachability.message` that speak of the announced address."""
 
 
 _FORM = re.compile(
@@ -47,27 +48,26 @@ _FORM = re.compile(
     re.ASCII,
 )
 _NAME = re.compile(r"[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*\.?")
-_MAX_PORT = 65_535
 
 
 class BadAddressError(ValueError):
-    """Not an address that is dialled; the message says why."""
+    """The address cannot be dialled; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class GivenAddress:
-    """An address at which somebody expects a peer, in its one spelling. `str` of it is the whole multiaddr."""
+    """A peer's address as a client gave it, in canonical spelling. `str` returns the whole multiaddr."""
 
     peer_id: str
-    way: str
+    address: str
     """The multiaddr without the peer's id."""
 
     def __str__(self) -> str:
-        return f"{self.way}/p2p/{self.peer_id}"
+        return f"{self.address}/p2p/{self.peer_id}"
 
     @classmethod
     def read(cls, text: str, peer_id: str | None = None) -> Self:
-        """Read an address of the peer, whose id may stand at its end, and must where it is not known.
+        """Parse an address. Its last part may be the peer's id, and must be where `peer_id` is not given.
 
         Raises `BadAddressError`.
         """
@@ -98,7 +98,7 @@ def _peer_id(text: str) -> str:
 
 
 def _port(digits: str) -> int:
-    if not 0 < int(digits) <= _MAX_PORT:
+    if not 0 < int(digits) <= MAX_PORT:
         raise BadAddressError(f"{digits} is no port")
     return int(digits)
 
@@ -128,15 +128,15 @@ class GivenDial:
     outcome: DialOutcome
     vantage: str | None = None
     checked_at: float | None = None
-    """Unix seconds; None where nobody looked."""
+    """Unix seconds; None where it was not dialled."""
 
     @classmethod
     def of(cls, given: GivenAddress, answer: Answer) -> Self:
-        return cls(given.way, answer.outcome, answer.vantage, answer.checked_at)
+        return cls(given.address, answer.outcome, answer.vantage, answer.checked_at)
 
     @classmethod
     def refused(cls, text: str, why: str) -> Self:
-        """Return what is said of an address that is never dialled."""
+        """Return the result for an address that cannot be dialled."""
         outcome = DialOutcome.unknown(Cause.NOT_DIALABLE, stage=Stage.LOOKUP, error=why)
         return cls(words.cut(text, MAX_GIVEN_CHARS), outcome)
 
@@ -147,7 +147,7 @@ class GivenDial:
 
 
 def how_it_ended(dial: GivenDial) -> str:
-    """Return one sentence or two. "Nobody could look" is never told as "does not answer"."""
+    """Return one sentence or two. An address that nobody could dial is never said not to answer."""
     address, outcome = words.cut(dial.address, MAX_SHOWN), dial.outcome
     if outcome.verdict is Verdict.REACHABLE:
         return f"{address} answers: the peer proved its id there{', through the relay' if outcome.relayed else ''}."
@@ -155,7 +155,7 @@ def how_it_ended(dial: GivenDial) -> str:
         return f"{address} was not dialled: {outcome.error or 'this monitor dials no address of this kind'}."
     if outcome.cause is Cause.WRONG_PEER:
         return f"Another peer answers at {address}: the id that it proved is not the one that you gave."
-    why = _OF_THE_ADDRESS.get(outcome.cause) or message(outcome.cause) if outcome.cause else ""
+    why = _ADDRESS_MESSAGES.get(outcome.cause) or message(outcome.cause) if outcome.cause else ""
     if outcome.verdict is Verdict.UNKNOWN:
         return f"Nobody could dial {address}, which says nothing about it. {why}".strip()
     return f"{address} does not answer. {why}".strip()
@@ -171,13 +171,13 @@ def difference(dials: Sequence[GivenDial], swarm: DialOutcome) -> str:
     nowhere = swarm.cause is Cause.NO_ADDRESS
     if not others or not (known or nowhere):
         return ""
-    verdict = next(one for one in _MOST_TELLING if any(dial.outcome.verdict is one for dial in others))
-    told = [words.cut(dial.address, MAX_SHOWN) for dial in others if dial.outcome.verdict is verdict]
-    given = "The address that you gave" if len(dials) == 1 else words.listed(told, 3)
+    verdict = next(one for one in Verdict if any(dial.outcome.verdict is one for dial in others))
+    shown = [words.cut(dial.address, MAX_SHOWN) for dial in others if dial.outcome.verdict is verdict]
+    given = "The address that you gave" if len(dials) == 1 else words.listed(shown, 3)
     given += {
-        Verdict.REACHABLE: words.plural(len(told), " answers", " answer"),
-        Verdict.UNREACHABLE: words.plural(len(told), " does not answer", " do not answer"),
-        Verdict.UNKNOWN: words.plural(len(told), " was not dialled", " were not dialled"),
+        Verdict.REACHABLE: words.plural(len(shown), " answers", " answer"),
+        Verdict.UNREACHABLE: words.plural(len(shown), " does not answer", " do not answer"),
+        Verdict.UNKNOWN: words.plural(len(shown), " was not dialled", " were not dialled"),
     }[verdict]
     if nowhere:
         until = ": clients find the peer once it has joined the swarm" if verdict is Verdict.REACHABLE else ""

@@ -69,7 +69,7 @@ class Incident(msgspec.Struct, frozen=True):
     last_healthy: float | None = None
     """When a crawl last found the model healthy, where one did."""
     end: float | None = None
-    """When the first of the crawls ended that found it healthy again: nothing while it lasts."""
+    """When the first of the crawls ended that found it healthy again; None while it lasts."""
     outcome: Outcome | None = None
     cause: tuple[LostBlocks, ...] = ()
     more_blocks: int = 0
@@ -123,7 +123,7 @@ def _stretch(lost: LostBlocks) -> str:
 
 
 def _visible(text: str) -> str:
-    """Drop control characters and the like: what stands in Redis may be anything."""
+    """Remove unprintable characters: text from Redis may hold anything."""
     return "".join(filter(str.isprintable, text)).strip()
 
 

@@ -1,7 +1,7 @@
-"""This module defines what a real step of inference showed: the third kind of fact beside announced and found.
+"""This module defines the results of inference checks, which prove that a server computes.
 
-A server *announces* blocks, a probe *finds* that it answers, an inference check *proves* that it computes. Facts
-only, no display text but `detail` and `reason`. Times are Unix seconds, durations are seconds, seen from here.
+A server *announces* blocks, a probe *finds* that it answers, an inference check *proves* that it computes. No display
+text but `detail` and `reason`. Times are Unix seconds; durations are seconds, measured from this monitor.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class AgreementOutcome(StrEnum):
 
 
 class Agreement(msgspec.Struct, frozen=True, gc=False):
-    """How a server's numbers stand to those of others."""
+    """How a server's numbers compare with those of others."""
 
     outcome: AgreementOutcome = AgreementOutcome.UNKNOWN
     peers: tuple[str, ...] = ()

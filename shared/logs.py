@@ -31,7 +31,7 @@ def configure(settings: Settings, service: str, *, by_hand: bool = False) -> Non
     last: list[Processor] = (
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
         if as_json
-        # Not the traceback with all local variables, which comes where `rich` is: they hold settings and addresses.
+        # Not rich's traceback, which shows local variables: these hold settings and addresses.
         else [
             structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
         ]
@@ -52,7 +52,7 @@ def configure(settings: Settings, service: str, *, by_hand: bool = False) -> Non
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    # Libraries speak when something is wrong; our own one-line-an-event log says the rest.
+    # Libraries log warnings and errors only.
     for name in ("hivemind", "rq", "rq.worker", "uvicorn", "asyncio"):
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
     structlog.contextvars.bind_contextvars(service=service)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from shared.tracing import Attributes
 
 FLUSH_SECONDS = 2.0
-"""What an ending process gives the collector. The rest of the spans is lost."""
+"""Seconds for which an ending process waits for the collector. Spans not sent by then are lost."""
 
 _KINDS = {
     Kind.INTERNAL: trace.SpanKind.INTERNAL,
@@ -54,7 +54,7 @@ class OtlpTracer:
         attributes = {SERVICE_INSTANCE_ID: f"{socket.gethostname()}-{os.getpid()}"}
         if OTEL_SERVICE_NAME not in os.environ:
             attributes[SERVICE_NAME] = f"petals-monitor-{service.replace('_', '-')}"
-        # The exporter says each failure several times; `_Exporter` says when it begins and when it ends.
+        # The exporter logs each failure several times; `_Exporter` logs the first, and when it is over.
         for name in ("opentelemetry.exporter.otlp.proto.http", "opentelemetry.sdk._shared_internal"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         self._provider = TracerProvider(resource=Resource.create(attributes), shutdown_on_exit=False)
@@ -120,7 +120,7 @@ class OtlpSpan(Span):
 
 
 class _Exporter(SpanExporter):
-    """Sends, and tells in one line when the collector goes and when it comes back."""
+    """Exports spans, and logs one line when the collector becomes unavailable, and one when it is back."""
 
     def __init__(self, exporter: SpanExporter) -> None:
         self._exporter = exporter

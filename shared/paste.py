@@ -1,6 +1,6 @@
-"""This module reads pasted text: which peer ids and multiaddrs stand in it, and what is left beside them.
+"""This module finds peer ids and multiaddrs in pasted text, and returns them with the rest of the text.
 
-The text is hostile: only `MAX_READ` characters of it are read, in linear time.
+The text is hostile: at most `MAX_READ` characters are read, in linear time.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from shared.words import clean, cut
 MAX_READ = 16_384
 """Characters of the paste that are read: some hundred log lines."""
 MAX_KEPT = 2_000
-"""Characters of the paste that are given back, to be edited."""
+"""Characters of the paste that a page shows again, to be edited."""
 MAX_WORDS = 500
-"""Words of the paste that are looked at one by one."""
+"""Words, ids or addresses that are examined."""
 
 _LONG_WORD = re.compile(r"(?<![0-9A-Za-z])(?:Qm|[1bBkKfFz])[0-9A-Za-z]{43,126}(?![0-9A-Za-z])")
 _MULTIADDR = re.compile(r"/(?:ip4|ip6|dns|dns4|dns6|dnsaddr)/[^\s\"'`,;<>()\[\]{}|]{1,1000}")
@@ -30,7 +30,7 @@ class Paste:
     """What was pasted. `text` and `rest` are printable, on one line."""
 
     kept: str
-    """The paste as it is given back, cut to `MAX_KEPT`."""
+    """The paste, cut to `MAX_KEPT`."""
     text: str
     peers: dict[str, list[str]]
     """Peer ids in the text, each with the multiaddrs given for it, without the id."""
@@ -43,7 +43,7 @@ class Paste:
 
 
 def read_paste(text: str) -> Paste:
-    """Never raises, whatever the text is."""
+    """Return what the text holds. Never raises, whatever the text is."""
     read = text[:MAX_READ]
     if "%" in read:
         read = unquote(read, errors="replace")
@@ -57,9 +57,9 @@ def read_paste(text: str) -> Paste:
 
 
 def _multiaddrs(text: str) -> tuple[dict[str, list[str]], list[str]]:
-    """Return those that name a peer as `{peer_id: addresses without it}`, and the others.
+    """Return multiaddrs with a peer id as `{peer_id: addresses without the id}`, and a list of the others.
 
-    Behind a relay the peer is the last one named; a relay's address that names no peer behind it names the relay.
+    The last id in a multiaddr is the peer's; the one before `p2p-circuit` is the relay's.
     """
     peers: dict[str, list[str]] = {}
     others: list[str] = []
@@ -73,7 +73,7 @@ def _multiaddrs(text: str) -> tuple[dict[str, list[str]], list[str]]:
             continue
         given = peers.setdefault(peer_id, [])
         without_id = "/".join(parts[: named[-1] - 1])
-        # What follows the id is a path within the peer, or a circuit without its end: neither leads to the peer.
+        # An address that goes on after the id is incomplete (a circuit without a peer), and cannot be dialled.
         if len(parts) == named[-1] + 1 and without_id not in given and len(given) < MAX_GIVEN:
             given.append(without_id)
     return peers, others

@@ -1,4 +1,4 @@
-"""libp2p peer ids as text: what the specification accepts, checked without a libp2p stack.
+"""This module parses libp2p peer ids given as text, without a libp2p stack.
 
 https://github.com/libp2p/specs/blob/master/peer-ids/peer-ids.md: a peer id is a multihash (SHA-256 of the
 public key, or the key itself where it is short), written in base58btc, or as a CIDv1 of it in any multibase.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 QUEUE_PREFIX = "reachability"
 CHECK_FUNCTION = "reachability_worker.check_peer"
-"""The only job that workers accept. It is a name, not an import path: what stands in Redis is never imported."""
+"""The only job that workers accept. It is a name, not an import path: nothing that Redis names is imported."""
 
 ANSWER_WITHIN = 9.0
 """Seconds from request to answer. A Petals server waits 10, then starts unchecked."""
@@ -207,7 +207,7 @@ def advice(cause: Cause, flags: str = "--public_ip IP --port PORT") -> str:
 
 
 def hints(outcome: DialOutcome, your_ip: str) -> list[str]:
-    """Say what an unreached peer's operator can mend, from what it announces and the address it asks from."""
+    """Return what an unreachable peer's operator can change, given the addresses it announces and the client's IP."""
     if outcome.verdict is not Verdict.UNREACHABLE or not is_public(your_ip):
         return []
     announced = {ip for address in outcome.addresses if (ip := endpoint(address).direct_ip) is not None}
@@ -290,12 +290,10 @@ def job_subject(peer_id: str, *, inference: bool) -> str:
     return f"{peer_id}-inference" if inference else peer_id
 
 
-_DECISIVE = (Verdict.REACHABLE, Verdict.UNREACHABLE, Verdict.UNKNOWN)
-
-
 def decide(answers: Sequence[Answer]) -> Answer:
     """Return the decisive answer: a peer is reachable if anyone reached it, else unreachable if anyone probed it."""
-    return min(answers, key=lambda answer: (_DECISIVE.index(answer.outcome.verdict), answer.vantage))
+    decisive = list(Verdict)
+    return min(answers, key=lambda answer: (decisive.index(answer.outcome.verdict), answer.vantage))
 
 
 _answer_encoder = msgspec.json.Encoder()

@@ -14,5 +14,5 @@ def new() -> str:
 
 
 def sane(text: str) -> str | None:
-    """Return the id where it can stand in logs and headers as it is; None for anything else, which is hostile."""
+    """Return the id if it is safe in logs and headers; None for any other text, which is hostile."""
     return text if _SANE.fullmatch(text) else None

@@ -1,8 +1,8 @@
-"""This module finds what somebody means by pasted text: peers, models, contributors; or the nearest names.
+"""This module finds what a pasted text names: peers, models and contributors; without any, the most similar names.
 
 The text may be a peer id in any spelling, a short id as tables write it ("...zQVHoD"), a multiaddr, the address of a
-page, an IP address, a host name, the name of a contributor or a model, or log lines with any of these in them. Of
-hostile text only so much is read as `shared.paste` says, in a time that is linear in it and in the size of the swarm.
+page, an IP address, a host name, the name of a contributor or a model, or log lines with any of these in them. It is
+hostile: `shared.paste` limits how much is read, in time linear in that and in the size of the swarm.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ MAX_SUGGESTIONS = 5
 MAX_COMPARED = 2_000
 """Names that are compared by their pairs of letters, some µs for each."""
 LIKE = 0.5
-"""Share of the pairs of letters that two names have in common, from which one is suggested for the other."""
+"""Least share of common pairs of letters (`_likeness`) at which a name is suggested for another."""
 MIN_FRAGMENT = 4
-"""Characters from which a piece of a peer id is looked for: shorter ones fit by chance."""
+"""Least number of characters of a part of a peer id that is searched for: shorter ones match by chance."""
 MAX_NAME = 60
 """Characters of a match's text."""
 
@@ -74,7 +74,7 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """The answer. `found` is what the text names; `suggestions` are near matches, and only where nothing is known."""
+    """What a text names (`found`), and similar names (`suggestions`), which are given only where nothing is known."""
 
     pasted: str
     """The paste, printable, cut: to be edited."""
@@ -123,9 +123,9 @@ _MAX_WRONG = 3
 
 @dataclass(slots=True)
 class Directory:
-    """Everything of one snapshot that has a name: made once, asked often.
+    """An index of the names in one snapshot: build it once with `of`, then call `resolve` for each text.
 
-    Without `show_addresses` nothing is found by its address, which would tell where a server is.
+    Without `show_addresses`, servers are not found by address, since that would tell where they are.
     """
 
     peers: dict[str, Kind] = field(default_factory=dict)
@@ -223,7 +223,7 @@ class Directory:
         return Match(Kind.CONTRIBUTOR, name, cut(name, MAX_NAME) or "(nameless)")
 
     def _by_short_id(self, text: str) -> list[Match]:
-        """Peers that short ids in the text name: `...zQVHoD`, `…zQVHoD`, `Qm…zQVHoD`."""
+        """Return the peers that short ids in the text name: `...zQVHoD`, `…zQVHoD`, `Qm…zQVHoD`."""
         found: dict[str, None] = {}
         for match in islice(_SHORT_ID.finditer(text), MAX_WORDS):
             start, end = match.groups()
@@ -233,7 +233,7 @@ class Directory:
         return [self._peer(peer_id) for peer_id in found]
 
     def _ending_with(self, fragment: str) -> list[Match]:
-        """Peers whose id ends with the fragment; upper and lower case only count where both occur."""
+        """Return the peers whose id ends with the fragment: in the same case, if there are any, else in any case."""
         ending = [
             peer_id
             for peer_id in self._by_end.get(fragment[-MIN_FRAGMENT:].lower(), ())
@@ -249,7 +249,7 @@ class Directory:
         return [self._peer(peer_id) for peer_id in found]
 
     def _named(self, text: str) -> list[Match]:
-        """Models and contributors by the whole text; without any, models that a word of it names."""
+        """Return models and contributors named by the whole text; without any, models that one of its words names."""
         whole = [self._model(prefix) for prefix in self._models_of(text)]
         whole += [self._contributor(name) for name in self.contributors.get(text.lower(), ())]
         if whole:
@@ -258,7 +258,7 @@ class Directory:
         return [self._model(prefix) for prefix in dict.fromkeys(p for word in words for p in self._models_of(word))]
 
     def _models_of(self, word: str) -> list[str]:
-        """DHT prefixes of a name, a block's key (`PREFIX.12`), or the address of a page of the monitor or the Hub."""
+        """Return the DHT prefixes for a name, a block's key (`PREFIX.12`), or a page of the monitor or the Hub."""
         lower = word.lower()
         if "/" in lower and ("://" in lower or _HUB in lower or "/models/" in lower):
             path = lower.partition("?")[0].partition("#")[0].rstrip("/")
@@ -270,7 +270,7 @@ class Directory:
 
     def _near(self, text: str, form: Form) -> list[Match]:
         if form is Form.ADDRESS:
-            # Another port of the same machine is worth a look; another machine is not.
+            # Suggest servers at other ports of the same machine.
             return self._at((host, "") for host, _ in self._hosts(text))
         if form is Form.PEER_ID:
             if short := _SHORT_ID.search(text):
@@ -280,14 +280,14 @@ class Directory:
         return self._near_names(text) or self._containing(text)
 
     def _nearly_ending_with(self, end: str) -> list[Match]:
-        """Peers whose last letters are those of `end` in other case, or but for one."""
+        """Return the peers whose last letters equal those of `end` in any case, or differ in one place."""
         wanted = end[-6:].lower()  # what a short id shows
         tails = ((peer_id, peer_id[-len(wanted) :].lower()) for peer_id in self.peers)
         near = (peer_id for peer_id, tail in tails if _differing(wanted, tail) <= 1)
         return [self._peer(peer_id) for peer_id in islice(near, MAX_SUGGESTIONS)]
 
     def _near_peers(self, wanted: str) -> list[Match]:
-        """Peers whose id differs from `wanted` in one place: a letter mistyped, left out, swapped or doubled."""
+        """Return peers whose id differs from `wanted` in one place: a letter mistyped, omitted, swapped or doubled."""
         near = []
         for peer_id in self.peers:
             if abs(len(peer_id) - len(wanted)) > _MAX_WRONG:
@@ -297,7 +297,7 @@ class Directory:
         return [self._peer(peer_id) for _, peer_id in sorted(near)[:MAX_SUGGESTIONS]]
 
     def _containing(self, fragment: str) -> list[Match]:
-        """The peers with the fragment in their id, where they are few."""
+        """Return the peers with the fragment in their id, if there are at most `MAX_SUGGESTIONS`."""
         needle = fragment.strip(" .…").lower()
         if not MIN_FRAGMENT <= len(needle) <= MAX_NAME:
             return []
@@ -305,7 +305,7 @@ class Directory:
         return [self._peer(peer_id) for peer_id in found] if len(found) <= MAX_SUGGESTIONS else []
 
     def _near_names(self, text: str) -> list[Match]:
-        """Models and contributors whose name has the text in it, or is nearly the text."""
+        """Return models and contributors whose name contains the text; without any, those with a similar name."""
         needle = text.strip().lower()
         if not needle or len(needle) > 2 * MAX_NAME:
             return []
@@ -321,7 +321,7 @@ class Directory:
         return list(islice(dict.fromkeys(make(key) for make, key in near), MAX_SUGGESTIONS))
 
     def _hosts(self, text: str) -> Iterator[tuple[str, str]]:
-        """Hosts among the words of a text: IP addresses, and names that are announced. The port is left out."""
+        """Yield `(host, "")` for each word that is an IP address or an announced host name, with or without a port."""
         for word in islice(_HOST_BREAK.split(text), MAX_WORDS):
             with_port = _HOST_AND_PORT.fullmatch(word)
             for host in (word, with_port[1]) if with_port else (word,):
@@ -329,11 +329,6 @@ class Directory:
                     yield canonical, ""
                 elif "." in host and host.lower() in self.hosts:
                     yield host.lower(), ""
-
-
-def resolve(text: str, snapshot: Snapshot | None, *, show_addresses: bool = True) -> Resolution:
-    """Return what `text` names in one snapshot; who asks often keeps a `Directory` for each snapshot."""
-    return Directory.of(snapshot, show_addresses=show_addresses).resolve(text)
 
 
 def _resolution(paste: Paste, form: Form, matches: list[Match], near: Sequence[Match] = ()) -> Resolution:

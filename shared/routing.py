@@ -1,11 +1,10 @@
 """This module chooses servers for all blocks of a model as Petals' client does for generating text.
 
-It finds the path of the least expected seconds per token, with the client's own costs (petals
+It finds the path with the least expected seconds per token, with the client's own costs (petals
 `RemoteSequenceManager._build_inference_graph`): half of the round trip to the first and from the last server, half of
-the ping that a server announces to the next one, a fixed cost for each hop, and a block's share of the speed that the
-server announces. Once on a server, the path follows it to the end of its span. What is not the same: a client knows
-its own pings, where here the crawler's stand; it leaves out servers that failed for a while, where here those are
-left out that the crawler could not reach.
+the announced ping from each server to the next, a fixed cost per hop, and 1 / `inference_rps` per block. A path stays
+on a server to the end of its span. Two things differ: pings from the client are the crawler's, and servers that the
+crawler could not reach are left out, instead of those that failed for the client.
 """
 
 from __future__ import annotations
@@ -36,13 +35,13 @@ class Leg(NamedTuple):
     end: int
 
 
-class _Way(NamedTuple):
-    """The cheapest way to a block, which ends with a server that was entered at one."""
+class _Path(NamedTuple):
+    """The fastest path to a block. Its last server computes from block `entered` on."""
 
     seconds: float
     server: ServerReport
     entered: int
-    before: _Way | None
+    before: _Path | None
 
 
 def route(servers: Sequence[ServerReport], start: int, end: int) -> list[Leg] | None:
@@ -57,33 +56,33 @@ def route(servers: Sequence[ServerReport], start: int, end: int) -> list[Leg] | 
             holding[block].append(server)
         if start < server.span.end < end:
             ending[server.span.end].append(server)
-    ways: dict[str, _Way] = {
-        server.peer_id: _Way(_delay(server.rtt) + _entry(server), server, start, None) for server in holding[start]
+    paths: dict[str, _Path] = {
+        server.peer_id: _Path(_delay(server.rtt) + _entry(server), server, start, None) for server in holding[start]
     }
     for block in range(start, end):
-        arrived: dict[str, _Way] = {}
-        leaving = [ways[server.peer_id] for server in ending[block] if server.peer_id in ways]
+        arrived: dict[str, _Path] = {}
+        leaving = [paths[server.peer_id] for server in ending[block] if server.peer_id in paths]
         for server in holding[block]:
-            best = ways.get(server.peer_id)
-            for way in leaving:
-                ping = (way.server.next_pings or {}).get(server.peer_id)
-                seconds = way.seconds + _delay(ping) + _entry(server)
+            best = paths.get(server.peer_id)
+            for path in leaving:
+                ping = (path.server.next_pings or {}).get(server.peer_id)
+                seconds = path.seconds + _delay(ping) + _entry(server)
                 if best is None or seconds < best.seconds:
-                    best = _Way(seconds, server, block, way)
+                    best = _Path(seconds, server, block, path)
             if best is not None:
                 arrived[server.peer_id] = best._replace(seconds=best.seconds + _block_seconds(server))
-        ways = arrived
-    if not ways:
+        paths = arrived
+    if not paths:
         return None
-    return _legs(min(ways.values(), key=lambda way: way.seconds + _delay(way.server.rtt)), end)
+    return _legs(min(paths.values(), key=lambda path: path.seconds + _delay(path.server.rtt)), end)
 
 
-def _legs(last: _Way, end: int) -> list[Leg]:
+def _legs(last: _Path, end: int) -> list[Leg]:
     legs: list[Leg] = []
-    way: _Way | None = last
-    while way is not None:
-        legs.append(Leg(way.server, way.entered, end))
-        end, way = way.entered, way.before
+    path: _Path | None = last
+    while path is not None:
+        legs.append(Leg(path.server, path.entered, end))
+        end, path = path.entered, path.before
     return legs[::-1]
 
 

@@ -35,7 +35,7 @@ CommaSeparated = NoDecode
 """Marks a list field that is written `a,b,c` (or as a JSON list) in its variable."""
 
 NEAR = 0.85
-"""Likeness (`difflib`) from which an unknown variable is taken for a mistyped one: a letter of ten."""
+"""Least similarity (`difflib`) at which an unknown variable counts as mistyped: about one letter of ten differs."""
 MAX_SHOWN = 120
 
 
@@ -52,7 +52,7 @@ def checked_by(check: Callable[[Any], object]) -> AfterValidator:
 
 @dataclass(frozen=True)
 class SecretUrl:
-    """Marks a field whose URL may hold a secret: only what cannot be one is ever shown of it."""
+    """Marks a field whose URL may hold a secret: only parts that cannot be secret are shown."""
 
     path: bool = False
     """Whether its path is shown; a webhook's often is the secret."""
@@ -113,14 +113,14 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _tidy(cls, values: Any) -> Any:
-        """Blanks around a value, as of a file with Windows' line ends, are no part of it; nothing else is no value."""
+        """Strip white space around values (a file may have Windows' line ends), and drop values that are empty then."""
         if not isinstance(values, dict):
             return values
         stripped = {name: value.strip() if isinstance(value, str) else value for name, value in values.items()}
         return {name: value for name, value in stripped.items() if value != ""}
 
     def __repr_args__(self) -> Any:
-        """What a traceback or a log may show of the whole."""
+        """Return the settings with secrets masked, for tracebacks and logs."""
         return [(name, shown(type(self), name, getattr(self, name))) for name in type(self).model_fields]
 
 

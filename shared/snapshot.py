@@ -1,4 +1,4 @@
-"""What one crawl saw, judged: the document that the crawler publishes and everything else shows.
+"""This module defines a snapshot: what one crawl found, judged. The crawler publishes it; everything else shows it.
 
 Start reading here. A `Snapshot` is immutable and versioned; it holds facts and verdicts, no display text.
 Times are Unix seconds, durations and pings are seconds, throughputs are tokens per second. `gc=False`: it cannot
@@ -43,7 +43,7 @@ class PeerState(StrEnum):
 
 
 class Verdict(StrEnum):
-    """The outcome of probing one peer."""
+    """The outcome of probing one peer. The order matters: of several verdicts on one peer, the first one counts."""
 
     REACHABLE = "reachable"
     UNREACHABLE = "unreachable"
@@ -125,7 +125,7 @@ class ServerReport(Announcement, frozen=True, gc=False, kw_only=True):
     rtt: float | None = None
     """Seconds from the start of the connection to the moment at which it stood."""
     conflict: str | None = None
-    """What the peer itself says against its record, which anyone can write; None where nothing does."""
+    """How the peer itself contradicts its record, which anyone can write; None where it does not."""
     multiaddrs: tuple[str, ...] = ()
     location: Location | None = None
     inference: ServerInference | None = None

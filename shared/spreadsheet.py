@@ -1,4 +1,4 @@
-"""This module makes CSV cells of values that strangers chose: no spreadsheet takes one for a formula."""
+"""This module writes values that strangers chose as CSV cells that no spreadsheet reads as a formula."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def cell(value: Any) -> Any:
     apostrophe before what would begin a formula, as spreadsheets mark text.
     """
     kind = type(value)
-    if kind is str:  # most are: what stands first here is half of the time that a table takes
+    if kind is str:  # most values are: checked first, it halves the time of a table
         return _harmless(value)
     if value is None:
         return ""

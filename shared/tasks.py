@@ -1,10 +1,10 @@
 """This module starts background tasks: the one place that does, so that none can end without anybody noticing.
 
-`Tasks.keep` is for loops that shall run for as long as the process: one that ends, by an error or without one, is
-logged with its traceback, counted, and started again after a growing pause; meanwhile `Tasks.failing` names it, for
-`/readyz`, for a worker's lease, and for the health checks. `Tasks.start` is for work that nobody waits for.
-`awaited` is for work whose creator takes its result, and its error, himself; `end` cancels such tasks and waits.
-`tests/shared/test_tasks.py` refuses any other way but `asyncio.TaskGroup`.
+`Tasks.keep` is for loops that run as long as the process: one that ends, with or without an error, is logged with its
+traceback, counted, and started again after a growing pause. Until then `Tasks.failing` names it, for `/readyz`, a
+worker's lease, and the health checks. `Tasks.start` is for work that nobody waits for. `awaited` is for work whose
+creator awaits its result or error; `end` cancels such tasks and waits. `tests/shared/test_tasks.py` forbids all other
+ways but `asyncio.TaskGroup`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PAUSES = (0.1, 0.5, 1, 2, 5, 10, 30)
-"""Seconds before a loop's first, second, … start anew in a row; the last one stays."""
+"""Seconds before a loop's first, second, … restart in a row; further ones use the last."""
 CANCEL_AGAIN = 1.0
 """Seconds after which a task that was cancelled and goes on is cancelled again."""
 STEADY_AFTER = 2.0
@@ -73,12 +73,12 @@ class Tasks:
         return self._add(name, self._keep(name, run))
 
     def start(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Do something once, beside all else. An error of it is logged and counted, and ends nothing."""
+        """Run `work` once in the background. An error is logged and counted, and affects nothing else."""
         FAILURES.labels(name)
         return self._add(name, _once(name, work))
 
     async def close(self) -> None:
-        """Cancel all of it, and wait until it has ended."""
+        """Cancel all tasks, and wait until they have ended."""
         while self._tasks:
             await end(*self._tasks)
         for name in self._kept:
@@ -134,15 +134,15 @@ async def _once(name: str, work: Coroutine[Any, Any, None]) -> None:
 
 
 def awaited(work: Coroutine[Any, Any, T], name: str | None = None) -> asyncio.Task[T]:
-    """Start a task whose creator awaits it, or hands its result to those who do; he ends it where he gives up."""
+    """Start a task whose result or error is awaited by its creator, which must `end` it if it stops waiting."""
     return asyncio.create_task(work, name=name)
 
 
 async def end(*tasks: asyncio.Task[Any] | None) -> None:
-    """Cancel tasks and wait until they have ended. Their results and errors are nobody's any more.
+    """Cancel tasks and wait until they have ended. Their results and errors are dropped.
 
-    They are cancelled again and again: redis-py swallows a cancellation that comes in the moment in which something
-    else ends (`asyncio.wait_for` before Python 3.12), and a loop that was cancelled once would go on for ever.
+    They are cancelled once per `CANCEL_AGAIN` seconds: redis-py can swallow a cancellation (`asyncio.wait_for` before
+    Python 3.12 does where the awaited task ends at the same moment), and a loop cancelled only once would never end.
     """
     pending = {task for task in tasks if task is not None}
     ended = set(pending)
@@ -152,7 +152,7 @@ async def end(*tasks: asyncio.Task[Any] | None) -> None:
         _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN)
     for task in ended:
         if not task.cancelled():
-            task.exception()  # looked at
+            task.exception()  # read, so that asyncio does not log it
 
 
 def _is_cancelled() -> bool:

@@ -1,4 +1,4 @@
-"""The snapshot as the picture of the README, for terminals: a line per server, a character per block."""
+"""This module draws a snapshot as text, as in the README: a line per server, a character per block."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from shared.snapshot import PeerState
 if TYPE_CHECKING:
     from shared.snapshot import ModelReport, Snapshot
 
-_CHARACTER = {PeerState.ONLINE: "#", PeerState.JOINING: "J", PeerState.UNREACHABLE: "?", PeerState.OFFLINE: "_"}
+CHARACTERS = {PeerState.ONLINE: "#", PeerState.JOINING: "J", PeerState.UNREACHABLE: "?", PeerState.OFFLINE: "_"}
 SILENT = "X"
-"""Of a server that is online and does not compute."""
+"""The character of a server that is online and does not compute."""
 _ANSI = {PeerState.ONLINE: "32", PeerState.JOINING: "33", PeerState.UNREACHABLE: "31", PeerState.OFFLINE: "90"}
 
 LEGEND = """\
@@ -32,7 +32,7 @@ _ - offline     (just disconnected)
 
 
 def text_picture(snapshot: Snapshot, freshness: Freshness = FRESH, *, color: bool = False) -> str:
-    """Draw the swarm. Only validated text goes in, so that no name can send control codes to a terminal."""
+    """Return the picture. Only validated text is written, so no name can send control codes to a terminal."""
     parts = [_first_line(snapshot, freshness), ""]
     if not snapshot.models:
         parts += ["No model is announced in this swarm.", ""]
@@ -59,7 +59,7 @@ def _first_line(snapshot: Snapshot, freshness: Freshness) -> str:
 
 
 def _notes(snapshot: Snapshot) -> list[str]:
-    """Return what is to be known of the picture: where nobody could look, and what was not believed."""
+    """Return notes on what the picture leaves open: servers that could not be probed, records that were refused."""
     keys, undialled = snapshot.unanswered_keys, snapshot.undialled_servers
     notes = []
     if keys:
@@ -81,7 +81,7 @@ def _model_lines(model: ModelReport, *, color: bool) -> list[str]:
     width = max(map(len, labels), default=0)
     for label, server in zip(labels, model.servers, strict=True):
         silent = does_not_compute(server)
-        served = (SILENT if silent else _CHARACTER[server.state]) * server.span.length
+        served = (SILENT if silent else CHARACTERS[server.state]) * server.span.length
         if color:
             color_code = _ANSI[PeerState.UNREACHABLE if silent else server.state]
             served = f"\x1b[{color_code}m{served}\x1b[0m"

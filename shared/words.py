@@ -1,7 +1,7 @@
-"""This module turns amounts into words that people read: counts, durations, units, block ranges, shares.
+"""This module writes amounts as people read them: counts, durations, units, block ranges, shares.
 
-The text picture, the command lines and the pages use it, so that a thing is written one way everywhere. Ranges of
-blocks are written with both ends counted in ("37–40"), whatever the half-open form in which code holds them.
+The text picture, the command lines and the pages share it, so that each is written in one way. Ranges of blocks include
+both ends ("37–40"), unlike the half-open ranges in code.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _MANY = 10
 
 
 def clean(text: str) -> str:
-    """Drop what has no picture of its own: control characters, bidi overrides, zero-width marks."""
+    """Remove unprintable characters: control characters, bidi overrides, zero-width marks."""
     if text.isprintable():
         return text
     return "".join(char for char in text if char.isprintable())
@@ -29,7 +29,7 @@ def clean(text: str) -> str:
 
 def cut(text: str, limit: int) -> str:
     """Return clean text of at most `limit` characters; an ellipsis marks what was cut."""
-    # Of a megabyte only so much is looked at as could be shown.
+    # Clean only as much of a long text as can be shown.
     text = clean(text[: 4 * limit + 64]).strip() if len(text) > 4 * limit + 64 else clean(text).strip()
     return text if len(text) <= limit else text[: max(0, limit - 1)].rstrip() + "…"
 
@@ -64,12 +64,9 @@ def duration(seconds: float) -> str:
 
 def hours(seconds: float) -> str:
     """`13.5 hours`; less than one hour in minutes."""
-    return duration(seconds) if seconds < HOUR else count_of(seconds / HOUR, "hour")
-
-
-def count_of(amount: float, noun: str) -> str:
-    """`1 hour`, `13.5 hours`: an amount that may be a fraction."""
-    return f"{number(amount)} {plural(1 if amount == 1 else 2, noun)}"
+    if seconds < HOUR:
+        return duration(seconds)
+    return f"{number(seconds / HOUR)} {'hour' if seconds == HOUR else 'hours'}"
 
 
 def about(seconds: float) -> str:
@@ -83,15 +80,20 @@ def ago(moment: float, now: float) -> str:
 
 
 def period(seconds: float) -> str:
-    """`minute`, `90 seconds`: what stands after "every"."""
+    """`minute`, `90 seconds`: to follow the word "every"."""
     if math.isfinite(seconds) and seconds >= MINUTE and seconds % MINUTE:
         return count(round(seconds), "second")
     return duration(seconds).removeprefix("1 ")
 
 
 def utc(seconds: float) -> datetime:
-    """Unix seconds as a time; whatever a clock or a record says, it is one that can be printed."""
+    """Return Unix seconds as a time, limited to what datetime can print."""
     return datetime.fromtimestamp(min(max(seconds, 0), _MAX_UNIX_TIME) if seconds == seconds else 0, UTC)  # noqa: PLR0124
+
+
+def utc_minute(seconds: float) -> str:
+    """`2026-11-25 13:00 UTC`, of Unix seconds."""
+    return f"{utc(seconds):%Y-%m-%d %H:%M} UTC"
 
 
 def rfc3339(seconds: float) -> str:
@@ -126,8 +128,13 @@ def milliseconds(seconds: float | None) -> str:
     return f"{ms:,.0f} ms" if ms >= _MANY else f"{ms:.1f} ms"
 
 
+def way(relayed: bool | None) -> str:
+    """`through a relay`, `directly`; empty where it is not known."""
+    return {True: "through a relay", False: "directly", None: ""}[relayed]
+
+
 def percent(part: float, whole: float) -> str:
-    """`99.9 %`: never 100 % where something is missing, never 0 % where something is there; empty of nothing."""
+    """`99.9 %`: 100 % and 0 % only where that is exact; empty where `whole` is 0."""
     if not whole > 0:
         return ""
     share = 100 * part / whole

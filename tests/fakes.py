@@ -13,6 +13,7 @@ import msgspec
 from shared.inference import InferenceOutcome, ServerInference
 from shared.judgement.coverage import coverage
 from shared.reachability import Cause, DialOutcome, Stage
+from shared.resolve import Directory
 from shared.snapshot import (
     SCHEMA_VERSION,
     BootstrapPeer,
@@ -106,3 +107,8 @@ def snapshot(*models: ModelReport, taken_at: float | None = None, **more: object
         models=models or (model(servers=(server(1, 0, 8),)),),
     )
     return msgspec.structs.replace(document, **more)
+
+
+def resolve(text, snapshot, *, show_addresses=True):
+    """What a text names in one snapshot."""
+    return Directory.of(snapshot, show_addresses=show_addresses).resolve(text)

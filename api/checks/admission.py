@@ -50,18 +50,18 @@ local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 local function text(answer) return type(answer) == 'string' and answer or nil end
 if ARGV[5] ~= '1' then
   local verdict = text(redis.pcall('GET', KEYS[1]))
-  -- What does not run out was not written by a worker, and would be told for ever.
+  -- A verdict without an expiry was not written by a worker, and would be returned for ever.
   if verdict and redis.call('PTTL', KEYS[1]) > 0 then return {'HIT', verdict} end
 end
 if redis.call('ZCOUNT', KEYS[3], now_ms, '+inf') == 0 then return {'NOWORKER'} end
 local current = text(redis.pcall('GET', KEYS[2]))
 if not current and ARGV[6] ~= '' then current = ARGV[6] end
 local peer = string.match(ARGV[1], '^.*-')
--- What names another peer, or is no job's id, was written by somebody else.
+-- An id of another peer's job, or text that is no job id, was written by somebody else.
 if current and string.sub(current, 1, #peer) == peer and string.match(current, '^[%w-]+$') then
   local job = 'rq:job:' .. current
   local status = text(redis.pcall('HGET', job, 'status'))
-  -- A queued check is nobody's to renew; a started one that is not renewed lost its worker.
+  -- No worker renews a queued check yet; a started one whose key was not renewed lost its worker.
   if status == 'queued' then
     redis.call('SET', KEYS[2], current, 'PX', ARGV[4])
     return {'JOIN', current}
@@ -87,7 +87,7 @@ log = structlog.get_logger()
 
 
 class NoVerdictError(Exception):
-    """Nobody could probe the peer: the message says why. Never to be shown as "unreachable"."""
+    """Nobody could probe the peer; the message says why. It must never be shown as "unreachable"."""
 
 
 @dataclass(slots=True)
@@ -120,12 +120,17 @@ class Check:
             return address_subject(self.address)
         return job_subject(self.peer_id, inference=self.inference is not None)
 
+    @property
+    def key(self) -> tuple[str, str, bool]:
+        """Checks with the same key share one answer: vantage point, subject, and whether a fresh verdict is wanted."""
+        return self.vantage, self.subject, self.fresh
+
     def is_answered_by(self, answer: Answer) -> bool:
-        """Return whether an answer is about what was asked: a peer that was reached has computed, if it should."""
+        """Whether an answer is about this subject, and complete: a peer that was reached has computed if asked to."""
         if (answer.vantage, answer.peer_id, answer.address) != (self.vantage, self.peer_id, self.address):
             return False
-        looked_only = answer.inference is None and answer.outcome.verdict is Verdict.REACHABLE
-        return self.inference is None or not looked_only
+        has_computed = answer.inference is not None or answer.outcome.verdict is not Verdict.REACHABLE
+        return self.inference is None or has_computed
 
 
 class Admitted(NamedTuple):
@@ -249,10 +254,8 @@ class Admissions:
                 job.key,
                 Queue.redis_queues_keys,
             ],
-            [
-                job.id, left_ms, self._max_queued, RENEWAL * 1000, int(check.fresh), check.job_id, *fields,
-            ],
-        )  # fmt: skip
+            [job.id, left_ms, self._max_queued, RENEWAL * 1000, int(check.fresh), check.job_id, *fields],
+        )
 
 
 def _verdict(packed: bytes, check: Check) -> Answer:

@@ -40,7 +40,7 @@ POLL_INTERVAL = 1.0
 VANTAGES_TTL = 1.0
 """Seconds for which the list of vantage points is used before Redis is asked again."""
 OTHER_VANTAGES_TIMEOUT = 0.5
-"""Seconds that other vantage points get once one has reached the peer: the verdict stands, evidence is welcome."""
+"""Seconds that other vantage points get once one has reached the peer. They add evidence; the verdict is decided."""
 
 log = structlog.get_logger()
 
@@ -62,7 +62,7 @@ class CheckClient:
         self._redis = redis
         self._tasks = tasks
         self._pending: dict[tuple[str, str, bool], PendingCheck] = {}
-        """By vantage point, subject, and `fresh`: a recent verdict answers those alone that want no fresh one."""
+        """By `Check.key`."""
         self._tail = StreamTail(redis, (keys.REPLIES,), about="replies")
         self._admissions = Admissions(redis, max_queued=max_queued)
         self._vantages: list[str] = []
@@ -112,7 +112,7 @@ class CheckClient:
 
         Raises `NoVerdictError` where none could probe the peer.
         """
-        names = await self._places(deadline, vantage)
+        names = await self._live_vantages(deadline, vantage)
         checks = (Check(name, peer_id, deadline, fresh, current_request_id()) for name in names)
         tasks = [awaited(self._answer_to(check, deadline)) for check in checks]
         try:
@@ -125,26 +125,26 @@ class CheckClient:
             raise NoVerdictError(str(failed or "no worker answered in time"))
         return answers
 
-    async def infer(self, peer_id: str, asked: InferenceRequest, *, deadline: float) -> Answer:
-        """Return what one vantage point found when it let the peer compute: a server never computes for two at once.
+    async def infer(self, peer_id: str, request: InferenceRequest, *, deadline: float) -> Answer:
+        """Return the answer of one vantage point that probed the peer and had it compute.
 
-        Raises `NoVerdictError` where none could look.
+        Only one vantage point does: a server never computes for two at once. Raises `NoVerdictError` without an answer.
         """
-        name, *_ = await self._places(deadline)
-        check = Check(name, peer_id, deadline, fresh=False, request_id=current_request_id(), inference=asked)
+        name, *_ = await self._live_vantages(deadline)
+        check = Check(name, peer_id, deadline, fresh=False, request_id=current_request_id(), inference=request)
         return await self._answer_to(check, deadline)
 
     async def dial(self, given: GivenAddress, *, deadline: float, vantage: str | None = None) -> Answer:
-        """Return what one vantage point (the one that is named, if any) found at an address that was given.
+        """Return what one vantage point (`vantage`, else the first) found at an address that a client gave.
 
-        However many give it, it is dialled once, and its answer is nobody's verdict on the peer.
-        Raises `NoVerdictError` where none could dial it.
+        Callers that give the same address share one dial. The answer is about the address, never about the peer.
+        Raises `NoVerdictError` where no vantage point could dial it.
         """
-        name, *_ = await self._places(deadline, vantage)
+        name, *_ = await self._live_vantages(deadline, vantage)
         check = Check(name, "", deadline, fresh=False, request_id=current_request_id(), address=str(given))
         return await self._answer_to(check, deadline)
 
-    async def _places(self, deadline: float, vantage: str | None = None) -> list[str]:
+    async def _live_vantages(self, deadline: float, vantage: str | None = None) -> list[str]:
         """Return the live vantage points, or the one that is named. Raises `NoVerdictError` where there is none."""
         try:
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
@@ -157,9 +157,9 @@ class CheckClient:
         return names
 
     async def stage(self, peer_id: str) -> Stage | None:
-        """Return the stage that a peer's check has come to, at the vantage point that is furthest; None without one.
+        """Return the furthest stage that any vantage point's check of a peer has come to; None where no check runs.
 
-        Whichever process began the check. Raises `redis.RedisError`, `OSError`.
+        The check may have begun in another process. Raises `redis.RedisError`, `OSError`.
         """
         names = await self.vantages()
         if not names:
@@ -193,11 +193,10 @@ class CheckClient:
                 deadline = min(deadline, time.monotonic() + OTHER_VANTAGES_TIMEOUT)
 
     async def _answer_to(self, check: Check, deadline: float) -> Answer:
-        """Return one vantage point's answer: join the check of this process that is pending, or begin this one."""
-        key = check.vantage, check.subject, check.fresh
-        pending = self._pending.get(key)
+        """Return one vantage point's answer: join this process's pending check with the same key, or begin this one."""
+        pending = self._pending.get(check.key)
         if pending is None or pending.result.done():
-            pending = self._pending[key] = PendingCheck(check)
+            pending = self._pending[check.key] = PendingCheck(check)
             pending.polling = self._tasks.start("check", self._poll(pending))
         pending.waiters += 1
         pending.check.deadline = max(pending.check.deadline, deadline)
@@ -207,7 +206,7 @@ class CheckClient:
         except TimeoutError:
             raise NoVerdictError("no worker answered in time") from None
         else:
-            # Whoever shares a probe that another request began finds it from his own trace.
+            # A request that shares a probe links its own trace to the probe's.
             tracing.current().link(answer.traceparent)
             return answer
         finally:
@@ -216,7 +215,7 @@ class CheckClient:
                 self._close(pending)
 
     async def _poll(self, pending: PendingCheck) -> None:
-        """Have the check admitted, every second anew, until it has an answer or its deadline is over."""
+        """Admit the check again every `POLL_INTERVAL` seconds, until it has an answer or its deadline is over."""
         check = pending.check
         try:
             while not pending.result.done() and time.monotonic() < check.deadline:
@@ -238,9 +237,8 @@ class CheckClient:
 
     def _close(self, pending: PendingCheck) -> None:
         """Forget a check that nobody waits for any more."""
-        key = pending.check.vantage, pending.check.subject, pending.check.fresh
-        if self._pending.get(key) is pending:
-            del self._pending[key]
+        if self._pending.get(pending.check.key) is pending:
+            del self._pending[pending.check.key]
         if pending.result.done():
             # Polling ends by itself. A reply may be here before Redis's answer that the check was admitted.
             pending.result.exception()  # retrieved: nobody is left to raise it to
@@ -284,7 +282,7 @@ def _fail(pending: PendingCheck, error: NoVerdictError) -> None:
 
 
 def _stage(fields: list[bytes | None]) -> Stage | None:
-    """Return the stage of a job's `status` and `stage`. Raises `ValueError` for what is none."""
+    """Return the stage, given a job's fields `status` and `stage`. Raises `ValueError` for an unknown stage."""
     status, stage = fields
     if stage is not None:
         return Stage(stage.decode())
@@ -298,6 +296,6 @@ def _vantage(name: bytes) -> str:
 
 
 def _retrieve_error(task: asyncio.Task[Any]) -> None:
-    """Take a task's error, also where everybody who waited for it has left: asyncio logs it otherwise."""
+    """Read a task's error, so that asyncio does not log it as unhandled where no caller waits any more."""
     if not task.cancelled():
         task.exception()

@@ -1,4 +1,4 @@
-"""This module has the addresses dialled that a client gives, beside the check of their peer."""
+"""This module has workers dial the addresses that a client gave, beside the check of their peer."""
 
 from __future__ import annotations
 
@@ -16,16 +16,19 @@ if TYPE_CHECKING:
     from shared.given import GivenAddress
 
 
-async def dialled(
-    checks: CheckClient, given: Sequence[GivenAddress], *, deadline: float, vantage: str | None = None
+async def dial_given(
+    checks: CheckClient, given: Sequence[GivenAddress], *, deadline: float, vantage: str | None
 ) -> list[GivenDial]:
-    """Have each dialled by one vantage point before `deadline` (monotonic seconds); it is unknown where none could."""
+    """Return how each dial ended, by one vantage point, before `deadline` (monotonic seconds).
+
+    The verdict on an address is unknown where no vantage point could dial it.
+    """
 
     async def one(address: GivenAddress) -> GivenDial:
         try:
             answer = await checks.dial(address, deadline=deadline, vantage=vantage)
         except NoVerdictError as error:
-            return GivenDial(address.way, DialOutcome.unknown(Cause.EXPIRED, error=str(error)))
+            return GivenDial(address.address, DialOutcome.unknown(Cause.EXPIRED, error=str(error)))
         return GivenDial.of(address, answer)
 
     return list(await asyncio.gather(*map(one, given)))

@@ -14,32 +14,38 @@ if TYPE_CHECKING:
     from shared.snapshot import Snapshot
 
 
-def to_compute(snapshot: Snapshot | None, peer_id: str, now: float) -> InferenceRequest | ServerInference | None:
-    """Return what to ask of a server; what is said of one that is never asked; None where it announces no blocks."""
+def plan_inference(snapshot: Snapshot | None, peer_id: str, now: float) -> InferenceRequest | ServerInference | None:
+    """Return the request for a server's blocks; for a server that is never asked, the result to show instead.
+
+    None where the server announces no blocks that it serves. `now` is Unix seconds.
+    """
     for model in () if snapshot is None else snapshot.models:
         for server in model.servers:
             if server.peer_id != peer_id or server.announced is not PeerState.ONLINE:
                 continue
-            if (said := not_asked(server, now)) is not None:
-                return said
+            if (instead := not_asked(server, now)) is not None:
+                return instead
             start, end = server.span.start, min(server.span.end, MAX_BLOCKS)
             if start < end and 0 < len(model.dht_prefix) <= MAX_PREFIX:
                 return InferenceRequest(model.dht_prefix, start, end)
     return None
 
 
-async def computed(
-    checks: CheckClient, peer_id: str, asked: InferenceRequest | ServerInference | None, *, deadline: float, now: float
+async def run_inference(
+    checks: CheckClient, peer_id: str, plan: InferenceRequest | ServerInference | None, *, deadline: float, now: float
 ) -> ServerInference | None:
-    """Have a worker ask the server before `deadline` (monotonic seconds); the outcome is unknown where nobody could."""
-    if not isinstance(asked, InferenceRequest):
-        return asked
+    """Have a worker send the request before `deadline` (monotonic seconds); return the result, or the one planned.
+
+    The outcome is unknown where no worker could send it. `now` is Unix seconds.
+    """
+    if not isinstance(plan, InferenceRequest):
+        return plan
     try:
-        answer = await checks.infer(peer_id, asked, deadline=deadline)
+        answer = await checks.infer(peer_id, plan, deadline=deadline)
     except NoVerdictError as error:
         detail = str(error)
     else:
         if answer.inference is not None:
             return answer.inference
         detail = "the peer was not reached"
-    return ServerInference(InferenceOutcome.UNKNOWN, (asked.start, asked.end), now, detail=detail)
+    return ServerInference(InferenceOutcome.UNKNOWN, (plan.start, plan.end), now, detail=detail)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from api.http.base_address import base_address
 from api.http.encodings import accepted_coding
-from api.http.limit import limit_of
+from api.http.limit import parse_limit
 from api.pages.feed import changes_feed
 from api.responses import kinds
 from api.responses.changes import filter_of
@@ -30,7 +30,7 @@ MAX_ENTRIES = 100
 async def changes(request: Request) -> PreparedResponse:
     """The changes as JSON, those that were updated last first."""
     services, wanted = services_of(request), filter_of(request.query_params)
-    limit = limit_of(request, MAX_LIMIT)
+    limit = parse_limit(request.query_params.get("limit"), MAX_LIMIT)
 
     def draw() -> PreparedResponse:
         return kinds.document(changes_document(services.changes.find(wanted), limit), "/api/v1/changes")

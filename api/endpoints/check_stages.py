@@ -1,7 +1,7 @@
 """`/check/{peer_id}/stages`: server-sent events that tell an open page how far a check has come.
 
-It begins no check and reads what the workers write about the one that is under way, in whichever process it was asked
-for: two reads of Redis per interval and reader. Without it a page waits for the verdict alone.
+It begins no check: it reads what workers write about the running one, whichever process requested it, with two reads of
+Redis per interval and stream. A page without this stream shows the verdict only.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ from redis.exceptions import RedisError
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from api.checks.admission import NoVerdictError
-from api.checks.given import dialled
-from api.checks.inference import computed, to_compute
+from api.checks.given import dial_given
+from api.checks.inference import plan_inference, run_inference
 from api.http.client_address import client_address, is_trusted, rate_key
 from api.http.headers import JSON, SECURITY_HEADERS
 from api.http.problems import CLIENT_LEFT, Problem
@@ -49,10 +49,10 @@ if TYPE_CHECKING:
     from shared.reachability import Answer
 
 RETRY_AFTER = 5
-"""Seconds that a caller is told to wait where nobody could look."""
+"""Seconds in `Retry-After` where nobody could probe the peer."""
 SCRAPE_TIMEOUT_HEADER = "x-prometheus-scrape-timeout-seconds"
 SCRAPE_RESERVE = 0.5
-"""Seconds of the scrape's time-out that are kept to bring the answer back."""
+"""Seconds of the scrape's timeout that are reserved for the answer's way back."""
 
 
 async def is_reachable(request: Request) -> Response:
@@ -99,7 +99,7 @@ async def page(request: Request) -> Response:
             your_ip,
             tuple(found.given),
             inference=found.inference,
-            may_compute=on_demand and to_compute(shown, peer_id, services.clock.now()) is not None,
+            may_compute=on_demand and plan_inference(shown, peer_id, services.clock.now()) is not None,
         )
         return services.pages.check(peer_id=peer_id, answer=view, problem=None)
 
@@ -107,7 +107,7 @@ async def page(request: Request) -> Response:
 
 
 async def _resolved(request: Request, asked: str, status: int = 200) -> Response:
-    """Lead to the check of the one peer that a text names; else show what it names, with the text kept in the box."""
+    """Redirect to the check of the one peer that a text names; otherwise show what it names, and keep it in the box."""
     services = services_of(request)
     resolution = await services.resolve(asked)
     peers = [match for match in resolution.found if is_peer(match)]
@@ -157,18 +157,18 @@ class _Checked(NamedTuple):
     given: list[GivenDial]
 
 
-async def _check(request: Request, asked_about: str, addresses: Sequence[str] = (), *, refuse: bool = True) -> _Checked:
-    """Check a peer, let it compute where `?inference=1` asks for it, and have given addresses of it dialled.
+async def _check(request: Request, peer: str, addresses: Sequence[str] = (), *, refuse: bool = True) -> _Checked:
+    """Check a peer (its id in any form), have it compute where `?inference=1` asks for it, and dial given addresses.
 
-    Raises `Problem` where there is no verdict, and, with `refuse`, for an address that is none.
+    Raises `Problem` where there is no verdict, and, with `refuse`, for a malformed address.
     """
     started = time.monotonic()
     services = services_of(request)
     settings = services.settings
     try:
-        peer_id = parse_peer_id(asked_about)
+        peer_id = parse_peer_id(peer)
     except BadPeerIdError as error:
-        raise await services.bad_peer_id(asked_about) from error
+        raise await services.bad_peer_id(peer) from error
     given, refused = _read_given(addresses, peer_id)
     if refuse and (refused or len(addresses) > MAX_GIVEN):
         why = refused[0].outcome.error if refused else f"more than {MAX_GIVEN}"
@@ -179,17 +179,17 @@ async def _check(request: Request, asked_about: str, addresses: Sequence[str] = 
         told = "reachability requests a minute from {}. A server needs four."
         key = rate_key(address)
         await _spend(services.request_rate, key, settings.rate_limit, told.format(key), cost=1 + len(given))
-    asked = None
+    plan = None
     if request.query_params.get("inference") == "1":
-        asked = await _may_compute(request, peer_id, "" if trusted else rate_key(address))
+        plan = await _plan_inference(request, peer_id, "" if trusted else rate_key(address))
     fresh = request.query_params.get("fresh") == "1"
     if fresh and not trusted:
         raise Problem(403, "A fresh check is for the monitor's trusted networks.")
     deadline = started + settings.reachability_deadline
     vantage = request.query_params.get("vantage")
     checking = awaited(services.checks.check(peer_id, deadline=deadline, vantage=vantage, fresh=fresh))
-    dialling = awaited(dialled(services.checks, given, deadline=deadline, vantage=vantage))
-    computing = awaited(computed(services.checks, peer_id, asked, deadline=deadline, now=services.clock.now()))
+    dialling = awaited(dial_given(services.checks, given, deadline=deadline, vantage=vantage))
+    computing = awaited(run_inference(services.checks, peer_id, plan, deadline=deadline, now=services.clock.now()))
     try:
         answers = await _unless_hung_up(request, checking)
         inference = await computing
@@ -205,7 +205,7 @@ async def _check(request: Request, asked_about: str, addresses: Sequence[str] = 
 
 
 def _read_given(addresses: Sequence[str], peer_id: str) -> tuple[list[GivenAddress], list[GivenDial]]:
-    """Return the given addresses, each once, and those that are never dialled."""
+    """Return the addresses that can be dialled, each once, and a result for each that cannot."""
     given: dict[GivenAddress, None] = {}
     refused = []
     for address in addresses[: MAX_GIVEN + 1]:
@@ -216,10 +216,11 @@ def _read_given(addresses: Sequence[str], peer_id: str) -> tuple[list[GivenAddre
     return list(given)[:MAX_GIVEN], refused
 
 
-async def _may_compute(request: Request, peer_id: str, client: str) -> InferenceRequest | ServerInference | None:
-    """Return what the peer shall compute. Raises a 403 `Problem` where that is off, a 429 above the limit.
+async def _plan_inference(request: Request, peer_id: str, client: str) -> InferenceRequest | ServerInference | None:
+    """Return `plan_inference` of the newest snapshot.
 
-    An empty `client` is trusted.
+    Raises a 403 `Problem` where ON_DEMAND_INFERENCE is off, a 429 above the limit.
+    `client` is what the rate limit counts by; it is empty for a trusted client, which has no limit.
     """
     services = services_of(request)
     settings = services.settings
@@ -228,7 +229,7 @@ async def _may_compute(request: Request, peer_id: str, client: str) -> Inference
     if client:
         told = f"inference checks a minute from {client}. Each costs a volunteer's server two tokens."
         await _spend(services.request_rate, f"inference:{client}", settings.inference_rate_limit, told)
-    return to_compute(services.swarm.snapshot, peer_id, services.clock.now())
+    return plan_inference(services.swarm.snapshot, peer_id, services.clock.now())
 
 
 async def _spend(rate: RequestRate, key: str, limit: int, told: str, cost: int = 1) -> None:
@@ -253,15 +254,11 @@ async def _spend(rate: RequestRate, key: str, limit: int, told: str, cost: int =
 def _no_verdict(reason: str, given: Sequence[GivenDial] = ()) -> Problem:
     """Return a 503 that says why, and how given addresses answered all the same."""
     said = [f"Nobody could look: {reason.rstrip('.')}. This says nothing about the peer.", *map(how_it_ended, given)]
-    return Problem(
-        503,
-        " ".join(said),
-        headers={"retry-after": str(RETRY_AFTER), "cache-control": "no-store"},
-    )
+    return Problem(503, " ".join(said), headers={"retry-after": str(RETRY_AFTER), "cache-control": "no-store"})
 
 
 async def _unless_hung_up(request: Request, checking: asyncio.Task[list[Answer]]) -> list[Answer]:
-    """Return the answers, but give up when the client does: what it asked for costs nothing more."""
+    """Return the answers; end the check when the client hangs up. Raises a 499 `Problem` then."""
 
     async def hung_up() -> None:
         while (await request.receive())["type"] != "http.disconnect":

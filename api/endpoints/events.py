@@ -2,7 +2,7 @@
 
 With `?server=`, `?model=` or `?contributor=` the changes of these come as well, with `?changes=all` those of everybody.
 
-All subscribers of a process share its one Redis reader; each costs a waiting task.
+All streams of a process share its one Redis reader; each costs a waiting task.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ async def events(request: Request) -> Response:
     if request.method == "HEAD":
         return Response(headers=headers, media_type=EVENT_STREAM)
     if request.scope["http_version"] == "1.0":
-        # It knows no body without a length but one that a closed connection ends: what is new, and come again.
+        # HTTP/1.0 has no streams: the answer holds what is new, and tells the client when to ask again.
         told = "".join(_news(services.swarm, request.headers.get("last-event-id"), None))
         return Response(f"retry: {POLL_MS}\n\n{told}", headers=headers, media_type=EVENT_STREAM)
     if services.metrics.subscribers >= MAX_SUBSCRIBERS:
@@ -62,7 +62,7 @@ def _wanted(request: Request) -> ChangeFilter | None:
 
 
 class EventStream(Response):
-    """An answer that goes on until its reader leaves. Starlette's own takes a quarter more memory."""
+    """An answer that lasts until the client disconnects. Starlette's StreamingResponse takes a quarter more memory."""
 
     def __init__(
         self, services: Services, wanted: ChangeFilter | None, last_told: str | None, headers: Mapping[str, str]
@@ -94,11 +94,11 @@ class EventStream(Response):
         await _write(send, f"retry: {RETRY_MS}\n\n{self._news()}")
         while True:
             is_news = await self._swarm.subscribers.wait()
-            # One whose reader was slow may find at its heartbeat what the others were told before.
+            # A stream with a slow client may find at its heartbeat what others were sent before.
             await _write(send, self._news() or ("" if is_news else ": still here\n\n"))
 
     def _news(self) -> str:
-        """Return all that is new: in one piece, as each costs a system call."""
+        """Return everything new in one piece, because each write costs a system call."""
         found = [*_news(self._swarm, self._told, self._told_status)]
         self._told = self._swarm.snapshot_id or self._told
         self._told_status = self._swarm.status or self._told_status
@@ -114,7 +114,7 @@ async def _write(send: Send, text: str) -> None:
 
 
 def _news(swarm: Swarm, told: str | None, told_status: CrawlStatus | None) -> Iterator[str]:
-    """Yield what a reader does not know yet, who was told of this snapshot id and of this status."""
+    """Yield events for a client that was last sent this snapshot id and this status."""
     if swarm.snapshot_id is not None and swarm.snapshot_id != told:
         yield f"id: {swarm.snapshot_id}\nevent: snapshot\ndata: {swarm.snapshot_id}\n\n"
     if swarm.status is not None and swarm.status != told_status:

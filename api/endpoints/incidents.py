@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from api.http.base_address import base_address
-from api.http.limit import limit_of
+from api.http.limit import parse_limit
 from api.http.resources import resource
 from api.pages.feed import atom_feed
 from api.pages.history import FirstSeen
@@ -53,7 +53,7 @@ async def _past(history: HistoryCache, dht_prefix: str) -> FirstSeen:
 async def incidents(request: Request) -> PreparedResponse:
     """All incidents, the newest first; `?limit=` of them, `?model=` for those of one DHT prefix."""
     services = services_of(request)
-    limit = limit_of(request, MAX_LIMIT)
+    limit = parse_limit(request.query_params.get("limit"), MAX_LIMIT)
     wanted = request.query_params.get("model")
 
     async def make() -> PreparedResponse:

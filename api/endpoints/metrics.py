@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 async def swarm(request: Request) -> PreparedResponse:
-    """The swarm's metrics. They are always prepared, so that no request comes here: the route answers other methods."""
+    """The swarm's metrics. They are always prepared, so no GET comes here; the route exists for other methods."""
     prepared = services_of(request).prepared.find(request.scope)
     assert prepared is not None  # noqa: S101 - prepared before the app serves
     return prepared

@@ -78,6 +78,16 @@ def _in_path(name: str, words: str, most: int, **least: int) -> dict[str, Any]:
     return {"name": name, "in": "path", "required": True, "description": words, "schema": schema}
 
 
+def _query(name: str, schema: dict[str, Any], words: str) -> dict[str, Any]:
+    return {"name": name, "in": "query", "description": words, "schema": schema}
+
+
+_TEXT = _query("q", {"type": "string"}, "Any text: a peer id, a multiaddr, a log line, a name.")
+_RESOLUTION = _query(
+    "resolution",
+    {"enum": ["minute", "hour", "day"], "default": "hour"},
+    "`minute`: a day; `hour`: 30 days; `day`: five years.",
+)
 _PREFIX = _in_path(
     "dht_prefix", "The model's DHT prefix; a slash in it may be written as it is or as %2F.", 128, minLength=1
 )
@@ -100,21 +110,17 @@ _WORDS = {
 }
 
 
-_ADDRESS = {
-    "name": "address",
-    "in": "query",
-    "description": "A multiaddr of the peer, with its id or without it, to be dialled as it is beside what the swarm "
+_ADDRESS = _query(
+    "address",
+    {"type": "array", "items": {"type": "string", "maxLength": 400}, "maxItems": 8},
+    "A multiaddr of the peer, with its id or without it, to be dialled as it is beside what the swarm "
     "knows; up to eight. Public IP addresses or host names, TCP or QUIC, directly or through one relay. Each counts as "
     "a check in the rate limit.",
-    "schema": {"type": "array", "items": {"type": "string", "maxLength": 400}, "maxItems": 8},
-}
-_OF_CHANGES = tuple(
-    {"name": name, "in": "query", "description": words, "schema": {"type": "string"}}
-    for name, words in (
-        ("server", "Only those of this peer id."),
-        ("model", "Only those of this DHT prefix."),
-        ("contributor", "Only those of servers that show this public name."),
-    )
+)
+_OF_CHANGES = (
+    _query("server", {"type": "string"}, "Only those of this peer id."),
+    _query("model", {"type": "string"}, "Only those of this DHT prefix."),
+    _query("contributor", {"type": "string"}, "Only those of servers that show this public name."),
 )
 
 
@@ -208,7 +214,7 @@ def _paths() -> dict[str, dict[str, Any]]:
             "One server or bootstrap peer", "ServerDocument", _PEER, errors=(400, 404, 503), cached=True
         ),
         "/api/v1/history/models/{dht_prefix}": _json(
-            "A model's past", "ModelHistoryDocument", _PREFIX, _resolution(), errors=(400, 404, 503), cached=True
+            "A model's past", "ModelHistoryDocument", _PREFIX, _RESOLUTION, errors=(400, 404, 503), cached=True
         ),
         "/api/v1/history/servers/{peer_id}": _json(
             "A server's past", "ServerHistoryDocument", _PEER, errors=(400, 404, 503), cached=True
@@ -240,8 +246,8 @@ def _paths() -> dict[str, dict[str, Any]]:
             _query("inference", {"type": "string"}, "`1` has it compute two tokens, too; limited more strictly."),
             errors=(400, 403, 429, 503),
         ),
-        "/api/v1/is_reachable": _problem_only("Without a peer id: always an error"),
-        "/api/v1/search": _json("What a pasted or typed text names", "SearchDocument", _text(), errors=(503,)),
+        "/api/v1/is_reachable": {"summary": "Without a peer id: always an error", "responses": _problems((400,))},
+        "/api/v1/search": _json("What a pasted or typed text names", "SearchDocument", _TEXT, errors=(503,)),
         "/docs": _media("This description for people", "text/html", errors=(503,)),
         "/openapi.json": {
             "summary": "This description",
@@ -304,13 +310,13 @@ def _paths() -> dict[str, dict[str, Any]]:
         "/incidents": _media("Outages for people", "text/html", errors=(503,)),
         "/models/{dht_prefix}": _media("A model for people", "text/html", _PREFIX, errors=(404, 503)),
         "/servers/{peer_id}": _media("A server for people", "text/html", _PEER, errors=(404, 503), others=(307,)),
-        "/search": _media("What a pasted text names, for people", "text/html", _text(), errors=(503,), others=(303,)),
+        "/search": _media("What a pasted text names, for people", "text/html", _TEXT, errors=(503,), others=(303,)),
         "/help": _media(
             "Where one more server counts most", "text/html",
             _query("gpu", {"type": "string"}, "Memory of a GPU in GB, one that the page offers."), errors=(503,),
         ),
         "/glossary": _media("The terms of the pages", "text/html", errors=(503,)),
-        "/check": _media("The form of a check for people", "text/html", _text(), others=(303,)),
+        "/check": _media("The form of a check for people", "text/html", _TEXT, others=(303,)),
         "/check/{peer_id}/stages": _media(
             "Server-sent events: how far the peer's check has come", "text/event-stream", _PEER, errors=(400, 503)
         ),
@@ -322,7 +328,11 @@ def _list(path: str, summary: str, table: Table[Any]) -> dict[str, dict[str, Any
     """Describe a list under its path and under those with a suffix."""
     parameters = [
         {
-            **_query(name, {"type": "array", "items": _one_of(one.values)}, f"{one.words} Given again: any of them."),
+            **_query(
+                name,
+                {"type": "array", "items": {"enum": list(one.values)} if one.values else {"type": "string"}},
+                f"{one.words} Given again: any of them.",
+            ),
             "style": "form",
             "explode": True,
         }
@@ -355,10 +365,6 @@ def _list(path: str, summary: str, table: Table[Any]) -> dict[str, dict[str, Any
     return described
 
 
-def _one_of(values: tuple[str, ...]) -> dict[str, Any]:
-    return {"enum": list(values)} if values else {"type": "string"}
-
-
 def _json(
     summary: str, schema: str, *parameters: dict[str, Any], errors: tuple[int, ...] = (), cached: bool = False
 ) -> dict[str, Any]:
@@ -385,10 +391,6 @@ def _media(
     return {"summary": summary, "parameters": list(parameters), "responses": responses}
 
 
-def _problem_only(summary: str) -> dict[str, Any]:
-    return {"summary": summary, "responses": _problems((400,))}
-
-
 def _content(words: str, content: dict[str, Any]) -> dict[str, Any]:
     return {"description": words, "content": content}
 
@@ -402,19 +404,6 @@ def _problems(statuses: tuple[int, ...]) -> dict[str, Any]:
         str(status): _content(_WORDS[status], {PROBLEM_JSON: {"schema": _ref("ProblemDocument")}})
         for status in statuses
     }
-
-
-def _text() -> dict[str, Any]:
-    return _query("q", {"type": "string"}, "Any text: a peer id, a multiaddr, a log line, a name.")
-
-
-def _resolution() -> dict[str, Any]:
-    words = "`minute`: a day; `hour`: 30 days; `day`: five years."
-    return _query("resolution", {"enum": ["minute", "hour", "day"], "default": "hour"}, words)
-
-
-def _query(name: str, schema: dict[str, Any], words: str) -> dict[str, Any]:
-    return {"name": name, "in": "query", "description": words, "schema": schema}
 
 
 def _ref(name: str) -> dict[str, Any]:

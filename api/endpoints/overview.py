@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 async def state(request: Request) -> PreparedResponse:
-    """The whole state as JSON. 503 before the first snapshot; a replica that renders its first one is waited for."""
+    """The whole state as JSON. 503 before the first snapshot; while a replica renders its first one, this waits."""
     services = services_of(request)
     prepared = services.prepared.find(request.scope)
     if prepared is None and services.swarm.snapshot is not None:

@@ -83,7 +83,7 @@ async def atom(request: Request) -> Response:
 
 
 async def _report(services: Services, name: str) -> ReportDocument:
-    """Return the week's report. Raises a 404 `Problem`; what is no week is asked of nobody."""
+    """Return the week's report. Raises a 404 `Problem`; text that names no week costs no read of its report."""
     if parse_week(name) is not None:
         for found in await services.history.reports(name):
             return found

@@ -55,7 +55,7 @@ async def page(request: Request) -> Response | PreparedResponse:
 
 
 async def _resolved(services: Services, given: str, error: Exception) -> Response:
-    """Lead to the one peer that a text names which is no peer id: a short id, an address, a log line."""
+    """Redirect to the one peer that a text names which is not a peer id itself: a short id, an address, a log line."""
     services.snapshot()
     resolution = await services.resolve(given)
     if resolution.only is not None and is_peer(resolution.only):

@@ -1,4 +1,4 @@
-"""This module tells by which address a client knows the monitor."""
+"""This module returns the address under which a client reached the monitor."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ _HOST = re.compile(r"[A-Za-z0-9.\-]{1,253}(:\d{1,5})?|\[[0-9a-fA-F:]{2,45}\](:\d
 
 
 def base_address(request: Request) -> str:
-    """Return the address that the client used, without a slash; nothing of it where a header made it up."""
+    """Return `https://HOST` as the client used it, without a slash at the end; empty for a malformed Host header."""
     host = request.headers.get("host", "")
     return f"{request.url.scheme}://{host}" if _HOST.fullmatch(host) else ""

@@ -1,4 +1,4 @@
-"""This module tells which address a request came from, and whether the operator trusts it."""
+"""This module returns the address that a request came from, and whether the operator trusts it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def client_address(scope: Scope) -> str:
-    """Return the caller's IP address: that of the connection, or what a trusted proxy says of it."""
+    """Return the client's IP address (uvicorn replaces a trusted proxy's by its X-Forwarded-For), or "unknown"."""
     client = scope.get("client")
     try:
         address = ipaddress.ip_address(client[0] if client is not None else "")
@@ -23,7 +23,7 @@ def client_address(scope: Scope) -> str:
 
 
 def rate_key(address: str) -> str:
-    """Return what requests of an address of `client_address` are counted under: of IPv6, a household's /64."""
+    """Return the key under which the rate limit counts an address of `client_address`: for IPv6 its /64 network."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
@@ -32,7 +32,7 @@ def rate_key(address: str) -> str:
 
 
 def is_trusted(address: str, trusted: Networks) -> bool:
-    """Whether an address of `client_address` lies in TRUSTED_NETWORKS."""
+    """Whether an address of `client_address` is in one of the networks."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:

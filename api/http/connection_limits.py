@@ -1,8 +1,8 @@
 """This module bounds what a connection may send, how long it may leave an answer unread, and how long it may idle.
 
-uvicorn's httptools protocol has none of the first two: one client makes the process hold hundreds of megabytes of
-header or trailer, or a socket and its answer for each connection that says or reads nothing. The third is uvicorn's own
-keep-alive time, which costs it a timer for each request; one timer for a connection, every few seconds, does for all.
+uvicorn's httptools protocol lacks the first two bounds: one client could make the process hold hundreds of megabytes of
+headers, or a socket and an answer for each silent connection. The third is uvicorn's own keep-alive time, for which
+uvicorn sets a timer per request; here one timer per connection checks all three every few seconds.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close
 
 
 ENDLESS = "endless"
-"""Key of an ASGI scope whose answer goes on until its reader leaves."""
+"""Key set in the ASGI scope of an answer without an end, such as an event stream."""
 
 
 class BoundedHttp(HttpToolsProtocol):
-    """For `uvicorn.run(http=…)`. Costs a request that arrives in one piece a comparison, and no timer."""
+    """For `uvicorn.run(http=…)`. A request that arrives in one piece costs one comparison more, and no timer."""
 
     _partial: object = None
     """The scope of the request that `_received` counts the bytes of."""
     _received = 0
     _awaited: object = None
-    """What was awaited at the last inspection: more of the latest request; before the first, of the connection."""
+    """What the last inspection waited for: the latest request (its scope), or the first one (`self`)."""
     _still = 0.0
-    """Seconds for which, at least, nothing came of it."""
+    """Seconds for which it has been the same."""
     _unread: tuple[object, int] = (None, 0)
-    """The answer that was not yet read at the last inspection, and how many bytes of it were left."""
+    """The answer that the client had not read at the last inspection, and its bytes left."""
     _reading = 0.0
-    """Seconds for which it has been so."""
+    """Seconds for which the client has been reading this answer."""
     _stuck = 0.0
-    """Seconds for which nothing of it was read."""
+    """Seconds for which the client has read nothing of it."""
     _next_inspection: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
@@ -57,7 +57,7 @@ class BoundedHttp(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
-        """End an answer that would keep the process from ending; its reader comes again, to another one."""
+        """Close event streams, which would keep the process from ending; their readers connect to another replica."""
         super().shutdown()
         if self.scope is not None and ENDLESS in self.scope:
             self.transport.close()
@@ -95,7 +95,7 @@ class BoundedHttp(HttpToolsProtocol):
         """End the connection if its peer has been still for too long, or reads too slowly."""
         self._next_inspection = self.loop.call_later(REQUEST_WITHIN / 2, self._inspect)
         if self._reads_too_slowly():
-            self.transport.abort()  # to close it would be to wait for the peer to read the rest
+            self.transport.abort()  # close() would wait until the client has read the rest
             return
         if self.transport.is_closing():
             return

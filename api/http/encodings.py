@@ -15,25 +15,25 @@ if TYPE_CHECKING:
 
 GZIP_LEVEL, BROTLI_QUALITY, ZSTD_LEVEL = 6, 5, 6
 MIN_COMPRESSED = 500
-"""Bytes; below that, headers weigh more than what compression saves."""
+"""Bytes; below this, compression saves less than its headers cost."""
 IDENTITY = "identity"
 
 _PREFERRED = ("zstd", "br", "gzip")
-"""Where a client likes several equally, it gets the first of these."""
+"""Between codings of equal weight, the client gets the first of these."""
 _COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     "zstd": lambda content: zstd.compress(content, level=ZSTD_LEVEL),
     "br": lambda content: brotli.compress(content, quality=BROTLI_QUALITY),
     "gzip": lambda content: gzip.compress(content, GZIP_LEVEL, mtime=0),
 }
 _MAX_ACCEPTED = 256
-"""Bytes of an Accept-Encoding. No browser's has half of it; a longer one gets what all understand."""
+"""Bytes of an Accept-Encoding that are parsed, twice what any browser sends; a longer one gets `identity`."""
 _MAX_CHOSEN = 256
-"""Choices that are kept, by header. Browsers send a handful; a client that varies them costs this many entries."""
+"""Headers whose choice is cached. Browsers send a handful of different ones; a hostile client could send any number."""
 _chosen: dict[bytes, str] = {}
 
 
 def encode(content: bytes, codings: Collection[str] = _PREFERRED) -> dict[str, bytes]:
-    """Return the content by content coding, of which there are these; short content uncompressed alone."""
+    """Return `{coding: content}` for `identity` and these codings; short content is not compressed."""
     encoded = {IDENTITY: content}
     if len(content) >= MIN_COMPRESSED:
         encoded.update((coding, _COMPRESS[coding](content)) for coding in codings if coding != IDENTITY)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 CLIENT_LEFT = 499
-"""nginx's number for a client that hung up: nobody reads the answer, but metrics count it, and not as our failure."""
+"""nginx's status for a client that hung up. Nobody reads the answer, but metrics do not count it as a server error."""
 
 _DETAILS = {
     404: "There is nothing at this address. The API is described at /docs.",
@@ -26,8 +26,8 @@ _DETAILS = {
 }
 
 
-_MEANT = {"/servers": "/#models", "/models": "/#models", "/api": "/docs", "/api/v1": "/docs"}
-"""Addresses that people type, and the pages that have it."""
+_REDIRECTS = {"/servers": "/#models", "/models": "/#models", "/api": "/docs", "/api/v1": "/docs"}
+"""Addresses that people type, and the page with what they look for."""
 
 
 class Problem(HTTPException):
@@ -66,18 +66,18 @@ def exception_handlers(
         status = error.status_code
         near = error.near if isinstance(error, Problem) else ()
         detail = error.detail if isinstance(error, Problem) else _DETAILS.get(status, error.detail)
-        by_hand = "text/html" in request.headers.get("accept", "")
-        if by_hand and status == HTTPStatus.NOT_FOUND and (meant := _MEANT.get(request.url.path.rstrip("/"))):
+        is_browser = "text/html" in request.headers.get("accept", "")
+        if is_browser and status == HTTPStatus.NOT_FOUND and (meant := _REDIRECTS.get(request.url.path.rstrip("/"))):
             return RedirectResponse(meant)
-        if by_hand and not request.url.path.startswith("/api/"):
+        if is_browser and not request.url.path.startswith("/api/"):
             heading, asked = (error.heading, error.asked) if isinstance(error, Problem) else ("", "")
             html = page(status, heading or _title(status), detail, near, asked)
             return HTMLResponse(html, status, headers={**SECURITY_HEADERS, **(error.headers or {})})
         return _problem(status, detail, [text for text, _ in near], headers=error.headers)
 
     async def on_failure(request: Request, error: Exception) -> Response:
-        """Say that it was our own mistake, without its innards: the log has them."""
-        headers = CORS if is_api(request.url.path) else None  # this is outside of all middleware, `api.http.cors` too
+        """Return a 500 without details: the log has them."""
+        headers = CORS if is_api(request.url.path) else None  # it runs outside of all middleware, so `Cors` adds none
         return _problem(500, "The monitor failed to answer this. It has been logged.", headers=headers)
 
     return {HTTPException: on_http_error, Exception: on_failure}

@@ -1,7 +1,6 @@
-"""This module gives each request that a handler answers an id: the caller's if it is sane, else one of ours.
+"""This module gives each request that a handler answers an id: the client's, if it is well formed, else a new one.
 
-It stands in the answer's `X-Request-ID`, in the log lines about the request, and goes with the check to the
-worker.
+The id is in the answer's `X-Request-ID` and in all log lines about the request, and goes with a check to the worker.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class Budget(NamedTuple):
 
 
 class RequestRate:
-    """Counts in Redis."""
+    """Counts requests in Redis, so that all replicas share the limit."""
 
     def __init__(self, redis: Redis) -> None:
         self._count = redis.register_script(_COUNT)

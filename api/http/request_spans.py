@@ -1,8 +1,8 @@
 """This module records a span per request that a handler answers, where traces are on, in OpenTelemetry's HTTP terms.
 
-A `traceparent` from TRUSTED_NETWORKS is gone on with. From anyone else it is only linked to: a stranger neither
-joins requests to a trace of ours nor decides which of them are recorded. `tracestate` and baggage are not read.
-Health probes and event streams have no spans.
+A `traceparent` from TRUSTED_NETWORKS is continued. One from anyone else is only linked, so that strangers can neither
+add to our traces nor decide which requests are recorded. `tracestate` and baggage are not read. Health probes and event
+streams have no spans.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SERVER_ERROR = 500
 
 
 class RequestSpans:
-    """ASGI middleware. It stands inside of `RequestId`, whose id it notes."""
+    """ASGI middleware, to be used inside of `RequestId`, whose id it records."""
 
     def __init__(self, app: ASGIApp, trusted: Networks) -> None:
         self.app = app

@@ -1,6 +1,6 @@
-"""This module tells which resource a request names: its path, and those query parameters that change the answer.
+"""This module returns the key of a requested resource: the path, and the query parameters that change the answer.
 
-All other parameters are ignored: `?utm_source=x` renders nothing anew.
+All other parameters are ignored, so `?utm_source=x` does not render a page again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MAX_QUERY = 2_000
 
 
 def resource(scope: Scope) -> str:
-    """Return the path, and with it those parameters that matter, in one order: the key of prepared responses."""
+    """Return the path and the parameters that matter, in a fixed order: the key of prepared responses."""
     path: str = scope["path"]
     query: bytes = scope["query_string"]
     if not query:

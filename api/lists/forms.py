@@ -1,4 +1,4 @@
-"""This module writes a page of a list as JSON, NDJSON or CSV, and tells which of them a client asks for."""
+"""This module writes a page of a list as JSON, NDJSON or CSV, and chooses the form that a client asks for."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ class Form(StrEnum):
 
 
 MEDIA_TYPES = {Form.JSON: JSON, Form.NDJSON: "application/x-ndjson", Form.CSV: "text/csv"}
-_ASKED = {"application/json": Form.JSON, "application/x-ndjson": Form.NDJSON, "application/ndjson": Form.NDJSON,
-          "application/jsonl": Form.NDJSON, "text/csv": Form.CSV}  # fmt: skip
+_BY_TYPE = {"application/json": Form.JSON, "application/x-ndjson": Form.NDJSON, "application/ndjson": Form.NDJSON,
+            "application/jsonl": Form.NDJSON, "text/csv": Form.CSV}  # fmt: skip
 MAX_ACCEPT = 1_000
 """Characters of an Accept header that are read."""
 
 
 def form_of(path: str, accept: str) -> Form:
-    """Return the form that the path's suffix names; else the one that the client likes most, JSON first."""
+    """Return the form that the path's suffix names; else the one with the greatest weight in `Accept`, JSON first."""
     suffix = path.rpartition("/")[2].rpartition(".")[2]
     if suffix in tuple(Form):
         return Form(suffix)
     best, weight = Form.JSON, 0.0
     for item in accept[:MAX_ACCEPT].lower().split(","):
         name, *parameters = (part.strip() for part in item.split(";"))
-        form = _ASKED.get(name)
-        liked = _weight(parameters)
-        if form is not None and (liked > weight or (liked == weight and form is Form.JSON)):
-            best, weight = form, liked
+        form = _BY_TYPE.get(name)
+        given = _weight(parameters)
+        if form is not None and (given > weight or (given == weight and form is Form.JSON)):
+            best, weight = form, given
     return best
 
 

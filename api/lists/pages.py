@@ -1,4 +1,4 @@
-"""This module makes the pages of lists, and keeps the index of each table for as long as its snapshot is the newest."""
+"""This module makes the pages of lists, and keeps each table's index until there is a newer snapshot."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class ListPages:
         freshness: Freshness,
         form: Form,
         path: str,
-        coding: str | None = None,
+        coding: str,
     ) -> PreparedResponse:
-        """Return a page of the table, compressed in one coding if given. Raises a 400 `Problem` for a bad cursor."""
+        """Return a page of the table, compressed in one content coding. Raises a 400 `Problem` for a bad cursor."""
         try:
             page = self._index(table, snapshot).page(query.selection)
         except TypeError as error:

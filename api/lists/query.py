@@ -1,6 +1,6 @@
-"""This module reads the query of a list.
+"""This module parses the query of a list.
 
-Unlike on other routes nothing in it is ignored: a filter that is misspelt would silently list everything.
+Other routes ignore unknown parameters; here they are errors, because a misspelt filter would list everything.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ from urllib.parse import parse_qsl, urlencode
 
 import msgspec
 
+from api.http.limit import parse_limit
 from api.http.problems import Problem
 from api.http.resources import MAX_QUERY
 from api.lists.index import Cursor, Selection
 from api.lists.tables import MAX_LIMIT
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from api.lists.index import Table
 
 MAX_GIVEN = 50
@@ -29,7 +28,7 @@ _cursors = msgspec.json.Decoder(tuple[str, float | str | None, str, str])
 
 
 class ListQuery(msgspec.Struct, frozen=True):
-    """A query that was understood."""
+    """A valid query."""
 
     selection: Selection
     fields: tuple[str, ...]
@@ -38,42 +37,45 @@ class ListQuery(msgspec.Struct, frozen=True):
     """The query without its cursor, always written in the same way."""
 
     def text(self, cursor: Cursor | None) -> str:
-        """Return the query as it stands in an address, with this cursor."""
-        more = [] if cursor is None else [urlencode({"cursor": encode_cursor(cursor)})]
-        return "&".join([self.plain] * bool(self.plain) + more)
+        """Return the query for a URL, with this cursor."""
+        more = "" if cursor is None else urlencode({"cursor": encode_cursor(cursor)})
+        return "&".join(filter(None, (self.plain, more)))
 
 
 def parse_query(table: Table[Any], query: bytes) -> ListQuery:
     """Return what is asked of a table. Raises a 400 `Problem` that says what can be asked."""
     given = _given(table, query)
-    limit = _limit(_once(given, "limit"), table.default_limit)
+    limit = parse_limit(_once(given, "limit"), MAX_LIMIT, table.default_limit)
     fields = _fields(table, _once(given, "fields"))
     sort = _once(given, "sort") or ""
     descending, name = sort.startswith("-"), sort.removeprefix("-")
     if sort and name not in table.sorts:
-        raise Problem(400, f"Bad sort {sort[:50]!r}: expected one of {_listed(table.sorts)}, or one with - before it.")
+        raise Problem(
+            400, f"Bad sort {sort[:50]!r}: expected one of {', '.join(table.sorts)}, or one with - before it."
+        )
     filters = {name: frozenset(given[name]) for name in table.filters if name in given}
     for parameter, values in filters.items():
         allowed = table.filters[parameter].values
         for value in values:
             if allowed and value not in allowed:
-                raise Problem(400, f"Bad {parameter} {value[:50]!r}: expected one of {_listed(allowed)}.")
+                raise Problem(400, f"Bad {parameter} {value[:50]!r}: expected one of {', '.join(allowed)}.")
     text = _once(given, "cursor")
     cursor = None if text is None else decode_cursor(text, name)
     pairs = [(parameter, value) for parameter, values in sorted(filters.items()) for value in sorted(values)]
-    pairs += [("sort", sort)] * bool(sort) + [("fields", ",".join(fields))] * bool(fields)
-    pairs += [("limit", f"{limit}")] * (limit != table.default_limit)
+    shown_limit = f"{limit}" if limit != table.default_limit else ""
+    others = (("sort", sort), ("fields", ",".join(fields)), ("limit", shown_limit))
+    pairs += [(parameter, value) for parameter, value in others if value]
     return ListQuery(Selection(filters, name, descending, limit, cursor), fields, urlencode(pairs))
 
 
 def encode_cursor(cursor: Cursor) -> str:
-    """Return the cursor as it stands in an address."""
+    """Return the cursor for a URL: base64url of JSON `[sort, value, *identity]`."""
     content = msgspec.json.encode((cursor.sort, cursor.value, *cursor.identity))
     return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
 
 
 def decode_cursor(text: str, sort: str) -> Cursor:
-    """Return the cursor. Raises a 400 `Problem` where it is none of this order."""
+    """Return the cursor. Raises a 400 `Problem` for text that is not a cursor of a list sorted by `sort`."""
     try:
         content = base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True)
         named, value, first, second = _cursors.decode(content)
@@ -85,7 +87,7 @@ def decode_cursor(text: str, sort: str) -> Cursor:
 
 
 def bad_cursor() -> Problem:
-    """Return the problem of a cursor that no page of this list has given."""
+    """Return the problem for a cursor that is not from this list."""
     return Problem(400, "Bad cursor: take the address of the next page from `next`, and keep its `sort`.")
 
 
@@ -99,7 +101,7 @@ def _given(table: Table[Any], query: bytes) -> dict[str, list[str]]:
     given: dict[str, list[str]] = {}
     for name, value in pairs:
         if name not in table.filters and name not in COMMON:
-            known = _listed([*table.filters, *COMMON])
+            known = ", ".join([*table.filters, *COMMON])
             raise Problem(400, f"Unknown parameter {name[:50]!r}: this list has {known}.")
         given.setdefault(name, []).append(value)
     return given
@@ -114,24 +116,11 @@ def _once(given: dict[str, list[str]], name: str) -> str | None:
     return values[0]
 
 
-def _limit(given: str | None, default: int) -> int:
-    if given is None:
-        return default
-    digits = given.isascii() and given.isdigit() and len(given) <= len(f"{MAX_LIMIT}")
-    if not digits or not 1 <= int(given) <= MAX_LIMIT:
-        raise Problem(400, f"Bad limit {given[:50]!r}: expected a number from 1 to {MAX_LIMIT}.")
-    return int(given)
-
-
 def _fields(table: Table[Any], given: str | None) -> tuple[str, ...]:
     if given is None:
         return ()
     fields = tuple(dict.fromkeys(given.split(",")))
     for field in fields:
         if field not in table.fields:
-            raise Problem(400, f"Unknown field {field[:50]!r}: a row has {_listed(table.fields)}.")
+            raise Problem(400, f"Unknown field {field[:50]!r}: a row has {', '.join(table.fields)}.")
     return fields
-
-
-def _listed(names: Sequence[str] | Any) -> str:
-    return ", ".join(names)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from api.lists.index import Filter, Table
 from shared.judgement.swarm import uses_relay
 from shared.public.lists import ServerEntry, ServersDocument, ServersPart, computes, contributor, finite, server_entry
 from shared.public.models import ModelsDocument, ModelsPart, ModelSummary, model_summary
-from shared.snapshot import ModelReport, ModelState, PeerState, ServerReport, Snapshot, Verdict
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from shared.snapshot import ModelReport, ModelState, PeerState, ServerReport, Verdict
 
 MAX_LIMIT = 1_000
 """Rows of a page."""
@@ -23,10 +20,6 @@ class ServerPart(NamedTuple):
     model: ModelReport
     server: ServerReport
     show_addresses: bool
-
-
-def _server_parts(snapshot: Snapshot, show_addresses: bool) -> Iterator[ServerPart]:
-    return (ServerPart(model, server, show_addresses) for model in snapshot.models for server in model.servers)
 
 
 def _country(part: ServerPart) -> str | None:
@@ -44,7 +37,7 @@ def _flag(value: bool | None) -> str | None:
 
 SERVERS: Table[ServerPart] = Table(
     name="servers",
-    rows=_server_parts,
+    rows=lambda snapshot, show: (ServerPart(model, one, show) for model in snapshot.models for one in model.servers),
     identity=lambda part: (part.model.dht_prefix, part.server.peer_id),
     entry=lambda part: server_entry(part.model, part.server, show_addresses=part.show_addresses),
     kind=ServerEntry,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Collected(Collector):
-    """What other collectors collect, once: to be written in several formats."""
+    """Collects from other collectors once, so that the result can be written in several formats."""
 
     def __init__(self, *collectors: Collector) -> None:
         self._families = [family for collector in collectors for family in collector.collect()]

@@ -1,4 +1,4 @@
-"""This module measures this process: its requests, its checks, its view of the swarm. Served on its private port."""
+"""This module holds the metrics of an api process (requests, checks, age of its snapshot), for its private port."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ UNROUTED = "(none)"
 
 
 class ProcessMetrics(ProcessRegistry, Collector):
-    """Counts and times what happens, and reads the rest where it is when it is scraped."""
+    """Counters and histograms, and gauges that are read from their owners at each scrape."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class ProcessMetrics(ProcessRegistry, Collector):
 
 
 class RequestMetrics:
-    """ASGI middleware: counts and times requests by route, so that no client can add series."""
+    """ASGI middleware: counts and times requests by route, not by path, so that clients cannot add series."""
 
     def __init__(self, app: ASGIApp, metrics: ProcessMetrics) -> None:
         self.app = app

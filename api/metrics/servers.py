@@ -1,6 +1,6 @@
-"""This module collects series for each server: opt-in, on a path of its own, as a large swarm has thousands of them.
+"""This module collects metrics per server: opt-in, on a path of its own, because a large swarm has thousands of series.
 
-Peer ids only, no public names: those are free text that strangers choose anew at will.
+Labels hold peer ids only: a public name is free text that its server can change at any time.
 """
 
 from __future__ import annotations

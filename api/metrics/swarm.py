@@ -1,8 +1,8 @@
 """This module collects the swarm's metrics: views of one snapshot, named by Prometheus's guidelines.
 
-Labels that come from the DHT are bounded in number; what goes beyond is counted under `(other)`, and how much
-that is stands in the `petals_*_overflow` gauges. prometheus-client escapes them. No peer ids but those of
-bootstrap peers; `api.metrics.servers` has the servers'.
+Label values from the DHT are limited in number. The rest counts under `(other)`, and the `petals_*_overflow` gauges
+give its size. prometheus-client escapes the values. The only peer ids here are those of bootstrap peers; those of
+servers are in `api.metrics.servers`.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ class SwarmCollector(Collector):
 
 
 class AgeCollector(Collector):
-    """What goes on when everything else about the swarm is too old to be shown."""
+    """The metrics that are still served when the snapshot is too old for all others."""
 
     def __init__(self, snapshot: Snapshot | None, status: CrawlStatus | None, now: float, stale_after: float) -> None:
         self._snapshot, self._status, self._now, self._stale_after = snapshot, status, now, stale_after
@@ -259,7 +259,7 @@ def _add_states(family: GaugeMetricFamily, name: str, models: Iterable[ModelRepo
 
 
 def top(counts: dict[str, int], limit: int) -> dict[str, int]:
-    """Return the greatest; the rest is counted together, so that strangers cannot add series without end."""
+    """Return the greatest counts; the rest is added up under `(other)`, so that strangers cannot add series."""
     ranked = sorted(((name, count) for name, count in counts.items() if name != OTHER), key=lambda it: (-it[1], it[0]))
     rest = sum(count for _, count in ranked[limit:]) + counts.get(OTHER, 0)
     return dict(ranked[:limit]) | ({OTHER: rest} if rest else {})

@@ -1,6 +1,6 @@
-"""HTML pages of the monitor: pure functions from a snapshot to text. No I/O, nothing done at import.
+"""HTML pages of the monitor: pure functions from a snapshot to text, without I/O.
 
-`Pages` is built once by the app; `View` is what every page of the swarm is drawn from.
+The app builds `Pages` once; every page of the swarm is rendered from a `View`.
 """
 
 from api.pages.render import Pages

@@ -127,7 +127,7 @@ def uptime_badge(label: str, uptime: float | None, watched: float) -> Badge:
 
 
 def percent(share: float) -> str:
-    """`99.9%`; 100 only where it is."""
+    """`99.9%`; `100%` only for exactly 1."""
     shown = min(share * 100, 99.9) if share < 1 else 100
     return f"{shown:.1f}%".replace(".0%", "%")
 

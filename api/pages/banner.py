@@ -1,4 +1,4 @@
-"""The first thing a reader sees: can the swarm be used, how old is that knowledge, what went wrong."""
+"""This module makes the headline of the overview, and the notices about stale, incomplete or contradictory data."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from api.pages import text
 from shared.judgement.swarm import bootstrap_state, judged_models, nobody_can_join, swarm_state
 from shared.judgement.usability import gives_tokens
 from shared.snapshot import ModelState, Verdict
+from shared.words import listed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from api.pages.view import View
     from shared.snapshot import BootstrapPeer, CrawlProgress, CrawlStatus, Snapshot
@@ -21,15 +22,15 @@ MAX_TRIED = 8
 
 
 _PAST = (
-    *((" used now", " used"), ("cannot be", "could not be"), ("can be", "could be")),
-    *((" is ", " was "), (" gives ", " gave ")),
-)
-"""How a headline is told of a snapshot that is stale."""
+    (" used now", " used"), ("cannot be", "could not be"), ("can be", "could be"),
+    (" is ", " was "), (" gives ", " gave "),
+)  # fmt: skip
+"""Replacements that turn a headline into the past tense, for a stale snapshot."""
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something to know before reading on. `tone` is warn, bad or idle."""
+    """A warning above the page's content. `tone` is warn, bad or idle."""
 
     tone: str
     title: str
@@ -59,14 +60,14 @@ class Peer:
 
 
 def headline(view: View) -> Headline:
-    """The swarm in one line, with its reason in a second."""
+    """Return the verdict on the swarm, and its reason."""
     snapshot = view.snapshot
     if snapshot is None:
         return _without_snapshot(view)
     fresh = _judge(snapshot)
     if not view.stale:
         return fresh
-    # What is old is told in the past tense, and never in green.
+    # A stale snapshot is described in the past tense, and never in green.
     title, then = fresh.title, fresh.text
     for now, past in _PAST:
         title, then = title.replace(now, past), then.replace(now, past)
@@ -110,7 +111,7 @@ def _empty(snapshot: Snapshot) -> Headline:
     wanted = [text.cut(model.dht_prefix, 40) for model in snapshot.models]
     if not snapshot.private_swarm:
         return Headline("bad", "The swarm is empty", f"{looked}, and no server announces any block.")
-    sought = f" Looked for the models of the settings ({_list(wanted)}) and" if wanted else " Looked for"
+    sought = f" Looked for the models of the settings ({listed(wanted)}) and" if wanted else " Looked for"
     return Headline(
         "idle",
         "The private swarm is empty",
@@ -144,7 +145,7 @@ def _without_snapshot(view: View) -> Headline:
 
 
 def _doing(progress: CrawlProgress | None) -> str:
-    """Say what a crawl does that has not ended."""
+    """Return what the running crawl does, in words."""
     if progress is None:
         return "It has ended, and its snapshot is on the way"
     seen = f"{text.count(progress.servers, 'server')} found, {progress.dialled} of {progress.to_dial} dialled"
@@ -163,7 +164,7 @@ def _reason(status: CrawlStatus) -> str:
 
 
 def notices(view: View) -> list[Notice]:
-    """What to know beside the verdict, the most urgent first."""
+    """Return what a reader should know beside the verdict, the most urgent first."""
     found = []
     status, snapshot = view.status, view.snapshot
     if snapshot is not None and not view.redis_connected:
@@ -191,7 +192,7 @@ def notices(view: View) -> list[Notice]:
 
 
 def conflicts(view: View) -> list[Notice]:
-    """Return which servers differ from their records, quietly: for the overview alone. Their own pages say it too."""
+    """Return a notice about servers that differ from their records, for the overview alone."""
     snapshot = view.snapshot
     if snapshot is None or not snapshot.num_conflicts:
         return []
@@ -199,24 +200,20 @@ def conflicts(view: View) -> list[Notice]:
     differs = "differs from its record" if snapshot.num_conflicts == 1 else "differ from their records"
     title = f"{servers} {differs}."
     words = "Anyone can write a record in another server’s name; ≠ marks them in the tables:"
-    return [Notice("idle", title, words, _in_conflict(snapshot))]
-
-
-def _in_conflict(snapshot: Snapshot) -> tuple[str, ...]:
     differing = (server for model in snapshot.models for server in model.servers if server.conflict)
     lines = (f"…{text.cut(server.peer_id[-6:])}: {text.cut(server.conflict or '', 200)}" for server in differing)
-    return tuple(dict.fromkeys(lines))[:MAX_TRIED]
+    return [Notice("idle", title, words, tuple(dict.fromkeys(lines))[:MAX_TRIED])]
 
 
 def tried(peers: Iterable[BootstrapPeer], show_addresses: bool) -> tuple[str, ...]:
     """Bootstrap peers as lines: address or id, and what went wrong with each."""
-    listed = list(peers)
+    given = list(peers)
     lines = []
-    for peer in listed[:MAX_TRIED]:
+    for peer in given[:MAX_TRIED]:
         name = peer.addresses[0] if show_addresses and peer.addresses else peer.peer_id
         lines.append(text.cut(name, 160) + (f": {text.cut(peer.error, 200)}" if peer.error else ""))
-    if len(listed) > MAX_TRIED:
-        lines.append(f"and {len(listed) - MAX_TRIED} more")
+    if len(given) > MAX_TRIED:
+        lines.append(f"and {len(given) - MAX_TRIED} more")
     return tuple(lines)
 
 
@@ -231,8 +228,3 @@ def bootstrap(snapshot: Snapshot, show_addresses: bool) -> list[Peer]:
         )
         for peer in snapshot.bootstrap_peers
     ]
-
-
-def _list(names: Sequence[str], limit: int = 5) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more

@@ -1,4 +1,4 @@
-"""A model as a card: what it is, whether it can be used, where it is thin, who serves it."""
+"""This module makes a model's card: its verdict, the coverage of its blocks, the path of a client, its servers."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ class Strip:
 
 @dataclass(frozen=True, slots=True)
 class PathView:
-    """The way of a client through the model: that of the latest computation, else the one that would be fastest."""
+    """A client's path through the model: that of the latest inference check, else the one estimated to be fastest."""
 
     tokens: str = ""
-    """What one user gets, in tokens/s: proved, else estimated; empty where neither is known."""
+    """Tokens/s of one user, measured if `proved`, else estimated; empty where neither is known."""
     proved: bool = False
     hops: tuple[tuple[str, str, str], ...] = ()
     """Of each server: short id, address of its page, blocks."""
@@ -61,10 +61,11 @@ class PathView:
 
 @dataclass(frozen=True, slots=True)
 class Card:
+    """What a model's card shows, as text."""
+
     anchor: str
     href: str
     name: str
-    full_name: str
     short_name: str
     dht_prefix: str
     repository: text.Shown | None
@@ -88,7 +89,7 @@ class Card:
 
     @property
     def tone(self) -> str:
-        """Of what is healthy now, of what was when it was last seen, of what is broken or was."""
+        """good: healthy; idle: healthy when it was last seen; bad: broken."""
         if not self.healthy:
             return "bad"
         return "idle" if self.stale else "good"
@@ -99,7 +100,7 @@ class Card:
 
 
 def make_card(model: ModelReport, told: ModelAdvice, *, max_rows: int = FULL_TABLE, stale: bool = False) -> Card:
-    """Draw a model with what is told of it, and at most `max_rows` of its servers."""
+    """Return a model's card with its verdict and at most `max_rows` of its servers."""
     held = coverage(model)
     listed = model.servers
     if len(listed) > max_rows:
@@ -108,10 +109,9 @@ def make_card(model: ModelReport, told: ModelAdvice, *, max_rows: int = FULL_TAB
         anchor=text.anchor(model.dht_prefix),
         href=text.model_href(model.dht_prefix),
         name=text.cut(model.name, 60) or "(nameless)",
-        full_name=text.clean(model.name),
         short_name=text.cut(model.short_name, 32) or text.cut(model.dht_prefix, 32) or "(nameless)",
         dht_prefix=text.cut(model.dht_prefix, 80),
-        repository=_repository(model),
+        repository=text.shown_name(link, 60) if (link := text.safe_link(model.repository)) else None,
         official=model.official,
         limited=model.limited,
         proof=model_proof(model, stale=stale),
@@ -163,7 +163,7 @@ def _over(hops: tuple[Hop, ...]) -> str:
 
 
 def _strip_label(held: Coverage) -> str:
-    """The strip for those who cannot see it."""
+    """Return the coverage strip in words, for screen readers."""
     parts = [f"Coverage of {text.count(len(held.redundancy), 'block')}"]
     levels = (("no server", 0, 0), ("one server", 1, 1), ("two or more servers", 2, max(held.redundancy, default=0)))
     for who, least, most in levels:
@@ -206,8 +206,3 @@ def _capacity(model: ModelReport) -> str:
         return ""
     held = words.blocks([(stage.start, stage.end)])
     return f"{words.throughput(stage.throughput)}, as the servers of {held} claim"
-
-
-def _repository(model: ModelReport) -> text.Shown | None:
-    link = text.safe_link(model.repository)
-    return None if link is None else text.shown_name(link, 60)

@@ -1,4 +1,4 @@
-"""Geometry of the charts: uptime bars and lines over time. Pure functions from numbers to what templates draw."""
+"""This module computes the geometry of charts (uptime bars, lines over time): pure functions for the templates."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def uptime_bars(
     uptimes: Mapping[str, float | None],
     watched: Mapping[str, float],
 ) -> list[Bars]:
-    """Draw `{hour: (looked, good)}` (hours since 1970) as a row of bars for each window, up to the hour of now.
+    """Draw `{hour: (crawls, good)}` (hours since 1970) as a row of bars for each window, up to the hour of now.
 
     `watched` are the seconds of each window of which its uptime is a share. A window of which no more was watched than
     of the shorter one before it would say the same again, and is left out.
@@ -106,7 +106,7 @@ def uptime_bars(
 
 
 def year_bars(days: Mapping[int, tuple[int, int]], now: float, uptime: float | None, watched: float) -> Bars:
-    """Draw `{day: (looked, good)}` (days since 1970) as a bar per week, up to the day of now; `watched` in seconds."""
+    """Draw `{day: (crawls, good)}` (days since 1970) as a bar per week, up to the day of now; `watched` in seconds."""
     last_hour = int(now // DAY_SPAN.seconds) * 24 + 23
     shown = uptime_words(uptime, watched, YEAR)
     return _row({day * 24: looks for day, looks in days.items()}, last_hour, YEAR, shown)
@@ -147,7 +147,7 @@ def _row(hours: Mapping[int, tuple[int, int]], current: int, window: Window, sho
             bars.append(Bar("gap", x, width, "0", "100%", f"{when}: no data"))
             continue
         share = min(good / looked, 1.0)
-        # What was down is on top and never too thin to see; what was up stands on the ground.
+        # The share that was down is at the top, at least 12 % high so that it can be seen; the rest is below it.
         down = 0.0 if share >= 1 else max(12.0, 100 * (1 - share))
         kind = "up" if share >= 1 else "down" if share <= 0 else "partly"
         bars.append(Bar(kind, x, width, f"{down:.1f}%", f"{100 - down:.1f}%", f"{when}: {percent(share)}"))
@@ -158,7 +158,7 @@ def _row(hours: Mapping[int, tuple[int, int]], current: int, window: Window, sho
 
 
 def percent(share: float) -> str:
-    """`99.9 %`; 100 only where it is, 0 too."""
+    """`99.9 %`; `100 %` and `0 %` only for exactly 1 and 0."""
     if share in (0, 1):
         return f"{share * 100:.0f} %"
     return f"{min(max(share * 100, 0.1), 99.9):.1f} %"
@@ -207,7 +207,7 @@ def line_chart(
 
 
 def _path(run: Sequence[tuple[float, float]], width: float) -> str:
-    """A step for each value: what holds from one look to the next."""
+    """Return an SVG path with a step per value: a value holds until the next one."""
     first_x, first_y = run[0]
     steps = "".join(f"H{x:.1f}V{y:.1f}" for x, y in run[1:])
     return f"M{first_x:.1f} {first_y:.1f}{steps}H{run[-1][0] + width:.1f}"

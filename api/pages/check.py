@@ -1,4 +1,4 @@
-"""This module shows a check: the verdict in words with what to do, and its stages with their evidence."""
+"""This module prepares the page of a check: the verdict in words, what to do, and the stages with their evidence."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from api.pages import text
+from shared import words
 from shared.advice.inference import server_proof
 from shared.advice.servers import Server, check_advice
 from shared.given import difference, how_it_ended
@@ -33,7 +34,7 @@ _ORDER = [stage for stage, _, _ in STAGES]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """`state` is done, failed, stopped (nobody could look further) or ahead; `word` says it in words."""
+    """`state` is done, failed, stopped (nobody could probe further) or ahead; `word` says it in words."""
 
     name: str
     meaning: str
@@ -102,13 +103,12 @@ def make_result(peer_id: str, view: CheckView) -> Result:
 
 def _report(answer: Answer, show_addresses: bool, *, announces: bool) -> Report:
     outcome = answer.outcome
-    relayed = {True: "through a relay", False: "directly", None: ""}[outcome.relayed]
     relay = f"…{text.cut(outcome.relay[-6:])}" if outcome.relay else ""
     reached_at = text.cut(outcome.reached_at or "", 160) if show_addresses else ""
     not_served = "not yet: it may be loading blocks" if announces else "no: a bootstrap peer need not"
     served = {True: "yes", False: not_served, None: ""}[outcome.protocol_ok]
     evidence = (
-        ("Connected", relayed),
+        ("Connected", words.way(outcome.relayed)),
         ("At", reached_at),
         ("Relay", relay),
         ("First answer after", text.milliseconds(outcome.rtt)),

@@ -1,4 +1,4 @@
-"""Contributors as they are shown: names that are claimed, and may be made to look like others."""
+"""This module makes the cards of contributors, and warns of names that look like others: anyone can claim any name."""
 
 from __future__ import annotations
 

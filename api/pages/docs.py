@@ -1,4 +1,4 @@
-"""This module prepares the documentation of the API for people, made of its description and of live examples."""
+"""This module prepares the API's documentation page from the OpenAPI document and examples of this swarm."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Parameter:
 
     name: str
     where: str
-    required: bool
+    """path or query"""
     kind: str
     words: str
 
@@ -142,9 +142,7 @@ def _operation(path: str, told: Mapping[str, Any], example: Any, fill: Mapping[s
         summary=told["summary"],
         words=told.get("description", ""),
         parameters=[
-            Parameter(
-                one["name"], one["in"], one.get("required", False), kind_of(one["schema"]), one.get("description", "")
-            )
+            Parameter(one["name"], one["in"], kind_of(one["schema"]), one.get("description", ""))
             for one in told.get("parameters", ())
         ],
         answers=list(_answers(told["responses"])),

@@ -39,8 +39,8 @@ class Entry:
 def atom_feed(incidents: Sequence[Incident], *, base: str, now: float, last_seen: float | None = None) -> str:
     """Return the feed of the newest incidents; one that ends is the same entry, updated.
 
-    `base` is the monitor's own address, without a slash; `now` is Unix seconds. `last_seen` is given where
-    nobody has looked for so long that what lasted then is told in the past tense.
+    `base` is the monitor's own address, without a slash; `now` is Unix seconds. `last_seen` (Unix
+    seconds) is given where the last crawl is too long ago for the present tense.
     """
     newest = sorted(incidents, key=lambda incident: incident.updated, reverse=True)[:MAX_ENTRIES]
     entries = [_incident(incident, base, now, last_seen) for incident in newest]
@@ -95,7 +95,7 @@ def _incident(incident: Incident, base: str, now: float, last_seen: float | None
 
 def write_feed(name: str, entries: Sequence[Entry], now: float, *, itself: str, page: str, feed_id: str) -> str:
     """Return an Atom feed; `itself` and `page` are its own address and that of the page with the same."""
-    # A feed without entries says today: the same all day, so that caches hold.
+    # A feed without entries is dated to the start of the day, so that it stays the same for caches.
     updated = max((entry.updated for entry in entries), default=now // DAY * DAY)
     return (
         '<?xml version="1.0" encoding="utf-8"?>\n<feed xmlns="http://www.w3.org/2005/Atom">'

@@ -1,4 +1,4 @@
-"""This module lays out where one more server counts most, and how many blocks a GPU is estimated to hold."""
+"""This module prepares the help page: where one more server counts most, and how many blocks a GPU may hold."""
 
 from __future__ import annotations
 
@@ -39,6 +39,8 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Help:
+    """What the help page shows."""
+
     gpu_gb: int | None
     sizes: tuple[int, ...]
     places: tuple[Place, ...]

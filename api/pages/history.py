@@ -1,4 +1,4 @@
-"""The past on the pages: uptime bars and charts as inline SVG, incidents in words."""
+"""This module renders histories: uptime bars and charts as inline SVG, incidents in words."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class ModelPast:
     def _last_bad_crawl(self) -> list[float]:
         """Return when the last slot ended in which a crawl found it broken: of the minutes, else of the hours."""
         for history in (self.minutes, self.hours):
-            if bad := [slot.slot for slot in history.slots if slot.healthy < slot.looks]:
+            if bad := [slot.slot for slot in history.slots if slot.healthy < slot.crawls]:
                 return [min((bad[-1] + 1.0) * history.resolution.ring.step, history.read_at)]
         return []
 
@@ -106,16 +106,16 @@ class FirstSeen:
 
 
 def model_history_html(history: ModelPast, last_seen: float | None = None) -> Markup:
-    """Uptime bars, charts of a day, a month and a year as far as it reaches, and the last incidents.
+    """Return a model's uptime bars, charts of a day, a month and a year (where there is data), and last incidents.
 
     `last_seen`: as for `make_event`.
     """
     hours, days, now = history.hours, history.days, history.hours.read_at
     watched = hours.watched(history.minutes)
-    rows = charts.uptime_bars(_looks(hours), now, hours.uptimes(), watched)
+    rows = charts.uptime_bars(_crawls(hours), now, hours.uptimes(), watched)
     year = max(watched["30d"], (len(days.slots) - 1) * charts.DAY_SPAN.seconds)
     if year > watched["30d"]:
-        rows.append(charts.year_bars(_looks(days), now, days.uptime(charts.YEAR.hours // 24), year))
+        rows.append(charts.year_bars(_crawls(days), now, days.uptime(charts.YEAR.hours // 24), year))
     spans = (
         (history.minutes, charts.DAY_SPAN, True),
         (hours, charts.MONTH_SPAN, watched["30d"] > watched["24h"]),
@@ -159,8 +159,8 @@ def _steps(
     )
 
 
-def _looks(history: ModelHistory) -> dict[int, tuple[int, int]]:
-    return {slot.slot: (slot.looks, slot.healthy) for slot in history.slots}
+def _crawls(history: ModelHistory) -> dict[int, tuple[int, int]]:
+    return {slot.slot: (slot.crawls, slot.healthy) for slot in history.slots}
 
 
 def _lines(history: ModelHistory, span: charts.Span, now: float) -> list[charts.Line]:
@@ -175,7 +175,7 @@ def _lines(history: ModelHistory, span: charts.Span, now: float) -> list[charts.
 
 
 def server_history_html(history: ServerHistory, last_seen: float | None = None) -> Markup:
-    """Since when it is there, its uptime bars, and its outages. `last_seen`: as for `make_event`."""
+    """Return a server's sessions, uptime bars and outages. `last_seen`: as for `make_event`."""
     now, record = history.read_at, history.record
     facts: list[tuple[str, float | None, str]] = [("First seen", record.first_seen, "")]
     if history.online:
@@ -187,14 +187,14 @@ def server_history_html(history: ServerHistory, last_seen: float | None = None) 
     facts.append(("Came online", None, text.count(record.sessions, "time")))
     if history.proofs:
         facts.append(("Asked to compute", None, record_words(history.proofs, days=7)))
-    looks = {hour.hour: (hour.looked, hour.online) for hour in history.hours}
+    crawled = {hour.hour: (hour.crawled, hour.online) for hour in history.hours}
     served = sum(hour.online for hour in history.hours) * MINUTE
-    watched = sum(hour.looked for hour in history.hours) * MINUTE
+    watched = sum(hour.crawled for hour in history.hours) * MINUTE
     facts.append(("Served", None, f"{words.hours(served)} of the {words.hours(watched)} watched"))
     outages = history.outages()
     return _render(
         "server_history",
-        rows=charts.uptime_bars(looks, now, history.uptimes(), history.watched()),
+        rows=charts.uptime_bars(crawled, now, history.uptimes(), history.watched()),
         facts=facts,
         outages=[_outage(outage, last_seen) for outage in reversed(outages[-MAX_OUTAGES:])],
         left_out=max(0, len(outages) - MAX_OUTAGES),
@@ -216,7 +216,7 @@ def _outage(outage: ServerOutage, last_seen: float | None) -> tuple[float, float
 def make_event(incident: Incident, now: float, last_seen: float | None = None) -> Event:
     """Return an incident as it is shown at `now`.
 
-    `last_seen` is given where nobody has looked for so long that what lasted then is told in the past tense.
+    `last_seen` (Unix seconds) is given where the last crawl is too long ago for the present tense.
     """
     ended = incident.end is not None
     open_until = now if last_seen is None else max(last_seen, incident.start)
@@ -314,10 +314,7 @@ def stylesheet() -> str:
 @cache
 def _template() -> Template:
     made = environment()
-    made.filters.update(
-        iso=lambda seconds: f"{text.utc(seconds):%Y-%m-%dT%H:%M:%SZ}",
-        utc=lambda seconds: f"{text.utc(seconds):%Y-%m-%d %H:%M} UTC",
-    )
+    made.filters.update(iso=words.rfc3339, utc=words.utc_minute)
     return made.get_template("_charts.html")
 
 

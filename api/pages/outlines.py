@@ -1,7 +1,7 @@
-"""This module reads the outlines of countries from the map of an installed package, and thins them for a page.
+"""This module reads the outlines of countries from an installed package's SVG, and drops points to make them smaller.
 
-Nothing of the package is loaded: `pygal_maps_world` has a world map in the Robinson projection as SVG, a group per
-country with its ISO 3166 code as class, its paths in relative commands.
+`pygal_maps_world` (none of whose code is imported) has a world map in the Robinson projection: a group per country, its
+ISO 3166 code as class, its paths in relative commands.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who reaches whom how fast in a model, as a table."""
+"""This module makes the table of pings between the servers of a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""This module counts servers by country and city, never finer, as a table and as a map that says the same."""
+"""This module counts servers by country and city (never finer), as a table and as a map."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From views to HTML. `Pages` holds the compiled templates; its methods do no I/O and keep no state."""
+"""This module renders views to HTML. `Pages` holds the compiled templates; its methods do no I/O and keep no state."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from api.pages import (
 from api.pages import history as past
 from api.pages.help import make_help
 from api.pages.templating import environment, static_href
+from shared import words
 from shared.advice import commands
 from shared.advice.models import model_advice, nearest_usable
 from shared.advice.servers import what_failed
@@ -71,7 +72,7 @@ _CHECK = "Check whether others in a Petals swarm can connect to a server, and at
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """What the Watch button of a page needs: the feed, and the query of the same changes as events."""
+    """What a page's Watch button needs: the feed, and the query for the same changes on `/events`."""
 
     href: str
     query: str
@@ -85,7 +86,9 @@ class Pages:
     def __init__(self, public_url: str = "", *, unfold: bool = True) -> None:
         """`public_url` is the monitor's address without a slash; `unfold`: whether links say the state elsewhere."""
         self._environment = environment()
-        self._environment.filters.update(cut=text.cut, period=text.period, iso=_iso, utc=_utc, count=text.count)
+        self._environment.filters.update(
+            cut=text.cut, period=text.period, iso=words.rfc3339, utc=_utc, count=text.count
+        )
         self._environment.filters.update(
             percent=charts.percent, duration=text.duration, number=text.number,
             model_href=text.model_href, server_href=text.server_href, day=_day, unbroken=_unbroken,
@@ -495,11 +498,7 @@ def _figures(snapshot: Snapshot, served: Sequence[cards.Card], *, stale: bool) -
     online = sum(card.num_online for card in served)
     spans = sum(card.num_servers for card in served)
     reached = sum(peer.verdict == "reachable" for peer in snapshot.bootstrap_peers)
-    peers = (
-        f"{reached}",
-        f"{len(snapshot.bootstrap_peers)}",
-        f"bootstrap peers {were}up",
-    )
+    peers = (f"{reached}", f"{len(snapshot.bootstrap_peers)}", f"bootstrap peers {were}up")
     if not served:
         return [peers]
     return [
@@ -560,10 +559,6 @@ def _unbroken(sentence: str) -> Markup:
         return f'<{tag} class="nowrap">{found[0]}</{tag}>'
 
     return Markup(_UNBROKEN.sub(kept, str(escape(sentence))))  # noqa: S704 - escaped
-
-
-def _iso(seconds: float) -> str:
-    return f"{text.utc(seconds):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _day(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""A server as a row of a table, its span on the model's ruler."""
+"""This module makes a server's row in a table, with its span of blocks drawn to scale."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def make_row(server: ServerReport, num_blocks: int) -> Row:
 
 
 def make_rows(servers: Iterable[ServerReport], num_blocks: int) -> list[Row]:
-    """Rows in the order of the blocks, so that the spans draw the chain from top left to bottom right."""
+    """Return rows sorted by block, so that the spans run from top left to bottom right."""
     ordered = sorted(servers, key=lambda server: (server.span.start, server.span.end, server.peer_id))
     return [make_row(server, num_blocks) for server in ordered]
 
@@ -115,7 +115,7 @@ def via(server: ServerReport) -> str:
     return {True: "relay", False: "direct", None: ""}[uses_relay(server)]
 
 
-def way_found(server: ServerReport) -> str:
+def how_reached(server: ServerReport) -> str:
     """How the crawler reached the server, and what that costs a client; empty where it did not."""
     if server.relayed is None or server.rtt is None:
         return ""
@@ -136,7 +136,7 @@ def ruler(num_blocks: int) -> Ruler:
         (size * scale for scale in (1, 10, 100, 1000, 10_000) for size in (1, 2, 5) if num_blocks <= 5 * size * scale),
         max(1, num_blocks),
     )
-    # A tick that would run into the last one gives way to it.
+    # A tick too close to the last one is left out.
     numbers = [tick for tick in range(0, num_blocks, step) if num_blocks - tick > step / 2] + [num_blocks]
     return Ruler(num_blocks, tuple((percent(tick, num_blocks), tick) for tick in numbers))
 
@@ -148,7 +148,7 @@ def state_counts(model: ModelReport) -> list[tuple[str, int]]:
 
 
 def verdict_words(server: ServerReport) -> str:
-    """What the crawler found when it looked at the server, or why it did not look."""
+    """Return the crawler's verdict on the server in words, or why it was not dialled."""
     if server.conflict:
         return f"reachable, but it differs from its record: {text.cut(server.conflict, text.MAX_ERROR)}"
     if server.state in (PeerState.JOINING, PeerState.OFFLINE):

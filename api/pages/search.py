@@ -1,4 +1,4 @@
-"""This module shows what pasted or typed text names: each match with the page that tells more of it."""
+"""This module prepares search results: what a pasted or typed text names, each match with a link to its page."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PEERS = (Kind.SERVER, Kind.BOOTSTRAP, Kind.PEER)
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A match as it is shown. `name` is a word of our own for what it is, `more` what tells it from others."""
+    """A match as it is shown. `kind` is a `Kind` or "incident"; `more` is what distinguishes it from similar ones."""
 
     kind: str
     key: str
@@ -35,14 +35,13 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class SearchView:
-    """The answer to one search. `to_check` has links to peers lead to their checks."""
+    """The answer to one search."""
 
     pasted: str
     sentence: str
     found: tuple[Hit, ...]
     more: int
     suggestions: tuple[Hit, ...]
-    to_check: bool = False
 
 
 def is_peer(match: Match) -> bool:
@@ -78,7 +77,8 @@ def make_search(
 ) -> SearchView:
     """Return what is shown for a resolution. `incidents` are all that are known, the newest first.
 
-    `stale` says that the snapshot is too old to be told in the present tense.
+    With `to_check`, links to peers lead to their checks, and models and contributors are left out. `stale` says that
+    the snapshot is too old to be described in the present tense.
     """
     matches = (*resolution.found, *resolution.suggestions)
     named = any(match.kind is Kind.CONTRIBUTOR for match in matches)
@@ -96,11 +96,11 @@ def make_search(
     if stale:
         found, suggestions = ([_in_the_past(hit) for hit in hits] for hits in (found, suggestions))
     sentence = resolution.sentence if not any(hit.kind == "incident" for hit in found) else ""
-    return SearchView(resolution.pasted, sentence, tuple(found), resolution.more, tuple(suggestions), to_check)
+    return SearchView(resolution.pasted, sentence, tuple(found), resolution.more, tuple(suggestions))
 
 
 def _hit(match: Match, snapshot: Snapshot | None, to_check: bool, contributors: Container[str]) -> Hit:
-    """Return a match as it is shown; `contributors` are those that a probe reaches now: they have a page."""
+    """Return a match as it is shown. `contributors` are the names that serve now, which have a page of their own."""
     href = match_href(match)
     if to_check and is_peer(match):
         href = text.check_href(match.key)
@@ -158,11 +158,7 @@ def _incidents(pasted: str, matches: Iterable[Match], incidents: Sequence[Incide
             incident.id,
             text.cut(incident.name, 40) or "(nameless)",
             f"/incidents#{incident.id}",
-            f"{'goes on' if incident.end is None else 'ended'}, began {_minute(incident.start)}",
+            f"{'goes on' if incident.end is None else 'ended'}, began {words.utc_minute(incident.start)}",
         )
         for incident in chosen[:MAX_INCIDENTS]
     ]
-
-
-def _minute(seconds: float) -> str:
-    return f"{text.utc(seconds):%Y-%m-%d %H:%M} UTC"

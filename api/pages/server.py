@@ -1,4 +1,4 @@
-"""This module shows one peer in full: the verdict, what to do, what it announces in each model, what was found."""
+"""This module prepares a server's page: the verdict, what to do, what it announces in each model, what was found."""
 
 from __future__ import annotations
 
@@ -152,13 +152,13 @@ def _share(model: ModelReport, server: ServerReport) -> Share:
         *((name, words.throughput(speed)) for name, speed in speeds),
         ("Precision", rows.precision(server)),
         ("Attention cache left", f"{cache} tokens per block" if cache else ""),
-        ("Connects", {True: "through a relay", False: "directly", None: ""}[server.using_relay]),
+        ("Connects", words.way(server.using_relay)),
         ("Petals version", text.cut(server.version or "", 40)),
     )
     error = (server.error or "").removeprefix(what_failed(server.cause, None)).strip(" ()")
     found = (
         ("Verdict", rows.verdict_words(server)),
-        ("Connected", rows.way_found(server)),
+        ("Connected", rows.how_reached(server)),
         ("Error of libp2p", text.cut(error, text.MAX_ERROR)),
     )
     return Share(

@@ -1,4 +1,4 @@
-"""This module prepares what is shown of the swarm elsewhere: pictures and cards with the state at their time."""
+"""This module prepares what other sites show of the swarm: pictures and cards with its state and their time."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import resvg_py
 from api.pages import text
 from api.pages.banner import headline
 from api.pages.cards import Card, make_card
+from shared import words
 from shared.advice.models import model_advice
 
 if TYPE_CHECKING:
@@ -127,12 +128,13 @@ def _counted(card: Card) -> str:
 
 
 def _as_of(view: View) -> str:
-    return "" if view.snapshot is None else f"As of {text.utc(view.snapshot.taken_at):%Y-%m-%d %H:%M} UTC"
+    return "" if view.snapshot is None else f"As of {words.utc_minute(view.snapshot.taken_at)}"
 
 
-def _lines(words: str) -> list[str]:
+def _lines(sentences: str) -> list[str]:
+    """Break text into at most three lines of `MAX_LINE` characters."""
     lines = [""]
-    for word in words.split():
+    for word in sentences.split():
         if len(lines[-1]) + len(word) >= MAX_LINE:
             lines.append("")
         lines[-1] = f"{lines[-1]} {word}".strip()

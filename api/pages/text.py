@@ -1,6 +1,6 @@
-"""Text from the swarm made fit for a page: cut, cleaned, linked only where that is safe; numbers and times in words.
+"""This module prepares text from the swarm for pages: it cuts and cleans it, and links only safe addresses.
 
-The crawler has validated all of it; here it is treated as hostile once more. Escaping is the template's work.
+The crawler has validated the text; here it is treated as hostile again. Templates escape it.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def adapter(name: str) -> Shown:
 
 
 def anchor(text: str) -> str:
-    """An id for an element: readable, ASCII only, and as good as unique whatever the text holds."""
+    """Return an element id for any text: readable ASCII, with a hash that makes it unique."""
     slug = re.sub(r"[^a-z0-9]+", "-", text.lower(), flags=re.ASCII).strip("-")[:40]
     return f"m-{slug}-{hashlib.sha256(text.encode(errors='replace')).hexdigest()[:6]}"
 
@@ -89,14 +89,14 @@ def model_href(dht_prefix: str) -> str:
 
 def model_json(dht_prefix: str) -> tuple[tuple[str, str], ...]:
     """Return a model's page in other forms: (name, address)."""
-    name = quote(dht_prefix, safe="", errors="replace")
-    return (("JSON", f"/api/v1/models/{name}"), ("history as JSON", f"/api/v1/history/models/{name}"))
+    href = model_href(dht_prefix)
+    return (("JSON", f"/api/v1{href}"), ("history as JSON", f"/api/v1/history{href}"))
 
 
 def server_json(peer_id: str) -> tuple[tuple[str, str], ...]:
     """Return a server's page in other forms: (name, address)."""
-    name = quote(peer_id, safe="", errors="replace")
-    return (("JSON", f"/api/v1/servers/{name}"), ("history as JSON", f"/api/v1/history/servers/{name}"))
+    href = server_href(peer_id)
+    return (("JSON", f"/api/v1{href}"), ("history as JSON", f"/api/v1/history{href}"))
 
 
 def search_href(wanted: str) -> str:
@@ -108,7 +108,7 @@ def server_href(peer_id: str) -> str:
 
 
 def contributor_href(name: str) -> str:
-    """A dot is no part of the name to a browser that tidies the path, so those of `.` and `..` have no page."""
+    """Return the page of a contributor. Names `.` and `..` have none: browsers remove them from a path."""
     return "/contributors/" + quote(name, safe="", errors="replace")
 
 

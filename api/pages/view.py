@@ -1,4 +1,4 @@
-"""This module holds what pages, badges and metrics are made of: the swarm, or a check, as this process knows it."""
+"""This module defines the input of pages, badges and metrics: the swarm, or a check, as this process knows it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class View:
 
     @property
     def shown(self) -> Snapshot | None:
-        """The snapshot without what may not stand on a page: of this, advice and commands are made."""
+        """The snapshot without addresses that may not be shown: advice and commands are made from this."""
         return self.snapshot if self.show_addresses or self.snapshot is None else without_addresses(self.snapshot)
 
     @property
@@ -57,7 +57,7 @@ class View:
 
     @property
     def stale(self) -> bool:
-        """Whether the snapshot is too old to be told in the present tense."""
+        """Whether the snapshot is too old to be described in the present tense."""
         return self.freshness.stale
 
 
@@ -84,7 +84,7 @@ class CheckView:
     server: Server | None = None
     """What the newest snapshot knows of it."""
     your_ip: str = ""
-    """The address of whoever asks: often the server's own."""
+    """The client's IP address, which is often the server's own."""
     given: tuple[GivenDial, ...] = ()
     """How the addresses answered that were given with the peer id."""
     inference: ServerInference | None = None

@@ -1,4 +1,4 @@
-"""This module holds the kept changes of servers and models in memory, and those that open event streams get."""
+"""This module holds the stored changes of servers and models in memory, and the newest ones for event streams."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def filter_of(given: Mapping[str, str]) -> ChangeFilter:
         try:
             server = parse_peer_id(server)
         except BadPeerIdError:
-            server = server[:100]  # nothing is found, which is what is known of it
+            server = server[:100]  # no server has this id: nothing is found
     return ChangeFilter(server, given.get("model"), given.get("contributor"))
 
 
 class _Indexed:
-    """Changes by id, the one that was updated last at the end, and by what a filter can name."""
+    """Changes by id, the last updated one at the end, and by each server, model and contributor."""
 
     def __init__(self, changes: Iterable[Change] = ()) -> None:
         self._all: dict[str, Change] = {}
@@ -97,14 +97,14 @@ class ChangeLog:
         self._changes = _Indexed()
         self._batches: deque[_Batch] = deque(maxlen=MAX_BATCHES)
         self.newest = 0
-        """How many batches have come since the process has read the changes of before."""
+        """Number of batches that arrived after those that were stored before this process started."""
 
     def start(self, tasks: Tasks) -> None:
         """Follow the changes from now on, until the tasks are closed."""
         tasks.keep("changes", self._follow)
 
     def find(self, wanted: ChangeFilter) -> list[Change]:
-        """Return the wanted changes, those that were updated last first. There may be 5,000: not for the loop."""
+        """Return the wanted changes, the last updated first. Call it in a thread: there may be 5,000."""
         return self._changes.find(wanted)
 
     def events(self, after: int, wanted: ChangeFilter) -> list[str]:

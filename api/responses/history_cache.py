@@ -1,12 +1,11 @@
-"""This module reads histories and incidents from Redis when they are asked for, at most every 15 seconds each.
+"""This module reads histories and incidents from Redis on request, each at most every 15 seconds.
 
-However many requests come, each is read once, for all that wait. While Redis is away, what was read before is served.
+Concurrent requests share one read. While Redis is away, the last value that was read is served.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING, TypeVar
 
 from redis.exceptions import RedisError
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from shared.store.reports import Reports
 
 MAX_ENTRIES = 128
-"""Histories that are kept, least recently used out first. A model's minutes take about 0.3 MB, the rest far less."""
+"""Histories in the cache; the least recently used is dropped first. A model's minutes take 0.3 MB, others far less."""
 READ_SECONDS = 2.0
 READS_AT_ONCE = 4
 """As many as its client has connections."""
@@ -39,7 +38,7 @@ T = TypeVar("T")
 
 
 class HistoryAwayError(Problem, OldValueError):
-    """Redis does not answer, and this was not read before: a 503, where no handler does without."""
+    """Redis does not answer, and there is no earlier value. A handler that needs the value answers 503."""
 
     def __init__(self) -> None:
         headers = {"retry-after": str(RETRY_AFTER)}
@@ -49,18 +48,12 @@ class HistoryAwayError(Problem, OldValueError):
 class HistoryCache:
     """The history as this process knows it. Every method raises `HistoryAwayError`."""
 
-    def __init__(
-        self,
-        reader: HistoryReader,
-        reports: Reports,
-        *,
-        fresh: float = FRESH_SECONDS,
-        now: Callable[[], float] = time.time,
-    ) -> None:
+    def __init__(self, reader: HistoryReader, reports: Reports, now: Callable[[], float]) -> None:
+        """`now` returns Unix seconds."""
         self._reader = reader
         self._reports = reports
         self._now = now
-        self._values = ReadThrough(fresh, MAX_ENTRIES)
+        self._values = ReadThrough(FRESH_SECONDS, MAX_ENTRIES)
         self._slots = asyncio.Semaphore(READS_AT_ONCE)
 
     async def model(self, dht_prefix: str, resolution: Resolution = Resolution.HOUR) -> ModelHistory:
@@ -103,7 +96,7 @@ class HistoryCache:
 
 
 async def in_time(past: Awaitable[T]) -> T | None:
-    """Return what a page shows of the past; None where that takes long or cannot be read: the page does without."""
+    """Return the history for a page, or None after `PAGE_TIMEOUT` or while Redis is away: the page then omits it."""
     try:
         async with asyncio.timeout(PAGE_TIMEOUT):
             return await past

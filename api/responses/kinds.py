@@ -1,4 +1,4 @@
-"""This module prepares responses of each kind that is made on demand, with the headers that its media type needs."""
+"""This module makes a prepared response of each kind (page, JSON, feed, picture, …), with the headers it needs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TEXT_PATH, COLOR_PATH = "/swarm.txt", "/swarm.txt?color=1"
 
 
 def page(html: str, route: str) -> PreparedResponse:
-    """Return a page. Compressing takes milliseconds: for a thread, as all of these."""
+    """Return a page. Call it in a thread, like the others here: compressing takes milliseconds."""
     headers = {**SECURITY_HEADERS, "cache-control": "no-cache"}
     return PreparedResponse.make(html.encode(), HTML, headers=headers, route=route)
 
@@ -86,7 +86,7 @@ def metrics(content: bytes, *, openmetrics: bool) -> PreparedResponse:
     return PreparedResponse.make(
         content,
         OPENMETRICS if openmetrics else METRICS_TEXT,
-        # Not even a proxy's stale copy: a frozen age would hide that nothing is alive behind it.
+        # Never from a proxy's cache: an age that stands still would hide that the monitor is down.
         headers={"cache-control": "no-store"},
         vary=BY_ACCEPT,
     )

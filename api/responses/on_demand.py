@@ -1,7 +1,7 @@
-"""This module makes responses when they are first asked for; then they are prepared for all.
+"""This module renders responses at their first request; further requests get the same, prepared response.
 
-A model's page, a server's, a history: too many to be made in advance for each snapshot. Each is made once for all
-requests that wait for it, in a thread: nothing that grows with the swarm may be rendered on the event loop.
+Pages of models and servers and histories are too many to render for each snapshot. Concurrent requests for one share
+its rendering, which runs in a thread: nothing that grows with the swarm may be rendered on the event loop.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from api.responses.prepared import PreparedResponse
 
 MAX_BYTES = 64 * 2**20
-"""Of all responses, in all codings; the least recently used are dropped first."""
+"""Total size of all responses, in all codings; the least recently used are dropped first."""
 MAX_RENDERING = 100
 """Responses that may wait for the thread; one takes up to 0.2 s in a swarm of 10,000 servers."""
 
@@ -41,19 +41,19 @@ class OnDemandResponses:
         return response
 
     def renew(self, version: Hashable) -> None:
-        """Make all responses anew from now on, if the version of what they show is another."""
+        """Render all responses again from now on, if this version of what they show differs from the last."""
         self._responses.version = version
 
     async def get(self, key: str, make: Callable[[], Awaitable[PreparedResponse]]) -> PreparedResponse:
-        """Return the response for a resource (`api.http.resources`). Raises what `make` raises, which may `render`."""
+        """Return the response for a resource (`api.http.resources`). `make` may `render`. Raises its errors."""
         return await self._responses.get(key, make)
 
     async def draw(self, key: str, draw: Callable[[], PreparedResponse]) -> PreparedResponse:
-        """Return the response for a resource; where it is not there yet, `draw` makes it in the thread."""
+        """Return the response for a resource, made by `draw` in the rendering thread."""
         return await self.get(key, partial(self.render, draw))
 
     async def render(self, make: Callable[[], T]) -> T:
-        """Run what takes time in the thread. Raises a 503 `Problem` where too much waits for it."""
+        """Run `make` in the rendering thread. Raises a 503 `Problem` while `MAX_RENDERING` calls wait for it."""
         if self._rendering >= MAX_RENDERING:
             raise Problem(503, "Too many pages are being drawn. Try again.", headers={"retry-after": "2"})
         self._rendering += 1

@@ -1,8 +1,7 @@
 """This module prepares the responses that most requests get, once per snapshot: overview, state, text, badges, metrics.
 
-Little of it changes while the snapshot stays: the ages in metrics, how long a cache may keep it, what is told once it
-is stale or older by a period. `Renderer.render` may be called every few seconds for that; what did not change is not
-made again.
+While the snapshot stays the same, only ages, cache times and statements about staleness change. `Renderer.render` is
+called every few seconds for these; whatever did not change is not rendered again.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ class Prepared(NamedTuple):
 
 
 class _Quick(NamedTuple):
-    """What is quickly made of a snapshot: once while it is current, and once it is stale."""
+    """The responses that are cheap to make: made once per snapshot, and again when it becomes stale."""
 
     snapshot: Snapshot
     stale: bool
@@ -52,7 +51,7 @@ class _Quick(NamedTuple):
 
 
 class _Documents(NamedTuple):
-    """A snapshot as a whole, and how old it is at least: what takes longest to make."""
+    """The responses that show the whole snapshot and its minimum age: they take longest to make."""
 
     snapshot: Snapshot
     freshness: Freshness
@@ -84,7 +83,7 @@ class _Documents(NamedTuple):
 
 
 class Renderer:
-    """Makes the responses, and keeps what the next ones will need again. Not for several threads at once."""
+    """Renders the responses, and keeps what did not change. Not thread-safe."""
 
     def __init__(self, pages: Pages) -> None:
         self._pages = pages
@@ -94,13 +93,12 @@ class Renderer:
         self._latest = Prepared({}, {})
 
     def render(self, view: View) -> Iterator[Prepared]:
-        """Yield all responses for this view, each time with more of them made anew: what most readers want comes first.
+        """Yield all responses for this view several times, each time with more of them renewed, the overview first.
 
-        With 60 servers the page takes 3 ms and everything 11, with 10,000 servers 16 ms and 0.7 s. What did not change
-        is not made again.
+        With 60 servers the overview takes 3 ms and everything 11 ms; with 10,000 servers 16 ms and 0.7 s.
         """
         page = self._make_page(view)
-        if self._documents is not None:  # before the first snapshot nothing is shown that could stay beside the page
+        if self._documents is not None:  # else there are no earlier responses to keep beside the new overview
             yield Prepared({**self._latest.by_path, "/": page}, self._latest.alternatives)
         quick = self._make_quick(view)
         quick.by_path["/"] = page

@@ -62,10 +62,13 @@ class PreparedResponse:
     ) -> PreparedResponse:
         """Prepare a response. The content is not compressed again where `old` has the same.
 
-        With `coding` it is compressed in that one alone: for what hardly anyone else asks for.
+        With `coding`, it is compressed in that coding only: for responses that few other clients ask for.
         """
         etag = hashlib.blake2b(content, digest_size=12).hexdigest()
-        encoded = old.encoded if old is not None and old.etag == etag else _encoded(content, coding)
+        if old is not None and old.etag == etag:
+            encoded = old.encoded
+        else:
+            encoded = encode(content) if coding is None else encode(content, (coding,))
         variants = _variants(encoded, etag, content_type, {"vary": vary, **(headers or {})})
         return cls(etag, content, content_type, encoded, variants, route)
 
@@ -98,16 +101,12 @@ class PreparedResponse:
         await send(body)
 
 
-def _encoded(content: bytes, coding: str | None) -> dict[str, bytes]:
-    return encode(content) if coding is None else encode(content, (coding,))
-
-
 def _variants(
     encoded: Mapping[str, bytes], etag: str, content_type: str, headers: Mapping[str, str]
 ) -> dict[str, _Variant]:
     variants = {}
     for encoding, data in encoded.items():
-        # A strong validator is of the bytes: each coding has its own.
+        # A strong ETag identifies the bytes sent, so each coding has its own.
         tag = f'"{etag}"' if encoding == IDENTITY else f'"{etag}-{encoding}"'
         cacheable = [(name.encode(), value.encode()) for name, value in {**headers, "etag": tag}.items()]
         entity = [(b"content-type", content_type.encode()), (b"content-length", str(len(data)).encode())]
@@ -125,7 +124,7 @@ def _variants(
 
 
 def _joined(lines: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """Return the headers with several lines of one name as the one list that they mean."""
+    """Return the headers as a dict; several lines with one name are joined with commas (RFC 9110, 5.3)."""
     headers: dict[bytes, bytes] = {}
     for name, value in lines:
         headers[name] = headers[name] + b", " + value if name in headers else value
@@ -133,9 +132,9 @@ def _joined(lines: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
 
 
 class PreparedResponses:
-    """Prepared responses by resource, and a second form of some, for clients that ask for its media type.
+    """Prepared responses by resource; some have a second form for clients that ask for its media type.
 
-    `on_demand` is asked for what is not among them.
+    `on_demand` returns other responses that are ready, by resource.
     """
 
     def __init__(self, on_demand: Callable[[str], PreparedResponse | None] = lambda _: None) -> None:
@@ -148,18 +147,11 @@ class PreparedResponses:
     def replace(
         self, by_path: dict[str, PreparedResponse], alternatives: dict[str, tuple[bytes, PreparedResponse | None]]
     ) -> None:
-        """Answer with these from now on. An alternative that is None is left to the router."""
+        """Use these responses from now on. Requests for an alternative that is None go to the router."""
         self._by_path, self._alternatives = by_path, alternatives
 
-    def messages(self, scope: Scope) -> Messages | None:
-        """Return the response to a GET or HEAD of what is prepared; None for all other requests."""
-        if scope["method"] not in _READ_METHODS:
-            return None
-        found = self.find(scope)
-        return None if found is None else found.messages(scope)
-
     def find(self, scope: Scope) -> PreparedResponse | None:
-        """Return what is prepared for the request, whatever its method."""
+        """Return the response that is prepared for the request's resource, whatever its method; None without one."""
         path = resource(scope)
         found = self._by_path.get(path)
         if found is None:
@@ -177,7 +169,7 @@ class PreparedResponses:
 
 
 def _asks_for(scope: Scope, media_type: bytes) -> bool:
-    """Whether the client names this media type, and does not want a page as well, as browsers do."""
+    """Whether `Accept` names this media type and not HTML, which browsers name."""
     accepted = b",".join(value for name, value in scope["headers"] if name == b"accept")
     return media_type in accepted and b"text/html" not in accepted
 
@@ -190,9 +182,6 @@ class AnswerPrepared:
         self.prepared = prepared
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or (messages := self.prepared.messages(scope)) is None:
-            await self.app(scope, receive, send)
-            return
-        start, body = messages
-        await send(start)
-        await send(body)
+        is_read = scope["type"] == "http" and scope["method"] in _READ_METHODS
+        app = (is_read and self.prepared.find(scope)) or self.app
+        await app(scope, receive, send)

@@ -1,4 +1,4 @@
-"""This module keeps values that are loaded when they are asked for, by one request for all that wait."""
+"""This module is a read-through cache: the first request for a key loads its value, and all others wait for it."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ FRESH_SECONDS = 15.0
 
 
 class OldValueError(Exception):
-    """Base of what `load` raises where an old value is better than none."""
+    """Base class for errors of `load` after which an old value is returned, if there is one."""
 
 
-class Kept(NamedTuple):
-    """A value, until when it is fresh (monotonic seconds), and of which state of the world it is."""
+class _Entry(NamedTuple):
+    """A cached value; it is fresh `until` (monotonic seconds), and while `ReadThrough.version` is the same."""
 
     value: Any
     until: float
@@ -31,16 +31,15 @@ class Kept(NamedTuple):
 
 
 class ReadThrough:
-    """Values by key, loaded when they are asked for and older than `fresh` seconds or of another `version`."""
+    """Values by key. A value is loaded again when it is older than `fresh` seconds or has another `version`."""
 
-    def __init__(
-        self, fresh: float = FRESH_SECONDS, max_size: int = 128, size_of: Callable[[Any], int] = lambda _: 1
-    ) -> None:
+    def __init__(self, fresh: float, max_size: int, size_of: Callable[[Any], int] = lambda _: 1) -> None:
+        """The values' sizes by `size_of` add up to `max_size` at most; the least recently used is dropped first."""
         self._fresh = fresh
         self._max_size = max_size
         self._size_of = size_of
         self._size = 0
-        self._entries: OrderedDict[Hashable, Kept] = OrderedDict()
+        self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
         self._loading: dict[Hashable, asyncio.Task[Any]] = {}
         self.version: Hashable = None
 
@@ -50,9 +49,9 @@ class ReadThrough:
         return kept.value if kept is not None and self._is_fresh(kept) else None
 
     async def get(self, key: Hashable, load: Callable[[], Awaitable[T]]) -> T:
-        """Return the value, as old as `fresh` at most; where `load` raises `OldValueError`, the one known before.
+        """Return the value, at most `fresh` seconds old; the previous one where `load` raises `OldValueError`.
 
-        Raises what `load` raises otherwise.
+        Raises any other error of `load`, and `OldValueError` where there is no previous value.
         """
         kept = self._entries.get(key)
         if kept is not None:
@@ -66,20 +65,20 @@ class ReadThrough:
             self._loading[loading] = task
             task.add_done_callback(lambda done: self._loaded(loading, done))
         try:
-            # A client that hangs up does not take the answer from those that wait for it too.
+            # A client that hangs up must not cancel the load that others wait for.
             return cast("T", await asyncio.shield(task))
         except OldValueError:
             if kept is None:
                 raise
             return cast("T", kept.value)
 
-    def _is_fresh(self, kept: Kept) -> bool:
+    def _is_fresh(self, kept: _Entry) -> bool:
         return kept.version == self.version and time.monotonic() < kept.until
 
     def _loaded(self, loading: Hashable, task: asyncio.Task[Any]) -> None:
         self._loading.pop(loading, None)
         if not task.cancelled():
-            task.exception()  # retrieved, also where everybody who waited has left
+            task.exception()  # so that asyncio does not log it where nobody waits any more
 
     async def _load(self, key: Hashable, load: Callable[[], Awaitable[Any]]) -> Any:
         version = self.version
@@ -87,7 +86,7 @@ class ReadThrough:
         if (old := self._entries.pop(key, None)) is not None:
             self._size -= old.size
         size = self._size_of(value)
-        self._entries[key] = Kept(value, time.monotonic() + self._fresh, version, size)
+        self._entries[key] = _Entry(value, time.monotonic() + self._fresh, version, size)
         self._size += size
         while self._size > self._max_size and len(self._entries) > 1:
             self._size -= self._entries.popitem(last=False)[1].size

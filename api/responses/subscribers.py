@@ -1,6 +1,6 @@
-"""This module wakes the event streams that wait for news, a few per turn of the event loop.
+"""This module wakes the event streams that wait for something new, a few per turn of the event loop.
 
-All at once, 5,000 of them would keep every other request waiting for half a second.
+Waking 5,000 of them at once would delay every other request by half a second.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections import deque
 from typing import NamedTuple
 
 HEARTBEAT = 15.0
-"""Seconds; proxies cut connections that say nothing for a minute."""
+"""Seconds; proxies close connections on which nothing is sent for a minute."""
 WOKEN_AT_ONCE = 20
 """Each takes about 0.1 ms."""
 
@@ -23,34 +23,34 @@ class _Waiting(NamedTuple):
 
 
 class Subscribers:
-    """Those who wait now, the one that waits longest first. `keep_waking` has to run."""
+    """The streams that wait now, the longest waiting first. `keep_waking` must run."""
 
     def __init__(self) -> None:
         self._waiting: deque[_Waiting] = deque()
         self._next_number = 0
-        self._told = 0
-        """The news are for those with a lower number: who waits later knows them."""
+        self._wake_below = 0
+        """Streams with a lower number are woken; one that began to wait later has seen what is new."""
         self._news = asyncio.Event()
 
     async def wait(self) -> bool:
-        """Wait for news. Return whether there are any: after `HEARTBEAT` seconds without, there are none."""
+        """Wait until there is something new; return False after `HEARTBEAT` seconds without."""
         loop = asyncio.get_running_loop()
         waiting = _Waiting(self._next_number, loop.time() + HEARTBEAT, loop.create_future())
         self._next_number += 1
         self._waiting.append(waiting)
         return await waiting.woken
 
-    def tell(self) -> None:
-        """Wake all that wait now."""
-        self._told = self._next_number
+    def wake_all(self) -> None:
+        """Wake all streams that wait now."""
+        self._wake_below = self._next_number
         self._news.set()
 
     async def keep_waking(self) -> None:
-        """Wake those that have something to be woken for, for ever."""
+        """Wake streams after `wake_all`, and for their heartbeats, until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             self._news.clear()
-            while self._wake_some(loop.time()):  # noqa: ASYNC110 - the turn of other requests, not polling
+            while self._wake_some(loop.time()):  # noqa: ASYNC110 - lets other requests run; not polling
                 await asyncio.sleep(0)
             pause = max(0.0, self._waiting[0].until - loop.time()) if self._waiting else HEARTBEAT
             try:
@@ -65,9 +65,9 @@ class Subscribers:
             if not self._waiting:
                 return False
             first = self._waiting[0]
-            if first.number >= self._told and first.until > now:
+            if first.number >= self._wake_below and first.until > now:
                 return False
             self._waiting.popleft()
-            if not first.woken.done():  # else its reader has left
-                first.woken.set_result(first.number < self._told)
+            if not first.woken.done():  # otherwise its client has disconnected
+                first.woken.set_result(first.number < self._wake_below)
         return True

@@ -1,4 +1,4 @@
-"""This module follows the snapshots in Redis, and has the responses prepared anew for each of them."""
+"""This module follows the snapshots in Redis, and prepares the responses again for each of them."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from shared.tasks import Tasks
 
 REFRESH_EVERY = 5.0
-"""Seconds after which ages and cache times are brought up to date, where nothing else is new."""
+"""Seconds between updates of ages and cache times while there is no new snapshot."""
 
 log = structlog.get_logger()
 
 
 class Swarm:
-    """The swarm as this process knows it. `start` keeps the responses prepared; `view` is what others are made of."""
+    """The newest snapshot and status that this process has read. After `start`, responses are prepared for each."""
 
     def __init__(
         self,
@@ -98,19 +98,19 @@ class Swarm:
             pass
 
     async def _follow(self) -> None:
-        async for news in self._reader.follow():
-            if news.snapshot is not None:
-                self.snapshot, self.snapshot_id = news.snapshot, news.snapshot_id
-            if news.status is not None:
-                self.status = news.status
+        async for update in self._reader.follow():
+            if update.snapshot is not None:
+                self.snapshot, self.snapshot_id = update.snapshot, update.snapshot_id
+            if update.status is not None:
+                self.status = update.status
             await self._clock.ask()
             await self._render()
-            if news.snapshot is not None:
-                await asyncio.to_thread(heap.give_back)
-            self.subscribers.tell()
+            if update.snapshot is not None:
+                await asyncio.to_thread(heap.trim)
+            self.subscribers.wake_all()
 
     async def _keep_fresh(self) -> None:
-        """Ages go on while nothing happens, most of all when nothing happens any more."""
+        """Render again every few seconds, so that ages stay true while no new snapshot comes."""
         while True:
             await asyncio.sleep(REFRESH_EVERY)
             await self._clock.ask()

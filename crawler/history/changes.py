@@ -1,9 +1,9 @@
 """This module finds what changed about servers from crawl to crawl: pure steps over a state kept in Redis.
 
-A server is watched from the first crawl whose probe reached it. A change to the worse opens at the second crawl in a
-row that finds it, and starts with the first of them; it ends with the first crawl whose probe reaches the server.
-A crawl that could not look at a server changes nothing. What happens again soon is the same change once more.
-Inference checks make changes in the same way: two in a row without right numbers, until one with numbers.
+A server is watched from the first crawl whose probe reached it. A change for the worse opens when two crawls in a row
+find it, dated to the first of them; it ends with the first crawl whose probe reaches the server. A crawl that could not
+probe a server changes nothing. A change that happens again soon continues the old one. Inference checks make changes
+likewise: two in a row without right numbers open one, the next with right numbers ends it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from crawler.history.script import change_command
+from crawler.history.commands import change_command
 from shared import changes, words
 from shared.advice.inference import OUTCOME_WORDS
 from shared.changes import MAX_EVIDENCE, Change, ChangeKind
@@ -25,7 +25,7 @@ from shared.store import keys
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from crawler.history.script import Command
+    from crawler.history.commands import Command
     from shared.inference import ServerInference
     from shared.snapshot import ModelReport, ServerReport, Snapshot
 
@@ -148,7 +148,7 @@ def _begin(model: ModelReport, server: ServerReport, at: float, *, first: bool) 
     after = _described(
         Watched(server.peer_id, model.dht_prefix, model.name, server.span.start, server.span.end), model, server
     )
-    if first:  # of a monitor that begins to watch everything is new
+    if first:  # the first crawl of a monitor: every server would be new
         return after, []
     evidence = f"it serves blocks {_blocks(after)} of {words.cut(model.name, 60)}"
     change = _change(ChangeKind.NEW, after, evidence, at)
@@ -157,7 +157,7 @@ def _begin(model: ModelReport, server: ServerReport, at: float, *, first: bool) 
 
 def _step(before: Watched, model: ModelReport, server: ServerReport, at: float) -> tuple[Watched, list[Change]]:
     if not _is_reached(server):
-        if server.state is PeerState.ONLINE:  # nobody could look
+        if server.state is PeerState.ONLINE:  # nobody could probe it
             return before, []
         return _down(before, server.state.value, _why(server), at)
     made: list[Change] = []

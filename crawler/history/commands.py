@@ -7,19 +7,21 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from crawler.history.script import change_command
 from crawler.incidents import Watch, step
 from shared import changes, incidents
 from shared.store import keys
-from shared.store.rings import DAY, LOOKS, Resolution, pack_look, pack_model, sample, unpack_model
+from shared.store.rings import CRAWLED, DAY, Resolution, pack_crawled, pack_model, sample, unpack_model
 from shared.store.server_history import LIFE_SECONDS, seen, unpack_header
 from shared.store.server_history import changes as header_changes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from crawler.history.script import Command
+    from shared.changes import Change
     from shared.snapshot import ModelReport, ModelState
+
+Command = tuple[str | bytes | int | float, ...]
+"""A Redis command, or `("CHANGE", id, document)`, which the history's script runs (`crawler.history.writer`)."""
 
 MAX_CLOSED_INCIDENTS = 500
 YEAR = 366 * DAY
@@ -28,6 +30,11 @@ _NEVER_HEALTHY_PENALTY = YEAR - 2 * DAY
 """Seconds by which these rank as older than they are, so that they are deleted two days after they were last seen."""
 MEMBERS_PER_COMMAND = 1_000
 """Members per ZADD: Lua unpacks no more than some thousand values."""
+
+
+def change_command(change: Change) -> Command:
+    """Return the command that writes the one entry of this change; an older entry is replaced."""
+    return ("CHANGE", change.id, changes.encode(change))
 
 
 class StoredOutage(NamedTuple):
@@ -54,16 +61,16 @@ class FollowedModel(NamedTuple):
     stored: StoredOutage
 
 
-def look_commands(hour: int, minutes: int, *, first: bool, new_minute: bool) -> list[Command]:
+def crawled_commands(hour: int, minutes: int, *, first: bool, new_minute: bool) -> list[Command]:
     """Return the commands that count this minute, unless it is counted. `minutes` of the hour are counted so far."""
     commands: list[Command] = []
     if first:
-        commands.append(("SETRANGE", keys.HISTORY_LOOKS, LOOKS.size - 1, b"\0"))
+        commands.append(("SETRANGE", keys.HISTORY_CRAWLED, CRAWLED.size - 1, b"\0"))
     if not minutes:
-        commands.append(("SETRANGE", keys.HISTORY_LOOKS, LOOKS.offset(hour), pack_look(hour, 1)))
-        commands.append(("EXPIRE", keys.HISTORY_LOOKS, LOOKS.life))
+        commands.append(("SETRANGE", keys.HISTORY_CRAWLED, CRAWLED.offset(hour), pack_crawled(hour, 1)))
+        commands.append(("EXPIRE", keys.HISTORY_CRAWLED, CRAWLED.life))
     elif new_minute:
-        commands.append(("SETRANGE", keys.HISTORY_LOOKS, LOOKS.offset(hour), pack_look(hour, minutes + 1)))
+        commands.append(("SETRANGE", keys.HISTORY_CRAWLED, CRAWLED.offset(hour), pack_crawled(hour, minutes + 1)))
     return commands
 
 

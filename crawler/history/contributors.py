@@ -14,7 +14,7 @@ from shared.store import keys
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from crawler.history.script import Command
+    from crawler.history.commands import Command
     from shared.judgement.contributors import Serving
     from shared.snapshot import Snapshot
 

@@ -13,6 +13,7 @@ import time
 from contextlib import suppress
 from datetime import timedelta
 from itertools import groupby
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
@@ -28,7 +29,6 @@ from shared.store.server_history import unpack_hours
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from datetime import date
     from pathlib import Path
 
     from redis.asyncio import Redis
@@ -48,6 +48,7 @@ DAYS_BACK_OF = {Kind.INFERENCE: SERVER_HOURS.slots * HOUR // DAY - 1}
 """Fewer, where rows are kept for a shorter time."""
 EVERY = 600.0
 TEMPORARY = ".tmp"
+_day = attrgetter("day")
 
 log = structlog.get_logger()
 
@@ -58,7 +59,7 @@ class _Kept(NamedTuple):
     models: list[ModelHistory]
     servers: dict[str, tuple[ServerRecord, bytes]]
     checks: dict[str, bytes]
-    looks: dict[int, int]
+    crawled: dict[int, int]
     now: float
 
     def rows(self, kind: Kind, hours: range, ended: list[Incident]) -> Iterator[Row]:
@@ -69,7 +70,7 @@ class _Kept(NamedTuple):
                     yield from (crawl_row(model.dht_prefix, slot) for slot in model.slots if slot.slot in hours)
             case Kind.SERVERS:
                 for peer_id, (record, data) in self.servers.items():
-                    seen = unpack_hours(data, self.looks, self.now)
+                    seen = unpack_hours(data, self.crawled, self.now)
                     yield from (server_row(peer_id, record, hour) for hour in seen if hour.hour in hours)
             case Kind.INCIDENTS:
                 yield from map(incident_row, ended)
@@ -91,7 +92,7 @@ class DailyExport:
         folder: Path,
         leadership: Leadership,
         *,
-        now: Callable[[], float] = time.time,
+        now: Callable[[], float],
         days_kept: int = 1_096,
     ) -> None:
         self._history = HistoryReader(redis)
@@ -117,10 +118,10 @@ class DailyExport:
         """
         now = self._now()
         missing = await asyncio.to_thread(self._missing, now)
-        looks = await self._history.looks(now) if missing else {}
-        seen_on = {day_of(hour * HOUR) for hour in looks}
-        missing = [file for file in missing if file.day in seen_on]  # on other days nobody looked
-        written = await self._write(missing, looks, now) if missing else 0
+        crawled = await self._history.crawled_minutes(now) if missing else {}
+        seen_on = {day_of(hour * HOUR) for hour in crawled}
+        missing = [file for file in missing if file.day in seen_on]  # other days have no crawl
+        written = await self._write(missing, crawled, now) if missing else 0
         await asyncio.to_thread(self._prune, now)
         if written:
             log.info("export written", files=written, newest=max(missing, key=_day).day.isoformat())
@@ -136,11 +137,11 @@ class DailyExport:
         days = (last - timedelta(days=number) for number in reversed(range(DAYS_BACK)))
         return [file for day in days for file in files_of(day) if file.name not in there and is_kept(file)]
 
-    async def _write(self, missing: list[ExportFile], looks: dict[int, int], now: float) -> int:
+    async def _write(self, missing: list[ExportFile], crawled: dict[int, int], now: float) -> int:
         """Write one day after another: the rows of a month and 5,000 servers would take 0.7 GB at once."""
         models = [await self._history.model(prefix, Resolution.HOUR, now) for prefix in await self._history.models()]
         servers, checks = await self._history.hours_of_servers(now), await self._history.checks_of_servers()
-        kept = _Kept(models, servers, checks, looks, now)
+        kept = _Kept(models, servers, checks, crawled, now)
         for day, files in groupby(missing, key=_day):
             start = start_of(day)
             ended = await self._history.ended_incidents(start, start + DAY)
@@ -175,7 +176,3 @@ class DailyExport:
                 left_over = rest.endswith(TEMPORARY) and path.stat().st_mtime < time.time() - HOUR
                 if file is not None and (left_over or (not rest and file.day < oldest)):
                     path.unlink()
-
-
-def _day(file: ExportFile) -> date:
-    return file.day

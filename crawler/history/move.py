@@ -1,7 +1,7 @@
 """This module moves a monitor: `--export FILE` writes its history into a file, `--import FILE` reads it elsewhere.
 
-The file is zstd-compressed msgpack of typed entries, one per key of Redis, so that it fits any version of Redis and
-Valkey. A file is hostile until it is parsed: only keys of the history are taken, of their type and size.
+The file is zstd-compressed msgpack of typed entries, one per Redis key, and so independent of the version of Redis or
+Valkey. A file is hostile until it is parsed: only keys of the history are accepted, with their type and size.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from shared.store import keys
 from shared.store.connection import connect
 from shared.store.history import HistoryReader
 from shared.store.inference_history import MODEL_HOURS, SERVER_HOURS
-from shared.store.rings import LOOKS, Resolution
+from shared.store.rings import CRAWLED, Resolution
 from shared.store.server_history import LIFE_SECONDS, SIZE
 
 if TYPE_CHECKING:
@@ -39,28 +39,25 @@ class MoveError(Exception):
     """The history cannot be moved; the text says why, and what to do."""
 
 
-class _String(msgspec.Struct, frozen=True, tag="string"):
+class _Key(msgspec.Struct, frozen=True):
     key: str
     life: int | None
     """Seconds after which Redis deletes the key; None: never."""
+
+
+class _String(_Key, frozen=True, tag="string"):
     value: bytes
 
 
-class _Hash(msgspec.Struct, frozen=True, tag="hash"):
-    key: str
-    life: int | None
+class _Hash(_Key, frozen=True, tag="hash"):
     value: dict[bytes, bytes]
 
 
-class _SortedSet(msgspec.Struct, frozen=True, tag="zset"):
-    key: str
-    life: int | None
+class _SortedSet(_Key, frozen=True, tag="zset"):
     value: list[tuple[bytes, float]]
 
 
-class _Stream(msgspec.Struct, frozen=True, tag="stream"):
-    key: str
-    life: int | None
+class _Stream(_Key, frozen=True, tag="stream"):
     value: list[tuple[str, dict[bytes, bytes]]]
 
 
@@ -233,7 +230,7 @@ def _moved() -> dict[str, str]:
 def _bound(key: str) -> _Bound | None:
     """Return what may stand under a key; None for a key that is not of the history."""
     if key in (types := _moved()):
-        return _Bound(types[key], LOOKS.size) if types[key] in _KINDS else None
+        return _Bound(types[key], CRAWLED.size) if types[key] in _KINDS else None
     if len(key) > MAX_TEXT_KEY:
         return None
     for resolution in Resolution:

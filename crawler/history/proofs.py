@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
-    from crawler.history.script import Command
+    from crawler.history.commands import Command
     from shared.snapshot import Snapshot
     from shared.store.rings import Ring
 

@@ -78,8 +78,8 @@ class WeeklyReports:
         last = week_of(now - SETTLED).before()
         there = await self._reports.weeks()
         missing = [week for number in range(WEEKS_BACK) if (week := last.before(number)).name not in there]
-        looks = await self._history.looks(now) if missing else {}
-        missing = [week for week in missing if any(hour in looks for hour in _hours(week))]  # else nobody looked
+        crawled = await self._history.crawled_minutes(now) if missing else {}
+        missing = [week for week in missing if any(hour in crawled for hour in _hours(week))]  # else there was no crawl
         if not missing:
             return []
         models = {
@@ -93,7 +93,7 @@ class WeeklyReports:
         contributors = await self._history.contributors()
         for week in sorted(missing):
             report = await asyncio.to_thread(
-                make_report, week, now, looks=looks, models=models, official=official, servers=servers,
+                make_report, week, now, crawled=crawled, models=models, official=official, servers=servers,
                 incidents=incidents, contributors=contributors,
             )  # fmt: skip
             await self._reports.add(week.name, msgspec.json.encode(report), lease)
@@ -105,27 +105,31 @@ def make_report(
     week: Week,
     now: float,
     *,
-    looks: dict[int, int],
+    crawled: dict[int, int],
     models: Mapping[str, Sequence[ModelSlot]],
     official: Collection[str],
     servers: Mapping[str, tuple[ServerRecord, bytes]],
     incidents: Sequence[Incident],
     contributors: Mapping[str, Contributor],
 ) -> ReportDocument:
-    """Return a week's report. `looks` is `{hour: minutes in which a crawl saw the swarm}`; models have their hours."""
+    """Return a week's report. `crawled` is `{hour: minutes with a crawl}`; models have their hours."""
     hours = _hours(week)
     # Of an hour counts the share of the minutes with a crawl: crawls may be rarer than minutes.
     online = {
-        peer_id: sum(hour.online / hour.looked for hour in unpack_hours(data, looks, now) if hour.hour in hours)
+        peer_id: sum(hour.online / hour.crawled for hour in unpack_hours(data, crawled, now) if hour.hour in hours)
         for peer_id, (_, data) in servers.items()
     }
-    new = sorted(peer_id for peer_id, (record, _) in servers.items() if online[peer_id] and _is_new(record, week))
+    new = sorted(
+        peer_id
+        for peer_id, (record, _) in servers.items()
+        if online[peer_id] and week.start <= record.first_seen < week.end
+    )
     lost = sorted(
         peer_id
         for peer_id, (record, _) in servers.items()
         if record.last_online and week.start - DAY <= record.last_seen < week.end - DAY
     )
-    known_before = any(hour < hours.start for hour in looks)
+    known_before = any(hour < hours.start for hour in crawled)
     outages = sorted(_outages(incidents, week, now), key=lambda outage: outage.duration, reverse=True)
     days = range(week.start // DAY, week.end // DAY)
     hours_of = {name: round(each.in_days(days)[1] / HOUR, 1) for name, each in contributors.items()}
@@ -140,7 +144,7 @@ def make_report(
         start=week.start,
         end=week.end,
         made_at=now,
-        hours_looked=sum(hour in looks for hour in hours),
+        hours_looked=sum(hour in crawled for hour in hours),
         models=tuple(sorted(rows, key=lambda row: (not row.official, -row.mean_servers_online, row.dht_prefix))),
         servers_online=sum(hours_online > 0 for hours_online in online.values()),
         server_hours=round(sum(online.values()), 1),
@@ -158,12 +162,8 @@ def _hours(week: Week) -> range:
     return range(week.start // HOUR, week.end // HOUR)
 
 
-def _is_new(record: ServerRecord, week: Week) -> bool:
-    return week.start <= record.first_seen < week.end
-
-
 def _model(prefix: str, slots: Sequence[ModelSlot], *, official: bool) -> ReportModel:
-    crawls = sum(slot.looks for slot in slots)
+    crawls = sum(slot.crawls for slot in slots)
     return ReportModel(
         dht_prefix=prefix,
         official=official,

@@ -14,8 +14,8 @@ from crawler.history.commands import (
     YEAR,
     FollowedModel,
     StoredOutage,
+    crawled_commands,
     incident_commands,
-    look_commands,
     model_commands,
     server_commands,
     withdrawal_commands,
@@ -26,7 +26,7 @@ from crawler.incidents import absent, decode_watch, judged
 from shared import changes, contributors, incidents
 from shared.snapshot import ModelState, PeerState, Snapshot
 from shared.store import keys, stored
-from shared.store.rings import LOOKS, MINUTE, Resolution, unpack_look
+from shared.store.rings import CRAWLED, MINUTE, Resolution, unpack_crawled
 from shared.store.server_history import HEADER_BYTES, LIFE_SECONDS, offset_of
 from shared.store.snapshots import deposed
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
-    from crawler.history.script import Command
+    from crawler.history.commands import Command
 
 T = TypeVar("T")
 
@@ -118,17 +118,17 @@ class HistoryWriter:
         Raises `DeposedError`, `redis.RedisError`.
         """
         at = snapshot.taken_at
-        hour = LOOKS.slot(at)
+        hour = CRAWLED.slot(at)
         reading = self._redis.pipeline(transaction=False)
         reading.get(keys.HISTORY_HEAD)
         reading.hgetall(keys.INCIDENT_WATCH)
         reading.hgetall(keys.OPEN_INCIDENTS)
-        reading.getrange(keys.HISTORY_LOOKS, LOOKS.offset(hour), LOOKS.offset(hour) + LOOKS.width - 1)
+        reading.getrange(keys.HISTORY_CRAWLED, CRAWLED.offset(hour), CRAWLED.offset(hour) + CRAWLED.width - 1)
         reading.hgetall(keys.WATCHED_SERVERS)
         reading.hgetall(keys.CONTRIBUTORS)
         reading.time()
-        head, watched, opened, look, known, served, time = await reading.execute(raise_on_error=False)
-        head, look = stored.answered("history", head, b""), stored.answered("history", look, b"")
+        head, watched, opened, crawled, known, served, time = await reading.execute(raise_on_error=False)
+        head, crawled = stored.answered("history", head, b""), stored.answered("history", crawled, b"")
         now, _ = stored.answered("history", time, (at, 0))
         last = stored.read("history", stored.number, head) or 0.0 if head else 0.0
         # A crawl from the future was dated by a clock that was ahead. It does not prevent newer ones.
@@ -161,8 +161,8 @@ class HistoryWriter:
         of_models = len(models) * len(Resolution)
         rings, of_servers = found[:of_models], found[of_models:]
 
-        minutes = unpack_look(look, hour)
-        commands += look_commands(hour, minutes, first=not look, new_minute=at // MINUTE > last // MINUTE)
+        minutes = unpack_crawled(crawled, hour)
+        commands += crawled_commands(hour, minutes, first=not crawled, new_minute=at // MINUTE > last // MINUTE)
         for number, model in enumerate(models):
             commands += model_commands(model, rings[number * len(Resolution) :], at)
         headers, ring_bytes = of_servers[: len(servers)], of_servers[len(servers) :]

@@ -1,16 +1,16 @@
-"""This module compares what servers made of the same input: whoever holds other weights stands out.
+"""This module compares servers' outputs for the same input, to find servers with different weights.
 
-Compared is the cosine of what the blocks *added* to the input: a block adds to the state that it is given, so whole
-states resemble each other whatever the weights. How low the cosine of two honest servers may be depends on the less
-exact of the two. Measured on random Llamas of 4 to 32 blocks (docs/inference.md), where other weights in all blocks
-came to at most 0.11, and other weights in the MLP of one of 32 blocks to 0.95:
+It takes the cosine of what the blocks *added* to the input (output − input): each block adds to its input, so whole
+outputs are similar whatever the weights. How low the cosine of two honest servers may be depends on the less precise of
+the two. Measured on random Llamas of 4 to 32 blocks (docs/inference.md), where different weights in all blocks gave at
+most 0.11, and different weights in the MLP of one of 32 blocks 0.95:
 
     float32 against float32         1.000000
     against bfloat16, float16       0.9995
     against int8                    0.998
     against nf4                     0.75; nf4 against nf4 0.9995, as both round alike
 
-The dtype and quantisation are the server's own words: one that claims a coarse one is compared more loosely.
+Dtype and quantisation are as the server announces them: one that announces a coarse one is compared less strictly.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Group:
         """Of each server with each one before it."""
 
     def add(self, peer_id: str, made: Numbers) -> dict[str, Agreement]:
-        """Take one server more, and return how each stands to the others, by peer id."""
+        """Add a server, and return how each one compares with the others, by peer id."""
         self._cosines.append([_lowest_cosine(made, other) for other in self._numbers])
         self._peers.append(peer_id)
         self._numbers.append(made)
@@ -134,7 +134,7 @@ class Group:
         )
 
     def _majority_among(self, differing: list[int]) -> bool:
-        """Whether more than half of all servers are among these and of one mind."""
+        """Whether some of these agree with one another and are more than half of all servers."""
         if len(self._peers) < MAJORITY_OF:
             return False
         return any(

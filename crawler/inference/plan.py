@@ -1,9 +1,8 @@
 """This module decides which servers are checked in a round, when, and with what: pure functions.
 
-A round is one period. A model's chain comes first; its servers have had their session then. All others have one
-session each, spread over the rest of the round. Where a server holds all blocks of a hop of the chain, it is given
-the hidden states that the hop was given, so that the two can be compared; else all servers are given the round's
-random ones.
+A round is one period. It begins with each model's chain, which checks the servers on its path. Every other server then
+gets one session, spread over the rest of the round. A server that holds all blocks of a hop of the chain gets the same
+hidden states as that hop, so that the two can be compared; all others get the round's random hidden states.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ if TYPE_CHECKING:
 
 
 class Step(NamedTuple):
-    """What one server is given."""
+    """What one server computes: which blocks, from which input, with which adapter."""
 
     blocks: tuple[int, int]
     hop: Link | None
-    """The hop of the model's chain whose input is taken; None: the round's random one."""
+    """The hop of the model's chain whose input is used; None: the round's random input."""
     adapter: str | None
 
 

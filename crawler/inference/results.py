@@ -1,4 +1,4 @@
-"""This module keeps the latest inference checks, and puts them into snapshots with their own age."""
+"""This module keeps the latest inference checks, and merges them into snapshots; each keeps its own time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from shared.snapshot import ModelReport, ServerReport, Snapshot
 
 KEPT_PERIODS = 3
-"""Periods after which a check tells nothing about now any more, and is dropped."""
+"""Periods after which a check is too old to say anything about now, and is dropped."""
 
 
 class Results:
@@ -30,8 +30,8 @@ class Results:
     def add(self, dht_prefix: str, peer_id: str, found: ServerInference) -> None:
         (self.servers if found.adapter is None else self.adapters)[dht_prefix, peer_id] = found
 
-    def add_agreements(self, dht_prefix: str, agreements: Mapping[str, Agreement], adapter: str | None = None) -> None:
-        """Take how servers stand to one another that were checked with this adapter."""
+    def add_agreements(self, dht_prefix: str, agreements: Mapping[str, Agreement], adapter: str | None) -> None:
+        """Add how servers' results compare with one another; all were checked with this adapter."""
         kept = self.servers if adapter is None else self.adapters
         for peer_id, agreement in agreements.items():
             found = kept.get((dht_prefix, peer_id))
@@ -39,7 +39,7 @@ class Results:
                 kept[dht_prefix, peer_id] = msgspec.structs.replace(found, agreement=agreement)
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Go on from what another crawler published, where this one has nothing newer."""
+        """Add the checks that another crawler published, where this one has none."""
         for model in snapshot.models:
             if model.usability is not None:
                 self.models.setdefault(model.dht_prefix, model.usability)
@@ -50,15 +50,12 @@ class Results:
                 if server.adapter_inference is not None:
                     self.adapters.setdefault(key, server.adapter_inference)
 
-    def forget(self, now: float) -> None:
-        """Drop what is too old."""
-        self.servers = {key: one for key, one in self.servers.items() if now - one.checked_at <= self._kept}
-        self.adapters = {key: one for key, one in self.adapters.items() if now - one.checked_at <= self._kept}
-        self.models = {key: one for key, one in self.models.items() if now - one.checked_at <= self._kept}
-
     def merged(self, snapshot: Snapshot, *, peer_id: str | None) -> Snapshot:
-        """Return a snapshot with what is known of its servers and models; `peer_id` is who checks."""
-        self.forget(snapshot.taken_at)
+        """Return a snapshot with its checks; drop those that are too old. `peer_id` is that of the checking node."""
+        oldest = snapshot.taken_at - self._kept
+        self.servers = {key: one for key, one in self.servers.items() if one.checked_at >= oldest}
+        self.adapters = {key: one for key, one in self.adapters.items() if one.checked_at >= oldest}
+        self.models = {key: one for key, one in self.models.items() if one.checked_at >= oldest}
         return msgspec.structs.replace(
             snapshot, models=tuple(map(self._model, snapshot.models)), inference_peer_id=peer_id
         )
@@ -68,7 +65,7 @@ class Results:
         return msgspec.structs.replace(model, servers=servers, usability=self.models.get(model.dht_prefix))
 
     def _server(self, dht_prefix: str, server: ServerReport) -> ServerReport:
-        """A check of blocks or an adapter that the server has left is not about it any more."""
+        """Return the server with its checks, except those of blocks or an adapter that it no longer serves."""
         if server.state is not PeerState.ONLINE:
             return server
 

@@ -1,8 +1,8 @@
-"""This module makes inference checks beside the crawl: in rounds, never two at once on one server, never in its way.
+"""This module makes inference checks in rounds, beside the crawl, never two at once on one server.
 
-`InferenceChecks.run` is a loop of its own; the crawl hands it each snapshot and takes what is known by then. Its
-daemon is started for each slot of a round and ended after it: the memory is given back, and a failed dial is not
-remembered. Only the crawler that leads checks.
+`InferenceChecks.run` is a loop of its own: the crawl passes it each snapshot, and merges the results known by then.
+Each slot of a round starts a daemon of its own and stops it, which frees its memory and its record of failed dials.
+Only the leading crawler makes checks.
 """
 
 from __future__ import annotations
@@ -61,18 +61,18 @@ log = structlog.get_logger()
 
 @dataclass
 class _Round:
-    """What one round keeps for comparing."""
+    """What one round keeps, so that servers' results can be compared."""
 
     number: int
     secret: str = field(default_factory=lambda: secrets.token_hex(8))
-    """Makes the input one that no server can know before."""
+    """Seeds the round's input, so that no server can know it in advance."""
     hops: dict[str, list[Link]] = field(default_factory=dict)
     """The links of each model's chain."""
     done: set[tuple[str, str]] = field(default_factory=set)
     sizes: defaultdict[str, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
-    """Of each model: how many servers named which hidden size."""
+    """By DHT prefix: how many servers named which hidden size."""
     groups: dict[tuple[str, tuple[int, int], bool, str | None], Group] = field(default_factory=dict)
-    """Servers that were given the same: by model, blocks, whether a hop's input, adapter."""
+    """Servers with the same input, by (DHT prefix, blocks, whether the input is that of a hop, adapter)."""
     _inputs: dict[int, tuple[array[float], ...]] = field(default_factory=dict)
 
     def inputs(self, hidden_size: int) -> tuple[array[float], ...]:
@@ -98,7 +98,7 @@ class InferenceChecks:
         now: Callable[[], float] = time.time,
         turn: Callable[[str], AbstractAsyncContextManager[bool]] = lambda _: nullcontext(enter_result=True),
     ) -> None:
-        """`models` are the DHT prefixes that are checked, all where None; `count` is told each server's outcome.
+        """`models` are the DHT prefixes that are checked, all where None; `count` gets each server's outcome.
 
         `turn` yields whether a server, by its peer id, is not checked by another process.
         """
@@ -123,10 +123,6 @@ class InferenceChecks:
         self._snapshot = merged
         return merged
 
-    def restore(self, snapshot: Snapshot) -> None:
-        """Go on from what another crawler published."""
-        self.results.restore(snapshot)
-
     async def run(self) -> None:
         """Check in rounds until cancelled."""
         with tempfile.TemporaryDirectory(prefix="petals-monitor-") as folder:
@@ -141,7 +137,7 @@ class InferenceChecks:
                 await asyncio.sleep(max(0.0, began + self._period - time.monotonic()))
 
     def _current(self) -> Snapshot | None:
-        """Return the swarm as it is now; None where this crawler does not lead, or has not seen it lately."""
+        """Return the latest snapshot; None where this crawler does not lead, or the snapshot is too old."""
         snapshot = self._snapshot
         if snapshot is None or not self._leads() or snapshot.age(self.now()) > SNAPSHOT_LASTS:
             return None
@@ -169,13 +165,9 @@ class InferenceChecks:
                 log.warning("no inference checks: the node does not start", error=str(error))
         log.info(
             "inference round",
-            models={str(state): count for state, count in Counter(
-                one.state for one in self.results.models.values()
-            ).items()},
-            servers={str(outcome): count for outcome, count in Counter(
-                one.outcome for one in self.results.servers.values()
-            ).items()},
-        )  # fmt: skip
+            models=dict(Counter(str(one.state) for one in self.results.models.values())),
+            servers=dict(Counter(str(one.outcome) for one in self.results.servers.values())),
+        )
 
     @staticmethod
     async def _slot(checker: _Checker, due: Sequence[tuple[ModelReport, ServerReport | None]]) -> None:
@@ -186,7 +178,7 @@ class InferenceChecks:
         await _all(SESSIONS_AT_ONCE, steps)
 
     def _without_servers(self, models: Iterable[ModelReport]) -> None:
-        """Say of models that nobody can compute that they are unusable."""
+        """Record models without any server to ask as unusable."""
         for model in models:
             if not any(map(can_be_asked, model.servers)):
                 self.results.models[model.dht_prefix] = Usability(
@@ -203,7 +195,7 @@ class InferenceChecks:
 
     @asynccontextmanager
     async def connection(self, node: ProberNode, server: ServerReport) -> AsyncIterator[None]:
-        """Have a connection to a server to oneself. Raises `InferenceError`."""
+        """Hold a connection to a server that no other inference check uses. Raises `InferenceError`."""
         lock = self._busy[server.peer_id]
         try:
             async with asyncio.timeout(SERVER_FREE_WITHIN):
@@ -233,7 +225,7 @@ class _Checker:
     node: ProberNode
 
     async def chain(self, model: ModelReport) -> None:
-        """Take tokens through all blocks of a model."""
+        """Compute tokens through all blocks of a model."""
         prefix, checks, now = model.dht_prefix, self.checks, self.checks.now()
         known = checks.results.models.get(prefix)
         if known is not None and checks.is_fresh(known.checked_at):
@@ -258,12 +250,12 @@ class _Checker:
         for link in self.round.hops[prefix]:
             self._compare(prefix, link.leg.server, Step(link.blocks, link, None), link.inputs, link.outputs)
         for link in self.round.hops[prefix]:
-            link.outputs = [array("f")] * TOKENS  # a third of what a round would keep
+            link.outputs = [array("f")] * TOKENS  # they would be a third of a round's memory
 
     async def _hidden_size(
         self, model: ModelReport, left_out: dict[str, ServerInference]
     ) -> tuple[int | None, InferenceError | None]:
-        """Return the hidden size that most of some servers name; the last one's failure where none does."""
+        """Return the hidden size that most of a few servers name (None where none answers), and the last error."""
         sizes, failed = self.round.sizes[model.dht_prefix], None
         asked = [server for server in model.servers if can_be_asked(server) and server.peer_id not in left_out]
         for server in sorted(asked, key=self._shuffled)[:SCHEMA_TRIES]:
@@ -282,7 +274,7 @@ class _Checker:
         return zlib.crc32((self.round.secret + server.peer_id).encode())
 
     async def server(self, model: ModelReport, server: ServerReport) -> None:
-        """Check one server, unless the chain did."""
+        """Check one server, unless the chain has."""
         prefix, checks = model.dht_prefix, self.checks
         adapter = choose_adapter(server, self.round.number)
         if (prefix, server.peer_id) in self.round.done and adapter is None:
@@ -316,7 +308,7 @@ class _Checker:
             self._compare(prefix, server, step, given[0], steps.outputs)
 
     def _expect(self, dht_prefix: str, hidden_size: int) -> None:
-        """Raise `InferenceError` for a hidden size that is not the model's, by most of its servers."""
+        """Raise `InferenceError` for a hidden size that differs from the one most of the model's servers name."""
         sizes = self.round.sizes[dht_prefix]
         sizes[hidden_size] += 1
         expected, count = sizes.most_common(1)[0]
@@ -332,7 +324,7 @@ class _Checker:
         inputs: Sequence[array[float]],
         outputs: Sequence[array[float]],
     ) -> None:
-        """Compare a server's numbers with those of all who were given the same in this round."""
+        """Compare a server's outputs with those of all servers with the same input in this round."""
         key = dht_prefix, step.blocks, step.hop is not None, step.adapter
         made = numbers(inputs, outputs, precision_of(server.torch_dtype, server.quant_type))
         group = self.round.groups.setdefault(key, Group(step.blocks))
@@ -352,7 +344,7 @@ def _due(models: Sequence[ModelReport], slot: int) -> list[tuple[ModelReport, Se
 
 
 async def _all(at_once: int, work: Sequence[Callable[[], Awaitable[None]]]) -> None:
-    """Do all of it, so much at a time. An error of ours costs one check."""
+    """Run all of `work`, at most `at_once` concurrently. An unexpected error costs one check."""
     left = iter(work)
 
     async def some() -> None:

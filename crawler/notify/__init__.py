@@ -1,1 +1,1 @@
-"""This package tells the operator's webhook of incidents."""
+"""This package sends incidents to the operator's webhook, and changes to the services that operators read."""

@@ -1,4 +1,4 @@
-"""This module decides which changes operators are told of, when, and in which words: pure functions."""
+"""This module decides which changes operators are told about, when, and in which words: pure functions."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def parse_quiet_hours(text: str) -> QuietHours:
 
 
 class Choice(NamedTuple):
-    """What operators want to be told of: the named models, servers and contributors, from a severity on."""
+    """The changes that operators want: of these models, servers and contributors, with at least this severity."""
 
     models: str | Collection[str]
     """`official`, `all`, or DHT prefixes."""
@@ -57,18 +57,15 @@ class Choice(NamedTuple):
     least: Severity
 
     def takes(self, change: Change, official: Collection[str]) -> bool:
-        """Whether to tell of a change. `official` are the DHT prefixes of official models."""
-        if _RANKS.index(severity(change)) < _RANKS.index(self.least) or not _is_worth_telling(change):
+        """Whether to send a change. `official` are the DHT prefixes of official models."""
+        if _RANKS.index(severity(change)) < _RANKS.index(self.least):
+            return False
+        if change.times & (change.times - 1):  # of a change that repeats, only the 1st, 2nd, 4th, 8th, … time is sent
             return False
         named = change.peer_id in self.servers or change.contributor in self.contributors
         if self.models == "all":
             return True
         return named or change.dht_prefix in (official if self.models == "official" else self.models)
-
-
-def _is_worth_telling(change: Change) -> bool:
-    """Whether operators get it: of a change that repeats, the 1st, 2nd, 4th, 8th, … time, each beginning and end."""
-    return change.times & (change.times - 1) == 0
 
 
 class Message(NamedTuple):
@@ -83,8 +80,8 @@ def message(changes: Sequence[Change], monitor_url: str | None) -> Message:
     """Return one message for all of these changes (not empty), the worst first: what, since when, why, and a link."""
     ranked = sorted(changes, key=lambda change: (not change.lasts, -_RANKS.index(severity(change)), change.start))
     lines = [_paragraph(change, monitor_url) for change in ranked[:MAX_TOLD]]
-    if left_out := len(ranked) - MAX_TOLD:
-        lines += [f"And {left_out:,} more."] * (left_out > 0)
+    if len(ranked) > MAX_TOLD:
+        lines.append(f"And {len(ranked) - MAX_TOLD:,} more.")
     name = title(ranked[0]) if len(ranked) == 1 else f"Petals: {len(ranked):,} changes, first: {title(ranked[0])}"
     return Message(name, "\n\n".join(lines), _tone(ranked[0]))
 

@@ -84,7 +84,7 @@ class IncidentNotices:
                     if not stored.is_outage(error):
                         stored.refuse("redis", error)
                         with suppress(RedisError, OSError):
-                            await stored.mend(self._redis, keys.of_the_crawler())
+                            await stored.delete_unusable(self._redis, keys.of_the_crawler())
                 await asyncio.sleep(POLL_EVERY)
         finally:
             with suppress(RedisError, OSError):
@@ -111,7 +111,7 @@ class IncidentNotices:
         held_back = False
         for notice in self._due(incidents, sent, float(since), now):
             opened = f"{notice.incident.id}:opened"
-            if notice.id != opened and await asyncio.to_thread(self._queue.is_on_its_way, opened):
+            if notice.id != opened and await asyncio.to_thread(self._queue.is_pending, opened):
                 held_back = True
             else:
                 await asyncio.to_thread(self._queue.put, notice, lease)

@@ -140,7 +140,7 @@ class _Scheduler(RQScheduler):
 class NoticeQueue:
     """Queues and delivers notices. All methods block, and raise `redis.RedisError` and `OSError`."""
 
-    def __init__(self, connection: Redis, deliver: Deliver, on_ended: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(self, connection: Redis, deliver: Deliver, on_ended: Callable[[str], None]) -> None:
         """`on_ended` gets each delivery's outcome: "delivered" or "failed", and "given_up" after the last failure."""
         self._connection = connection
         self._queue = Queue(QUEUE, connection=connection, job_class=_NoticeJob, serializer=JSONSerializer)
@@ -180,7 +180,7 @@ class NoticeQueue:
             pipeline.hset(keys.INCIDENTS_TOLD, notice.id, "1")
             pipeline.execute()
 
-    def is_on_its_way(self, notice_id: str) -> bool:
+    def is_pending(self, notice_id: str) -> bool:
         """Whether a notice is queued, and neither delivered nor given up."""
         status = self._connection.hget(f"{Job.redis_job_namespace_prefix}{job_id(notice_id)}", "status")
         return status is not None and status != JobStatus.FAILED.value.encode()

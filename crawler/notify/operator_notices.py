@@ -1,8 +1,9 @@
-"""This module tells operators of changes, each service apart, while this crawler leads.
+"""This module sends changes to the operators' services, to each independently, while this crawler leads.
 
-Redis holds how far each service was told: a position in the stream of changes, to which an updated change comes back.
-What cannot be sent, or must wait for the end of quiet hours, stays behind that position and becomes part of the next
-message. So nothing is lost, and a storm is one message. A message whose confirmation got lost is sent again.
+Redis holds a position in the stream of changes per service: everything before it was sent. (An updated change is a new
+entry of the stream.) What could not be sent, or waits for the end of quiet hours, lies after the position and becomes
+part of the next message. So nothing is lost, and many changes make one message. A message whose confirmation got lost
+is sent again.
 """
 
 from __future__ import annotations
@@ -60,9 +61,9 @@ class OperatorNotices:
         choice: Choice,
         official: Collection[str],
         digest_seconds: float,
-        quiet_hours: QuietHours | None = None,
-        monitor_url: str | None = None,
-        on_ended: Callable[[str], None] = lambda _: None,
+        quiet_hours: QuietHours | None,
+        monitor_url: str | None,
+        on_ended: Callable[[str], None],
     ) -> None:
         """`on_ended` gets each delivery's outcome: "delivered" or "failed"."""
         self._redis = redis
@@ -88,7 +89,7 @@ class OperatorNotices:
             await asyncio.sleep(POLL_EVERY)
 
     async def send_due(self) -> None:
-        """Send each service one message about all that it was not told yet, where that is due.
+        """Send each service one message with all changes after its position, where that is due.
 
         Raises `DeposedError`, `redis.RedisError`, `OSError`.
         """
@@ -96,12 +97,12 @@ class OperatorNotices:
         positions: Any = await self._redis.hgetall(keys.NOTICE_POSITIONS)
         for field, url in self._urls.items():
             position = stored.read("change", _position, positions.get(field.encode()) or b"")
-            if position is None:  # configured just now: it is told of what happens from now on
+            if position is None:  # a new service: it gets the changes from now on
                 await self._move(field, f"{int(now * 1000)}-0")
                 continue
-            await self._tell(field, url, position, now)
+            await self._send_after(field, url, position, now)
 
-    async def _tell(self, field: str, url: str, position: str, now: float) -> None:
+    async def _send_after(self, field: str, url: str, position: str, now: float) -> None:
         entries: Any = await self._redis.xrange(keys.CHANGES, f"({position}")
         found = []
         for entry_id, fields in entries:

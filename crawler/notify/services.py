@@ -1,4 +1,4 @@
-"""This module sends messages through apprise, which speaks the services that operators read. Loaded on demand."""
+"""This module sends messages through apprise (mail, chat and push services), which is imported only when needed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _NEXT_URL = re.compile(r"[\s,]+(?=[A-Za-z0-9]+://)")
 
 
 class NotSentError(Exception):
-    """The message was not sent. The text has nothing of the address, which may hold a secret."""
+    """The message was not sent. The text does not quote the address, which may hold a secret."""
 
 
 def split_urls(text: str) -> list[str]:

@@ -23,7 +23,7 @@ EXAMPLE = "This is a test of the notices: nothing happened."
 
 
 def try_all(urls: tuple[str, ...], webhook: Webhook | None, monitor_url: str | None) -> Iterator[tuple[bool, str]]:
-    """Yield for each receiver whether it took the example, and in words which it is; nothing of its secrets."""
+    """Yield `(accepted, name)` per receiver, with the error behind the name of one that failed; never a secret."""
     now = time.time()
     incident = Incident(
         id="test", dht_prefix="test", name="Test", official=True, start=now - 720, end=now, num_blocks=1,

@@ -91,38 +91,6 @@ def signature(secret: bytes, timestamp: str, body: bytes) -> str:
     return "sha256=" + hmac.new(secret, timestamp.encode() + b"." + body, hashlib.sha256).hexdigest()
 
 
-def post(
-    target: Target,
-    body: bytes,
-    *,
-    secret: bytes | None,
-    allow_private: bool,
-    now: Callable[[], float] = time.time,
-) -> None:
-    """Deliver `body`. Raises `DeliveryError`. Blocks: call it in a thread. `now` returns Unix seconds."""
-    timestamp = str(int(now()))
-    host = f"[{target.host}]" if ":" in target.host else target.host
-    headers = {
-        "Host": host if target.port == (443 if target.tls else 80) else f"{host}:{target.port}",
-        "Content-Type": "application/json",
-        "User-Agent": "petals-health-monitor",
-        TIMESTAMP_HEADER: timestamp,
-    }
-    if secret is not None:
-        headers[SIGNATURE_HEADER] = signature(secret, timestamp, body)
-    connection = http.client.HTTPConnection(target.host, target.port, timeout=TIMEOUT)
-    try:
-        connection.sock = _connect(target, allow_private=allow_private)
-        connection.request("POST", target.path, body, headers)
-        status = connection.getresponse().status
-    except (OSError, http.client.HTTPException) as error:
-        raise DeliveryError(f"{type(error).__name__}: {error}"[:200]) from error
-    finally:
-        connection.close()
-    if not 200 <= status < 300:  # noqa: PLR2004 - a redirect is not followed, so it is a failure
-        raise DeliveryError(f"the receiver answered {status}")
-
-
 class Webhook(NamedTuple):
     """The operator's receiver."""
 
@@ -133,8 +101,28 @@ class Webhook(NamedTuple):
     """Returns Unix seconds, for the timestamp header."""
 
     def deliver(self, body: bytes) -> None:
-        """Deliver `body` as `post` does."""
-        post(self.target, body, secret=self.secret, allow_private=self.allow_private, now=self.now)
+        """POST `body`. Raises `DeliveryError`. Blocks: call it in a thread."""
+        target, timestamp = self.target, str(int(self.now()))
+        host = f"[{target.host}]" if ":" in target.host else target.host
+        headers = {
+            "Host": host if target.port == (443 if target.tls else 80) else f"{host}:{target.port}",
+            "Content-Type": "application/json",
+            "User-Agent": "petals-health-monitor",
+            TIMESTAMP_HEADER: timestamp,
+        }
+        if self.secret is not None:
+            headers[SIGNATURE_HEADER] = signature(self.secret, timestamp, body)
+        connection = http.client.HTTPConnection(target.host, target.port, timeout=TIMEOUT)
+        try:
+            connection.sock = _connect(target, allow_private=self.allow_private)
+            connection.request("POST", target.path, body, headers)
+            status = connection.getresponse().status
+        except (OSError, http.client.HTTPException) as error:
+            raise DeliveryError(f"{type(error).__name__}: {error}"[:200]) from error
+        finally:
+            connection.close()
+        if not 200 <= status < 300:  # noqa: PLR2004 - a redirect is not followed, so it is a failure
+            raise DeliveryError(f"the receiver answered {status}")
 
 
 def _connect(target: Target, *, allow_private: bool) -> socket.socket:

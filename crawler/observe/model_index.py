@@ -53,7 +53,7 @@ def sort_key(model: Model) -> tuple[int, str]:
     return -model.num_blocks, model.dht_prefix
 
 
-def first_that_fit(models: Collection[Model], *, beside: Collection[Model] = ()) -> list[Model]:
+def first_that_fit(models: Collection[Model], *, beside: Collection[Model]) -> list[Model]:
     """Return those of `models` that fit in the limits together with others that are chosen already."""
     chosen: list[Model] = []
     room, blocks = MAX_ANNOUNCED_MODELS - len(beside), MAX_ANNOUNCED_BLOCKS - sum(model.num_blocks for model in beside)

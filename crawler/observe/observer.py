@@ -131,13 +131,13 @@ class Crawl:
         prober_node: ProberNode,
         settings: CrawlerSettings,
         *,
-        last: Snapshot | None = None,
-        early: Callable[[Observation], Awaitable[None]] | None = None,
-        began: float | None = None,
+        last: Snapshot | None,
+        early: Callable[[Observation], Awaitable[None]] | None,
+        began: float,
     ) -> None:
-        """`began` is monotonic seconds, now where it is not given."""
+        """`began` is monotonic seconds."""
         self._phase_began = time.monotonic()
-        self._began = self._phase_began if began is None else began
+        self._began = began
         self._dht_node = dht_node
         self._prober_node = prober_node
         self._bootstrap_peers = settings.bootstrap_peers
@@ -258,14 +258,14 @@ class Crawl:
         )
 
     def _with_accounts(self, bootstrap: tuple[BootstrapPeer, ...]) -> tuple[BootstrapPeer, ...]:
-        """Return the bootstrap peers; each that was joined says in `error` what it left unanswered."""
+        """Return the bootstrap peers; the `error` of one that answered says which lookups it left unanswered."""
         return tuple(
             peer if peer.error else msgspec.structs.replace(peer, error=self._dht_node.account(peer.peer_id))
             for peer in bootstrap
         )
 
     async def _addresses(self) -> dict[str, tuple[str, ...]]:
-        """Return where each reached server was reached. Circuits are closed by now, so they come from the probes."""
+        """Return `{peer id: multiaddrs}` of open connections, and of circuits, which are closed, from the probes."""
         found = {
             peer_id: tuple(map(to_text, open_)) for peer_id, open_ in (await self._prober_node.connections()).items()
         }
@@ -275,11 +275,11 @@ class Crawl:
     async def _check_ourselves(self, bootstrap: tuple[BootstrapPeer, ...]) -> None:
         """Check that this crawler's nodes still reach a bootstrap peer: otherwise every failure may be their own."""
         alive = [peer for peer in bootstrap if peer.verdict is Verdict.REACHABLE]
-        heard, reached = await asyncio.gather(
+        dht_answers, dials_work = await asyncio.gather(
             self._dht_node.reaches_swarm(),
             any_true(self._prober_node.reaches(peer.peer_id, map(from_text, peer.addresses)) for peer in alive),
         )
-        if not heard or not reached:
+        if not dht_answers or not dials_work:
             raise SwarmUnavailableError("the crawler's own node lost the swarm during the crawl", bootstrap)
 
     async def _probe(self, peer_id: str) -> DialOutcome:

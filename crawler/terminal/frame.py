@@ -20,7 +20,7 @@ from shared.judgement.swarm import judged_models, swarm_state
 from shared.judgement.usability import does_not_compute
 from shared.peer_id import short_peer_id
 from shared.snapshot import PeerState
-from shared.text_picture import SILENT
+from shared.text_picture import CHARACTERS, SILENT
 
 if TYPE_CHECKING:
     from shared.snapshot import CrawlProgress, ModelReport, ServerReport, Snapshot
@@ -33,14 +33,13 @@ Piece = tuple[str, str]
 Line = Sequence[Piece]
 
 STALE_PERIODS = 3.0
-"""Crawl periods after which the verdict is told in the past tense."""
+"""Crawl periods after which the verdict is in the past tense."""
 NAME_COLUMNS = 24
 FACTS_COLUMNS = 30
-"""Columns kept for what stands behind a server's blocks."""
+"""Columns reserved to the right of a server's blocks."""
 MIN_BAR = 8
 HELP = "q quit  / filter  ↑↓ scroll   # online X silent J joining ? unreachable _ offline ! none"
 
-_CHARACTER = {PeerState.ONLINE: "#", PeerState.JOINING: "J", PeerState.UNREACHABLE: "?", PeerState.OFFLINE: "_"}
 _STATE_COLOUR = {
     PeerState.ONLINE: GREEN,
     PeerState.JOINING: YELLOW,
@@ -61,7 +60,7 @@ _DOING = {"joining": "joining the swarm", "reading": "reading announcements", "d
 
 @dataclass(slots=True)
 class Seen:
-    """What is known at the moment of drawing."""
+    """What the frame shows: the last snapshot, and how the crawl that runs now is going."""
 
     snapshot: Snapshot | None = None
     problem: str = ""
@@ -80,8 +79,8 @@ class Choice:
     """Whether keys go to the filter."""
 
 
-def frame(seen: Seen, choice: Choice, *, width: int, height: int, now: float, colour: bool = True) -> list[str]:
-    """Return at most `height` lines of at most `width` cells. Brings `choice.scroll` back into what there is."""
+def frame(seen: Seen, choice: Choice, *, width: int, height: int, now: float) -> list[str]:
+    """Return at most `height` lines of at most `width` cells. Limits `choice.scroll` to the number of lines."""
     head = [_verdict(seen, now), _activity(seen, now)]
     foot: list[Line] = [_footer(choice)]
     body: list[Line] = []
@@ -90,7 +89,7 @@ def frame(seen: Seen, choice: Choice, *, width: int, height: int, now: float, co
         body = _body(seen.snapshot, choice, width=width, room=room, now=now)
     lines = [*head, *body]
     lines += [[]] * (height - len(lines) - len(foot))
-    return [_drawn(line, width, colour=colour) for line in [*lines, *foot][: max(0, height)]]
+    return [_drawn(line, width) for line in [*lines, *foot][: max(0, height)]]
 
 
 def _verdict(seen: Seen, now: float) -> Line:
@@ -205,7 +204,7 @@ def _server_line(server: ServerReport, num_blocks: int, columns: int, label: int
     facts += f"  {words.throughput(server.throughput)}" + (" relay" if server.relayed else "")
     silent = does_not_compute(server)
     colour = RED if silent else _STATE_COLOUR[server.state]
-    mark = SILENT if silent else _CHARACTER[server.state]
+    mark = SILENT if silent else CHARACTERS[server.state]
     name = f"  {words.cut(server.public_name, NAME_COLUMNS)}" if server.show_public_name and server.public_name else ""
     return [
         (_padded(short_peer_id(server.peer_id), label - 1), PLAIN), (" |", GREY),
@@ -249,13 +248,13 @@ def _cells_of(char: str) -> int:
     return 2 if unicodedata.east_asian_width(char) in "WF" else 1
 
 
-def _drawn(line: Line, width: int, *, colour: bool) -> str:
+def _drawn(line: Line, width: int) -> str:
     """Return the line with its colours, cut at `width` cells."""
     drawn, left = [], width
     for text, sgr in line:
         kept = text if cells(text) <= left else _beginning(text, left - 1) + "…" * (left > 0)
         left -= cells(kept)
-        drawn.append(f"\x1b[{sgr}m{kept}\x1b[0m" if colour and sgr and kept else kept)
+        drawn.append(f"\x1b[{sgr}m{kept}\x1b[0m" if sgr and kept else kept)
         if len(kept) < len(text):
             break
     return "".join(drawn)

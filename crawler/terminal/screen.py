@@ -1,7 +1,7 @@
-"""This module owns the terminal while `--watch` runs: its alternate screen, its size, and its keys.
+"""This module controls the terminal while `--watch` runs: its alternate screen, its size, and its keys.
 
-What was on the terminal before is there again afterwards, and nothing scrolls out of it meanwhile. It needs no library:
-a frame of lines that fit is all that is drawn.
+The terminal's previous content is restored afterwards, and nothing scrolls away. No library is needed to draw a frame
+of lines that fit.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Screen:
         _write(_HOME + "\r\n".join(line + _CLEAR_LINE for line in lines) + _CLEAR_BELOW)
 
     def _renew(self) -> None:
-        """After a stop (Ctrl-Z) the shell has the terminal as it likes it."""
+        """Set the terminal up again: after Ctrl-Z the shell has changed its modes."""
         if self._before is not None:
             tty.setcbreak(self._input)
         _write(_ENTER)

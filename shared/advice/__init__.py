@@ -1,1 +1,1 @@
-"""What people can do: verdicts as sentences, commands that are filled in, and where help counts most."""
+"""This package holds verdicts in words, the commands that fix a problem, and where another server helps most."""

@@ -1,4 +1,4 @@
-"""This module holds what every advice consists of: a verdict in words, and the next step of whoever reads it."""
+"""This module defines an advice: a verdict in words, and the reader's next step."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Tone(StrEnum):
-    """How good the news is. What is not known is never bad news."""
+    """How good the news is. An unknown state is `IDLE`, never `BAD`."""
 
     GOOD = "good"
     WARN = "warn"
@@ -29,7 +29,7 @@ class Advice:
     command: str = ""
     """One line for a shell that does it; empty where there is none."""
     ours: bool = False
-    """Whether what is wrong is the monitor's own: no server's operator can mend it."""
+    """Whether the fault is the monitor's own, so that the server's operator cannot fix it."""
 
     @property
     def sentences(self) -> str:

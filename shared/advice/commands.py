@@ -1,7 +1,7 @@
-"""This module writes what people copy: the command of a Petals server, and the Python of a client.
+"""This module writes text for people to copy: the command of a Petals server, and the Python of a client.
 
-The names in it come from the swarm, where anyone can announce any. Each is quoted for a shell or for Python. What
-cannot be given safely (control characters, what a program would read as an option) is left out, or a placeholder.
+Names in it come from the swarm, where anyone can announce any name, so each is quoted for a shell or for Python. A name
+with control characters, or that a program would read as an option, is left out or replaced by a placeholder.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ DOCUMENTATION = "https://github.com/bigscience-workshop/petals#readme"
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The address that a server is to announce."""
+    """The address that a server should announce."""
 
     ip: str
     port: int
@@ -89,17 +89,17 @@ def client(model: ModelReport, snapshot: Snapshot, *, adapter: str | None = None
     """Return Python that lets a model of this swarm continue a text."""
     options = ["name"]
     if prefix := _prefix_to_name(model):
-        options.append(f"dht_prefix={_literal(prefix)}")
+        options.append(f"dht_prefix={prefix!a}")
     if peers := initial_peers(snapshot):
-        options.append(f"initial_peers=[{', '.join(map(_literal, peers))}]")
+        options.append(f"initial_peers=[{', '.join(map(ascii, peers))}]")
     if adapter is not None and _fits(adapter):
-        options.append(f"active_adapter={_literal(adapter)}")
+        options.append(f"active_adapter={adapter!a}")
     return "\n".join(
         [
             "from petals import AutoDistributedModelForCausalLM",
             "from transformers import AutoTokenizer",
             "",
-            f"name = {_literal(repository(model))}",
+            f"name = {repository(model)!a}",
             "tokenizer = AutoTokenizer.from_pretrained(name)",
             f"model = AutoDistributedModelForCausalLM.from_pretrained({', '.join(options)})",
             "",
@@ -146,9 +146,5 @@ def _prefix_to_name(model: ModelReport) -> str:
 
 
 def _fits(value: str) -> bool:
-    """Whether a value can stand in a command: no control characters, and not to be taken for an option."""
+    """Whether a value is safe in a command: no control characters, and does not look like an option."""
     return bool(value) and value.isprintable() and not value.startswith("-")
-
-
-def _literal(value: str) -> str:
-    return ascii(value)

@@ -61,7 +61,7 @@ class Wanted:
         return self.spans == (self.blocks,)
 
 
-def wanted(snapshot: Snapshot, *, gpu_gb: float | None = None, quant_type: str | None = None) -> list[Wanted]:
+def wanted(snapshot: Snapshot, *, gpu_gb: float | None = None) -> list[Wanted]:
     """Rank what is wanted of all models that somebody serves, or that are official; one line for each model.
 
     With `gpu_gb` (memory of a GPU in GB) a command serves no more blocks than are estimated to fit.
@@ -70,10 +70,10 @@ def wanted(snapshot: Snapshot, *, gpu_gb: float | None = None, quant_type: str |
     for model in snapshot.models:
         if not model.servers and not model.official:
             continue
-        estimate = None if gpu_gb is None else gpu_blocks(model, gpu_gb, quant_type=quant_type)
+        estimate = None if gpu_gb is None else gpu_blocks(model, gpu_gb)
         if estimate is not None and not estimate.blocks:
             continue
-        if (line := _wanted(model, snapshot, estimate, quant_type)) is not None:
+        if (line := _wanted(model, snapshot, estimate)) is not None:
             found.append((_rank(model, line), line))
     found.sort(key=lambda item: item[0])
     return [line for _, line in found[:MAX_WANTED]]
@@ -86,14 +86,12 @@ def _rank(model: ModelReport, line: Wanted) -> tuple[int, bool, int, str]:
     return _URGENCY.index(line.need), not model.official, size, model.dht_prefix
 
 
-def _wanted(
-    model: ModelReport, snapshot: Snapshot, estimate: GpuEstimate | None, quant_type: str | None
-) -> Wanted | None:
+def _wanted(model: ModelReport, snapshot: Snapshot, estimate: GpuEstimate | None) -> Wanted | None:
     def make(need: Need, spans: Spans, said: str) -> Wanted:
         start, end = max(spans, key=lambda span: span[1] - span[0])
         if estimate is not None:
             end = min(end, start + estimate.blocks)
-        command = run_server(model, blocks=(start, end), peers=initial_peers(snapshot), quant_type=quant_type)
+        command = run_server(model, blocks=(start, end), peers=initial_peers(snapshot))
         said = words.sentence(said)
         return Wanted(need, model.dht_prefix, model.name, model.official, tuple(spans), said, (start, end), command)
 
@@ -140,7 +138,7 @@ USABLE_SHARE = 0.95
 CACHE_TOKENS = 4096
 """Tokens of attention cache that a Petals server keeps for each block, at the widest attention."""
 BYTES_PER_VALUE = {"none": 2.0, "int8": 1.0, "nf4": 4.25 / 8}
-"""By quantisation, as petals/server/block_utils.py reckons; `none` is that of a 16-bit dtype."""
+"""By quantisation, as in petals/server/block_utils.py; `none` is that of a 16-bit dtype."""
 OVERHEAD = 1.01
 """What descriptions of tensors and quantisation tables add (the same source)."""
 BACKWARD_BYTES_PER_HIDDEN = 2 * GIB / 14336
@@ -153,20 +151,18 @@ _EXPERTS_SHARE = 0.8
 """Of experts × size: the experts of a mixture share their attention."""
 
 
-def gpu_blocks(
-    model: ModelReport, gpu_gb: float, *, quant_type: str | None = None, torch_dtype: str | None = None
-) -> GpuEstimate | None:
+def gpu_blocks(model: ModelReport, gpu_gb: float, *, quant_type: str | None = None) -> GpuEstimate | None:
     """Estimate how many blocks of a model a GPU of `gpu_gb` GB holds; None where the model's size is not known.
 
-    The size is read from the model's name ("70b", "8x7B"). Quantisation and dtype are, where not given, those that most
-    of its servers announce. It reckons as Petals does when it chooses the number of blocks by itself: (memory − that of
-    a backward pass) / (weights + attention cache of a block), the model's width taken for √(weights of a block / 12).
+    The size is read from the model's name ("70b", "8x7B"); quantisation (unless given) and dtype are those that most of
+    its servers announce. The formula is Petals' own for choosing the number of blocks: (memory − that of a backward
+    pass) / (weights + attention cache of a block), with √(weights of a block / 12) for the model's width.
     """
     parameters = model_parameters(model)
     if parameters is None or not model.num_blocks or not 0 < gpu_gb <= MAX_GPU_GB:
         return None
     quant_type = quant_type if quant_type in BYTES_PER_VALUE else usual(model, "quant_type", "nf4")
-    torch_dtype = torch_dtype or usual(model, "torch_dtype", "bfloat16")
+    torch_dtype = usual(model, "torch_dtype", "bfloat16")
     value_bytes = 4.0 if torch_dtype == "float32" else 2.0
     weight_bytes = value_bytes if quant_type == "none" else BYTES_PER_VALUE.get(quant_type, value_bytes)
     weights = parameters / model.num_blocks
@@ -182,7 +178,7 @@ def gpu_blocks(
 
 
 def model_parameters(model: ModelReport) -> float | None:
-    """Return the number of parameters that the model's name tells; None where it tells none, or a nonsense."""
+    """Return the number of parameters in the model's name; None where it has none, or an impossible one."""
     found = _SIZE.search(model.short_name[:200]) or _SIZE.search(model.dht_prefix[:200])
     if found is None:
         return KNOWN_PARAMETERS.get(model.short_name.lower())

@@ -1,6 +1,7 @@
 """This module says in words what inference checks proved: whether a model gives tokens, and whether a server computes.
 
-Measured by this monitor, from its own place, and at a time of their own (`checked_at`), which is said beside them.
+Durations are measured by this monitor, from its own network. `checked_at` is shown with them, as it may differ from the
+crawl's time.
 """
 
 from __future__ import annotations
@@ -46,14 +47,14 @@ class Proved:
 
 
 def seconds(value: float) -> str:
-    """`0.4 s`, `13 ms`: with two digits that count."""
+    """`0.4 s`, `13 ms`: with two significant digits."""
     if value < 0.1:  # noqa: PLR2004 - from here on milliseconds read better
         return words.milliseconds(value)
     return f"{value:.2g} s" if value < 10 else f"{value:,.0f} s"  # noqa: PLR2004 - `1.2e+01` reads badly
 
 
 def model_proof(model: ModelReport, *, stale: bool = False) -> Proved:
-    """Say whether a client gets tokens, how fast, and over how many servers. What is `stale` is told as past."""
+    """Say whether a client gets tokens, how fast, and over how many servers; in the past tense if `stale`."""
     found = model.usability
     if found is None:
         return Proved(Tone.IDLE, "Not proved", "No inference check has gone through all of its blocks.")
@@ -116,7 +117,7 @@ def failure_words(proof: Proof) -> str:
 
 
 def agreement_words(found: Agreement) -> str:
-    """Say how a server's numbers stand to those of others: evidence, not a verdict on it."""
+    """Say how a server's results compare with those of others: evidence, not a verdict on the server."""
     peers = words.listed([named_peer(peer) for peer in found.peers], 3, "server")
     blocks = f" on {words.blocks([found.blocks])}" if found.blocks else ""
     cosine = "" if found.lowest_cosine is None else f" (lowest cosine {found.lowest_cosine:.4f})"

@@ -1,4 +1,4 @@
-"""This module says of one model whether it can be used, why not, since when, whether that mends itself, and what to do.
+"""This module says whether a model can be used, why not, since when, whether servers are joining, and what to do.
 
 `Usability` is judged by coverage: whether each block has an online server that the monitor could reach. Where the
 latest chain of inference gave no token, the model cannot be used all the same.
@@ -107,7 +107,11 @@ def model_advice(
     since = _since(model, kind, past, now)
     match kind:
         case Usability.USABLE:
-            found = Advice(Tone.GOOD, "can be used", _whole(model, covered.min_redundancy), since)
+            blocks, servers = (
+                words.count(model.num_blocks, "block"),
+                words.count(covered.min_redundancy, "online server"),
+            )
+            found = Advice(Tone.GOOD, "can be used", f"Each of its {blocks} has at least {servers}.", since)
         case Usability.DEGRADED:
             found = _degraded(model, snapshot, single, since)
         case Usability.UNUSABLE:
@@ -184,12 +188,6 @@ def joining_over(model: ModelReport, blocks: Spans) -> Spans:
     return common(blocks, words.merged(spans))
 
 
-def _whole(model: ModelReport, redundancy: int) -> str:
-    return (
-        f"Each of its {words.count(model.num_blocks, 'block')} has at least {words.count(redundancy, 'online server')}."
-    )
-
-
 def _degraded(model: ModelReport, snapshot: Snapshot, single: Spans, since: str) -> Advice:
     stretches = words.merged(single)
     one = sum(map(_length, stretches)) == 1
@@ -252,7 +250,7 @@ def _unserved(model: ModelReport, snapshot: Snapshot, since: str) -> Advice:
 
 
 def _since(model: ModelReport, kind: Usability, past: Past | None, now: float) -> str:
-    """Say since when it is so: by its history, and without one by the snapshot, which goes on from those before it."""
+    """Return since when the model is in its state: from its history, else from `ModelReport.since`."""
     if past is None or kind is Usability.UNUSABLE:  # history counts blocks, not tokens
         return "" if model.since is None else f"It has been found so for {words.about(now - model.since)}."
     if kind in (Usability.USABLE, Usability.DEGRADED):
@@ -277,7 +275,7 @@ def _broken_since(past: Past, now: float) -> str:
 
 
 def _in_the_past(found: Advice, snapshot: Snapshot, now: float) -> Advice:
-    """Return advice as it is told of a snapshot that is too old: never in green, and with its age."""
+    """Return the advice in the past tense, for a stale snapshot: with its age, and never as good news."""
     title = re.split("[,:]", found.title)[0]
     then = title.replace("can be", "could be").replace("cannot be", "could not be").replace("has no", "had no")
     title = f"{then.removesuffix(' now')} when it was last seen, {words.ago(snapshot.taken_at, now)}"

@@ -1,7 +1,7 @@
-"""This module says of one server, or of a peer that is none, what is so, since when, and what its operator can do.
+"""This module says how a server (or a bootstrap or unknown peer) is, since when, and what its operator can do.
 
-Two sources are told apart: what the last crawl found (`server_advice`), and what a check found just now
-(`check_advice`). What a server announces is said as its claim; that nobody could probe it is the monitor's failure.
+`server_advice` is about what the last crawl found, `check_advice` about what a check found just now. What a server
+announces is presented as its claim, and a peer that nobody could probe as a failure of the monitor.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ _NEEDS_PORT = {
     Cause.RELAY_REFUSED, Cause.NOT_DIALABLE, Cause.NAME_NOT_RESOLVED, Cause.RELAY_FULL, Cause.WRONG_PEER,
     Cause.NOT_LIBP2P, Cause.RESET,
 }  # fmt: skip
-"""Causes that a public address and a port which is forwarded to the server mend."""
+"""Causes that go away with a public address and a port that is forwarded to the server."""
 _NEEDS_START = {Cause.NO_ADDRESS, Cause.FROZEN, Cause.SILENT_BEHIND_RELAY, Cause.HANDLER_FAILED}
-"""Causes that starting the server anew may mend."""
+"""Causes that may go away when the server is restarted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ _PAST = (("cannot", "could not"), ("is", "was"), ("announces that it is", "annou
 
 
 def in_the_past(found: Advice, snapshot: Snapshot | None, now: float) -> Advice:
-    """Return advice as it is told of a snapshot that is too old: never good news, never bad, and as our fault."""
+    """Return the advice in the past tense, for a stale snapshot: neither good nor bad news, and the monitor's fault."""
     title, _, _ = found.title.partition(",")
     verb, then = next(pair for pair in _PAST if title.startswith(pair[0]))
     title = then + title.removeprefix(verb) + " when it was last seen"
@@ -207,7 +207,7 @@ def _with_peers(snapshot: Snapshot | None) -> str:
 
 
 def _announced(server: Server, your_ip: str) -> Advice:
-    """By the worst of its states, for that is what needs a hand."""
+    """Return advice for the worst of the server's states, since that one needs its operator."""
     states = {report.state for _, report in server.shares}
     reports = [report for _, report in server.shares]
     if PeerState.UNREACHABLE in states:
@@ -251,8 +251,7 @@ def _online(reports: Sequence[ServerReport]) -> Advice:
             ours=True,
         )
     relayed = next((report.relayed for report in reports if report.relayed is not None), None)
-    way = {True: " through a relay", False: " directly", None: ""}[relayed]
-    reason = f"It announces that it is online, and the monitor connected to it{way}."
+    reason = f"It announces that it is online, and the monitor connected to it {words.way(relayed)}".rstrip() + "."
     if any(map(does_not_compute, reports)):
         return Advice(
             Tone.WARN,
@@ -335,8 +334,7 @@ def _since(record: ServerRecord, now: float, *, online: bool) -> str:
 
 
 def _reached(server: Server, outcome: DialOutcome) -> Advice:
-    way = {True: " through a relay", False: " directly", None: ""}[outcome.relayed]
-    connected = f"The monitor connected to it{way}."
+    connected = f"The monitor connected to it {words.way(outcome.relayed)}".rstrip() + "."
     if outcome.protocol_ok is not False:
         return Advice(
             Tone.GOOD, "can be reached", f"{connected} Other peers can connect to it, as far as can be seen from here."

@@ -1,7 +1,7 @@
-"""This module tells who serves how much: what counts for a public name, which anyone can claim.
+"""This module counts what is served under each public name, which anyone can claim.
 
-Only what a probe reached counts, and only blocks of official models (of all models in a private swarm, whose operator
-decides who joins): a made-up name, a made-up model or a record without a server behind it adds nothing.
+Only servers that a probe reached count, and only blocks of official models (in a private swarm of all models, because
+its operator decides who joins). So invented models and records without a server add nothing.
 """
 
 from __future__ import annotations

@@ -106,15 +106,15 @@ def online(model: ModelReport) -> Iterable[ServerReport]:
 
 
 def speed_by_block(num_blocks: int, servers: Iterable[ServerReport], speed: Speed) -> list[float]:
-    """Return what the servers claim for each block together, in tokens/s to six digits.
+    """Return the sum of the servers' claims for each block, in tokens/s, rounded to a millionth.
 
-    A server that does not tell it, or tells what cannot be (infinity, say), counts for nothing.
+    A server without a claim, or with an impossible one such as infinity, counts as 0.
     """
-    told = attrgetter(speed)
+    claimed = attrgetter(speed)
     millionths = (
         (server.span, round(claim * _MILLIONTHS))
         for server in servers
-        if (claim := told(server)) is not None and 0 <= claim <= MAX_SPEED
+        if (claim := claimed(server)) is not None and 0 <= claim <= MAX_SPEED
     )
     return [total / _MILLIONTHS for total in _sums(num_blocks, millionths)]
 
@@ -141,7 +141,7 @@ def slowest_block_throughput(model: ModelReport) -> float:
 
 def _sums(num_blocks: int, held: Iterable[tuple[Span, int]]) -> list[int]:
     """Sum over each block the amounts of the spans that hold it."""
-    # Differences at the ends of the spans, then a running sum. Of whole numbers: floats would leave crumbs.
+    # Differences at the ends of the spans, then a running sum; of integers, because floats would not cancel exactly.
     steps = [0] * (num_blocks + 1)
     for span, amount in held:
         steps[span.start] += amount

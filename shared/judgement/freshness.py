@@ -1,4 +1,4 @@
-"""This module judges how old a snapshot is, and whether it is stale; every surface uses it."""
+"""This module judges how old a snapshot is, and whether it is stale, for pages, JSON, text and metrics alike."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Freshness:
 
     stale: bool = False
     at_least: int = 0
-    """Seconds that it is old at least, in whole periods: a document that says so stays true however long it is kept,
-    and is made anew once per period, not every second."""
+    """A lower bound of the age in seconds, in whole periods: a document with it stays true while caches keep it, and is
+    rendered once per period only."""
 
 
 FRESH = Freshness()

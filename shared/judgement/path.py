@@ -1,6 +1,7 @@
-"""The chain of servers that a Petals client would likely take through a model, and how fast it may be.
+"""This module estimates which servers a Petals client would use for a model, and how fast that chain is.
 
-Cost: blocks x distinct span ends (bounded by `MAX_STEPS`).
+Its cost grows with blocks × distinct span ends, which `MAX_STEPS` limits. `shared.routing` instead chooses the path of
+an inference check, with the pings that this monitor measured and the servers' free caches.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ if TYPE_CHECKING:
     from shared.snapshot import ModelReport, ServerReport
 
 HOP_OVERHEAD = 0.018
-"""Seconds that packing and unpacking cost at each server: the constant that Petals clients reckon with."""
+"""Seconds of overhead per server: the constant that Petals clients use."""
 UNKNOWN_DELAY = 0.05
 """Seconds one way, assumed where no ping of the model is known: half of a 100 ms round trip."""
 MAX_DELAY = 5.0
 """Seconds one way: what Petals clients assume of a server that did not answer a ping."""
 RIVALS = 4
-"""Of servers whose spans end at one block, how many are weighed: the quickest. More seldom change the chain."""
+"""Number of servers compared among those whose spans end at one block, fastest first. More seldom change the result."""
 MAX_STEPS = 50_000
 """Above this many blocks x span ends no estimate is made: 0.3 s of search are the worst case."""
 MAX_PINGS = 5_000

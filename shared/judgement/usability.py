@@ -1,4 +1,4 @@
-"""This module says what the latest inference checks prove of a model or server that a snapshot shows now."""
+"""This module judges what the latest inference checks prove about a model or server of a snapshot."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def against_majority(server: ServerReport) -> bool:
 
 
 def not_asked(server: ServerReport, now: float) -> ServerInference | None:
-    """Return what is said instead of a server that is never asked, or not now; None for one that is asked."""
+    """Return the result recorded for a server that is not to be asked (opted out, no free cache); None if it may be."""
     span = (server.span.start, server.span.end)
     if OPT_OUT in (server.public_name or ""):
         return ServerInference(InferenceOutcome.UNKNOWN, span, now, detail="not asked: its operator opted out")

@@ -117,7 +117,7 @@ def crawl_row(dht_prefix: str, slot: ModelSlot) -> CrawlRow:
         slot,
         hour=rfc3339(slot.slot * HOUR),
         dht_prefix=dht_prefix,
-        crawls=slot.looks,
+        crawls=slot.crawls,
         healthy_crawls=slot.healthy,
         servers_online=round(slot.online, 2),
         servers_joining=round(slot.joining, 2),
@@ -133,7 +133,7 @@ def server_row(peer_id: str, record: ServerRecord, hour: ServerHour) -> ServerRo
         hour=rfc3339(hour.hour * HOUR),
         peer_id=peer_id,
         first_seen=rfc3339(record.first_seen),
-        looked_minutes=hour.looked,
+        looked_minutes=hour.crawled,
         online_minutes=hour.online,
     )
 

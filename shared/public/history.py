@@ -124,7 +124,7 @@ def server_history_document(history: ServerHistory) -> ServerHistoryDocument:
         watched_seconds=history.watched(),
         outages=tuple(history.outages()),
         points=tuple(
-            ServerPoint(start=hour.hour * HOUR, looked_minutes=hour.looked, online_minutes=hour.online)
+            ServerPoint(start=hour.hour * HOUR, looked_minutes=hour.crawled, online_minutes=hour.online)
             for hour in history.hours
         ),
         inference=tuple(map(_proof, history.proofs)),
@@ -140,8 +140,8 @@ def _point(slot: ModelSlot, step: int) -> ModelPoint:
     return ModelPoint.of(
         slot,
         start=slot.slot * step,
-        crawls=slot.looks,
-        healthy_share=round(slot.healthy / slot.looks, 4),
+        crawls=slot.crawls,
+        healthy_share=round(slot.healthy / slot.crawls, 4),
         slowest_block_throughput=round(slot.slowest_block, 2),
         servers=ServerCounts(
             online=round(slot.online, 2),

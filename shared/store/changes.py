@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class ChangesReader:
-    """Reads for one process."""
+    """Follows the changes for one process."""
 
     def __init__(self, redis: Redis) -> None:
         self._tail = StreamTail(redis, (keys.CHANGES,), about="changes")

@@ -11,7 +11,7 @@ import msgspec
 from shared import contributors, incidents
 from shared.store import keys, stored
 from shared.store.inference_history import MODEL_HOURS, SERVER_HOURS, Proof, unpack_ring
-from shared.store.rings import HOUR, MINUTE, ModelSlot, Resolution, unpack_looks, unpack_model_ring
+from shared.store.rings import HOUR, MINUTE, ModelSlot, Resolution, unpack_crawled_ring, unpack_model_ring
 from shared.store.server_history import ServerHour, ServerRecord, unpack_header, unpack_hours
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class ModelHistory(msgspec.Struct, frozen=True):
         """Return the share of the crawls of the last slots that found the model healthy; None without any crawl."""
         since = self.resolution.ring.slot(self.read_at) - slots
         counted = [slot for slot in self.slots if slot.slot > since]
-        return _share(sum(slot.healthy for slot in counted), sum(slot.looks for slot in counted))
+        return _share(sum(slot.healthy for slot in counted), sum(slot.crawls for slot in counted))
 
     def first_crawl(self, minutes: ModelHistory) -> float | None:
         """Return when the first known crawl was: to the minute in the first day (`minutes`), else to the hour.
@@ -111,26 +111,26 @@ class ServerHistory(msgspec.Struct, frozen=True):
 
     def uptimes(self) -> dict[str, float | None]:
         """Return the share of minutes with a crawl in which it was online, by window, since it was first seen."""
-        result: dict[str, float | None] = {}
-        for name, hours in UPTIME_WINDOWS.items():
-            since = int(self.read_at // HOUR) - hours
-            counted = [hour for hour in self.hours if hour.hour > since]
-            result[name] = _share(sum(hour.online for hour in counted), sum(hour.looked for hour in counted))
-        return result
+        return {
+            name: _share(sum(hour.online for hour in hours), sum(hour.crawled for hour in hours))
+            for name, hours in self._windows().items()
+        }
 
     def watched(self) -> dict[str, float]:
         """Return the seconds of each window that were watched: the minutes with a crawl since it was first seen."""
-        result = {}
-        for name, hours in UPTIME_WINDOWS.items():
-            since = int(self.read_at // HOUR) - hours
-            result[name] = float(sum(hour.looked for hour in self.hours if hour.hour > since) * MINUTE)
-        return result
+        return {name: float(sum(hour.crawled for hour in hours) * MINUTE) for name, hours in self._windows().items()}
+
+    def _windows(self) -> dict[str, list[ServerHour]]:
+        now = int(self.read_at // HOUR)
+        return {
+            name: [each for each in self.hours if each.hour > now - hours] for name, hours in UPTIME_WINDOWS.items()
+        }
 
     def outages(self) -> list[ServerOutage]:
         """Return the times in which crawls did not find it online, oldest first; to the hour, as it is kept."""
         runs: list[list[ServerHour]] = []
         for hour in self.hours:
-            if hour.online >= hour.looked:
+            if hour.online >= hour.crawled:
                 continue
             if runs and runs[-1][-1].hour == hour.hour - 1:
                 runs[-1].append(hour)
@@ -141,7 +141,7 @@ class ServerHistory(msgspec.Struct, frozen=True):
     def _outage(self, run: list[ServerHour]) -> ServerOutage:
         record, last = self.record, run[-1]
         start, end = float(run[0].hour * HOUR), float((last.hour + 1) * HOUR)
-        minutes = sum(hour.looked - hour.online for hour in run)
+        minutes = sum(hour.crawled - hour.online for hour in run)
         start = max(start, float(record.first_seen))
         if last is not self.hours[-1]:
             watched_on = any(hour.hour == last.hour + 1 for hour in self.hours)
@@ -173,11 +173,11 @@ class HistoryReader:
 
     async def server(self, peer_id: str, now: float) -> ServerHistory | None:
         """Return a server's history, or None where there is none (any more). `now` is Unix seconds."""
-        data, looks, head, proofs = await stored.answers(
+        data, crawled, head, proofs = await stored.answers(
             self._redis,
             "history",
             ("GET", keys.history_of_server(peer_id)),
-            ("GET", keys.HISTORY_LOOKS),
+            ("GET", keys.HISTORY_CRAWLED),
             ("GET", keys.HISTORY_HEAD),
             ("GET", keys.inference_of_server(peer_id)),
         )
@@ -188,7 +188,7 @@ class HistoryReader:
         return ServerHistory(
             peer_id,
             record,
-            unpack_hours(data, unpack_looks(looks or b"", now), now),
+            unpack_hours(data, unpack_crawled_ring(crawled or b"", now), now),
             online=bool(record.last_online) and record.last_online == int(last or 0),
             read_at=now,
             proofs=unpack_ring(proofs or b"", SERVER_HOURS, now),
@@ -234,10 +234,10 @@ class HistoryReader:
                     found[peer_id] = data
         return found
 
-    async def looks(self, now: float) -> dict[int, int]:
+    async def crawled_minutes(self, now: float) -> dict[int, int]:
         """Return `{hour: minutes in which a crawl saw the swarm}`, without hours that have none."""
-        (data,) = await stored.answers(self._redis, "history", ("GET", keys.HISTORY_LOOKS))
-        return unpack_looks(data or b"", now)
+        (data,) = await stored.answers(self._redis, "history", ("GET", keys.HISTORY_CRAWLED))
+        return unpack_crawled_ring(data or b"", now)
 
     async def ended_incidents(self, since: float, until: float) -> list[Incident]:
         """Return incidents whose end was recorded at `since <= time < until` (Unix seconds), the oldest first.

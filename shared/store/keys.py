@@ -52,7 +52,7 @@ CRAWLER_LEASE = "petals:crawler:lease"
 CRAWLER_FENCING = "petals:crawler:fencing"
 
 HISTORY_HEAD = "petals:history:head"
-HISTORY_LOOKS = "petals:history:looks"
+HISTORY_CRAWLED = "petals:history:looks"
 HISTORY_MODELS = "petals:history:models"
 HISTORY_SERVERS = "petals:history:servers"
 INCIDENT_WATCH = "petals:incidents:watch"
@@ -120,7 +120,7 @@ def of_the_crawler() -> dict[str, str]:
         CRAWLER_LEASE: "string",
         CRAWLER_FENCING: "string",
         HISTORY_HEAD: "string",
-        HISTORY_LOOKS: "string",
+        HISTORY_CRAWLED: "string",
         HISTORY_MODELS: "zset",
         HISTORY_SERVERS: "zset",
         INCIDENT_WATCH: "hash",

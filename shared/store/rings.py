@@ -45,7 +45,7 @@ class Resolution(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Ring:
-    """`slots` slots of `step` seconds, each of `width` bytes."""
+    """A ring of `slots` records, each of `width` bytes for `step` seconds."""
 
     step: int
     slots: int
@@ -78,7 +78,7 @@ class ModelSlot(msgspec.Struct, frozen=True, array_like=True):
     """One model in one slot: counts of crawls, the worst coverage, and means over the crawls."""
 
     slot: int
-    looks: int
+    crawls: int
     """Crawls that could judge the model."""
     healthy: int
     """Those of them that found it healthy."""
@@ -98,15 +98,15 @@ class ModelSlot(msgspec.Struct, frozen=True, array_like=True):
         """Return both as one record; the later one alone where it is of another slot."""
         if self.slot != later.slot:
             return later
-        looks = self.looks + later.looks
-        share = later.looks / looks
+        crawls = self.crawls + later.crawls
+        share = later.crawls / crawls
 
         def mean(before: float, after: float) -> float:
             return before + (after - before) * share
 
         return ModelSlot(
             later.slot,
-            min(looks, _U16),
+            min(crawls, _U16),
             min(self.healthy + later.healthy, _U16),
             later.num_blocks,
             min(self.covered_blocks, later.covered_blocks),
@@ -154,14 +154,14 @@ def unpack_model(data: bytes) -> ModelSlot | None:
     if len(data) < _MODEL.size:
         return None
     record = ModelSlot(*_MODEL.unpack(data[: _MODEL.size]))
-    return record if record.looks and _is_valid(record) else None
+    return record if record.crawls and _is_valid(record) else None
 
 
 def _is_valid(record: ModelSlot) -> bool:
     """Whether `pack_model` can have written it; anything else reads as a gap."""
     means = (record.online, record.joining, record.unreachable, record.offline, record.slowest_block)
     return (
-        record.healthy <= record.looks
+        record.healthy <= record.crawls
         and record.covered_blocks <= record.num_blocks
         and all(0.0 <= mean <= MAX_SPEED for mean in means)
     )
@@ -175,7 +175,7 @@ def unpack_model_ring(data: bytes, ring: Ring, now: float) -> list[ModelSlot]:
     """
     whole = data[: len(data) // ring.width * ring.width]
     records = (ModelSlot(*fields) for fields in _MODEL.iter_unpack(whole))
-    there = (record for record in records if record.looks and ring.current(record.slot, now))
+    there = (record for record in records if record.crawls and ring.current(record.slot, now))
     found: dict[int, ModelSlot] = {}
     for record in filter(_is_valid, there):
         before = found.get(record.slot)
@@ -183,23 +183,23 @@ def unpack_model_ring(data: bytes, ring: Ring, now: float) -> list[ModelSlot]:
     return [found[slot] for slot in sorted(found)]
 
 
-_LOOK = struct.Struct("<IB")
-LOOKS = Ring(HOUR, HOURS_KEPT, _LOOK.size)
+_CRAWLED = struct.Struct("<IB")
+CRAWLED = Ring(HOUR, HOURS_KEPT, _CRAWLED.size)
 
 
-def pack_look(hour: int, minutes: int) -> bytes:
-    return _LOOK.pack(hour, min(minutes, 60))
+def pack_crawled(hour: int, minutes: int) -> bytes:
+    return _CRAWLED.pack(hour, min(minutes, 60))
 
 
-def unpack_look(data: bytes, hour: int) -> int:
+def unpack_crawled(data: bytes, hour: int) -> int:
     """Return the number of minutes of this hour in which a crawl saw the swarm."""
-    if len(data) < _LOOK.size:
+    if len(data) < _CRAWLED.size:
         return 0
-    stored, minutes = _LOOK.unpack(data[: _LOOK.size])
+    stored, minutes = _CRAWLED.unpack(data[: _CRAWLED.size])
     return min(int(minutes), 60) if stored == hour else 0
 
 
-def unpack_looks(data: bytes, now: float) -> dict[int, int]:
+def unpack_crawled_ring(data: bytes, now: float) -> dict[int, int]:
     """Return `{hour: minutes in which a crawl saw the swarm}`, without hours that have none."""
-    whole: Iterable[tuple[int, int]] = _LOOK.iter_unpack(data[: len(data) // _LOOK.size * _LOOK.size])
-    return {hour: min(minutes, 60) for hour, minutes in whole if minutes and LOOKS.current(hour, now)}
+    whole: Iterable[tuple[int, int]] = _CRAWLED.iter_unpack(data[: len(data) // _CRAWLED.size * _CRAWLED.size])
+    return {hour: min(minutes, 60) for hour, minutes in whole if minutes and CRAWLED.current(hour, now)}

@@ -31,17 +31,7 @@ class InertJob(Job):
         """Raises `LookupError`: a subclass defines in code what may be called, never Redis."""
         raise LookupError(f"{self.func_name!r} is not a job of this monitor")
 
-    @property
-    def success_callback(self) -> None:
-        return None
-
-    @property
-    def failure_callback(self) -> None:
-        return None
-
-    @property
-    def stopped_callback(self) -> None:
-        return None
+    success_callback = failure_callback = stopped_callback = None  # not callbacks that Redis names
 
     def send_webhooks(self, status: Any, *, exc_string: str | None = None) -> None:
         """Do nothing: a URL in Redis may be anyone's."""

@@ -1,7 +1,7 @@
 """This module defines the history of one server: a header of 24 bytes, then one byte per hour for 30 days.
 
 The byte is the number of minutes of that hour in which a crawl found the server online. Divided by the minutes in which
-any crawl saw the swarm (`shared.store.rings.LOOKS`) it gives the uptime; without such minutes there is none.
+any crawl saw the swarm (`shared.store.rings.CRAWLED`) it gives the uptime; without such minutes there is none.
 """
 
 from __future__ import annotations
@@ -112,11 +112,11 @@ class ServerHour(msgspec.Struct, frozen=True):
     """One hour: how many of its minutes had a crawl, and in how many of those the server was online."""
 
     hour: int
-    looked: int
+    crawled: int
     online: int
 
 
-def unpack_hours(data: bytes, looks: dict[int, int], now: float) -> tuple[ServerHour, ...]:
+def unpack_hours(data: bytes, crawled: dict[int, int], now: float) -> tuple[ServerHour, ...]:
     """Return the hours since it was first seen that had a crawl, oldest first. `now` is Unix seconds."""
     header = unpack_header(data)
     if header is None or len(data) < SIZE:
@@ -125,9 +125,9 @@ def unpack_hours(data: bytes, looks: dict[int, int], now: float) -> tuple[Server
     current, first = int(now // HOUR), header.first_seen // HOUR
     result = []
     for hour in range(max(first, current - HOURS_KEPT + 1), current + 1):
-        looked = looks.get(hour, 0) - (header.missed if hour == first else 0)
+        minutes = crawled.get(hour, 0) - (header.missed if hour == first else 0)
         # Bytes after its newest hour are a lap old: it was not announced since.
         online = min(ring[hour % HOURS_KEPT], 60) if hour <= header.hour else 0
-        if looked > 0 or online:
-            result.append(ServerHour(hour, max(looked, online), online))
+        if minutes > 0 or online:
+            result.append(ServerHour(hour, max(minutes, online), online))
     return tuple(result)

@@ -92,16 +92,16 @@ class SnapshotWriter:
         entries: Any = await self._redis.xrevrange(keys.SNAPSHOTS, count=1)
         return stored.read("snapshot", lambda fields: decode(fields[b"snapshot"]), entries[0][1]) if entries else None
 
-    async def mend(self) -> None:
+    async def delete_unusable_keys(self) -> None:
         """Delete those of the crawler's keys that have a wrong type. Raises `redis.RedisError`."""
-        await stored.mend(self._redis, keys.of_the_crawler())
+        await stored.delete_unusable(self._redis, keys.of_the_crawler())
 
     async def published(self) -> bool:
         """Whether a snapshot is published. Raises `redis.RedisError`."""
         return bool(await self._redis.exists(keys.SNAPSHOTS))
 
 
-class News(NamedTuple):
+class Update(NamedTuple):
     """A new snapshot, a new status, or both; neither where Redis answered that nothing is new."""
 
     snapshot: Snapshot | None
@@ -121,7 +121,7 @@ class SnapshotReader:
         """Whether the last read succeeded. What was read before stays valid."""
         return self._tail.connected
 
-    async def follow(self) -> AsyncIterator[News]:
+    async def follow(self) -> AsyncIterator[Update]:
         """Yield what is published now, then each change, for ever. Outages of Redis are waited out."""
         async for entries in self._tail.follow():
             snapshot, status, snapshot_id = None, None, None
@@ -134,4 +134,4 @@ class SnapshotReader:
                 else:
                     status = stored.read("status", lambda fields: decode_status(fields[b"status"]), entry.fields)
             if snapshot is not None or status is not None or not entries:
-                yield News(snapshot, status, snapshot_id)
+                yield Update(snapshot, status, snapshot_id)

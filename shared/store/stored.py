@@ -5,7 +5,7 @@ Whatever a parser raises is the fault of that entry alone, so no loop over entri
 
 `is_outage` tells an error that passes with time (Redis away, full, failing over) from one that comes back each time,
 such as a key of the wrong type. After one of the second kind a request is dropped or made smaller, never repeated as it
-was, and the owner of the keys calls `mend` to delete the unusable ones.
+was, and the owner of the keys calls `delete_unusable` for the unusable ones.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ D = TypeVar("D")
 T = TypeVar("T")
 
 LOG_EVERY = 60.0
-"""Seconds between two log lines about the same kind of entry: whoever writes bad ones can write many."""
+"""Least seconds between two log lines about one kind of entry, since there may be many bad ones."""
 
 REFUSED = Counter(
     "petals_redis_entries_refused",
@@ -122,13 +122,6 @@ def number(entry: bytes | str | float) -> float:
     return value
 
 
-def moment(seconds: float) -> float:
-    """Return valid Unix seconds unchanged. Raises `ValueError`."""
-    if not 0 <= seconds <= MAX_UNIX_SECONDS:
-        raise ValueError(f"{seconds} is no time")
-    return seconds
-
-
 def is_outage(error: Exception) -> bool:
     """Whether the error may pass with time: not one that Redis gives because of the request or of what is stored."""
     if isinstance(error, _OUTAGES) or not isinstance(error, _BAD_DATA):
@@ -139,7 +132,7 @@ def is_outage(error: Exception) -> bool:
 
 # KEYS, and in ARGV the type of each. Deletes keys of another type, and streams that accept no entry any more because
 # somebody wrote the last possible id. Returns the names of the deleted keys.
-_MEND = """
+_DELETE_UNUSABLE = """
 local deleted = {}
 for i, key in ipairs(KEYS) do
   local kind = redis.call('TYPE', key).ok
@@ -159,8 +152,8 @@ return deleted
 """
 
 
-async def mend(redis: Redis, types: Mapping[str, str]) -> None:
+async def delete_unusable(redis: Redis, types: Mapping[str, str]) -> None:
     """Delete the keys whose type differs from `types` (`{key: type}`). Raises `redis.RedisError`."""
-    deleted: Any = await redis.eval(_MEND, len(types), *types, *types.values())
+    deleted: Any = await redis.eval(_DELETE_UNUSABLE, len(types), *types, *types.values())
     for key in deleted:
         refuse("key", ValueError(f"{key.decode(errors='replace')} was of another type, and is deleted"))

@@ -1,6 +1,6 @@
-"""This module follows Redis streams through one blocking read.
+"""This module follows Redis streams with one blocking read for all of them.
 
-Over lost connections, over a Redis that comes back empty, and over keys that are no streams.
+It goes on after lost connections, after a Redis that comes back empty, and despite keys that are not streams.
 """
 
 from __future__ import annotations
@@ -71,11 +71,12 @@ class StreamTail:
                 self.connected, self.last_error = False, str(error)
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
-            anew = not self.connected
-            if anew:
+            reconnected = not self.connected
+            if reconnected:
                 if self.last_error is not None:
                     log.info("redis is back", reading=self._about)
-                    await self._try_to_rewind()
+                    with suppress(RedisError, OSError):
+                        await self._rewind_if_lost()
                 self.connected, self.last_error = True, None
             entries = [
                 Entry(key.decode(), entry_id.decode(), fields)
@@ -84,7 +85,7 @@ class StreamTail:
             ]
             for entry in entries:
                 self.cursors[entry.key] = entry.entry_id
-            if entries or anew:
+            if entries or reconnected:
                 yield entries
 
     async def _read(self) -> Any:
@@ -116,10 +117,6 @@ class StreamTail:
                 stored.refuse("stream", error)
                 self._skipped[key] = time.monotonic() + SKIP_SECONDS
                 self.cursors[key] = START
-
-    async def _try_to_rewind(self) -> None:
-        with suppress(RedisError, OSError):
-            await self._rewind_if_lost()
 
     async def _rewind_if_lost(self) -> None:
         """Start again where Redis lost its data: its new ids are below the cursor, so a read would wait for ever."""

@@ -70,7 +70,13 @@ def surfaces(snapshot, incidents, age):
     for table in (MODELS, SERVERS):
         path = f"/api/v1/{table.name}"
         listed = ListPages(show_addresses=True).page(
-            table, snapshot, parse_query(table, b""), freshness=view.freshness, form=Form.JSON, path=path
+            table,
+            snapshot,
+            parse_query(table, b""),
+            freshness=view.freshness,
+            form=Form.JSON,
+            coding="identity",
+            path=path,
         )
         found[path] = listed.content.decode()
     for number, model in enumerate(snapshot.models):

@@ -85,7 +85,7 @@ async def _worker(url: str, frozen_seconds: float) -> None:
 
     logs.configure(Settings(log_level="error"), "bench")
     worker = ConcurrentWorker(
-        VANTAGE, SimulatedProber(frozen_seconds),
+        VANTAGE, SimulatedProber(frozen_seconds),  # type: ignore[arg-type] # it has all that a worker calls
         connection=sync_redis.Redis.from_url(url), redis=connect(url, "worker"), metrics=WorkerMetrics(),
         checks_at_once=2000, verdict_reuse=5.0, shutdown_grace=0.5,
     )  # fmt: skip

@@ -30,7 +30,7 @@ from shared.export_files import ExportFile, Form, Kind
 from shared.public.contributors import ranking
 from shared.public.data import DataDocument, DataFile
 from shared.public.reports import ReportDocument, ReportIncident, ReportModel
-from shared.resolve import resolve
+from shared.resolve import Directory
 from tests import page_snapshots as made
 from tests.support.chromium import ARGUMENTS, CHROMIUM
 
@@ -143,7 +143,7 @@ def _fixed_pages(pages):
         "glossary": pages.glossary(),
         "help": pages.help(made.make_view(small), gpu_gb=24),
         "hostile-help": pages.help(hostile),
-        "search": pages.search(made.make_view(small), make_search(resolve("falcon", small), small)),
+        "search": pages.search(made.make_view(small), make_search(Directory.of(small).resolve("falcon"), small)),
         "check-refused": pages.check(peer_id=made.EVIL, answer=None, problem="the peer id is not base58"),
     }
     listed = ranking(made.contributors(), None, made.NOW)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from types import SimpleNamespace
 
@@ -101,4 +102,4 @@ class SyntheticSwarm:
             dial_timeout=dial_timeout,
             lookup_timeout=lookup_timeout,
         )
-        return Crawl(self, self, settings, **options)
+        return Crawl(self, self, settings, **{"last": None, "early": None, "began": time.monotonic(), **options})

@@ -37,7 +37,7 @@ async def test_a_history_that_was_written_ahead_of_time_goes_on_at_once(redis, a
     found = await reader.model("demo-model", Resolution.MINUTE, start + 600)
     assert [slot.slot - start // 60 for slot in found.slots] == list(range(10))
     of_server = await reader.server(peer_id(1), start + 600)
-    assert [(hour.hour, hour.looked, hour.online) for hour in of_server.hours] == [(start // HOUR, 10, 10)]
+    assert [(hour.hour, hour.crawled, hour.online) for hour in of_server.hours] == [(start // HOUR, 10, 10)]
     header = of_server.record
     assert start == header.first_seen <= header.online_since <= header.last_online == start + 540
     assert of_server.uptimes()["24h"] == 1.0

@@ -29,7 +29,7 @@ def test_a_sample_counts_what_the_snapshot_says():
     """Coverage, redundancy and states in the record are those of the report."""
     report = model(blocks=8, servers=(server(1, 0, 6), server(2, 4, 6, PeerState.JOINING), server(3, 5, 6)))
     record = sample(report, 7)
-    assert (record.slot, record.looks, record.healthy) == (7, 1, 0)
+    assert (record.slot, record.crawls, record.healthy) == (7, 1, 0)
     assert (record.num_blocks, record.covered_blocks, record.min_redundancy) == (8, 6, 0)
     assert (record.online, record.joining, record.unreachable, record.offline) == (2, 1, 0, 0)
 
@@ -41,7 +41,7 @@ def test_merging_keeps_counts_worst_and_means(crawls):
     merged = records[0]
     for each in records[1:]:
         merged = merged.merge(each)
-    assert merged.looks == len(crawls)
+    assert merged.crawls == len(crawls)
     assert merged.healthy == sum(up for up, _, _ in crawls)
     assert merged.covered_blocks == min(covered for _, covered, _ in crawls)
     assert merged.online == pytest.approx(sum(speed for _, _, speed in crawls) / len(crawls), abs=1e-3)
@@ -61,7 +61,7 @@ async def test_a_crawl_stands_in_all_resolutions(redis):
     assert [(slot.healthy, slot.covered_blocks) for slot in minutes] == [(1, 8), (0, 4), (1, 8)]
     for resolution in (Resolution.HOUR, Resolution.DAY):
         (slot,) = (await reader.model("demo-model", resolution, START + 301)).slots
-        assert (slot.looks, slot.healthy, slot.covered_blocks, slot.min_redundancy) == (3, 2, 4, 0)
+        assert (slot.crawls, slot.healthy, slot.covered_blocks, slot.min_redundancy) == (3, 2, 4, 0)
         assert slot.online == pytest.approx(5 / 3, abs=1e-3)
     assert (await reader.model("demo-model", Resolution.HOUR, START + 301)).uptimes()["24h"] == pytest.approx(
         2 / 3, abs=1e-5
@@ -104,7 +104,7 @@ async def test_what_is_a_lap_old_is_a_gap(redis):
     assert not (await reader.model("demo-model", Resolution.MINUTE, later)).slots
     await record(redis, snapshot(whole(), taken_at=float(later)))
     (slot,) = (await reader.model("demo-model", Resolution.MINUTE, later)).slots
-    assert slot.looks == 1
+    assert slot.crawls == 1
 
 
 async def test_a_ring_of_one_year_goes_on_as_one_of_five(redis):
@@ -119,7 +119,7 @@ async def test_a_ring_of_one_year_goes_on_as_one_of_five(redis):
     await redis.setrange(key, old.size - 1, b"\0")
     await record(redis, snapshot(half(), taken_at=at + 5), snapshot(half(), taken_at=at + 65))
     slots = (await HistoryReader(redis).model("demo-model", Resolution.DAY, at + 70)).slots
-    assert [(slot.slot - today, slot.looks, slot.healthy) for slot in slots] == [(-300, 1, 1), (-1, 1, 1), (0, 3, 1)]
+    assert [(slot.slot - today, slot.crawls, slot.healthy) for slot in slots] == [(-300, 1, 1), (-1, 1, 1), (0, 3, 1)]
     assert await redis.strlen(key) == ring.size
 
 
@@ -130,7 +130,7 @@ async def test_keys_that_did_not_answer_make_a_gap_not_an_outage(redis):
     assert not (await reader.model("demo-model", Resolution.HOUR, START + 1)).slots
     await record(redis, snapshot(half(), taken_at=START + 60.0, unanswered_keys=3))
     (slot,) = (await reader.model("demo-model", Resolution.HOUR, START + 61)).slots
-    assert (slot.looks, slot.healthy) == (1, 0)
+    assert (slot.crawls, slot.healthy) == (1, 0)
 
 
 async def test_a_model_that_vanished_counts_as_broken_not_as_unknown(redis):
@@ -167,7 +167,7 @@ async def test_a_hostile_swarm_cannot_fill_the_history(redis, monkeypatch):
     reader = HistoryReader(redis)
     for prefix in ("demo-model", "real"):
         (slot,) = (await reader.model(prefix, Resolution.HOUR, START + 480)).slots
-        assert (slot.looks, slot.healthy) == (8, 8)
+        assert (slot.crawls, slot.healthy) == (8, 8)
     for number in (1, 2, 3, 4):
         found = await reader.server(peer_id(number), START + 480)
         assert (found.record.first_seen, found.uptimes()["24h"]) == (START, 1.0)

@@ -20,7 +20,7 @@ from crawler.leader import Leadership
 from crawler.notify import webhook
 from crawler.notify.incident_notices import IncidentNotices
 from crawler.notify.notice_queue import BACKOFF, Notice, NoticeQueue
-from crawler.notify.webhook import DeliveryError, Webhook, parse_target, post
+from crawler.notify.webhook import DeliveryError, Webhook, parse_target
 from crawler.settings import CrawlerSettings
 from deploy.demo.simulated_server import Announcement, Model
 from shared.store import keys
@@ -357,7 +357,7 @@ def test_private_addresses_are_refused(address, monkeypatch):
     for found in (resolved, public + resolved):  # one bad address among good ones is enough
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, found=found, **__: found)
         with pytest.raises(DeliveryError, match="private"):
-            post(parse_target("http://hooks.example/x"), b"{}", secret=None, allow_private=False)
+            Webhook(parse_target("http://hooks.example/x"), None, allow_private=False).deliver(b"{}")
 
 
 def test_the_connection_goes_to_the_address_that_was_checked(monkeypatch):
@@ -375,7 +375,7 @@ def test_the_connection_goes_to_the_address_that_was_checked(monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     monkeypatch.setattr(socket, "create_connection", connect)
     with pytest.raises(DeliveryError):
-        post(parse_target("http://hooks.example/x"), b"{}", secret=None, allow_private=False)
+        Webhook(parse_target("http://hooks.example/x"), None, allow_private=False).deliver(b"{}")
     assert connected == [("1.1.1.1", 80)]
 
 
@@ -387,7 +387,7 @@ def test_the_next_checked_address_is_tried_where_the_first_refuses(receiver, mon
     monkeypatch.setattr(socket, "getaddrinfo", lambda host, *_, **__: found if host == "hooks.example" else ask(host))
     ask = lambda host: [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, receiver.server_port))]  # noqa: E731
     target = parse_target(f"http://hooks.example:{receiver.server_port}/hook")
-    post(target, b'{"event": "x"}', secret=None, allow_private=True)
+    Webhook(target, None, allow_private=True).deliver(b'{"event": "x"}')
     assert [body for _, body in receiver.received] == [b'{"event": "x"}']
 
 
@@ -403,7 +403,7 @@ def test_tls_is_checked(receiver):
     """An https receiver has to prove its name; one that speaks no TLS gets nothing."""
     target = parse_target(receiver.url.replace("http:", "https:"))
     with pytest.raises(DeliveryError, match="SSL"):
-        post(target, b"{}", secret=None, allow_private=True)
+        Webhook(target, None, allow_private=True).deliver(b"{}")
     assert receiver.received == []
 
 

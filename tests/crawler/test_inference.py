@@ -198,7 +198,7 @@ async def test_results_keep_their_own_age_and_pass_on_to_the_next_leader(swarm):
     snapshot, model, _ = await checked(swarm, checks)
     checked_at = model.usability.checked_at
     other = new_checks()
-    other.restore(snapshot)
+    other.results.restore(snapshot)
     bare = msgspec.structs.replace(snapshot, models=(msgspec.structs.replace(model, usability=None),))
     assert other.merged(bare).models[0].usability.checked_at == checked_at
     await other.round()

@@ -25,7 +25,7 @@ async def test_a_servers_sessions_and_uptime(redis):
     assert (found.record.first_seen, found.record.last_seen) == (START, START + 600)
     assert (found.record.sessions, found.record.online_since, found.online) == (2, START + 600, True)
     (hour,) = found.hours
-    assert (hour.looked, hour.online) == (6, 4)
+    assert (hour.crawled, hour.online) == (6, 4)
     assert found.uptimes() == dict.fromkeys(("24h", "7d", "30d"), pytest.approx(4 / 6, abs=1e-5))
 
 
@@ -111,7 +111,7 @@ def test_the_ring_agrees_with_a_plain_account(steps):
             if counted > 0:
                 expected[hour] = (counted, online.get(hour, 0))
     kept = {hour: looked for hour, looked in looks.items() if hour > current - HOURS_KEPT}
-    assert {hour.hour: (hour.looked, hour.online) for hour in unpack_hours(bytes(data), kept, now)} == expected
+    assert {hour.hour: (hour.crawled, hour.online) for hour in unpack_hours(bytes(data), kept, now)} == expected
 
 
 async def test_servers_that_were_never_online_are_forgotten_first(redis, monkeypatch):

@@ -6,7 +6,7 @@ import zlib
 
 import pytest
 
-from reachability_worker.job import ANSWER_RESERVE, MAX_JOB_BYTES, Asked, BadJobError, read_check, read_job
+from reachability_worker.job import ANSWER_RESERVE, MAX_JOB_BYTES, BadJobError, read_check, read_job
 from shared.given import GivenAddress
 from shared.inference import InferenceRequest
 from shared.reachability import CHECK_FUNCTION, address_subject
@@ -24,7 +24,7 @@ def packed(call):
 
 def test_a_check_of_a_peer_is_read():
     """The nonce behind the peer id is anything, also something with dashes cut off the right way."""
-    assert read_job(f"{PEER}-abc", packed([CHECK_FUNCTION, None, [PEER], {}])) == Asked(PEER)
+    assert read_job(f"{PEER}-abc", packed([CHECK_FUNCTION, None, [PEER], {}])) == (PEER, None, None)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_a_job_may_ask_for_a_step_of_inference():
     """Of some blocks of one model, under a name of its own; what is none is no job."""
     asked = {"dht_prefix": "model", "start": 2, "end": 5}
     call = [CHECK_FUNCTION, None, [PEER, asked], {}]
-    assert read_job(f"{PEER}-inference-a", packed(call)) == Asked(PEER, InferenceRequest("model", 2, 5))
+    assert read_job(f"{PEER}-inference-a", packed(call)) == (PEER, InferenceRequest("model", 2, 5), None)
     with pytest.raises(BadJobError, match=NAMED):  # a verdict of a look would be taken for it
         read_job(f"{PEER}-a", packed(call))
     with pytest.raises(BadJobError, match=NAMED):
@@ -70,7 +70,7 @@ def test_a_job_may_ask_for_one_given_address():
     """Under a name of its own, made of it; blocks with it, and forms that are not dialled, are no job."""
     address = f"/ip4/45.1.1.1/tcp/1/p2p/{PEER}"
     name = f"{address_subject(address)}-a"
-    asked = Asked(PEER, given=GivenAddress(PEER, "/ip4/45.1.1.1/tcp/1"))
+    asked = (PEER, None, GivenAddress(PEER, "/ip4/45.1.1.1/tcp/1"))
     assert read_job(name, packed([CHECK_FUNCTION, None, [address], {}])) == asked
     blocks = {"dht_prefix": "model", "start": 2, "end": 5}
     for job_id, args in (
@@ -100,7 +100,7 @@ def test_pickles_junk_and_bombs_are_refused(junk):
 def test_what_is_longer_than_a_job_can_be_is_cut_off():
     """White space around it counts, too."""
     call = json.dumps([CHECK_FUNCTION, None, [PEER], {}]).encode()
-    assert read_job(f"{PEER}-a", zlib.compress(call.rjust(MAX_JOB_BYTES))) == Asked(PEER)
+    assert read_job(f"{PEER}-a", zlib.compress(call.rjust(MAX_JOB_BYTES))) == (PEER, None, None)
     with pytest.raises(BadJobError):
         read_job(f"{PEER}-a", zlib.compress(call.rjust(MAX_JOB_BYTES + 1)))
 

@@ -31,8 +31,8 @@ NOWHERE = DialOutcome(Verdict.UNREACHABLE, Stage.LOOKUP, Cause.NO_ADDRESS)
 def test_forms_that_are_dialled(text, way):
     """Written as the swarm's addresses are, so that the two can be compared."""
     read = GivenAddress.read(text, PEER)
-    assert (read.peer_id, read.way) == (PEER, way)
-    assert to_text(from_text(read.way)) == way
+    assert (read.peer_id, read.address) == (PEER, way)
+    assert to_text(from_text(read.address)) == way
     assert GivenAddress.read(str(read)) == read
 
 
@@ -80,7 +80,7 @@ def test_any_text_is_an_address_or_a_reason(text, peer):
         reason = str(error)
     else:
         reason = "none"
-        assert to_text(from_text(read.way)) == read.way
+        assert to_text(from_text(read.address)) == read.address
         assert GivenAddress.read(str(read)) == read
         assert len(str(read)) <= MAX_GIVEN_CHARS + 100
     assert 0 < len(reason) < 500

@@ -19,9 +19,8 @@ from shared.resolve import (
     _differing,
     _likeness,
     _pairs,
-    resolve,
 )
-from tests.fakes import model, peer_id, server, snapshot
+from tests.fakes import model, peer_id, resolve, server, snapshot
 
 ONE, TWO, RELAY, BOOTSTRAP = peer_id(1), peer_id(2), peer_id(9), peer_id(0)
 STRANGER = "12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA"

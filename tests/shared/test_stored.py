@@ -237,7 +237,7 @@ def test_any_ring_of_a_model_is_slots_that_can_be_drawn(data):
     """Counts within their whole, no number that is none, nothing of another lap."""
     ring = history.RINGS[history.Resolution.HOUR]
     for slot in history.unpack_model_ring(data, ring, NOW):
-        assert 0 < slot.looks >= slot.healthy
+        assert 0 < slot.crawls >= slot.healthy
         assert slot.covered_blocks <= slot.num_blocks
         assert all(math.isfinite(mean) for mean in (slot.online, slot.slowest_block))
         assert history.pack_model(slot.merge(slot))
@@ -250,8 +250,8 @@ def test_any_ring_of_a_model_is_slots_that_can_be_drawn(data):
 )
 def test_any_ring_of_a_server_is_hours_that_can_be_drawn(header, ring, looks):
     """At most sixty minutes an hour, and never more online than looked."""
-    for hour in server_history.unpack_hours(header + ring, history.unpack_looks(looks, NOW), NOW):
-        assert 0 <= hour.online <= hour.looked <= 60
+    for hour in server_history.unpack_hours(header + ring, history.unpack_crawled_ring(looks, NOW), NOW):
+        assert 0 <= hour.online <= hour.crawled <= 60
     before = server_history.unpack_header(header)
     after = server_history.seen(before, NOW, online=True, last_crawl=int(NOW) - 60, missed=0)
     assert server_history.changes(before, after)
@@ -326,7 +326,7 @@ async def test_mending_deletes_what_has_another_type_and_nothing_else(redis):
     await redis.xadd("c", {"f": "v"}, id="18446744073709551615-18446744073709551615")
     await redis.xadd("d", {"f": "v"})
     before = refusals("key")
-    await stored.mend(redis, {"a": "string", "b": "hash", "c": "stream", "d": "stream", "e": "zset"})
+    await stored.delete_unusable(redis, {"a": "string", "b": "hash", "c": "stream", "d": "stream", "e": "zset"})
     assert set(await redis.keys()) == {b"a", b"d"}
     assert refusals("key") == before + 2
 

@@ -26,7 +26,13 @@ PATH = "/api/v1/servers"
 
 def ask(query="", table=SERVERS, swarm=SWARM, form=Form.JSON, pages=PAGES):
     response = pages.page(
-        table, swarm, parse_query(table, query.encode()), freshness=FRESH, form=form, path=f"/api/v1/{table.name}"
+        table,
+        swarm,
+        parse_query(table, query.encode()),
+        freshness=FRESH,
+        form=form,
+        coding="identity",
+        path=f"/api/v1/{table.name}",
     )
     return msgspec.json.decode(response.content) if form is Form.JSON else response.content
 

@@ -18,10 +18,10 @@ from api.pages.search import make_search, named
 from shared.incidents import Incident
 from shared.public.data import DataDocument
 from shared.reachability import Stage
-from shared.resolve import resolve
 from shared.snapshot import CrawlProgress, CrawlStatus, PeerState, Verdict
 from shared.words import block_range
 from tests import page_snapshots as made
+from tests.fakes import resolve
 
 VOID = {"meta", "link", "img", "br", "input"}
 

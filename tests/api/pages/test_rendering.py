@@ -97,5 +97,5 @@ def test_without_a_snapshot_the_router_says_so(renderer):
     table = PreparedResponses()
     table.replace(*every_body(renderer, view))
     scope = {"path": "/", "query_string": b"", "method": "GET", "headers": []}
-    assert table.messages(scope)[0]["status"] == 200
-    assert table.messages({**scope, "headers": [(b"accept", b"text/plain")]}) is None
+    assert table.find(scope).messages(scope)[0]["status"] == 200
+    assert table.find({**scope, "headers": [(b"accept", b"text/plain")]}) is None

@@ -47,7 +47,7 @@ async def test_pages_do_without_a_past_that_cannot_be_read(redis_server):
 
 async def test_what_was_read_is_served_while_redis_is_away():
     """A value that is no longer fresh is better than none; without one, the failure is told."""
-    cache, fails = ReadThrough(fresh=0.0), False
+    cache, fails = ReadThrough(fresh=0.0, max_size=10), False
 
     async def load():
         if fails:

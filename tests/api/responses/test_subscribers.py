@@ -33,7 +33,7 @@ async def test_all_are_told_and_never_many_in_one_turn_of_the_loop(subscribers):
         for number in range(MANY):
             group.create_task(stream(number))
         await asyncio.sleep(0)
-        subscribers.tell()
+        subscribers.wake_all()
         turns = [0]
         while len(told) < MANY:
             await asyncio.sleep(0)
@@ -46,12 +46,12 @@ async def test_who_waits_after_the_news_waits_for_the_next(subscribers):
     """One that was told and waits again is not told the same twice; news while others are woken reach it."""
     first = awaited(subscribers.wait())
     await asyncio.sleep(0)
-    subscribers.tell()
+    subscribers.wake_all()
     later = awaited(subscribers.wait())
     await asyncio.sleep(0)
     assert await first
     assert not later.done()
-    subscribers.tell()
+    subscribers.wake_all()
     assert await later
 
 
@@ -62,7 +62,7 @@ async def test_one_that_leaves_is_passed_over(subscribers):
     leaving.cancel()
     with suppress(asyncio.CancelledError):
         await leaving
-    subscribers.tell()
+    subscribers.wake_all()
     assert await staying
 
 
