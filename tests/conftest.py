@@ -117,6 +117,14 @@ def redis_url(_session_redis):
     return _session_redis.url
 
 
+@pytest.fixture(scope="module")
+def redis_url_of_module(_session_redis):
+    """The same, empty at the beginning of the module: for tests that only read what one fixture has put into it."""
+    with _session_redis.client() as client:
+        client.flushall()
+    return _session_redis.url
+
+
 @pytest.fixture
 def redis_server():
     """A Redis of this test's own, to be killed and started."""

@@ -125,7 +125,8 @@ def _fixed_pages(pages):
     """Pages that no live swarm shows at will, by name."""
     small, checked = made.swarm_of_60(), made.peer_id("checked")
     known = next(s.peer_id for m in small.models for s in m.servers if s.state == "unreachable")
-    stale = made.make_view(small, made.failed_crawl(made.NOW + 220), now=made.NOW + 400, redis_connected=False)
+    one_model = made.make_snapshot(small.models[-1:])
+    stale = made.make_view(one_model, made.failed_crawl(made.NOW + 220), now=made.NOW + 400, redis_connected=False)
     hostile, none = made.make_view(made.hostile_swarm()), made.make_view()
     views = {
         "waiting": pages.overview(none),
@@ -168,7 +169,7 @@ def _fixed_pages(pages):
 
 
 def _export():
-    files = [ExportFile(kind, date(2026, 11, day), form) for day in range(25, 0, -1) for kind in Kind for form in Form]
+    files = [ExportFile(kind, date(2026, 11, day), form) for day in range(25, 21, -1) for kind in Kind for form in Form]
     return DataDocument(
         tuple(
             DataFile(each.name, f"/data/{each.name}", each.kind, each.day.isoformat(), each.form, 143_500)

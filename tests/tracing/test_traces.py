@@ -186,15 +186,6 @@ def test_hostile_headers_and_paths_make_ordinary_spans(collector, start_api):
     assert not [span for span in collector.spans if span.attributes.get("url.path") == "/livez"]
 
 
-def test_a_request_that_nobody_could_answer_is_an_error(collector, start_api):
-    """503s stand out; a bad id, the caller's mistake, does not."""
-    _, url = start_api(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
-    assert get(f"{url}/api/v1/is_reachable/{peer_id(1)}")[0] == 503
-    assert span_of(collector, f"GET {IS_REACHABLE}", http__response__status_code=503).failed
-    assert get(f"{url}/api/v1/is_reachable/nonsense")[0] == 400
-    assert not span_of(collector, f"GET {IS_REACHABLE}", http__response__status_code=400).failed
-
-
 @pytest.mark.real_parts
 async def test_a_failure_of_ours_is_a_500(collector, monkeypatch):
     """With what was raised, for whoever has to mend it."""
@@ -271,12 +262,14 @@ def test_a_collector_that_comes_back_gets_spans_again(start_api):
 
 
 def test_what_a_process_still_holds_is_sent_when_it_ends(collector, start_api):
-    """SIGTERM loses no span, however long the batches are."""
+    """SIGTERM loses no span, however long the batches are. A 503 stands out; a bad id does not."""
     api, url = start_api(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, OTEL_BSP_SCHEDULE_DELAY="60000")
-    httpx.get(f"{url}/check", headers={"X-Request-ID": "at-the-end"})
+    assert get(f"{url}/api/v1/is_reachable/{peer_id(1)}")[0] == 503
+    assert get(f"{url}/api/v1/is_reachable/nonsense")[0] == 400
     assert collector.spans == []
     os.kill(api.pid, signal.SIGTERM)
-    span_of(collector, "GET /check", petals__request_id="at-the-end")
+    assert span_of(collector, f"GET {IS_REACHABLE}", http__response__status_code=503).failed
+    assert not span_of(collector, f"GET {IS_REACHABLE}", http__response__status_code=400).failed
 
 
 @given(st.text())
