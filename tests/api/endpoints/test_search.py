@@ -127,16 +127,14 @@ async def test_a_megabyte_is_answered(client):
     assert answer.status_code in (200, 400, 414, 431)
 
 
-async def test_help_ranks_what_is_missing_and_gives_its_command(redis_server):
+async def test_help_ranks_what_is_missing_and_gives_its_command(redis, redis_url):
     """Blocks without a server come first, as the command that serves them; an odd size of a GPU changes nothing."""
     broken = model("lab/Falcon-40b", 8, (server(1, 0, 5), server(4, 7, 8)), official=True)
     weak = model("weak", 4, (server(3, 0, 4),), official=True)
-    redis = connect(redis_server.url, "tests")
     await crawl(redis, snapshot(weak, broken, taken_at=time.time()))
-    async with client_of(redis_server.url) as client:
+    async with client_of(redis_url) as client:
         text = (await client.get("/help", headers=PAGE)).text
         assert "--block_indices 5:7" in text
         assert text.index("--block_indices 5:7") < text.index("--block_indices 0:4")
         assert (await client.get("/help?gpu=17", headers=PAGE)).text == text
         assert "selected>24 GB" in (await client.get("/help?gpu=24", headers=PAGE)).text
-    await redis.aclose()
