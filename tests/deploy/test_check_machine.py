@@ -52,7 +52,7 @@ def test_install_stops_before_it_makes_anything(tmp_path):
     old = tmp_path / "old-python"
     old.write_text(
         f"#!{sys.executable}\nimport runpy, sys\nsys.argv = sys.argv[1:]\nsys.version_info = (3, 9, 0)\n"
-        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "if sys.argv[0] != '-c':\n    runpy.run_path(sys.argv[0], run_name='__main__')\n"
     )
     old.chmod(0o755)
     for python, words in (("python-of-nowhere", "is not installed"), (str(old), "Python 3.11 or 3.12 is needed")):
