@@ -6,7 +6,12 @@ at. The other rules look at everything.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from axe_playwright_python.base import AXE_SCRIPT, AxeResults
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 ONE_OF_EACH_LOOK = """() => {
     const looks = new Map();
@@ -35,9 +40,10 @@ _RUN = f"""async () => {{
 }}"""
 
 
-def violations(page):
+def violations(page: Page) -> str:
     """Return what axe finds on a page that Playwright's synchronous API has opened, as text; "" where it is nothing."""
     if page.evaluate("typeof axe") == "undefined":
         page.evaluate(AXE_SCRIPT)
     results = AxeResults(page.evaluate(_RUN))
-    return results.generate_report() if results.violations_count else ""
+    report: str = results.generate_report() if results.violations_count else ""
+    return report
