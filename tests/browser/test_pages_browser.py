@@ -110,7 +110,7 @@ class Site:
                 if sent != self.view.snapshot_id:
                     sent = self.view.snapshot_id
                     yield f"event: snapshot\ndata: {sent}\n\n"
-                if told != self.view.status:
+                if self.view.status not in (None, told):
                     told = self.view.status
                     yield f"event: status\ndata: {told.attempted_at}\n\n"
                 if carries_changes and carried != self.change:
