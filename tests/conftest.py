@@ -14,6 +14,7 @@ import time
 import jinja2
 import pytest
 import pytest_asyncio
+import redis as sync_redis
 from hypothesis import settings
 
 from shared.store.connection import connect
@@ -111,10 +112,18 @@ def _session_redis():
 @pytest.fixture
 def redis_url(_session_redis):
     """An empty Redis for this test."""
-    client = _session_redis.client()
-    client.flushall()
-    client.close()
+    with _session_redis.client() as client:
+        client.flushdb()
     return _session_redis.url
+
+
+@pytest.fixture(scope="module")
+def redis_url_of_module(_session_redis):
+    """Another database of it, empty when the module begins: for tests that only read what one fixture wrote."""
+    url = _session_redis.url.removesuffix("0") + "1"
+    with sync_redis.Redis.from_url(url) as client:
+        client.flushdb()
+    return url
 
 
 @pytest.fixture

@@ -21,14 +21,14 @@ from tests.reliability.load import Load, note
 from tests.reliability.parts import Published, get, until
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.slow]
-JOBS = 20_000
-"""As many as a public swarm of 1,000 servers asks in ten hours, where each asks fifty times a day."""
+JOBS = 16_000
+"""As many as a public swarm of 1,000 servers asks in eight hours, where each asks fifty times a day."""
 SOAK_SECONDS = float(os.environ.get("SOAK_SECONDS", "0"))
 AT_MOST = 90.0
 """Seconds after which a machine that is too busy for all of them has shown enough."""
 AT_ONCE = 500
 """Checks in flight."""
-WARM_SHARE = 0.3
+WARM_SHARE = 0.25
 """Of the jobs, before the first measure: allocators, pools and the keys that live for some seconds settle."""
 
 
@@ -76,7 +76,7 @@ class Checks:
 
 @pytest.fixture
 def quiet():
-    """The check client logs each check for who debugs; 20,000 lines would be most of the work."""
+    """The check client logs each check for who debugs; 16,000 lines would be most of the work."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     yield
     structlog.reset_defaults()
@@ -130,7 +130,7 @@ def test_nothing_grows_in_a_soak(start, start_api, redis_server):
     assert set(load.codes) == {200}
     assert (asking.wrong, asking.nobody) == (0, 0)
     assert (load.wrong, load.lost) == ([], 0)
-    # Between the two lie 40 % of the jobs: less than 320 bytes of each may stay.
+    # Between the two lie 50 % of the jobs: less than 320 bytes of each may stay.
     assert end["worker_kB"] - begin["worker_kB"] < 2_500
     assert end["api_kB"] - begin["api_kB"] < 2_500
     assert max(end["worker_files"] - begin["worker_files"], end["api_files"] - begin["api_files"]) <= 4

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import ClassVar
@@ -245,16 +244,3 @@ def test_the_python_api_obeys_text(monkeypatch):
     with pytest.raises(RuntimeError, match="enough"):
         fetch_health_state(NoDht(), dial_private_addresses="no")
     assert opened == [DialPrivate.NO]
-
-
-@pytest.mark.parametrize("module", ["api", "crawler", "reachability_worker"])
-@pytest.mark.real_parts
-def test_a_service_ends_before_any_work(module):
-    """Of an option that redis-py finds out at the first connection: 2, at once, and not a task that died."""
-    run = subprocess.run(
-        [sys.executable, "-m", module], cwd=ROOT, env={"REDIS_URL": "redis://h/0?foo=bar", "PATH": ""},
-        capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
-    assert run.returncode == 2
-    assert "REDIS_URL: unknown option 'foo'" in run.stderr
-    assert "Traceback" not in run.stderr

@@ -5,24 +5,32 @@ from __future__ import annotations
 from urllib.parse import quote
 
 import pytest
+import pytest_asyncio
 
+from shared.store.connection import connect
 from shared.store.rings import HOUR
 from tests.api.past import client_of, crawl_five, parse_xml
 from tests.fakes import peer_id
 
+in_the_modules_loop = pytest.mark.asyncio(loop_scope="module")
 
-@pytest.fixture
-async def now(redis):
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def now(redis_url_of_module):
     """When five crawls had been made."""
-    return await crawl_five(redis)
+    redis = connect(redis_url_of_module, "tests")
+    yield await crawl_five(redis)
+    await redis.aclose()
 
 
-@pytest.fixture
-async def client(now, redis_url):
-    async with client_of(redis_url) as http:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def client(now, redis_url_of_module):
+    """One app for all that only ask."""
+    async with client_of(redis_url_of_module, rate_limit=0) as http:
         yield http
 
 
+@in_the_modules_loop
 async def test_a_models_history_at_every_resolution(client):
     """Minutes, hours and days of one model, with a slash in its prefix, and its uptime."""
     for resolution, step, least in (("minute", 60, 5), ("hour", 3600, 1), ("day", 86400, 1)):
@@ -37,6 +45,7 @@ async def test_a_models_history_at_every_resolution(client):
     assert encoded.json()["resolution"] == "hour"
 
 
+@in_the_modules_loop
 async def test_a_servers_history(client, now):
     """First seen, sessions, the present one, and the uptime."""
     document = (await client.get(f"/api/v1/history/servers/{peer_id(2)}")).json()
@@ -49,6 +58,7 @@ async def test_a_servers_history(client, now):
     assert (unreachable["online_since"], unreachable["last_online"], unreachable["uptime"]["24h"]) == (None, None, 0.0)
 
 
+@in_the_modules_loop
 async def test_models_and_servers_by_name(client):
     """The parts of the state say the same as the state."""
     state = (await client.get("/api/v1/state")).json()
@@ -63,6 +73,7 @@ async def test_models_and_servers_by_name(client):
             assert row in [share["row"] for share in shares if share["dht_prefix"] == report["dht_prefix"]]
 
 
+@in_the_modules_loop
 async def test_a_bootstrap_peer_is_known_too(client):
     """It serves nothing, and is no stranger for that."""
     document = (await client.get(f"/api/v1/servers/{peer_id(0)}")).json()
@@ -86,6 +97,7 @@ async def test_a_bootstrap_peer_is_known_too(client):
         ("/badge/second.svg?metric=mood", 400, None),
     ],
 )
+@in_the_modules_loop
 async def test_errors_are_problem_documents_that_help(client, path, status, near):
     """A malformed question is a 400, an unknown name a 404 that names what may have been meant."""
     answer = await client.get(path)
@@ -112,6 +124,7 @@ async def test_before_the_first_snapshot_nothing_is_denied(redis_url, path):
         assert parse_xml(badge.text).tag.endswith("svg")
 
 
+@in_the_modules_loop
 async def test_incidents_as_json(client, now):
     """What broke, when, why, in data and in words."""
     document = (await client.get("/api/v1/incidents")).json()
@@ -125,6 +138,7 @@ async def test_incidents_as_json(client, now):
     assert not (await client.get("/api/v1/incidents?model=second")).json()["incidents"]
 
 
+@in_the_modules_loop
 async def test_histories_are_compressed_and_revalidated(client):
     """A dashboard that polls gets a 304, and otherwise a small body."""
     path = "/api/v1/history/models/official/demo?resolution=minute"

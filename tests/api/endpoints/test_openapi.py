@@ -8,6 +8,7 @@ from urllib.parse import quote
 import jsonschema
 import msgspec
 import pytest
+import pytest_asyncio
 from starlette.routing import Mount
 
 from api.app import create_app
@@ -16,6 +17,7 @@ from api.settings import ApiSettings
 from crawler.history.writer import HistoryWriter
 from crawler.leader import Leadership
 from shared.snapshot import BootstrapPeer, Location, PeerState, ReachabilityIssue, Verdict
+from shared.store.connection import connect
 from shared.store.snapshots import SnapshotWriter
 from tests.api.past import client_of
 from tests.fakes import model, peer_id, server, snapshot
@@ -40,16 +42,19 @@ def full(state, taken_at):
     )
 
 
-@pytest.fixture
-async def client(redis, redis_url):
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def client(redis_url_of_module):
+    """One app for all answers: nothing here changes what it serves."""
+    redis = connect(redis_url_of_module, "tests")
     leader = Leadership(redis, "tests")
     for number, state in enumerate(["healthy", "broken", "broken", "healthy", "healthy", "broken", "broken"]):
         assert await leader.hold()
         each = full(state, 1_763_900_000.0 + 60 * number)
         await SnapshotWriter(redis).publish(each, leader.lease)
         await HistoryWriter(redis).append(each, leader.lease)
-    async with client_of(redis_url) as http:
+    async with client_of(redis_url_of_module, rate_limit=0) as http:
         yield http
+    await redis.aclose()
 
 
 def test_every_route_is_described():
@@ -128,6 +133,7 @@ PATHS = [
 
 
 @pytest.mark.parametrize(("path", "asked"), PATHS)
+@pytest.mark.asyncio(loop_scope="module")
 async def test_real_answers_are_as_described(client, path, asked):
     """Status, media type and every field of a real answer are in the description."""
     answer = await client.get(asked)
@@ -197,6 +203,7 @@ MEDIA = [
 
 
 @pytest.mark.parametrize(("path", "asked"), MEDIA)
+@pytest.mark.asyncio(loop_scope="module")
 async def test_pages_and_pictures_are_as_described(client, path, asked):
     """Status and media type of everything that is not JSON."""
     answer = await client.get(asked, headers={"accept": "text/html, */*"})

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager, suppress
 
 import httpx
 import pytest
+import pytest_asyncio
 import uvicorn
 
 from api.app import create_app
@@ -27,6 +28,7 @@ from api.responses.prepared import PreparedResponse
 from api.settings import ApiSettings
 from crawler.leader import Leadership
 from shared.store import keys
+from shared.store.connection import connect
 from shared.store.snapshots import SnapshotWriter
 from tests.api.serving import serve
 from tests.fakes import REACHED, REFUSED, FakeProber, model, peer_id, server, snapshot
@@ -34,6 +36,7 @@ from tests.reachability_worker.simulated_worker import worker_on
 from tests.support import synthetic
 
 PREFIX = "org/demo-model"
+in_the_modules_loop = pytest.mark.asyncio(loop_scope="module")
 PAGES = ["/", f"/models/{PREFIX}", f"/servers/{peer_id(1)}", "/incidents"]
 DOCUMENTS = [
     "/api/v1/state", "/swarm.txt", "/swarm.txt?color=1", "/api/v1/models", f"/api/v1/models/{PREFIX}",
@@ -57,12 +60,27 @@ async def publish(redis, document):
 
 
 @pytest.fixture
-async def client(redis, redis_url):
+async def client(redis_url):
+    async with client_in(redis_url) as http:
+        yield http
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def reader(redis_url_of_module):
+    """One app for all that only read: (client, its services)."""
+    async with client_in(redis_url_of_module, rate_limit=0) as http:
+        yield http, serve.services
+
+
+@asynccontextmanager
+async def client_in(redis_url, **settings):
+    redis = connect(redis_url, "tests")
     await publish(redis, snapshot(model(PREFIX, 12, tuple(server(n, 0, 12) for n in range(1, 40)))))
-    async with serve(redis_url) as url, httpx.AsyncClient(base_url=url, timeout=5) as http:
+    async with serve(redis_url, **settings) as url, httpx.AsyncClient(base_url=url, timeout=5) as http:
         while (await http.get("/api/v1/state")).status_code != 200:
             await asyncio.sleep(0.02)
         yield http
+    await redis.aclose()
 
 
 def counted(services, name, **labels):
@@ -73,11 +91,13 @@ def counted(services, name, **labels):
 
 
 @pytest.mark.parametrize("path", [path for path in (*PAGES, *DOCUMENTS) if path not in LISTS])
-async def test_unknown_query_strings_change_nothing(client, path):
+@in_the_modules_loop
+async def test_unknown_query_strings_change_nothing(reader, path):
     """The same response is prepared for them, with its ETag, compressed, and is not rendered again."""
+    client, services = reader
     plain = await client.get(path)
     assert plain.status_code == 200
-    router = [sample.value for sample in all_requests()]
+    router = [sample.value for sample in all_requests(services)]
     mark = "&" if "?" in path else "?"
     for query in ("utm_source=x", "x", "=", "&&", "a[]=1&a[]=2", "%ff=%fe", "x" * 5_000):
         answer = await client.get(f"{path}{mark}{query}")
@@ -85,19 +105,21 @@ async def test_unknown_query_strings_change_nothing(client, path):
         assert answer.content == plain.content
         known = await client.get(f"{path}{mark}{query}", headers={"if-none-match": plain.headers["etag"]})
         assert (known.status_code, known.content) == (304, b"")
-    assert [sample.value for sample in all_requests()] == router, "the router was asked"
+    assert [sample.value for sample in all_requests(services)] == router, "the router was asked"
     if len(plain.content) > encodings.MIN_COMPRESSED:
         assert plain.headers["content-encoding"] in ("zstd", "br", "gzip")
 
 
-def all_requests():
-    families = serve.services.metrics.registry.collect()
+def all_requests(services):
+    families = services.metrics.registry.collect()
     return [sample for family in families if family.name == "petals_api_requests" for sample in family.samples
             if sample.name.endswith("_total")]  # fmt: skip
 
 
-async def test_query_parameters_that_matter_are_not_ignored(client):
+@in_the_modules_loop
+async def test_query_parameters_that_matter_are_not_ignored(reader):
     """Whatever stands beside them, and in whatever order."""
+    client, _ = reader
     plain, color = await client.get("/swarm.txt"), await client.get("/swarm.txt?utm=1&color=1")
     assert "\x1b[" in color.text
     assert "\x1b[" not in plain.text
@@ -292,16 +314,20 @@ async def test_a_network_of_ipv6_is_one_client(redis_url, redis):
 
 
 @pytest.mark.parametrize("path", ["/nowhere", "/models/nothing", "/servers/nothing", "/check/nothing"])
-async def test_error_pages_carry_the_headers_of_all_pages(client, path):
+@in_the_modules_loop
+async def test_error_pages_carry_the_headers_of_all_pages(reader, path):
     """Content-Security-Policy, nosniff, Referrer-Policy: an error page shows what the client wrote."""
+    client, _ = reader
     answer = await client.get(path, headers={"accept": "text/html"})
     assert answer.status_code in (400, 404)
     assert answer.headers["content-type"].startswith("text/html")
     assert SECURITY_HEADERS.items() <= answer.headers.items()
 
 
-async def test_every_line_of_if_none_match_counts(client):
+@in_the_modules_loop
+async def test_every_line_of_if_none_match_counts(reader):
     """Lists may stand in several lines, the known tag in any of them."""
+    client, _ = reader
     encodings = ("accept-encoding", "gzip, deflate, br, zstd")
     tag = (await client.get("/api/v1/state", headers=[encodings])).headers["etag"]
     for lines in ([tag, '"other"'], ['"other"', tag], [f'"a", {tag}', '"b"'], [f"W/{tag}"], ["*"]):
@@ -313,7 +339,9 @@ async def test_every_line_of_if_none_match_counts(client):
     assert other.status_code == 200
 
 
-async def test_every_line_of_accept_encoding_counts(client):
+@in_the_modules_loop
+async def test_every_line_of_accept_encoding_counts(reader):
+    client, _ = reader
     request = client.build_request("GET", "/api/v1/state")
     request.headers = httpx.Headers([("host", "x"), ("accept-encoding", "gzip"), ("accept-encoding", "identity")])
     assert (await client.send(request)).headers["content-encoding"] == "gzip"
@@ -334,8 +362,10 @@ def test_junk_in_accept_encoding_is_not_kept(monkeypatch):
 
 @pytest.mark.parametrize("path", API_PATHS)
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "OPTIONS"])
-async def test_any_site_may_read_any_answer_of_the_api(client, method, path):
+@in_the_modules_loop
+async def test_any_site_may_read_any_answer_of_the_api(reader, method, path):
     """Errors of the router and preflights too; the ETag can be read."""
+    client, _ = reader
     if (method, path) == ("GET", "/events"):
         pytest.skip("is a stream")
     answer = await client.request(method, path, headers={"origin": "https://site.example"})
@@ -363,8 +393,10 @@ async def test_our_own_failures_can_be_read_too(redis_url):
     assert broken.headers["access-control-allow-origin"] == "*"
 
 
-async def test_pages_are_no_api(client):
+@in_the_modules_loop
+async def test_pages_are_no_api(reader):
     """Other sites may link to a page; they may not read one."""
+    client, _ = reader
     for path in ("/", "/check", "/nowhere"):
         assert "access-control-allow-origin" not in (await client.get(path)).headers
     assert (await client.options("/")).status_code == 405
