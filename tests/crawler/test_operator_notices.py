@@ -119,7 +119,8 @@ class Monitor:
         self.at = None
         self.notices = OperatorNotices(
             redis, self.leadership, self.clock, urls=urls, choice=chosen("all", least=Severity.WARNING), official=(),
-            digest_seconds=0.0, on_ended=lambda outcome: self.outcomes.update([outcome]), **more,
+            on_ended=lambda outcome: self.outcomes.update([outcome]),
+            **{"digest_seconds": 0.0, "quiet_hours": None, "monitor_url": None} | more,
         )  # fmt: skip
 
     async def crawl(self, *states):

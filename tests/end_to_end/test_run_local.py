@@ -220,7 +220,7 @@ def test_help_and_configuration_are_printed(module, option, monkeypatch, capsys)
     monkeypatch.setenv("REDIS_URL", "redis://user:secret@127.0.0.1:1/0")
     monkeypatch.setattr(sys, "argv", [module, option])
     with pytest.raises(SystemExit) as ended:
-        runpy.run_module(module, run_name="__main__")
+        runpy.run_path(f"{ROOT}/{module}/__main__.py", run_name="__main__")
     assert not ended.value.code
     printed = capsys.readouterr().out
     assert "REDIS_URL" in printed

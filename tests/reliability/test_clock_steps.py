@@ -78,8 +78,8 @@ async def test_a_crawler_whose_clock_steps_freezes_nothing_and_loses_nothing(  #
         server = await HistoryReader(redis).server(live.peer_id, time.time())
     finally:
         await redis.aclose()
-    assert sum(slot.looks for slot in hours.slots) >= len(seen)
-    assert sum(slot.looks for slot in hours.slots) == sum(slot.healthy for slot in hours.slots)
+    assert sum(slot.crawls for slot in hours.slots) >= len(seen)
+    assert sum(slot.crawls for slot in hours.slots) == sum(slot.healthy for slot in hours.slots)
     assert server.record.first_seen <= server.record.online_since <= server.record.last_online <= time.time() + 1
     assert server.record.sessions == 1
 

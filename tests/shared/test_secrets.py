@@ -121,5 +121,5 @@ def test_a_failed_delivery_shows_no_path(monkeypatch):
     """It is logged, and kept in RQ for the operator."""
     target = webhook.parse_target("http://127.0.0.1:9/services/hunter2?token=hunter2")
     with pytest.raises(webhook.DeliveryError) as error:
-        webhook.post(target, b"{}", secret=b"hunter2", allow_private=True)
+        webhook.Webhook(target, b"hunter2", allow_private=True).deliver(b"{}")
     assert CANARY not in str(error.value)
