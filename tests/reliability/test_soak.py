@@ -134,7 +134,7 @@ def test_nothing_grows_in_a_soak(start, start_api, redis_server):
     assert end["worker_kB"] - begin["worker_kB"] < 2_500
     assert end["api_kB"] - begin["api_kB"] < 2_500
     assert max(end["worker_files"] - begin["worker_files"], end["api_files"] - begin["api_files"]) <= 4
-    # A check under way has up to three keys, and there are as many checks as callers. Left by each, they would be 16,000.
+    # A check under way has up to three keys, and checks are as many as callers. Left by each, they would be 16,000.
     assert end["redis_keys"] <= 4 * AT_ONCE
     until(lambda: redis.keys("rq:job:*") == [], 15, "no job is left")
     until(lambda: redis.dbsize() < 50, 15, "no verdict is left")
