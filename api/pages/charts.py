@@ -109,15 +109,14 @@ def year_bars(days: Mapping[int, tuple[int, int]], now: float, uptime: float | N
     """Draw `{day: (crawls, good)}` (days since 1970) as a bar per week, up to the day of now; `watched` in seconds."""
     last_hour = int(now // DAY_SPAN.seconds) * 24 + 23
     shown = uptime_words(uptime, watched, YEAR)
-    return _row({day * 24: looks for day, looks in days.items()}, last_hour, YEAR, shown)
+    return _row({day * 24: counts for day, counts in days.items()}, last_hour, YEAR, shown)
 
 
 def share_bars(hours: Mapping[int, tuple[int, int]], now: float, windows: Sequence[Window]) -> list[Bars]:
     """Draw `{hour: (checks, good)}` (hours since 1970) as bars with the share of good ones, a row per window."""
     current, rows = int(now // HOUR), []
     for window in windows:
-        counted = [counts for hour, counts in hours.items() if hour > current - window.hours]
-        checks, good = sum(looks for looks, _ in counted), sum(up for _, up in counted)
+        checks, good = _summed(counts for hour, counts in hours.items() if hour > current - window.hours)
         rows.append(_row(hours, current, window, percent(good / checks) if checks else "no data"))
     return rows
 
@@ -131,6 +130,12 @@ def uptime_words(uptime: float | None, watched: float, window: Window) -> str:
     return f"{percent(uptime)} of the {text.duration(watched).removeprefix('1 ')} watched"
 
 
+def _summed(counts: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    """Return the sums of `(crawls or checks, good ones)`."""
+    pairs = list(counts)
+    return sum(total for total, _ in pairs), sum(good for _, good in pairs)
+
+
 def _row(hours: Mapping[int, tuple[int, int]], current: int, window: Window, shown: str) -> Bars:
     title, span, each = window.title, window.hours, window.hours_a_bar
     count = span // each
@@ -138,15 +143,14 @@ def _row(hours: Mapping[int, tuple[int, int]], current: int, window: Window, sho
     bars, gaps = [], 0
     for number in range(count):
         first = current - span + 1 + number * each
-        counted = [hours[hour] for hour in range(first, first + each) if hour in hours]
-        looked, good = sum(looks for looks, _ in counted), sum(up for _, up in counted)
+        total, good = _summed(hours[hour] for hour in range(first, first + each) if hour in hours)
         when = f"{text.utc(first * HOUR):%d %b %H:%M} UTC" + (f", {text.count(each, 'hour')}" if each > 1 else "")
         x, width = f"{number * place + place * BAR_GAP / 2:.3f}%", f"{place * (1 - BAR_GAP):.3f}%"
-        if not looked:
+        if not total:
             gaps += 1
             bars.append(Bar("gap", x, width, "0", "100%", f"{when}: no data"))
             continue
-        share = min(good / looked, 1.0)
+        share = min(good / total, 1.0)
         # The share that was down is at the top, at least 12 % high so that it can be seen; the rest is below it.
         down = 0.0 if share >= 1 else max(12.0, 100 * (1 - share))
         kind = "up" if share >= 1 else "down" if share <= 0 else "partly"

@@ -108,19 +108,19 @@ class Group:
     def _cosine(self, one: int, other: int) -> float:
         return self._cosines[max(one, other)][min(one, other)]
 
-    def _with_whom(self, place: int, *, agreeing: bool) -> list[int]:
-        """Return the places of those that a server agrees with, or of the others."""
+    def _agree(self, one: int, other: int) -> bool:
+        lowest = lowest_allowed(self._numbers[one].precision, self._numbers[other].precision)
+        return self._cosine(one, other) >= lowest
 
-        def agrees(other: int) -> bool:
-            precisions = self._numbers[place].precision, self._numbers[other].precision
-            return self._cosine(place, other) >= lowest_allowed(*precisions)
-
-        return [other for other in range(len(self._peers)) if other != place and agrees(other) is agreeing]
+    def _agreeing_with(self, place: int) -> list[int]:
+        """Return the places of the other servers that a server agrees with."""
+        return [other for other in range(len(self._peers)) if other != place and self._agree(place, other)]
 
     def _judge(self, place: int) -> Agreement:
         if len(self._peers) == 1:
             return Agreement(AgreementOutcome.ALONE, blocks=self._blocks)
-        agreeing, differing = self._with_whom(place, agreeing=True), self._with_whom(place, agreeing=False)
+        agreeing = self._agreeing_with(place)
+        differing = [other for other in range(len(self._peers)) if other not in (place, *agreeing)]
         outcome = AgreementOutcome.AGREES
         if len(agreeing) < len(differing):
             outcome = AgreementOutcome.DISAGREES
@@ -138,6 +138,5 @@ class Group:
         if len(self._peers) < MAJORITY_OF:
             return False
         return any(
-            2 * (1 + len(set(self._with_whom(one, agreeing=True)) & set(differing))) > len(self._peers)
-            for one in differing
+            2 * (1 + len(set(self._agreeing_with(one)) & set(differing))) > len(self._peers) for one in differing
         )
