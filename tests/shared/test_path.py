@@ -22,13 +22,13 @@ SPEEDS = st.sampled_from([None, 0.0, -1.0, math.nan, math.inf, 5e-324, 2.0, 50.0
 def swarms(draw):
     """Servers of one model whose speeds, pings and caches may be missing or absurd."""
     servers = []
-    for number in range(draw(st.integers(0, 7))):
+    for number in range(draw(st.integers(0, 6))):
         start = draw(st.integers(0, BLOCKS - 1))
         servers.append(
             server(
                 number, start, draw(st.integers(start + 1, BLOCKS)), inference_rps=draw(SPEEDS),
                 rtt=draw(st.none() | PINGS), cache_tokens_left=draw(st.sampled_from([None, 0, 1024, 10**6])),
-                next_pings=draw(st.none() | st.dictionaries(st.integers(0, 7).map(peer_id), PINGS, max_size=5)),
+                next_pings=draw(st.none() | st.dictionaries(st.integers(0, 7).map(peer_id), PINGS, max_size=3)),
             )
         )  # fmt: skip
     return servers
