@@ -99,7 +99,7 @@ benchmarks: $(DEV_INSTALLED)  ## All of the bench-… targets, written into docs
 	$(BIN)/python -m tests.bench.summary $(ARGS)
 
 .PHONY: bench-crawl
-bench-crawl: $(DEV_INSTALLED)  ## The crawler against the plain way, on private swarms of 60 to 10,000 servers
+bench-crawl: $(DEV_INSTALLED)  ## The crawler against a sequential crawl, on private swarms of 60 to 10,000 servers
 	$(BIN)/python -m tests.bench.crawl $(ARGS)
 
 .PHONY: bench-silent
