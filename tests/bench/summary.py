@@ -1,7 +1,7 @@
-"""`make benchmarks`: run the benchmarks and write what they found into docs/benchmarks.md and the README.
+"""`make benchmarks`: run the benchmarks, and write the figures into docs/benchmarks.md and the README.
 
-Takes about forty minutes, on a machine that does nothing else. `--only NAME …` runs some and keeps the other
-figures, which stand in docs/benchmarks.json with their own dates.
+It takes about forty minutes on a machine that does nothing else. `--only NAME …` runs some benchmarks, and keeps the
+other figures with their own dates (docs/benchmarks.json).
 """
 
 from __future__ import annotations
@@ -41,8 +41,12 @@ PREDECESSOR = "300–500 MB; with 400 servers 700 MB"
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.summary", description=__doc__)
-    parser.add_argument("--only", nargs="*", choices=tuple(BENCHES), default=list(BENCHES), help="run these")
-    parser.add_argument("--write", action="store_true", help="run none; write the reports from docs/benchmarks.json")
+    parser.add_argument(
+        "--only", nargs="*", choices=tuple(BENCHES), default=list(BENCHES), help="benchmarks to run (default: all)"
+    )
+    parser.add_argument(
+        "--write", action="store_true", help="run no benchmark; write the reports from docs/benchmarks.json"
+    )
     arguments = parser.parse_args()
     data: dict[str, Any] = json.loads(DATA.read_text()) if DATA.exists() else {}
     for name in [] if arguments.write else arguments.only:
