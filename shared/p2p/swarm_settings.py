@@ -64,7 +64,7 @@ class SwarmSettings(Settings):
     dial_private_addresses: DialPrivate = Field(
         DialPrivate.AUTO,
         description="Whether private, loopback and other unroutable addresses are dialled, which anyone can announce: "
-        "`yes`, `no`, or `auto`: only if INITIAL_PEERS is set and a bootstrap peer has no public address.",
+        "`yes`, `no`, or `auto`: only in a private swarm with a bootstrap peer that has no public address.",
     )
 
     _split = field_validator("initial_peers", mode="before")(split_list)
