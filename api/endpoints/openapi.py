@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from api.lists.index import Table
+    from api.pages import View
     from shared.incidents import Incident
     from shared.snapshot import Snapshot
 
@@ -133,20 +134,15 @@ async def page(request: Request) -> PreparedResponse:
     """The description as a page, with answers of this swarm as examples."""
     services, base = services_of(request), base_address(request)
 
-    async def make() -> PreparedResponse:
-        snapshot = services.swarm.snapshot
-        incidents_found = await in_time(services.history.incidents())
-
-        def render() -> PreparedResponse:
-            answers, fill = examples(snapshot, incidents_found or (), show_addresses=services.settings.show_addresses)
-            limit = services.settings.rate_limit
-            html = services.pages.docs(describe(), answers, fill, base=base, rate_limit=limit)
-            return kinds.page(html, "/docs")
-
-        return await services.on_demand.render(render)
+    def draw(view: View, found: Sequence[Incident] | None) -> PreparedResponse:
+        answers, fill = examples(view.snapshot, found or (), show_addresses=services.settings.show_addresses)
+        limit = services.settings.rate_limit
+        return kinds.page(services.pages.docs(describe(), answers, fill, base=base, rate_limit=limit))
 
     # No path begins like this key: the page shows the address that the client used.
-    return await services.on_demand.get(f"docs {base}", make)
+    return await services.read_and_draw(
+        request, lambda: in_time(services.history.incidents()), draw, key=f"docs {base}"
+    )
 
 
 def examples(

@@ -40,7 +40,8 @@ async def search(request: Request) -> Response:
     """The same for programs: JSON, and never a redirect."""
     services = services_of(request)
     services.snapshot()
-    resolution = await services.resolve(request.query_params.get("q", "")[: MAX_READ + 1])
+    text = request.query_params.get("q", "")[: MAX_READ + 1]
+    resolution = await services.resolve(text)
     found = await _search(request, resolution)
     document = SearchDocument(
         query=found.pasted,

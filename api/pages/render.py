@@ -26,6 +26,7 @@ from api.pages import (
 from api.pages import history as past
 from api.pages.help import make_help
 from api.pages.templating import environment, static_href
+from api.pages.view import model_of
 from shared import words
 from shared.advice import commands
 from shared.advice.models import model_advice, nearest_usable
@@ -156,7 +157,7 @@ class Pages:
         `history` is its past; None where that cannot be read.
         """
         snapshot = view.snapshot
-        model = next((m for m in snapshot.models if m.dht_prefix == dht_prefix), None) if snapshot else None
+        model = model_of(snapshot, dht_prefix)
         if model is None or snapshot is None:
             return None
         then = None if history is None else history.past(usable=coverage(model).has_path)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from api.pages import text
+from api.pages.view import model_of
 from shared import words
 from shared.judgement.contributors import serving
 from shared.peer_id import named_peer
@@ -121,7 +122,7 @@ def _more(match: Match, snapshot: Snapshot | None) -> str:
             shares = ((m, server) for m in models for server in m.servers if server.peer_id == match.key)
             return next((_share(model, server) for model, server in shares), "")
         case Kind.MODEL:
-            found = next((model for model in models if model.dht_prefix == match.key), None)
+            found = model_of(snapshot, match.key)
             return "" if found is None else f"{found.state.value}, {words.count(len(found.servers), 'server')}"
         case Kind.BOOTSTRAP:
             return "lets others join"

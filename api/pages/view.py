@@ -61,6 +61,12 @@ class View:
         return self.freshness.stale
 
 
+def model_of(snapshot: Snapshot | None, dht_prefix: str) -> ModelReport | None:
+    """Return a model of a snapshot; None where there is no such model, or no snapshot yet."""
+    models = () if snapshot is None else snapshot.models
+    return next((model for model in models if model.dht_prefix == dht_prefix), None)
+
+
 def without_addresses(snapshot: Snapshot) -> Snapshot:
     """Return a snapshot that does not tell where servers and bootstrap peers are."""
 
