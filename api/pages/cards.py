@@ -140,7 +140,7 @@ def make_strip(held: Coverage, model: ModelReport) -> Strip:
                 f"r{min(run.redundancy, 2)}",
                 rows.percent(run.start, num_blocks),
                 rows.percent(run.end - run.start, num_blocks),
-                f"{words.blocks([(run.start, run.end)])}: {text.count(run.redundancy, 'server')}",
+                f"{words.blocks([(run.start, run.end)])}: {words.count(run.redundancy, 'server')}",
             )
             for run in held.runs()
         ),
@@ -159,12 +159,12 @@ def _hop(hop: Hop, num_blocks: int) -> StripPart:
 
 
 def _over(hops: tuple[Hop, ...]) -> str:
-    return f"over {text.count(len(hops), 'server')}, to block {hops[-1].end - 1}"
+    return f"over {words.count(len(hops), 'server')}, to block {hops[-1].end - 1}"
 
 
 def _strip_label(held: Coverage) -> str:
     """Return the coverage strip in words, for screen readers."""
-    parts = [f"Coverage of {text.count(len(held.redundancy), 'block')}"]
+    parts = [f"Coverage of {words.count(len(held.redundancy), 'block')}"]
     levels = (("no server", 0, 0), ("one server", 1, 1), ("two or more servers", 2, max(held.redundancy, default=0)))
     for who, least, most in levels:
         if spans := held.spans(least, most):
@@ -197,7 +197,7 @@ def _passed(peer_id: str, start: int, end: int) -> tuple[str, str, str]:
 def _tokens(per_second: float | None) -> str:
     if per_second is None:
         return ""
-    return text.number(per_second) if per_second >= 10 else f"{per_second:.2g}"  # noqa: PLR2004 - `1.2e+02` reads badly
+    return words.number(per_second) if per_second >= 10 else f"{per_second:.2g}"  # noqa: PLR2004 - `1.2e+02` reads badly
 
 
 def _capacity(model: ModelReport) -> str:

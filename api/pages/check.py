@@ -111,7 +111,7 @@ def _report(answer: Answer, show_addresses: bool, *, announces: bool) -> Report:
         ("Connected", words.way(outcome.relayed)),
         ("At", reached_at),
         ("Relay", relay),
-        ("First answer after", text.milliseconds(outcome.rtt)),
+        ("First answer after", words.milliseconds(outcome.rtt)),
         ("Serves Petals blocks", served),
         ("Cause", "" if outcome.cause is None else message(outcome.cause)),
         ("Error of libp2p", text.cut(outcome.error or "", text.MAX_ERROR)),

@@ -59,7 +59,7 @@ def make_card(entry: ContributorEntry, *, alike: str | None = None) -> Contribut
         doubt=doubt(entry.name, alike),
         hours=tuple((title, *_hours(entry.served[window])) for window, title in WINDOWS),
         models=tuple(
-            (text.cut(model.dht_prefix, 60), text.model_href(model.dht_prefix), text.number(model.block_hours))
+            (text.cut(model.dht_prefix, 60), text.model_href(model.dht_prefix), words.number(model.block_hours))
             for model in entry.models
         ),
         servers=tuple((text.cut(peer_id[-6:]), text.server_href(peer_id)) for peer_id in entry.peer_ids),
@@ -94,4 +94,4 @@ def _alphabets(name: str) -> set[str]:
 
 
 def _hours(served: Served) -> tuple[str, str]:
-    return text.number(served.server_hours), text.number(served.block_hours)
+    return words.number(served.server_hours), words.number(served.block_hours)

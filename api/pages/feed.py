@@ -117,7 +117,7 @@ def _entry(entry: Entry) -> str:
 
 
 def _xml(value: str) -> str:
-    return escape(text.clean(value))  # clean: control characters cannot stand in XML, escaped or not
+    return escape(words.clean(value))  # clean: control characters cannot stand in XML, escaped or not
 
 
 def urn(name: str) -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
 from api.pages import charts, text
-from api.pages.templating import environment, static_href
+from api.pages.templating import environment
 from shared import words
 from shared.advice.inference import failure_words, record_words
 from shared.advice.models import Past
@@ -20,8 +19,6 @@ from shared.store.rings import MINUTE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    from jinja2 import Template
 
     from api.pages.view import View
     from shared.store.history import ModelHistory, ServerHistory, ServerOutage
@@ -179,12 +176,12 @@ def server_history_html(history: ServerHistory, last_seen: float | None = None) 
     now, record = history.read_at, history.record
     facts: list[tuple[str, float | None, str]] = [("First seen", record.first_seen, "")]
     if history.online:
-        lasted = text.duration((now if last_seen is None else last_seen) - record.online_since)
+        lasted = words.duration((now if last_seen is None else last_seen) - record.online_since)
         facts.append(("Online since" if last_seen is None else "Was online since", record.online_since, lasted))
     else:
         facts.append(("Last online", record.last_online or None, "" if record.last_online else "never"))
         facts.append(("Last seen", record.last_seen, ""))
-    facts.append(("Came online", None, text.count(record.sessions, "time")))
+    facts.append(("Came online", None, words.count(record.sessions, "time")))
     if history.proofs:
         facts.append(("Asked to compute", None, record_words(history.proofs, days=7)))
     crawled = {hour.hour: (hour.crawled, hour.online) for hour in history.hours}
@@ -210,7 +207,7 @@ def _outage(outage: ServerOutage, last_seen: float | None) -> tuple[float, float
         OutageEnd.LASTS: "it has not come back" if last_seen is None else "it had not come back by then",
         OutageEnd.UNWATCHED: "not known: no crawl looked afterwards",
     }[outage.ended]
-    return outage.start, outage.end or last_seen, text.duration(outage.minutes * MINUTE), ended
+    return outage.start, outage.end or last_seen, words.duration(outage.minutes * MINUTE), ended
 
 
 def make_event(incident: Incident, now: float, last_seen: float | None = None) -> Event:
@@ -233,7 +230,7 @@ def make_event(incident: Incident, now: float, last_seen: float | None = None) -
         end=incident.end,
         duration=words.about(lasted),
         until="" if ended else "" if last_seen is None else " until the swarm was last seen",
-        blocks=f"At the lowest, {incident.covered_blocks} of {text.count(incident.num_blocks, 'block')} had a server",
+        blocks=f"At the lowest, {incident.covered_blocks} of {words.count(incident.num_blocks, 'block')} had a server",
         summary=summary(incident),
     )
 
@@ -306,17 +303,6 @@ def _without_incident(outage: Outage, pasts: Mapping[str, FirstSeen], view: View
     return BrokenModel(name, text.model_href(outage.dht_prefix), outage.official, sentence)
 
 
-def stylesheet() -> str:
-    """The address of the charts' own style."""
-    return static_href("history.css")
-
-
-@cache
-def _template() -> Template:
-    made = environment()
-    made.filters.update(iso=words.rfc3339, utc=words.utc_minute)
-    return made.get_template("_charts.html")
-
-
 def _render(macro: str, **values: object) -> Markup:
-    return Markup(getattr(_template().module, macro)(stylesheet=stylesheet(), **values))  # noqa: S704 - escaped by it
+    module = environment().get_template("_charts.html").module
+    return Markup(getattr(module, macro)(**values))  # noqa: S704 - escaped by it

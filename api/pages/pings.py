@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from api.pages import text
+from shared import words
 
 if TYPE_CHECKING:
     from shared.snapshot import ModelReport
@@ -49,4 +50,4 @@ def make_matrix(model: ModelReport) -> Matrix | None:
 
 def _cell(seconds: float | None) -> str:
     # The unit stands in the caption.
-    return "✕" if seconds == float("inf") else text.milliseconds(seconds).removesuffix(" ms")
+    return "✕" if seconds == float("inf") else words.milliseconds(seconds).removesuffix(" ms")

@@ -67,11 +67,11 @@ def make_row(server: ServerReport, num_blocks: int) -> Row:
         state=server.state.value,
         contributor=contributor(server),
         version=text.cut(server.version or "", 14),
-        throughput=text.number(server.throughput),
+        throughput=words.number(server.throughput),
         precision=precision(server),
         adapters=tuple(text.adapter(name) for name in server.adapters[:MAX_ADAPTERS]),
         more_adapters=max(0, len(server.adapters) - MAX_ADAPTERS),
-        cache=text.number(server.cache_tokens_left_per_block) if server.span.length else "",
+        cache=words.number(server.cache_tokens_left_per_block) if server.span.length else "",
         via=via(server),
         via_found=server.relayed is not None,
         conflict=text.cut(server.conflict or "", 300),
@@ -119,7 +119,7 @@ def how_reached(server: ServerReport) -> str:
     """How the crawler reached the server, and what that costs a client; empty where it did not."""
     if server.relayed is None or server.rtt is None:
         return ""
-    took = f"in {text.milliseconds(server.rtt)}"
+    took = f"in {words.milliseconds(server.rtt)}"
     if not server.relayed:
         return f"directly, {took}"
     relay = f" …{text.cut(server.relay[-6:])}" if server.relay else ""

@@ -101,7 +101,7 @@ def make_server(
     named = next((server for server in servers if rows.contributor(server)), None)
     name = named.public_name if named is not None else None
     return ServerView(
-        peer_id=text.clean(peer_id),
+        peer_id=words.clean(peer_id),
         short_id=text.cut(peer_id[-6:]),
         check_href=text.check_href(peer_id),
         contributor=rows.contributor(named) if named is not None else None,
@@ -145,7 +145,7 @@ def _share(model: ModelReport, server: ServerReport) -> Share:
         ("Forward pass through one block", server.forward_rps),
         ("Network", server.network_rps),
     )
-    cache = text.number(server.cache_tokens_left_per_block) if span.length else ""
+    cache = words.number(server.cache_tokens_left_per_block) if span.length else ""
     announced = (
         ("State", server.announced.value),
         ("Throughput", words.throughput(server.throughput)),
@@ -186,7 +186,7 @@ def _pings(model: ModelReport, pings: dict[str, float]) -> tuple[Ping, ...]:
         Ping(
             short_id=text.cut(peer_id[-6:]),
             href=text.server_href(peer_id) if peer_id in spans else "",
-            value=text.milliseconds(seconds),
+            value=words.milliseconds(seconds),
             blocks=words.block_range(spans[peer_id].start, spans[peer_id].end) if peer_id in spans else "",
         )
         for peer_id, seconds in nearest

@@ -123,8 +123,8 @@ def _fonts() -> list[str]:
 
 
 def _counted(card: Card) -> str:
-    blocks = text.count(card.num_blocks, "block")
-    return f"{card.covered} of {blocks} served, {text.count(card.num_online, 'server')} online."
+    blocks = words.count(card.num_blocks, "block")
+    return f"{card.covered} of {blocks} served, {words.count(card.num_online, 'server')} online."
 
 
 def _as_of(view: View) -> str:

@@ -41,6 +41,12 @@ class View:
         return self.snapshot if self.show_addresses or self.snapshot is None else without_addresses(self.snapshot)
 
     @property
+    def located(self) -> bool:
+        """Whether the place of a server is known and may be shown."""
+        models = self.snapshot.models if self.snapshot is not None and self.show_addresses else ()
+        return any(server.location for model in models for server in model.servers)
+
+    @property
     def age(self) -> float | None:
         """Seconds since the snapshot was taken; None without one."""
         return None if self.snapshot is None else self.snapshot.age(self.now)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from api.pages import Pages, text
 from api.pages.search import make_search, named
+from shared import words
 from shared.incidents import Incident
 from shared.public.data import DataDocument
 from shared.reachability import Stage
@@ -221,9 +222,9 @@ def test_any_text_makes_a_safe_anchor_and_address(name):
 def test_any_number_and_time_can_be_written(one, other):
     """No float breaks a page: not infinite, not huge, not nan."""
     for value in (one, other):
-        assert len(text.number(value)) <= 15
-        assert text.milliseconds(value)
-        assert text.utc(value).year >= 1970
+        assert len(words.number(value)) <= 15
+        assert words.milliseconds(value)
+        assert words.utc(value).year >= 1970
 
 
 # --- The overview ---
