@@ -171,18 +171,13 @@ class Services:
         return name if self.settings.public_pages == "public" else f"private {name}"
 
     async def peer_id(self, given: str) -> str:
-        """Return a peer id in its canonical form. Raises a 400 `Problem`, with suggestions."""
-        try:
+        """Return a peer id in its canonical form. Raises a 400 `Problem` that says what else the text may be."""
+        with suppress(BadPeerIdError):
             return parse_peer_id(given)
-        except BadPeerIdError as error:
-            raise await self.bad_peer_id(given) from error
-
-    async def bad_peer_id(self, given: str) -> Problem:
-        """Return the 400 for text that is no peer id: what else it may be, and what it may have meant."""
         resolution = await self.resolve(given)
         near = named((*resolution.found, *resolution.suggestions))
         sentence = resolution.sentence or "This is no peer id, but it names something of this swarm."
-        return Problem(400, f"Bad peer id: {sentence[0].lower()}{sentence[1:]}", near=near[:MAX_NEAR])
+        raise Problem(400, f"Bad peer id: {sentence[0].lower()}{sentence[1:]}", near=near[:MAX_NEAR])
 
     async def resolve(self, text: str) -> Resolution:
         """Return what pasted text names in the newest snapshot."""

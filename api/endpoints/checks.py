@@ -165,10 +165,7 @@ async def _check(request: Request, peer: str, addresses: Sequence[str] = (), *, 
     started = time.monotonic()
     services = services_of(request)
     settings = services.settings
-    try:
-        peer_id = parse_peer_id(peer)
-    except BadPeerIdError as error:
-        raise await services.bad_peer_id(peer) from error
+    peer_id = await services.peer_id(peer)
     given, refused = _read_given(addresses, peer_id)
     if refuse and (refused or len(addresses) > MAX_GIVEN):
         why = refused[0].outcome.error if refused else f"more than {MAX_GIVEN}"

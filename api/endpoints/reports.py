@@ -10,7 +10,7 @@ from starlette.responses import Response
 from api.http.base_address import base_address
 from api.http.headers import ATOM
 from api.http.problems import Problem
-from api.pages.report_feed import MAX_ENTRIES, report_feed
+from api.pages.feed import MAX_REPORTS, report_feed
 from api.responses import kinds
 from api.responses.read_through import FRESH_SECONDS
 from api.services import services_of
@@ -78,7 +78,7 @@ async def atom(request: Request) -> Response:
     services = services_of(request)
     services.require_public(request)
     history = services.history
-    weeks = (await history.report_weeks())[:MAX_ENTRIES]
+    weeks = (await history.report_weeks())[:MAX_REPORTS]
     content = report_feed(await history.reports(*weeks), base=base_address(request))
     headers = {"cache-control": f"public, max-age={FRESH_SECONDS:.0f}", "vary": "Host"}
     return Response(content, media_type=ATOM, headers=headers)

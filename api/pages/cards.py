@@ -108,8 +108,8 @@ def make_card(model: ModelReport, told: ModelAdvice, *, max_rows: int = FULL_TAB
     return Card(
         anchor=text.anchor(model.dht_prefix),
         href=text.model_href(model.dht_prefix),
-        name=text.cut(model.name, 60) or "(nameless)",
-        short_name=text.cut(model.short_name, 32) or text.cut(model.dht_prefix, 32) or "(nameless)",
+        name=text.name(model.name, 60),
+        short_name=text.cut(model.short_name, 32) or text.name(model.dht_prefix, 32),
         dht_prefix=text.cut(model.dht_prefix, 80),
         repository=text.shown_name(link, 60) if (link := text.safe_link(model.repository)) else None,
         official=model.official,

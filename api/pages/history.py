@@ -221,7 +221,7 @@ def make_event(incident: Incident, now: float, last_seen: float | None = None) -
     withdrawn = incident.outcome is Outcome.WITHDRAWN
     return Event(
         id=incident.id,
-        name=text.cut(incident.name, 60) or text.cut(incident.dht_prefix, 60) or "(nameless)",
+        name=text.cut(incident.name, 60) or text.name(incident.dht_prefix, 60),
         href=text.model_href(incident.dht_prefix),
         official=incident.official,
         tone="idle" if withdrawn else "good" if ended else "bad",
@@ -299,7 +299,7 @@ def _without_incident(outage: Outage, pasts: Mapping[str, FirstSeen], view: View
         sentence = f"broken since it was first seen, {words.ago(past.at, view.now)}: no crawl has found it healthy."
     if view.stale:
         sentence = "broken when the swarm was last seen."
-    name = text.cut(outage.name, 60) or text.cut(outage.dht_prefix, 60) or "(nameless)"
+    name = text.cut(outage.name, 60) or text.name(outage.dht_prefix, 60)
     return BrokenModel(name, text.model_href(outage.dht_prefix), outage.official, sentence)
 
 

@@ -271,7 +271,7 @@ class Pages:
 
     def share(self, model: ModelReport, base: str) -> str:
         """What shows a model elsewhere, to copy. `base` is the monitor's address."""
-        name = text.cut(model.short_name, 60) or "(nameless)"
+        name = text.name(model.short_name, 60)
         href = text.model_href(model.dht_prefix)
         return self._render(
             "share",

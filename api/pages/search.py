@@ -144,7 +144,7 @@ def _incidents(pasted: str, matches: Iterable[Match], incidents: Sequence[Incide
         SearchHit(
             kind="incident",
             key=incident.id,
-            text=text.cut(incident.name, 40) or "(nameless)",
+            text=text.name(incident.name, 40),
             more=f"{'goes on' if incident.end is None else 'ended'}, began {words.utc_minute(incident.start)}",
             href=f"/incidents#{incident.id}",
         )

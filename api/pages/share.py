@@ -43,14 +43,6 @@ class Picture:
     as_of: str
 
 
-@dataclass(frozen=True, slots=True)
-class Snippet:
-    """Text to copy."""
-
-    title: str
-    code: str
-
-
 def swarm_picture(view: View) -> Picture:
     """Return the picture of the whole swarm."""
     found = headline(view)
@@ -101,16 +93,16 @@ def png(svg: str) -> bytes:
     )
 
 
-def snippets(base: str, dht_prefix: str, name: str) -> list[Snippet]:
-    """Return what shows a model elsewhere: badges in Markdown, HTML and for Discord, and the card."""
+def snippets(base: str, dht_prefix: str, name: str) -> list[tuple[str, str]]:
+    """Return (title, code) of what shows a model elsewhere: badges in Markdown, HTML and for Discord, and the card."""
     prefix = quote(dht_prefix, safe="")
     page, badge, card = f"{base}/models/{prefix}", f"{base}/badge/{prefix}.svg", f"{base}/embed/models/{prefix}"
     label = "".join(char for char in text.cut(name, 60) if char not in '[]()<>"&`*_\\') or "model"
     return [
-        Snippet("Markdown", f"[![{label}]({badge})]({page})"),
-        Snippet("HTML", f'<a href="{page}"><img src="{badge}" alt="{label}"></a>'),
-        Snippet("Discord", f"**{label}**: {page}"),
-        Snippet("Card", f'<iframe src="{card}" title="{label}" width="420" height="190" loading="lazy"></iframe>'),
+        ("Markdown", f"[![{label}]({badge})]({page})"),
+        ("HTML", f'<a href="{page}"><img src="{badge}" alt="{label}"></a>'),
+        ("Discord", f"**{label}**: {page}"),
+        ("Card", f'<iframe src="{card}" title="{label}" width="420" height="190" loading="lazy"></iframe>'),
     ]
 
 

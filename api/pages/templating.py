@@ -41,6 +41,7 @@ def environment() -> Environment:
         iso=words.rfc3339,
         kind=docs.kind_of,
         model_href=text.model_href,
+        name=text.name,
         number=words.number,
         percent=charts.percent,
         period=words.period,

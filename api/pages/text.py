@@ -41,6 +41,11 @@ def cut(text: str, limit: int = MAX_NAME) -> str:
     return words.cut(text, limit)
 
 
+def name(text: str, limit: int = MAX_NAME) -> str:
+    """Return a name of at most `limit` characters; words where it has none that can be shown."""
+    return cut(text, limit) or "(nameless)"
+
+
 def safe_link(url: str | None) -> str | None:
     """Return the URL if a page may link to it: http(s), a host, and no trick to hide which; else None."""
     if not url or len(url) > MAX_LINK_CHARS or not url.isprintable() or any(char in url for char in ' \\"<>'):
