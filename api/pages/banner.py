@@ -182,7 +182,7 @@ def conflicts(view: View) -> list[Notice]:
     title = f"{servers} {differs}."
     explained = "Anyone can write a record in another server’s name; ≠ marks them in the tables:"
     differing = (server for model in snapshot.models for server in model.servers if server.conflict)
-    lines = (f"…{text.cut(server.peer_id[-6:])}: {text.cut(server.conflict or '', 200)}" for server in differing)
+    lines = (f"…{text.short_id(server.peer_id)}: {text.cut(server.conflict or '', 200)}" for server in differing)
     return [Notice("idle", title, explained, tuple(dict.fromkeys(lines))[:MAX_TRIED])]
 
 

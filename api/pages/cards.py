@@ -191,7 +191,7 @@ def _proved_path(model: ModelReport) -> PathView | None:
 
 
 def _passed(peer_id: str, start: int, end: int) -> tuple[str, str, str]:
-    return text.cut(peer_id[-6:]), text.server_href(peer_id), words.block_range(start, end)
+    return text.short_id(peer_id), text.server_href(peer_id), words.block_range(start, end)
 
 
 def _tokens(per_second: float | None) -> str:

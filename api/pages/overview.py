@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from api.pages import cards, text
@@ -44,24 +43,24 @@ def parts(view: View) -> dict[str, Any]:
         shown.append(cards.make_card(model, told, max_rows=min(budget, cards.FULL_TABLE), stale=view.stale))
         budget -= len(shown[-1].rows)
     served = [card for card in shown if card.num_servers]
-    hidden = not_counted(snapshot)
+    hidden = _not_counted(snapshot)
     return {
         "cards": shown,
         "usable": [card for card in served if card.told.usable][:MAX_CHIPS],
         "unusable": [card for card in served if not card.told.usable][:MAX_CHIPS],
         "more_models": snapshot.models[MAX_CARDS : MAX_CARDS + MAX_LISTED],
-        "figures": figures(snapshot, served, stale=view.stale),
+        "figures": _figures(snapshot, served, stale=view.stale),
         "bootstrap": snapshot.bootstrap_peers,
-        "issues": issues(snapshot),
+        "issues": _issues(snapshot),
         "more_issues": max(0, len(snapshot.reachability_issues) - MAX_ISSUES),
-        "contributors": contributors(snapshot),
+        "contributors": _contributors(snapshot),
         "not_counted": hidden[:MAX_NOT_COUNTED],
         "more_not_counted": len(hidden[MAX_NOT_COUNTED:]),
         "refused": sorted(snapshot.refused.by_reason.items()),
     }
 
 
-def figures(snapshot: Snapshot, served: Sequence[cards.Card], *, stale: bool) -> list[tuple[str, str, str]]:
+def _figures(snapshot: Snapshot, served: Sequence[cards.Card], *, stale: bool) -> list[tuple[str, str, str]]:
     """(value, of how many, what) for the tiles beside the verdict."""
     were = "were " if stale else ""
     online = sum(card.num_online for card in served)
@@ -77,26 +76,17 @@ def figures(snapshot: Snapshot, served: Sequence[cards.Card], *, stale: bool) ->
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class IssueGroup:
-    """Servers that fail in the same way: the error, what to do, (short id, address of the page) of each."""
-
-    error: str
-    advice: str
-    peers: list[tuple[str, str]]
-
-
-def issues(snapshot: Snapshot) -> list[IssueGroup]:
-    groups: dict[tuple[str, str], IssueGroup] = {}
+def _issues(snapshot: Snapshot) -> list[tuple[tuple[str, str], list[str]]]:
+    """Return ((error, what to do), peer ids) of the servers that fail in the same way."""
+    groups: dict[tuple[str, str], list[str]] = {}
     causes = {server.peer_id: server.cause for model in snapshot.models for server in model.servers if server.cause}
     for issue in snapshot.reachability_issues[:MAX_ISSUES]:
-        error, advice = what_failed(causes.get(issue.peer_id), issue.error), text.cut(issue.advice, 600)
-        group = groups.setdefault((error, advice), IssueGroup(error, advice, []))
-        group.peers.append((text.cut(issue.peer_id[-6:]), text.server_href(issue.peer_id)))
-    return list(groups.values())
+        alike = what_failed(causes.get(issue.peer_id), issue.error), text.cut(issue.advice, 600)
+        groups.setdefault(alike, []).append(issue.peer_id)
+    return list(groups.items())
 
 
-def contributors(snapshot: Snapshot) -> list[tuple[text.Shown, str | None, str]]:
+def _contributors(snapshot: Snapshot) -> list[tuple[text.Shown, str | None, str]]:
     """(name, address of its page if it has one, blocks) of those who serve most now."""
     most, ranked = list(snapshot.top_contributors.items())[:MAX_CONTRIBUTORS], serving(snapshot)
     return [
@@ -109,7 +99,7 @@ def contributors(snapshot: Snapshot) -> list[tuple[text.Shown, str | None, str]]
     ]
 
 
-def not_counted(snapshot: Snapshot) -> list[text.Shown]:
+def _not_counted(snapshot: Snapshot) -> list[text.Shown]:
     """Return the public names that show in tables and that no official model has."""
     names = {
         server.public_name

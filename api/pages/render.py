@@ -158,7 +158,7 @@ class Pages:
     def contributor(self, view: View, entries: Sequence[ContributorEntry], name: str) -> str | None:
         """One contributor; None where nothing under that name was ever reached."""
         cards = contributors.make_cards(entries, len(entries))
-        card = next((card for card, entry in zip(cards, entries, strict=True) if entry.name == name), None)
+        card = next((card for card in cards if card.entry.name == name), None)
         if card is None:
             return None
         frame = _frame(
@@ -232,9 +232,9 @@ class Pages:
     def check(
         self,
         *,
-        peer_id: str | None,
-        answer: CheckView | None,
-        problem: str | None,
+        peer_id: str = "",
+        answer: CheckView | None = None,
+        problem: str | None = None,
         ours: bool = False,
         search: SearchDocument | None = None,
     ) -> str:
@@ -244,13 +244,13 @@ class Pages:
 
         The form sends `GET /check?q=…`, which may be any text: `search` is what it names where that is not one peer.
         """
-        result = check.make_result(peer_id or "", answer) if answer is not None else None
+        result = check.make_result(peer_id, answer) if answer is not None else None
         title = result.title if result is not None else "Check a server"
         return self._render(
             "check",
             _frame(title, "check", f"{title}. {result.advice.reason}" if result else _CHECK),
-            peer_id=words.clean(peer_id or ""),
-            asked=search.query if search is not None else words.clean(peer_id or ""),
+            peer_id=words.clean(peer_id),
+            asked=search.query if search is not None else words.clean(peer_id),
             search=search,
             server_href=text.server_href(peer_id) if peer_id and answer and answer.known else "",
             result=result,

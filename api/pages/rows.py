@@ -62,7 +62,7 @@ class Ruler:
 
 def make_row(server: ServerReport, num_blocks: int) -> Row:
     return Row(
-        short_id=text.cut(server.peer_id[-6:]),
+        short_id=text.short_id(server.peer_id),
         href=text.server_href(server.peer_id),
         state=server.state.value,
         contributor=contributor(server),
@@ -122,7 +122,7 @@ def how_reached(server: ServerReport) -> str:
     took = f"in {words.milliseconds(server.rtt)}"
     if not server.relayed:
         return f"directly, {took}"
-    relay = f" …{text.cut(server.relay[-6:])}" if server.relay else ""
+    relay = f" …{text.short_id(server.relay)}" if server.relay else ""
     return f"through the relay{relay}, {took}; each token of a client takes this detour"
 
 

@@ -102,7 +102,7 @@ def make_server(
     name = named.public_name if named is not None else None
     return ServerView(
         peer_id=words.clean(peer_id),
-        short_id=text.cut(peer_id[-6:]),
+        short_id=text.short_id(peer_id),
         check_href=text.check_href(peer_id),
         contributor=rows.contributor(named) if named is not None else None,
         contributor_href=contributors.href(name) if name and name in serving(view.snapshot) else None,
@@ -184,7 +184,7 @@ def _pings(model: ModelReport, pings: dict[str, float]) -> tuple[Ping, ...]:
     nearest = sorted(pings.items(), key=lambda item: item[1])[:MAX_PINGS_SHOWN]
     return tuple(
         Ping(
-            short_id=text.cut(peer_id[-6:]),
+            short_id=text.short_id(peer_id),
             href=text.server_href(peer_id) if peer_id in spans else "",
             value=words.milliseconds(seconds),
             blocks=words.block_range(spans[peer_id].start, spans[peer_id].end) if peer_id in spans else "",

@@ -47,6 +47,7 @@ def environment() -> Environment:
         period=words.period,
         references=docs.references,
         server_href=text.server_href,
+        short_id=text.short_id,
         unbroken=_unbroken,
         utc=_utc,
         utc_minute=words.utc_minute,

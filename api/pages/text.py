@@ -41,6 +41,11 @@ def cut(text: str, limit: int = MAX_NAME) -> str:
     return words.cut(text, limit)
 
 
+def short_id(peer_id: str) -> str:
+    """Return the end of a peer id, by which pages name a peer."""
+    return cut(peer_id[-6:])
+
+
 def name(text: str, limit: int = MAX_NAME) -> str:
     """Return a name of at most `limit` characters; words where it has none that can be shown."""
     return cut(text, limit) or "(nameless)"
