@@ -61,21 +61,18 @@ class PathView:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What a model's card shows, as text."""
+    """A model, and what its card shows."""
 
+    model: ModelReport
     anchor: str
     href: str
     name: str
     short_name: str
-    dht_prefix: str
     repository: text.Shown | None
-    official: bool
-    limited: bool
     proof: Proved
     """What the latest chain of inference proved: the first thing that is said."""
     healthy: bool
     stale: bool
-    num_blocks: int
     covered: int
     strip: Strip
     told: ModelAdvice
@@ -83,7 +80,6 @@ class Card:
     """What all users together get at most, as the servers claim; empty where nobody can use it."""
     path: PathView
     states: list[tuple[str, int]]
-    num_servers: int
     rows: list[rows.Row]
     unfolded: bool
 
@@ -106,25 +102,21 @@ def make_card(model: ModelReport, told: ModelAdvice, *, max_rows: int = FULL_TAB
     if len(listed) > max_rows:
         listed = tuple(rows.fastest(listed, min(SHORT_TABLE, max_rows)))
     return Card(
+        model=model,
         anchor=text.anchor(model.dht_prefix),
         href=text.model_href(model.dht_prefix),
         name=text.name(model.name, 60),
         short_name=text.cut(model.short_name, 32) or text.name(model.dht_prefix, 32),
-        dht_prefix=text.cut(model.dht_prefix, 80),
         repository=text.shown_name(link, 60) if (link := text.safe_link(model.repository)) else None,
-        official=model.official,
-        limited=model.limited,
         proof=model_proof(model, stale=stale),
         healthy=model.state is ModelState.HEALTHY,
         stale=stale,
-        num_blocks=model.num_blocks,
         covered=held.covered_blocks,
         strip=make_strip(held, model),
         told=told,
         capacity="" if stale else _capacity(model),
         path=PathView() if stale else _proved_path(model) or path_view(model, held),
         states=rows.state_counts(model),
-        num_servers=len(model.servers),
         rows=rows.make_rows(listed, model.num_blocks),
         unfolded=len(listed) <= OPEN_TABLE,
     )

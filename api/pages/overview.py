@@ -42,7 +42,7 @@ def parts(view: View) -> dict[str, Any]:
         told = model_advice(model, snapshot, view.now, stale=view.stale)
         shown.append(cards.make_card(model, told, max_rows=min(budget, cards.FULL_TABLE), stale=view.stale))
         budget -= len(shown[-1].rows)
-    served = [card for card in shown if card.num_servers]
+    served = [card for card in shown if card.model.servers]
     hidden = _not_counted(snapshot)
     return {
         "cards": shown,
@@ -64,7 +64,7 @@ def _figures(snapshot: Snapshot, served: Sequence[cards.Card], *, stale: bool) -
     """(value, of how many, what) for the tiles beside the verdict."""
     were = "were " if stale else ""
     online = sum(card.num_online for card in served)
-    spans = sum(card.num_servers for card in served)
+    spans = sum(len(card.model.servers) for card in served)
     reached = sum(peer.verdict == "reachable" for peer in snapshot.bootstrap_peers)
     peers = (f"{reached}", f"{len(snapshot.bootstrap_peers)}", f"bootstrap peers {were}up")
     if not served:

@@ -122,7 +122,7 @@ class Pages:
         if found is None:
             return None
         told = found.advice
-        title = f"…{found.short_id} {told.title}"
+        title = f"…{text.short_id(peer_id)} {told.title}"
         same = text.with_history(text.server_href(peer_id))
         frame = _frame(title, "swarm", f"Server {title}. {told.reason}", view=view, same=same)
         section = None if history is None else past.server_history_html(history, view.last_seen)

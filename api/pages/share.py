@@ -115,7 +115,7 @@ def _fonts() -> list[str]:
 
 
 def _counted(card: Card) -> str:
-    blocks = words.count(card.num_blocks, "block")
+    blocks = words.count(card.model.num_blocks, "block")
     return f"{card.covered} of {blocks} served, {words.count(card.num_online, 'server')} online."
 
 

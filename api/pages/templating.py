@@ -14,6 +14,7 @@ from api.pages import charts, docs, text
 from shared import words
 from shared.advice import commands
 from shared.judgement.swarm import bootstrap_state
+from shared.judgement.usability import OPT_OUT
 
 TEMPLATES_DIR = Path(__file__).resolve().parent / "templates"
 STATIC_DIR = TEMPLATES_DIR.parent / "static"
@@ -52,7 +53,9 @@ def environment() -> Environment:
         utc=_utc,
         utc_minute=words.utc_minute,
     )
-    made.globals.update(petals_docs=commands.DOCUMENTATION, static=static_href, unnamed=commands.REPOSITORY)
+    made.globals.update(
+        opt_out=OPT_OUT, petals_docs=commands.DOCUMENTATION, static=static_href, unnamed=commands.REPOSITORY
+    )
     for name in made.list_templates():
         made.get_template(name)
     return made
