@@ -74,14 +74,10 @@ class ModelPast:
 class Event:
     """An incident as it is shown."""
 
-    id: str
+    incident: Incident
     name: str
-    href: str
-    official: bool
     tone: str
     state: str
-    start: float
-    end: float | None
     duration: str
     until: str
     """What follows the duration: how far it reaches, where it has not ended."""
@@ -220,14 +216,10 @@ def make_event(incident: Incident, now: float, last_seen: float | None = None) -
     lasted = (open_until if incident.end is None else incident.end) - incident.start
     withdrawn = incident.outcome is Outcome.WITHDRAWN
     return Event(
-        id=incident.id,
+        incident=incident,
         name=text.cut(incident.name, 60) or text.name(incident.dht_prefix, 60),
-        href=text.model_href(incident.dht_prefix),
-        official=incident.official,
         tone="idle" if withdrawn else "good" if ended else "bad",
         state="withdrawn" if withdrawn else "recovered" if ended else "ongoing" if last_seen is None else "was ongoing",
-        start=incident.start,
-        end=incident.end,
         duration=words.about(lasted),
         until="" if ended else "" if last_seen is None else " until the swarm was last seen",
         blocks=f"At the lowest, {incident.covered_blocks} of {words.count(incident.num_blocks, 'block')} had a server",

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from api.pages.view import View
     from shared.snapshot import ModelReport
 
-WIDTH, HEIGHT = 1200, 630
 STRIP_WIDTH = 1040
 MAX_RUNS = 300
 """Stretches of blocks that a picture draws."""
