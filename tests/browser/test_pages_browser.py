@@ -138,12 +138,12 @@ def _fixed_pages(pages):
         "problem": pages.problem(404, "No such server", "No server of that id.", [("QmNear", "/servers/QmNear")]),
         "data": pages.data(made.make_view(small), _export(), exports=True),
         "report": pages.report(hostile, _report()),
-        "check": pages.check(peer_id=None, answer=None, problem=None),
+        "check": pages.check(),
         "glossary": pages.glossary(),
         "help": pages.help(made.make_view(small), gpu_gb=24),
         "hostile-help": pages.help(hostile),
         "search": pages.search(made.make_view(small), make_search(Directory.of(small).resolve("falcon"), small)),
-        "check-refused": pages.check(peer_id=made.EVIL, answer=None, problem="the peer id is not base58"),
+        "check-refused": pages.check(peer_id=made.EVIL, problem="the peer id is not base58"),
     }
     listed = ranking(made.contributors(), None, made.NOW)
     views["contributors"] = pages.contributors(hostile, listed)
@@ -155,7 +155,7 @@ def _fixed_pages(pages):
         "unknown": (made.NOBODY_LOOKED,),
     }
     for name, outcome in outcomes.items():
-        views[f"check-{name}"] = pages.check(peer_id=checked, answer=made.check_view(*outcome), problem=None)
+        views[f"check-{name}"] = pages.check(peer_id=checked, answer=made.check_view(*outcome))
     for name, snapshot in (("docs", small), ("hostile-docs", hostile.snapshot), ("docs-waiting", None)):
         answers, fill = openapi.examples(snapshot, (), show_addresses=True)
         views[name] = pages.docs(openapi.describe(), answers, fill, base="https://example.org", rate_limit=120)

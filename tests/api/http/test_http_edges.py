@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -207,12 +208,12 @@ async def test_what_stands_ready_is_bounded():
     demand = OnDemandResponses()
     large = PreparedResponse.make(bytes(30 * 2**20), "text/plain")
 
-    async def make():
+    async def read():
         return large
 
     for number in range(20):
-        await demand.get(f"/{number}", make)
-    assert demand.prepared("/19") is large
+        await demand.get(f"/{number}", "/{number}", read, lambda found: found)
+    assert demand.prepared("/19") == replace(large, route="/{number}")
     assert demand.prepared("/0") is None
     assert sum(kept.size for kept in demand._responses._entries.values()) <= on_demand.MAX_BYTES
     hold = threading.Event()
