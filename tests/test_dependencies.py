@@ -35,9 +35,10 @@ OF_A_START = {
 }  # fmt: skip
 NOT_LOADED = {
     "api.__main__": HEAVY_MODULES | OF_THE_SWARM,
-    "crawler.__main__": HEAVY_MODULES,
+    # What serves an option, notices or host names is loaded where it is asked for.
+    "crawler.__main__": HEAVY_MODULES | {"crawler.by_hand", "crawler.terminal", "dns", "rq"},
     "crawler.health": HEAVY_MODULES,
-    "reachability_worker.__main__": HEAVY_MODULES,
+    "reachability_worker.__main__": HEAVY_MODULES | {"dns"},
     "deploy.demo.swarm": HEAVY_MODULES,
     "deploy.run_local": HEAVY_MODULES | OF_THE_SWARM | {"starlette"},
     # Runs as long as the monitor: what reads settings and options is not of it.
