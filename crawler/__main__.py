@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crawler.history.daily_export import DailyExport
 from crawler.history.weekly_report import WeeklyReports
 from crawler.history.writer import HistoryWriter
 from crawler.inference.rounds import InferenceChecks
@@ -103,10 +102,12 @@ async def _run(settings: CrawlerSettings) -> None:
             if settings.incident_webhook_url is not None or settings.notify_urls:
                 from crawler.notify.configured import notices  # noqa: PLC0415 - RQ's worker among others: 1.6 MB
 
-                for name, told in notices(settings, redis, leadership, metrics, clock):
-                    beside.keep(name, told.run)
+                for who, told in notices(settings, redis, leadership, metrics, clock):
+                    beside.keep(who, told.run)
             beside.keep("weekly_reports", WeeklyReports(redis, leadership, now=clock.now).run)
             if settings.export_folder is not None:
+                from crawler.history.daily_export import DailyExport  # noqa: PLC0415 - as the notices
+
                 export = DailyExport(
                     redis, settings.export_folder, leadership, now=clock.now, days_kept=settings.export_days
                 )

@@ -33,10 +33,13 @@ OF_THE_SWARM = {"google", "hivemind", "msgpack", "multihash", "petals", "shared.
 OF_A_START = {
     "argparse", "email", "http", "multiprocessing", "prometheus_client", "pydantic", "redis", "starlette", "tempfile",
 }  # fmt: skip
+OF_AN_OPTION = {
+    "crawler.by_hand", "crawler.history.daily_export", "crawler.notify.configured", "crawler.terminal", "dns",
+    "maxminddb", "rq",
+}  # fmt: skip
 NOT_LOADED = {
     "api.__main__": HEAVY_MODULES | OF_THE_SWARM,
-    # What serves an option, notices or host names is loaded where it is asked for.
-    "crawler.__main__": HEAVY_MODULES | {"crawler.by_hand", "crawler.terminal", "dns", "rq"},
+    "crawler.__main__": HEAVY_MODULES | OF_AN_OPTION,
     "crawler.health": HEAVY_MODULES,
     "reachability_worker.__main__": HEAVY_MODULES | {"dns"},
     "deploy.demo.swarm": HEAVY_MODULES,
