@@ -100,7 +100,7 @@ async def _run(settings: CrawlerSettings) -> None:
             if inference is not None:
                 beside.keep("inference", inference.run)
             if settings.incident_webhook_url is not None or settings.notify_urls:
-                from crawler.notify.configured import notices  # noqa: PLC0415 - RQ's worker among others: 1.6 MB
+                from crawler.notices import notices  # noqa: PLC0415 - RQ's worker among others: 1.6 MB
 
                 for who, told in notices(settings, redis, leadership, metrics, clock):
                     beside.keep(who, told.run)

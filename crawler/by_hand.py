@@ -13,7 +13,7 @@ import msgspec
 from crawler.crawl import crawl_once
 from crawler.diagnose import Finding, diagnose
 from crawler.history.move import MoveError, export_to, import_from
-from crawler.notify.configured import webhook
+from crawler.notices import webhook
 from crawler.notify.trial import try_all
 from crawler.observe.observation import SwarmUnavailableError
 from crawler.terminal.watch import watch

@@ -34,7 +34,7 @@ OF_A_START = {
     "argparse", "email", "http", "multiprocessing", "prometheus_client", "pydantic", "redis", "starlette", "tempfile",
 }  # fmt: skip
 OF_AN_OPTION = {
-    "crawler.by_hand", "crawler.history.daily_export", "crawler.notify.configured", "crawler.terminal", "dns",
+    "crawler.by_hand", "crawler.history.daily_export", "crawler.notices", "crawler.terminal", "dns",
     "maxminddb", "rq",
 }  # fmt: skip
 NOT_LOADED = {
