@@ -109,7 +109,8 @@ def _check(page: str, peer_id: str) -> str:
         with urllib.request.urlopen(f"{page}/api/v1/is_reachable/{peer_id}", timeout=CHECK_TIMEOUT) as answer:
             return "reachable" if json.load(answer)["success"] else "unreachable"
     except urllib.error.HTTPError as error:
-        return f"status {error.code}"
+        reason: str = json.load(error)["detail"]
+        return reason.partition(". ")[0]
     except OSError:
         return "late"
 

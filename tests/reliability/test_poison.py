@@ -110,10 +110,10 @@ async def test_jobs_with_any_id_and_any_fields_cost_themselves(site, rq_redis):
     job_of(rq_redis, good + b"2", peer_id(1), data=zlib.compress(NESTED))
     rq_redis.set(b"rq:job:" + good + b"3", "text")
     rq_redis.rpush(f"rq:queue:{QUEUE}", good + b"3")
-    before = tasks.FAILURES.labels("taker")._value.get()
+    before = tasks.records["taker"].failures
     answer = await ask(site, 2)
     assert answer.json()["success"] is False
-    assert tasks.FAILURES.labels("taker")._value.get() == before
+    assert tasks.records["taker"].failures == before
     nothing_failed(site)
     assert not rq_redis.exists("rq:job:nodash", b"rq:job:\xff\xfe-ab")
     site.worker.stop()

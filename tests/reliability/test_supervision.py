@@ -29,7 +29,7 @@ from shared.p2p.connect import ProberNode
 from shared.p2p.daemon import NodeError
 from shared.p2p.dht_node import DHTClientNode
 from shared.store import keys
-from shared.tasks import FAILURES, Tasks
+from shared.tasks import Tasks, records
 from tests.api.serving import serve
 from tests.crawler.synthetic_swarm import SyntheticSwarm
 from tests.fakes import FakeProber, peer_id, snapshot
@@ -90,7 +90,7 @@ async def test_a_worker_without_one_of_its_loops_has_no_lease_until_it_is_healed
     ):
         assert (await http.get(f"/api/v1/is_reachable/{peer_id(1)}")).status_code == 200
         await asyncio.to_thread(healthcheck.check_worker)
-        before = FAILURES.labels(name)._value.get()
+        before = records[name].failures
         with monkeypatch.context() as broken:
             broken.setattr(*BREAKS[name](worker), mistake)
             asking = [http.get(f"/api/v1/is_reachable/{peer_id(n)}") for n in (2, 3)]
@@ -98,7 +98,7 @@ async def test_a_worker_without_one_of_its_loops_has_no_lease_until_it_is_healed
             assert statuses <= {200, 503}
             await eventually(lambda: name in worker.tasks.failing)
             await eventually(lambda: not leased(connection), 5)
-            assert FAILURES.labels(name)._value.get() > before
+            assert records[name].failures > before
             with pytest.raises(healthcheck.UnfitError, match=name):
                 await asyncio.to_thread(healthcheck.check_worker)
             assert (await http.get(f"/api/v1/is_reachable/{peer_id(4)}")).status_code == 503
