@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from deploy.demo.simulated_inference import Computation
-from deploy.demo.simulated_server import Announcement, Model
+from deploy.demo.simulated_server import Announcement, Model, stop_process
 from reachability_worker.prober import Prober
 from shared.inference import InferenceOutcome, InferenceRequest
 from shared.reachability import Cause, Stage
@@ -124,6 +124,27 @@ async def test_a_lost_daemon_is_noticed_and_replaced(swarm):
         for which in ("dht_node", "prober_node"):
             for how in (signal.SIGKILL, signal.SIGSTOP):
                 probers.create_task(lose(which, how))
+
+
+async def test_a_daemon_that_stood_still_during_a_probe_proves_nothing(swarm, monkeypatch):
+    """It goes on before the self-test, which then passes: only what is measured beside the probe can tell."""
+    live = swarm.start(Announcement(MODEL, 0, 4))
+    async with prober_in(swarm, check_timeout=2.0) as prober:
+        daemon, passes = prober._prober_node.daemon_pid, prober._passes_self_test
+
+        async def goes_on_first():
+            os.kill(daemon, signal.SIGCONT)
+            return await passes()
+
+        monkeypatch.setattr(prober, "_passes_self_test", goes_on_first)
+
+        def stop(stage):
+            if stage is Stage.DIAL:
+                stop_process(daemon)
+
+        outcome = await prober.probe(live.peer_id, time.monotonic() + 8, stop)
+        assert (outcome.verdict, outcome.cause) == (Verdict.UNKNOWN, Cause.NODE_UNFIT)
+        assert prober.fit
 
 
 async def test_waiting_for_a_slot_is_not_failing(swarm):
