@@ -25,8 +25,6 @@ from shared.p2p.waiting import any_true
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-PINGED_FOR_LATENESS = 3
-"""Bootstrap peers that are pinged while probes wait: the first answer shows that our network is there."""
 DHT_ANSWER_TIMEOUT = 2.0
 """Seconds that one DHT node gets to answer. A search waits so long for each silent node that it meets."""
 IDENTIFY_PROTOCOL, OBSERVED_ADDRESS = "/ipfs/id/1.0.0", 4
@@ -46,7 +44,8 @@ class DHTClientNode(Daemon):
         """This machine's own public addresses, where it stands behind a NAT, as the bootstrap peers see them."""
         self.refused_subkeys: Counter[str] = Counter()
         """Dictionary entries refused while answers were unpacked, by reason; the caller may clear it."""
-        self.network = Lateness(self._ping_bootstrap_peers, every=0.5, max_delay=1.0)
+        self.network = Lateness(self._hear_a_bootstrap_peer, every=0.5, max_delay=1.0)
+        """Whether the first of all joined bootstrap peers' answers was late: then our network may have been away."""
         self._reader = DHTReader(dht, self.refused_subkeys, self.lateness)
         self.look_up = self._reader.look_up
         self._bootstrap_peers: dict[str, tuple[bytes, ...]] = {}
@@ -174,8 +173,8 @@ class DHTClientNode(Daemon):
             return None
         return f"connected, answered the ping, did not answer {left_open} of {self._reader.asked[peer_id]} lookups"
 
-    async def _ping_bootstrap_peers(self) -> None:
-        await any_true(self.pings(peer_id) for peer_id in self._joined[:PINGED_FOR_LATENESS])
+    async def _hear_a_bootstrap_peer(self) -> None:
+        await any_true(self.pings(peer_id) for peer_id in self._joined)
 
     async def reaches_swarm(self) -> bool:
         """Whether a bootstrap peer still answers: if not, this node may be cut off from the swarm."""

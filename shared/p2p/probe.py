@@ -39,6 +39,7 @@ MAYBE_OURS = frozenset(
         Cause.TIMEOUT,
         Cause.FROZEN,
         Cause.RESET,
+        Cause.NO_HOST_ROUTE,
         Cause.BACKOFF,
         Cause.RELAY_AWAY,
         Cause.SILENT_BEHIND_RELAY,

@@ -126,25 +126,28 @@ async def test_a_lost_daemon_is_noticed_and_replaced(swarm):
                 probers.create_task(lose(which, how))
 
 
-async def test_a_daemon_that_stood_still_during_a_probe_proves_nothing(swarm, monkeypatch):
-    """It goes on before the self-test, which then passes: only what is measured beside the probe can tell."""
+@pytest.mark.parametrize("away", ["our own daemon", "all others, as where our network is away"])
+async def test_who_stood_still_during_a_probe_has_proved_nothing(swarm, monkeypatch, away):
+    """They go on before the self-test, which then passes: only what is measured beside the probe can tell."""
+    monkeypatch.setattr("reachability_worker.prober.SELF_TEST_EVERY", 60.0)  # none but the probe's own
     live = swarm.start(Announcement(MODEL, 0, 4))
-    async with prober_in(swarm, check_timeout=2.0) as prober:
-        daemon, passes = prober._prober_node.daemon_pid, prober._passes_self_test
-
-        async def goes_on_first():
-            os.kill(daemon, signal.SIGCONT)
-            return await passes()
-
-        monkeypatch.setattr(prober, "_passes_self_test", goes_on_first)
+    async with prober_in(swarm, check_timeout=3.0) as prober:
+        ours, theirs = [prober._prober_node.daemon_pid], [live.daemon_pid, swarm.bootstrap.daemon_pid]
+        daemons, passes = ours if away == "our own daemon" else theirs, prober._passes_self_test
 
         def stop(stage):
             if stage is Stage.DIAL:
-                stop_process(daemon)
+                for daemon in daemons:
+                    stop_process(daemon)
 
+        async def go_on_first():
+            for daemon in daemons:
+                os.kill(daemon, signal.SIGCONT)
+            return await passes()
+
+        monkeypatch.setattr(prober, "_passes_self_test", go_on_first)
         outcome = await prober.probe(live.peer_id, time.monotonic() + 8, stop)
-        assert (outcome.verdict, outcome.cause) == (Verdict.UNKNOWN, Cause.NODE_UNFIT)
-        assert prober.fit
+        assert (outcome.verdict, outcome.cause, prober.fit) == (Verdict.UNKNOWN, Cause.NODE_UNFIT, True)
 
 
 async def test_waiting_for_a_slot_is_not_failing(swarm):
