@@ -28,6 +28,7 @@ from shared.p2p.hivemind import (
     raise_if_failed,
 )
 from shared.p2p.kad_messages import read_message
+from shared.p2p.lateness import Lateness
 from shared.p2p.multiaddr import varint
 
 if TYPE_CHECKING:
@@ -142,6 +143,7 @@ class Daemon:
     def __init__(self, p2p: P2P) -> None:
         self._p2p = p2p
         self.opened_at = time.monotonic()
+        self.lateness = Lateness(self.identify)
 
     async def __aenter__(self) -> Self:
         return self
