@@ -19,7 +19,7 @@ from shared.changes import MAX_EVIDENCE, Change, ChangeKind
 from shared.inference import InferenceOutcome
 from shared.judgement.usability import DOES_NOT_COMPUTE
 from shared.reachability import Cause, message
-from shared.snapshot import PeerState, Verdict, check_times
+from shared.snapshot import PeerState, UnixSeconds, Verdict
 from shared.store import keys
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ _EVIDENCE = {
 class Suspect(msgspec.Struct, frozen=True, array_like=True):
     """What the last crawls found, which makes a change if the next one finds the server down too."""
 
-    start: float
+    start: UnixSeconds
     state: str
     evidence: str
     crawls: int = 1
@@ -92,9 +92,6 @@ def decode_watched(data: bytes) -> Watched:
     for change in (watched.down, watched.moved, watched.updated, watched.not_computing):
         if change is not None:
             changes.checked(change)
-    for suspect in (watched.suspect, watched.suspect_check):
-        if suspect is not None:
-            check_times(suspect.start)
     return watched
 
 
