@@ -45,8 +45,8 @@ class Reports:
     async def weeks(self) -> list[str]:
         """Return the weeks that have a report, the newest first."""
         (found,) = await stored.answers(self._redis, "report", ("HKEYS", keys.REPORTS))
-        names = [stored.read("report", stored.text, name) for name in found or ()]
-        return sorted((name for name in names if name and parse_week(name) is not None), reverse=True)
+        names = stored.read_all("report", stored.text, found or ())
+        return sorted((name for name in names if parse_week(name) is not None), reverse=True)
 
     async def get(self, weeks: Sequence[str]) -> list[bytes]:
         """Return the reports of these weeks, without those that have none."""
