@@ -7,6 +7,7 @@ Sizes and bounds: docs/history.md.
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from crawler.history.changes import decode_watched, server_changes
@@ -21,6 +22,7 @@ from crawler.history.commands import (
     withdrawal_commands,
 )
 from crawler.history.contributors import contributor_commands
+from crawler.history.pieces import Piece, read_pieces, ring_pieces
 from crawler.history.proofs import ProofHistory
 from crawler.incidents import absent, decode_watch, judged
 from shared import changes, contributors, incidents
@@ -136,55 +138,35 @@ class HistoryWriter:
             last = 0.0
         if at <= last:
             return False
-        models, commands = _follow(
-            snapshot, stored.answered("watch", watched, {}), stored.answered("incident", opened, {}), at
-        )
+        models, commands = _follow(snapshot, watched, opened, at)
         servers = _choose_servers(snapshot)
 
-        pieces: list[tuple[str, int, int]] = []
-        for model in models:
-            for resolution in Resolution:
-                offset = resolution.ring.offset(resolution.ring.slot(at))
-                key = keys.history_of_model(resolution, model.report.dht_prefix)
-                pieces.append((key, offset, offset + resolution.ring.width - 1))
-        pieces += [(keys.history_of_server(peer_id), 0, HEADER_BYTES - 1) for peer_id in servers]
-        if was_ahead:
-            pieces += [(keys.history_of_server(peer_id), offset_of(hour), offset_of(hour)) for peer_id in servers]
-        found = await self._read_pieces(pieces, commands)
-        known = stored.answered("change", known, {})
-        seen = _readable("change", known, decode_watched)
-        names = {name.encode() for name in seen}
-        commands += [("HDEL", keys.WATCHED_SERVERS, name) for name in known if name not in names]
-        commands += server_changes(seen, snapshot, at)
-        served = _readable("contributor", stored.answered("contributor", served, {}), contributors.decode)
+        rings = {model.report.dht_prefix: ring_pieces(model.report.dht_prefix, at) for model in models}
+        headers = [Piece(keys.history_of_server(peer_id), 0, HEADER_BYTES) for peer_id in servers]
+        hours = [Piece(keys.history_of_server(peer_id), offset_of(hour), 1) for peer_id in servers if was_ahead]
+        found, unusable = await read_pieces(self._redis, [*chain.from_iterable(rings.values()), *headers, *hours])
+        commands += unusable
+        known, unreadable = _readable("change", decode_watched, keys.WATCHED_SERVERS, known)
+        commands += unreadable
+        commands += server_changes(known, snapshot, at)
+        served = stored.read_fields("contributor", contributors.decode, stored.answered("contributor", served, {}))
         commands += contributor_commands(served, snapshot, at, last_crawl=last)
-        of_models = len(models) * len(Resolution)
-        rings, of_servers = found[:of_models], found[of_models:]
-
         minutes = unpack_crawled(crawled, hour)
         commands += crawled_commands(hour, minutes, first=not crawled, new_minute=at // MINUTE > last // MINUTE)
-        for number, model in enumerate(models):
-            commands += model_commands(model, rings[number * len(Resolution) :], at)
-        headers, ring_bytes = of_servers[: len(servers)], of_servers[len(servers) :]
+        for model in models:
+            commands += model_commands(model, [found[piece] for piece in rings[model.report.dht_prefix]], at)
         commands += server_commands(
-            servers, headers, at, last_crawl=int(last), minutes=minutes, ring_minutes=ring_bytes
+            servers,
+            [found[piece] for piece in headers],
+            at,
+            last_crawl=int(last),
+            minutes=minutes,
+            ring_minutes=[found[piece] for piece in hours],
         )
         followed = {model.report.dht_prefix for model in models}
         commands += await self._proofs.commands(snapshot, followed, servers)
         await self._write(commands, lease, head or b"", at)
         return True
-
-    async def _read_pieces(self, pieces: list[tuple[str, int, int]], commands: list[Command]) -> list[bytes]:
-        """Return the bytes of each piece `(key, first, last)`; none for a key of another type, which is deleted."""
-        reading = self._redis.pipeline(transaction=False)
-        for piece in pieces:
-            reading.getrange(*piece)
-        found: list[bytes] = []
-        for (key, _, _), answer in zip(pieces, await reading.execute(raise_on_error=False), strict=True):
-            if isinstance(answer, Exception):
-                commands.append(("DEL", key))
-            found.append(stored.answered("history", answer, b""))
-        return found
 
     async def _write(self, commands: list[Command], lease: str, head: bytes, at: float) -> None:
         prefixes = [keys.history_of_model(resolution, "") for resolution in Resolution]
@@ -204,16 +186,11 @@ class HistoryWriter:
             )  # fmt: skip
 
 
-def _follow(
-    snapshot: Snapshot, watched: Mapping[bytes, bytes], opened: Mapping[bytes, bytes], at: float
-) -> tuple[list[FollowedModel], list[Command]]:
+def _follow(snapshot: Snapshot, watched: Any, opened: Any, at: float) -> tuple[list[FollowedModel], list[Command]]:
     """Return the models to follow, and commands for the other fields of the two hashes (watches, open incidents)."""
-    watches = _readable("watch", watched, decode_watch)
-    shown = _readable("incident", opened, incidents.decode)
-    commands: list[Command] = []
-    for key, there, readable in ((keys.INCIDENT_WATCH, watched, watches), (keys.OPEN_INCIDENTS, opened, shown)):
-        names = {name.encode() for name in readable}
-        commands += [("HDEL", key, field) for field in there if field not in names]
+    watches, commands = _readable("watch", decode_watch, keys.INCIDENT_WATCH, watched)
+    shown, unreadable = _readable("incident", incidents.decode, keys.OPEN_INCIDENTS, opened)
+    commands += unreadable
     outages = {prefix: StoredOutage(watches.get(prefix), shown.get(prefix)) for prefix in {**watches, **shown}}
     models, left_out, withdrawn = _choose_models(snapshot, outages)
     for prefix in withdrawn:
@@ -224,14 +201,12 @@ def _follow(
     return models, commands
 
 
-def _readable(kind: str, entries: Mapping[bytes, bytes], parse: Callable[[bytes], T]) -> dict[str, T]:
-    """Return the fields of a hash that can be parsed; the others count as refused."""
-    found: dict[str, T] = {}
-    for field, data in entries.items():
-        name, value = stored.read(kind, stored.text, field), stored.read(kind, parse, data)
-        if name is not None and value is not None:
-            found[name] = value
-    return found
+def _readable(kind: str, parse: Callable[[bytes], T], key: str, answer: Any) -> tuple[dict[str, T], list[Command]]:
+    """Return the fields of a hash that can be parsed, and commands that delete the others; `answer` is HGETALL's."""
+    fields: dict[bytes, bytes] = stored.answered(kind, answer, {})
+    found = stored.read_fields(kind, parse, fields)
+    names = {name.encode() for name in found}
+    return found, [("HDEL", key, field) for field in fields if field not in names]
 
 
 def _choose_models(
