@@ -140,26 +140,16 @@ class Crawl:
         self._began = began
         self._dht_node = dht_node
         self._prober_node = prober_node
+        self._settings = settings
         self._bootstrap_peers = settings.bootstrap_peers
-        self._private_swarm = settings.private_swarm
-        self._dial_timeout = settings.dial_timeout
         self._early = early
-        known = reached(last)
         self._overload = Overload(prober_node.identify)
         self._probes = ProbeQueue(
-            self._probe, timeout=self._dial_timeout, until=self._began + PROBES_WITHIN, overloaded=self._overload.now
+            self._probe, timeout=settings.dial_timeout, until=self._began + PROBES_WITHIN, overloaded=self._overload.now
         )
-        self._records = RecordReader(known)
+        self._records = RecordReader(reached(last))
         self._announcements = AnnouncementReader(
-            dht_node,
-            self._records,
-            self._probes,
-            official_models=settings.official_models,
-            private_swarm=settings.private_swarm,
-            last=last,
-            known=known,
-            timeout=settings.lookup_timeout,
-            until=self._began + LOOKUPS_WITHIN,
+            dht_node, self._records, self._probes, settings, last=last, until=self._began + LOOKUPS_WITHIN
         )
         self._doing: Literal["joining", "reading", "dialling"] = "joining"
         self._phases: dict[str, float] = {}
@@ -168,7 +158,7 @@ class Crawl:
         """Return what was observed. Raises `SwarmUnavailableError` where nothing can be said about the swarm."""
         self._dht_node.refused_subkeys.clear()
         self._dht_node.kademlia.refused_addresses.clear()
-        joining = awaited(self._dht_node.join(self._bootstrap_peers, self._dial_timeout))
+        joining = awaited(self._dht_node.join(self._bootstrap_peers, self._settings.dial_timeout))
         watching = awaited(self._overload.watch())
         probing = None
         try:
@@ -220,7 +210,7 @@ class Crawl:
             answered_keys=self._announcements.answered_keys,
             undialled=self._probes.added - len(dials),
             refused_addresses=dict(self._dht_node.kademlia.refused_addresses),
-            private_swarm=self._private_swarm,
+            private_swarm=self._settings.private_swarm,
             ended_at=time.time(),
             duration=time.monotonic() - self._began,
         )
@@ -286,7 +276,7 @@ class Crawl:
         """Probe one server; unknown where it did not answer while this process was overloaded."""
         began = time.monotonic()
         outcome = await probe(
-            self._dht_node, self._prober_node, peer_id, deadline=began + self._dial_timeout, must_serve=True
+            self._dht_node, self._prober_node, peer_id, deadline=began + self._settings.dial_timeout, must_serve=True
         )
         if outcome.cause in SILENT and self._overload.since(began):
             return DialOutcome.unknown(Cause.NODE_UNFIT, stage=outcome.stage, error="the crawler was too busy to hear")
