@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 from crawler.judge import with_since
 from shared import tracing
 from shared.snapshot import CrawlStatus, Snapshot
-from shared.store.snapshots import DeposedError
+from shared.store.fencing import DeposedError
 
 if TYPE_CHECKING:
     from collections.abc import Collection

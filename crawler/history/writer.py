@@ -28,9 +28,9 @@ from crawler.incidents import absent, decode_watch, judged
 from shared import changes, contributors, incidents
 from shared.snapshot import ModelState, PeerState, Snapshot
 from shared.store import keys, stored
+from shared.store.fencing import FencedScript
 from shared.store.rings import CRAWLED, MINUTE, Resolution, unpack_crawled
 from shared.store.server_history import HEADER_BYTES, LIFE_SECONDS, offset_of
-from shared.store.snapshots import deposed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -49,12 +49,11 @@ CLOCK_TOLERANCE = 60.0
 """Seconds by which a recorded crawl may be ahead of Redis's clock."""
 
 # KEYS: lease, head, models, servers, watch, open incidents, changes, their entries.
-# ARGV: the writer's lease, the head that it read, the new head, models kept, servers kept, oldest score of a model,
+# ARGV: lease, the head that it read, the new head, models kept, servers kept, oldest score of a model,
 # of a server, prefix of servers' keys, how many prefixes of models' keys, changes kept, oldest time of a change (ms),
 # and these prefixes; then the commands, each after the number of its parts. `CHANGE id document` replaces a change's
 # entry of the stream. The keys that commands and prefixes name are those of shared/store/keys.py, of one database.
 _APPEND = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return redis.error_reply('DEPOSED') end
 if (redis.call('GET', KEYS[2]) or '') ~= ARGV[2] then return redis.error_reply('STALE') end
 redis.call('SET', KEYS[2], ARGV[3], 'EX', 31622400)
 local at = 12 + tonumber(ARGV[9])
@@ -111,7 +110,7 @@ class HistoryWriter:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._append = redis.register_script(_APPEND)
+        self._append = FencedScript(redis, _APPEND)
         self._proofs = ProofHistory(redis)
 
     async def append(self, snapshot: Snapshot, lease: str) -> bool:
@@ -171,19 +170,16 @@ class HistoryWriter:
     async def _write(self, commands: list[Command], lease: str, head: bytes, at: float) -> None:
         prefixes = [keys.history_of_model(resolution, "") for resolution in Resolution]
         prefixes.append(keys.inference_of_model(""))
-        arguments: list[Any] = [lease, head, repr(at), MAX_MODELS, MAX_SERVERS, at - YEAR, at - LIFE_SECONDS]
+        arguments: list[Any] = [head, repr(at), MAX_MODELS, MAX_SERVERS, at - YEAR, at - LIFE_SECONDS]
         arguments += [keys.history_of_server(""), len(prefixes)]
         arguments += [changes.MAX_CHANGES, int((at - changes.LIFE_SECONDS) * 1000), *prefixes]
         for command in commands:
             arguments += [len(command), *command]
-        with deposed():
-            await self._append(
-                keys=[
-                    keys.CRAWLER_LEASE, keys.HISTORY_HEAD, keys.HISTORY_MODELS, keys.HISTORY_SERVERS,
-                    keys.INCIDENT_WATCH, keys.OPEN_INCIDENTS, keys.CHANGES, keys.CHANGE_ENTRIES,
-                ],
-                args=arguments,
-            )  # fmt: skip
+        names = [
+            keys.HISTORY_HEAD, keys.HISTORY_MODELS, keys.HISTORY_SERVERS, keys.INCIDENT_WATCH, keys.OPEN_INCIDENTS,
+            keys.CHANGES, keys.CHANGE_ENTRIES,
+        ]  # fmt: skip
+        await self._append(lease, names, *arguments)
 
 
 def _follow(snapshot: Snapshot, watched: Any, opened: Any, at: float) -> tuple[list[FollowedModel], list[Command]]:
