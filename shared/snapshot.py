@@ -138,6 +138,11 @@ class ServerReport(Announcement, frozen=True, gc=False, kw_only=True):
     """The same of the latest one with an adapter, which says nothing about the model without it."""
 
     @property
+    def reached(self) -> bool:
+        """Whether it announces that it is online, and the crawler reached it."""
+        return self.state is PeerState.ONLINE and self.verdict is Verdict.REACHABLE
+
+    @property
     def cache_tokens_left_per_block(self) -> int | None:
         """Attention cache left for each block: half of the tokens are keys, half are values."""
         if self.cache_tokens_left is None:

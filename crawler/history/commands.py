@@ -34,7 +34,7 @@ MEMBERS_PER_COMMAND = 1_000
 
 def change_command(change: Change) -> Command:
     """Return the command that writes the one entry of this change; an older entry is replaced."""
-    return ("CHANGE", change.id, changes.encode(change))
+    return ("CHANGE", change.id, msgspec.msgpack.encode(change))
 
 
 class StoredOutage(NamedTuple):

@@ -16,7 +16,7 @@ from crawler.inference.agreement import Group, numbers, precision_of
 from crawler.inference.plan import Step, choose_adapter, choose_step
 from shared.inference import InferenceOutcome, ServerInference, Usability, UsabilityState
 from shared.judgement.usability import not_asked
-from shared.p2p.chain import Chain, Link, can_be_asked
+from shared.p2p.chain import Chain, Link
 from shared.p2p.inference import TOKENS, InferenceError, ask_schema, check_server, random_inputs
 from shared.p2p.petals import block_key
 
@@ -79,7 +79,7 @@ class Checker:
         left_out = {
             server.peer_id: instead
             for server in model.servers
-            if can_be_asked(server) and (instead := not_asked(server, now)) is not None
+            if server.reached and (instead := not_asked(server, now)) is not None
         }
         size, error = await self._hidden_size(model, left_out)
         if size is None and error is not None:
@@ -103,7 +103,7 @@ class Checker:
     ) -> tuple[int | None, InferenceError | None]:
         """Return the hidden size that most of a few servers name (None where none answers), and the last error."""
         sizes, failed = self.round.sizes[model.dht_prefix], None
-        asked = [server for server in model.servers if can_be_asked(server) and server.peer_id not in left_out]
+        asked = [server for server in model.servers if server.reached and server.peer_id not in left_out]
         for server in sorted(asked, key=self._shuffled)[:SCHEMA_TRIES]:
             if sum(sizes.values()) >= SCHEMAS_ASKED:
                 break

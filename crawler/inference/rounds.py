@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from contextlib import asynccontextmanager, nullcontext
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +24,6 @@ from crawler.inference.plan import slot_of
 from crawler.inference.results import Results
 from shared.inference import InferenceOutcome, Usability, UsabilityState
 from shared.p2p.addresses import AddressRules
-from shared.p2p.chain import can_be_asked
 from shared.p2p.connect import NotConnectedError, ProberNode, connection
 from shared.p2p.daemon import NodeError
 from shared.p2p.inference import InferenceError
@@ -50,40 +50,32 @@ IDLE = 1.0
 log = structlog.get_logger()
 
 
+@dataclass(kw_only=True)
 class InferenceChecks:
     """The inference checks of one crawler."""
 
-    def __init__(
-        self,
-        *,
-        period: float,
-        models: frozenset[str] | None = None,
-        dial_timeout: float = 5.0,
-        dial_private: bool = False,
-        identity: Path | None = None,
-        leads: Callable[[], bool] = lambda: True,
-        count: Callable[[str], None] = lambda _: None,
-        now: Callable[[], float] = time.time,
-        turn: Callable[[str], AbstractAsyncContextManager[bool]] = lambda _: nullcontext(enter_result=True),
-    ) -> None:
-        """`models` are the DHT prefixes that are checked, all where None; `count` gets each server's outcome.
+    period: float
+    """Seconds from one check of a server, and of a model, to the next one."""
+    models: frozenset[str] | None = None
+    """DHT prefixes of those that are checked; None: all."""
+    dial_timeout: float = 5.0
+    dial_private: bool = False
+    identity: Path | None = None
+    """A file that keeps the peer id of the daemons; None: a new id with each start."""
+    leads: Callable[[], bool] = lambda: True
+    count: Callable[[str], None] = lambda _: None
+    """Gets each server's outcome."""
+    now: Callable[[], float] = time.time
+    turn: Callable[[str], AbstractAsyncContextManager[bool]] = lambda _: nullcontext(enter_result=True)
+    """Yields whether a server, by its peer id, is not checked by another process."""
+    results: Results = field(init=False)
+    _snapshot: Snapshot | None = None
+    _peer_id: str | None = None
+    _number: int = 0
+    _busy: defaultdict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
 
-        `turn` yields whether a server, by its peer id, is not checked by another process.
-        """
-        self.results = Results(period)
-        self._period = period
-        self._models = models
-        self._dial_timeout = dial_timeout
-        self._dial_private = dial_private
-        self._identity = identity
-        self._leads = leads
-        self._count = count
-        self.now = now
-        self._turn = turn
-        self._snapshot: Snapshot | None = None
-        self._peer_id: str | None = None
-        self._number = 0
-        self._busy: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+    def __post_init__(self) -> None:
+        self.results = Results(self.period)
 
     def merged(self, snapshot: Snapshot) -> Snapshot:
         """Take a new snapshot, and return it with what is known of its servers and models."""
@@ -94,7 +86,7 @@ class InferenceChecks:
     async def run(self) -> None:
         """Check in rounds until cancelled."""
         with tempfile.TemporaryDirectory(prefix="petals-monitor-") as folder:
-            identity = self._identity or Path(folder) / "identity"
+            identity = self.identity or Path(folder) / "identity"
             while True:
                 self._busy.clear()  # nobody holds one between rounds
                 if self._current() is None:
@@ -102,12 +94,12 @@ class InferenceChecks:
                     continue
                 began = time.monotonic()
                 await self.round(identity, began)
-                await asyncio.sleep(max(0.0, began + self._period - time.monotonic()))
+                await asyncio.sleep(max(0.0, began + self.period - time.monotonic()))
 
     def _current(self) -> Snapshot | None:
         """Return the latest snapshot; None where this crawler does not lead, or the snapshot is too old."""
         snapshot = self._snapshot
-        if snapshot is None or not self._leads() or snapshot.age(self.now()) > SNAPSHOT_LASTS:
+        if snapshot is None or not self.leads() or snapshot.age(self.now()) > SNAPSHOT_LASTS:
             return None
         return snapshot
 
@@ -116,11 +108,11 @@ class InferenceChecks:
         current, self._number = Round(self._number), self._number + 1
         for slot in range(SLOTS):
             if began is not None:
-                await asyncio.sleep(max(0.0, began + self._period * slot / SLOTS - time.monotonic()))
+                await asyncio.sleep(max(0.0, began + self.period * slot / SLOTS - time.monotonic()))
             snapshot = self._current()
             if snapshot is None:
                 return
-            models = [model for model in snapshot.models if self._models is None or model.dht_prefix in self._models]
+            models = [model for model in snapshot.models if self.models is None or model.dht_prefix in self.models]
             self._without_servers(models)
             due = _due(models, slot)
             if not due:
@@ -141,8 +133,8 @@ class InferenceChecks:
         self, current: Round, node: ProberNode, due: Sequence[tuple[ModelReport, ServerReport | None]]
     ) -> None:
         """Make the checks of a slot: a chain where no server is named."""
-        hold, fresh_for = partial(self.connection, node), FRESH * self._period
-        checker = Checker(current, node, self.results, hold, fresh_for, self._count, self.now)
+        hold, fresh_for = partial(self.connection, node), FRESH * self.period
+        checker = Checker(current, node, self.results, hold, fresh_for, self.count, self.now)
         await _all(CHAINS_AT_ONCE, [partial(checker.chain, model) for model, server in due if server is None])
         steps = [partial(checker.server, model, server) for model, server in due if server is not None]
         await _all(SESSIONS_AT_ONCE, steps)
@@ -150,7 +142,7 @@ class InferenceChecks:
     def _without_servers(self, models: Iterable[ModelReport]) -> None:
         """Record models without any server to ask as unusable."""
         for model in models:
-            if not any(map(can_be_asked, model.servers)):
+            if not any(server.reached for server in model.servers):
                 self.results.models[model.dht_prefix] = Usability(
                     UsabilityState.UNUSABLE, self.now(), "no server that answers holds its blocks"
                 )
@@ -165,12 +157,12 @@ class InferenceChecks:
         except TimeoutError:
             raise InferenceError(InferenceOutcome.UNKNOWN, "another check of it goes on") from None
         try:
-            rules = AddressRules(self._dial_private, frozenset((node.peer_id,)))
+            rules = AddressRules(self.dial_private, frozenset((node.peer_id,)))
             addresses = packed(server.multiaddrs)
-            async with self._turn(server.peer_id) as mine:
+            async with self.turn(server.peer_id) as mine:
                 if not mine:
                     raise InferenceError(InferenceOutcome.UNKNOWN, "another check of it goes on")
-                async with connection(node, server.peer_id, addresses, rules, within=self._dial_timeout):
+                async with connection(node, server.peer_id, addresses, rules, within=self.dial_timeout):
                     yield
         except NotConnectedError as error:
             raise InferenceError(InferenceOutcome.UNKNOWN, f"not connected: {error}") from error
@@ -181,12 +173,12 @@ class InferenceChecks:
 def _due(models: Sequence[ModelReport], slot: int) -> list[tuple[ModelReport, ServerReport | None]]:
     """Return what a slot of a round checks: the first one each model's chain, the others each some servers."""
     if slot == 0:
-        return [(model, None) for model in models if any(map(can_be_asked, model.servers))]
+        return [(model, None) for model in models if any(server.reached for server in model.servers)]
     return [
         (model, server)
         for model in models
         for server in model.servers
-        if can_be_asked(server) and slot_of(server.peer_id, SLOTS - 1) == slot - 1
+        if server.reached and slot_of(server.peer_id, SLOTS - 1) == slot - 1
     ]
 
 
