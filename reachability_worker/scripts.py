@@ -207,7 +207,7 @@ class Scripts:
             keys=[self._wip, self._registration.key, keys.REPLIES],
             args=[
                 self._execution, keys.inflight(self._vantage, ""), keys.verdict(self._vantage, ""), REPLIES_KEPT,
-                *chain.from_iterable(checks),
+                *(item for check in checks for item in check),
             ],
         )  # fmt: skip
 
