@@ -52,10 +52,10 @@ async def test_nobody_could_look_is_a_failed_scrape(redis_url):
         answer = await probe(url, peer_id(1))
         assert answer.status_code == 503
         assert "probe_success" not in answer.text
-        async with worker_on(redis_url, FakeProber(REACHED, delay=3)):
+        async with worker_on(redis_url, FakeProber(REACHED, delay=60)):
             late = await probe(url, peer_id(2), timeout=1.5)
         assert late.status_code == 503
-        assert late.elapsed.total_seconds() < 2
+        assert late.elapsed.total_seconds() < 9, "the scrape's time, not the deadline of a check"
 
 
 async def test_bad_targets_are_the_callers_mistake(redis_url):

@@ -69,7 +69,7 @@ async def test_without_a_worker_nobody_could_look(client):
     assert answer.headers["content-type"] == "application/problem+json"
     assert int(answer.headers["retry-after"]) > 0
     assert "success" not in answer.json()
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 9, "the deadline is not waited for"
 
 
 async def test_an_outcome_that_is_unknown_is_a_503(redis_url, client):
@@ -87,7 +87,7 @@ async def test_a_worker_that_never_answers_is_a_503_before_the_clients_time_is_u
             started = time.monotonic()
             answer = await ask(http, peer_id(1))
             assert answer.status_code == 503
-            assert 1.0 < time.monotonic() - started < 4
+            assert 1.0 < time.monotonic() - started < 9
 
 
 @pytest.mark.parametrize("bad", ["Qm", "hello", "Q" * 10_000, "12D3KooW/../etc", "%00", "Qm%20x", "é"])
