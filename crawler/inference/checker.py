@@ -140,15 +140,15 @@ class Checker:
 
         try:
             async with self.connection(server):
-                finding, steps = await check_server(
+                finding, outputs = await check_server(
                     self.node, server.peer_id, prefix, step.blocks, adapter=step.adapter, inputs=inputs, now=self.now
                 )
         except InferenceError as error:
             finding = ServerInference(error.outcome, step.blocks, self.now(), detail=error.detail, adapter=step.adapter)
-            steps = None
+            outputs = []
         self._found(prefix, server.peer_id, finding)
-        if steps is not None:
-            self._compare(prefix, server, step, given[0], steps.outputs)
+        if outputs:
+            self._compare(prefix, server, step, given[0], outputs)
 
     def _is_fresh(self, found: ServerInference | Usability | None) -> bool:
         return found is not None and self.now() - found.checked_at < self.fresh_for
