@@ -441,7 +441,7 @@ def test_a_failed_crawl_is_told_on_open_pages(browser, site):
 
 
 def test_polls_where_events_do_not_come_through(browser, site):
-    """Without events the page says so and asks by itself, as often as the crawler looks."""
+    """Without events the page says so and asks by itself, as often as the crawler crawls."""
     site.events_work = False
     context = browser.new_context()
     page = context.new_page()

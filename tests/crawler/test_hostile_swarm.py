@@ -63,7 +63,7 @@ async def test_a_key_that_is_too_large_to_be_answered_costs_that_key(swarm):
 
 
 async def test_a_silent_node_is_not_an_answer(swarm):
-    """Where nobody answers a look-up, the key is not "not held": nobody could look."""
+    """Where nobody answers a lookup, the key is "unanswered", not "not held"."""
     async with await DHTClientNode.open() as dht_node:
         await dht_node.join(swarm.bootstrap_peers, 5)
         assert await dht_node.look_up(["demo-model.0"], 10) == {"demo-model.0": None}

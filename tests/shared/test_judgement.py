@@ -183,7 +183,7 @@ def test_the_swarm_is_judged_by_its_official_models(models, state):
 
 
 def test_a_swarm_that_nobody_can_join_is_broken():
-    """Only where every bootstrap peer was found unreachable: nobody having looked is nothing against it."""
+    """Only where every bootstrap peer was found unreachable: that nobody dialled it is nothing against it."""
 
     def state(*verdicts):
         peers = tuple(BootstrapPeer(peer_id(number), (), verdict) for number, verdict in enumerate(verdicts))
@@ -193,7 +193,7 @@ def test_a_swarm_that_nobody_can_join_is_broken():
     assert state(Verdict.UNREACHABLE, Verdict.UNKNOWN) == state(Verdict.UNKNOWN) == state() == "healthy"
 
 
-def test_a_bootstrap_peer_that_nobody_looked_at_is_unknown():
+def test_a_bootstrap_peer_that_nobody_dialled_is_unknown():
     states = [bootstrap_state(BootstrapPeer(peer_id(1), (), verdict)) for verdict in Verdict]
     assert states == ["online", "unreachable", "unknown"]
 
@@ -231,7 +231,7 @@ def test_a_slow_crawl_makes_no_snapshot_stale():
 
 @given(st.lists(st.sampled_from(Verdict), min_size=1, max_size=5))
 def test_anyone_who_reached_a_peer_decides(verdicts):
-    """Reachable if anyone reached it, unreachable if anyone looked, unknown only where nobody could."""
+    """Reachable if anyone reached it, unreachable if anyone probed it, unknown only where nobody could."""
     answers = [
         Answer(peer_id(1), f"v{number}", 0.0, DialOutcome(verdict, CheckStage.DIAL, Cause.OTHER))
         for number, verdict in enumerate(verdicts)
