@@ -17,7 +17,7 @@ import msgspec
 from shared.incidents import MAX_UNUSABLE_CHARS, Fate, Incident, LostBlocks, LostServer, Outcome, checked
 from shared.judgement.coverage import coverage
 from shared.judgement.usability import gives_tokens
-from shared.snapshot import MAX_BLOCKS, ModelReport, ModelState, PeerState, check_times
+from shared.snapshot import MAX_BLOCKS, ModelReport, ModelState, PeerState, UnixSeconds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,23 +47,23 @@ class Held(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Watch(msgspec.Struct, frozen=True):
-    """What is stored about a model between crawls. Times are Unix seconds."""
+    """What is stored about a model between crawls."""
 
     name: str
     official: bool
-    num_blocks: int
-    last_served: float
+    num_blocks: Annotated[int, msgspec.Meta(ge=1, le=MAX_BLOCKS)]
+    last_served: UnixSeconds
     """When it last had any server."""
-    last_healthy: float | None = None
+    last_healthy: UnixSeconds | None = None
     held: tuple[Held, ...] = ()
     broken: CrawlCount = 0
     """Number of crawls in a row that found it broken."""
     healthy: CrawlCount = 0
     """Number of crawls in a row that found it healthy."""
-    healthy_since: float = 0.0
+    healthy_since: UnixSeconds = 0.0
     suspected: Incident | None = None
     """The incident that opens if the next crawl finds the model broken too."""
-    unusable_since: float = 0.0
+    unusable_since: UnixSeconds = 0.0
     """When the first of the chains began that gave no token; 0 where the latest gave one."""
     incident: Incident | None = None
 
@@ -88,9 +88,6 @@ class Watch(msgspec.Struct, frozen=True):
 def decode_watch(data: bytes) -> Watch:
     """Return a stored watch. Whatever this raises, `stored.read` refuses the entry."""
     watch = msgspec.msgpack.decode(data, type=Watch)
-    if not 0 < watch.num_blocks <= MAX_BLOCKS:
-        raise ValueError(f"num_blocks {watch.num_blocks} is out of range")
-    check_times(watch.last_served, watch.last_healthy, watch.healthy_since, watch.unusable_since)
     for incident in (watch.suspected, watch.incident):
         if incident is not None:
             checked(incident)

@@ -142,25 +142,18 @@ class Crawl:
         self._began = began
         self._dht_node = dht_node
         self._prober_node = prober_node
+        self._settings = settings
         self._bootstrap_peers = settings.bootstrap_peers
-        self._private_swarm = settings.private_swarm
-        self._dial_timeout = settings.dial_timeout
         self._early = early
-        known = reached(last)
         self._probes = ProbeQueue(
-            self._probe, timeout=self._dial_timeout, until=self._began + PROBES_WITHIN, late=prober_node.lateness.now
+            self._probe,
+            timeout=settings.dial_timeout,
+            until=self._began + PROBES_WITHIN,
+            late=prober_node.lateness.now,
         )
-        self._records = RecordReader(known)
+        self._records = RecordReader(reached(last))
         self._announcements = AnnouncementReader(
-            dht_node,
-            self._records,
-            self._probes,
-            official_models=settings.official_models,
-            private_swarm=settings.private_swarm,
-            last=last,
-            known=known,
-            timeout=settings.lookup_timeout,
-            until=self._began + LOOKUPS_WITHIN,
+            dht_node, self._records, self._probes, settings, last=last, until=self._began + LOOKUPS_WITHIN
         )
         self._doing: Literal["joining", "reading", "dialling"] = "joining"
         self._phases: dict[str, float] = {}
@@ -169,7 +162,7 @@ class Crawl:
         """Return what was observed. Raises `SwarmUnavailableError` where nothing can be said about the swarm."""
         self._dht_node.refused_subkeys.clear()
         self._dht_node.kademlia.refused_addresses.clear()
-        joining = awaited(self._dht_node.join(self._bootstrap_peers, self._dial_timeout))
+        joining = awaited(self._dht_node.join(self._bootstrap_peers, self._settings.dial_timeout))
         probing = None
         try:
             await self._joined(joining)
@@ -220,7 +213,7 @@ class Crawl:
             answered_keys=self._announcements.answered_keys,
             undialled=self._probes.added - len(dials),
             refused_addresses=dict(self._dht_node.kademlia.refused_addresses),
-            private_swarm=self._private_swarm,
+            private_swarm=self._settings.private_swarm,
             ended_at=time.time(),
             duration=time.monotonic() - self._began,
         )
@@ -283,5 +276,5 @@ class Crawl:
             raise SwarmUnavailableError("the crawler's own node lost the swarm during the crawl", bootstrap)
 
     async def _probe(self, peer_id: str) -> DialOutcome:
-        deadline = time.monotonic() + self._dial_timeout
+        deadline = time.monotonic() + self._settings.dial_timeout
         return await probe(self._dht_node, self._prober_node, peer_id, deadline=deadline, must_serve=True)

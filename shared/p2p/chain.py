@@ -72,11 +72,6 @@ class _BrokenChainError(Exception):
         self.state = state
 
 
-def can_be_asked(server: ServerReport) -> bool:
-    """Whether a server announces that it is online, and the crawler reached it."""
-    return server.state is PeerState.ONLINE and server.verdict is Verdict.REACHABLE
-
-
 class Chain:
     """One pass of a model's chain. Use once: `await Chain(...).run(inputs)`.
 
@@ -160,9 +155,7 @@ class Chain:
 
     def _route(self, start: int, end: int) -> tuple[Leg, ...]:
         """Return the best legs over servers that have not failed. Raises `_BrokenChainError`."""
-        asked = [
-            server for server in self._model.servers if can_be_asked(server) and server.peer_id not in self._findings
-        ]
+        asked = [server for server in self._model.servers if server.reached and server.peer_id not in self._findings]
         if (legs := find_path(asked, start, end)) is not None:
             return legs
         failed = [

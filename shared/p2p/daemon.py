@@ -13,9 +13,8 @@ import resource
 import socket
 import time
 from contextlib import suppress
-from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Self, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Self
 from uuid import uuid4
 
 from shared.p2p.hivemind import (
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-IPAddress: TypeAlias = IPv4Address | IPv6Address
+    from shared.address_text import IPAddress
 
 SWARM_DIALS_AT_ONCE = 4096
 """Dials that p2pd keeps in flight. Its default, 160, makes live peers wait behind silent ones until they seem

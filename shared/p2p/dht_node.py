@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self
 
 from shared.p2p.address_search import Kademlia, Search
 from shared.p2p.addresses import AddressRules, DialPrivate, ip_of
-from shared.p2p.daemon import PING_TIMEOUT, Daemon, IPAddress, is_local, start_p2pd
+from shared.p2p.daemon import PING_TIMEOUT, Daemon, is_local, start_p2pd
 from shared.p2p.dht_reader import DHTReader
 from shared.p2p.hivemind import P2P, DHTNode, P2PDaemonError, PeerID, dht_pb2
 from shared.p2p.kad_messages import bytes_fields, read_message
@@ -24,6 +24,8 @@ from shared.p2p.waiting import any_true
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
+    from shared.address_text import IPAddress
 
 DHT_ANSWER_TIMEOUT = 2.0
 """Seconds that one DHT node gets to answer. A search waits so long for each silent node that it meets."""

@@ -10,9 +10,9 @@ from crawler.metrics import CrawlerMetrics
 from crawler.publish import Publisher
 from shared.snapshot import PeerState
 from shared.store import keys
+from shared.store.fencing import DeposedError
 from shared.store.history import HistoryReader
 from shared.store.rings import MINUTE, ModelSlot, Resolution, Ring, pack_model, sample
-from shared.store.snapshots import DeposedError
 from tests.crawler.recording import START, lead, record
 from tests.fakes import model, peer_id, server, snapshot
 

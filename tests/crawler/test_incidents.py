@@ -368,13 +368,13 @@ SUSPECTED = run("HB")[2]
 @pytest.mark.parametrize(
     ("watch", "why"),
     [
-        (msgspec.structs.replace(PLAIN, num_blocks=0), "^num_blocks 0 is out of range$"),
-        (msgspec.structs.replace(PLAIN, num_blocks=MAX_BLOCKS + 1), "^num_blocks .* is out of range$"),
+        (msgspec.structs.replace(PLAIN, num_blocks=0), r"^Expected .* at `\$\.num_blocks`$"),
+        (msgspec.structs.replace(PLAIN, num_blocks=MAX_BLOCKS + 1), r"^Expected .* at `\$\.num_blocks`$"),
         (msgspec.structs.replace(PLAIN, broken=2**64 - 1), r"<= 4294967296 - at `\$.broken`$"),
         (msgspec.structs.replace(PLAIN, healthy=-1), r">= 0 - at `\$.healthy`$"),
-        (msgspec.structs.replace(PLAIN, last_served=-1.0), "^time .* is out of range$"),
-        (msgspec.structs.replace(PLAIN, last_healthy=-1.0), "^time .* is out of range$"),
-        (msgspec.structs.replace(PLAIN, healthy_since=1e12), "^time .* is out of range$"),
+        (msgspec.structs.replace(PLAIN, last_served=-1.0), r"^Expected .* at `\$\.last_served`$"),
+        (msgspec.structs.replace(PLAIN, last_healthy=-1.0), r"^Expected .* at `\$\.last_healthy`$"),
+        (msgspec.structs.replace(PLAIN, healthy_since=1e12), r"^Expected .* at `\$\.healthy_since`$"),
         (
             msgspec.structs.replace(PLAIN, suspected=msgspec.structs.replace(SUSPECTED.suspected, id="<b>")),
             "^not an incident: id",

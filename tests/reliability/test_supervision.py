@@ -68,8 +68,8 @@ def daemons():
 
 BREAKS = {
     "taker": lambda worker: (worker._scripts, "take"),
-    "answers": lambda worker: (worker._results, "_finish"),
-    "lease": lambda worker: (worker, "_renew_once"),
+    "answers": lambda worker: (worker._scripts, "finish"),
+    "lease": lambda worker: (worker._scripts, "renew"),
     "beats": lambda worker: (worker._registration, "beat"),
 }
 """For each loop of a worker something that it calls."""
