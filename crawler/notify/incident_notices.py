@@ -103,7 +103,7 @@ class IncidentNotices:
         if head is not None and head == self._head:
             return
         lease, now = self._leadership.lease or "", await self._clock.ask()
-        fenced = [keys.CRAWLER_LEASE, keys.INCIDENTS_TOLD]
+        fenced = [keys.CRAWLER_LEASE, keys.INCIDENTS_DELIVERED]
         with deposed():
             since, names = await self._begin(keys=fenced, args=[lease, repr(now), SINCE, SENT_KEPT])
         sent: set[bytes] = set(names)
