@@ -1,4 +1,4 @@
-"""This module runs mutmut as its own command does, but leaves sentences alone: `python -m tests.mutation.without_words`.
+"""This module is mutmut's own command, but leaves sentences alone: `python -m tests.mutation.without_words`.
 
 A text with a space in it is for people: tests hold which sentence is said when, and a changed letter in it is no
 finding. Texts without one (keys, names, formats) are mutated as ever.
