@@ -2,12 +2,11 @@
 
 import asyncio
 
-import msgpack
 import pytest
 
 from shared.inference import InferenceOutcome, ServerInference
 from shared.p2p import inference
-from shared.p2p.hivemind import MSGPackSerializer, P2PDaemonError, P2PHandlerError
+from shared.p2p.hivemind import P2PDaemonError, P2PHandlerError
 from shared.p2p.inference import (
     MAX_HIDDEN_SIZE,
     MAX_SCHEMA_BYTES,
@@ -21,16 +20,11 @@ from shared.p2p.inference import (
     read_schema,
 )
 from tests.fakes import peer_id
-from tests.support.inference_streams import HIDDEN, Servers, answer_rpc_info, raised
+from tests.support.inference_streams import HIDDEN, Servers, answer_rpc_info, raised, schema
 
 pytestmark = pytest.mark.fast
 
 ONE = peer_id(1)
-
-
-def schema(size=(None, 1, 2048, HIDDEN), **more):
-    descriptor = msgpack.ExtType(0x51, MSGPackSerializer.dumps({"size": size, "dtype": "torch.float32"}))
-    return MSGPackSerializer.dumps({"version": "2.2.0", "outputs_schema": (descriptor,)} | more)
 
 
 async def failure(awaitable):

@@ -6,6 +6,8 @@ import asyncio
 from array import array
 from types import SimpleNamespace
 
+import msgpack
+
 from shared.p2p import inference, tensors
 from shared.p2p.hivemind import MSGPackSerializer, p2pd_pb2, runtime_pb2
 
@@ -31,6 +33,12 @@ def compute(request, _step):
     """Add 1 for each block: what comes out of a chain says how many blocks it went through."""
     values = tensors.read(request.tensors[0], list(request.tensors[0].size))
     return numbers([value + len(request.uid.split()) for value in values])
+
+
+def schema(size=(None, 1, 2048, HIDDEN), **more):
+    """A server's answer to `rpc_info`."""
+    descriptor = msgpack.ExtType(0x51, MSGPackSerializer.dumps({"size": size, "dtype": "torch.float32"}))
+    return MSGPackSerializer.dumps({"version": "2.2.0", "outputs_schema": (descriptor,)} | more)
 
 
 class Servers:
