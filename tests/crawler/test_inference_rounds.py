@@ -337,3 +337,27 @@ def test_a_rounds_input_is_known_to_nobody_before():
     assert one.inputs(HIDDEN) is one.inputs(HIDDEN)
     assert one.inputs(HIDDEN) != other.inputs(HIDDEN)
     assert [len(values) for values in one.inputs(7)] == [7, 7]
+
+
+async def test_rounds_follow_one_another_while_this_crawler_leads(monkeypatch, tmp_path):
+    """None before there is a snapshot; each with the same identity, a period after the one before began."""
+    checks, made = InferenceChecks(period=0.0, identity=tmp_path, now=lambda: NOW), []
+    monkeypatch.setattr(rounds, "IDLE", 0.0)
+
+    async def one(identity, began):
+        made.append((identity, began, dict(checks._busy)))
+        checks._busy["peer"]
+
+    monkeypatch.setattr(checks, "round", one)
+    task = asyncio.create_task(checks.run())
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not made
+    checks.merged(snapshot(taken_at=NOW))
+    while len(made) < 3:
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert [(identity, busy) for identity, _, busy in made] == [(tmp_path, {})] * len(made)
+    assert made[0][1] <= made[1][1] <= made[2][1]
