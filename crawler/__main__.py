@@ -81,19 +81,21 @@ def main() -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = command_line("crawler", __doc__, CrawlerSettings)
-    parser.add_argument("--once", action="store_true", help="crawl once without Redis, print the state, end")
-    parser.add_argument("--diagnose", action="store_true", help="say step by step what can be seen, and what is wrong")
-    parser.add_argument("--watch", action="store_true", help="draw the picture again after each crawl, without Redis")
-    parser.add_argument("--test-notice", action="store_true", help="send every receiver of notices an example, end")
+    parser.add_argument("--once", action="store_true", help="crawl once without Redis, print the state, and exit")
+    parser.add_argument(
+        "--diagnose", action="store_true", help="print step by step what can be seen, and what is wrong"
+    )
+    parser.add_argument("--watch", action="store_true", help="show the swarm after each crawl, without Redis")
+    parser.add_argument("--test-notice", action="store_true", help="send an example to every receiver, and exit")
     moving = parser.add_mutually_exclusive_group()
     moving.add_argument(
         "--export", dest="export_file", type=Path, metavar="FILE", help="write the whole history into a new file"
     )
     moving.add_argument(
-        "--import", dest="import_file", type=Path, metavar="FILE", help="read it into a Redis that has none"
+        "--import", dest="import_file", type=Path, metavar="FILE", help="read such a file into a Redis without history"
     )
-    parser.add_argument("--format", choices=("json", "text"), default="json", help="what --once prints")
-    parser.add_argument("--json", action="store_true", help="write JSON, with --watch a line per crawl")
+    parser.add_argument("--format", choices=("json", "text"), default="json", help="format of --once (default json)")
+    parser.add_argument("--json", action="store_true", help="print JSON; with --watch a line per crawl")
     return parser
 
 

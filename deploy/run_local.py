@@ -1,7 +1,7 @@
-"""The whole monitor on one machine: `make run`, or `make demo` for a private swarm to look at.
+"""The whole monitor on one machine: `make run`, or `make demo` on a private swarm of simulated servers.
 
-Starts Redis (REDIS_URL if set, else an embedded server), the api, the crawler and the workers, restarts what
-dies, and ends all of it on Ctrl-C.
+Starts Redis (REDIS_URL if set, else an embedded server), the api, the crawler and the workers, restarts processes that
+die, and ends all of them on Ctrl-C.
 """
 
 from __future__ import annotations

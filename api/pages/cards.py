@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from api.pages import rows, text
 from shared import words
 from shared.advice.inference import model_proof, seconds
-from shared.judgement.coverage import coverage, weakest_stage
-from shared.judgement.path import find_path
+from shared.judgement.coverage import coverage, online, weakest_stage
+from shared.judgement.path import find_path, tokens_per_second
 from shared.judgement.usability import gives_tokens, path_stands
 from shared.peer_id import named_peer
 from shared.snapshot import ModelState, PeerState
@@ -122,7 +122,7 @@ def make_card(model: ModelReport, told: ModelAdvice, *, max_rows: int = FULL_TAB
         strip=make_strip(held, model),
         told=told,
         capacity="" if stale else _capacity(model),
-        path=PathView() if stale else _proved_path(model) or path_view(model, held),
+        path=PathView() if stale else _proved_path(model) or _estimated_path(model),
         states=rows.state_counts(model),
         num_servers=len(model.servers),
         rows=rows.make_rows(listed, model.num_blocks),
@@ -172,13 +172,13 @@ def _strip_label(held: Coverage) -> str:
     return "; ".join(parts)
 
 
-def path_view(model: ModelReport, held: Coverage) -> PathView:
-    """Return the chain of servers that a client would find fastest."""
-    path = find_path(model, held)
+def _estimated_path(model: ModelReport) -> PathView:
+    """Return the path that a client would find fastest."""
+    path = find_path(online(model), 0, model.num_blocks)
     if path is None:
         return PathView()
-    hops = tuple(_passed(hop.server.peer_id, hop.start, hop.end) for hop in path.hops)
-    return PathView(_tokens(path.tokens_per_second), hops=hops)
+    hops = tuple(_passed(leg.server.peer_id, leg.start, leg.end) for leg in path)
+    return PathView(_tokens(tokens_per_second(path)), hops=hops)
 
 
 def _proved_path(model: ModelReport) -> PathView | None:

@@ -168,7 +168,7 @@ class Daemon:
         return self._p2p._child.returncode is None  # noqa: SLF001
 
     async def close(self) -> None:
-        """End the daemon, whatever state it is in, also where this is cancelled."""
+        """End the daemon, whatever state it is in, also where this is cancelled, and leave none of its files."""
         child = self._p2p._child  # noqa: SLF001
         try:
             with suppress(Exception):
@@ -179,10 +179,16 @@ class Daemon:
                 with suppress(ProcessLookupError):
                     child.kill()
                 await child.wait()
+            self._remove_sockets()
         control = self._p2p._client.control  # noqa: SLF001
         for task in (control._read_task, control._write_task):  # noqa: SLF001 - a dead daemon's pipes; nobody else asks
             with suppress(asyncio.CancelledError, asyncio.InvalidStateError):
                 task.exception()
+
+    def _remove_sockets(self) -> None:
+        """Remove those of a daemon that died; hivemind removes the others."""
+        for address in (self._p2p._daemon_listen_maddr, self._p2p._client_listen_maddr):  # noqa: SLF001
+            Path(address["unix"]).unlink(missing_ok=True)
 
     async def connect(self, peer_id: str, addresses: Iterable[bytes] = ()) -> None:
         """Have the daemon hold a connection to the peer, at the given or formerly known addresses.

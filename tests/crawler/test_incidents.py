@@ -409,7 +409,7 @@ def chain(state, minute, reason=None):
         ("UUUUNUUU", False, []),  # nor does one that failed between two that did not
         ("UNnNnNnN", True, []),
         ("UNnNUUUU", True, [(3, 4)]),
-        ("UNnN????", True, []),  # nobody could look: no reason to end it
+        ("UNnN????", True, []),  # nobody could judge: no reason to end it
         ("UNnNHHHH", True, [(3, 4)]),  # inference checks were switched off
         ("????????", False, []),
     ],

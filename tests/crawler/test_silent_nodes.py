@@ -68,7 +68,7 @@ async def test_a_silent_node_is_waited_for_once(swarm, nodes):
 
 
 async def test_a_bootstrap_peer_that_only_pings_is_told_as_such(swarm):
-    """The error says what happened: connected, answered the ping, left the look-ups open."""
+    """The error says what happened: connected, answered the ping, left the lookups open."""
     async with await DHTClientNode.open() as node:
         await node.join(swarm.bootstrap_peers, 4)
         node._reader._find = lambda peer, keys: _nothing()

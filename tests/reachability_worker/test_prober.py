@@ -84,7 +84,7 @@ async def test_a_peer_that_comes_back_is_reachable_at_once(swarm):
         for _ in range(2):
             assert (await look(prober, server.peer_id)).verdict is Verdict.UNREACHABLE
         server.thaw()
-        # Its failures of a moment ago explain a backoff for ten seconds; after that, a fresh prober_node looks.
+        # Its failures of a moment ago explain a backoff for ten seconds; after that, a fresh prober_node probes.
         deadline = time.monotonic() + 15
         while (await look(prober, server.peer_id)).verdict is not Verdict.REACHABLE:
             assert time.monotonic() < deadline

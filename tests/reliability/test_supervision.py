@@ -228,7 +228,7 @@ async def test_a_node_whose_client_cannot_be_made_leaves_no_daemon_behind(monkey
 
 @pytest.mark.parametrize("where", ["_announced_models", "_take"])
 async def test_a_crawl_that_fails_leaves_nothing_running(monkeypatch, where):
-    """Its look-ups and dials are cancelled and waited for, wherever it fails."""
+    """Its lookups and dials are cancelled and waited for, wherever it fails."""
     synthetic = SyntheticSwarm()
     synthetic.announce_model("a", 200)
     synthetic.announce_server("a", peer_id(1), 0, 200, reached=False)

@@ -526,8 +526,8 @@ BOOTSTRAP = BootstrapPeer(peer_id(1), (), Verdict.REACHABLE)
     ids=map(str, range(6)),
 )  # fmt: skip
 def test_a_check_that_reached_the_peer(known, outcome, advice):
-    found = {"stage": Stage.PROTOCOL} | outcome
-    assert checked(known.pop("report"), Verdict.REACHABLE, found.pop("stage"), **known, **found) == advice
+    of, found = dict(known), {"stage": Stage.PROTOCOL} | outcome
+    assert checked(of.pop("report"), Verdict.REACHABLE, found.pop("stage"), **of, **found) == advice
 
 
 def test_a_peer_that_answers_and_that_the_swarm_does_not_know():

@@ -98,7 +98,7 @@ async def test_a_dead_peer_is_still_called_unreachable_where_somebody_lies(swarm
 
 
 async def test_a_liar_makes_nobody_an_amplifier(liar, nodes):
-    """However many addresses and nodes it names: one look dials few, each once."""
+    """However many addresses and nodes it names: one probe dials few, each once."""
     nobody = peer_id(77)
     async with Tarpit(20) as named, Tarpit(16) as steps:
         near = {id_near(nobody, number): steps.addresses for number in range(31)}

@@ -304,7 +304,7 @@ def test_unreachable_bootstrap_peers(pages, small):
 
 
 def test_keys_that_did_not_answer_are_told(pages, small):
-    """Blocks that nobody could look at are not silently shown as empty."""
+    """Blocks that nobody could look up are not silently shown as empty."""
     page = Page(pages.overview(made.make_view(msgspec.structs.replace(small, unanswered_keys=3))))
     assert "3 keys of the swarm’s hash table did not answer in time." in page.text
 
@@ -419,12 +419,12 @@ def test_addresses_are_shown_only_on_request(pages, small):
 
 
 def test_bootstrap_peers_have_a_page(pages, small):
-    """A bootstrap peer that serves nothing can be looked at too."""
+    """A bootstrap peer that serves nothing can be checked too."""
     peer = small.bootstrap_peers[0]
     assert "is a bootstrap peer" in Page(pages.server(made.make_view(small), peer.peer_id) or "").text
 
 
-def test_server_nobody_looked_at_is_not_called_reachable(pages):
+def test_server_nobody_probed_is_not_called_reachable(pages):
     """Unknown is told as unknown."""
     server = made.make_server("unseen", 0, 4, verdict=Verdict.UNKNOWN)
     view = made.make_view(made.make_snapshot([made.make_model("m", 4, [server])]))
@@ -462,7 +462,7 @@ def test_check_draws_how_far_it_came(pages, outcome, title, steps):
     assert len(steps) == len(Stage)
 
 
-def test_nobody_could_look_is_never_unreachable(pages):
+def test_a_peer_that_nobody_could_probe_is_never_unreachable(pages):
     """No answer that holds only unknowns is told as unreachable; one place that reached the peer is enough."""
     unknown = made.check_view(made.NOBODY_LOOKED, made.NOBODY_LOOKED)
     assert unknown.verdict is Verdict.UNKNOWN
