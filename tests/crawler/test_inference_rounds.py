@@ -18,7 +18,7 @@ from shared.p2p.daemon import NodeError
 from shared.p2p.inference import InferenceError
 from shared.snapshot import PeerState, Verdict
 from tests.fakes import model, peer_id, server, snapshot
-from tests.support.inference_streams import HIDDEN, Servers, answer_rpc_info, numbers, raised, schema
+from tests.shared.inference_streams import HIDDEN, Servers, answer_rpc_info, numbers, raised, schema
 
 pytestmark = pytest.mark.fast
 

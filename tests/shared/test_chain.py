@@ -14,7 +14,7 @@ from shared.p2p.hivemind import P2PDaemonError
 from shared.p2p.inference import InferenceError
 from shared.snapshot import PeerState, Verdict
 from tests.fakes import model, peer_id, server
-from tests.support.inference_streams import HIDDEN, Servers, compute, numbers, raised
+from tests.shared.inference_streams import HIDDEN, Servers, compute, numbers, raised
 
 pytestmark = pytest.mark.fast
 

@@ -20,7 +20,7 @@ from shared.p2p.inference import (
     read_schema,
 )
 from tests.fakes import peer_id
-from tests.support.inference_streams import HIDDEN, Servers, answer_rpc_info, raised, schema
+from tests.shared.inference_streams import HIDDEN, Servers, answer_rpc_info, raised, schema
 
 pytestmark = pytest.mark.fast
 

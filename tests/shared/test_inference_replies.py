@@ -16,7 +16,7 @@ from shared.inference import MAX_DETAIL_CHARS, InferenceOutcome
 from shared.p2p import inference, tensors
 from shared.p2p.hivemind import p2pd_pb2, runtime_pb2
 from shared.p2p.inference import InferenceError, check_server, open_session, random_inputs, read_schema
-from tests.support.inference_streams import schema
+from tests.shared.inference_streams import schema
 
 HIDDEN = 64
 INPUT = random_inputs(HIDDEN, "test")[0]
