@@ -361,3 +361,22 @@ async def test_rounds_follow_one_another_while_this_crawler_leads(monkeypatch, t
         await task
     assert [(identity, busy) for identity, _, busy in made] == [(tmp_path, {})] * len(made)
     assert made[0][1] <= made[1][1] <= made[2][1]
+
+
+@pytest.mark.parametrize(
+    ("announced", "agrees"),
+    [({"torch_dtype": "float32"}, False), ({"torch_dtype": "float16", "quant_type": "int8"}, True)],
+)
+async def test_servers_are_compared_as_exactly_as_they_announce(monkeypatch, announced, agrees):
+    """Numbers at a cosine of 0.995: too far apart in float32, near enough in int8."""
+    swarm = Swarm(monkeypatch, Servers(**{TWO: lambda request, _step: _turned(request)}))
+    (found,) = await swarm.round(model(servers=(reached(1, **announced), reached(2, inference_rps=1.0, **announced))))
+    expected = AgreementOutcome.AGREES if agrees else AgreementOutcome.DISAGREES
+    assert [one.inference.agreement.outcome for one in found.servers] == [expected] * 2
+    assert found.servers[1].inference.agreement.lowest_cosine == pytest.approx(0.995, abs=1e-3)
+
+
+def _turned(request):
+    """What `compute` adds to each value, and a tenth of it in turn more and less: the cosine is 1 / √1.01."""
+    values = tensors.read(request.tensors[0], list(request.tensors[0].size))
+    return numbers([value + 8 + 0.8 * (-1) ** place for place, value in enumerate(values)])

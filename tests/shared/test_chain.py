@@ -142,6 +142,16 @@ async def test_a_spare_is_given_all_tokens_so_far():
     assert [list(values) for values in result.links[0].inputs] == [[1.0] * HIDDEN, [2.0] * HIDDEN]
 
 
+async def test_a_spare_takes_the_place_of_the_last_server():
+    """The path before it stands."""
+    daemon = Servers(**{TWO: fails_at(2, raised("a bug"))})
+    result, _ = await run(PAIRS, daemon)
+    assert [hop.peer_id for hop in result.usability.path] == [ONE, peer_id(4)]
+    assert [(peer, first) for peer, _, first, _ in daemon.requests][2:] == [
+        (ONE, 2.0), (TWO, 6.0), (peer_id(4), 5.0), (peer_id(4), 6.0),
+    ]  # fmt: skip
+
+
 async def test_who_cannot_be_connected_to_is_replaced_before_the_first_token():
     """Nobody could look at it, and it is asked nothing."""
 
