@@ -78,6 +78,8 @@ def test_a_usable_an_unusable_and_an_unserved_model():
     good = Advice(Tone.GOOD, "can be used", "Each of its 8 blocks has at least 2 online servers.")
     assert of_model(*twice) == ModelAdvice(ModelUsability.USABLE, good)
     assert of_model(*twice).usable
+    made = model(servers=twice)
+    assert model_advice(made, swarm(made), NOW).advice == good
     no_token = Usability(UsabilityState.UNUSABLE, NOW)
     assert of_model(*twice, usability=no_token) == ModelAdvice(
         ModelUsability.UNUSABLE,
@@ -220,6 +222,8 @@ def test_a_model_to_use_instead():
     near, twin = model("near", 8, (whole,), official=True), model("twin", 8, (whole,), official=True)
     assert nearest_usable(broken, swarm(far, twin, near)) == near
     assert nearest_usable(near, swarm(near, far)) == far
+    assert nearest_usable(model("large", 70), swarm(near, far)) == far
+    assert nearest_usable(broken, swarm(broken)) is None
     for worse in (
         msgspec.structs.replace(near, usability=Usability(UsabilityState.UNUSABLE, NOW)),
         msgspec.structs.replace(near, limited=True),
