@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from shared.advice.advice import Advice, Tone
-from shared.advice.help import Need, Wanted, gpu_blocks, usual, wanted
+from shared.advice.help import GpuEstimate, Need, Wanted, gpu_blocks, usual, wanted
 from shared.advice.models import MAX_LOST, ModelAdvice, Past, model_advice, nearest_usable
 from shared.advice.servers import Server, check_advice, server_advice, what_failed
 from shared.given import GivenDial
@@ -657,3 +657,98 @@ def test_what_most_servers_announce():
 def test_spans_are_counted_and_the_first_of_the_longest_is_taken():
     assert size([(0, 1), (4, 8)]) == 5
     assert longest([(0, 2), (4, 8), (9, 13)]) == (4, 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "quant_type", "torch_dtype", "gpu_gb", "estimate"),
+    [
+        (
+            "Llama-70b",
+            "nf4",
+            "float16",
+            24,
+            GpuEstimate(
+                38,
+                "float16",
+                "nf4",
+                "Estimate: 38 blocks of 80 in nf4 over float16 on 24 GB. Its servers in nf4 hold 30 in the median.",
+            ),
+        ),
+        (
+            "Llama-70b",
+            "none",
+            "bfloat16",
+            48,
+            GpuEstimate(
+                24,
+                "bfloat16",
+                "none",
+                "Estimate: 24 blocks of 80 in bfloat16 on 48 GB. Its servers in none hold 30 in the median.",
+            ),
+        ),
+        (
+            "Llama-70b",
+            "none",
+            "float32",
+            48,
+            GpuEstimate(
+                12,
+                "float32",
+                "none",
+                "Estimate: 12 blocks of 80 in float32 on 48 GB. Its servers in none hold 30 in the median.",
+            ),
+        ),
+        (
+            "Llama-70b",
+            None,
+            None,
+            24,
+            GpuEstimate(38, "bfloat16", "nf4", "Estimate: 38 blocks of 80 in nf4 over bfloat16 on 24 GB."),
+        ),
+        (
+            "Mixtral-8x7B",
+            "int8",
+            "float32",
+            16,
+            GpuEstimate(
+                19,
+                "float32",
+                "int8",
+                "Estimate: 19 blocks of 80 in int8 over float32 on 16 GB. Its servers in int8 hold 30 in the median.",
+            ),
+        ),
+        (
+            "bloomz",
+            None,
+            None,
+            80,
+            GpuEstimate(56, "bfloat16", "nf4", "Estimate: 56 blocks of 80 in nf4 over bfloat16 on 80 GB."),
+        ),
+        (
+            "Llama-70b",
+            "nf4",
+            "float16",
+            100000.0,
+            GpuEstimate(
+                80,
+                "float16",
+                "nf4",
+                "Estimate: 80 blocks of 80 in nf4 over float16 on 100,000 GB."
+                " Its servers in nf4 hold 30 in the median.",
+            ),
+        ),
+    ],
+)
+def test_what_a_gpu_is_estimated_to_hold(name, quant_type, torch_dtype, gpu_gb, estimate):
+    """By the precision that the model's servers announce, else in 4 bits."""
+    servers = [server(n, 0, 29 + n, quant_type=quant_type, torch_dtype=torch_dtype) for n in (1, 2)]
+    made = model(name, 80, tuple(servers))
+    assert gpu_blocks(made, gpu_gb) == estimate
+    assert gpu_blocks(msgspec.structs.replace(made, short_name="x"), gpu_gb) == (None if name == "bloomz" else estimate)
+
+
+@pytest.mark.parametrize(
+    ("name", "blocks", "gpu_gb"), [("my-model", 8, 24), ("a-7b", 0, 24), ("a-7b", 8, 0), ("a-7b", 8, 1e9)]
+)
+def test_what_cannot_be_estimated(name, blocks, gpu_gb):
+    assert gpu_blocks(model(name, blocks), gpu_gb) is None
