@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from shared.advice.models import usability
 from shared.judgement.coverage import coverage
+from shared.judgement.usability import model_usability
 from shared.reachability import Cause, DialOutcome, Stage, advice, message
 from shared.snapshot import (
     SCHEMA_VERSION,
@@ -63,11 +63,12 @@ def judge(observation: Observation, update_period: float, geo_database: GeoDatab
 
 def with_since(snapshot: Snapshot, before: Snapshot | None) -> Snapshot:
     """Return the snapshot with when each model was first found as it is, going on from the snapshot before."""
-    known = {} if before is None else {model.dht_prefix: (usability(model), model.since) for model in before.models}
+    models = () if before is None else before.models
+    known = {model.dht_prefix: (model_usability(model), model.since) for model in models}
 
     def since(model: ModelReport) -> float:
         kind, first = known.get(model.dht_prefix, (None, None))
-        return first if first is not None and kind is usability(model) else snapshot.taken_at
+        return first if first is not None and kind is model_usability(model) else snapshot.taken_at
 
     models = tuple(msgspec.structs.replace(model, since=since(model)) for model in snapshot.models)
     return msgspec.structs.replace(snapshot, models=models)

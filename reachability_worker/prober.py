@@ -25,7 +25,7 @@ from shared.p2p.daemon import Daemon, NodeError
 from shared.p2p.dht_node import DHTClientNode
 from shared.p2p.inference import check_server
 from shared.p2p.multiaddr import from_text, packed
-from shared.p2p.probe import probe, with_way
+from shared.p2p.probe import probe, with_connections
 from shared.p2p.waiting import any_true
 from shared.reachability import Cause, DialOutcome, Stage
 from shared.snapshot import Verdict
@@ -253,7 +253,7 @@ class Prober:
             self._failures.pop(peer_id, None)
             if outcome.reached_at is not None:
                 return outcome  # through a relay, whose circuit is closed by now
-            outcome = with_way(outcome, await self._connections(prober_node, peer_id))
+            outcome = with_connections(outcome, await self._connections(prober_node, peer_id))
             self._background.start("disconnect", _disconnect(prober_node, peer_id))
             return outcome
         if not await self._passes_self_test():

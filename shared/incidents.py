@@ -8,6 +8,7 @@ from enum import StrEnum
 import msgspec
 
 from shared import words
+from shared.peer_id import named_peer
 from shared.snapshot import MAX_BLOCKS, check_times
 
 _ID = re.compile(r"[A-Za-z0-9-]{1,64}")
@@ -86,45 +87,41 @@ MAX_UNUSABLE_CHARS = 300
 """Of `Incident.unusable`."""
 MAX_NAMED = 6
 """Servers of a stretch of blocks that `summary` names."""
-_FATES = {
+FATES = {
     Fate.OFFLINE: "went offline",
     Fate.UNREACHABLE: "could not be reached",
     Fate.JOINING: "began to load blocks again",
     Fate.MOVED: "moved to other blocks",
     Fate.GONE: "was not announced any more",
 }
+"""What became of a server, after its name."""
 
 
 def summary(incident: Incident) -> str:
     """Return the cause in words, without any markup."""
     if incident.unusable is not None:
-        why = _visible(incident.unusable)
+        why = words.clean(incident.unusable).strip()
         return "Its servers answer, but do not compute: no token comes out" + (f" ({why})." if why else ".")
     if incident.last_healthy is None:
         return "It was broken when it was first seen: some of its blocks had no server."
-    sentences = [_stretch(lost) for lost in incident.cause]
+    sentences = [loss(lost) for lost in incident.cause]
     if incident.more_blocks:
-        sentences.append(f"And {incident.more_blocks:,} more stretch{'es' * (incident.more_blocks > 1)} of blocks.")
+        sentences.append(f"And {words.count(incident.more_blocks, 'more stretch', 'more stretches')} of blocks.")
     return " ".join(sentences) or "Its blocks lost their servers."
 
 
-def _stretch(lost: LostBlocks) -> str:
+def loss(lost: LostBlocks, most: int = MAX_NAMED) -> str:
+    """Say which servers held the blocks, and what became of them; at most so many are named."""
     blocks = words.sentence(words.blocks([(lost.start, lost.end)])).removesuffix(".")
     if not lost.servers:
         return f"{blocks} had no server."
     named = [
-        f"…{_visible(server.peer_id[-6:])} ({words.blocks([(server.start, server.end)])}) {_FATES[server.fate]}"
-        for server in lost.servers[:MAX_NAMED]
+        f"{named_peer(words.clean(server.peer_id))} ({words.blocks([(server.start, server.end)])}) {FATES[server.fate]}"
+        for server in lost.servers[:most]
     ]
-    left_out = len(lost.servers) - len(named) + lost.more_servers
-    if left_out:
+    if left_out := len(lost.servers) - len(named) + lost.more_servers:
         named.append(f"{left_out:,} more")
     return f"{blocks} lost all servers: {', '.join(named)}."
-
-
-def _visible(text: str) -> str:
-    """Remove unprintable characters: text from Redis may hold anything."""
-    return "".join(filter(str.isprintable, text)).strip()
 
 
 def encode(incident: Incident) -> bytes:

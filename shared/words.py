@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
 _BILLION = 1e9
@@ -157,17 +157,6 @@ def blocks(spans: Sequence[tuple[int, int]], limit: int = 4) -> str:
     single = len(spans) == 1 and spans[0][1] - spans[0][0] == 1
     names = [block_range(start, end) for start, end in spans]
     return plural(1 if single else 2, "block") + " " + listed(names, limit, "range")
-
-
-def merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Join spans `(start, end)`, in any order, that touch or overlap."""
-    joined: list[tuple[int, int]] = []
-    for start, end in sorted(spans):
-        if joined and start <= joined[-1][1]:
-            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
-        else:
-            joined.append((start, end))
-    return joined
 
 
 def sentence(text: str) -> str:

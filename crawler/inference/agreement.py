@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 LOWEST = {"float32": 0.999, "half": 0.998, "int8": 0.99, "nf4": 0.6}
 """The lowest cosine at which two servers agree, by the less exact one's precision, the most exact first."""
-_RANK = list(LOWEST)
 COMPARED_VALUES = 512
 """Of each output: evenly spread over the hidden state. A round of 1,000 servers keeps 4 MB at most."""
 COMPARED_SERVERS = 16
@@ -45,12 +44,10 @@ class Numbers(NamedTuple):
 
 def precision_of(torch_dtype: str | None, quant_type: str | None) -> str:
     """Return the key of `LOWEST` for what a server announces."""
-    quantised = (quant_type or "none").lower()
-    if quantised in ("int8", "nf4"):
-        return quantised
-    if quantised != "none":
-        return "nf4"  # one that a later Petals brings: compared loosely
-    return "float32" if torch_dtype == "float32" else "half"
+    quantised = quant_type.lower() if quant_type else "none"
+    if quantised == "none":
+        return "float32" if torch_dtype == "float32" else "half"
+    return "int8" if quantised == "int8" else "nf4"  # one that a later Petals brings is compared loosely
 
 
 def numbers(inputs: Iterable[array[float]], outputs: Iterable[array[float]], precision: str) -> Numbers:
@@ -81,7 +78,7 @@ def lowest_allowed(one: str, other: str) -> float:
     """Return the lowest cosine at which servers of these precisions agree."""
     if one == other == "nf4":
         return LOWEST["half"]
-    return LOWEST[max(one, other, key=_RANK.index)]
+    return min(LOWEST[one], LOWEST[other])
 
 
 class Group:

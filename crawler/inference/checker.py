@@ -43,8 +43,8 @@ class Round:
     hops: dict[str, list[Link]] = field(default_factory=dict)
     """The links of each model's chain."""
     done: set[tuple[str, str]] = field(default_factory=set)
-    sizes: defaultdict[str, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
-    """By DHT prefix: how many servers named which hidden size."""
+    sizes: defaultdict[str, dict[str, int]] = field(default_factory=lambda: defaultdict(dict))
+    """By DHT prefix: the hidden size that each server named, by its peer id."""
     groups: dict[tuple[str, tuple[int, int], bool, str | None], Group] = field(default_factory=dict)
     """Servers with the same input, by (DHT prefix, blocks, whether the input is that of a hop, adapter)."""
     _inputs: dict[int, tuple[array[float], ...]] = field(default_factory=dict)
@@ -105,7 +105,7 @@ class Checker:
         sizes, failed = self.round.sizes[model.dht_prefix], None
         asked = [server for server in model.servers if server.reached and server.peer_id not in left_out]
         for server in sorted(asked, key=self._shuffled)[:SCHEMA_TRIES]:
-            if sum(sizes.values()) >= SCHEMAS_ASKED:
+            if len(sizes) >= SCHEMAS_ASKED:
                 break
             try:
                 async with self.connection(server):
@@ -113,8 +113,8 @@ class Checker:
             except InferenceError as error:
                 failed = error
             else:
-                sizes[schema.hidden_size] += 1
-        return (sizes.most_common(1)[0][0] if sizes else None), failed
+                sizes[server.peer_id] = schema.hidden_size
+        return (Counter(sizes.values()).most_common(1)[0][0] if sizes else None), failed
 
     def _shuffled(self, server: ServerReport) -> int:
         return zlib.crc32((self.round.secret + server.peer_id).encode())
@@ -134,7 +134,7 @@ class Checker:
         given: list[Sequence[array[float]]] = []
 
         def inputs(hidden_size: int) -> Sequence[array[float]]:
-            self._expect(prefix, hidden_size)
+            self._expect(prefix, server.peer_id, hidden_size)
             given.append(step.hop.inputs if step.hop is not None else self.round.inputs(hidden_size))
             return given[0]
 
@@ -157,12 +157,12 @@ class Checker:
         self.results.add(dht_prefix, peer_id, finding)
         self.count(str(finding.outcome))
 
-    def _expect(self, dht_prefix: str, hidden_size: int) -> None:
+    def _expect(self, dht_prefix: str, peer_id: str, hidden_size: int) -> None:
         """Raise `InferenceError` for a hidden size that differs from the one most of the model's servers name."""
         sizes = self.round.sizes[dht_prefix]
-        sizes[hidden_size] += 1
-        expected, count = sizes.most_common(1)[0]
-        if expected != hidden_size and 2 * count > sum(sizes.values()):
+        sizes[peer_id] = hidden_size
+        expected, count = Counter(sizes.values()).most_common(1)[0]
+        if expected != hidden_size and 2 * count > len(sizes):
             detail = f"its hidden size is {hidden_size}, that of other servers of the model {expected}"
             raise InferenceError(InferenceOutcome.WRONG_SHAPE, detail)
 

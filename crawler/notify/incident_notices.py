@@ -101,7 +101,7 @@ class IncidentNotices:
         if head is not None and head == self._head:
             return
         lease, now = self._leadership.lease or "", await self._clock.ask()
-        since, names = await self._begin(lease, [keys.INCIDENTS_TOLD], repr(now), SINCE, SENT_KEPT)
+        since, names = await self._begin(lease, [keys.INCIDENTS_DELIVERED], repr(now), SINCE, SENT_KEPT)
         sent: set[bytes] = set(names)
         incidents = await self._history.incidents()
         held_back = False
@@ -114,7 +114,7 @@ class IncidentNotices:
         kept = {f"{incident.id}:{word}".encode() for incident in incidents for word in ("opened", "closed")}
         gone = list(sent - kept - {SINCE.encode()})
         for first in range(0, len(gone), FIELDS_PER_DELETE):
-            await self._forget(lease, [keys.INCIDENTS_TOLD], *gone[first : first + FIELDS_PER_DELETE])
+            await self._forget(lease, [keys.INCIDENTS_DELIVERED], *gone[first : first + FIELDS_PER_DELETE])
         self._head = None if held_back else head
 
     def _due(self, incidents: tuple[Incident, ...], sent: set[bytes], since: float, now: float) -> Iterator[Notice]:

@@ -177,7 +177,7 @@ class NoticeQueue:
                 description=f"tell {notice.id}",
                 pipeline=pipeline,
             )
-            pipeline.hset(keys.INCIDENTS_TOLD, notice.id, "1")
+            pipeline.hset(keys.INCIDENTS_DELIVERED, notice.id, "1")
             pipeline.execute()
 
     def is_pending(self, notice_id: str) -> bool:

@@ -13,11 +13,11 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from shared import words
-from shared.advice.models import Usability, model_advice
+from shared.advice.models import model_advice
 from shared.judgement.coverage import coverage
 from shared.judgement.freshness import stale_after
 from shared.judgement.swarm import judged_models, swarm_state
-from shared.judgement.usability import does_not_compute
+from shared.judgement.usability import ModelUsability, does_not_compute
 from shared.peer_id import short_peer_id
 from shared.snapshot import PeerState
 from shared.text_picture import CHARACTERS, SILENT
@@ -47,11 +47,11 @@ _STATE_COLOUR = {
     PeerState.OFFLINE: GREY,
 }
 _MARK = {
-    Usability.BROKEN: ("DOWN", RED),
-    Usability.UNUSABLE: ("DOWN", RED),
-    Usability.DEGRADED: ("WEAK", YELLOW),
-    Usability.USABLE: ("OK", GREEN),
-    Usability.UNSERVED: ("NONE", GREY),
+    ModelUsability.BROKEN: ("DOWN", RED),
+    ModelUsability.UNUSABLE: ("DOWN", RED),
+    ModelUsability.DEGRADED: ("WEAK", YELLOW),
+    ModelUsability.USABLE: ("OK", GREEN),
+    ModelUsability.UNSERVED: ("NONE", GREY),
 }
 """Words beside the colours; the most urgent first."""
 _URGENCY = list(_MARK)

@@ -33,7 +33,7 @@ DOCUMENTATION = "https://github.com/bigscience-workshop/petals#readme"
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class PublicAddress:
     """The address that a server should announce."""
 
     ip: str
@@ -62,7 +62,7 @@ def run_server(
     model: ModelReport,
     *,
     blocks: tuple[int, int] | None = None,
-    place: Place | None = None,
+    address: PublicAddress | None = None,
     peers: Sequence[str] = (),
     adapters: Iterable[str] = (),
     quant_type: str | None = None,
@@ -74,8 +74,8 @@ def run_server(
         words += ["--dht_prefix", shlex.quote(prefix)]
     if blocks is not None:
         words += ["--block_indices", f"{blocks[0]}:{blocks[1]}"]
-    if place is not None:
-        words += ["--public_ip", shlex.quote(place.ip), "--port", str(place.port)]
+    if address is not None:
+        words += ["--public_ip", shlex.quote(address.ip), "--port", str(address.port)]
     for flag, value in (("--torch_dtype", torch_dtype), ("--quant_type", quant_type)):
         if value and _fits(value):
             words += [flag, shlex.quote(value)]
@@ -117,11 +117,11 @@ def usable_adapters(model: ModelReport) -> tuple[str, ...]:
     return tuple(name for name in sorted(announced) if _fits(name) and coverage(_with_adapter(model, name)).has_path)
 
 
-def public_place(addresses: Iterable[str]) -> Place | None:
+def public_address(addresses: Iterable[str]) -> PublicAddress | None:
     """Return the first public IPv4 address and TCP port among a server's multiaddrs, those of relays left out."""
     for at in map(endpoint, addresses):
         if at.protocol == "ip4" and at.tcp_port is not None and is_public(at.host):
-            return Place(at.host, at.tcp_port)
+            return PublicAddress(at.host, at.tcp_port)
     return None
 
 

@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING
 
 from shared import words
 from shared.advice.commands import initial_peers, run_server
-from shared.advice.models import Spans, joining_over, without
+from shared.advice.models import joining_over
 from shared.judgement.coverage import coverage, weakest_stage
 from shared.snapshot import PeerState
+from shared.spans import longest, size, without
 
 if TYPE_CHECKING:
     from shared.snapshot import ModelReport, Snapshot
+    from shared.spans import Spans
 
 MAX_WANTED = 50
 
@@ -81,45 +83,44 @@ def wanted(snapshot: Snapshot, *, gpu_gb: float | None = None) -> list[Wanted]:
 
 def _rank(model: ModelReport, line: Wanted) -> tuple[int, bool, int, str]:
     """Rank the fewest missing blocks first, since they make a model usable; elsewhere the most blocks first."""
-    count = sum(end - start for start, end in line.spans)
-    size = count if line.need is Need.MISSING else -count
-    return _URGENCY.index(line.need), not model.official, size, model.dht_prefix
+    count = size(line.spans)
+    first = count if line.need is Need.MISSING else -count
+    return _URGENCY.index(line.need), not model.official, first, model.dht_prefix
 
 
 def _wanted(model: ModelReport, snapshot: Snapshot, estimate: GpuEstimate | None) -> Wanted | None:
-    def make(need: Need, spans: Spans, said: str) -> Wanted:
-        start, end = max(spans, key=lambda span: span[1] - span[0])
-        if estimate is not None:
-            end = min(end, start + estimate.blocks)
-        command = run_server(model, blocks=(start, end), peers=initial_peers(snapshot))
-        said = words.sentence(said)
-        return Wanted(need, model.dht_prefix, model.name, model.official, tuple(spans), said, (start, end), command)
+    if (found := _most_urgent(model)) is None:
+        return None
+    need, spans, sentence = found
+    start, end = longest(spans)
+    if estimate is not None:
+        end = min(end, start + estimate.blocks)
+    command = run_server(model, blocks=(start, end), peers=initial_peers(snapshot))
+    return Wanted(need, model.dht_prefix, model.name, model.official, tuple(spans), sentence, (start, end), command)
 
+
+def _most_urgent(model: ModelReport) -> tuple[Need, Spans, str] | None:
+    """Return what the model needs most, for which blocks, and a sentence; None where nothing can be said."""
     covered = coverage(model)
     missing = covered.gaps()
-    if unattended := without(missing, joining_over(model, missing)):
-        said = f"{words.blocks(unattended)} {_verb(unattended, 'need')} a server: without it nobody can use the model."
-        if not model.servers:
-            said = f"None of its {words.count(model.num_blocks, 'block')} has a server."
-        return make(Need.MISSING, unattended, said)
     if missing:
-        return None  # servers are loading all that is missing
-    single = words.merged((run.start, run.end) for run in covered.runs() if run.redundancy == 1)
-    if single:
-        have = _verb(single, "have one server each: when one of them", "has one server: when it")
-        said = f"{words.blocks(single)} {have} stops, nobody can use the model."
-        return make(Need.SINGLE, single, said)
-    stage = weakest_stage(model)
-    if stage is None:
+        unattended = without(missing, joining_over(model, missing))
+        if not unattended:
+            return None  # servers are loading all that is missing
+        if not model.servers:
+            return Need.MISSING, unattended, f"None of its {words.count(model.num_blocks, 'block')} has a server."
+        need = words.plural(size(unattended), "needs", "need")
+        rest = f"{need} a server: without it nobody can use the model."
+        return Need.MISSING, unattended, words.sentence(f"{words.blocks(unattended)} {rest}")
+    if single := covered.spans(1, 1):
+        have = words.plural(size(single), "has one server: when it", "have one server each: when one of them")
+        return Need.SINGLE, single, words.sentence(f"{words.blocks(single)} {have} stops, nobody can use the model.")
+    if (stage := weakest_stage(model)) is None:
         return None
-    spans = [(stage.start, stage.end)]
-    claimed = words.throughput(stage.throughput)
-    said = f"{words.blocks(spans)} {_verb(spans, 'are', 'is')} the slowest stage: its servers claim {claimed} together."
-    return make(Need.SLOWEST, spans, said)
-
-
-def _verb(spans: Spans, plural: str, singular: str = "") -> str:
-    return (singular or f"{plural}s") if len(spans) == 1 and spans[0][1] - spans[0][0] == 1 else plural
+    slowest = [(stage.start, stage.end)]
+    are, claimed = words.plural(size(slowest), "is", "are"), words.throughput(stage.throughput)
+    rest = f"{are} the slowest stage: its servers claim {claimed} together."
+    return Need.SLOWEST, slowest, words.sentence(f"{words.blocks(slowest)} {rest}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from shared import words
 from shared.address_text import endpoint, is_public
-from shared.advice.advice import Advice, Tone
-from shared.advice.commands import DEFAULT_PORT, Place, initial_peers, public_place, run_server
-from shared.incidents import Fate
+from shared.advice.advice import Advice, Tone, past_title
+from shared.advice.commands import DEFAULT_PORT, PublicAddress, initial_peers, public_address, run_server
+from shared.incidents import FATES
 from shared.judgement.usability import against_majority, does_not_compute
 from shared.reachability import NOBODY_COULD_LOOK, Cause, Stage, advice, message
 from shared.snapshot import PeerState, Verdict
@@ -29,26 +27,18 @@ if TYPE_CHECKING:
     from shared.snapshot import BootstrapPeer, ModelReport, ServerReport, Snapshot
     from shared.store.server_history import ServerRecord
 
-FATES = {
-    Fate.OFFLINE: "announced that it goes offline",
-    Fate.UNREACHABLE: "could not be reached any more",
-    Fate.JOINING: "began to load blocks again",
-    Fate.MOVED: "moved to other blocks",
-    Fate.GONE: "was no longer announced",
-}
-"""What became of a server, after its name."""
-
 ASK_AGAIN = "Ask again in a minute."
 CHECK_NOW = "Check it now, or look again in a minute."
 WAIT = "Wait some minutes. If it stays so for half an hour, read in its log what it waits for."
-_NEEDS_PORT = {
+_MENDED_BY_ADDRESS = {
     Cause.REFUSED, Cause.TIMEOUT, Cause.NO_HOST_ROUTE, Cause.NO_RELAY_RESERVATION, Cause.RELAY_AWAY,
-    Cause.RELAY_REFUSED, Cause.NOT_DIALABLE, Cause.NAME_NOT_RESOLVED, Cause.RELAY_FULL, Cause.WRONG_PEER,
-    Cause.NOT_LIBP2P, Cause.RESET,
+    Cause.RELAY_REFUSED, Cause.NOT_DIALABLE, Cause.WRONG_PEER, Cause.NOT_LIBP2P, Cause.RESET,
 }  # fmt: skip
 """Causes that go away with a public address and a port that is forwarded to the server."""
-_NEEDS_START = {Cause.NO_ADDRESS, Cause.FROZEN, Cause.SILENT_BEHIND_RELAY, Cause.HANDLER_FAILED}
+_MENDED_BY_RESTART = {Cause.NO_ADDRESS, Cause.FROZEN, Cause.SILENT_BEHIND_RELAY, Cause.HANDLER_FAILED}
 """Causes that may go away when the server is restarted."""
+_NOT_OURS = {Cause.NAME_NOT_RESOLVED, Cause.RELAY_FULL, Cause.SAME_NETWORK, Cause.NO_LOCAL_ROUTE}
+"""Causes for which nobody could look, and which are no fault of the monitor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,24 +65,23 @@ class Server:
     def addresses(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(address for _, server in self.shares for address in server.multiaddrs))
 
-    def place(self, your_ip: str = "", addresses: Sequence[str] = ()) -> Place | None:
-        """Return the address to announce: that of whoever asks, where it is public, else the announced public one."""
-        announced = public_place([*addresses, *self.addresses])
-        port = announced.port if announced else _any_port([*addresses, *self.addresses])
-        if is_public(your_ip) and ":" not in your_ip:  # --public_ip takes IPv4
-            return Place(your_ip, port)
-        return announced
+    def address_to_announce(self, your_ip: str = "", addresses: Sequence[str] = ()) -> PublicAddress | None:
+        """Return that of whoever asks, where it is public, else the announced public one. `addresses` count first."""
+        known = [*addresses, *self.addresses]
+        announced = public_address(known)
+        if not is_public(your_ip) or ":" in your_ip:  # --public_ip takes IPv4
+            return announced
+        return PublicAddress(your_ip, announced.port if announced else _any_port(known))
 
-    def command(self, place: Place | None = None) -> str:
+    def command(self, address: PublicAddress | None = None) -> str:
         """Return how to start this server again with the blocks it has; empty where it has none."""
         if not self.shares:
             return ""
         model, server = self.shares[0]
-        blocks = (server.span.start, server.span.end)
         return run_server(
             model,
-            blocks=blocks,
-            place=place,
+            blocks=(server.span.start, server.span.end),
+            address=address,
             peers=initial_peers(self.snapshot),
             adapters=server.adapters,
             quant_type=server.quant_type,
@@ -107,7 +96,6 @@ def server_advice(
     record: ServerRecord | None = None,
     lost: LostServer | None = None,
     stale: bool = False,
-    your_ip: str = "",
 ) -> Advice:
     """Say how the last crawl found a peer.
 
@@ -115,63 +103,40 @@ def server_advice(
     `stale` says that the snapshot is too old to be told in the present tense.
     """
     if server.shares:
-        found = _announced(server, your_ip)
+        found = _announced(server)
     elif server.bootstrap is not None:
         found = _bootstrap(server.bootstrap)
     elif record is not None:
-        return _vanished(record, now, lost, server)
+        return _vanished(record, now, lost)
     else:
         return never_announced(server.snapshot)
-    if record is not None:
-        online = any(report.state is PeerState.ONLINE for _, report in server.shares)
-        found = replace(found, since=_since(record, now, online=online))
-    return in_the_past(found, server.snapshot, now) if stale else found
-
-
-_PAST = (("cannot", "could not"), ("is", "was"), ("announces that it is", "announced that it was"))
-
-
-def in_the_past(found: Advice, snapshot: Snapshot | None, now: float) -> Advice:
-    """Return the advice in the past tense, for a stale snapshot: neither good nor bad news, and the monitor's fault."""
-    title, _, _ = found.title.partition(",")
-    verb, then = next(pair for pair in _PAST if title.startswith(pair[0]))
-    title = then + title.removeprefix(verb) + " when it was last seen"
-    age = f", {words.ago(snapshot.taken_at, now)}" if snapshot is not None else ""
-    reason = "The monitor has seen nothing newer, which says nothing about the server."
-    return Advice(Tone.IDLE, title + age, reason, next_step=CHECK_NOW, ours=True)
+    if stale and server.snapshot is not None:
+        title = past_title(found.title, server.snapshot.taken_at, now)
+        reason = "The monitor has seen nothing newer, which says nothing about the server."
+        return Advice(Tone.IDLE, title, reason, CHECK_NOW, ours=True)
+    if record is None:
+        return found
+    online = any(report.state is PeerState.ONLINE for _, report in server.shares)
+    return replace(found, since=_since(record, now, online=online))
 
 
 def check_advice(server: Server, outcome: DialOutcome, *, your_ip: str = "", given: Sequence[GivenDial] = ()) -> Advice:
     """Say what a check found just now at the addresses that the swarm knows; `given` were dialled beside these."""
     cause = outcome.cause
+    # A restart needs no other address than before.
+    address = server.address_to_announce("" if cause in _MENDED_BY_RESTART else your_ip, outcome.addresses)
     if outcome.verdict is Verdict.UNKNOWN or cause in NOBODY_COULD_LOOK:
-        reason = (
-            f"{message(cause)} This says nothing about the server." if cause else "This says nothing about the server."
-        )
-        mends = cause in (Cause.NAME_NOT_RESOLVED, Cause.RELAY_FULL, Cause.SAME_NETWORK, Cause.NO_LOCAL_ROUTE)
-        return Advice(
-            Tone.IDLE, "could not be checked", reason, next_step=_next(server, cause, your_ip, outcome), ours=not mends
-        )
+        reason, next_step = "This says nothing about the server.", ASK_AGAIN
+        if cause is not None:
+            reason, next_step = f"{message(cause)} {reason}", _next_step(cause, address)
+        return Advice(Tone.IDLE, "could not be checked", reason, next_step, ours=cause not in _NOT_OURS)
     if outcome.verdict is Verdict.REACHABLE:
         return _reached(server, outcome)
     answering = [dial.address for dial in given if dial.outcome.verdict is Verdict.REACHABLE]
     if cause is Cause.NO_ADDRESS and not server.shares and server.bootstrap is None:
-        if answering:
-            return _not_yet_announced(server.snapshot)
-        return never_announced(server.snapshot)
-    if (to_announce := public_place(answering)) is not None:
-        your_ip = to_announce.ip
-        outcome = msgspec.structs.replace(outcome, addresses=(*answering, *outcome.addresses))
-    place = server.place(your_ip, outcome.addresses)
-    command = server.command(place if cause in _NEEDS_PORT else None) if cause in _NEEDS_PORT | _NEEDS_START else ""
-    reason = message(cause) if cause else "The connection failed."
-    return Advice(
-        Tone.BAD,
-        "cannot be reached from here",
-        reason,
-        next_step=_next(server, cause, your_ip, outcome),
-        command=command,
-    )
+        return _not_yet_announced(server.snapshot) if answering else never_announced(server.snapshot)
+    address = public_address(answering) or address
+    return _cannot_be_reached(server, cause, message(cause or Cause.OTHER), address)
 
 
 def never_announced(snapshot: Snapshot | None) -> Advice:
@@ -181,7 +146,7 @@ def never_announced(snapshot: Snapshot | None) -> Advice:
         "is not known here",
         f"No server of {_swarm(snapshot)} has announced itself under this id: it is mistyped, or the server never "
         "started.",
-        next_step=f"Compare the id with the one in the server's log, and start the server{_with_peers(snapshot)}. "
+        f"Compare the id with the one in the server's log, and start the server{_with_peers(snapshot)}. "
         "It shows up here a minute or two after it has joined.",
     )
 
@@ -192,8 +157,8 @@ def _not_yet_announced(snapshot: Snapshot | None) -> Advice:
         Tone.WARN,
         f"is not known to {_swarm(snapshot)} yet",
         "It answers at an address that you gave, but clients cannot find it there: it has not announced itself.",
-        next_step="If it is loading its blocks, wait: it shows up here a minute or two after it has joined. Otherwise "
-        f"compare its log, and start it{_with_peers(snapshot)}.",
+        "If it is loading its blocks, wait: it shows up here a minute or two after it has joined. Otherwise compare "
+        f"its log, and start it{_with_peers(snapshot)}.",
     )
 
 
@@ -206,81 +171,62 @@ def _with_peers(snapshot: Snapshot | None) -> str:
     return f" with --initial_peers {peers}" if peers else ""
 
 
-def _announced(server: Server, your_ip: str) -> Advice:
+def _announced(server: Server) -> Advice:
     """Return advice for the worst of the server's states, since that one needs its operator."""
-    states = {report.state for _, report in server.shares}
-    reports = [report for _, report in server.shares]
-    if PeerState.UNREACHABLE in states:
-        report = next(report for report in reports if report.state is PeerState.UNREACHABLE)
-        return _unreachable(server, report, your_ip)
-    if PeerState.ONLINE in states:
-        return _online(reports)
-    model, report = server.shares[0]
-    blocks = words.blocks([(report.span.start, report.span.end)])
-    if PeerState.JOINING in states:
-        return Advice(
-            Tone.WARN,
-            "is loading its blocks",
-            f"It announces that it will serve {blocks} of {words.cut(model.name, 60)}; nobody can use them yet.",
-            next_step=WAIT,
-        )
+    reports = {report.state: report for _, report in reversed(server.shares)}  # the first of each state
+    if (report := reports.get(PeerState.UNREACHABLE)) is not None:
+        cause = next((cause for cause in Cause if cause == report.cause), None)
+        failed = what_failed(report.cause, report.error)
+        reason = f"It announces that it is online, but the monitor could not connect to it. {failed}".strip()
+        return _cannot_be_reached(server, cause, reason, server.address_to_announce())
+    if PeerState.ONLINE in reports:
+        return _online([report for _, report in server.shares])
+    if PeerState.JOINING in reports:
+        model, report = server.shares[0]
+        blocks = words.blocks([(report.span.start, report.span.end)])
+        reason = f"It announces that it will serve {blocks} of {words.cut(model.name, 60)}; nobody can use them yet."
+        return Advice(Tone.WARN, "is loading its blocks", reason, WAIT)
     return Advice(
         Tone.IDLE,
         "is offline",
         "It has announced that it goes offline; its announcement expires within minutes.",
-        next_step="Start it again, if that was not meant.",
-        command=server.command(server.place(your_ip)),
+        "Start it again, if that was not meant.",
+        server.command(server.address_to_announce()),
     )
 
 
 def _online(reports: Sequence[ServerReport]) -> Advice:
-    conflict = next((report.conflict for report in reports if report.conflict), None)
-    if conflict is not None:
+    if conflict := next((report.conflict for report in reports if report.conflict), None):
         return Advice(
             Tone.WARN,
             "is online, but differs from its record",
             f"{words.cut(conflict, 400)} Records carry no signature: anyone can write one in this server's name.",
-            next_step="Where the server has just been started anew, the old record expires within minutes.",
+            "Where the server has just been started anew, the old record expires within minutes.",
         )
     if all(report.verdict is Verdict.UNKNOWN for report in reports):
-        return Advice(
-            Tone.IDLE,
-            "announces that it is online",
-            "The monitor has not been able to dial it, which says nothing about the server.",
-            next_step=CHECK_NOW,
-            ours=True,
-        )
+        reason = "The monitor has not been able to dial it, which says nothing about the server."
+        return Advice(Tone.IDLE, "announces that it is online", reason, CHECK_NOW, ours=True)
     relayed = next((report.relayed for report in reports if report.relayed is not None), None)
     reason = f"It announces that it is online, and the monitor connected to it {words.way(relayed)}".rstrip() + "."
     if any(map(does_not_compute, reports)):
-        return Advice(
-            Tone.WARN,
-            "is online, but does not compute",
-            f"{reason} The latest inference check got no right numbers from it.",
-            next_step="Its own log says more; restart it. What the check found is below.",
-        )
+        reason += " The latest inference check got no right numbers from it."
+        next_step = "Its own log says more; restart it. What the check found is below."
+        return Advice(Tone.WARN, "is online, but does not compute", reason, next_step)
     if any(map(against_majority, reports)):
-        return Advice(
-            Tone.WARN,
-            "is online, but its numbers differ",
-            f"{reason} Most servers that were given the same input for the same blocks computed something else.",
-            next_step="Check that it serves the right weights, revision and quantisation.",
-        )
+        reason += " Most servers that were given the same input for the same blocks computed something else."
+        next_step = "Check that it serves the right weights, revision and quantisation."
+        return Advice(Tone.WARN, "is online, but its numbers differ", reason, next_step)
     return Advice(Tone.GOOD, "is online", reason)
 
 
-def _unreachable(server: Server, report: ServerReport, your_ip: str) -> Advice:
-    cause = next((cause for cause in Cause if cause == report.cause), None)
-    place = server.place(your_ip)
-    next_step = advice(cause, place.flags) if cause is not None and place is not None else advice(cause or Cause.OTHER)
-    reason = "It announces that it is online, but the monitor could not connect to it."
-    return Advice(
-        Tone.BAD,
-        "cannot be reached from here",
-        f"{reason} {what_failed(report.cause, report.error)}".strip(),
-        next_step=next_step,
-        command=server.command(place) if cause is None or cause in _NEEDS_PORT | _NEEDS_START else "",
-    )
+def _cannot_be_reached(server: Server, cause: Cause | None, reason: str, address: PublicAddress | None) -> Advice:
+    helps = cause is None or cause in _MENDED_BY_ADDRESS | _MENDED_BY_RESTART
+    command = server.command(address) if helps else ""
+    return Advice(Tone.BAD, "cannot be reached from here", reason, _next_step(cause or Cause.OTHER, address), command)
+
+
+def _next_step(cause: Cause, address: PublicAddress | None) -> str:
+    return advice(cause) if address is None else advice(cause, address.flags)
 
 
 def what_failed(cause: str | None, error: str | None) -> str:
@@ -291,38 +237,32 @@ def what_failed(cause: str | None, error: str | None) -> str:
 
 def _bootstrap(peer: BootstrapPeer) -> Advice:
     what = "It lets clients and servers join the swarm, and announces no blocks itself."
-    if peer.verdict is Verdict.UNREACHABLE:
-        error = f" {words.sentence(words.cut(peer.error, 400))}" if peer.error else ""
-        return Advice(
-            Tone.BAD,
-            "is a bootstrap peer that cannot be reached from here",
-            f"{what} The monitor could not connect to it.{error}",
-            next_step="Its operator starts it again, or opens its port. Others join through other bootstrap peers.",
-        )
-    if peer.verdict is Verdict.UNKNOWN:
-        return Advice(
-            Tone.IDLE,
-            "is a bootstrap peer",
-            f"{what} The monitor has not been able to dial it.",
-            next_step=ASK_AGAIN,
-            ours=True,
-        )
-    return Advice(Tone.GOOD, "is a bootstrap peer", f"{what} The monitor connected to it.")
+    match peer.verdict:
+        case Verdict.REACHABLE:
+            return Advice(Tone.GOOD, "is a bootstrap peer", f"{what} The monitor connected to it.")
+        case Verdict.UNKNOWN:
+            reason = f"{what} The monitor has not been able to dial it."
+            return Advice(Tone.IDLE, "is a bootstrap peer", reason, ASK_AGAIN, ours=True)
+        case Verdict.UNREACHABLE:
+            return Advice(
+                Tone.BAD,
+                "is a bootstrap peer that cannot be reached from here",
+                f"{what} The monitor could not connect to it. {what_failed(None, peer.error)}".rstrip(),
+                "Its operator starts it again, or opens its port. Others join through other bootstrap peers.",
+            )
 
 
-def _vanished(record: ServerRecord, now: float, lost: LostServer | None, server: Server) -> Advice:
-    announced = words.ago(record.last_seen, now)
-    online = f"last online {words.ago(record.last_online, now)}" if record.last_online else "never found online"
-    where = f" It held {words.blocks([(lost.start, lost.end)])}, and {FATES[lost.fate]}." if lost is not None else ""
-    return Advice(
-        Tone.IDLE,
-        "has left the swarm",
-        f"No record of it is left: it was stopped, or lost its connection.{where}",
-        since=f"It was last announced {announced}, and {online}."
-        if online != f"last online {announced}"
-        else f"It was last announced and online {announced}.",
-        next_step="If it still runs, its log says whether it is connected; start it again if it is not.",
-    )
+def _vanished(record: ServerRecord, now: float, lost: LostServer | None) -> Advice:
+    announced, online = words.ago(record.last_seen, now), "never found online"
+    if record.last_online:
+        online = f"last online {words.ago(record.last_online, now)}"
+    since = f"It was last announced {announced}, and {online}."
+    if online == f"last online {announced}":
+        since = f"It was last announced and online {announced}."
+    held = f" It held {words.blocks([(lost.start, lost.end)])}, and {FATES[lost.fate]}." if lost is not None else ""
+    reason = f"No record of it is left: it was stopped, or lost its connection.{held}"
+    next_step = "If it still runs, its log says whether it is connected; start it again if it is not."
+    return Advice(Tone.IDLE, "has left the swarm", reason, next_step, since=since)
 
 
 def _since(record: ServerRecord, now: float, *, online: bool) -> str:
@@ -336,50 +276,28 @@ def _since(record: ServerRecord, now: float, *, online: bool) -> str:
 def _reached(server: Server, outcome: DialOutcome) -> Advice:
     connected = f"The monitor connected to it {words.way(outcome.relayed)}".rstrip() + "."
     if outcome.protocol_ok is not False:
-        return Advice(
-            Tone.GOOD, "can be reached", f"{connected} Other peers can connect to it, as far as can be seen from here."
-        )
+        reason = f"{connected} Other peers can connect to it, as far as can be seen from here."
+        return Advice(Tone.GOOD, "can be reached", reason)
     if server.bootstrap is not None and not server.shares:
-        return Advice(
-            Tone.GOOD,
-            "can be reached",
-            f"{connected} It is a bootstrap peer: it lets others join, and serves no blocks.",
-        )
+        reason = f"{connected} It is a bootstrap peer: it lets others join, and serves no blocks."
+        return Advice(Tone.GOOD, "can be reached", reason)
     if outcome.stage is Stage.PROTOCOL and outcome.cause is Cause.HANDLER_FAILED:
         return Advice(
             Tone.WARN,
             "can be reached, but does not answer for its blocks",
             f"{connected} {message(Cause.HANDLER_FAILED)}",
-            next_step=advice(Cause.HANDLER_FAILED),
-            command=server.command(),
+            advice(Cause.HANDLER_FAILED),
+            server.command(server.address_to_announce()),
         )
     if server.shares:
-        return Advice(
-            Tone.WARN,
-            "can be reached, but serves no blocks yet",
-            f"{connected} It announces blocks, which it may still be loading.",
-            next_step=WAIT,
-        )
+        reason = f"{connected} It announces blocks, which it may still be loading."
+        return Advice(Tone.WARN, "can be reached, but serves no blocks yet", reason, WAIT)
     if server.snapshot is None:
-        return Advice(
-            Tone.WARN,
-            "can be reached, but serves no blocks",
-            f"{connected} It is no Petals server, or has not loaded its blocks yet.",
-            next_step=WAIT,
-        )
-    return Advice(
-        Tone.WARN,
-        "can be reached, but announces no blocks",
-        f"{connected} It is no Petals server, or has not begun to load blocks.",
-        next_step="If it is a Petals server, wait until its log says that it has announced its blocks.",
-    )
-
-
-def _next(server: Server, cause: Cause | None, your_ip: str, outcome: DialOutcome) -> str:
-    if cause is None:
-        return ASK_AGAIN
-    place = server.place(your_ip, outcome.addresses)
-    return advice(cause) if place is None else advice(cause, place.flags)
+        reason = f"{connected} It is no Petals server, or has not loaded its blocks yet."
+        return Advice(Tone.WARN, "can be reached, but serves no blocks", reason, WAIT)
+    reason = f"{connected} It is no Petals server, or has not begun to load blocks."
+    next_step = "If it is a Petals server, wait until its log says that it has announced its blocks."
+    return Advice(Tone.WARN, "can be reached, but announces no blocks", reason, next_step)
 
 
 def _any_port(addresses: Sequence[str]) -> int:

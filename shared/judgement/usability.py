@@ -1,10 +1,12 @@
-"""This module judges what the latest inference checks prove about a model or server of a snapshot."""
+"""This module judges whether a model can be used, and what inference checks prove about a model or a server."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from shared.inference import AgreementOutcome, InferenceOutcome, ServerInference, UsabilityState
+from shared.judgement.coverage import coverage
 from shared.snapshot import PeerState
 
 if TYPE_CHECKING:
@@ -25,6 +27,31 @@ OPT_OUT = "#no-inference-checks"
 """A server whose public name holds this is never checked."""
 MIN_CACHE_TOKENS = 16
 """Tokens per block: a server that announces fewer needs them for its users."""
+
+
+class ModelUsability(StrEnum):
+    """Whether a client finds servers for all blocks of a model in a row, and gets tokens from them."""
+
+    USABLE = "usable"
+    DEGRADED = "degraded"
+    """Usable, but some blocks depend on a single server."""
+    BROKEN = "broken"
+    """Some blocks have no online server that the monitor could reach."""
+    UNUSABLE = "unusable"
+    """Each block has an online server, but the latest chain of inference gave no token."""
+    UNSERVED = "unserved"
+    """No server announces any block."""
+
+
+def model_usability(model: ModelReport) -> ModelUsability:
+    if not model.servers:
+        return ModelUsability.UNSERVED
+    least = coverage(model).min_redundancy
+    if not least:
+        return ModelUsability.BROKEN
+    if gives_tokens(model) is False:
+        return ModelUsability.UNUSABLE
+    return ModelUsability.DEGRADED if least == 1 else ModelUsability.USABLE
 
 
 def path_stands(model: ModelReport) -> bool:

@@ -92,7 +92,7 @@ class Relays:
             await self.daemon.connect(relay, addresses)
 
 
-class Ways:
+class PeerDials:
     """The dials of one peer, which begin as its addresses become known. Use as an asynchronous context manager."""
 
     def __init__(
@@ -166,8 +166,8 @@ class Ways:
         while running := [task for task in self._all if not task.done()]:
             await asyncio.wait(running)
 
-    def _begin(self, way: Coroutine[object, object, None], *, direct: bool) -> None:
-        task = awaited(way)
+    def _begin(self, dial: Coroutine[object, object, None], *, direct: bool) -> None:
+        task = awaited(dial)
         self._all.add(task)
         if direct:
             self._direct.add(task)
@@ -230,15 +230,15 @@ async def connection(
 
     Nothing else may use this daemon's connections to the peer meanwhile: all of them are closed at the end.
     """
-    async with Ways(prober_node, peer_id, rules) as ways:
-        ways.add(addresses)
-        ended, connected = awaited(ways.ended()), awaited(ways.connected.wait())
+    async with PeerDials(prober_node, peer_id, rules) as dials:
+        dials.add(addresses)
+        ended, connected = awaited(dials.ended()), awaited(dials.connected.wait())
         try:
             await asyncio.wait({ended, connected}, timeout=within, return_when=asyncio.FIRST_COMPLETED)
         finally:
             await end(ended, connected)
-        if not ways.connected.is_set():
-            words = [failure.words for failure in ways.failures] or [repr(ways.error) if ways.error else "no answer"]
+        if not dials.connected.is_set():
+            words = [failure.words for failure in dials.failures] or [repr(dials.error) if dials.error else "no answer"]
             raise NotConnectedError(words[0])
         try:
             yield

@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 
 from shared.p2p.address_search import SEARCH_WITHIN
 from shared.p2p.addresses import host_and_port
-from shared.p2p.connect import Ways
+from shared.p2p.connect import PeerDials
 from shared.p2p.dial_errors import MAX_ADDRESSES, classify, clean, outcome_of
 from shared.p2p.hivemind import P2PDaemonError, P2PHandlerError, runtime_pb2
 from shared.p2p.lateness import LATE
@@ -79,13 +79,13 @@ async def probe(
         dht_node.lateness,
         dht_node.network,
         prober_node.lateness,
-        Ways(prober_node, peer_id, search.rules, on_begin=partial(on_stage, Stage.DIAL)) as ways,
+        PeerDials(prober_node, peer_id, search.rules, on_begin=partial(on_stage, Stage.DIAL)) as dials,
     ):
         outcome = await _probe(
             dht_node,
             prober_node,
             search,
-            ways,
+            dials,
             deadline=deadline,
             must_serve=must_serve,
             handshake_only=at is not None,
@@ -109,7 +109,7 @@ async def _probe(
     dht_node: DHTClientNode,
     prober_node: ProberNode,
     search: Search,
-    ways: Ways,
+    dials: PeerDials,
     *,
     deadline: float,
     must_serve: bool,
@@ -123,19 +123,19 @@ async def _probe(
         async with asyncio.timeout_at(_loop_time(deadline - KNOCK_TIMEOUT)):
             # The daemon keeps connections to peers that are gone for some time: only a new one proves anything.
             await prober_node.disconnect(peer_id)
-            await _reach(search, ways, deadline)
+            await _reach(search, dials, deadline)
     except TimeoutError:
-        return await _hung(dht_node, prober_node, search, ways)
+        return await _hung(dht_node, prober_node, search, dials)
     except (OSError, EOFError) as error:
         return _node_failed(error)
     finally:
-        if ways.begun_at is not None:
-            begun[Stage.DIAL] = ways.begun_at
-    if not ways.connected.is_set():
-        if ways.failures:
-            failed = outcome_of(ways.failures)
+        if dials.begun_at is not None:
+            begun[Stage.DIAL] = dials.begun_at
+    if not dials.connected.is_set():
+        if dials.failures:
+            failed = outcome_of(dials.failures)
             return msgspec.structs.replace(failed, addresses=failed.addresses or known_addresses(search))
-        return _node_failed(ways.error) if ways.error is not None else _not_located(dht_node, search)
+        return _node_failed(dials.error) if dials.error is not None else _not_located(dht_node, search)
     begun[Stage.PROTOCOL] = time.monotonic()
     on_stage(Stage.PROTOCOL)
 
@@ -152,22 +152,26 @@ async def _probe(
             served = DialOutcome(Verdict.REACHABLE, Stage.PROTOCOL)
     rtt = begun[Stage.PROTOCOL] - begun[Stage.DIAL]
     served = msgspec.structs.replace(served, rtt=rtt, addresses=known_addresses(search))
-    return await _by_which_way(prober_node, peer_id, served) if ways.relays_asked else with_way(served, ())
+    return (
+        await _with_open_connections(prober_node, peer_id, served)
+        if dials.relays_asked
+        else with_connections(served, ())
+    )
 
 
-async def _reach(search: Search, ways: Ways, deadline: float) -> None:
+async def _reach(search: Search, dials: PeerDials, deadline: float) -> None:
     """Dial each address as soon as a node names it, while the search goes on: one node's answer may be false.
 
-    Returns at the first connection, else when the search is over and all ways have failed. Raises `OSError` or
+    Returns at the first connection, else when the search is over and all dials have failed. Raises `OSError` or
     `EOFError` where a daemon is gone.
     """
 
     async def try_all() -> None:
-        await search.run(ways.add, min(SEARCH_WITHIN, (deadline - time.monotonic()) / 2))
-        await ways.ended()
+        await search.run(dials.add, min(SEARCH_WITHIN, (deadline - time.monotonic()) / 2))
+        await dials.ended()
 
     trying = awaited(try_all())
-    connected = awaited(ways.connected.wait())
+    connected = awaited(dials.connected.wait())
     try:
         await asyncio.wait({trying, connected}, return_when=asyncio.FIRST_COMPLETED)
         if trying.done():
@@ -176,16 +180,16 @@ async def _reach(search: Search, ways: Ways, deadline: float) -> None:
         await end(trying, connected)
 
 
-async def _by_which_way(prober_node: ProberNode, peer_id: str, outcome: DialOutcome) -> DialOutcome:
+async def _with_open_connections(prober_node: ProberNode, peer_id: str, outcome: DialOutcome) -> DialOutcome:
     """Add which connection the peer was reached over, while it is still open."""
     try:
         async with asyncio.timeout(LIST_TIMEOUT):
-            return with_way(outcome, await prober_node.connections_to(peer_id))
+            return with_connections(outcome, await prober_node.connections_to(peer_id))
     except (TimeoutError, P2PDaemonError, OSError, EOFError):
         return outcome
 
 
-def with_way(outcome: DialOutcome, connections: Iterable[bytes]) -> DialOutcome:
+def with_connections(outcome: DialOutcome, connections: Iterable[bytes]) -> DialOutcome:
     """Add the addresses of the peer's open connections to a reached peer's outcome: a direct one counts first.
 
     Where none is known, no relay was used: the connection is direct.
@@ -239,23 +243,23 @@ def _not_located(dht_node: DHTClientNode, search: Search) -> DialOutcome:
     return DialOutcome(Verdict.UNREACHABLE, Stage.LOOKUP, Cause.NO_ADDRESS)
 
 
-async def _hung(dht_node: DHTClientNode, prober_node: ProberNode, search: Search, ways: Ways) -> DialOutcome:
+async def _hung(dht_node: DHTClientNode, prober_node: ProberNode, search: Search, dials: PeerDials) -> DialOutcome:
     """Return the outcome of a dial that timed out: our own failure, a silent port, or a silent process."""
     if not (dht_node.is_alive and prober_node.is_alive):
         return DialOutcome.unknown(Cause.NODE_UNFIT, stage=Stage.DIAL, error="p2pd has ended")
     if not search.over:
         # Others might have named another address.
         return DialOutcome.unknown(Cause.LOOKUP_UNFINISHED, stage=Stage.LOOKUP)
-    if ways.relays_waited_for:
+    if dials.relays_waited_for:
         return DialOutcome.unknown(Cause.NO_SLOT, stage=Stage.DIAL)
     addresses = known_addresses(search)
-    failed = outcome_of(ways.failures) if ways.failures else None
+    failed = outcome_of(dials.failures) if dials.failures else None
     if failed is not None and (failed.verdict is Verdict.UNKNOWN or failed.relay is not None):
         # An address that could not be dialled, or a relay's error, is more specific than a dial that timed out.
         return msgspec.structs.replace(failed, addresses=failed.addresses or addresses)
-    relay = next(iter(ways.relays_asked), None)
+    relay = next(iter(dials.relays_asked), None)
     if relay is not None:
-        cause = Cause.RELAY_AWAY if ways.relays_dialling else Cause.SILENT_BEHIND_RELAY
+        cause = Cause.RELAY_AWAY if dials.relays_dialling else Cause.SILENT_BEHIND_RELAY
         return DialOutcome(Verdict.UNREACHABLE, Stage.DIAL, cause, addresses=addresses, relay=relay)
     accepts = await _accepts_tcp(search.addresses)
     stage, cause = (Stage.SECURITY, Cause.FROZEN) if accepts else (Stage.DIAL, Cause.TIMEOUT)

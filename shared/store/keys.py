@@ -57,7 +57,7 @@ HISTORY_MODELS = "petals:history:models"
 HISTORY_SERVERS = "petals:history:servers"
 INCIDENT_WATCH = "petals:incidents:watch"
 OPEN_INCIDENTS = "petals:incidents:open"
-INCIDENTS_TOLD = "petals:incidents:told"
+INCIDENTS_DELIVERED = "petals:incidents:told"
 REPORTS = "petals:reports"
 
 CHANGES = "petals:changes"
@@ -125,7 +125,7 @@ def of_the_crawler() -> dict[str, str]:
         HISTORY_SERVERS: "zset",
         INCIDENT_WATCH: "hash",
         OPEN_INCIDENTS: "hash",
-        INCIDENTS_TOLD: "hash",
+        INCIDENTS_DELIVERED: "hash",
         CHANGES: "stream",
         CHANGE_ENTRIES: "hash",
         WATCHED_SERVERS: "hash",

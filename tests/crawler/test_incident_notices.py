@@ -439,7 +439,11 @@ def test_a_real_crawler_tells_a_real_receiver(swarm, redis_url, receiver, tmp_pa
     )  # fmt: skip
     try:
         until(lambda: crawler.said('"servers": 1, "unreachable": 0'), 30, "a crawl that sees the server")
-        until(lambda: redis.exists(keys.INCIDENTS_TOLD), 30, "the notices' first look: they tell what begins after it")
+        until(
+            lambda: redis.exists(keys.INCIDENTS_DELIVERED),
+            30,
+            "the notices' first look: they tell what begins after it",
+        )
         swarm.close_server(live)
         until(lambda: receiver.received, 40, "the notice")
     finally:

@@ -29,7 +29,7 @@ KILLED, SURVIVED = {"killed", "timeout"}, {"survived", "no tests", "suspicious"}
 
 def mutmut(*arguments: str, seconds: float | None = None) -> str:
     """Return its output; end it after so many seconds: what it has found until then is kept."""
-    command = [sys.executable, "-m", "mutmut", *arguments]
+    command = [sys.executable, "-m", "tests.mutation.without_words", *arguments]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:
             output, _ = process.communicate(timeout=seconds)

@@ -326,7 +326,7 @@ def test_sigterm_ends_a_service_in_time_while_redis_is_frozen(start, swarm, live
     part = start(service, REDIS_URL=redis_server.url, **environment)
     client = sync_redis.Redis.from_url(redis_server.url)
     busy = {
-        "crawler": lambda: client.exists(keys.SNAPSHOTS) and client.exists(keys.INCIDENTS_TOLD),
+        "crawler": lambda: client.exists(keys.SNAPSHOTS) and client.exists(keys.INCIDENTS_DELIVERED),
         "reachability_worker": lambda: client.zcard(keys.workers("default")),
         "api": lambda: get(f"http://127.0.0.1:{port}/readyz")[0] == 200,
     }

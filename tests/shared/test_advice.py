@@ -11,21 +11,23 @@ from hypothesis import strategies as st
 from shared.advice.advice import Tone
 from shared.advice.commands import (
     REPOSITORY,
-    Place,
+    PublicAddress,
     client,
     initial_peers,
-    public_place,
+    public_address,
     run_server,
     usable_adapters,
 )
 from shared.advice.help import Need, gpu_blocks, model_parameters, wanted
-from shared.advice.models import Past, Usability, common, model_advice, nearest_usable, without
+from shared.advice.models import Past, model_advice, nearest_usable
 from shared.advice.servers import Server, check_advice, server_advice
 from shared.given import GivenDial
 from shared.incidents import Fate, Incident, LostBlocks, LostServer
 from shared.judgement.coverage import coverage
+from shared.judgement.usability import ModelUsability
 from shared.reachability import NOBODY_COULD_LOOK, Cause, DialOutcome, Stage
 from shared.snapshot import BootstrapPeer, PeerState, Verdict
+from shared.spans import common, merged, without
 from shared.store.server_history import ServerRecord
 from tests.fakes import model, peer_id, server, snapshot
 
@@ -63,10 +65,10 @@ def test_the_command_of_a_server_has_its_address_port_model_and_span():
     ]  # fmt: skip
     assert "--public_ip 45.1.1.9 --port 31330" in found.next_step
     private = swarm(model("mine", 80, (UNREACHED,)), private_swarm=True)
-    words = shlex.split(server_advice(Server.of(peer_id(1), private), NOW, your_ip="198.51.100.7").command)
+    words = shlex.split(server_advice(Server.of(peer_id(1), private), NOW).command)
     assert words[3:6] == [REPOSITORY, "--dht_prefix", "mine"]
     assert words[-2:] == ["--initial_peers", PEER]
-    assert words[words.index("--public_ip") + 1] == "45.1.1.9"  # a documentation address is nobody's
+    assert words[words.index("--public_ip") + 1] == "45.1.1.9"
 
 
 @pytest.mark.parametrize(
@@ -130,14 +132,14 @@ def test_an_adapter_is_usable_where_its_servers_hold_every_block():
 @pytest.mark.parametrize(
     ("addresses", "place"),
     [
-        ((ADDRESS,), Place("45.1.1.9", 31330)),
-        (("/ip4/192.168.1.2/tcp/1", ADDRESS), Place("45.1.1.9", 31330)),
+        ((ADDRESS,), PublicAddress("45.1.1.9", 31330)),
+        (("/ip4/192.168.1.2/tcp/1", ADDRESS), PublicAddress("45.1.1.9", 31330)),
         ((f"/ip4/45.1.1.9/tcp/1/p2p/{peer_id(1)}/p2p-circuit",), None),
         (("/ip4/45.1.1.9/udp/1/quic-v1", "/ip4/45.1.1.9/tcp/99999", "/ip4/45.1.1.9/tcp/²", "", "/"), None),
     ],
 )
-def test_the_public_place_of_a_server(addresses, place):
-    assert public_place(addresses) == place
+def test_the_public_address_of_a_server(addresses, place):
+    assert public_address(addresses) == place
 
 
 # Servers
@@ -198,7 +200,7 @@ def test_each_kind_of_peer_has_words_of_its_own():
     left = server_advice(Server.of(peer_id(9), here), NOW, record=record, lost=lost)
     assert left.title == "has left the swarm"
     assert left.since == "It was last announced 2 hours ago, and last online 3 hours ago."
-    assert "It held blocks 37–40, and could not be reached any more." in left.reason
+    assert "It held blocks 37–40, and could not be reached." in left.reason
 
 
 @pytest.mark.parametrize("number", [0, 1, 2, 3, 4, 5, 6])
@@ -248,11 +250,11 @@ def test_a_broken_model_says_which_blocks_since_when_who_held_them_and_who_joins
     )  # fmt: skip
     here = swarm(llama(*servers))
     found = model_advice(here.models[0], here, NOW, past=Past.of(incident))
-    assert found.usability is Usability.BROKEN
+    assert found.usability is ModelUsability.BROKEN
     assert (found.missing, found.joining) == (((37, 41),), ((39, 41),))
     assert found.advice.reason == (
         "Blocks 37–40 have no online server. "
-        f"Blocks 37–40 were held by …{peer_id(8)[-6:]}, which was no longer announced. "
+        f"Blocks 37–40 lost all servers: …{peer_id(8)[-6:]} (blocks 37–40) was not announced any more. "
         f"…{peer_id(4)[-6:]} announces some of them, but cannot be reached. "
         f"…{peer_id(3)[-6:]} is loading blocks 39–40."
     )
@@ -276,10 +278,10 @@ def test_a_gap_that_servers_are_loading_needs_nobody_else():
 @pytest.mark.parametrize(
     ("servers", "kind", "tone"),
     [
-        ((server(1, 0, 80), server(2, 0, 80)), Usability.USABLE, Tone.GOOD),
-        ((server(1, 0, 80), server(2, 0, 79)), Usability.DEGRADED, Tone.WARN),
-        ((server(1, 0, 79), server(2, 79, 80, PeerState.UNREACHABLE)), Usability.BROKEN, Tone.BAD),
-        ((), Usability.UNSERVED, Tone.IDLE),
+        ((server(1, 0, 80), server(2, 0, 80)), ModelUsability.USABLE, Tone.GOOD),
+        ((server(1, 0, 80), server(2, 0, 79)), ModelUsability.DEGRADED, Tone.WARN),
+        ((server(1, 0, 79), server(2, 79, 80, PeerState.UNREACHABLE)), ModelUsability.BROKEN, Tone.BAD),
+        ((), ModelUsability.UNSERVED, Tone.IDLE),
     ],
 )
 def test_a_model_is_usable_degraded_broken_or_unserved(servers, kind, tone):
@@ -382,7 +384,7 @@ def test_verdicts_of_any_model_agree_with_its_coverage(made):
     assert blocks(found.missing) == {b for b in range(16) if not redundancy[b]}
     assert blocks(found.joining) == blocks(found.missing) & loading
     assert blocks(found.single) == {b for b in range(16) if redundancy[b] == 1}
-    assert (found.usability in {Usability.USABLE, Usability.DEGRADED}) == all(redundancy)
+    assert (found.usability in {ModelUsability.USABLE, ModelUsability.DEGRADED}) == all(redundancy)
     lines = wanted(here)
     if servers and blocks(found.missing) - loading:
         assert blocks(lines[0].spans) == blocks(found.missing) - loading
@@ -390,8 +392,6 @@ def test_verdicts_of_any_model_agree_with_its_coverage(made):
 
 @given(SPANS, SPANS)
 def test_common_blocks_and_the_others(some, others):
-    from shared.words import merged
-
     one = merged((start, start + length) for start, length in some)
     two = merged((start, start + length) for start, length in others)
 

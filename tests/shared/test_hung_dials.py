@@ -1,4 +1,4 @@
-"""A dial that hangs does not hide what other ways to the same peer came to."""
+"""A dial that hangs does not hide what other dials to the same peer came to."""
 
 from types import SimpleNamespace
 
@@ -18,7 +18,7 @@ NO_PLACE = Failure("error opening relay circuit: NO_RESERVATION (204)", peer_id(
 UNRESOLVED = Failure("no address for the name x", cause=Cause.NAME_NOT_RESOLVED)
 
 
-def ways(*failures, waited_for=()):
+def dials(*failures, waited_for=()):
     asked = [failure.relay for failure in failures if failure.relay]
     return SimpleNamespace(
         failures=list(failures), relays_asked=asked, relays_dialling=set(), relays_waited_for=set(waited_for)
@@ -28,11 +28,11 @@ def ways(*failures, waited_for=()):
 @pytest.mark.parametrize(
     ("tried", "verdict", "cause"),
     [
-        (ways(), Verdict.UNREACHABLE, Cause.TIMEOUT),
-        (ways(FULL), Verdict.UNKNOWN, Cause.RELAY_FULL),
-        (ways(UNRESOLVED), Verdict.UNKNOWN, Cause.NAME_NOT_RESOLVED),
-        (ways(NO_PLACE), Verdict.UNREACHABLE, Cause.NO_RELAY_RESERVATION),
-        (ways(NO_PLACE, waited_for=[peer_id(2)]), Verdict.UNKNOWN, Cause.NO_SLOT),
+        (dials(), Verdict.UNREACHABLE, Cause.TIMEOUT),
+        (dials(FULL), Verdict.UNKNOWN, Cause.RELAY_FULL),
+        (dials(UNRESOLVED), Verdict.UNKNOWN, Cause.NAME_NOT_RESOLVED),
+        (dials(NO_PLACE), Verdict.UNREACHABLE, Cause.NO_RELAY_RESERVATION),
+        (dials(NO_PLACE, waited_for=[peer_id(2)]), Verdict.UNKNOWN, Cause.NO_SLOT),
     ],
 )
 async def test_what_could_not_be_tried_decides_beside_a_dial_that_hung(tried, verdict, cause):

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from shared.inference import MAX_DETAIL_CHARS, InferenceOutcome
 from shared.p2p import inference, tensors
-from shared.p2p.hivemind import MSGPackSerializer, p2pd_pb2, runtime_pb2
+from shared.p2p.hivemind import p2pd_pb2, runtime_pb2
 from shared.p2p.inference import InferenceError, check_server, open_session, random_inputs, read_schema
+from tests.shared.inference_streams import schema
 
 HIDDEN = 64
 INPUT = random_inputs(HIDDEN, "test")[0]
@@ -162,11 +163,6 @@ class _Nowhere:
 
     async def drain(self):
         pass
-
-
-def schema(size, **more):
-    descriptor = msgpack.ExtType(0x51, MSGPackSerializer.dumps({"size": size, "dtype": "torch.float32"}))
-    return MSGPackSerializer.dumps({"version": "2.2.0", "outputs_schema": (descriptor,)} | more)
 
 
 @pytest.mark.fast

@@ -1,0 +1,390 @@
+"""A round of inference checks, with servers that answer in memory: who is asked, what is recorded, who is blamed."""
+
+import asyncio
+from collections import Counter
+from contextlib import asynccontextmanager
+from functools import partial
+
+import msgspec
+import pytest
+from structlog.testing import capture_logs
+
+from crawler.inference import checker, rounds
+from crawler.inference.checker import Checker, Round
+from crawler.inference.rounds import InferenceChecks, _due
+from shared.inference import AgreementOutcome, InferenceOutcome, ServerInference, Usability, UsabilityState
+from shared.judgement.usability import OPT_OUT
+from shared.p2p import tensors
+from shared.p2p.connect import NotConnectedError
+from shared.p2p.daemon import NodeError
+from shared.p2p.inference import InferenceError
+from shared.snapshot import PeerState, Verdict
+from tests.fakes import model, peer_id, server, snapshot
+from tests.shared.inference_streams import HIDDEN, Servers, answer_rpc_info, numbers, raised, schema
+
+pytestmark = pytest.mark.fast
+
+NOW = 1000.0
+ONE, TWO, THREE = peer_id(1), peer_id(2), peer_id(3)
+
+
+def reached(number, start=0, end=8, **more):
+    return server(number, start, end, verdict=Verdict.REACHABLE, **{"inference_rps": 100.0, "relayed": False} | more)
+
+
+class Swarm:
+    """Servers in memory, and one crawler's checks of them."""
+
+    def __init__(self, monkeypatch, daemon=None, **more):
+        self.daemon = daemon or Servers()
+        self.counted = Counter()
+        self.connected = []
+        self.info = lambda *_: schema()
+        self.checks = InferenceChecks(**{"period": 60.0, "now": lambda: NOW, "count": self._count} | more)
+
+        @asynccontextmanager
+        async def connection(_node, peer, addresses, rules, *, within):
+            self.connected.append((peer, list(addresses), rules, within))
+            yield
+
+        async def opened(_identity):
+            return self.daemon
+
+        monkeypatch.setattr(rounds, "connection", connection)
+        monkeypatch.setattr(rounds.ProberNode, "open", opened)
+        answer_rpc_info(monkeypatch, self._answer)
+
+    def checker(self):
+        """Return what a first round checks with."""
+        checks = self.checks
+        hold = partial(checks.connection, self.daemon)
+        return Checker(Round(0), self.daemon, checks.results, hold, 60.0, checks.count, checks.now)
+
+    def _answer(self, peer, uid):
+        return self.info(peer, uid)
+
+    def _count(self, outcome):
+        self.counted[outcome] += 1
+
+    async def round(self, *models, age=0.0):
+        """Return the models after a round."""
+        seen = snapshot(*models, taken_at=NOW - age)
+        self.checks.merged(seen)
+        await self.checks.round()
+        return self.checks.merged(seen).models
+
+    def asked(self):
+        """How many sessions each server had."""
+        return Counter(peer for peer, _, _, metadata in self.daemon.requests if metadata["step_id"] == "1")
+
+
+async def test_a_round_asks_each_server_once(monkeypatch):
+    """Those of the chain in the chain, the others by themselves; all are compared."""
+    swarm = Swarm(monkeypatch)
+    (found,) = await swarm.round(model(servers=(reached(1), reached(2, inference_rps=1.0), reached(3, 0, 4))))
+    assert swarm.asked() == {ONE: 1, TWO: 1, THREE: 1}
+    assert found.usability.state is UsabilityState.USABLE
+    assert {one.inference.outcome for one in found.servers} == {InferenceOutcome.COMPUTED}
+    assert [one.inference.agreement.outcome for one in found.servers] == [
+        AgreementOutcome.AGREES, AgreementOutcome.AGREES, AgreementOutcome.ALONE,
+    ]  # fmt: skip
+    assert swarm.counted == {"computed": 3}
+    assert swarm.checks.merged(snapshot(taken_at=NOW)).inference_peer_id == "QmMonitor"
+
+
+async def test_other_numbers_stand_out_in_a_round(monkeypatch):
+    """Those who compute a hop of the chain are given what it was given."""
+    odd = Servers(**{THREE: lambda request, _step: _other_weights(request)})
+    swarm = Swarm(monkeypatch, odd)
+    (found,) = await swarm.round(model(servers=tuple(reached(n, inference_rps=100.0 / n) for n in (1, 2, 3))))
+    assert [one.inference.agreement.against_majority for one in found.servers] == [False, False, True]
+    first = {peer: value for peer, _, value, metadata in odd.requests if metadata["step_id"] == "1"}
+    assert len(set(first.values())) == 1
+
+
+def _other_weights(request):
+    values = tensors.read(request.tensors[0], list(request.tensors[0].size))
+    return numbers([value * (-1) ** place * 9 for place, value in enumerate(values)])
+
+
+async def test_a_failure_is_recorded_for_the_server_that_failed(monkeypatch):
+    """With the blocks, the time and its own words; a model without another is unusable."""
+    swarm = Swarm(monkeypatch, Servers(**{ONE: lambda *_: raised("a bug"), THREE: lambda *_: raised("not found")}))
+    one, other = await swarm.round(
+        model("one", servers=(reached(1),)), model("other", servers=(reached(2), reached(3, 0, 4)))
+    )
+    failed = ServerInference(InferenceOutcome.FAILED, (0, 8), NOW, detail="a bug")
+    assert one.servers[0].inference == failed
+    assert (one.usability.state, one.usability.path) == (UsabilityState.UNUSABLE, ())
+    assert other.usability.state is UsabilityState.DEGRADED
+    assert other.servers[1].inference == ServerInference(InferenceOutcome.REFUSED, (0, 4), NOW, detail="not found")
+    assert swarm.counted == {"failed": 1, "refused": 1, "computed": 1}
+
+
+@pytest.mark.parametrize(
+    ("answer", "state"),
+    [
+        (OSError("gone"), UsabilityState.UNKNOWN),
+        (b"", UsabilityState.UNUSABLE),
+    ],
+)
+async def test_a_model_whose_servers_describe_no_blocks(monkeypatch, answer, state):
+    """Where our own daemon failed, nobody could look; where the servers answer nonsense, no token comes out."""
+    swarm = Swarm(monkeypatch)
+    swarm.info = lambda *_: answer
+    (found,) = await swarm.round(model(servers=(reached(1),)))
+    detail = "p2pd: OSError('gone')" if state is UsabilityState.UNKNOWN else "its rpc_info does not describe the block"
+    assert found.usability == Usability(state, NOW, f"no server describes its blocks: {detail}")
+    assert not swarm.daemon.requests
+    assert found.servers[0].inference.detail == detail
+
+
+async def test_who_names_another_hidden_size_than_most_is_found_out(monkeypatch):
+    """It spoils no chain; where two names are equally frequent, nobody is blamed."""
+    swarm = Swarm(monkeypatch)
+    swarm.info = lambda peer, _: schema((2,)) if peer == THREE else schema()
+    servers = (reached(1), reached(2, inference_rps=50.0), reached(3, inference_rps=1.0), reached(4, inference_rps=1.0))
+    (found,) = await swarm.round(model(servers=servers))
+    assert found.usability.state is UsabilityState.USABLE
+    assert found.servers[2].inference == ServerInference(
+        InferenceOutcome.WRONG_SHAPE, (0, 8), NOW, detail="its hidden size is 2, that of other servers of the model 4"
+    )
+    checks = swarm.checker()
+    for name, size in (("a", 2), ("b", 4), ("b", 4), ("a", 2)):  # nobody counts twice
+        checks._expect("m", name, size)
+    checks._expect("m", "c", 4)
+    with pytest.raises(InferenceError) as caught:
+        checks._expect("m", "a", 2)
+    assert caught.value.outcome is InferenceOutcome.WRONG_SHAPE
+
+
+async def test_few_servers_are_asked_for_the_hidden_size(monkeypatch):
+    """Until three have named one, and eight at most; those that are left out are not asked."""
+    swarm, asked = Swarm(monkeypatch), []
+    swarm.info = lambda peer, uid: asked.append((peer, uid)) or schema()
+    servers = tuple(reached(n, n % 2, 8) for n in range(12))
+    checks = swarm.checker()
+    assert await checks._hidden_size(model(servers=servers), {}) == (HIDDEN, None)
+    assert len(asked) == checker.SCHEMAS_ASKED
+    assert {(peer, uid) for peer, uid in asked} <= {(one.peer_id, f"demo-model.{one.span.start}") for one in servers}
+    asked.clear()
+    swarm.info = lambda peer, uid: asked.append((peer, uid)) or b""
+    left_out = {one.peer_id: None for one in servers[:2]}
+    size, error = await swarm.checker()._hidden_size(model(servers=servers), left_out)
+    assert (size, error.outcome, len(asked)) == (None, InferenceOutcome.FAILED, checker.SCHEMA_TRIES)
+    assert not {peer for peer, _ in asked} & set(left_out)
+    offline = tuple(msgspec.structs.replace(one, state=PeerState.OFFLINE) for one in servers)
+    assert await checks._hidden_size(model("other", servers=offline), {}) == (None, None)
+
+
+async def test_who_opted_out_or_has_no_cache_is_not_asked(monkeypatch):
+    """What is known of it instead is recorded and counted."""
+    swarm = Swarm(monkeypatch)
+    out = reached(1, public_name=f"x {OPT_OUT}")
+    full = reached(2, 0, 4, cache_tokens_left=0)
+    (found,) = await swarm.round(model(servers=(out, full)))
+    assert not swarm.daemon.requests
+    assert [one.inference.outcome for one in found.servers] == [InferenceOutcome.UNKNOWN, InferenceOutcome.BUSY]
+    assert found.usability.state is UsabilityState.UNKNOWN
+
+
+async def test_a_model_without_a_server_to_ask_is_unusable(monkeypatch):
+    """One is enough to be asked; a model with one is not judged before its chain."""
+    swarm = Swarm(monkeypatch)
+    (found,) = await swarm.round(model(servers=(server(1, 0, 8, PeerState.UNREACHABLE), server(2, 0, 8))))
+    assert found.usability == Usability(UsabilityState.UNUSABLE, NOW, "no server that answers holds its blocks")
+    swarm.checks._without_servers([model("two", servers=(server(1, 0, 8), reached(2)))])
+    assert "two" not in swarm.checks.results.models
+
+
+async def test_a_fresh_check_is_not_made_again(monkeypatch):
+    """Of this crawler or of another one; half a period later it is."""
+    swarm = Swarm(monkeypatch)
+    made = model(servers=(reached(1), reached(2, 0, 4)))
+    await swarm.round(made)
+    await swarm.round(made)
+    assert swarm.asked() == {ONE: 1, TWO: 1}
+    swarm.checks.now = lambda: NOW + 29.9
+    await swarm.round(made)
+    assert swarm.asked() == {ONE: 1, TWO: 1}
+    swarm.checks.now = lambda: NOW + 30
+    await swarm.round(made)
+    assert swarm.asked() == {ONE: 2, TWO: 2}
+
+
+@pytest.mark.parametrize(
+    ("more", "age"),
+    [({"leads": lambda: False}, 0.0), ({"models": frozenset({"another"})}, 0.0), ({}, rounds.SNAPSHOT_LASTS + 1)],
+)
+async def test_nobody_checks_who_does_not_lead_or_what_is_old_or_left_out(monkeypatch, more, age):
+    swarm = Swarm(monkeypatch, **more)
+    (found,) = await swarm.round(model(servers=(reached(1),)), age=age)
+    assert (swarm.connected, found.usability) == ([], None)
+
+
+async def test_checks_begin_with_the_first_snapshot(monkeypatch):
+    swarm = Swarm(monkeypatch, models=frozenset({"demo-model"}))
+    assert swarm.checks._current() is None
+    await swarm.round(model(servers=(reached(1),)), age=rounds.SNAPSHOT_LASTS)
+    assert swarm.asked() == {ONE: 1}
+
+
+async def test_an_adapter_is_tried_in_every_second_round(monkeypatch):
+    """Beside the check without one, and recorded apart, whatever else is fresh."""
+    swarm = Swarm(monkeypatch)
+    made = model(servers=(reached(1, adapters=("lab/lora",)), reached(2)))
+    await swarm.round(made)
+    (found,) = await swarm.round(made)
+    adapters = [metadata.get("active_adapter") for peer, _, _, metadata in swarm.daemon.requests if peer == ONE]
+    assert adapters == [None, None, "lab/lora", "lab/lora"]
+    assert found.servers[0].adapter_inference.adapter == "lab/lora"
+    assert found.servers[0].inference.adapter is None
+    swarm.daemon.scripts[ONE] = lambda *_: raised("not found")
+    swarm.checks.results.adapters.clear()
+    await swarm.round(made)
+    (found,) = await swarm.round(made)
+    assert found.servers[0].adapter_inference == ServerInference(
+        InferenceOutcome.REFUSED, (0, 8), NOW, detail="not found", adapter="lab/lora"
+    )
+
+
+async def test_a_connection_is_nobody_elses(monkeypatch):
+    """Neither another check of this process nor one of another has it; who waits in vain says that nobody looked."""
+    monkeypatch.setattr(rounds, "SERVER_FREE_WITHIN", 0.01)
+    swarm = Swarm(monkeypatch, dial_timeout=3.0, dial_private=True)
+    report, node = reached(1, multiaddrs=("/ip4/45.1.1.9/tcp/1",)), swarm.daemon
+    async with swarm.checks.connection(node, report):
+        with pytest.raises(InferenceError, match="another check of it goes on") as caught:
+            await swarm.checks.connection(node, report).__aenter__()
+    assert caught.value.outcome is InferenceOutcome.UNKNOWN
+    async with swarm.checks.connection(node, report):  # it is free again
+        pass
+    (peer, addresses, rules, within) = swarm.connected[0]
+    assert (peer, len(addresses), within) == (ONE, 1, 3.0)
+    assert rules == rounds.AddressRules(True, frozenset({"QmMonitor"}))
+
+    @asynccontextmanager
+    async def taken(peer):
+        assert peer == ONE
+        yield False
+
+    swarm.checks.turn = taken
+    for _ in range(2):
+        with pytest.raises(InferenceError, match="another check of it goes on") as caught:
+            await swarm.checks.connection(node, report).__aenter__()
+        assert caught.value.outcome is InferenceOutcome.UNKNOWN
+
+
+async def test_no_connection_is_nobodys_finding(monkeypatch):
+    """Not reached from here now: that does not say that it fails to compute."""
+    swarm = Swarm(monkeypatch)
+
+    @asynccontextmanager
+    async def fails(*_, **__):
+        raise NotConnectedError("dial backoff")
+        yield
+
+    monkeypatch.setattr(rounds, "connection", fails)
+    (found,) = await swarm.round(model(servers=(reached(1), reached(2, 0, 4))))
+    for one in found.servers:
+        assert one.inference.outcome is InferenceOutcome.UNKNOWN
+        assert one.inference.detail == "not connected: dial backoff"
+    assert found.usability.state is UsabilityState.UNKNOWN
+
+
+async def test_a_node_that_does_not_start_costs_the_slot(monkeypatch):
+    """It is said, nobody is blamed, and the round goes on."""
+    swarm = Swarm(monkeypatch)
+
+    async def fails(_identity):
+        raise NodeError("no p2pd")
+
+    monkeypatch.setattr(rounds.ProberNode, "open", fails)
+    with capture_logs() as logs:
+        (found,) = await swarm.round(model(servers=(reached(1),)))
+    assert (found.usability, found.servers[0].inference) == (None, None)
+    assert [(line["log_level"], line.get("error")) for line in logs] == [("warning", "no p2pd")] * 2 + [("info", None)]
+
+
+def test_a_round_begins_with_chains_and_each_server_has_one_slot():
+    """Models without anybody to ask have no chain."""
+    models = [model("m", servers=tuple(reached(n) for n in range(40))), model("none", servers=(server(50, 0, 8),))]
+    assert _due(models, 0) == [(models[0], None)]
+    due = [one.peer_id for slot in range(1, rounds.SLOTS) for _, one in _due(models, slot)]
+    assert sorted(due) == sorted(one.peer_id for one in models[0].servers)
+    assert all(len(_due(models, slot)) < 40 for slot in range(1, rounds.SLOTS))
+
+
+async def test_work_is_bounded_and_an_error_costs_one_check():
+    """As many as may run at once do."""
+    running, most, done = 0, 0, []
+
+    def work(number):
+        async def one():
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
+            await asyncio.sleep(0)
+            running -= 1
+            if number == 0:
+                raise RuntimeError("a bug")
+            done.append(number)
+
+        return one
+
+    with capture_logs() as logs:
+        await rounds._all(2, [work(number) for number in range(5)])
+    assert [line["event"] for line in logs] == ["inference check failed"]
+    assert (most, done) == (2, [1, 2, 3, 4])
+    await rounds._all(2, [])
+
+
+def test_a_rounds_input_is_known_to_nobody_before():
+    """The same for all servers of a round, another one in the next."""
+    one, other = Round(0), Round(1)
+    assert one.inputs(HIDDEN) is one.inputs(HIDDEN)
+    assert one.inputs(HIDDEN) != other.inputs(HIDDEN)
+    assert [len(values) for values in one.inputs(7)] == [7, 7]
+
+
+async def test_rounds_follow_one_another_while_this_crawler_leads(monkeypatch, tmp_path):
+    """None before there is a snapshot; each with the same identity, a period after the one before began."""
+    checks, made = InferenceChecks(period=0.0, identity=tmp_path, now=lambda: NOW), []
+    monkeypatch.setattr(rounds, "IDLE", 0.0)
+
+    async def one(identity, began):
+        made.append((identity, began, dict(checks._busy)))
+        checks._busy["peer"]
+
+    monkeypatch.setattr(checks, "round", one)
+    task = asyncio.create_task(checks.run())
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not made
+    checks.merged(snapshot(taken_at=NOW))
+    while len(made) < 3:
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert [(identity, busy) for identity, _, busy in made] == [(tmp_path, {})] * len(made)
+    assert made[0][1] <= made[1][1] <= made[2][1]
+
+
+@pytest.mark.parametrize(
+    ("announced", "agrees"),
+    [({"torch_dtype": "float32"}, False), ({"torch_dtype": "float16", "quant_type": "int8"}, True)],
+)
+async def test_servers_are_compared_as_exactly_as_they_announce(monkeypatch, announced, agrees):
+    """Numbers at a cosine of 0.995: too far apart in float32, near enough in int8."""
+    swarm = Swarm(monkeypatch, Servers(**{TWO: lambda request, _step: _turned(request)}))
+    (found,) = await swarm.round(model(servers=(reached(1, **announced), reached(2, inference_rps=1.0, **announced))))
+    expected = AgreementOutcome.AGREES if agrees else AgreementOutcome.DISAGREES
+    assert [one.inference.agreement.outcome for one in found.servers] == [expected] * 2
+    assert found.servers[1].inference.agreement.lowest_cosine == pytest.approx(0.995, abs=1e-3)
+
+
+def _turned(request):
+    """What `compute` adds to each value, and a tenth of it in turn more and less: the cosine is 1 / √1.01."""
+    values = tensors.read(request.tensors[0], list(request.tensors[0].size))
+    return numbers([value + 8 + 0.8 * (-1) ** place for place, value in enumerate(values)])

@@ -1,0 +1,170 @@
+"""Which error of a server's `rpc_info` becomes refused, failed, busy, timeout, and which is nobody's finding."""
+
+import asyncio
+
+import pytest
+
+from shared.inference import InferenceOutcome, ServerInference
+from shared.p2p import inference
+from shared.p2p.hivemind import P2PDaemonError, P2PHandlerError
+from shared.p2p.inference import (
+    MAX_HIDDEN_SIZE,
+    MAX_SCHEMA_BYTES,
+    SESSION_PREFIX,
+    BlockSchema,
+    InferenceError,
+    ask_schema,
+    check_server,
+    open_session,
+    random_inputs,
+    read_schema,
+)
+from tests.fakes import peer_id
+from tests.shared.inference_streams import HIDDEN, Servers, answer_rpc_info, raised, schema
+
+pytestmark = pytest.mark.fast
+
+ONE = peer_id(1)
+
+
+async def failure(awaitable):
+    with pytest.raises(InferenceError) as caught:
+        await awaitable
+    return caught.value.outcome, caught.value.detail
+
+
+HANDLER = "Failed to handle: "
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome", "detail"),
+    [
+        (P2PDaemonError("protocols not supported"), InferenceOutcome.REFUSED, "it serves no inference"),
+        (P2PDaemonError("stream reset"), InferenceOutcome.UNKNOWN, "stream reset"),
+        (P2PHandlerError(f"{HANDLER}'m.3'"), InferenceOutcome.REFUSED, "does not serve m.3"),
+        (P2PHandlerError(f"m.3: {HANDLER}a bug"), InferenceOutcome.FAILED, "a bug"),
+        (P2PHandlerError(f"{HANDLER}out of memory"), InferenceOutcome.BUSY, "out of memory"),
+        (P2PHandlerError(f"{HANDLER}User did not provide any uids"), InferenceOutcome.REFUSED,
+         "User did not provide any uids"),
+        (inference.DecodeError("odd"), InferenceOutcome.FAILED, "its answer to rpc_info is no message"),
+        (OSError("gone"), InferenceOutcome.UNKNOWN, "p2pd: OSError('gone')"),
+        (EOFError(), InferenceOutcome.UNKNOWN, "p2pd: EOFError()"),
+        (b"\xc1", InferenceOutcome.FAILED, "its rpc_info does not describe the block"),
+        (b"\0" * (MAX_SCHEMA_BYTES + 1), InferenceOutcome.FAILED, f"rpc_info took {MAX_SCHEMA_BYTES + 1} bytes"),
+        (schema((0,)), InferenceOutcome.WRONG_SHAPE, "its rpc_info names the hidden size 0"),
+        (schema((MAX_HIDDEN_SIZE + 1,)), InferenceOutcome.WRONG_SHAPE, "its rpc_info names the hidden size 32769"),
+        (schema(("x" * 99,)), InferenceOutcome.WRONG_SHAPE, f"its rpc_info names the hidden size '{'x' * 39}"),
+    ],
+    ids=map(str, range(14)),
+)  # fmt: skip
+async def test_every_error_of_rpc_info_has_its_outcome(monkeypatch, answer, outcome, detail):
+    """Where our own daemon failed, nobody could look; a block that is not held is refused, whatever words name it."""
+    answer_rpc_info(monkeypatch, lambda *_: answer)
+    assert await failure(ask_schema(Servers(), ONE, "m.3")) == (outcome, detail)
+
+
+async def test_the_block_that_is_checked_is_asked_about(monkeypatch):
+    asked = []
+    answer_rpc_info(monkeypatch, lambda *of: asked.append(of) or schema(cache_tokens_available=7))
+    assert await ask_schema(Servers(), ONE, "m.3") == BlockSchema(HIDDEN, 7)
+    assert asked == [(ONE, "m.3")]
+
+
+async def test_who_is_silent_has_so_long(monkeypatch):
+    """For `rpc_info` and for opening a session."""
+
+    class Silent(Servers):
+        async def open_stream(self, *_):
+            await asyncio.Event().wait()
+
+    async def silent(_):
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(inference, "SCHEMA_TIMEOUT", 0.01)
+    monkeypatch.setattr(inference, "STEP_TIMEOUT", 0.02)
+    answer_rpc_info(monkeypatch, lambda *_: schema())
+    stub = inference.TransformerConnectionHandler.get_stub(None, ONE)
+    stub.rpc_info = silent
+    with monkeypatch.context() as silenced:
+        silenced.setattr(inference.TransformerConnectionHandler, "get_stub", lambda *_: stub)
+        found = await failure(ask_schema(Servers(), ONE, "m.3"))
+    assert found == (InferenceOutcome.TIMEOUT, "no answer to rpc_info within 0.01 s")
+    finding, outputs = await check_server(Silent(), ONE, "m", (0, 1))
+    assert (finding.outcome, finding.detail, outputs) == (InferenceOutcome.TIMEOUT, "no session within 0.02 s", [])
+
+
+@pytest.mark.parametrize(
+    ("info", "read"),
+    [
+        (schema((1,)), (1, None)),
+        (schema((MAX_HIDDEN_SIZE,)), (MAX_HIDDEN_SIZE, None)),
+        (schema(cache_tokens_available=0), (HIDDEN, 0)),
+        (schema(cache_tokens_available=-1), (HIDDEN, None)),
+        (schema(cache_tokens_available=True), (HIDDEN, None)),
+        (schema(padding=b"\0" * (MAX_SCHEMA_BYTES - len(schema(padding=b"")) - 2)), (HIDDEN, None)),
+    ],
+    ids=map(str, range(6)),
+)
+def test_the_limits_of_a_schema(info, read):
+    assert read_schema(info) == read
+
+
+@pytest.mark.parametrize("sign", [*inference._BUSY, *inference._REFUSED, "another error"])
+def test_a_servers_own_words_are_told_apart(sign):
+    """Petals' words for "no cache" and for "not my blocks"; any others are a failure."""
+    expected = {InferenceOutcome.BUSY: inference._BUSY, InferenceOutcome.REFUSED: inference._REFUSED}
+    outcome = next((outcome for outcome, signs in expected.items() if sign in signs), InferenceOutcome.FAILED)
+    assert inference._outcome_of(f"before {sign} after") is outcome
+
+
+async def test_a_check_takes_two_tokens_through_the_blocks_of_a_server(monkeypatch):
+    """With the adapter that it names; the second step belongs to the first one's session, which is ended."""
+    answer_rpc_info(monkeypatch, lambda *_: schema())
+    ticks = iter([0.0, 3.0, 3.0, 3.5, 3.5])
+    monkeypatch.setattr(inference.time, "perf_counter", lambda: next(ticks))
+    daemon = Servers()
+    finding, outputs = await check_server(daemon, ONE, "m", (3, 5), adapter="lab/lora", now=lambda: 9.0)
+    assert finding == ServerInference(
+        InferenceOutcome.COMPUTED, (3, 5), 9.0, seconds_first_step=3.0, seconds_per_step=0.5, adapter="lab/lora"
+    )
+    assert [len(values) for values in outputs] == [HIDDEN] * 2
+    (_, uids, _, first), (_, _, _, second) = daemon.requests
+    assert uids == "m.3 m.4"
+    assert first == {
+        "max_length": 2, "session_id": first["session_id"], "active_adapter": "lab/lora", "step_id": "1",
+    }  # fmt: skip
+    assert first["session_id"].startswith(SESSION_PREFIX)
+    assert second == first | {"step_id": "2"}
+    assert daemon.ended == [ONE]
+
+
+async def test_a_check_without_an_adapter_names_none(monkeypatch):
+    """A finding of a failure bears the blocks, the time, the words and the adapter that was asked for."""
+    answer_rpc_info(monkeypatch, lambda *_: schema())
+    daemon = Servers()
+    await check_server(daemon, ONE, "m", (0, 1))
+    assert "active_adapter" not in daemon.requests[0][3]
+    daemon = Servers(**{ONE: lambda *_: raised("does not serve it")})
+    finding, outputs = await check_server(daemon, ONE, "m", (0, 1), adapter="a", now=lambda: 9.0)
+    assert outputs == []
+    assert finding == ServerInference(
+        InferenceOutcome.REFUSED, (0, 1), 9.0, detail="does not serve it", adapter="a"
+    )  # fmt: skip
+
+
+async def test_a_session_asks_for_as_much_cache_as_it_needs():
+    daemon = Servers()
+    async with open_session(daemon, ONE, "m", (0, 1), hidden_size=HIDDEN, max_length=7) as session:
+        await session.step(random_inputs(HIDDEN)[0])
+    assert daemon.requests[0][3]["max_length"] == 7
+
+
+def test_inputs_are_those_of_the_seed():
+    """The same for the same seed, one for each token, of a model's order of magnitude."""
+    one, other = random_inputs(1000, "a"), random_inputs(1000, "b")
+    assert one == random_inputs(1000, "a") != other
+    assert [len(values) for values in one] == [1000, 1000]
+    assert one[0] != one[1]
+    for values in one:
+        assert 0.04 < (sum(value * value for value in values) / 1000) ** 0.5 < 0.06
+        assert abs(sum(values) / 1000) < 0.01
