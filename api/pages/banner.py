@@ -73,6 +73,9 @@ def _judge(snapshot: Snapshot) -> Notice:
         counted = f"Its {kind} cannot be used now."
     if usable == len(judged):
         counted = f"All {len(judged)} {kind}s can be used now." if usable > 1 else f"Its {kind} can be used now."
+    unserved = sum(model.official for model in snapshot.models) - len(judged)
+    if judged[0].official and unserved:
+        counted += f" Nobody serves {unserved} more."
     if usable and not any(map(gives_tokens, judged)):
         counted += " The servers answered; no computation has proved it."
     match swarm_state(snapshot):

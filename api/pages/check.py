@@ -78,7 +78,7 @@ def make_result(peer_id: str, view: CheckView) -> Result:
     server = view.server or Server.of(peer_id, None)
     if not view.show_addresses:
         outcome = replace(outcome, addresses=(), known=(), reached_at=None)
-    told = check_advice(server, outcome, your_ip=view.your_ip, given=view.given)
+    advice = check_advice(server, outcome, your_ip=view.your_ip, given=view.given)
     places = len(view.answers)
     agreeing = sum(answer.outcome.verdict is view.verdict for answer in view.answers)
     where = f"{agreeing} of {places} places found the same." if places > 1 else ""
@@ -90,8 +90,8 @@ def make_result(peer_id: str, view: CheckView) -> Result:
     may_compute = view.may_compute and view.verdict is Verdict.REACHABLE
     compute_href = f"{text.check_href(peer_id)}?inference=1" if may_compute else ""
     return Result(
-        f"…{text.short_id(peer_id)} {told.title}",
-        told,
+        f"…{text.short_id(peer_id)} {advice.title}",
+        advice,
         where,
         reports,
         tuple(map(how_it_ended, view.given)),

@@ -28,7 +28,7 @@ class Operation:
 
     anchor: str
     path: str
-    told: Mapping[str, Any]
+    operation: Mapping[str, Any]
     """What the OpenAPI document says of it."""
     href: str
     """A real address to try; empty where this swarm has none."""
@@ -47,11 +47,11 @@ def operations(
     """
     groups: list[tuple[str, str, list[Operation]]] = [(title, words, []) for title, words, _ in _GROUPS]
     for path, item in description["paths"].items():
-        told = item["get"]
-        if "text/html" in told["responses"].get("200", {}).get("content", {}):
+        operation = item["get"]
+        if "text/html" in operation["responses"].get("200", {}).get("content", {}):
             continue
         number = next(number for number, (_, _, paths) in enumerate(_GROUPS) if paths.match(path))
-        groups[number][2].append(_operation(path, told, examples.get(path), fill, base))
+        groups[number][2].append(_operation(path, operation, examples.get(path), fill, base))
     return [group for group in groups if group[2]]
 
 
@@ -79,16 +79,16 @@ def shortened(value: Any) -> Any:
     return value[:MAX_TEXT] + "…" if isinstance(value, str) and len(value) > MAX_TEXT else value
 
 
-def _operation(path: str, told: Mapping[str, Any], example: Any, fill: Mapping[str, str], base: str) -> Operation:
+def _operation(path: str, operation: Mapping[str, Any], example: Any, fill: Mapping[str, str], base: str) -> Operation:
     names = re.findall(r"{(\w+)}", path)
     ready = all(fill.get(name) for name in names)
     href = re.sub(r"{(\w+)}", lambda match: quote(fill.get(match[1], ""), safe=""), path) if ready else ""
     address = base + (href or path)
-    is_json = "application/json" in told["responses"].get("200", {}).get("content", {})
+    is_json = "application/json" in operation["responses"].get("200", {}).get("content", {})
     return Operation(
         anchor="get-" + re.sub(r"[^a-z0-9]+", "-", path.lower()).strip("-"),
         path=path,
-        told=told,
+        operation=operation,
         href=href,
         curl=f"curl -s{'N' * (path == '/events')} '{address}'",
         python=_python(address, is_json=is_json),

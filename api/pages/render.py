@@ -78,14 +78,14 @@ class Pages:
             return None
         then = None if history is None else history.past(usable=coverage(model).has_path)
         shown = view.shown or snapshot
-        told = model_advice(model, shown, view.now, past=then, stale=view.stale)
-        card = cards.make_card(model, told, max_rows=0, stale=view.stale)
-        instead = None if told.usable else nearest_usable(model, snapshot)
+        advice = model_advice(model, shown, view.now, past=then, stale=view.stale)
+        card = cards.make_card(model, advice, max_rows=0, stale=view.stale)
+        instead = None if advice.usable else nearest_usable(model, snapshot)
         listed = model.servers
         if len(listed) > MAX_MODEL_ROWS:
             listed = tuple(rows.fastest(listed, MAX_MODEL_ROWS))
         frame = _frame(
-            f"{card.short_name} {told.advice.title}",
+            f"{card.short_name} {advice.advice.title}",
             "swarm",
             share.model_description(view, card),
             view=view,
@@ -98,7 +98,7 @@ class Pages:
             card=card,
             changes_of=_changes_of("model", dht_prefix),
             history=None if history is None else past.model_history_html(history, view.last_seen),
-            incident=None if history is None or told.usable else history.open_incident,
+            incident=None if history is None or advice.usable else history.open_incident,
             instead=None if instead is None else (text.cut(instead.name, 60), text.model_href(instead.dht_prefix)),
             snippet=commands.client(instead or model, shown),
             snippet_for=text.cut((instead or model).name, 60),
@@ -121,10 +121,10 @@ class Pages:
         found = server.make_server(view, peer_id, history, incidents)
         if found is None:
             return None
-        told = found.advice
-        title = f"…{text.short_id(peer_id)} {told.title}"
+        advice = found.advice
+        title = f"…{text.short_id(peer_id)} {advice.title}"
         same = text.with_history(text.server_href(peer_id))
-        frame = _frame(title, "swarm", f"Server {title}. {told.reason}", view=view, same=same)
+        frame = _frame(title, "swarm", f"Server {title}. {advice.reason}", view=view, same=same)
         section = None if history is None else past.server_history_html(history, view.last_seen)
         changes_of = _changes_of("server", peer_id)
         return self._render("server", frame, server=found, stale=view.stale, history=section, changes_of=changes_of)

@@ -86,7 +86,7 @@ def make_server(
     found = Server.of(peer_id, view.shown)
     if not found.shares and found.bootstrap is None and history is None:
         return None
-    told = server_advice(
+    advice = server_advice(
         found,
         view.now,
         record=None if history is None else history.record,
@@ -100,7 +100,7 @@ def make_server(
         peer_id=words.clean(peer_id),
         contributor=rows.contributor(named) if named is not None else None,
         contributor_href=contributors.href(name) if name and name in serving(view.snapshot) else None,
-        advice=told,
+        advice=advice,
         shares=tuple(_share(model, server) for model, server in found.shares),
         addresses=tuple(text.cut(address, 160) for address in found.addresses[:20]) if view.show_addresses else (),
         location=_location(servers) if view.show_addresses else "",

@@ -50,7 +50,7 @@ def swarm_picture(view: View) -> Picture:
 
 def model_picture(view: View, card: Card) -> Picture:
     """Return the picture of a model."""
-    advice = card.told.advice
+    advice = card.model_advice.advice
     parts = card.strip.parts[:MAX_RUNS]
     strip = [
         (float(part.x.rstrip("%")) / 100 * STRIP_WIDTH, float(part.width.rstrip("%")) / 100 * STRIP_WIDTH, part.level)
@@ -69,7 +69,7 @@ def model_card(view: View, model: ModelReport) -> Card:
 
 def model_description(view: View, card: Card) -> str:
     """Return a model's state at that time, in a sentence or two."""
-    return f"{card.name}: {card.told.advice.title}. {counted(view, card)}"
+    return f"{card.name}: {card.model_advice.advice.title}. {counted(view, card)}"
 
 
 def counted(view: View, card: Card) -> str:
