@@ -268,7 +268,7 @@ class _Header(msgspec.Struct):
 
 def encode(snapshot: Snapshot) -> bytes:
     """Return the snapshot as zstd-compressed msgpack."""
-    return zstd.compress(_snapshot_encoder.encode(snapshot), level=3)
+    return zstd.compress(_snapshot_encoder.encode(snapshot))
 
 
 def decode(data: bytes) -> Snapshot:
@@ -305,7 +305,7 @@ def _check(snapshot: Snapshot) -> None:
     _in_range("update_duration", snapshot.update_duration, MAX_SECONDS)
     for model in snapshot.models:
         _in_range("num_blocks", model.num_blocks, MAX_BLOCKS)
-        _in_range("since", model.since or 0.0, MAX_UNIX_SECONDS)
+        check_times(model.since)
         for server in model.servers:
             if not 0 <= server.span.start < server.span.end <= model.num_blocks:
                 raise ValueError(f"not a snapshot: span {server.span.start}:{server.span.end} of {model.num_blocks}")

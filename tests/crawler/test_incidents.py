@@ -19,7 +19,7 @@ from crawler.incidents import (
     step,
 )
 from crawler.leader import Leadership
-from shared.incidents import Fate, Outcome, summary
+from shared.incidents import MAX_UNUSABLE_CHARS, Fate, Outcome, summary
 from shared.inference import Usability, UsabilityState
 from shared.snapshot import MAX_BLOCKS, ModelState, PeerState
 from shared.store import keys
@@ -399,6 +399,8 @@ def chain(state, minute, reason=None):
     [
         ("UNNNNNNN", False, []),  # one chain without tokens, however many crawls show it
         ("UUUUNUUU", False, []),  # nor does one that failed between two that did not
+        ("UNUnNN", False, []),
+        ("UNHnNN", False, []),
         ("UNnNnNnN", True, []),
         ("UNnNUUUU", True, [(3, 4)]),
         ("UNnN????", True, []),  # nobody could look: no reason to end it
@@ -424,3 +426,24 @@ def test_answers_but_does_not_compute_is_an_incident(chains, opens, closed):
             ended.append(((closes.start - START) / 60, (closes.end - START) / 60))
     assert opened is opens
     assert [start for _, start in ended] == [end for _, end in closed]
+
+
+@pytest.mark.parametrize(("reason", "told"), [(None, ""), ("x" * 1000, "x" * MAX_UNUSABLE_CHARS)])
+def test_an_incident_tells_why_servers_do_not_compute(reason, told):
+    """In the chain's words, cut; none where it had none."""
+    watch = None
+    for minute, state in enumerate((UsabilityState.USABLE, UsabilityState.UNUSABLE, UsabilityState.UNUSABLE)):
+        watch, _ = step(watch, chain(state, minute, reason), ModelState.HEALTHY, START + 60 * minute)
+    assert watch.suspected.unusable == told
+
+
+def test_servers_that_are_back_end_the_incident_of_missing_ones():
+    """Where nobody knows whether they compute; one chain without tokens is a crawl that did not find it healthy."""
+    _, _, watch = run("HBB")
+    for minute in (3, 4):
+        watch, closed = step(watch, chain(UsabilityState.UNKNOWN, minute), ModelState.HEALTHY, START + 60 * minute)
+    assert (watch.incident, closed.end, closed.outcome) == (None, START + 180, Outcome.RECOVERED)
+    _, _, watch = run("HBBH")
+    watch, _ = step(watch, chain(UsabilityState.UNUSABLE, 4), ModelState.HEALTHY, START + 240)
+    watch, closed = step(watch, WHOLE, ModelState.HEALTHY, START + 300)
+    assert (watch.healthy_since, closed) == (START + 300, None)

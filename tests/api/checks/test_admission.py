@@ -13,8 +13,8 @@ from api.checks.admission import ADMITTED_AT_ONCE, Admissions, Check, NoVerdictE
 from shared import tracing
 from shared.inference import InferenceOutcome, InferenceRequest, ServerInference
 from shared.reachability import CHECK_FUNCTION, RENEWAL, Answer, address_subject, encode_answer, queue_name
-from shared.store import keys, stored
-from tests.fakes import REACHED, REFUSED, peer_id
+from shared.store import keys
+from tests.fakes import REACHED, REFUSED, peer_id, refused
 
 PEER = peer_id(1)
 QUEUE = f"rq:queue:{queue_name('here')}"
@@ -329,12 +329,12 @@ GIVEN = f"/ip4/192.0.2.1/tcp/1/p2p/{PEER}"
 async def test_a_verdict_answers_who_asked_for_it_or_is_looked_at_anew(redis, admissions, asked, answer, answers):
     """It is about the same peer or address, from the same place, and a peer that was reached has computed if asked."""
     asked = check(**asked)
-    refused = stored.REFUSED.labels("verdict")._value.get()
+    before = refused("verdict")
     packed = encode_answer(answer) if answer else b"junk"
     await redis.set(keys.verdict("here", asked.subject), packed, px=60_000)
     admitted = await admissions.admit(asked)
     assert (admitted.answer, admitted.began, asked.fresh) == ((answer, False, False) if answers else (None, True, True))
-    assert stored.REFUSED.labels("verdict")._value.get() - refused == (not answers)
+    assert refused("verdict") - before == (not answers)
 
 
 @pytest.mark.usefixtures("worker")
