@@ -230,7 +230,7 @@ async def test_who_gave_up_costs_nobody_else_an_answer(redis, admissions):
 
 @pytest.mark.usefixtures("worker")
 async def test_a_failing_redis_is_told_to_each_caller_and_the_next_ones_are_answered(redis, admissions, monkeypatch):
-    """An outage ends no task."""
+    """Neither an outage nor a fault of this program ends the task."""
     await admissions.admit(check())
     working = redis.pipeline
 
@@ -241,6 +241,8 @@ async def test_a_failing_redis_is_told_to_each_caller_and_the_next_ones_are_answ
     failed = await asyncio.gather(*(admissions.admit(check()) for _ in range(3)), return_exceptions=True)
     assert [str(error) for error in failed] == ["away"] * 3
     monkeypatch.setattr(redis, "pipeline", working)
+    with pytest.raises(TypeError):
+        await admissions.admit(check(inference=object()))  # nothing that a job can hold
     assert (await admissions.admit(check(peer_id(2)))).began
 
 
