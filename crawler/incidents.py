@@ -194,8 +194,8 @@ def _found_broken(
         suspected, incident = None, suspected
     elif incident is None and (watch.last_healthy is not None or (model.official and model.servers)):
         suspected = _suspect(watch, model, covered, unusable, at)
-    if incident is not None and covered < incident.covered_blocks:
-        incident = msgspec.structs.replace(incident, covered_blocks=covered)
+    if incident is not None:
+        incident = msgspec.structs.replace(incident, covered_blocks=min(covered, incident.covered_blocks))
     if at - watch.last_served >= WITHDRAWN_AFTER:
         if incident is not None:
             incident = msgspec.structs.replace(incident, end=at, outcome=Outcome.WITHDRAWN)
