@@ -195,8 +195,10 @@ class Directory:
 
     def _add_model(self, prefix: str, name: str, short_name: str, repository: str | None) -> None:
         self.titles[prefix] = name
-        on_hub = _HUB_PAGE.match(repository or "")
-        for known in {prefix, name, short_name, on_hub[1] if on_hub else ""}:
+        names = {prefix, name, short_name}
+        if repository and (page := _HUB_PAGE.match(repository)):
+            names.add(page[1])
+        for known in names:
             if known:
                 self.models.setdefault(known.lower(), []).append(prefix)
 

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.paste import MAX_KEPT, MAX_READ, MAX_WORDS
+from shared.peer_id import named_peer
 from shared.resolve import (
+    MAX_COMPARED,
     MAX_FOUND,
     MAX_NAME,
     MAX_SUGGESTIONS,
@@ -39,7 +41,7 @@ SWARM = snapshot(
     model("bigscience/bloom-petals", 4, (server(3, 0, 4, public_name="bloom",
                                                multiaddrs=("/ip4/45.1.1.9/tcp/4", "/dns4/bloom/tcp/1")),),
           name="bigscience/bloom", short_name="bloom"),
-    model("XGen", 2, ()),
+    model("XGen-1.5", 2, ()),
     model("healthy", 2, ()),
 )  # fmt: skip
 
@@ -113,7 +115,7 @@ def test_a_short_id_is_found_as_the_table_writes_it(short):
         ("https://m.example/models/StableBeluga2-hf?back=/models/m#/models/m", [(Kind.MODEL, "StableBeluga2-hf")]),
         ("https://huggingface.co/petals-team/StableBeluga2?back=huggingface.co/m", [(Kind.MODEL, "StableBeluga2-hf")]),
         ("[INFO] Loading bigscience/bloom-petals.", [(Kind.MODEL, "bigscience/bloom-petals")]),
-        ("Loading XGen: X", [(Kind.MODEL, "XGen")]),
+        ("Loading XGen-1.5: X", [(Kind.MODEL, "XGen-1.5")]),
         ("ada's gpus", [(Kind.CONTRIBUTOR, "Ada's GPUs")]),
         # Who is named like a model or a verdict is found beside it, as what it is; a host name without a dot is none.
         ("healthy", [(Kind.MODEL, "healthy"), (Kind.CONTRIBUTOR, "healthy")]),
@@ -144,6 +146,7 @@ def test_a_multiaddr_is_kept_as_given_so_that_a_check_can_dial_it():
         (ONE[:20] + ONE[21] + ONE[20] + ONE[22:], [(Kind.SERVER, ONE)]),  # two swapped
         (ONE[:-2], [(Kind.SERVER, ONE)]),  # cut off
         (ONE[:15], [(Kind.SERVER, ONE)]),
+        (f"my id is \N{LATIN SMALL LETTER E WITH ACUTE}{ONE[:-2]}", [(Kind.SERVER, ONE)]),
         (ONE.lower(), [(Kind.SERVER, ONE)]),
         ("..." + ONE[-6:].swapcase(), [(Kind.SERVER, ONE)]),
         (f"…{ONE[-6:-1]}{'x' if ONE[-1] != 'x' else 'y'}", [(Kind.SERVER, ONE)]),
@@ -225,6 +228,16 @@ def test_likeness_is_the_share_of_pairs_in_common():
     assert _likeness(_pairs("abc"), _pairs("abd")) == 0.5
 
 
+def test_the_most_similar_name_is_suggested_first():
+    """Down to half of the pairs in common; and of a huge swarm only the first names are compared."""
+    swarm = snapshot(model("alpha-one"), model("alpha-two"), model("abc"))
+    assert [match.key for match in resolve("alpha-twoo", swarm).suggestions] == ["alpha-two", "alpha-one"]
+    assert [match.key for match in resolve("abd", swarm).suggestions] == ["abc"]
+    names = [*map(str, range(MAX_COMPARED)), "alpha"]
+    huge = Directory(models={name: [name] for name in names}, titles={name: name for name in names})
+    assert huge.resolve("alph").suggestions == ()
+
+
 def test_a_model_is_found_by_the_name_of_its_repository():
     """Whatever it is called in the swarm; what stands after the Hub's address is its name there."""
     for address in ("https://huggingface.co/Team/Weights/", "Team/Weights", "https://huggingface.co/Team/Weights"):
@@ -278,6 +291,7 @@ def test_what_has_no_name_to_show_is_said_so():
     assert nameless._model("m").text == nameless._contributor("\u200b").text == "(nameless)"
     assert nameless._contributor("Ada").text == "Ada"
     assert look_up("stablebeluga2").only.text == "petals-team/StableBeluga2"
+    assert look_up(ONE).only.text == named_peer(ONE)
 
 
 def test_nothing_is_known_without_a_snapshot():
