@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import TYPE_CHECKING, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from api.checks.client import CheckClient
 from api.http.client_address import client_address, is_trusted
@@ -15,6 +16,7 @@ from api.lists.pages import ListPages
 from api.metrics.process import ProcessMetrics
 from api.pages import Pages
 from api.pages.search import named
+from api.pages.view import model_of
 from api.responses.changes import ChangeLog
 from api.responses.history_cache import READS_AT_ONCE, HistoryCache
 from api.responses.on_demand import OnDemandResponses
@@ -32,11 +34,17 @@ from shared.store.snapshots import SnapshotReader
 from shared.tasks import Tasks
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from starlette.requests import Request
 
+    from api.pages import View
+    from api.responses.prepared import PreparedResponse
     from api.settings import ApiSettings
     from shared.resolve import Resolution
     from shared.snapshot import ModelReport, Snapshot
+
+T = TypeVar("T")
 
 FIRST_READ_TIMEOUT = 2.0
 """Seconds for which a starting replica waits for the first snapshot from Redis, before it serves without one."""
@@ -108,10 +116,43 @@ class Services:
             raise self.no_snapshot()
         return self.swarm.snapshot
 
-    def model(self, dht_prefix: str) -> ModelReport | None:
-        """Return the model of the newest snapshot; None where it has no such model, or where there is none yet."""
-        models = () if self.swarm.snapshot is None else self.swarm.snapshot.models
-        return next((model for model in models if model.dht_prefix == dht_prefix), None)
+    async def draw(
+        self, request: Request, draw: Callable[[View], PreparedResponse], *, key: str | None = None
+    ) -> PreparedResponse:
+        """Return what `draw` makes of the swarm. The arguments and errors are those of `read_and_draw`."""
+
+        async def nothing() -> None:
+            pass
+
+        return await self.read_and_draw(request, nothing, lambda view, _: draw(view), key=key)
+
+    async def read_and_draw(
+        self,
+        request: Request,
+        read: Callable[[], Awaitable[T]],
+        draw: Callable[[View, T], PreparedResponse],
+        *,
+        key: str | None = None,
+    ) -> PreparedResponse:
+        """Return what `draw` makes of the swarm and of what `read` returns; made once per snapshot and `key`.
+
+        `draw` runs in the rendering thread. Without a `key`, the response is that of the request's resource, and
+        `AnswerPrepared` sends it to others; it never sends one whose key is no path. Raises the errors of both.
+        """
+
+        async def read_all() -> tuple[View, T]:
+            found = await read()
+            return self.swarm.view(), found
+
+        route: str = request.scope["route"].path_format
+        return await self.on_demand.get(key or resource(request.scope), route, read_all, lambda found: draw(*found))
+
+    def known_model(self, snapshot: Snapshot | None, dht_prefix: str) -> ModelReport:
+        """Return a model of a snapshot. Raises `unknown`. For the rendering thread alone."""
+        model = model_of(snapshot, dht_prefix)
+        if model is None:
+            raise self.unknown("model", dht_prefix)
+        return model
 
     def require_public(self, request: Request) -> None:
         """Raise a 403 `Problem` where PUBLIC_PAGES keeps this from strangers and the client is one."""
@@ -130,40 +171,37 @@ class Services:
         return name if self.settings.public_pages == "public" else f"private {name}"
 
     async def peer_id(self, given: str) -> str:
-        """Return a peer id in its canonical form. Raises a 400 `Problem`, with suggestions."""
-        try:
+        """Return a peer id in its canonical form. Raises a 400 `Problem` that says what else the text may be."""
+        with suppress(BadPeerIdError):
             return parse_peer_id(given)
-        except BadPeerIdError as error:
-            raise await self.bad_peer_id(given) from error
-
-    async def bad_peer_id(self, given: str) -> Problem:
-        """Return the 400 for text that is no peer id: what else it may be, and what it may have meant."""
         resolution = await self.resolve(given)
         near = named((*resolution.found, *resolution.suggestions))
         sentence = resolution.sentence or "This is no peer id, but it names something of this swarm."
-        return Problem(400, f"Bad peer id: {sentence[0].lower()}{sentence[1:]}", near=near[:MAX_NEAR])
+        raise Problem(400, f"Bad peer id: {sentence[0].lower()}{sentence[1:]}", near=near[:MAX_NEAR])
 
     async def resolve(self, text: str) -> Resolution:
         """Return what pasted text names in the newest snapshot."""
+        return await self.on_demand.render(partial(self._resolve, text))
+
+    def _resolve(self, text: str) -> Resolution:  # runs in the one rendering thread, so the directory needs no lock
         snapshot = self.swarm.snapshot
+        if self._directory is None or self._directory[0] is not snapshot:
+            self._directory = (snapshot, Directory.of(snapshot, show_addresses=self.settings.show_addresses))
+        return self._directory[1].resolve(text)
 
-        def find() -> Resolution:  # runs in the one rendering thread, so the directory needs no lock
-            if self._directory is None or self._directory[0] is not snapshot:
-                made = Directory.of(snapshot, show_addresses=self.settings.show_addresses)
-                self._directory = (snapshot, made)
-            return self._directory[1].resolve(text)
+    def unknown(self, kind: Literal["model", "server"], name: str, detail: str = "") -> Problem:
+        """Return the 404 for what the snapshot does not have, with suggestions; a 503 where there is no snapshot.
 
-        return await self.on_demand.render(find)
-
-    async def unknown(self, kind: Literal["model", "server"], name: str, detail: str) -> Problem:
-        """Return the 404 for what the snapshot does not have, with suggestions; a 503 where there is no snapshot."""
+        For the rendering thread alone.
+        """
         if self.swarm.snapshot is None:
             return self.no_snapshot()
-        return Problem(404, detail, near=await self.suggestions(kind, name), heading=f"No such {kind}", asked=name)
+        detail = detail or f"No {kind} {name[:100]!r} is known."
+        return Problem(404, detail, near=self.suggestions(kind, name), heading=f"No such {kind}", asked=name)
 
-    async def suggestions(self, kind: Literal["model", "server"], name: str) -> list[tuple[str, str]]:
-        """Return (text, address of the page) of what may have been meant by a mistyped name."""
-        resolution = await self.resolve(name)
+    def suggestions(self, kind: Literal["model", "server"], name: str) -> list[tuple[str, str]]:
+        """Return (text, address of the page) of what may have been meant. For the rendering thread alone."""
+        resolution = self._resolve(name)
         matches = (*resolution.found, *resolution.suggestions)
         same_kind = [match for match in matches if (match.kind is Kind.MODEL) == (kind == "model")]
         return named(match for match in same_kind if match.key != name)[:MAX_NEAR]

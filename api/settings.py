@@ -37,51 +37,51 @@ class ApiSettings(ExportSettings):
     api_metrics_port: int = Field(0, ge=0, le=65535, description="Private port of the process's own metrics; 0: none.")
     trusted_proxies: Annotated[list[Annotated[str, checked_by(_network)]], CommaSeparated] = Field(
         [],
-        description="Networks of the proxies in front, comma-separated; only their X-Forwarded-For is believed.",
+        description="Networks of proxies before the api, comma-separated; only their X-Forwarded-For is believed.",
         examples=["10.0.0.0/8"],
     )
     peer_addresses: Literal["public", "hidden"] = Field(
-        "public", description="Whether servers' IP addresses are shown; existing clients read them."
+        "public", description="Whether servers' IP addresses and locations are shown; existing clients read them."
     )
     public_url: Annotated[str, checked_by(_web_address)] = Field(
         "",
-        description="The monitor's own address, for pictures that links to it unfold to; without it they have none.",
+        description="The monitor's own address; previews of links to it then have a picture.",
         examples=["https://health.example.org"],
     )
     public_pages: Literal["public", "private"] = Field(
         "public",
-        description="`private`: lists, feeds, changes, exports, pictures, previews are for TRUSTED_NETWORKS alone.",
+        description="`private`: lists, feeds, changes, exports, pictures, previews are for TRUSTED_NETWORKS only.",
     )
     stale_after_periods: float = Field(
         3.0,
         gt=0,
-        description="Crawl periods, or crawls where these take longer, after which a snapshot is shown as stale and "
-        "its metrics end.",
+        description="Crawl periods after which a snapshot is shown as stale and its metrics end; where a crawl takes "
+        "longer than its period, its duration counts instead.",
     )
     reachability_deadline: float = Field(
         ANSWER_WITHIN, gt=0.5, le=ANSWER_WITHIN, description="Seconds within which is_reachable answers."
     )
     max_queued_checks: int = Field(
-        MAX_QUEUED, ge=1, description="Checks that may wait for a worker; more get a 503 at once."
+        MAX_QUEUED, ge=1, description="Checks that may wait for a worker; further ones get a 503 at once."
     )
     rate_limit: int = Field(
         120, ge=0, description="is_reachable requests per minute and IPv4 address or IPv6 /64; 0: no limit."
     )
     on_demand_inference: Literal["on", "off"] = Field(
-        "on", description="Whether `?inference=1` and the page of a check let a server compute two tokens."
+        "on", description="Whether clients can request inference checks, by `?inference=1` or on the page of a check."
     )
     inference_rate_limit: int = Field(
         6, ge=1, description="Inference checks on demand per minute and IPv4 address or IPv6 /64."
     )
     per_server_metrics: Literal["off", "on"] = Field(
-        "off", description="Whether /metrics/servers has series for each server: thousands, in a large swarm."
+        "off", description="Whether /metrics/servers has series for each server: thousands in a large swarm."
     )
     probe_endpoint: Literal["off", "on"] = Field(
         "off", description="Whether /probe?target=PEER_ID checks a peer in blackbox_exporter's form."
     )
     trusted_networks: Annotated[list[Annotated[str, checked_by(_network)]], CommaSeparated] = Field(
         ["127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"],
-        description="Networks without rate limit that may ask for a fresh check (`?fresh=1`).",
+        description="Networks without a rate limit, which may request a fresh check (`?fresh=1`).",
     )
 
     _split = field_validator("trusted_proxies", "trusted_networks", mode="before")(split_list)

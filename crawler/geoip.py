@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Self
 
-import maxminddb
 import msgspec
 
 from crawler.text import clean_text
@@ -13,6 +12,8 @@ from shared.snapshot import Location
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import maxminddb
 
     from shared.snapshot import ServerReport, Snapshot
 
@@ -28,6 +29,8 @@ class GeoDatabase:
     @classmethod
     def open(cls, path: Path) -> Self:
         """Open a database file. Raises `ValueError` where it is not one."""
+        import maxminddb  # noqa: PLC0415 - held where there is a database
+
         try:
             return cls(maxminddb.open_database(path, maxminddb.MODE_MMAP_EXT))
         except (OSError, maxminddb.InvalidDatabaseError, ValueError) as error:

@@ -10,14 +10,14 @@ A model whose blocks all have servers counts as broken, too, when two chains of 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
 from shared.incidents import MAX_UNUSABLE_CHARS, Fate, Incident, LostBlocks, LostServer, Outcome, checked
 from shared.judgement.coverage import coverage
 from shared.judgement.usability import gives_tokens
-from shared.snapshot import MAX_BLOCKS, ModelReport, ModelState, PeerState, check_times
+from shared.snapshot import MAX_BLOCKS, ModelReport, ModelState, PeerState, UnixSeconds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,20 +41,20 @@ class Held(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Watch(msgspec.Struct, frozen=True):
-    """What is stored about a model between crawls. Times are Unix seconds."""
+    """What is stored about a model between crawls."""
 
     name: str
     official: bool
-    num_blocks: int
-    last_served: float
+    num_blocks: Annotated[int, msgspec.Meta(ge=1, le=MAX_BLOCKS)]
+    last_served: UnixSeconds
     """When it last had any server."""
-    last_healthy: float | None = None
+    last_healthy: UnixSeconds | None = None
     held: tuple[Held, ...] = ()
-    healthy_since: float = 0.0
+    healthy_since: UnixSeconds = 0.0
     """The first of the crawls in a row that found it healthy; 0 where the latest that could judge it did not."""
     suspected: Incident | None = None
     """The incident that opens if the next crawl finds the model broken too."""
-    unusable_since: float = 0.0
+    unusable_since: UnixSeconds = 0.0
     """When the first of the chains began that gave no token; 0 where the latest gave one."""
     incident: Incident | None = None
 
@@ -79,9 +79,6 @@ class Watch(msgspec.Struct, frozen=True):
 def decode_watch(data: bytes) -> Watch:
     """Return a stored watch. Whatever this raises, `stored.read` refuses the entry."""
     watch = msgspec.msgpack.decode(data, type=Watch)
-    if not 0 < watch.num_blocks <= MAX_BLOCKS:
-        raise ValueError(f"num_blocks {watch.num_blocks} is out of range")
-    check_times(watch.last_served, watch.last_healthy, watch.healthy_since, watch.unusable_since)
     for incident in (watch.suspected, watch.incident):
         if incident is not None:
             checked(incident)

@@ -1,7 +1,7 @@
 """This module elects the crawler that leads, by a lease in Redis that holds a fencing token.
 
 Any number of crawlers may run; one holds the lease and crawls, the others wait. The lease's value is unique to the
-holder and to its term, and every write names it (`SnapshotWriter.publish`). So a crawler that was frozen, and resumes
+holder and to its term, and every write names it (`shared.store.fencing`). So a crawler that was frozen, and resumes
 after another one took the lease, cannot overwrite anything.
 """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -33,26 +34,19 @@ EMPTY_CRAWLS_BELIEVED = 3
 log = structlog.get_logger()
 
 
+@dataclass
 class CrawlLoop:
     """Runs a crawler process: keeps the lease, and crawls on schedule while it holds it."""
 
-    def __init__(
-        self,
-        settings: CrawlerSettings,
-        observer: Observer,
-        publisher: Publisher,
-        leadership: Leadership,
-        metrics: CrawlerMetrics,
-    ) -> None:
-        self._settings = settings
-        self._observer = observer
-        self._publisher = publisher
-        self._leadership = leadership
-        self._metrics = metrics
-        self._attempted = False
-        """Whether this process has crawled before, successfully or not."""
-        self._empty_crawls = 0
-        self._leads = asyncio.Event()
+    settings: CrawlerSettings
+    observer: Observer
+    publisher: Publisher
+    leadership: Leadership
+    metrics: CrawlerMetrics
+    _attempted: bool = False
+    """Whether this process has crawled before, successfully or not."""
+    _empty_crawls: int = 0
+    _leads: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self) -> None:
         """Run until cancelled, then release the lease and close the node. Raises what ended one of the two loops."""
@@ -65,8 +59,8 @@ class CrawlLoop:
             await end(*loops)
             with suppress(RedisError, OSError, TimeoutError):
                 async with asyncio.timeout(1):
-                    await self._leadership.release()
-            await self._observer.close()
+                    await self.leadership.release()
+            await self.observer.close()
 
     async def _keep_lease(self) -> None:
         """Take the lease or renew it every second. A Redis that is away, or comes back empty, is waited out."""
@@ -74,11 +68,11 @@ class CrawlLoop:
         while True:
             try:
                 led = self._leads.is_set()
-                if await self._leadership.hold():
+                if await self.leadership.hold():
                     if not led:
-                        await self._publisher.take_over(self._settings.bootstrap_peers)
+                        await self.publisher.take_over(self.settings.bootstrap_peers)
                     self._leads.set()
-                    await self._publisher.restore()
+                    await self.publisher.restore()
                 else:
                     if led:
                         log.warning("another crawler leads")
@@ -90,8 +84,8 @@ class CrawlLoop:
                 if not redis_away:
                     log.warning("redis is away; trying again every second", error=str(error))
                 redis_away = True
-                await self._publisher.delete_unusable_keys()
-            self._metrics.leading.set(self._leads.is_set())
+                await self.publisher.delete_unusable_keys()
+            self.metrics.leading.set(self._leads.is_set())
             await asyncio.sleep(RENEW_EVERY)
 
     async def _crawl_on_schedule(self) -> None:
@@ -105,45 +99,45 @@ class CrawlLoop:
                 await self._crawl()
             await asyncio.to_thread(heap.trim)
             elapsed = time.monotonic() - started
-            if elapsed > self._settings.crawl_period:
+            if elapsed > self.settings.crawl_period:
                 log.warning("the crawl took longer than its period", seconds=round(elapsed, 1))
-            await asyncio.sleep(self._settings.crawl_period - elapsed % self._settings.crawl_period)
+            await asyncio.sleep(self.settings.crawl_period - elapsed % self.settings.crawl_period)
 
     async def _crawl(self) -> None:
         """Observe the swarm, judge what was observed, publish the snapshot; report the failure where there is none."""
-        attempted_at = await self._publisher.begin()
+        attempted_at = await self.publisher.begin()
         try:
             observation = await self._observe(attempted_at)
-            self._metrics.observed(observation)
+            self.metrics.observed(observation)
             snapshot = self._judge(observation)
             self._doubt_emptiness(snapshot)
         except Exception as error:
             if not isinstance(error, SwarmUnavailableError | NodeError):
                 log.exception("crawl failed")
-            self._metrics.failed()
-            await self._observer.close()  # also after a crawl whose emptiness was doubted
-            await self._publisher.report_failure(error, attempted_at)
+            self.metrics.failed()
+            await self.observer.close()  # also after a crawl whose emptiness was doubted
+            await self.publisher.report_failure(error, attempted_at)
             return
-        await self._publisher.publish(snapshot, attempted_at)
+        await self.publisher.publish(snapshot, attempted_at)
 
     async def _observe(self, attempted_at: float) -> Observation:
         """Return one observation. The first one is published while it goes on: progress, then an early snapshot."""
-        if self._publisher.last is not None or self._attempted:
-            return await self._observer.observe(self._publisher.last)
+        if self.publisher.last is not None or self._attempted:
+            return await self.observer.observe(self.publisher.last)
         self._attempted = True
-        progress = partial(self._publisher.report_progress, attempted_at)
-        return await self._observer.observe(early=self._publish_early, progress=progress)
+        progress = partial(self.publisher.report_progress, attempted_at)
+        return await self.observer.observe(early=self._publish_early, progress=progress)
 
     async def _publish_early(self, observation: Observation) -> None:
-        await self._publisher.publish_early(self._judge(observation))
+        await self.publisher.publish_early(self._judge(observation))
 
     def _judge(self, observation: Observation) -> Snapshot:
-        return judge(observation, self._settings.crawl_period, self._settings.geo_database)
+        return judge(observation, self.settings.crawl_period, self.settings.geo_database)
 
     def _doubt_emptiness(self, snapshot: Snapshot) -> None:
         """Raise `SwarmUnavailableError` for a first empty snapshot after a swarm: a DHT node may have restarted."""
         self._empty_crawls = 0 if snapshot.num_servers else self._empty_crawls + 1
-        last = self._publisher.last
+        last = self.publisher.last
         seen = last.num_servers if last is not None else 0
         if seen and not snapshot.num_servers and self._empty_crawls < EMPTY_CRAWLS_BELIEVED:
             raise SwarmUnavailableError(

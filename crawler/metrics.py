@@ -44,7 +44,7 @@ class CrawlerMetrics(ProcessRegistry, Collector):
         )
         self._phase = self.histogram(
             "petals_crawler_phase_duration_seconds",
-            "Duration of a crawl's phases. Dials begin during lookups: their phase is what is left of them then.",
+            "Duration of a crawl's phases. Dials begin during the lookups; the dial phase is the part after them.",
             ["phase"],
             buckets=(0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
         )

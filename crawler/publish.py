@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -16,7 +17,7 @@ from redis.exceptions import RedisError
 from crawler.judge import with_since
 from shared import tracing
 from shared.snapshot import CrawlStatus, Snapshot
-from shared.store.snapshots import DeposedError
+from shared.store.fencing import DeposedError
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -32,70 +33,61 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 
+@dataclass
 class Publisher:
     """Writes for one crawler. Only `take_over` and `restore` raise while Redis is away; the others log it."""
 
-    def __init__(
-        self,
-        writer: SnapshotWriter,
-        history: HistoryWriter,
-        leadership: Leadership,
-        metrics: CrawlerMetrics,
-        clock: RedisClock,
-        *,
-        inference: InferenceChecks | None = None,
-    ) -> None:
-        """`inference` gets each snapshot, and adds to it what its checks have found by then."""
-        self._inference = inference
-        self._writer = writer
-        self._history = history
-        self._leadership = leadership
-        self._metrics = metrics
-        self._clock = clock
-        self.last: Snapshot | None = None
-        """The last good snapshot, by this crawler or by the leader before it."""
+    writer: SnapshotWriter
+    history: HistoryWriter
+    leadership: Leadership
+    metrics: CrawlerMetrics
+    clock: RedisClock
+    inference: InferenceChecks | None = None
+    """Gets each snapshot, and adds to it what its checks have found by then."""
+    last: Snapshot | None = None
+    """The last good snapshot, by this crawler or by the leader before it."""
 
     async def take_over(self, bootstrap_peers: Collection[str]) -> None:
         """Adopt the snapshot that the previous leader published, if it is newer and of the same swarm.
 
         Raises `redis.RedisError`.
         """
-        published = await self._writer.latest()
+        published = await self.writer.latest()
         ours = published is not None and any(peer.peer_id in bootstrap_peers for peer in published.bootstrap_peers)
         if published is not None and ours and (self.last is None or published.taken_at > self.last.taken_at):
             self.last = published
-            if self._inference is not None:
-                self._inference.results.restore(published)
-        self._metrics.elections.inc()
-        log.info("leading", lease=self._leadership.lease, goes_on_from=self.last.taken_at if self.last else None)
+            if self.inference is not None:
+                self.inference.results.restore(published)
+        self.metrics.elections.inc()
+        log.info("leading", lease=self.leadership.lease, goes_on_from=self.last.taken_at if self.last else None)
 
     async def restore(self) -> None:
         """Publish the last snapshot again where Redis has lost it. Raises `redis.RedisError`."""
-        if self.last is not None and not await self._writer.published():
+        if self.last is not None and not await self.writer.published():
             with suppress(DeposedError):
                 await self._write(self.last)
                 log.info("republished the last snapshot: redis had lost it")
 
     async def begin(self) -> float:
         """Return when the crawl begins, in Unix seconds by Redis's clock, and delete unusable keys of the crawler."""
-        attempted_at = await self._clock.ask()
+        attempted_at = await self.clock.ask()
         await self.delete_unusable_keys()
         return attempted_at
 
     async def publish(self, snapshot: Snapshot, attempted_at: float) -> None:
         """Publish a snapshot and its status, and add it to the history. It becomes `last` even where Redis is away."""
-        await self._clock.ask()
+        await self.clock.ask()
         snapshot = self._dated(snapshot)
-        if self._inference is not None:
-            snapshot = self._inference.merged(snapshot)
+        if self.inference is not None:
+            snapshot = self.inference.merged(snapshot)
         self.last = snapshot = with_since(snapshot, self.last)
-        self._metrics.crawled(snapshot)
+        self.metrics.crawled(snapshot)
         size = None
         try:
-            with self._metrics.phase("publish"), tracing.span("publish"):
+            with self.metrics.phase("publish"), tracing.span("publish"):
                 size = await self._write(snapshot)
             await self._report(CrawlStatus(attempted_at, ok=True, snapshot_taken_at=snapshot.taken_at))
-            with self._metrics.phase("record"), tracing.span("record"):
+            with self.metrics.phase("record"), tracing.span("record"):
                 await self._record(snapshot)
         except DeposedError as error:
             log.warning("snapshot not published: another crawler leads", reason=str(error))
@@ -149,15 +141,15 @@ class Publisher:
     async def delete_unusable_keys(self) -> None:
         """Delete keys of the crawler that have another type than it writes, which would fail every write."""
         with suppress(RedisError, OSError):
-            await self._writer.delete_unusable_keys()
+            await self.writer.delete_unusable_keys()
 
     async def _write(self, snapshot: Snapshot) -> int:
-        return await self._writer.publish(snapshot, self._leadership.lease or "")
+        return await self.writer.publish(snapshot, self.leadership.lease or "")
 
     async def _record(self, snapshot: Snapshot) -> None:
         """Add the snapshot to the history. Whatever goes wrong costs one entry of it, never the crawl."""
         try:
-            await self._history.append(snapshot, self._leadership.lease or "")
+            await self.history.append(snapshot, self.leadership.lease or "")
         except (DeposedError, RedisError, OSError) as error:
             log.warning("history not written", error=str(error))
         except Exception:
@@ -165,7 +157,7 @@ class Publisher:
 
     async def _report(self, status: CrawlStatus) -> None:
         try:
-            await self._writer.report(status, self._leadership.lease or "")
+            await self.writer.report(status, self.leadership.lease or "")
         except DeposedError:
             log.warning("status not published: another crawler leads")
         except (RedisError, OSError) as error:
@@ -173,5 +165,5 @@ class Publisher:
 
     def _dated(self, snapshot: Snapshot) -> Snapshot:
         """Return the snapshot with its time, which is by this machine's clock, turned into Redis's."""
-        ahead = self._clock.now() - time.time()
+        ahead = self.clock.now() - time.time()
         return msgspec.structs.replace(snapshot, taken_at=snapshot.taken_at + ahead)

@@ -41,26 +41,26 @@ def _can_be_kept(file: Path) -> None:
 class CrawlerSettings(SwarmSettings, ExportSettings):
     models: Annotated[tuple[Model, ...] | None, CommaSeparated] = Field(
         None,
-        description="The official models, shown first even where nobody serves them: "
+        description="The official models, shown first even while nobody serves them: "
         '`PREFIX:NUM_BLOCKS,…` or JSON `[{"dht_prefix", "num_blocks", "repository", "limited"}]`; '
-        "default: those of the public swarm, none for a private one. Announced models are found by themselves.",
+        "default: those of the public swarm, none in a private one. Announced models are found automatically.",
         examples=["my-model:32,owner/other-model:80"],
     )
-    crawl_period: float = Field(60.0, ge=1, le=3600, description="Seconds from one crawl's start to the next one's.")
+    crawl_period: float = Field(60.0, ge=1, le=3600, description="Seconds from the start of one crawl to the next.")
     dial_timeout: float = Field(
-        5.0, gt=0.1, le=MAX_DIAL_TIMEOUT, description="Seconds that a server gets to answer a dial."
+        5.0, gt=0.1, le=MAX_DIAL_TIMEOUT, description="Seconds that a server has to answer a dial."
     )
     lookup_timeout: float = Field(
         10.0, gt=0.1, le=MAX_LOOKUP_TIMEOUT, description="Seconds that one batch of DHT lookups may take."
     )
     geoip_database: Annotated[Path | None, checked_by(GeoDatabase.open)] = Field(
         None,
-        description="A MaxMind-format file (.mmdb) to say where servers are; none: locations are not shown.",
+        description="A file in MaxMind's format (.mmdb) with locations of IP addresses; default: no locations.",
         examples=["/data/GeoLite2-City.mmdb"],
     )
     incident_webhook_url: Annotated[str | None, SecretUrl(), checked_by(parse_target)] = Field(
         None,
-        description="http(s) address that is told as JSON when an incident opens and ends; none: nobody is.",
+        description="http(s) address that receives JSON when an incident opens or ends; default: none.",
         examples=["https://HOST/PATH"],
     )
     incident_webhook_secret: SecretStr | None = Field(
@@ -69,11 +69,11 @@ class CrawlerSettings(SwarmSettings, ExportSettings):
         examples=["SECRET"],
     )
     incident_webhook_models: Literal["official", "all"] = Field(
-        "official", description="Whose incidents are told; anyone can announce a model that is not official."
+        "official", description="Whose incidents are sent; anyone can announce a model that is not official."
     )
     incident_webhook_allow_private: bool = Field(
         False,
-        description="Whether the webhook may be at a private address, as of a service beside the monitor.",
+        description="Whether the webhook may have a private address, for example of a service on this network.",
         examples=["yes"],
         validate_default=True,
     )
@@ -82,14 +82,14 @@ class CrawlerSettings(SwarmSettings, ExportSettings):
     )
     inference_checks: bool = Field(
         True,
-        description="Whether servers are asked for one short step of real inference, and models for two tokens.",
+        description="Whether the crawler asks servers for one short step of inference, and models for two tokens.",
         examples=["no"],
     )
     inference_period: float = Field(
         600.0,
         ge=5,
         le=86400,
-        description="Seconds from one inference check of a server, and of a model, to the next one.",
+        description="Seconds from one inference check of a server or a model to the next.",
     )
     inference_models: Annotated[frozenset[str] | None, CommaSeparated, checked_by(_prefixes)] = Field(
         None,
@@ -98,34 +98,34 @@ class CrawlerSettings(SwarmSettings, ExportSettings):
     )
     inference_identity: Annotated[Path | None, checked_by(_can_be_kept)] = Field(
         None,
-        description="A file that keeps the peer id from which inference checks are made, written where there is none; "
+        description="A file that keeps the peer id of inference checks, and is written if it is missing; "
         "default: a new id with each start.",
         examples=["inference.id"],
     )
     notify_urls: Annotated[tuple[SecretStr, ...], CommaSeparated] = Field(
         (),
-        description="Services that are told of changes, as addresses of apprise (https://appriseit.com/services/); "
+        description="Services that receive changes, as addresses of apprise (https://appriseit.com/services/); "
         "needs apprise: docs/following.md.",
         examples=["mailto://USER:PASSWORD@example.org?to=me@example.org"],
     )
     notify_models: Annotated[tuple[str, ...] | Literal["official", "all"], CommaSeparated] = Field(
         "official",
-        description="Whose changes are told: `official`, `all`, or DHT prefixes.",
+        description="Models whose changes are sent: `official`, `all`, or DHT prefixes.",
         examples=["PREFIX,PREFIX"],
     )
     notify_servers: Annotated[tuple[str, ...], CommaSeparated] = Field(
-        (), description="Servers whose changes are told as well, by peer id."
+        (), description="Servers whose changes are sent too, by peer id."
     )
     notify_contributors: Annotated[tuple[str, ...], CommaSeparated] = Field(
-        (), description="Public names whose servers' changes are told as well; anyone can claim a name."
+        (), description="Public names whose servers' changes are sent too; anyone can claim a name."
     )
     notify_severity: Severity = Field(
         Severity.CRITICAL,
-        description="The mildest that is told: `critical` (a model broke), `warning` (also: a server is down), `info`.",
+        description="Lowest severity sent: `critical` (a model broke), `warning` (also: a server is down), `info`.",
     )
     notify_quiet_hours: Annotated[str | None, checked_by(parse_quiet_hours)] = Field(
         None,
-        description="When nobody is told, each day; what happened is told at its end, in one message.",
+        description="Hours of each day without messages; one message after them reports their changes.",
         examples=["22:00-07:00 Europe/Berlin"],
     )
     notify_digest: float = Field(

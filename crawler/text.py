@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-import unicodedata
+
+from shared import words
 
 MAX_PREFIX = 128
 _PREFIX = re.compile(r"[^\s.\"'`\\<>&]+")
@@ -26,6 +27,4 @@ def bad_prefix(prefix: str) -> str | None:
 
 def clean_text(text: str, limit: int) -> str:
     """Return the text without invisible characters (control, bidi, surrogates, separators), cut to `limit`."""
-    text = text[: 4 * limit]
-    kept = (char for char in text if char == " " or unicodedata.category(char)[0] not in "CZ")
-    return "".join(kept).strip()[:limit]
+    return words.clean(text[: 4 * limit]).strip()[:limit]

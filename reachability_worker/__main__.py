@@ -40,10 +40,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--check",
         metavar="PEER_ID",
-        help="probe one peer now, and dial an address of it as it is given; "
-        "exit code, of the peer: 0 reachable, 1 unreachable, 2 unknown",
+        help="probe one peer now; if an address is given, dial it as it is; "
+        "exit code: 0 reachable, 1 unreachable, 2 nobody could probe it",
     )
-    parser.add_argument("--json", action="store_true", help="write what --check found as JSON")
+    parser.add_argument("--json", action="store_true", help="print the result of --check as JSON")
     return parser
 
 

@@ -20,6 +20,10 @@ ANSWER_RESERVE = 0.3
 """Seconds of a check's time that are reserved for its answer's way back."""
 
 
+PackedJob = tuple[bytes, bytes, int, bytes, bytes]
+"""A job that was taken: its id, the packed call, milliseconds left, request id and traceparent."""
+
+
 class BadJobError(ValueError):
     """The job is not a check."""
 
@@ -39,11 +43,8 @@ class Check(NamedTuple):
     """The one address at which it is dialled, in place of what the swarm knows."""
 
 
-def read_check(job: tuple[bytes, bytes, int, bytes, bytes]) -> Check:
-    """Return the check of a job, given its id, the packed call, milliseconds left, request id and traceparent.
-
-    Raises `BadJobError`. A malformed request id or traceparent is dropped.
-    """
+def read_check(job: PackedJob) -> Check:
+    """Return the check of a job. Raises `BadJobError`. A malformed request id or traceparent is dropped."""
     raw_id, packed, left_ms, raw_request_id, traceparent = job
     try:
         job_id = raw_id.decode("ascii")

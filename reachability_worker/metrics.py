@@ -27,7 +27,7 @@ class WorkerMetrics(ProcessRegistry):
             "1 while this worker's node is fit, all of its loops run, and it takes checks.",
             ["vantage"],
         ).labels(vantage)
-        self.in_flight = self.gauge("petals_worker_checks_in_flight", "Checks held now.")
+        self.in_flight = self.gauge("petals_worker_checks_in_flight", "Checks that run now.")
         self._queue = self.gauge(
             "petals_worker_queue_checks",
             "Checks that wait in the vantage point's queue; all its workers see the same one.",

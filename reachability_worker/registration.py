@@ -43,6 +43,7 @@ class Registration(BaseWorker):
             maintenance_interval=MAINTENANCE_INTERVAL,
             log_job_description=False,
         )
+        self.vantage = vantage
         self.queue_name = queue_name(vantage)
         self.queue_key: str = self.queues[0].key
         self.wip_key: str = self.queues[0].started_job_registry.key

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import structlog
 from redis.exceptions import RedisError
 
+from reachability_worker.scripts import Finished
 from shared.inference import ON_DEMAND_REUSE
-from shared.reachability import REPLIES_KEPT, Answer, DialOutcome, encode_answer
+from shared.reachability import Answer, DialOutcome, encode_answer
 from shared.snapshot import Verdict
-from shared.store import keys, stored
+from shared.store import stored
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from reachability_worker.job import Check
-    from reachability_worker.registration import Registration
     from reachability_worker.scripts import Scripts
     from shared.inference import ServerInference
 
@@ -28,39 +28,30 @@ RETRY_SECONDS = 0.25
 log = structlog.get_logger()
 
 
-class _Finished(NamedTuple):
-    """A check, its encoded answer, and the milliseconds for which the verdict answers other requests (0: none)."""
-
-    check: Check
-    answer: bytes
-    reuse_ms: int
-
-
 class Results:
     """Writes the answers of one worker: to the reply stream, as a verdict to reuse, and as the end of the RQ job."""
 
     def __init__(
         self,
         scripts: Scripts,
-        registration: Registration,
         *,
         vantage: str,
-        execution: str,
         verdict_reuse: float,
-        on_written: Callable[[list[Check]], None],
+        on_written: Callable[[list[str]], None],
         now: Callable[[], float],
         delete_unusable: Callable[[], Awaitable[None]],
     ) -> None:
-        """`now` returns Unix seconds; `delete_unusable` deletes keys of the worker that have the wrong type."""
+        """`on_written` gets ids of jobs that have ended; `now` returns Unix seconds.
+
+        `delete_unusable` deletes keys of the worker that have the wrong type.
+        """
         self._scripts = scripts
         self._now = now
         self._delete_unusable = delete_unusable
-        self._registration = registration
         self._vantage = vantage
-        self._execution = execution
         self._reuse_ms = int(verdict_reuse * 1000)
         self._on_written = on_written
-        self._finished: asyncio.Queue[_Finished] = asyncio.Queue()
+        self._finished: asyncio.Queue[Finished] = asyncio.Queue()
 
     def put(
         self, check: Check, outcome: DialOutcome, traceparent: str = "", inference: ServerInference | None = None
@@ -71,7 +62,7 @@ class Results:
             reuse_ms = int(ON_DEMAND_REUSE * 1000)
         peer_id, address = (check.peer_id, "") if check.given is None else ("", str(check.given))
         answer = Answer(peer_id, self._vantage, self._now(), outcome, check.request_id, traceparent, inference, address)
-        self._finished.put_nowait(_Finished(check, encode_answer(answer), reuse_ms))
+        self._finished.put_nowait(Finished(check.job_id, encode_answer(answer), reuse_ms))
 
     async def run(self) -> None:
         """Write until cancelled."""
@@ -80,14 +71,14 @@ class Results:
             while not self._finished.empty() and len(batch) < ANSWERS_PER_BATCH:
                 batch.append(self._finished.get_nowait())
             await self._write(batch)
-            self._on_written([done.check for done in batch])
+            self._on_written([done.job_id for done in batch])
 
-    async def _write(self, batch: list[_Finished], *, cleaned: bool = False) -> None:
+    async def _write(self, batch: list[Finished], *, cleaned: bool = False) -> None:
         """Write answers, waiting while Redis is away. An answer that Redis itself refuses is dropped, alone."""
         away = False
         while True:
             try:
-                await self._finish(batch)
+                await self._scripts.finish(batch)
             except (RedisError, OSError) as error:
                 if stored.is_outage(error):
                     # The answers are kept. A caller whose deadline passes meanwhile gets "nobody could look".
@@ -108,16 +99,3 @@ class Results:
             cleaned = True
             with suppress(RedisError, OSError):
                 await self._delete_unusable()
-
-    async def _finish(self, batch: list[_Finished]) -> None:
-        jobs = [item for done in batch for item in (done.check.job_id, done.answer, done.reuse_ms)]
-        await self._scripts.finish(
-            keys=[self._registration.wip_key, self._registration.key, keys.REPLIES],
-            args=[
-                self._execution,
-                keys.inflight(self._vantage, ""),
-                keys.verdict(self._vantage, ""),
-                REPLIES_KEPT,
-                *jobs,
-            ],
-        )

@@ -8,11 +8,22 @@ which a killed worker leaves jobs behind, is not used.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from itertools import chain
+from typing import TYPE_CHECKING, NamedTuple
+from uuid import uuid4
+
+from rq.utils import now, utcformat
+
+from shared.reachability import RENEWAL, REPLIES_KEPT
+from shared.store import keys
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from redis.asyncio import Redis
-    from redis.commands.core import AsyncScript
+
+    from reachability_worker.job import PackedJob
+    from reachability_worker.registration import Registration
 
 _CLOCK = """
 local time = redis.call('TIME')
@@ -153,13 +164,76 @@ return #lost
 )
 
 
-class Scripts:
-    """The scripts, registered for one connection."""
+class Finished(NamedTuple):
+    """A check that has ended."""
 
-    def __init__(self, redis: Redis) -> None:
-        self.take: AsyncScript = redis.register_script(_TAKE)
-        self.finish: AsyncScript = redis.register_script(_FINISH)
-        self.drop: AsyncScript = redis.register_script(_DROP)
-        self.hand_back: AsyncScript = redis.register_script(_HAND_BACK)
-        self.renew: AsyncScript = redis.register_script(_RENEW)
-        self.reconcile: AsyncScript = redis.register_script(_RECONCILE)
+    job_id: str
+    answer: bytes
+    """Encoded."""
+    reuse_ms: int
+    """Milliseconds for which the verdict answers other requests; 0: none."""
+
+
+class Scripts:
+    """The scripts of one worker. All methods raise `redis.RedisError` and `OSError`."""
+
+    def __init__(self, redis: Redis, registration: Registration) -> None:
+        self._registration = registration
+        self._vantage = registration.vantage
+        self._queue, self._wip = registration.queue_key, registration.wip_key
+        self._execution = uuid4().hex
+        """One execution id per process: RQ only needs it to be unique together with the job's id."""
+        self._take = redis.register_script(_TAKE)
+        self._finish = redis.register_script(_FINISH)
+        self._drop = redis.register_script(_DROP)
+        self._hand_back = redis.register_script(_HAND_BACK)
+        self._renew = redis.register_script(_RENEW)
+        self._reconcile = redis.register_script(_RECONCILE)
+
+    async def take(self, limit: int) -> list[PackedJob]:
+        """Start at most `limit` jobs of the queue, and return them."""
+        taken: list[PackedJob] = await self._take(
+            keys=[self._queue, self._wip],
+            args=[
+                limit, self._registration.name, utcformat(now()), RENEWAL, keys.inflight(self._vantage, ""),
+                self._execution,
+            ],
+        )  # fmt: skip
+        return taken
+
+    async def finish(self, checks: Iterable[Finished]) -> None:
+        """End jobs, and write their answers to the reply stream."""
+        await self._finish(
+            keys=[self._wip, self._registration.key, keys.REPLIES],
+            args=[
+                self._execution, keys.inflight(self._vantage, ""), keys.verdict(self._vantage, ""), REPLIES_KEPT,
+                *(item for check in checks for item in check),
+            ],
+        )  # fmt: skip
+
+    async def drop(self, job_ids: Iterable[bytes]) -> None:
+        """Delete jobs that are not checks."""
+        await self._drop(keys=[self._wip], args=[self._execution, *job_ids])
+
+    async def hand_back(self, job_ids: Iterable[str]) -> None:
+        """Put jobs back at the front of the queue."""
+        await self._hand_back(keys=[self._queue, self._wip], args=[self._execution, *job_ids])
+
+    async def renew(self, lease: float, stages: Mapping[str, str]) -> tuple[int, float]:
+        """Renew the worker's lease for so many seconds (0: give it up), and the jobs in flight.
+
+        `stages` has the id of each job, and the stage that it has come to (empty: the same as before). Return how
+        many checks wait in the queue, and for how many seconds the first of them has.
+        """
+        waiting, oldest_ms = await self._renew(
+            keys=[self._wip, keys.VANTAGES, keys.workers(self._vantage), self._queue],
+            args=[
+                self._registration.name, self._vantage, lease, keys.inflight(self._vantage, ""), RENEWAL,
+                self._execution, *chain.from_iterable(stages.items()),
+            ],
+        )  # fmt: skip
+        return waiting, oldest_ms / 1000
+
+    async def reconcile(self) -> int:
+        """Delete jobs that killed workers had started, and return how many."""
+        return int(await self._reconcile(keys=[self._wip]))

@@ -11,7 +11,7 @@ class WorkerSettings(SwarmSettings):
     vantage: str = Field(
         "default",
         pattern=VANTAGE_PATTERN,
-        description="The name of this worker's vantage point; workers of one name share a queue.",
+        description="Name of this worker's vantage point; workers with the same name share a queue.",
     )
     check_timeout: float = Field(
         DIAL_TIMEOUT,
@@ -19,15 +19,15 @@ class WorkerSettings(SwarmSettings):
         le=8,
         description="Seconds that one probe of a peer may take, if the check's deadline allows it.",
     )
-    checks_at_once: int = Field(2000, ge=1, le=20_000, description="Checks that this process holds at once.")
+    checks_at_once: int = Field(2000, ge=1, le=20_000, description="Checks that this process runs at once.")
     dials_at_once: int = Field(
-        1024, ge=1, le=4000, description="Dials in flight at once; other checks wait for a slot."
+        1024, ge=1, le=4000, description="Dials that this process runs at once; other checks wait."
     )
     verdict_reuse: float = Field(
         5.0, ge=0, le=60, description="Seconds for which a verdict answers further checks of the same peer."
     )
     shutdown_grace: float = Field(
-        6.0, ge=0, le=60, description="Seconds that SIGTERM gives the checks in flight before they are handed back."
+        6.0, ge=0, le=60, description="Seconds that SIGTERM gives running checks; then they return to the queue."
     )
     worker_metrics_port: int = Field(
         0, ge=0, le=65535, description="Private port of the worker's own metrics; 0: none."

@@ -14,12 +14,9 @@ import time
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
 import structlog
 from redis.exceptions import RedisError
-from rq.utils import now as rq_now
-from rq.utils import utcformat
 
 from reachability_worker.job import Check, read_check
 from reachability_worker.registration import Registration
@@ -27,7 +24,7 @@ from reachability_worker.results import Results
 from reachability_worker.scripts import Scripts
 from reachability_worker.spans import check_span, note_outcome
 from shared.inference import InferenceOutcome, ServerInference
-from shared.reachability import RENEWAL, WORKER_LEASE, Cause, DialOutcome
+from shared.reachability import WORKER_LEASE, Cause, DialOutcome
 from shared.snapshot import Verdict
 from shared.store import keys, stored
 from shared.store.clock import RedisClock
@@ -38,6 +35,7 @@ if TYPE_CHECKING:
     from redis import Redis
     from redis.asyncio import Redis as AsyncRedis
 
+    from reachability_worker.job import PackedJob
     from reachability_worker.metrics import WorkerMetrics
     from reachability_worker.prober import Prober
     from shared.reachability import Stage
@@ -69,24 +67,19 @@ class ConcurrentWorker:
         shutdown_grace: float,
     ) -> None:
         self._registration = Registration(vantage, connection)
-        self._queue_key, self._wip_key = self._registration.queue_key, self._registration.wip_key
         self._vantage = vantage
         self._prober = prober
         self._redis = redis
         self._metrics = metrics
         self._checks_at_once = checks_at_once
         self._shutdown_grace = shutdown_grace
-        self._scripts = Scripts(redis)
+        self._scripts = Scripts(redis, self._registration)
         self._clock = RedisClock(redis)
-        self._execution = uuid4().hex
-        """One execution id per process: RQ only needs it to be unique together with the job's id."""
         self._results = Results(
             self._scripts,
-            self._registration,
             vantage=vantage,
-            execution=self._execution,
             verdict_reuse=verdict_reuse,
-            on_written=self._written,
+            on_written=self._forget,
             now=self._clock.now,
             delete_unusable=self._delete_unusable,
         )
@@ -151,7 +144,7 @@ class ConcurrentWorker:
             log.info("redis is back")
 
     async def _take(self) -> None:
-        away = False
+        queue, away = self._registration.queue_key, False
         while True:
             await self._room.wait()
             if self._suspended or not self._prober.fit:
@@ -159,20 +152,10 @@ class ConcurrentWorker:
                 continue
             try:
                 # Waits until the queue is not empty, by moving its first id to where it already is.
-                first = await self._redis.blmove(self._queue_key, self._queue_key, WAIT_SECONDS, "LEFT", "LEFT")
+                first = await self._redis.blmove(queue, queue, WAIT_SECONDS, "LEFT", "LEFT")
                 if first is None or self._suspended or not self._prober.fit:
                     continue  # it stays where it is, for another worker
-                jobs = await self._scripts.take(
-                    keys=[self._queue_key, self._wip_key],
-                    args=[
-                        min(CHECKS_PER_BATCH, self._checks_at_once - self.in_flight),
-                        self._registration.name,
-                        utcformat(rq_now()),
-                        RENEWAL,
-                        keys.inflight(self._vantage, ""),
-                        self._execution,
-                    ],
-                )
+                jobs = await self._scripts.take(min(CHECKS_PER_BATCH, self._checks_at_once - self.in_flight))
                 away = False
             except (RedisError, OSError) as error:
                 if not away:
@@ -185,9 +168,9 @@ class ConcurrentWorker:
             if refused:
                 self._metrics.refused.inc(len(refused))
                 with suppress(RedisError, OSError):
-                    await self._scripts.drop(keys=[self._wip_key], args=[self._execution, *refused])
+                    await self._scripts.drop(refused)
 
-    def _start(self, job: tuple[bytes, bytes, int, bytes, bytes]) -> bool:
+    def _start(self, job: PackedJob) -> bool:
         """Start a check; return False for a job that is not one."""
         check = stored.read("job", read_check, job)
         if check is None:
@@ -203,7 +186,7 @@ class ConcurrentWorker:
         try:
             await self._answer(check)
         except Exception:
-            self._written([check])  # it has no answer; the api requests the check again
+            self._forget([check.job_id])  # it has no answer; the api requests the check again
             raise
 
     async def _answer(self, check: Check) -> None:
@@ -235,8 +218,6 @@ class ConcurrentWorker:
                 outcome = await self._prober.probe_at(check.given, check.deadline, on_stage)
             else:
                 outcome = await self._prober.probe(check.peer_id, check.deadline, on_stage)
-        except asyncio.CancelledError:
-            raise
         except Exception as error:
             log.exception("check failed", peer_id=check.peer_id)
             outcome = DialOutcome.unknown(Cause.OTHER, error=repr(error)[:200])
@@ -247,10 +228,11 @@ class ConcurrentWorker:
         log.debug("probed", peer_id=check.peer_id, verdict=outcome.verdict, stage=outcome.stage, cause=outcome.cause)
         return outcome
 
-    def _written(self, checks: list[Check]) -> None:
-        for check in checks:
-            self._in_flight.pop(check.job_id, None)
-            self._stages.pop(check.job_id, None)
+    def _forget(self, job_ids: list[str]) -> None:
+        """These checks are not in flight any more."""
+        for job_id in job_ids:
+            self._in_flight.pop(job_id, None)
+            self._stages.pop(job_id, None)
         self._room.set()
 
     async def _renew(self) -> None:
@@ -261,8 +243,7 @@ class ConcurrentWorker:
             self._metrics.takes_checks.set(takes_checks)
             self._metrics.in_flight.set(self.in_flight)
             try:
-                waiting, oldest_ms = await self._renew_once(lease=WORKER_LEASE if takes_checks else 0)
-                self._metrics.queued(waiting, oldest_ms / 1000)
+                self._metrics.queued(*await self._renew_once(lease=WORKER_LEASE if takes_checks else 0))
                 await self._clock.ask()
             except (RedisError, OSError) as error:
                 await self._delete_unusable_after(error)
@@ -270,26 +251,19 @@ class ConcurrentWorker:
                 async with asyncio.timeout(RENEW_EVERY):
                     await self._renew_now.wait()
 
-    async def _renew_once(self, lease: float) -> list[int]:
+    async def _renew_once(self, lease: float) -> tuple[int, float]:
         news = dict(self._stages)
-        jobs = [item for job_id in self._in_flight for item in (job_id, news.get(job_id, ""))]
-        renewed: list[int] = await self._scripts.renew(
-            keys=[self._wip_key, keys.VANTAGES, keys.workers(self._vantage), self._queue_key],
-            args=[
-                self._registration.name, self._vantage, lease, keys.inflight(self._vantage, ""), RENEWAL,
-                self._execution, *jobs,
-            ],
-        )  # fmt: skip
+        queued = await self._scripts.renew(lease, {job_id: news.get(job_id, "") for job_id in self._in_flight})
         for job_id, stage in news.items():
             if self._stages.get(job_id) is stage:
                 del self._stages[job_id]
-        return renewed
+        return queued
 
     async def _maintain(self) -> None:
         """Send RQ's heartbeat, follow `rq suspend`, delete jobs of killed workers, clean RQ's lists."""
         while True:
             try:
-                lost = await self._scripts.reconcile(keys=[self._wip_key])
+                lost = await self._scripts.reconcile()
                 if lost:
                     log.warning("dropped checks that a lost worker had started", checks=lost)
                 self._suspended = await asyncio.to_thread(self._registration.beat, busy=bool(self._in_flight))
@@ -329,9 +303,6 @@ class ConcurrentWorker:
     async def _hand_back(self, job_ids: list[str]) -> None:
         """Put checks back at the front of the queue, for another worker."""
         log.info("handed back", checks=len(job_ids))
-        for job_id in job_ids:
-            self._in_flight.pop(job_id, None)
-            self._stages.pop(job_id, None)
-        self._room.set()
+        self._forget(job_ids)
         with suppress(RedisError, OSError):
-            await self._scripts.hand_back(keys=[self._queue_key, self._wip_key], args=[self._execution, *job_ids])
+            await self._scripts.hand_back(job_ids)

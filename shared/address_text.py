@@ -6,10 +6,13 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 _HOST_PROTOCOLS = frozenset({"ip4", "ip6", "dns", "dns4", "dns6", "dnsaddr"})
 MAX_PORT = 65_535
+IPAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+_ROUTED_IPV6 = ipaddress.IPv6Network("2000::/3")
+"""What is routed at all. Outside of it lie the forms that hide an IPv4 address, as NAT64's; inside only 6to4's."""
 
 
 class Endpoint(NamedTuple):
@@ -58,8 +61,18 @@ def canonical_ip(host: str) -> str:
 
 
 def is_public(ip: str) -> bool:
-    """Whether this is an IP address that the Internet routes."""
+    """Whether this is the text of an IP address that the Internet routes (`is_routed`)."""
     try:
-        return ipaddress.ip_address(ip).is_global
+        return is_routed(ipaddress.ip_address(ip))
     except ValueError:
         return False
+
+
+def is_routed(ip: IPAddress) -> bool:
+    """Whether the Internet routes an IP address to one machine, and the IPv4 address that it hides, if it hides one."""
+    if isinstance(ip, ipaddress.IPv6Address):
+        if ip not in _ROUTED_IPV6:
+            return False
+        if ip.sixtofour is not None and not is_routed(ip.sixtofour):
+            return False
+    return ip.is_global and not ip.is_multicast

@@ -174,7 +174,7 @@ def sentence(change: Change) -> str:
     if change.times == 1:
         if change.end is None:
             return f"{state} since {utc_minute(change.start)}{why}."
-        back = f"back after {_lasted(change.end - change.start)}"
+        back = f"back after {words.about(change.end - change.start)}"
         return f"{state} since {utc_minute(change.start)}{why}; {back}."
     what = "Down" if change.kind is ChangeKind.DOWN else state
     if change.end is None:
@@ -182,16 +182,8 @@ def sentence(change: Change) -> str:
         return f"{what} {change.times:,} times since {utc_minute(change.start)}, now {state.lower()} since {last}{why}."
     return (
         f"{what} {change.times:,} times between {utc_minute(change.start)} and {utc_minute(change.end)}, "
-        f"{_lasted(change.down_seconds)} in all{why}; back since {utc_minute(change.end)}."
+        f"{words.about(change.down_seconds)} in all{why}; back since {utc_minute(change.end)}."
     )
-
-
-def _lasted(seconds: float) -> str:
-    return "less than a minute" if seconds < 60 else words.duration(seconds)  # noqa: PLR2004 - a minute
-
-
-def encode(change: Change) -> bytes:
-    return msgspec.msgpack.encode(change)
 
 
 def decode(data: bytes) -> Change:

@@ -51,8 +51,8 @@ class ExportSettings(Settings):
 
     export_folder: Path | None = Field(
         None,
-        description="Folder of the daily export: the crawler writes it, the api lists it at /data; none: no export.",
-        examples=["/var/lib/petals-health/export"],
+        description="Folder of the daily export: the crawler writes it, the api lists it at /data; default: no export.",
+        examples=["/var/lib/petals-monitor/export"],
     )
 
     @field_validator("export_folder")

@@ -6,12 +6,16 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from shared import tasks
 from shared.store import stored
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
+
+    from prometheus_client import Metric
 
 
 class ProcessRegistry:
@@ -20,7 +24,7 @@ class ProcessRegistry:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        for shared in (stored.REFUSED, tasks.FAILURES, tasks.UP):
+        for shared in (stored.REFUSED, _BackgroundTasks()):
             self.registry.register(shared)
         self.counter: Callable[..., Counter] = partial(Counter, registry=self.registry)
         self.gauge: Callable[..., Gauge] = partial(Gauge, registry=self.registry)
@@ -29,3 +33,24 @@ class ProcessRegistry:
     def serve(self, port: int, host: str = "127.0.0.1") -> None:
         """Serve `/metrics` from a thread of its own."""
         start_http_server(port, host, registry=self.registry)
+
+
+class _BackgroundTasks(Collector):
+    """What `shared.tasks` has recorded."""
+
+    def collect(self) -> Iterable[Metric]:
+        failures = CounterMetricFamily(
+            "petals_background_task_failures",
+            "Background tasks that ended with an error, or that ended where they should go on.",
+            labels=["task"],
+        )
+        up = GaugeMetricFamily(
+            "petals_background_task_up",
+            "1 while a loop of this process runs; 0 from its failure until it has run for two seconds again.",
+            labels=["task"],
+        )
+        for name, record in tuple(tasks.records.items()):  # a copy: this is another thread
+            failures.add_metric([name], record.failures, created=record.since)
+            if record.up is not None:
+                up.add_metric([name], record.up)
+        return failures, up

@@ -14,7 +14,7 @@ import msgspec
 
 from shared.address_text import endpoint, is_public
 from shared.inference import ServerInference  # noqa: TC001 - msgspec reads the annotation
-from shared.snapshot import Verdict, check_times
+from shared.snapshot import Seconds, UnixSeconds, Verdict, check_times
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -223,7 +223,7 @@ def hints(outcome: DialOutcome, your_ip: str) -> list[str]:
 
 
 class DialOutcome(msgspec.Struct, frozen=True):
-    """What one probe of one peer found. Durations are seconds."""
+    """What one probe of one peer found."""
 
     verdict: Verdict
     stage: Stage
@@ -240,12 +240,12 @@ class DialOutcome(msgspec.Struct, frozen=True):
     """Whether the way that worked led over a relay; None where none worked."""
     relay: str | None = None
     """Peer id of the relay that the way led over, or that failed."""
-    rtt: float | None = None
+    rtt: Seconds | None = None
     """From the start of the connection to its first answer."""
     protocol_ok: bool | None = None
     """Whether the peer serves `rpc_info`; None where it was not asked or did not answer."""
-    durations: dict[str, float] = {}
-    """Seconds by `Stage`, of the stages that the probe came to: lookup, dial (with security), protocol."""
+    durations: dict[str, Seconds] = {}
+    """By `Stage`, of the stages that the probe came to: lookup, dial (with security), protocol."""
 
     @classmethod
     def unknown(cls, cause: Cause, *, stage: Stage = Stage.QUEUE, error: str | None = None) -> DialOutcome:
@@ -260,11 +260,11 @@ class DialOutcome(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """A worker's reply to one check. `checked_at` is Unix seconds."""
+    """A worker's reply to one check."""
 
     peer_id: str
     vantage: str
-    checked_at: float
+    checked_at: UnixSeconds
     outcome: DialOutcome
     request_id: str = ""
     """Id of the request that the worker probed for; a verdict that is used again keeps its first one."""
@@ -311,7 +311,6 @@ def decode_answer(data: bytes) -> Answer:
     answer = _answer_decoder.decode(data)
     if re.fullmatch(VANTAGE_PATTERN, answer.vantage) is None or bool(answer.peer_id) is bool(answer.address):
         raise ValueError("not an answer: no vantage point, or not one peer or address")
-    check_times(answer.checked_at, answer.outcome.rtt, *answer.outcome.durations.values())
     if (found := answer.inference) is not None:
         check_times(found.checked_at, found.seconds_first_step, found.seconds_per_step)
     return answer

@@ -90,23 +90,23 @@ class Settings(BaseSettings):
 
     redis_url: Annotated[str, SecretUrl(path=True), checked_by(parse_redis_url)] = Field(
         "redis://127.0.0.1:6379/0",
-        description="Redis: `redis://`, `rediss://` (TLS) or `unix://`, with user and password if it asks for them; "
-        "`sentinel://HOST:PORT,HOST:PORT/SERVICE/DB` follows a fail-over (`sentinels://`: all over TLS).",
+        description="Redis: `redis://`, `rediss://` (TLS) or `unix://`, with user and password if needed; "
+        "`sentinel://HOST:PORT,HOST:PORT/SERVICE/DB` follows a fail-over (`sentinels://`: over TLS).",
         examples=["redis://USER:PASSWORD@HOST:6379/0"],
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="How much is logged.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest level that is logged.")
     log_format: Literal["auto", "console", "json"] = Field(
-        "auto", description="`auto` writes for people on a terminal and JSON elsewhere."
+        "auto", description="`console` for people, `json` for machines; `auto`: `console` on a terminal, else `json`."
     )
 
     metrics_host: OwnAddress = Field(
         "127.0.0.1",
-        description="Address that the private port of the process's own metrics listens on; 0.0.0.0 in a container.",
+        description="Address on which the process serves its own metrics; 0.0.0.0 in a container.",
     )
     otel_exporter_otlp_endpoint: Annotated[str | None, SecretUrl(), checked_by(http_url)] = Field(
         None,
-        description="http(s) address of an OpenTelemetry collector (OTLP/HTTP) that takes traces; none: nothing is "
-        "traced. Needs the extra [tracing]; OpenTelemetry's other OTEL_… variables hold too.",
+        description="http(s) address of an OpenTelemetry collector (OTLP/HTTP) for traces; default: no "
+        "traces. Needs the extra [tracing]. OpenTelemetry's other OTEL_… variables apply too.",
         examples=["http://collector:4318"],
     )
 
@@ -229,7 +229,7 @@ def command_line(service: str, description: str | None, settings_class: type[Set
         epilog="settings, from environment variables:\n" + settings_table(settings_class),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--print-config", action="store_true", help="print the settings in force and end")
+    parser.add_argument("--print-config", action="store_true", help="print the settings in force, and exit")
     return parser
 
 

@@ -8,7 +8,7 @@ contain itself, and a large swarm's would lengthen every walk of the garbage col
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from backports import zstd
@@ -26,6 +26,10 @@ MAX_BLOCKS = 65_536
 MAX_SECONDS = 30 * 86400.0
 MAX_UNIX_SECONDS = 1e11
 """The year 5138."""
+Blocks = Annotated[int, msgspec.Meta(ge=0, le=MAX_BLOCKS)]
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=MAX_SECONDS)]
+UnixSeconds = Annotated[float, msgspec.Meta(ge=0, le=MAX_UNIX_SECONDS)]
+"""Decoding refuses numbers out of these ranges, and what is no number."""
 
 
 class UnknownSchemaError(Exception):
@@ -122,8 +126,8 @@ class ServerReport(Announcement, frozen=True, gc=False, kw_only=True):
     """Whether the crawler reached the server through a relay; None where it did not reach it."""
     relay: str | None = None
     """Peer id of that relay, or of the one that failed."""
-    rtt: float | None = None
-    """Seconds from the start of the connection to the moment at which it stood."""
+    rtt: Seconds | None = None
+    """From the start of the connection to the moment at which it stood."""
     conflict: str | None = None
     """How the peer itself contradicts its record, which anyone can write; None where it does not."""
     multiaddrs: tuple[str, ...] = ()
@@ -132,6 +136,11 @@ class ServerReport(Announcement, frozen=True, gc=False, kw_only=True):
     """What its latest inference check proved, which may be older than the crawl; None where there was none."""
     adapter_inference: ServerInference | None = None
     """The same of the latest one with an adapter, which says nothing about the model without it."""
+
+    @property
+    def reached(self) -> bool:
+        """Whether it announces that it is online, and the crawler reached it."""
+        return self.state is PeerState.ONLINE and self.verdict is Verdict.REACHABLE
 
     @property
     def cache_tokens_left_per_block(self) -> int | None:
@@ -152,7 +161,7 @@ class ModelReport(msgspec.Struct, frozen=True, gc=False):
     """One model of the swarm and the servers that announce blocks of it, by peer id."""
 
     dht_prefix: str
-    num_blocks: int
+    num_blocks: Blocks
     state: ModelState
     name: str
     short_name: str
@@ -162,8 +171,8 @@ class ModelReport(msgspec.Struct, frozen=True, gc=False):
     servers: tuple[ServerReport, ...] = ()
     usability: Usability | None = None
     """Whether a client gets tokens, by the latest chain through its servers; None where there was none."""
-    since: float | None = None
-    """When a crawl first found it as it is now: usable, fragile, broken, … Unix seconds; None is not known."""
+    since: UnixSeconds | None = None
+    """When a crawl first found it as it is now: usable, fragile, broken, …; None is not known."""
 
 
 class BootstrapPeer(msgspec.Struct, frozen=True, gc=False):
@@ -196,10 +205,10 @@ class Snapshot(msgspec.Struct, frozen=True, gc=False):
     """The whole swarm at one moment."""
 
     schema: int
-    taken_at: float
+    taken_at: UnixSeconds
     """When the crawl ended. The public name is `last_updated`."""
-    update_period: float
-    update_duration: float
+    update_period: Seconds
+    update_duration: Seconds
     bootstrap_peers: tuple[BootstrapPeer, ...]
     models: tuple[ModelReport, ...]
     reachability_issues: tuple[ReachabilityIssue, ...] = ()
@@ -245,12 +254,12 @@ class CrawlProgress(msgspec.Struct, frozen=True):
 class CrawlStatus(msgspec.Struct, frozen=True):
     """How the latest attempt to crawl went. Published beside the snapshot, also when the crawl failed."""
 
-    attempted_at: float
+    attempted_at: UnixSeconds
     ok: bool
     error: str | None = None
     """In words for a reader: "no bootstrap peer answered"."""
     bootstrap_peers: tuple[BootstrapPeer, ...] = ()
-    snapshot_taken_at: float | None = None
+    snapshot_taken_at: UnixSeconds | None = None
     progress: CrawlProgress | None = None
     """Given where the attempt has not ended: while a crawler that found no snapshot crawls for the first time."""
 
@@ -287,39 +296,23 @@ def decode(data: bytes) -> Snapshot:
         snapshot = _snapshot_decoder.decode(document)
     except (zstd.ZstdError, msgspec.MsgspecError, RecursionError) as error:
         raise ValueError(f"not a snapshot: {error}") from error
-    _check(snapshot)
+    for model in snapshot.models:
+        for server in model.servers:
+            if not 0 <= server.span.start < server.span.end <= model.num_blocks:
+                raise ValueError(f"not a snapshot: span {server.span.start}:{server.span.end} of {model.num_blocks}")
     return snapshot
 
 
 def decode_status(data: bytes) -> CrawlStatus:
     """Return the status that was published. Whatever this raises, `stored.read` refuses the entry."""
-    status = _status_decoder.decode(data)
-    check_times(status.attempted_at, status.snapshot_taken_at)
-    return status
-
-
-def _check(snapshot: Snapshot) -> None:
-    """Refuse what types cannot say, and what everything that draws or counts a snapshot relies on."""
-    _in_range("taken_at", snapshot.taken_at, MAX_UNIX_SECONDS)
-    _in_range("update_period", snapshot.update_period, MAX_SECONDS)
-    _in_range("update_duration", snapshot.update_duration, MAX_SECONDS)
-    for model in snapshot.models:
-        _in_range("num_blocks", model.num_blocks, MAX_BLOCKS)
-        check_times(model.since)
-        for server in model.servers:
-            if not 0 <= server.span.start < server.span.end <= model.num_blocks:
-                raise ValueError(f"not a snapshot: span {server.span.start}:{server.span.end} of {model.num_blocks}")
-            if server.rtt is not None:
-                _in_range("rtt", server.rtt, MAX_SECONDS)
+    return _status_decoder.decode(data)
 
 
 def check_times(*times: float | None) -> None:
-    """Raise `ValueError` where one of these Unix seconds or durations is out of range; None is not."""
+    """Raise `ValueError` where one of these Unix seconds or durations is out of range; None is not.
+
+    For structs that are public too: `UnixSeconds` would add its limits to the JSON's schema.
+    """
     for seconds in times:
-        if seconds is not None:
-            _in_range("time", seconds, MAX_UNIX_SECONDS)
-
-
-def _in_range(name: str, value: float, highest: float) -> None:
-    if not 0 <= value <= highest:  # also where it is not a number
-        raise ValueError(f"{name} {value} is out of range")
+        if seconds is not None and not 0 <= seconds <= MAX_UNIX_SECONDS:  # also where it is not a number
+            raise ValueError(f"time {seconds} is out of range")

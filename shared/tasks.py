@@ -10,10 +10,12 @@ ways but `asyncio.TaskGroup`.
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import structlog
-from prometheus_client import Counter, Gauge
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -27,19 +29,21 @@ CANCEL_AGAIN = 1.0
 STEADY_AFTER = 2.0
 """Seconds for which a loop that failed must run before it counts as working again."""
 
-FAILURES = Counter(
-    "petals_background_task_failures",
-    "Background tasks that ended with an error, or that ended where they should go on.",
-    ["task"],
-    registry=None,
-)
-UP = Gauge(
-    "petals_background_task_up",
-    "1 while a loop of this process runs; 0 from its failure until it has run for two seconds again.",
-    ["task"],
-    registry=None,
-)
-"""Both are of the process, which registers them on its own private registry."""
+
+@dataclass(slots=True)
+class Record:
+    """What metrics tell of the tasks of one name (`shared.process_metrics`)."""
+
+    since: float = field(default_factory=time.time)
+    """Unix seconds of the first one's start."""
+    failures: int = 0
+    """Tasks that ended with an error, or that ended where they should go on."""
+    up: bool | None = None
+    """Whether the loop runs: False from its failure until it has run for `STEADY_AFTER` again. None: it is no loop."""
+
+
+records: defaultdict[str, Record] = defaultdict(Record)
+"""By the tasks' names. Of the whole process; kept without Prometheus's client, which the launcher does without."""
 
 log = structlog.get_logger()
 
@@ -67,14 +71,13 @@ class Tasks:
 
     def keep(self, name: str, run: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
         """Run a loop until `close`, over whatever ends it. The name is a label of metrics: one of few."""
-        FAILURES.labels(name)
-        UP.labels(name).set(1)
+        records[name].up = True
         self._kept.add(name)
         return self._add(name, self._keep(name, run))
 
     def start(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run `work` once in the background. An error is logged and counted, and affects nothing else."""
-        FAILURES.labels(name)
+        records[name]  # counted from here on
         return self._add(name, _once(name, work))
 
     async def close(self) -> None:
@@ -82,7 +85,7 @@ class Tasks:
         while self._tasks:
             await end(*self._tasks)
         for name in self._kept:
-            UP.remove(name)
+            records[name].up = None
         self._kept.clear()
 
     def _add(self, name: str, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
@@ -112,15 +115,15 @@ class Tasks:
             failures = failures + 1 if loop.time() - began < PAUSES[-1] else 1
             pause = PAUSES[min(failures, len(PAUSES)) - 1]
             log.error("background task ended; it is started again", task=name, pause=pause, exc_info=error)
-            FAILURES.labels(name).inc()
-            UP.labels(name).set(0)
+            records[name].failures += 1
+            records[name].up = False
             self._failing[name] = None
             self._on_change()
             await asyncio.sleep(pause)
 
     def _works(self, name: str) -> None:
         log.info("background task works again", task=name)
-        UP.labels(name).set(1)
+        records[name].up = True
         self._failing.pop(name, None)
         self._on_change()
 
@@ -130,7 +133,7 @@ async def _once(name: str, work: Coroutine[Any, Any, None]) -> None:
         await work
     except Exception:
         log.exception("background task failed", task=name)
-        FAILURES.labels(name).inc()
+        records[name].failures += 1
 
 
 def awaited(work: Coroutine[Any, Any, T], name: str | None = None) -> asyncio.Task[T]:

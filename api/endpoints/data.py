@@ -31,24 +31,19 @@ async def page(request: Request) -> PreparedResponse:
     """The files for people."""
     services = services_of(request)
     folder = services.settings.export_folder
-
-    view = services.swarm.view()
-
-    def draw() -> PreparedResponse:
-        html = services.pages.data(view, _listed(folder), exports=folder is not None)
-        return kinds.page(html, "/data")
-
-    return await services.on_demand.draw(services.public_resource(request), draw)
+    return await services.draw(
+        request,
+        lambda view: kinds.page(services.pages.data(view, _listed(folder), exports=folder is not None)),
+        key=services.public_resource(request),
+    )
 
 
 async def files(request: Request) -> PreparedResponse:
     """The files for programs; none where this monitor exports nothing."""
     services = services_of(request)
     folder = services.settings.export_folder
-
-    return await services.on_demand.draw(
-        services.public_resource(request), lambda: kinds.document(_listed(folder), "/api/v1/data")
-    )
+    key = services.public_resource(request)
+    return await services.draw(request, lambda _: kinds.document(_listed(folder)), key=key)
 
 
 async def file(request: Request) -> FileResponse:

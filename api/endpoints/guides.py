@@ -21,15 +21,10 @@ async def page(request: Request) -> PreparedResponse:
     given = request.query_params.get("gpu", "")
     gpu_gb = next((size for size in GPU_SIZES if given == str(size)), None)
     key = resource(request.scope) if gpu_gb is not None else request.url.path
-
-    view = services.swarm.view()
-    return await services.on_demand.draw(key, lambda: kinds.page(services.pages.help(view, gpu_gb=gpu_gb), "/help"))
+    return await services.draw(request, lambda view: kinds.page(services.pages.help(view, gpu_gb=gpu_gb)), key=key)
 
 
 async def glossary(request: Request) -> PreparedResponse:
     """The terms; they do not depend on the swarm."""
     services = services_of(request)
-
-    return await services.on_demand.draw(
-        resource(request.scope), lambda: kinds.page(services.pages.glossary(), "/glossary")
-    )
+    return await services.draw(request, lambda _: kinds.page(services.pages.glossary()))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from api.http.problems import Problem
-from api.http.resources import resource
 from api.responses import kinds
 from api.services import services_of
 from shared.public.history import model_history_document, server_history_document
@@ -14,7 +14,9 @@ from shared.store.rings import Resolution
 if TYPE_CHECKING:
     from starlette.requests import Request
 
+    from api.pages import View
     from api.responses.prepared import PreparedResponse
+    from shared.store.history import ModelHistory, ServerHistory
 
 
 async def model(request: Request) -> PreparedResponse:
@@ -26,17 +28,18 @@ async def model(request: Request) -> PreparedResponse:
         raise Problem(400, f"Bad resolution {given[:50]!r}: expected one of {', '.join(Resolution)}.")
     resolution = Resolution(given)
 
-    async def make() -> PreparedResponse:
+    async def read() -> tuple[ModelHistory, ModelHistory, ModelHistory]:
         found = await services.history.model(prefix, resolution)
         hours = found if resolution is Resolution.HOUR else await services.history.model(prefix)
-        minutes = await services.history.model(prefix, Resolution.MINUTE)
-        if not found.slots and not hours.slots and services.model(prefix) is None:
-            raise await services.unknown("model", prefix, f"No model {prefix[:100]!r} is known.")
-        return await services.on_demand.render(
-            lambda: kinds.document(model_history_document(found, hours, minutes), "/api/v1/history/models/{dht_prefix}")
-        )
+        return found, hours, await services.history.model(prefix, Resolution.MINUTE)
 
-    return await services.on_demand.get(resource(request.scope), make)
+    def draw(view: View, read: tuple[ModelHistory, ModelHistory, ModelHistory]) -> PreparedResponse:
+        found, hours, minutes = read
+        if not found.slots and not hours.slots:
+            services.known_model(view.snapshot, prefix)
+        return kinds.document(model_history_document(found, hours, minutes))
+
+    return await services.read_and_draw(request, read, draw)
 
 
 async def server(request: Request) -> PreparedResponse:
@@ -44,12 +47,9 @@ async def server(request: Request) -> PreparedResponse:
     services = services_of(request)
     peer_id = await services.peer_id(request.path_params["peer_id"])
 
-    async def make() -> PreparedResponse:
-        found = await services.history.server(peer_id)
+    def draw(_: View, found: ServerHistory | None) -> PreparedResponse:
         if found is None:
-            raise await services.unknown("server", peer_id, f"No server {peer_id[:100]!r} is known.")
-        return await services.on_demand.render(
-            lambda: kinds.document(server_history_document(found), "/api/v1/history/servers/{peer_id}")
-        )
+            raise services.unknown("server", peer_id)
+        return kinds.document(server_history_document(found))
 
-    return await services.on_demand.get(resource(request.scope), make)
+    return await services.read_and_draw(request, partial(services.history.server, peer_id), draw)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from api.http.base_address import base_address
 from api.http.limit import parse_limit
-from api.http.resources import resource
 from api.pages.feed import atom_feed
 from api.pages.history import FirstSeen
 from api.responses import kinds
@@ -20,8 +19,10 @@ from shared.store.rings import Resolution
 if TYPE_CHECKING:
     from starlette.requests import Request
 
+    from api.pages import View
     from api.responses.history_cache import HistoryCache
     from api.responses.prepared import PreparedResponse
+    from shared.incidents import Incident
 
 MAX_PASTS = 20
 """Models that are broken without an incident whose past the page reads."""
@@ -32,17 +33,15 @@ async def page(request: Request) -> PreparedResponse:
     """Incidents for people: those that last, and those that ended."""
     services = services_of(request)
 
-    async def make() -> PreparedResponse:
-        found, view = await services.history.incidents(), services.swarm.view()
-        without = [each.dht_prefix for each in outages(view.snapshot, found) if each.incident is None]
-        read = await in_time(asyncio.gather(*(_past(services.history, prefix) for prefix in without[:MAX_PASTS])))
-        pasts = dict(zip(without, read or (), strict=False))
+    async def read() -> tuple[tuple[Incident, ...], dict[str, FirstSeen]]:
+        found = await services.history.incidents()
+        without = [each.dht_prefix for each in outages(services.swarm.snapshot, found) if each.incident is None]
+        pasts = await in_time(asyncio.gather(*(_past(services.history, prefix) for prefix in without[:MAX_PASTS])))
+        return found, dict(zip(without, pasts or (), strict=False))
 
-        return await services.on_demand.render(
-            lambda: kinds.page(services.pages.incidents(view, found, pasts), "/incidents")
-        )
-
-    return await services.on_demand.get(resource(request.scope), make)
+    return await services.read_and_draw(
+        request, read, lambda view, found: kinds.page(services.pages.incidents(view, *found))
+    )
 
 
 async def _past(history: HistoryCache, dht_prefix: str) -> FirstSeen:
@@ -56,30 +55,19 @@ async def incidents(request: Request) -> PreparedResponse:
     limit = parse_limit(request.query_params.get("limit"), MAX_LIMIT)
     wanted = request.query_params.get("model")
 
-    async def make() -> PreparedResponse:
-        # A filter that was never asked for before costs no read of Redis.
-        found, view = await services.history.incidents(), services.swarm.view()
+    def draw(view: View, found: tuple[Incident, ...]) -> PreparedResponse:
+        return kinds.document(incidents_document(found, limit, view.snapshot, view.freshness, dht_prefix=wanted))
 
-        def render() -> PreparedResponse:
-            document = incidents_document(found, limit, view.snapshot, view.freshness, dht_prefix=wanted)
-            return kinds.document(document, "/api/v1/incidents")
-
-        return await services.on_demand.render(render)
-
-    return await services.on_demand.get(resource(request.scope), make)
+    # A filter that was never asked for before costs no read of Redis.
+    return await services.read_and_draw(request, services.history.incidents, draw)
 
 
 async def atom(request: Request) -> PreparedResponse:
     """The newest incidents as a feed."""
     services, base = services_of(request), base_address(request)
 
-    async def make() -> PreparedResponse:
-        found, view = await services.history.incidents(), services.swarm.view()
+    def draw(view: View, found: tuple[Incident, ...]) -> PreparedResponse:
+        return kinds.feed(atom_feed(found, base=base, now=view.now, last_seen=view.last_seen))
 
-        def render() -> PreparedResponse:
-            content = atom_feed(found, base=base, now=view.now, last_seen=view.last_seen)
-            return kinds.feed(content, "/incidents.atom")
-
-        return await services.on_demand.render(render)
-
-    return await services.on_demand.get(f"{base} {services.public_resource(request)}", make)
+    key = f"{base} {services.public_resource(request)}"
+    return await services.read_and_draw(request, services.history.incidents, draw, key=key)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from api.http.encodings import accepted_coding
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from api.lists.index import Table
+    from api.pages import View
     from api.responses.prepared import PreparedResponse
 
 SUFFIXES = ("", ".ndjson", ".csv")
@@ -39,7 +39,7 @@ async def _page(request: Request, table: Table[Any]) -> PreparedResponse:
     # No path begins like this key: a list is never sent before its whole query and its Accept were read here.
     key = f"list {form} {coding} {path}?{query.text(query.selection.cursor)}"
 
-    make_page = partial(
-        services.lists.page, table, snapshot, query, freshness=freshness, form=form, coding=coding, path=path
-    )
-    return await services.on_demand.draw(key, make_page)
+    def draw(_: View) -> PreparedResponse:
+        return services.lists.page(table, snapshot, query, freshness=freshness, form=form, coding=coding, path=path)
+
+    return await services.draw(request, draw, key=key)

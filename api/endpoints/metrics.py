@@ -14,6 +14,7 @@ from api.services import services_of
 if TYPE_CHECKING:
     from starlette.requests import Request
 
+    from api.pages import View
     from api.responses.prepared import PreparedResponse
 
 
@@ -28,11 +29,10 @@ async def servers(request: Request) -> PreparedResponse:
     """Series for each server, where PER_SERVER_METRICS=on: made once for each snapshot that is scraped."""
     services = services_of(request)
     openmetrics = "application/openmetrics-text" in request.headers.get("accept", "")
-    view = services.swarm.view()
 
-    def draw() -> PreparedResponse:
+    def draw(view: View) -> PreparedResponse:
         current = view.snapshot if not view.stale else None
         collector = CollectorRegistry() if current is None else ServerCollector(current)
         return kinds.metrics(exposition(collector, openmetrics=openmetrics), openmetrics=openmetrics)
 
-    return await services.on_demand.draw(f"/metrics/servers#{openmetrics}", draw)  # not its path: it has two forms
+    return await services.draw(request, draw, key=f"/metrics/servers#{openmetrics}")  # not its path: it has two forms

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from api.http.resources import resource
 from api.pages.history import ModelPast
+from api.pages.view import model_of
 from api.responses import kinds
 from api.responses.history_cache import in_time
 from api.services import services_of
@@ -16,6 +16,7 @@ from shared.store.rings import Resolution
 if TYPE_CHECKING:
     from starlette.requests import Request
 
+    from api.pages import View
     from api.responses.history_cache import HistoryCache
     from api.responses.prepared import PreparedResponse
 
@@ -25,19 +26,17 @@ async def page(request: Request) -> PreparedResponse:
     services = services_of(request)
     prefix: str = request.path_params["dht_prefix"]
 
-    async def make() -> PreparedResponse:
-        view = services.swarm.view()
-        if services.model(prefix) is None:
-            detail = f"The latest snapshot has no model {prefix[:100]!r}."
-            raise await services.unknown("model", prefix, detail)
-        past = await in_time(_past(services.history, prefix))
+    async def read() -> ModelPast | None:
+        is_known = model_of(services.swarm.snapshot, prefix) is not None
+        return await in_time(_past(services.history, prefix)) if is_known else None
 
-        def render() -> PreparedResponse:
-            return kinds.page(services.pages.model(view, prefix, history=past) or "", "/models/{dht_prefix}")
+    def draw(view: View, past: ModelPast | None) -> PreparedResponse:
+        html = services.pages.model(view, prefix, history=past)
+        if html is None:
+            raise services.unknown("model", prefix, f"The latest snapshot has no model {prefix[:100]!r}.")
+        return kinds.page(html)
 
-        return await services.on_demand.render(render)
-
-    return await services.on_demand.get(resource(request.scope), make)
+    return await services.read_and_draw(request, read, draw)
 
 
 async def _past(history: HistoryCache, prefix: str) -> ModelPast:
@@ -55,12 +54,11 @@ async def model(request: Request) -> PreparedResponse:
     services = services_of(request)
     snapshot, freshness = services.snapshot(), services.swarm.view().freshness
     prefix: str = request.path_params["dht_prefix"]
-    report = services.model(prefix)
-    if report is None:
-        raise await services.unknown("model", prefix, f"No model {prefix[:100]!r} is known.")
 
-    def draw() -> PreparedResponse:
-        document = model_document(snapshot, report, freshness, show_addresses=services.settings.show_addresses)
-        return kinds.document(document, "/api/v1/models/{dht_prefix}")
+    def draw(_: View) -> PreparedResponse:
+        model = services.known_model(snapshot, prefix)
+        return kinds.document(
+            model_document(snapshot, model, freshness, show_addresses=services.settings.show_addresses)
+        )
 
-    return await services.on_demand.draw(resource(request.scope), draw)
+    return await services.draw(request, draw)

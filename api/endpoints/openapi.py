@@ -5,6 +5,7 @@ Operations are written here, schemas come from the types.
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from api.lists.index import Table
+    from api.pages import View
     from shared.incidents import Incident
     from shared.snapshot import Snapshot
 
@@ -73,11 +75,6 @@ DOCUMENTS = (
 _REF = "#/components/schemas/{name}"
 
 
-def _in_path(name: str, words: str, most: int, **least: int) -> dict[str, Any]:
-    schema = {"type": "string", **least, "maxLength": most}
-    return {"name": name, "in": "path", "required": True, "description": words, "schema": schema}
-
-
 def _query(name: str, schema: dict[str, Any], words: str) -> dict[str, Any]:
     return {"name": name, "in": "query", "description": words, "schema": schema}
 
@@ -88,16 +85,15 @@ _RESOLUTION = _query(
     {"enum": ["minute", "hour", "day"], "default": "hour"},
     "`minute`: a day; `hour`: 30 days; `day`: five years.",
 )
-_PREFIX = _in_path(
-    "dht_prefix", "The model's DHT prefix; a slash in it may be written as it is or as %2F.", 128, minLength=1
-)
-_PEER = _in_path("peer_id", "A peer id in any form of the libp2p specification.", 128, minLength=1)
-_CONTRIBUTOR = _in_path(
-    "name", "The public name that servers announce: claimed, as anyone can announce any name.", 64, minLength=1
-)
-_FILE = _in_path("name", "A name that `/api/v1/data` lists, as `crawls-2026-11-25.csv.gz`.", 64)
-_WEEK = _in_path("week", "A week that `/api/v1/reports` lists, named as by ISO 8601: `2026-W48`.", 16)
-_INCIDENT = _in_path("incident_id", "The id of an incident in `/api/v1/incidents`.", 64, minLength=1)
+_IN_PATH = {
+    "dht_prefix": ("The model's DHT prefix; a slash in it may be written as it is or as %2F.", 1, 128),
+    "peer_id": ("A peer id in any form of the libp2p specification.", 1, 128),
+    "name": ("The public name that servers announce: claimed, as anyone can announce any name.", 1, 64),
+    "file": ("A name that `/api/v1/data` lists, as `crawls-2026-11-25.csv.gz`.", 0, 64),
+    "week": ("A week that `/api/v1/reports` lists, named as by ISO 8601: `2026-W48`.", 0, 16),
+    "incident_id": ("The id of an incident in `/api/v1/incidents`.", 1, 64),
+}
+"""By the name of a parameter of the path: what it is, and its least and most characters."""
 _WORDS = {
     304: "The client has it already (If-None-Match).",
     303: "To the page of what was asked for.",
@@ -133,20 +129,15 @@ async def page(request: Request) -> PreparedResponse:
     """The description as a page, with answers of this swarm as examples."""
     services, base = services_of(request), base_address(request)
 
-    async def make() -> PreparedResponse:
-        snapshot = services.swarm.snapshot
-        incidents_found = await in_time(services.history.incidents())
-
-        def render() -> PreparedResponse:
-            answers, fill = examples(snapshot, incidents_found or (), show_addresses=services.settings.show_addresses)
-            limit = services.settings.rate_limit
-            html = services.pages.docs(describe(), answers, fill, base=base, rate_limit=limit)
-            return kinds.page(html, "/docs")
-
-        return await services.on_demand.render(render)
+    def draw(view: View, found: Sequence[Incident] | None) -> PreparedResponse:
+        answers, fill = examples(view.snapshot, found or (), show_addresses=services.settings.show_addresses)
+        limit = services.settings.rate_limit
+        return kinds.page(services.pages.docs(describe(), answers, fill, base=base, rate_limit=limit))
 
     # No path begins like this key: the page shows the address that the client used.
-    return await services.on_demand.get(f"docs {base}", make)
+    return await services.read_and_draw(
+        request, lambda: in_time(services.history.incidents()), draw, key=f"docs {base}"
+    )
 
 
 def examples(
@@ -197,7 +188,7 @@ def describe() -> dict[str, Any]:
             "description": "Can people use this swarm now, and if not, why? Times are Unix seconds, durations are "
             "seconds, throughputs are tokens per second. Fields are added, never changed or taken away.",
         },
-        "paths": {path: {"get": operation} for path, operation in _paths().items()},
+        "paths": {path: {"get": _with_path(path, operation)} for path, operation in _paths().items()},
         "components": {"schemas": components},
     }
 
@@ -208,16 +199,16 @@ def _paths() -> dict[str, dict[str, Any]]:
         **_list("/api/v1/servers", "Servers: a row for each one's part in a model", SERVERS),
         **_list("/api/v1/models", "Models without their servers", MODELS),
         "/api/v1/models/{dht_prefix}": _json(
-            "One model with its servers", "ModelDocument", _PREFIX, errors=(404, 503), cached=True
+            "One model with its servers", "ModelDocument", errors=(404, 503), cached=True
         ),
         "/api/v1/servers/{peer_id}": _json(
-            "One server or bootstrap peer", "ServerDocument", _PEER, errors=(400, 404, 503), cached=True
+            "One server or bootstrap peer", "ServerDocument", errors=(400, 404, 503), cached=True
         ),
         "/api/v1/history/models/{dht_prefix}": _json(
-            "A model's past", "ModelHistoryDocument", _PREFIX, _RESOLUTION, errors=(400, 404, 503), cached=True
+            "A model's past", "ModelHistoryDocument", _RESOLUTION, errors=(400, 404, 503), cached=True
         ),
         "/api/v1/history/servers/{peer_id}": _json(
-            "A server's past", "ServerHistoryDocument", _PEER, errors=(400, 404, 503), cached=True
+            "A server's past", "ServerHistoryDocument", errors=(400, 404, 503), cached=True
         ),
         "/api/v1/incidents": _json(
             "Outages, the newest first", "IncidentsDocument",
@@ -236,10 +227,10 @@ def _paths() -> dict[str, dict[str, Any]]:
             "Who serves how much, under which claimed name", "ContributorsDocument", errors=(403, 503), cached=True
         ),
         "/api/v1/contributors/{name}": _json(
-            "One contributor", "ContributorDocument", _CONTRIBUTOR, errors=(403, 404, 503), cached=True
+            "One contributor", "ContributorDocument", errors=(403, 404, 503), cached=True
         ),
         "/api/v1/is_reachable/{peer_id}": _json(
-            "Can the monitor reach this peer, and if not, why", "ReachabilityDocument", _PEER,
+            "Can the monitor reach this peer, and if not, why", "ReachabilityDocument",
             _query("fresh", {"type": "string"}, "`1` looks again; for trusted networks."),
             _query("vantage", {"type": "string"}, "Only from this vantage point."),
             _ADDRESS,
@@ -261,34 +252,30 @@ def _paths() -> dict[str, dict[str, Any]]:
             }
         },
         "/badge/{dht_prefix}.svg": _media(
-            "A model as a picture for a README", "image/svg+xml", _PREFIX,
+            "A model as a picture for a README", "image/svg+xml",
             _query("metric", {"enum": [*BadgeMetric], "default": BadgeMetric.STATE}, "What it shows."),
             errors=(400,), pictures=(404, 503),
         ),
         "/places": _media("Servers by country and city", "text/html", errors=(403, 404, 503)),
         "/og.png": _media("The swarm as a picture, 1200 x 630: what links unfold to", "image/png", errors=(403,)),
         "/og/models/{dht_prefix}.png": _media(
-            "A model as a picture, 1200 x 630: what links unfold to", "image/png", _PREFIX, errors=(403, 404, 503)
+            "A model as a picture, 1200 x 630: what links unfold to", "image/png", errors=(403, 404, 503)
         ),
         "/embed/models/{dht_prefix}": _media(
-            "A model as a card for a frame of another site", "text/html", _PREFIX, errors=(403, 404, 503)
+            "A model as a card for a frame of another site", "text/html", errors=(403, 404, 503)
         ),
-        "/share/models/{dht_prefix}": _media(
-            "What shows a model elsewhere, to copy", "text/html", _PREFIX, errors=(404, 503)
-        ),
-        "/i/{incident_id}": _media("An incident for people", "text/html", _INCIDENT, errors=(404, 503)),
+        "/share/models/{dht_prefix}": _media("What shows a model elsewhere, to copy", "text/html", errors=(404, 503)),
+        "/i/{incident_id}": _media("An incident for people", "text/html", errors=(404, 503)),
         "/favicon.ico": _media("The icon", "image/x-icon"),
         "/robots.txt": _media("What crawlers of the web may read", "text/plain"),
         "/incidents.atom": _media("Outages as an Atom feed", "application/atom+xml", errors=(403, 503)),
         "/api/v1/data": _json("The files of the daily export", "DataDocument", errors=(403, 503)),
         "/data": _media("The files of the daily export for people", "text/html", errors=(403, 503)),
-        "/data/{name}": _media(
-            "One file of the daily export", "application/gzip", _FILE, errors=(403, 404), pages=True
-        ),
+        "/data/{name}": _media("One file of the daily export", "application/gzip", errors=(403, 404), pages=True),
         "/api/v1/reports": _json("Weeks that have a report", "ReportsDocument", errors=(403, 503)),
-        "/api/v1/reports/{week}": _json("What a week was like", "ReportDocument", _WEEK, errors=(403, 404, 503)),
+        "/api/v1/reports/{week}": _json("What a week was like", "ReportDocument", errors=(403, 404, 503)),
         "/reports": _media("Weekly reports for people", "text/html", errors=(403, 503)),
-        "/reports/{week}": _media("What a week was like, for people", "text/html", _WEEK, errors=(403, 404, 503)),
+        "/reports/{week}": _media("What a week was like, for people", "text/html", errors=(403, 404, 503)),
         "/reports.atom": _media("Weekly reports as an Atom feed", "application/atom+xml", errors=(403, 503)),
         "/swarm.txt": _media(
             "The swarm as a picture of text", "text/plain",
@@ -306,10 +293,10 @@ def _paths() -> dict[str, dict[str, Any]]:
             *_OF_CHANGES, errors=(403, 503),
         ),
         "/contributors": _media("Contributors for people", "text/html", errors=(403, 503)),
-        "/contributors/{name}": _media("A contributor for people", "text/html", _CONTRIBUTOR, errors=(403, 404, 503)),
+        "/contributors/{name}": _media("A contributor for people", "text/html", errors=(403, 404, 503)),
         "/incidents": _media("Outages for people", "text/html", errors=(503,)),
-        "/models/{dht_prefix}": _media("A model for people", "text/html", _PREFIX, errors=(404, 503)),
-        "/servers/{peer_id}": _media("A server for people", "text/html", _PEER, errors=(404, 503), others=(307,)),
+        "/models/{dht_prefix}": _media("A model for people", "text/html", errors=(404, 503)),
+        "/servers/{peer_id}": _media("A server for people", "text/html", errors=(404, 503), others=(307,)),
         "/search": _media("What a pasted text names, for people", "text/html", _TEXT, errors=(503,), others=(303,)),
         "/help": _media(
             "Where one more server counts most", "text/html",
@@ -318,10 +305,20 @@ def _paths() -> dict[str, dict[str, Any]]:
         "/glossary": _media("The terms of the pages", "text/html", errors=(503,)),
         "/check": _media("The form of a check for people", "text/html", _TEXT, others=(303,)),
         "/check/{peer_id}/stages": _media(
-            "Server-sent events: how far the peer's check has come", "text/event-stream", _PEER, errors=(400, 503)
+            "Server-sent events: how far the peer's check has come", "text/event-stream", errors=(400, 503)
         ),
-        "/check/{peer_id}": _media("A check for people", "text/html", _PEER, _ADDRESS, errors=(400, 403, 429, 503)),
+        "/check/{peer_id}": _media("A check for people", "text/html", _ADDRESS, errors=(400, 403, 429, 503)),
     }  # fmt: skip
+
+
+def _with_path(path: str, operation: dict[str, Any]) -> dict[str, Any]:
+    """Return an operation with the parameters that its path names."""
+    found = []
+    for name in re.findall(r"{(\w+)}", path):
+        words, least, most = _IN_PATH["file" if path == "/data/{name}" else name]
+        schema = {"type": "string", **({"minLength": least} if least else {}), "maxLength": most}
+        found.append({"name": name, "in": "path", "required": True, "description": words, "schema": schema})
+    return {**operation, "parameters": [*found, *operation["parameters"]]} if found else operation
 
 
 def _list(path: str, summary: str, table: Table[Any]) -> dict[str, dict[str, Any]]:

@@ -36,5 +36,6 @@ async def text(request: Request) -> PreparedResponse:
     if (prepared := services.prepared.find(request.scope)) is not None:
         return prepared
     color = resource(request.scope) == COLOR_PATH
-
-    return await services.on_demand.draw(f"{TEXT_PATH}#{color}", lambda: swarm_text(snapshot, freshness, color=color))
+    return await services.draw(
+        request, lambda _: swarm_text(snapshot, freshness, color=color), key=f"{TEXT_PATH}#{color}"
+    )

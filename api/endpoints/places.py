@@ -11,6 +11,7 @@ from api.services import services_of
 if TYPE_CHECKING:
     from starlette.requests import Request
 
+    from api.pages import View
     from api.responses.prepared import PreparedResponse
 
 
@@ -21,13 +22,11 @@ async def page(request: Request) -> PreparedResponse:
     services.snapshot()
     unknown = "No location is known: this monitor has no geo database (GEOIP_DATABASE), or shows no addresses."
 
-    view = services.swarm.view()
-
-    def draw() -> PreparedResponse:
+    def draw(view: View) -> PreparedResponse:
         html = services.pages.places(view)
         if html is None:
             raise Problem(404, unknown)
-        return kinds.page(html, "/places")
+        return kinds.page(html)
 
     # No path begins like this key: who may see it is checked each time.
-    return await services.on_demand.draw("places", draw)
+    return await services.draw(request, draw, key="places")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from starlette.responses import Response
@@ -9,7 +10,7 @@ from starlette.responses import Response
 from api.http.base_address import base_address
 from api.http.headers import ATOM
 from api.http.problems import Problem
-from api.pages.report_feed import MAX_ENTRIES, report_feed
+from api.pages.feed import MAX_REPORTS, report_feed
 from api.responses import kinds
 from api.responses.read_through import FRESH_SECONDS
 from api.services import services_of
@@ -17,8 +18,11 @@ from shared.days import parse_week
 from shared.public.reports import ReportLink, ReportsDocument
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from starlette.requests import Request
 
+    from api.pages import View
     from api.responses.prepared import PreparedResponse
     from api.services import Services
     from shared.public.reports import ReportDocument
@@ -27,48 +31,46 @@ if TYPE_CHECKING:
 async def page(request: Request) -> PreparedResponse:
     """The weeks that have a report, for people."""
     services = services_of(request)
-
-    async def make() -> PreparedResponse:
-        weeks, view = await services.history.report_weeks(), services.swarm.view()
-        return await services.on_demand.render(lambda: kinds.page(services.pages.reports(view, weeks), "/reports"))
-
-    return await services.on_demand.get(services.public_resource(request), make)
+    return await services.read_and_draw(
+        request,
+        services.history.report_weeks,
+        lambda view, weeks: kinds.page(services.pages.reports(view, weeks)),
+        key=services.public_resource(request),
+    )
 
 
 async def week_page(request: Request) -> PreparedResponse:
     """One week for people."""
     services = services_of(request)
-
-    async def make() -> PreparedResponse:
-        found, view = await _report(services, request.path_params["week"]), services.swarm.view()
-        return await services.on_demand.render(
-            lambda: kinds.page(services.pages.report(view, found), "/reports/{week}")
-        )
-
-    return await services.on_demand.get(services.public_resource(request), make)
+    return await services.read_and_draw(
+        request,
+        partial(_report, services, request.path_params["week"]),
+        lambda view, found: kinds.page(services.pages.report(view, found)),
+        key=services.public_resource(request),
+    )
 
 
 async def reports(request: Request) -> PreparedResponse:
     """The weeks that have a report, for programs."""
     services = services_of(request)
 
-    async def make() -> PreparedResponse:
-        weeks = await services.history.report_weeks()
-        document = ReportsDocument(reports=tuple(ReportLink(week, f"/api/v1/reports/{week}") for week in weeks))
-        return await services.on_demand.render(lambda: kinds.document(document, "/api/v1/reports"))
+    def draw(_: View, weeks: Sequence[str]) -> PreparedResponse:
+        links = tuple(ReportLink(week, f"/api/v1/reports/{week}") for week in weeks)
+        return kinds.document(ReportsDocument(reports=links))
 
-    return await services.on_demand.get(services.public_resource(request), make)
+    key = services.public_resource(request)
+    return await services.read_and_draw(request, services.history.report_weeks, draw, key=key)
 
 
 async def report(request: Request) -> PreparedResponse:
     """One week for programs."""
     services = services_of(request)
-
-    async def make() -> PreparedResponse:
-        found = await _report(services, request.path_params["week"])
-        return await services.on_demand.render(lambda: kinds.document(found, "/api/v1/reports/{week}"))
-
-    return await services.on_demand.get(services.public_resource(request), make)
+    return await services.read_and_draw(
+        request,
+        partial(_report, services, request.path_params["week"]),
+        lambda _, found: kinds.document(found),
+        key=services.public_resource(request),
+    )
 
 
 async def atom(request: Request) -> Response:
@@ -76,7 +78,7 @@ async def atom(request: Request) -> Response:
     services = services_of(request)
     services.require_public(request)
     history = services.history
-    weeks = (await history.report_weeks())[:MAX_ENTRIES]
+    weeks = (await history.report_weeks())[:MAX_REPORTS]
     content = report_feed(await history.reports(*weeks), base=base_address(request))
     headers = {"cache-control": f"public, max-age={FRESH_SECONDS:.0f}", "vary": "Host"}
     return Response(content, media_type=ATOM, headers=headers)

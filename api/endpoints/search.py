@@ -8,17 +8,16 @@ import msgspec
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from api.http.headers import CORS, JSON, SECURITY_HEADERS
-from api.pages.search import SearchView, make_search, match_href
+from api.pages.search import make_search, match_href
 from api.responses.history_cache import in_time
 from api.services import services_of
 from shared.paste import MAX_READ
-from shared.public.search import SearchDocument, SearchHit
 from shared.resolve import Kind
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from api.pages.search import Hit
+    from shared.public.search import SearchDocument
     from shared.resolve import Resolution
 
 
@@ -40,25 +39,15 @@ async def search(request: Request) -> Response:
     """The same for programs: JSON, and never a redirect."""
     services = services_of(request)
     services.snapshot()
-    resolution = await services.resolve(request.query_params.get("q", "")[: MAX_READ + 1])
+    text = request.query_params.get("q", "")[: MAX_READ + 1]
+    resolution = await services.resolve(text)
     found = await _search(request, resolution)
-    document = SearchDocument(
-        query=found.pasted,
-        sentence=found.sentence,
-        found=tuple(map(_document, found.found)),
-        more=found.more,
-        suggestions=tuple(map(_document, found.suggestions)),
-    )
     headers = {**CORS, "cache-control": "public, max-age=15"}
-    return Response(msgspec.json.encode(document), media_type=JSON, headers=headers)
+    return Response(msgspec.json.encode(found), media_type=JSON, headers=headers)
 
 
-async def _search(request: Request, resolution: Resolution) -> SearchView:
+async def _search(request: Request, resolution: Resolution) -> SearchDocument:
     services = services_of(request)
     incidents = await in_time(services.history.incidents()) or ()
     view = services.swarm.view()
     return await services.on_demand.render(lambda: make_search(resolution, view.snapshot, incidents, stale=view.stale))
-
-
-def _document(hit: Hit) -> SearchHit:
-    return SearchHit(kind=hit.kind, key=hit.key, text=hit.text, more=hit.more, href=hit.href)  # type: ignore[arg-type] # its kinds are these

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from starlette.responses import RedirectResponse, Response
 
 from api.http.problems import Problem
-from api.http.resources import resource
 from api.pages.search import is_peer, match_href, named
 from api.responses import kinds
 from api.responses.history_cache import in_time
@@ -20,8 +19,11 @@ from shared.public.models import server_document
 if TYPE_CHECKING:
     from starlette.requests import Request
 
+    from api.pages import View
     from api.responses.prepared import PreparedResponse
     from api.services import Services
+    from shared.incidents import Incident
+    from shared.store.history import ServerHistory
 
 
 async def page(request: Request) -> Response | PreparedResponse:
@@ -36,22 +38,17 @@ async def page(request: Request) -> Response | PreparedResponse:
         return RedirectResponse(f"/servers/{peer_id}")
     services.snapshot()
 
-    async def make() -> PreparedResponse:
-        view = services.swarm.view()
-        history, incidents = await asyncio.gather(
-            in_time(services.history.server(peer_id)), in_time(services.history.incidents())
-        )
+    async def read() -> tuple[ServerHistory | None, tuple[Incident, ...] | None]:
+        return await asyncio.gather(in_time(services.history.server(peer_id)), in_time(services.history.incidents()))
 
-        def render() -> PreparedResponse | None:
-            html = services.pages.server(view, peer_id, history=history, incidents=incidents or ())
-            return None if html is None else kinds.page(html, "/servers/{peer_id}")
+    def draw(view: View, past: tuple[ServerHistory | None, tuple[Incident, ...] | None]) -> PreparedResponse:
+        history, incidents = past
+        html = services.pages.server(view, peer_id, history=history, incidents=incidents or ())
+        if html is None:
+            raise _never_announced(services, peer_id)
+        return kinds.page(html)
 
-        response = await services.on_demand.render(render)
-        if response is None:
-            raise await _never_announced(services, peer_id)
-        return response
-
-    return await services.on_demand.get(resource(request.scope), make)
+    return await services.read_and_draw(request, read, draw)
 
 
 async def _resolved(services: Services, given: str, error: Exception) -> Response:
@@ -65,10 +62,10 @@ async def _resolved(services: Services, given: str, error: Exception) -> Respons
     raise Problem(404, detail, near=near, heading="No such server", asked=given) from error
 
 
-async def _never_announced(services: Services, peer_id: str) -> Problem:
+def _never_announced(services: Services, peer_id: str) -> Problem:
     """Return the 404 of a well-formed peer id that neither the snapshot nor the history knows, in its own words."""
     told = never_announced(services.swarm.snapshot)
-    near = await services.suggestions("server", peer_id)
+    near = services.suggestions("server", peer_id)
     heading = f"…{peer_id[-6:]} {told.title}"
     return Problem(404, told.sentences, near=near, heading=heading, asked=peer_id)
 
@@ -79,14 +76,10 @@ async def server(request: Request) -> PreparedResponse:
     peer_id = await services.peer_id(request.path_params["peer_id"])
     snapshot, freshness = services.snapshot(), services.swarm.view().freshness
 
-    def render() -> PreparedResponse | None:
+    def draw(_: View) -> PreparedResponse:
         document = server_document(snapshot, peer_id, freshness, show_addresses=services.settings.show_addresses)
-        return None if document is None else kinds.document(document, "/api/v1/servers/{peer_id}")
+        if document is None:
+            raise services.unknown("server", peer_id)
+        return kinds.document(document)
 
-    async def make() -> PreparedResponse:
-        response = await services.on_demand.render(render)
-        if response is None:
-            raise await services.unknown("server", peer_id, f"No server {peer_id[:100]!r} is known.")
-        return response
-
-    return await services.on_demand.get(resource(request.scope), make)
+    return await services.draw(request, draw)

@@ -67,9 +67,7 @@ class ListPages:
                 content = msgspec.json.encode(
                     document(**as_of(snapshot, freshness), total=page.total, next=following, **{table.name: rows})
                 )
-        return PreparedResponse.make(
-            content, MEDIA_TYPES[form], headers=headers, vary=BY_ACCEPT, route=path, coding=coding
-        )
+        return PreparedResponse.make(content, MEDIA_TYPES[form], headers=headers, vary=BY_ACCEPT, coding=coding)
 
     def _index(self, table: Table[Any], snapshot: Snapshot) -> Index[Any]:
         known = self._indexes.get(table.name)

@@ -70,7 +70,9 @@ class ProcessMetrics(ProcessRegistry, Collector):
             cached.add_metric([path], count)
         yield cached
         yield GaugeMetricFamily("petals_api_event_subscribers", "Open event streams.", value=self.subscribers)
-        yield GaugeMetricFamily("petals_api_checks_waiting", "Callers that wait now.", value=self._checks_waiting())
+        yield GaugeMetricFamily(
+            "petals_api_checks_waiting", "Clients that wait for a check now.", value=self._checks_waiting()
+        )
         yield GaugeMetricFamily("petals_api_redis_connected", "1 while Redis answers.", value=self._redis_connected())
         if (age := self._snapshot_age()) is not None:
             yield GaugeMetricFamily(

@@ -37,13 +37,17 @@ class ServerCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         state = _family("petals_server_state", "1 for the server's state.", "state")
-        reached = _family("petals_server_reachable", "1 reached by the crawler, 0 not; absent where nobody could look.")
+        reached = _family(
+            "petals_server_reachable", "1 if the crawler reached it, 0 if not; absent if nobody could probe it."
+        )
         first = _family("petals_server_first_block", "The first block that it serves.")
         blocks = _family("petals_server_blocks", "Blocks that it serves.")
         rps = _family("petals_server_throughput_rps", "Requests per second, as announced.", "kind")
         cache = _family("petals_server_cache_tokens_left", "Free attention cache.")
-        relay = _family("petals_server_using_relay", "1 where it announces to use a relay.")
-        relayed = _family("petals_server_relayed", "1 reached through a relay, 0 directly; absent where not reached.")
+        relay = _family("petals_server_using_relay", "1 if it announces that it uses a relay.")
+        relayed = _family(
+            "petals_server_relayed", "1 if reached through a relay, 0 if directly; absent if not reached."
+        )
         for name, server in self._servers.items():
             state.add_metric([*name, server.state.value], 1)
             if server.verdict is not Verdict.UNKNOWN:
@@ -72,7 +76,7 @@ class ServerCollector(Collector):
         )
         agrees = _family(
             "petals_server_agrees",
-            "1 where its numbers are those of others that were given the same input, 0 where not; absent alone.",
+            "1 if it computes the same as others with the same input, 0 if not; absent without others.",
         )
         for name, server in self._servers.items():
             if server.inference is None:

@@ -60,12 +60,12 @@ class SwarmCollector(Collector):
         )
         yield gauge(
             "petals_crawl_undialled_servers",
-            "Servers that say they are online and that the last crawl had no time to dial.",
+            "Servers that announce they are online, and that the last crawl had no time to dial.",
             snapshot.undialled_servers,
         )
         yield gauge(
             "petals_servers_conflicting",
-            "Servers that differ from a record under their name, which anyone can write.",
+            "Servers whose answer contradicts a record under their id, which anyone can write.",
             snapshot.num_conflicts,
         )
         yield gauges(
@@ -91,7 +91,7 @@ class SwarmCollector(Collector):
         yield from self._servers()
 
     def _models(self) -> Iterator[Metric]:
-        info = InfoMetricFamily("petals_model", "What a model is.", labels=["model"])
+        info = InfoMetricFamily("petals_model", "1 for each model; the labels describe it.", labels=["model"])
         healthy = family("petals_model_healthy", "1 where every block is served, as far as seen from the crawler.")
         path = family(
             "petals_model_path_available",
@@ -104,13 +104,13 @@ class SwarmCollector(Collector):
         servers = family("petals_model_servers", "Servers by state.", "state")
         worst = family(
             "petals_model_worst_block_throughput_rps",
-            "Least over blocks of the online servers' summed throughput in requests per second, by kind.",
+            "Minimum over the blocks of the online servers' summed throughput in requests per second, by kind.",
             "kind",
         )
         cache = family("petals_model_cache_tokens_left", "Free attention cache of online servers.")
         usable = family(
             "petals_model_usable",
-            "1 where the latest chain of inference gave tokens, 0 where it did not; absent where nobody could look.",
+            "1 if the latest inference chain generated tokens, 0 if not; absent if nobody could check.",
         )
         per_token = family(
             "petals_model_seconds_per_token",
@@ -203,7 +203,7 @@ class AgeCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         yield gauge(
             "petals_snapshot_stale_after_seconds",
-            "The age from which on the swarm's metrics end, for want of anything current to say.",
+            "Age of the snapshot from which on the swarm's metrics are no longer exported.",
             self._stale_after,
         )
         if self._snapshot is not None:

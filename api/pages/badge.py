@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from api.pages import text
 from api.pages.charts import HOUR, NEARLY_ALL
+from shared import words
 from shared.advice.inference import seconds
 from shared.inference import UsabilityState
 from shared.judgement.coverage import coverage
@@ -122,7 +123,7 @@ def uptime_badge(label: str, uptime: float | None, watched: float) -> Badge:
     if uptime is None:
         return Badge(label, "uptime unknown", GREY)
     color = GREEN if uptime >= GOOD_UPTIME else AMBER if uptime >= FAIR_UPTIME else RED
-    of = "" if watched >= NEARLY_ALL * UPTIME_HOURS * HOUR else f" of {text.duration(watched)} watched"
+    of = "" if watched >= NEARLY_ALL * UPTIME_HOURS * HOUR else f" of {words.duration(watched)} watched"
     return Badge(label, f"uptime {percent(uptime)}{of}", color)
 
 

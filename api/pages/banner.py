@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from api.pages import text
-from shared.judgement.swarm import bootstrap_state, judged_models, nobody_can_join, swarm_state
+from shared import words
+from shared.judgement.swarm import judged_models, nobody_can_join, swarm_state
 from shared.judgement.usability import gives_tokens
 from shared.snapshot import ModelState, Verdict
 from shared.words import listed
@@ -30,36 +31,16 @@ _PAST = (
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """A warning above the page's content. `tone` is warn, bad or idle."""
+    """The verdict on the swarm, or a warning above the page's content. `tone` is good, warn, bad or idle."""
 
     tone: str
     title: str
     text: str
-    items: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()
+    """What it is about: bootstrap peers that did not answer, servers."""
 
 
-@dataclass(frozen=True, slots=True)
-class Headline:
-    """The verdict. `tone` is good, warn, bad or idle; `tried` are the bootstrap peers that did not answer."""
-
-    tone: str
-    title: str
-    text: str
-    tried: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """A bootstrap peer as it is shown."""
-
-    short_id: str
-    href: str
-    state: str
-    error: str
-    address: str
-
-
-def headline(view: View) -> Headline:
+def headline(view: View) -> Notice:
     """Return the verdict on the swarm, and its reason."""
     snapshot = view.snapshot
     if snapshot is None:
@@ -72,12 +53,12 @@ def headline(view: View) -> Headline:
     for now, past in _PAST:
         title, then = title.replace(now, past), then.replace(now, past)
     title += " when it was last seen"
-    return Headline("warn" if fresh.tone == "good" else fresh.tone, title, then)
+    return Notice("warn" if fresh.tone == "good" else fresh.tone, title, then)
 
 
-def _judge(snapshot: Snapshot) -> Headline:
+def _judge(snapshot: Snapshot) -> Notice:
     if nobody_can_join(snapshot.bootstrap_peers):
-        return Headline(
+        return Notice(
             "bad",
             "The swarm cannot be joined",
             "None of its bootstrap peers can be reached: new clients and servers find no way in.",
@@ -87,7 +68,7 @@ def _judge(snapshot: Snapshot) -> Headline:
         return _empty(snapshot)
     kind = "official model" if judged[0].official else "model"
     usable = sum(model.state is ModelState.HEALTHY and gives_tokens(model) is not False for model in judged)
-    counted = f"{usable} of {text.count(len(judged), kind)} can be used now."
+    counted = f"{usable} of {words.count(len(judged), kind)} can be used now."
     if len(judged) == 1 and not usable:
         counted = f"Its {kind} cannot be used now."
     if usable == len(judged):
@@ -96,23 +77,23 @@ def _judge(snapshot: Snapshot) -> Headline:
         counted += " The servers answered; no computation has proved it."
     match swarm_state(snapshot):
         case "healthy" if usable < len(judged):
-            return Headline("warn", "Every block is served, but not every model gives tokens", counted)
+            return Notice("warn", "Every block is served, but not every model gives tokens", counted)
         case "healthy":
-            return Headline("good", "The swarm is healthy", counted)
+            return Notice("good", "The swarm is healthy", counted)
         case "partly healthy":
-            return Headline("warn", "The swarm is partly healthy", counted)
+            return Notice("warn", "The swarm is partly healthy", counted)
         case _:
-            return Headline("bad", "The swarm is broken", counted.replace("0 of", "None of"))
+            return Notice("bad", "The swarm is broken", counted.replace("0 of", "None of"))
 
 
-def _empty(snapshot: Snapshot) -> Headline:
+def _empty(snapshot: Snapshot) -> Notice:
     reached = sum(peer.verdict is Verdict.REACHABLE for peer in snapshot.bootstrap_peers)
-    looked = f"{reached} of {text.count(len(snapshot.bootstrap_peers), 'bootstrap peer')} answered"
+    looked = f"{reached} of {words.count(len(snapshot.bootstrap_peers), 'bootstrap peer')} answered"
     wanted = [text.cut(model.dht_prefix, 40) for model in snapshot.models]
     if not snapshot.private_swarm:
-        return Headline("bad", "The swarm is empty", f"{looked}, and no server announces any block.")
+        return Notice("bad", "The swarm is empty", f"{looked}, and no server announces any block.")
     sought = f" Looked for the models of the settings ({listed(wanted)}) and" if wanted else " Looked for"
-    return Headline(
+    return Notice(
         "idle",
         "The private swarm is empty",
         f"{looked}.{sought} whatever is announced under the DHT key _petals.models: no server was there. "
@@ -120,23 +101,23 @@ def _empty(snapshot: Snapshot) -> Headline:
     )
 
 
-def _without_snapshot(view: View) -> Headline:
+def _without_snapshot(view: View) -> Notice:
     if not view.redis_connected:
-        return Headline(
+        return Notice(
             "bad",
             "Nothing is known yet",
             "This page cannot reach its Redis, where the crawler leaves what it sees. It goes on trying.",
         )
     if view.status is None or view.status.ok:
         now = "The crawler has not begun" if view.status is None else _doing(view.status.progress)
-        return Headline(
+        return Notice(
             "idle",
             "No snapshot yet: the first crawl is running",
             f"{now}. It takes some seconds, a minute where many servers are silent. If nothing comes, see whether the "
             "crawler runs: try “make demo” for a swarm on this machine, or set INITIAL_PEERS.",
         )
     hint = "Try “make demo” for a swarm on this machine, or set INITIAL_PEERS. The crawler goes on trying."
-    return Headline(
+    return Notice(
         "bad",
         "No snapshot yet: the first crawl failed",
         f"{_reason(view.status)} {hint}",
@@ -148,7 +129,7 @@ def _doing(progress: CrawlProgress | None) -> str:
     """Return what the running crawl does, in words."""
     if progress is None:
         return "It has ended, and its snapshot is on the way"
-    seen = f"{text.count(progress.servers, 'server')} found, {progress.dialled} of {progress.to_dial} dialled"
+    seen = f"{words.count(progress.servers, 'server')} found, {progress.dialled} of {progress.to_dial} dialled"
     match progress.doing:
         case "joining":
             return "It joins the swarm through its bootstrap peers"
@@ -174,19 +155,19 @@ def notices(view: View) -> list[Notice]:
     if snapshot is None:
         return found
     if status is not None and not status.ok and status.attempted_at > snapshot.taken_at:
-        title = f"The last crawl failed {text.duration(view.now - status.attempted_at)} ago."
+        title = f"The last crawl failed {words.duration(view.now - status.attempted_at)} ago."
         items = tried(status.bootstrap_peers, view.show_addresses)
         found.append(Notice("warn", title, f"{_reason(status)} Below is the last good snapshot.", items))
     if view.stale:
-        title = f"The snapshot is {text.duration(snapshot.age(view.now))} old."
-        period = text.period(snapshot.update_period)
-        words = f"It should be renewed every {period}; the swarm may have changed since."
-        found.append(Notice("warn", title, words))
+        title = f"The snapshot is {words.duration(snapshot.age(view.now))} old."
+        period = words.period(snapshot.update_period)
+        explained = f"It should be renewed every {period}; the swarm may have changed since."
+        found.append(Notice("warn", title, explained))
     if snapshot.unanswered_keys:
-        title = f"{text.count(snapshot.unanswered_keys, 'key')} of the swarm’s hash table did not answer in time."
+        title = f"{words.count(snapshot.unanswered_keys, 'key')} of the swarm’s hash table did not answer in time."
         found.append(Notice("warn", title, "Some blocks may have servers that nobody could see."))
     if snapshot.undialled_servers:
-        title = f"{text.count(snapshot.undialled_servers, 'server')} could not be dialled in time."
+        title = f"{words.count(snapshot.undialled_servers, 'server')} could not be dialled in time."
         found.append(Notice("idle", title, "They are shown in the state that they announce."))
     return found
 
@@ -196,13 +177,13 @@ def conflicts(view: View) -> list[Notice]:
     snapshot = view.snapshot
     if snapshot is None or not snapshot.num_conflicts:
         return []
-    servers = text.count(snapshot.num_conflicts, "server")
+    servers = words.count(snapshot.num_conflicts, "server")
     differs = "differs from its record" if snapshot.num_conflicts == 1 else "differ from their records"
     title = f"{servers} {differs}."
-    words = "Anyone can write a record in another server’s name; ≠ marks them in the tables:"
+    explained = "Anyone can write a record in another server’s name; ≠ marks them in the tables:"
     differing = (server for model in snapshot.models for server in model.servers if server.conflict)
-    lines = (f"…{text.cut(server.peer_id[-6:])}: {text.cut(server.conflict or '', 200)}" for server in differing)
-    return [Notice("idle", title, words, tuple(dict.fromkeys(lines))[:MAX_TRIED])]
+    lines = (f"…{text.short_id(server.peer_id)}: {text.cut(server.conflict or '', 200)}" for server in differing)
+    return [Notice("idle", title, explained, tuple(dict.fromkeys(lines))[:MAX_TRIED])]
 
 
 def tried(peers: Iterable[BootstrapPeer], show_addresses: bool) -> tuple[str, ...]:
@@ -215,16 +196,3 @@ def tried(peers: Iterable[BootstrapPeer], show_addresses: bool) -> tuple[str, ..
     if len(given) > MAX_TRIED:
         lines.append(f"and {len(given) - MAX_TRIED} more")
     return tuple(lines)
-
-
-def bootstrap(snapshot: Snapshot, show_addresses: bool) -> list[Peer]:
-    return [
-        Peer(
-            short_id=text.cut(peer.peer_id[-6:]),
-            href=text.check_href(peer.peer_id),
-            state=bootstrap_state(peer),
-            error=text.cut(peer.error or "", text.MAX_ERROR),
-            address=text.cut(peer.addresses[0], 160) if show_addresses and peer.addresses else "",
-        )
-        for peer in snapshot.bootstrap_peers
-    ]

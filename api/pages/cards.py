@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from api.pages import rows, text
 from shared import words
 from shared.advice.inference import model_proof, seconds
-from shared.judgement.coverage import coverage, weakest_stage
-from shared.judgement.path import find_path
+from shared.judgement.coverage import coverage, online, weakest_stage
+from shared.judgement.path import find_path, tokens_per_second
 from shared.judgement.usability import gives_tokens, path_stands
 from shared.peer_id import named_peer
 from shared.snapshot import ModelState, PeerState
@@ -61,21 +61,18 @@ class PathView:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What a model's card shows, as text."""
+    """A model, and what its card shows."""
 
+    model: ModelReport
     anchor: str
     href: str
     name: str
     short_name: str
-    dht_prefix: str
     repository: text.Shown | None
-    official: bool
-    limited: bool
     proof: Proved
     """What the latest chain of inference proved: the first thing that is said."""
     healthy: bool
     stale: bool
-    num_blocks: int
     covered: int
     strip: Strip
     told: ModelAdvice
@@ -83,7 +80,6 @@ class Card:
     """What all users together get at most, as the servers claim; empty where nobody can use it."""
     path: PathView
     states: list[tuple[str, int]]
-    num_servers: int
     rows: list[rows.Row]
     unfolded: bool
 
@@ -106,25 +102,21 @@ def make_card(model: ModelReport, told: ModelAdvice, *, max_rows: int = FULL_TAB
     if len(listed) > max_rows:
         listed = tuple(rows.fastest(listed, min(SHORT_TABLE, max_rows)))
     return Card(
+        model=model,
         anchor=text.anchor(model.dht_prefix),
         href=text.model_href(model.dht_prefix),
-        name=text.cut(model.name, 60) or "(nameless)",
-        short_name=text.cut(model.short_name, 32) or text.cut(model.dht_prefix, 32) or "(nameless)",
-        dht_prefix=text.cut(model.dht_prefix, 80),
+        name=text.name(model.name, 60),
+        short_name=text.cut(model.short_name, 32) or text.name(model.dht_prefix, 32),
         repository=text.shown_name(link, 60) if (link := text.safe_link(model.repository)) else None,
-        official=model.official,
-        limited=model.limited,
         proof=model_proof(model, stale=stale),
         healthy=model.state is ModelState.HEALTHY,
         stale=stale,
-        num_blocks=model.num_blocks,
         covered=held.covered_blocks,
         strip=make_strip(held, model),
         told=told,
         capacity="" if stale else _capacity(model),
-        path=PathView() if stale else _proved_path(model) or path_view(model, held),
+        path=PathView() if stale else _proved_path(model) or _estimated_path(model),
         states=rows.state_counts(model),
-        num_servers=len(model.servers),
         rows=rows.make_rows(listed, model.num_blocks),
         unfolded=len(listed) <= OPEN_TABLE,
     )
@@ -140,7 +132,7 @@ def make_strip(held: Coverage, model: ModelReport) -> Strip:
                 f"r{min(run.redundancy, 2)}",
                 rows.percent(run.start, num_blocks),
                 rows.percent(run.end - run.start, num_blocks),
-                f"{words.blocks([(run.start, run.end)])}: {text.count(run.redundancy, 'server')}",
+                f"{words.blocks([(run.start, run.end)])}: {words.count(run.redundancy, 'server')}",
             )
             for run in held.runs()
         ),
@@ -159,12 +151,12 @@ def _hop(hop: Hop, num_blocks: int) -> StripPart:
 
 
 def _over(hops: tuple[Hop, ...]) -> str:
-    return f"over {text.count(len(hops), 'server')}, to block {hops[-1].end - 1}"
+    return f"over {words.count(len(hops), 'server')}, to block {hops[-1].end - 1}"
 
 
 def _strip_label(held: Coverage) -> str:
     """Return the coverage strip in words, for screen readers."""
-    parts = [f"Coverage of {text.count(len(held.redundancy), 'block')}"]
+    parts = [f"Coverage of {words.count(len(held.redundancy), 'block')}"]
     levels = (("no server", 0, 0), ("one server", 1, 1), ("two or more servers", 2, max(held.redundancy, default=0)))
     for who, least, most in levels:
         if spans := held.spans(least, most):
@@ -172,13 +164,13 @@ def _strip_label(held: Coverage) -> str:
     return "; ".join(parts)
 
 
-def path_view(model: ModelReport, held: Coverage) -> PathView:
-    """Return the chain of servers that a client would find fastest."""
-    path = find_path(model, held)
+def _estimated_path(model: ModelReport) -> PathView:
+    """Return the path that a client would find fastest."""
+    path = find_path(online(model), 0, model.num_blocks)
     if path is None:
         return PathView()
-    hops = tuple(_passed(hop.server.peer_id, hop.start, hop.end) for hop in path.hops)
-    return PathView(_tokens(path.tokens_per_second), hops=hops)
+    hops = tuple(_passed(leg.server.peer_id, leg.start, leg.end) for leg in path)
+    return PathView(_tokens(tokens_per_second(path)), hops=hops)
 
 
 def _proved_path(model: ModelReport) -> PathView | None:
@@ -191,13 +183,13 @@ def _proved_path(model: ModelReport) -> PathView | None:
 
 
 def _passed(peer_id: str, start: int, end: int) -> tuple[str, str, str]:
-    return text.cut(peer_id[-6:]), text.server_href(peer_id), words.block_range(start, end)
+    return text.short_id(peer_id), text.server_href(peer_id), words.block_range(start, end)
 
 
 def _tokens(per_second: float | None) -> str:
     if per_second is None:
         return ""
-    return text.number(per_second) if per_second >= 10 else f"{per_second:.2g}"  # noqa: PLR2004 - `1.2e+02` reads badly
+    return words.number(per_second) if per_second >= 10 else f"{per_second:.2g}"  # noqa: PLR2004 - `1.2e+02` reads badly
 
 
 def _capacity(model: ModelReport) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
-from api.pages import text
+from shared import words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -127,7 +127,7 @@ def uptime_words(uptime: float | None, watched: float, window: Window) -> str:
         return "no data"
     if watched >= NEARLY_ALL * window.hours * HOUR:
         return percent(uptime)
-    return f"{percent(uptime)} of the {text.duration(watched).removeprefix('1 ')} watched"
+    return f"{percent(uptime)} of the {words.duration(watched).removeprefix('1 ')} watched"
 
 
 def _summed(counts: Iterable[tuple[int, int]]) -> tuple[int, int]:
@@ -144,7 +144,7 @@ def _row(hours: Mapping[int, tuple[int, int]], current: int, window: Window, sho
     for number in range(count):
         first = current - span + 1 + number * each
         total, good = _summed(hours[hour] for hour in range(first, first + each) if hour in hours)
-        when = f"{text.utc(first * HOUR):%d %b %H:%M} UTC" + (f", {text.count(each, 'hour')}" if each > 1 else "")
+        when = f"{words.utc(first * HOUR):%d %b %H:%M} UTC" + (f", {words.count(each, 'hour')}" if each > 1 else "")
         x, width = f"{number * place + place * BAR_GAP / 2:.3f}%", f"{place * (1 - BAR_GAP):.3f}%"
         if not total:
             gaps += 1
@@ -195,8 +195,8 @@ def line_chart(
     values = list(means.values())
     last = means[max(means)]
     label = (
-        f"{title}, last {span.name}: at least {text.number(min(values))}, at most {text.number(max(values))}, "
-        f"{text.number(last)} {unit} at the end."
+        f"{title}, last {span.name}: at least {words.number(min(values))}, at most {words.number(max(values))}, "
+        f"{words.number(last)} {unit} at the end."
     )
     return Line(
         title=title,
@@ -204,8 +204,8 @@ def line_chart(
         label=label,
         line="".join(_path(run, width) for run in runs),
         area="".join(f"{_path(run, width)}V100H{run[0][0]:.1f}Z" for run in runs),
-        top=text.number(top),
-        middle=text.number(top / 2),
+        top=words.number(top),
+        middle=words.number(top / 2),
         ticks=_time_ticks(start, end, span),
     )
 
@@ -220,7 +220,7 @@ def _path(run: Sequence[tuple[float, float]], width: float) -> str:
 def _time_ticks(start: float, end: float, span: Span) -> tuple[tuple[str, str], ...]:
     first = int(start // span.mark + 1) * span.mark
     marks = [
-        (f"{100 * (time - start) / (end - start):.2f}%", text.utc(time).strftime(span.form))
+        (f"{100 * (time - start) / (end - start):.2f}%", words.utc(time).strftime(span.form))
         for time in range(first, int(end), span.mark)
     ]
     return tuple(marks)

@@ -90,7 +90,7 @@ def make_result(peer_id: str, view: CheckView) -> Result:
     may_compute = view.may_compute and view.verdict is Verdict.REACHABLE
     compute_href = f"{text.check_href(peer_id)}?inference=1" if may_compute else ""
     return Result(
-        f"…{text.cut(peer_id[-6:])} {told.title}",
+        f"…{text.short_id(peer_id)} {told.title}",
         told,
         where,
         reports,
@@ -103,7 +103,7 @@ def make_result(peer_id: str, view: CheckView) -> Result:
 
 def _report(answer: Answer, show_addresses: bool, *, announces: bool) -> Report:
     outcome = answer.outcome
-    relay = f"…{text.cut(outcome.relay[-6:])}" if outcome.relay else ""
+    relay = f"…{text.short_id(outcome.relay)}" if outcome.relay else ""
     reached_at = text.cut(outcome.reached_at or "", 160) if show_addresses else ""
     not_served = "not yet: it may be loading blocks" if announces else "no: a bootstrap peer need not"
     served = {True: "yes", False: not_served, None: ""}[outcome.protocol_ok]
@@ -111,7 +111,7 @@ def _report(answer: Answer, show_addresses: bool, *, announces: bool) -> Report:
         ("Connected", words.way(outcome.relayed)),
         ("At", reached_at),
         ("Relay", relay),
-        ("First answer after", text.milliseconds(outcome.rtt)),
+        ("First answer after", words.milliseconds(outcome.rtt)),
         ("Serves Petals blocks", served),
         ("Cause", "" if outcome.cause is None else message(outcome.cause)),
         ("Error of libp2p", text.cut(outcome.error or "", text.MAX_ERROR)),

@@ -24,19 +24,13 @@ _SCRIPTS = ("LATIN", "CYRILLIC", "GREEK", "ARMENIAN", "CHEROKEE")
 class ContributorCard:
     """One contributor. `href` is None where its name makes an address that browsers would tidy away."""
 
+    entry: ContributorEntry
     name: text.Shown
     href: str | None
-    rank: int
     now: str
     doubt: str | None
     hours: tuple[tuple[str, str, str], ...]
     """Window, server-hours, block-hours."""
-    models: tuple[tuple[str, str, str], ...]
-    """Name, address of its page, block-hours."""
-    servers: tuple[tuple[str, str], ...]
-    """Short id, address of its page."""
-    first_seen: float | None
-    last_seen: float | None
 
 
 def make_cards(entries: Sequence[ContributorEntry], limit: int = MAX_LISTED) -> list[ContributorCard]:
@@ -45,27 +39,18 @@ def make_cards(entries: Sequence[ContributorEntry], limit: int = MAX_LISTED) -> 
     cards = []
     for entry in entries[:limit]:
         alike = seen.setdefault(skeleton(entry.name), entry.name)
-        cards.append(make_card(entry, alike=alike if alike != entry.name else None))
+        now = f"{words.count(entry.servers, 'server')}, {words.count(entry.blocks, 'block')}"
+        cards.append(
+            ContributorCard(
+                entry,
+                text.shown_name(entry.name, 40),
+                href(entry.name),
+                now if entry.servers else "none",
+                doubt(entry.name, alike if alike != entry.name else None),
+                tuple((title, *_hours(entry.served[window])) for window, title in WINDOWS),
+            )
+        )
     return cards
-
-
-def make_card(entry: ContributorEntry, *, alike: str | None = None) -> ContributorCard:
-    now = f"{words.count(entry.servers, 'server')}, {words.count(entry.blocks, 'block')}" if entry.servers else "none"
-    return ContributorCard(
-        name=text.shown_name(entry.name, 40),
-        href=href(entry.name),
-        rank=entry.rank,
-        now=now,
-        doubt=doubt(entry.name, alike),
-        hours=tuple((title, *_hours(entry.served[window])) for window, title in WINDOWS),
-        models=tuple(
-            (text.cut(model.dht_prefix, 60), text.model_href(model.dht_prefix), text.number(model.block_hours))
-            for model in entry.models
-        ),
-        servers=tuple((text.cut(peer_id[-6:]), text.server_href(peer_id)) for peer_id in entry.peer_ids),
-        first_seen=entry.first_seen,
-        last_seen=entry.last_seen,
-    )
 
 
 def href(name: str) -> str | None:
@@ -94,4 +79,4 @@ def _alphabets(name: str) -> set[str]:
 
 
 def _hours(served: Served) -> tuple[str, str]:
-    return text.number(served.server_hours), text.number(served.block_hours)
+    return words.number(served.server_hours), words.number(served.block_hours)

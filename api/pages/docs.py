@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
 MAX_ITEMS = 2
 MAX_TEXT = 120
@@ -23,54 +23,19 @@ _GROUPS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Parameter:
-    """A parameter of the path or the query."""
-
-    name: str
-    where: str
-    """path or query"""
-    kind: str
-    words: str
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A status, what it means, and in which media types it comes."""
-
-    status: str
-    words: str
-    media_types: str
-    schemas: list[str]
-    """Names of the documents."""
-
-
-@dataclass(frozen=True, slots=True)
 class Operation:
-    """One address, and all that is said of it."""
+    """One address, and how to try it."""
 
     anchor: str
     path: str
-    summary: str
-    words: str
-    parameters: list[Parameter]
-    answers: list[Answer]
+    told: Mapping[str, Any]
+    """What the OpenAPI document says of it."""
     href: str
     """A real address to try; empty where this swarm has none."""
     curl: str
     python: str
     example: str
     """A shortened answer of this swarm; empty where there is none."""
-
-
-@dataclass(frozen=True, slots=True)
-class Field:
-    """A field of a document."""
-
-    name: str
-    kind: str
-    links: list[str]
-    """Documents that it is made of."""
-    words: str
 
 
 def operations(
@@ -88,22 +53,6 @@ def operations(
         number = next(number for number, (_, _, paths) in enumerate(_GROUPS) if paths.match(path))
         groups[number][2].append(_operation(path, told, examples.get(path), fill, base))
     return [group for group in groups if group[2]]
-
-
-def documents(description: Mapping[str, Any]) -> list[tuple[str, str, list[Field]]]:
-    """Return (name, words, fields) of each document of the API."""
-    schemas = description["components"]["schemas"]
-    return [
-        (
-            name,
-            schema.get("description", ""),
-            [
-                Field(field, kind_of(one), _references(one), one.get("description", ""))
-                for field, one in schema.get("properties", {}).items()
-            ],
-        )
-        for name, schema in sorted(schemas.items())
-    ]
 
 
 def kind_of(schema: Mapping[str, Any]) -> str:
@@ -139,13 +88,7 @@ def _operation(path: str, told: Mapping[str, Any], example: Any, fill: Mapping[s
     return Operation(
         anchor="get-" + re.sub(r"[^a-z0-9]+", "-", path.lower()).strip("-"),
         path=path,
-        summary=told["summary"],
-        words=told.get("description", ""),
-        parameters=[
-            Parameter(one["name"], one["in"], kind_of(one["schema"]), one.get("description", ""))
-            for one in told.get("parameters", ())
-        ],
-        answers=list(_answers(told["responses"])),
+        told=told,
         href=href,
         curl=f"curl -s{'N' * (path == '/events')} '{address}'",
         python=_python(address, is_json=is_json),
@@ -159,12 +102,6 @@ def _python(address: str, *, is_json: bool) -> str:
     return f"{imports}with urllib.request.urlopen({address!r}) as answer:\n    print({read})"
 
 
-def _answers(responses: Mapping[str, Any]) -> Iterable[Answer]:
-    for status, told in responses.items():
-        content = told.get("content", {})
-        schemas = [name for one in content.values() for name in _references(one.get("schema", {}))]
-        yield Answer(status, told["description"], ", ".join(content), list(dict.fromkeys(schemas)))
-
-
-def _references(schema: Mapping[str, Any]) -> list[str]:
-    return sorted(set(re.findall(r"#/components/schemas/(\w+)", str(schema))))
+def references(described: Any) -> list[str]:
+    """Return the names of the documents to which a part of the description refers."""
+    return sorted(set(re.findall(r"#/components/schemas/(\w+)", str(described))))

@@ -1,4 +1,4 @@
-"""This module writes incidents and changes as Atom feeds (RFC 4287)."""
+"""This module writes incidents, changes and weekly reports as Atom feeds (RFC 4287)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from html import escape
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
-from api.pages import text
+from api.pages import charts, text
 from api.pages.history import make_event
 from shared import words
 from shared.changes import sentence, title
@@ -18,8 +18,12 @@ if TYPE_CHECKING:
 
     from shared.changes import Change, ChangeFilter
     from shared.incidents import Incident
+    from shared.public.reports import ReportDocument
 
-MAX_ENTRIES = 50
+MAX_INCIDENTS = 50
+MAX_REPORTS = 12
+MAX_REPORT_MODELS = 10
+"""Models that the entry of a report names."""
 DAY = 86400
 
 
@@ -42,10 +46,12 @@ def atom_feed(incidents: Sequence[Incident], *, base: str, now: float, last_seen
     `base` is the monitor's own address, without a slash; `now` is Unix seconds. `last_seen` (Unix
     seconds) is given where the last crawl is too long ago for the present tense.
     """
-    newest = sorted(incidents, key=lambda incident: incident.updated, reverse=True)[:MAX_ENTRIES]
+    newest = sorted(incidents, key=lambda incident: incident.updated, reverse=True)[:MAX_INCIDENTS]
     entries = [_incident(incident, base, now, last_seen) for incident in newest]
     itself, page = f"{base}/incidents.atom", f"{base}/incidents"
-    return write_feed("Petals Health: incidents", entries, now, itself=itself, page=page, feed_id=urn("incidents/feed"))
+    return _write_feed(
+        "Petals Health: incidents", entries, now, itself=itself, page=page, feed_id=_urn("incidents/feed")
+    )
 
 
 def changes_feed(changes: Sequence[Change], wanted: ChangeFilter, *, base: str, now: float) -> str:
@@ -62,7 +68,7 @@ def changes_feed(changes: Sequence[Change], wanted: ChangeFilter, *, base: str, 
         page = base + text.contributor_href(wanted.contributor)
     entries = [
         Entry(
-            urn(f"changes/{change.id}"),
+            _urn(f"changes/{change.id}"),
             title(change),
             sentence(change),
             change.start,
@@ -72,8 +78,37 @@ def changes_feed(changes: Sequence[Change], wanted: ChangeFilter, *, base: str, 
         )
         for change in changes
     ]
-    itself, feed_id = f"{base}/changes.atom{query}", urn(f"changes/feed{query}")
-    return write_feed(f"Petals Health: {about}", entries, now, itself=itself, page=page, feed_id=feed_id)
+    itself, feed_id = f"{base}/changes.atom{query}", _urn(f"changes/feed{query}")
+    return _write_feed(f"Petals Health: {about}", entries, now, itself=itself, page=page, feed_id=feed_id)
+
+
+def report_feed(reports: Sequence[ReportDocument], *, base: str) -> str:
+    """Return the feed of these reports, the newest first. `base` is the monitor's own address, without a slash."""
+    entries = [
+        Entry(
+            _urn(f"reports/{report.week}"),
+            f"Week {report.week}",
+            _report_in_words(report),
+            report.made_at,
+            report.made_at,
+            f"{base}/reports/{report.week}",
+        )
+        for report in reports
+    ]
+    itself, page, feed_id = f"{base}/reports.atom", f"{base}/reports", _urn("reports/feed")
+    return _write_feed("Petals Health: weekly reports", entries, 0.0, itself=itself, page=page, feed_id=feed_id)
+
+
+def _report_in_words(report: ReportDocument) -> str:
+    """Return the week in a few sentences."""
+    sentences = [
+        f"{model.dht_prefix} was usable {charts.percent(model.uptime)} of the time."
+        for model in report.models[:MAX_REPORT_MODELS]
+    ]
+    servers = f"{words.count(report.servers_online, 'server')} online, {report.num_lost_servers:,} lost"
+    if report.num_new_servers is not None:
+        servers += f", {report.num_new_servers:,} new"
+    return " ".join([*sentences, f"{servers}.", f"{words.count(report.num_incidents, 'incident')}."])
 
 
 def _incident(incident: Incident, base: str, now: float, last_seen: float | None) -> Entry:
@@ -83,7 +118,7 @@ def _incident(incident: Incident, base: str, now: float, last_seen: float | None
     else:
         name, lasted = f"{event.name} was down for {event.duration} ({event.state})", f" It lasted {event.duration}."
     return Entry(
-        urn(f"incidents/{incident.id}{incident.dht_prefix}"),
+        _urn(f"incidents/{incident.id}{incident.dht_prefix}"),
         name,
         f"Since {words.rfc3339(incident.start)}: {event.summary} {event.blocks}.{lasted}",
         incident.start,
@@ -93,7 +128,7 @@ def _incident(incident: Incident, base: str, now: float, last_seen: float | None
     )
 
 
-def write_feed(name: str, entries: Sequence[Entry], now: float, *, itself: str, page: str, feed_id: str) -> str:
+def _write_feed(name: str, entries: Sequence[Entry], now: float, *, itself: str, page: str, feed_id: str) -> str:
     """Return an Atom feed; `itself` and `page` are its own address and that of the page with the same."""
     # A feed without entries is dated to the start of the day, so that it stays the same for caches.
     updated = max((entry.updated for entry in entries), default=now // DAY * DAY)
@@ -117,8 +152,8 @@ def _entry(entry: Entry) -> str:
 
 
 def _xml(value: str) -> str:
-    return escape(text.clean(value))  # clean: control characters cannot stand in XML, escaped or not
+    return escape(words.clean(value))  # clean: control characters cannot stand in XML, escaped or not
 
 
-def urn(name: str) -> str:
+def _urn(name: str) -> str:
     return uuid.uuid5(uuid.NAMESPACE_URL, f"petals-health/{name}").urn

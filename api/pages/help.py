@@ -10,6 +10,7 @@ from shared.advice.help import Need, gpu_blocks, wanted
 
 if TYPE_CHECKING:
     from api.pages.view import View
+    from shared.advice.help import Wanted
     from shared.snapshot import Snapshot
 
 GPU_SIZES = (8, 12, 16, 24, 32, 40, 48, 80)
@@ -24,26 +25,13 @@ _WHY = {
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Blocks that want a server. `rest` says that the command serves a part of them."""
-
-    tone: str
-    why: str
-    name: str
-    href: str
-    official: bool
-    sentence: str
-    command: str
-    rest: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Help:
     """What the help page shows."""
 
     gpu_gb: int | None
     sizes: tuple[int, ...]
-    places: tuple[Place, ...]
+    places: tuple[tuple[str, str, Wanted], ...]
+    """Tone, why a server is wanted, and where."""
     estimates: tuple[tuple[str, str, int, tuple[int, ...]], ...]
     """Of each model: its name, the dtype and quantisation, its blocks, and how many of them fit each of `sizes`."""
     unknown: tuple[str, ...]
@@ -54,18 +42,7 @@ def make_help(view: View, gpu_gb: int | None) -> Help:
     snapshot = view.shown
     if snapshot is None:
         return Help(gpu_gb, GPU_SIZES, (), (), ())
-    places = tuple(
-        Place(
-            *_WHY[line.need],
-            name=text.cut(line.name, 60) or "(nameless)",
-            href=text.model_href(line.dht_prefix),
-            official=line.official,
-            sentence=line.sentence,
-            command=line.command,
-            rest=not line.completes,
-        )
-        for line in wanted(snapshot, gpu_gb=gpu_gb)[:MAX_ROWS]
-    )
+    places = tuple((*_WHY[place.need], place) for place in wanted(snapshot, gpu_gb=gpu_gb)[:MAX_ROWS])
     return Help(gpu_gb, GPU_SIZES, places, *_estimates(snapshot))
 
 
@@ -76,7 +53,7 @@ def _estimates(
     for model in [model for model in snapshot.models if model.servers or model.official][:MAX_MODELS]:
         found = [gpu_blocks(model, size) for size in GPU_SIZES]
         fits = [estimate for estimate in found if estimate is not None]
-        name = text.cut(model.name, 40) or "(nameless)"
+        name = text.name(model.name, 40)
         if len(fits) < len(found):
             unknown.append(name)
             continue

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
 from api.pages import charts, text
-from api.pages.templating import environment, static_href
+from api.pages.templating import environment
 from shared import words
 from shared.advice.inference import failure_words, record_words
 from shared.advice.models import Past
@@ -20,8 +19,6 @@ from shared.store.rings import MINUTE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    from jinja2 import Template
 
     from api.pages.view import View
     from shared.store.history import ModelHistory, ServerHistory, ServerOutage
@@ -77,14 +74,10 @@ class ModelPast:
 class Event:
     """An incident as it is shown."""
 
-    id: str
+    incident: Incident
     name: str
-    href: str
-    official: bool
     tone: str
     state: str
-    start: float
-    end: float | None
     duration: str
     until: str
     """What follows the duration: how far it reaches, where it has not ended."""
@@ -179,12 +172,12 @@ def server_history_html(history: ServerHistory, last_seen: float | None = None) 
     now, record = history.read_at, history.record
     facts: list[tuple[str, float | None, str]] = [("First seen", record.first_seen, "")]
     if history.online:
-        lasted = text.duration((now if last_seen is None else last_seen) - record.online_since)
+        lasted = words.duration((now if last_seen is None else last_seen) - record.online_since)
         facts.append(("Online since" if last_seen is None else "Was online since", record.online_since, lasted))
     else:
         facts.append(("Last online", record.last_online or None, "" if record.last_online else "never"))
         facts.append(("Last seen", record.last_seen, ""))
-    facts.append(("Came online", None, text.count(record.sessions, "time")))
+    facts.append(("Came online", None, words.count(record.sessions, "time")))
     if history.proofs:
         facts.append(("Asked to compute", None, record_words(history.proofs, days=7)))
     crawled = {hour.hour: (hour.crawled, hour.online) for hour in history.hours}
@@ -210,7 +203,7 @@ def _outage(outage: ServerOutage, last_seen: float | None) -> tuple[float, float
         OutageEnd.LASTS: "it has not come back" if last_seen is None else "it had not come back by then",
         OutageEnd.UNWATCHED: "not known: no crawl looked afterwards",
     }[outage.ended]
-    return outage.start, outage.end or last_seen, text.duration(outage.minutes * MINUTE), ended
+    return outage.start, outage.end or last_seen, words.duration(outage.minutes * MINUTE), ended
 
 
 def make_event(incident: Incident, now: float, last_seen: float | None = None) -> Event:
@@ -223,17 +216,13 @@ def make_event(incident: Incident, now: float, last_seen: float | None = None) -
     lasted = (open_until if incident.end is None else incident.end) - incident.start
     withdrawn = incident.outcome is Outcome.WITHDRAWN
     return Event(
-        id=incident.id,
-        name=text.cut(incident.name, 60) or text.cut(incident.dht_prefix, 60) or "(nameless)",
-        href=text.model_href(incident.dht_prefix),
-        official=incident.official,
+        incident=incident,
+        name=text.cut(incident.name, 60) or text.name(incident.dht_prefix, 60),
         tone="idle" if withdrawn else "good" if ended else "bad",
         state="withdrawn" if withdrawn else "recovered" if ended else "ongoing" if last_seen is None else "was ongoing",
-        start=incident.start,
-        end=incident.end,
         duration=words.about(lasted),
         until="" if ended else "" if last_seen is None else " until the swarm was last seen",
-        blocks=f"At the lowest, {incident.covered_blocks} of {text.count(incident.num_blocks, 'block')} had a server",
+        blocks=f"At the lowest, {incident.covered_blocks} of {words.count(incident.num_blocks, 'block')} had a server",
         summary=summary(incident),
     )
 
@@ -302,21 +291,10 @@ def _without_incident(outage: Outage, pasts: Mapping[str, FirstSeen], view: View
         sentence = f"broken since it was first seen, {words.ago(past.at, view.now)}: no crawl has found it healthy."
     if view.stale:
         sentence = "broken when the swarm was last seen."
-    name = text.cut(outage.name, 60) or text.cut(outage.dht_prefix, 60) or "(nameless)"
+    name = text.cut(outage.name, 60) or text.name(outage.dht_prefix, 60)
     return BrokenModel(name, text.model_href(outage.dht_prefix), outage.official, sentence)
 
 
-def stylesheet() -> str:
-    """The address of the charts' own style."""
-    return static_href("history.css")
-
-
-@cache
-def _template() -> Template:
-    made = environment()
-    made.filters.update(iso=words.rfc3339, utc=words.utc_minute)
-    return made.get_template("_charts.html")
-
-
 def _render(macro: str, **values: object) -> Markup:
-    return Markup(getattr(_template().module, macro)(stylesheet=stylesheet(), **values))  # noqa: S704 - escaped by it
+    module = environment().get_template("_charts.html").module
+    return Markup(getattr(module, macro)(**values))  # noqa: S704 - escaped by it

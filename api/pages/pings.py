@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from api.pages import text
+from shared import words
 
 if TYPE_CHECKING:
     from shared.snapshot import ModelReport
@@ -18,10 +18,10 @@ MAX_MATRIX = 40
 class Matrix:
     """Pings in ms, empty where none is known: a row for each server that measured, a column for each measured."""
 
-    columns: tuple[tuple[str, str], ...]
-    """Short id and address of the page of each column's server."""
-    rows: tuple[tuple[str, str, tuple[str, ...]], ...]
-    """Short id, address of the page, cells."""
+    columns: tuple[str, ...]
+    """Peer id of each column's server."""
+    rows: tuple[tuple[str, tuple[str, ...]], ...]
+    """Peer id, cells."""
 
 
 def make_matrix(model: ModelReport) -> Matrix | None:
@@ -35,13 +35,9 @@ def make_matrix(model: ModelReport) -> Matrix | None:
     if not targets:
         return None
     return Matrix(
-        tuple((f"…{text.cut(peer_id[-6:])}", text.server_href(peer_id)) for peer_id in targets),
+        tuple(targets),
         tuple(
-            (
-                f"…{text.cut(server.peer_id[-6:])}",
-                text.server_href(server.peer_id),
-                tuple(_cell((server.next_pings or {}).get(peer_id)) for peer_id in targets),
-            )
+            (server.peer_id, tuple(_cell((server.next_pings or {}).get(peer_id)) for peer_id in targets))
             for server in sources
         ),
     )
@@ -49,4 +45,4 @@ def make_matrix(model: ModelReport) -> Matrix | None:
 
 def _cell(seconds: float | None) -> str:
     # The unit stands in the caption.
-    return "✕" if seconds == float("inf") else text.milliseconds(seconds).removesuffix(" ms")
+    return "✕" if seconds == float("inf") else words.milliseconds(seconds).removesuffix(" ms")

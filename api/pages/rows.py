@@ -25,30 +25,20 @@ STATES = (PeerState.ONLINE, PeerState.JOINING, PeerState.UNREACHABLE, PeerState.
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one row shows, as text. `x` and `width` place the span on the ruler, in percent."""
+    """A server, and what one row shows of it. `x` and `width` place the span on the ruler, in percent."""
 
-    short_id: str
-    href: str
-    state: str
+    server: ServerReport
     contributor: text.Shown | None
-    version: str
-    throughput: str
     precision: str
     adapters: tuple[text.Shown, ...]
-    more_adapters: int
     cache: str
     via: str
-    via_found: bool
-    """Whether the crawler found the way; else the server announces it."""
-    conflict: str
-    """How dialling contradicts the record; empty where it does not."""
     version_differs: bool
+    """Whether dialling found another version than its record."""
     blocks: str
-    start: int
-    end: int
     x: str
     width: str
-    silent: bool = False
+    silent: bool
     """Whether it is online and does not compute, as an inference check proved."""
 
 
@@ -61,26 +51,18 @@ class Ruler:
 
 
 def make_row(server: ServerReport, num_blocks: int) -> Row:
+    span = server.span
     return Row(
-        short_id=text.cut(server.peer_id[-6:]),
-        href=text.server_href(server.peer_id),
-        state=server.state.value,
+        server=server,
         contributor=contributor(server),
-        version=text.cut(server.version or "", 14),
-        throughput=text.number(server.throughput),
         precision=precision(server),
         adapters=tuple(text.adapter(name) for name in server.adapters[:MAX_ADAPTERS]),
-        more_adapters=max(0, len(server.adapters) - MAX_ADAPTERS),
-        cache=text.number(server.cache_tokens_left_per_block) if server.span.length else "",
+        cache=words.number(server.cache_tokens_left_per_block) if span.length else "",
         via=via(server),
-        via_found=server.relayed is not None,
-        conflict=text.cut(server.conflict or "", 300),
         version_differs="version" in (server.conflict or ""),
-        blocks=words.block_range(server.span.start, server.span.end) if server.span.length else "",
-        start=server.span.start,
-        end=server.span.end,
-        x=percent(server.span.start, num_blocks),
-        width=percent(server.span.length, num_blocks),
+        blocks=words.block_range(span.start, span.end) if span.length else "",
+        x=percent(span.start, num_blocks),
+        width=percent(span.length, num_blocks),
         silent=does_not_compute(server),
     )
 
@@ -119,10 +101,10 @@ def how_reached(server: ServerReport) -> str:
     """How the crawler reached the server, and what that costs a client; empty where it did not."""
     if server.relayed is None or server.rtt is None:
         return ""
-    took = f"in {text.milliseconds(server.rtt)}"
+    took = f"in {words.milliseconds(server.rtt)}"
     if not server.relayed:
         return f"directly, {took}"
-    relay = f" …{text.cut(server.relay[-6:])}" if server.relay else ""
+    relay = f" …{text.short_id(server.relay)}" if server.relay else ""
     return f"through the relay{relay}, {took}; each token of a client takes this detour"
 
 

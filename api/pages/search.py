@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from api.pages import text
+from api.pages.view import model_of
 from shared import words
 from shared.judgement.contributors import serving
 from shared.peer_id import named_peer
+from shared.public.search import SearchDocument, SearchHit
 from shared.resolve import Kind, Match, Resolution
 
 if TYPE_CHECKING:
@@ -20,28 +23,6 @@ if TYPE_CHECKING:
 MAX_INCIDENTS = 3
 MAX_OF_CONTRIBUTOR = 20
 _PEERS = (Kind.SERVER, Kind.BOOTSTRAP, Kind.PEER)
-
-
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """A match as it is shown. `kind` is a `Kind` or "incident"; `more` is what distinguishes it from similar ones."""
-
-    kind: str
-    key: str
-    text: str
-    href: str
-    more: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class SearchView:
-    """The answer to one search."""
-
-    pasted: str
-    sentence: str
-    found: tuple[Hit, ...]
-    more: int
-    suggestions: tuple[Hit, ...]
 
 
 def is_peer(match: Match) -> bool:
@@ -74,7 +55,7 @@ def make_search(
     *,
     to_check: bool = False,
     stale: bool = False,
-) -> SearchView:
+) -> SearchDocument:
     """Return what is shown for a resolution. `incidents` are all that are known, the newest first.
 
     With `to_check`, links to peers lead to their checks, and models and contributors are left out. `stale` says that
@@ -96,20 +77,27 @@ def make_search(
     if stale:
         found, suggestions = ([_in_the_past(hit) for hit in hits] for hits in (found, suggestions))
     sentence = resolution.sentence if not any(hit.kind == "incident" for hit in found) else ""
-    return SearchView(resolution.pasted, sentence, tuple(found), resolution.more, tuple(suggestions))
+    return SearchDocument(
+        query=resolution.pasted,
+        sentence=sentence,
+        found=tuple(found),
+        more=resolution.more,
+        suggestions=tuple(suggestions),
+    )
 
 
-def _hit(match: Match, snapshot: Snapshot | None, to_check: bool, contributors: Container[str]) -> Hit:
+def _hit(match: Match, snapshot: Snapshot | None, to_check: bool, contributors: Container[str]) -> SearchHit:
     """Return a match as it is shown. `contributors` are the names that serve now, which have a page of their own."""
     href = match_href(match)
     if to_check and is_peer(match):
         href = text.check_href(match.key)
     elif match.kind is Kind.CONTRIBUTOR and match.key in contributors:
         href = text.contributor_href(match.key)
-    return Hit(match.kind.value, match.key, match.text, href, _more(match, snapshot))
+    more = _more(match, snapshot)
+    return SearchHit(kind=match.kind.value, key=match.key, text=match.text, more=more, href=href)
 
 
-def _in_the_past(hit: Hit) -> Hit:
+def _in_the_past(hit: SearchHit) -> SearchHit:
     return replace(hit, more=f"was {hit.more}") if hit.kind in (Kind.SERVER, Kind.MODEL) and hit.more else hit
 
 
@@ -121,7 +109,7 @@ def _more(match: Match, snapshot: Snapshot | None) -> str:
             shares = ((m, server) for m in models for server in m.servers if server.peer_id == match.key)
             return next((_share(model, server) for model, server in shares), "")
         case Kind.MODEL:
-            found = next((model for model in models if model.dht_prefix == match.key), None)
+            found = model_of(snapshot, match.key)
             return "" if found is None else f"{found.state.value}, {words.count(len(found.servers), 'server')}"
         case Kind.BOOTSTRAP:
             return "lets others join"
@@ -136,29 +124,29 @@ def _share(model: ModelReport, server: ServerReport) -> str:
     return f"{server.state.value}, {span} of {text.cut(model.name, 40)}"
 
 
-def _servers_of(name: str, snapshot: Snapshot | None, to_check: bool) -> list[Hit]:
+def _servers_of(name: str, snapshot: Snapshot | None, to_check: bool) -> list[SearchHit]:
     models = () if snapshot is None else snapshot.models
     servers = {s.peer_id: _share(model, s) for model in models for s in model.servers if s.public_name == name}
     href = text.check_href if to_check else text.server_href
     return [
-        Hit(Kind.SERVER.value, peer_id, named_peer(text.clean(peer_id)), href(peer_id), more)
+        SearchHit(kind="server", key=peer_id, text=named_peer(words.clean(peer_id)), more=more, href=href(peer_id))
         for peer_id, more in list(servers.items())[:MAX_OF_CONTRIBUTOR]
     ]
 
 
-def _incidents(pasted: str, matches: Iterable[Match], incidents: Sequence[Incident]) -> list[Hit]:
+def _incidents(pasted: str, matches: Iterable[Match], incidents: Sequence[Incident]) -> list[SearchHit]:
     """Return incidents by their id, or the newest of the models among the matches."""
     models = {match.key for match in matches if match.kind is Kind.MODEL}
     wanted = pasted.strip().rpartition("#")[2]
     chosen = [incident for incident in incidents if incident.id == wanted]
     chosen += [incident for incident in incidents if incident.dht_prefix in models and incident not in chosen]
     return [
-        Hit(
-            "incident",
-            incident.id,
-            text.cut(incident.name, 40) or "(nameless)",
-            f"/incidents#{incident.id}",
-            f"{'goes on' if incident.end is None else 'ended'}, began {words.utc_minute(incident.start)}",
+        SearchHit(
+            kind="incident",
+            key=incident.id,
+            text=text.name(incident.name, 40),
+            more=f"{'goes on' if incident.end is None else 'ended'}, began {words.utc_minute(incident.start)}",
+            href=f"/incidents#{incident.id}",
         )
         for incident in chosen[:MAX_INCIDENTS]
     ]

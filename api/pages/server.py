@@ -12,7 +12,6 @@ from shared.advice.servers import Server, server_advice, what_failed
 from shared.judgement.contributors import serving
 from shared.judgement.coverage import coverage
 from shared.judgement.swarm import pings_to
-from shared.judgement.usability import OPT_OUT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,8 +30,9 @@ MAX_PINGS_SHOWN = 100
 class Ping:
     """A ping to or from another server. `value` is a time in words; slower ones come later."""
 
-    short_id: str
-    href: str
+    peer_id: str
+    known: bool
+    """Whether the model still has that server."""
     value: str
     blocks: str
 
@@ -41,8 +41,7 @@ class Ping:
 class Share:
     """The server's part in one model."""
 
-    model_name: str
-    model_href: str
+    model: ModelReport
     strip: cards.Strip
     row: rows.Row
     proof: Proved
@@ -65,8 +64,6 @@ class ServerView:
     """A server's page."""
 
     peer_id: str
-    short_id: str
-    check_href: str
     contributor: text.Shown | None
     contributor_href: str | None
     """The page of the contributor of that name, if there is one."""
@@ -78,7 +75,6 @@ class ServerView:
     """What the crawler found of it as a bootstrap peer; empty if it is none."""
     checked_by: str
     """The end of the id of the peer that makes inference checks, as servers log it; empty where none are made."""
-    opt_out: str
 
 
 def make_server(
@@ -101,9 +97,7 @@ def make_server(
     named = next((server for server in servers if rows.contributor(server)), None)
     name = named.public_name if named is not None else None
     return ServerView(
-        peer_id=text.clean(peer_id),
-        short_id=text.cut(peer_id[-6:]),
-        check_href=text.check_href(peer_id),
+        peer_id=words.clean(peer_id),
         contributor=rows.contributor(named) if named is not None else None,
         contributor_href=contributors.href(name) if name and name in serving(view.snapshot) else None,
         advice=told,
@@ -112,7 +106,6 @@ def make_server(
         location=_location(servers) if view.show_addresses else "",
         bootstrap=_bootstrap(found.bootstrap),
         checked_by=text.cut((view.snapshot.inference_peer_id or "")[-6:]),
-        opt_out=OPT_OUT,
     )
 
 
@@ -145,7 +138,7 @@ def _share(model: ModelReport, server: ServerReport) -> Share:
         ("Forward pass through one block", server.forward_rps),
         ("Network", server.network_rps),
     )
-    cache = text.number(server.cache_tokens_left_per_block) if span.length else ""
+    cache = words.number(server.cache_tokens_left_per_block) if span.length else ""
     announced = (
         ("State", server.announced.value),
         ("Throughput", words.throughput(server.throughput)),
@@ -162,8 +155,7 @@ def _share(model: ModelReport, server: ServerReport) -> Share:
         ("Error of libp2p", text.cut(error, text.MAX_ERROR)),
     )
     return Share(
-        model_name=text.cut(model.name, 60),
-        model_href=text.model_href(model.dht_prefix),
+        model=model,
         strip=cards.make_strip(coverage(model), model),
         proof=server_proof(server.inference),
         agreement=agreement_words(server.inference.agreement) if server.inference else "",
@@ -184,9 +176,9 @@ def _pings(model: ModelReport, pings: dict[str, float]) -> tuple[Ping, ...]:
     nearest = sorted(pings.items(), key=lambda item: item[1])[:MAX_PINGS_SHOWN]
     return tuple(
         Ping(
-            short_id=text.cut(peer_id[-6:]),
-            href=text.server_href(peer_id) if peer_id in spans else "",
-            value=text.milliseconds(seconds),
+            peer_id=peer_id,
+            known=peer_id in spans,
+            value=words.milliseconds(seconds),
             blocks=words.block_range(spans[peer_id].start, spans[peer_id].end) if peer_id in spans else "",
         )
         for peer_id, seconds in nearest

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from api.pages.view import View
     from shared.snapshot import ModelReport
 
-WIDTH, HEIGHT = 1200, 630
 STRIP_WIDTH = 1040
 MAX_RUNS = 300
 """Stretches of blocks that a picture draws."""
@@ -41,14 +40,6 @@ class Picture:
     strip: list[tuple[float, float, str]]
     """(x, width, level) of each stretch of blocks, in pixels."""
     as_of: str
-
-
-@dataclass(frozen=True, slots=True)
-class Snippet:
-    """Text to copy."""
-
-    title: str
-    code: str
 
 
 def swarm_picture(view: View) -> Picture:
@@ -101,16 +92,16 @@ def png(svg: str) -> bytes:
     )
 
 
-def snippets(base: str, dht_prefix: str, name: str) -> list[Snippet]:
-    """Return what shows a model elsewhere: badges in Markdown, HTML and for Discord, and the card."""
+def snippets(base: str, dht_prefix: str, name: str) -> list[tuple[str, str]]:
+    """Return (title, code) of what shows a model elsewhere: badges in Markdown, HTML and for Discord, and the card."""
     prefix = quote(dht_prefix, safe="")
     page, badge, card = f"{base}/models/{prefix}", f"{base}/badge/{prefix}.svg", f"{base}/embed/models/{prefix}"
     label = "".join(char for char in text.cut(name, 60) if char not in '[]()<>"&`*_\\') or "model"
     return [
-        Snippet("Markdown", f"[![{label}]({badge})]({page})"),
-        Snippet("HTML", f'<a href="{page}"><img src="{badge}" alt="{label}"></a>'),
-        Snippet("Discord", f"**{label}**: {page}"),
-        Snippet("Card", f'<iframe src="{card}" title="{label}" width="420" height="190" loading="lazy"></iframe>'),
+        ("Markdown", f"[![{label}]({badge})]({page})"),
+        ("HTML", f'<a href="{page}"><img src="{badge}" alt="{label}"></a>'),
+        ("Discord", f"**{label}**: {page}"),
+        ("Card", f'<iframe src="{card}" title="{label}" width="420" height="190" loading="lazy"></iframe>'),
     ]
 
 
@@ -123,8 +114,8 @@ def _fonts() -> list[str]:
 
 
 def _counted(card: Card) -> str:
-    blocks = text.count(card.num_blocks, "block")
-    return f"{card.covered} of {blocks} served, {text.count(card.num_online, 'server')} online."
+    blocks = words.count(card.model.num_blocks, "block")
+    return f"{card.covered} of {blocks} served, {words.count(card.num_online, 'server')} online."
 
 
 def _as_of(view: View) -> str:

@@ -12,24 +12,15 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 from shared import words
-from shared.words import clean, count, duration, milliseconds, number, period, utc
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-__all__ = [
-    "MAX_ERROR", "Shown", "adapter", "anchor", "check_href", "clean", "contributor_href", "count", "cut", "duration",
-    "milliseconds", "model_href", "number", "period", "safe_link", "search_href", "server_href", "shown_name", "utc",
-]  # fmt: skip
 
 MAX_NAME = 28
 MAX_LINK_CHARS = 300
 MAX_ERROR = 400
 
 SWARM_DOCUMENTS = (("JSON", "/api/v1/state"), ("text", "/swarm.txt"), ("Prometheus metrics", "/metrics"))
-CONTRIBUTOR_DOCUMENTS = (("JSON", "/api/v1/contributors"),)
-DATA_DOCUMENTS = (("JSON", "/api/v1/data"),)
-REPORT_DOCUMENTS = (("JSON", "/api/v1/reports"), ("Atom feed", "/reports.atom"))
 INCIDENT_DOCUMENTS = (("JSON", "/api/v1/incidents"), ("Atom feed", "/incidents.atom"))
 """The page in other forms: (name, address)."""
 
@@ -50,6 +41,16 @@ def cut(text: str, limit: int = MAX_NAME) -> str:
     return words.cut(text, limit)
 
 
+def short_id(peer_id: str) -> str:
+    """Return the end of a peer id, by which pages name a peer."""
+    return cut(peer_id[-6:])
+
+
+def name(text: str, limit: int = MAX_NAME) -> str:
+    """Return a name of at most `limit` characters; words where it has none that can be shown."""
+    return cut(text, limit) or "(nameless)"
+
+
 def safe_link(url: str | None) -> str | None:
     """Return the URL if a page may link to it: http(s), a host, and no trick to hide which; else None."""
     if not url or len(url) > MAX_LINK_CHARS or not url.isprintable() or any(char in url for char in ' \\"<>'):
@@ -68,13 +69,13 @@ def shown_name(name: str, limit: int = MAX_NAME) -> Shown:
     """A public name; one that is an http(s) address becomes a link, shown without its scheme."""
     href = safe_link(name)
     label = name.split("://", 1)[1].rstrip("/") if href else name
-    return Shown(cut(label, limit) or "(nameless)", clean(name), href)
+    return Shown(cut(label, limit) or "(nameless)", words.clean(name), href)
 
 
 def adapter(name: str) -> Shown:
     """A LoRA: its short name, linked to Hugging Face where it has the form of a repository there."""
     href = f"https://huggingface.co/{name}" if _ADAPTER.fullmatch(name) else None
-    return Shown(cut(name.rpartition("/")[2] or name), clean(name), href)
+    return Shown(cut(name.rpartition("/")[2] or name), words.clean(name), href)
 
 
 def anchor(text: str) -> str:
@@ -87,15 +88,8 @@ def model_href(dht_prefix: str) -> str:
     return "/models/" + quote(dht_prefix, safe="", errors="replace")
 
 
-def model_json(dht_prefix: str) -> tuple[tuple[str, str], ...]:
-    """Return a model's page in other forms: (name, address)."""
-    href = model_href(dht_prefix)
-    return (("JSON", f"/api/v1{href}"), ("history as JSON", f"/api/v1/history{href}"))
-
-
-def server_json(peer_id: str) -> tuple[tuple[str, str], ...]:
-    """Return a server's page in other forms: (name, address)."""
-    href = server_href(peer_id)
+def with_history(href: str) -> tuple[tuple[str, str], ...]:
+    """Return a model's or server's page in other forms: (name, address)."""
     return (("JSON", f"/api/v1{href}"), ("history as JSON", f"/api/v1/history{href}"))
 
 

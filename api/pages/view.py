@@ -41,6 +41,12 @@ class View:
         return self.snapshot if self.show_addresses or self.snapshot is None else without_addresses(self.snapshot)
 
     @property
+    def located(self) -> bool:
+        """Whether the place of a server is known and may be shown."""
+        models = self.snapshot.models if self.snapshot is not None and self.show_addresses else ()
+        return any(server.location for model in models for server in model.servers)
+
+    @property
     def age(self) -> float | None:
         """Seconds since the snapshot was taken; None without one."""
         return None if self.snapshot is None else self.snapshot.age(self.now)
@@ -59,6 +65,12 @@ class View:
     def stale(self) -> bool:
         """Whether the snapshot is too old to be described in the present tense."""
         return self.freshness.stale
+
+
+def model_of(snapshot: Snapshot | None, dht_prefix: str) -> ModelReport | None:
+    """Return a model of a snapshot; None where there is no such model, or no snapshot yet."""
+    models = () if snapshot is None else snapshot.models
+    return next((model for model in models if model.dht_prefix == dht_prefix), None)
 
 
 def without_addresses(snapshot: Snapshot) -> Snapshot:

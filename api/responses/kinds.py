@@ -23,24 +23,24 @@ BADGE_ROUTE = "/badge/{dht_prefix}.svg"
 TEXT_PATH, COLOR_PATH = "/swarm.txt", "/swarm.txt?color=1"
 
 
-def page(html: str, route: str) -> PreparedResponse:
+def page(html: str) -> PreparedResponse:
     """Return a page. Call it in a thread, like the others here: compressing takes milliseconds."""
     headers = {**SECURITY_HEADERS, "cache-control": "no-cache"}
-    return PreparedResponse.make(html.encode(), HTML, headers=headers, route=route)
+    return PreparedResponse.make(html.encode(), HTML, headers=headers)
 
 
-def document(content: msgspec.Struct, route: str) -> PreparedResponse:
+def document(content: msgspec.Struct) -> PreparedResponse:
     """Return a JSON document, which caches may keep for as long as this process does."""
     headers = {**CORS, "cache-control": f"public, max-age={FRESH_SECONDS:.0f}"}
-    return PreparedResponse.make(msgspec.json.encode(content), JSON, headers=headers, route=route)
+    return PreparedResponse.make(msgspec.json.encode(content), JSON, headers=headers)
 
 
-def picture(png: bytes, route: str) -> PreparedResponse:
+def picture(png: bytes) -> PreparedResponse:
     """Return a picture that any site may show."""
-    return PreparedResponse.make(png, PNG, headers=badge_headers(BADGE_SECONDS), route=route)
+    return PreparedResponse.make(png, PNG, headers=badge_headers(BADGE_SECONDS))
 
 
-def framed_page(html: str, route: str) -> PreparedResponse:
+def framed_page(html: str) -> PreparedResponse:
     """Return a page that any site may show in a frame, and that runs no script."""
     headers = {
         **SECURITY_HEADERS,
@@ -49,15 +49,13 @@ def framed_page(html: str, route: str) -> PreparedResponse:
         ),
         "cache-control": f"public, max-age={BADGE_SECONDS}",
     }
-    return PreparedResponse.make(html.encode(), HTML, headers=headers, route=route)
+    return PreparedResponse.make(html.encode(), HTML, headers=headers)
 
 
-def feed(xml: str, route: str, coding: str | None = None) -> PreparedResponse:
+def feed(xml: str, coding: str | None = None) -> PreparedResponse:
     """Return an Atom feed, which names the address that it was asked for under; compressed in one coding, if given."""
     headers = {**CORS, "cache-control": f"public, max-age={FRESH_SECONDS:.0f}"}
-    return PreparedResponse.make(
-        xml.encode(), ATOM, headers=headers, vary="Host, Accept-Encoding", route=route, coding=coding
-    )
+    return PreparedResponse.make(xml.encode(), ATOM, headers=headers, vary="Host, Accept-Encoding", coding=coding)
 
 
 def badge(svg: str) -> PreparedResponse:

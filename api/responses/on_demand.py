@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -44,13 +45,20 @@ class OnDemandResponses:
         """Render all responses again from now on, if this version of what they show differs from the last."""
         self._responses.version = version
 
-    async def get(self, key: str, make: Callable[[], Awaitable[PreparedResponse]]) -> PreparedResponse:
-        """Return the response for a resource (`api.http.resources`). `make` may `render`. Raises its errors."""
-        return await self._responses.get(key, make)
+    async def get(
+        self, key: str, route: str, read: Callable[[], Awaitable[T]], draw: Callable[[T], PreparedResponse]
+    ) -> PreparedResponse:
+        """Return the response for a resource, made of what `read` returns by `draw` in the rendering thread.
 
-    async def draw(self, key: str, draw: Callable[[], PreparedResponse]) -> PreparedResponse:
-        """Return the response for a resource, made by `draw` in the rendering thread."""
-        return await self.get(key, partial(self.render, draw))
+        `key` is the resource (`api.http.resources`); `route` is what the response is counted under. Raises the errors
+        of both functions, and a 503 `Problem` as `render`.
+        """
+
+        async def make() -> PreparedResponse:
+            response = await self.render(partial(draw, await read()))
+            return replace(response, route=route)
+
+        return await self._responses.get(key, make)
 
     async def render(self, make: Callable[[], T]) -> T:
         """Run `make` in the rendering thread. Raises a 503 `Problem` while `MAX_RENDERING` calls wait for it."""

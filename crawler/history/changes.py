@@ -19,7 +19,7 @@ from shared.changes import MAX_EVIDENCE, Change, ChangeKind
 from shared.inference import InferenceOutcome
 from shared.judgement.usability import DOES_NOT_COMPUTE
 from shared.reachability import Cause, message
-from shared.snapshot import PeerState, Verdict, check_times
+from shared.snapshot import PeerState, UnixSeconds
 from shared.store import keys
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ _EVIDENCE = {
 class Suspect(msgspec.Struct, frozen=True, array_like=True):
     """What the last crawls found, which makes a change if the next one finds the server down too."""
 
-    start: float
+    start: UnixSeconds
     state: str
     evidence: str
     crawls: int = 1
@@ -92,9 +92,6 @@ def decode_watched(data: bytes) -> Watched:
     for change in (watched.down, watched.moved, watched.updated, watched.not_computing):
         if change is not None:
             changes.checked(change)
-    for suspect in (watched.suspect, watched.suspect_check):
-        if suspect is not None:
-            check_times(suspect.start)
     return watched
 
 
@@ -111,7 +108,7 @@ def server_changes(watched: Mapping[str, Watched], snapshot: Snapshot, at: float
     for name, (model, server) in found.items():
         before = watched.get(name)
         if before is None:
-            if not _is_reached(server) or room <= 0:
+            if not server.reached or room <= 0:
                 continue
             room -= 1
             after, made = _begin(model, server, at, first=not watched)
@@ -140,10 +137,6 @@ def _servers(snapshot: Snapshot) -> Iterator[tuple[ModelReport, ServerReport]]:
             yield model, server
 
 
-def _is_reached(server: ServerReport) -> bool:
-    return server.state is PeerState.ONLINE and server.verdict is Verdict.REACHABLE
-
-
 def _begin(model: ModelReport, server: ServerReport, at: float, *, first: bool) -> tuple[Watched, list[Change]]:
     after = _described(
         Watched(server.peer_id, model.dht_prefix, model.name, server.span.start, server.span.end), model, server
@@ -156,7 +149,7 @@ def _begin(model: ModelReport, server: ServerReport, at: float, *, first: bool) 
 
 
 def _step(before: Watched, model: ModelReport, server: ServerReport, at: float) -> tuple[Watched, list[Change]]:
-    if not _is_reached(server):
+    if not server.reached:
         if server.state is PeerState.ONLINE:  # nobody could probe it
             return before, []
         return _down(before, server.state.value, _why(server), at)

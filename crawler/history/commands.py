@@ -34,7 +34,7 @@ MEMBERS_PER_COMMAND = 1_000
 
 def change_command(change: Change) -> Command:
     """Return the command that writes the one entry of this change; an older entry is replaced."""
-    return ("CHANGE", change.id, changes.encode(change))
+    return ("CHANGE", change.id, msgspec.msgpack.encode(change))
 
 
 class StoredOutage(NamedTuple):
@@ -78,7 +78,7 @@ def model_commands(model: FollowedModel, rings: list[bytes], at: float) -> list[
     commands: list[Command] = []
     report, prefix = model.report, model.report.dht_prefix
     if model.state is not None:
-        for resolution, data in zip(Resolution, rings, strict=False):
+        for resolution, data in zip(Resolution, rings, strict=True):
             ring, key = resolution.ring, keys.history_of_model(resolution, prefix)
             record = sample(report, ring.slot(at))
             before = unpack_model(data)

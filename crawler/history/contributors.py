@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from shared import contributors
 from shared.contributors import DAY, DAYS_KEPT, LIFE_SECONDS, MAX_MODELS, MAX_NAME, Contributor, Day
 from shared.judgement.contributors import serving
 from shared.store import keys
@@ -41,7 +40,9 @@ def contributor_commands(
         kept = dict(most[:MAX_NAMES])
     commands: list[Command] = [("HDEL", keys.CONTRIBUTORS, name) for name in known if name not in kept]
     commands += [
-        ("HSET", keys.CONTRIBUTORS, name, contributors.encode(each)) for name, each in counted.items() if name in kept
+        ("HSET", keys.CONTRIBUTORS, name, msgspec.msgpack.encode(each))
+        for name, each in counted.items()
+        if name in kept
     ]
     if counted:
         commands.append(("EXPIRE", keys.CONTRIBUTORS, LIFE_SECONDS))

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from crawler.history.pieces import Piece, read_pieces
 from shared.inference import InferenceOutcome, UsabilityState
-from shared.store import keys, stored
+from shared.store import keys
 from shared.store.inference_history import MODEL_HOURS, SERVER_HOURS, Proof, of_model, of_server, pack, unpack
 
 if TYPE_CHECKING:
@@ -32,23 +33,21 @@ class ProofHistory:
     async def commands(self, snapshot: Snapshot, models: Container[str], servers: Container[str]) -> list[Command]:
         """Return the commands for the models (DHT prefixes) and servers that have a history."""
         latest = _latest(snapshot, models, servers)
-        fresh = {key: one for key, one in latest.items() if one[1].checked_at > self._recorded.get(key, -1)}
-        reading = self._redis.pipeline(transaction=False)
-        for key, (ring, proof) in fresh.items():
-            reading.getrange(key, ring.offset(proof.hour), ring.offset(proof.hour) + ring.width - 1)
-        commands: list[Command] = []
-        answers = await reading.execute(raise_on_error=False) if fresh else ()
-        for (key, (ring, proof)), answer in zip(fresh.items(), answers, strict=True):
-            if isinstance(answer, Exception):
-                commands.append(("DEL", key))
-            data = stored.answered("history", answer, b"")
+        fresh = {
+            Piece(key, ring.offset(proof.hour), ring.width): (ring, proof)
+            for key, (ring, proof) in latest.items()
+            if proof.checked_at > self._recorded.get(key, -1)
+        }
+        found, commands = await read_pieces(self._redis, list(fresh))
+        for piece, (ring, proof) in fresh.items():
+            key, data = piece.key, found[piece]
             before = unpack(data)
             if before is not None and before.hour == proof.hour and before.checked_at >= proof.checked_at:
                 continue  # another crawler, or an earlier run of this one, has recorded it
             if not data:  # allocate the whole ring at once: Redis gives a growing string twice the memory
                 commands.append(("SETRANGE", key, ring.size - 1, b"\0"))
             record = proof if before is None else before.merge(proof)
-            commands.append(("SETRANGE", key, ring.offset(proof.hour), pack(record)))
+            commands.append(("SETRANGE", key, piece.offset, pack(record)))
             commands.append(("EXPIRE", key, ring.life))
         self._recorded = {key: proof.checked_at for key, (_, proof) in latest.items()}
         return commands

@@ -21,11 +21,12 @@ from shared.public.reports import (
     ReportIncident,
     ReportModel,
 )
+from shared.store.fencing import DeposedError
 from shared.store.history import HistoryReader
 from shared.store.reports import Reports
 from shared.store.rings import DAY, HOUR, Resolution
 from shared.store.server_history import unpack_hours
-from shared.store.snapshots import DeposedError, SnapshotWriter
+from shared.store.snapshots import SnapshotWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence

@@ -7,6 +7,7 @@ Sizes and bounds: docs/history.md.
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from crawler.history.changes import decode_watched, server_changes
@@ -21,14 +22,15 @@ from crawler.history.commands import (
     withdrawal_commands,
 )
 from crawler.history.contributors import contributor_commands
+from crawler.history.pieces import Piece, read_pieces, ring_pieces
 from crawler.history.proofs import ProofHistory
 from crawler.incidents import absent, decode_watch, judged
 from shared import changes, contributors, incidents
 from shared.snapshot import ModelState, PeerState, Snapshot
 from shared.store import keys, stored
+from shared.store.fencing import FencedScript
 from shared.store.rings import CRAWLED, MINUTE, Resolution, unpack_crawled
 from shared.store.server_history import HEADER_BYTES, LIFE_SECONDS, offset_of
-from shared.store.snapshots import deposed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -47,12 +49,11 @@ CLOCK_TOLERANCE = 60.0
 """Seconds by which a recorded crawl may be ahead of Redis's clock."""
 
 # KEYS: lease, head, models, servers, watch, open incidents, changes, their entries.
-# ARGV: the writer's lease, the head that it read, the new head, models kept, servers kept, oldest score of a model,
+# ARGV: lease, the head that it read, the new head, models kept, servers kept, oldest score of a model,
 # of a server, prefix of servers' keys, how many prefixes of models' keys, changes kept, oldest time of a change (ms),
 # and these prefixes; then the commands, each after the number of its parts. `CHANGE id document` replaces a change's
 # entry of the stream. The keys that commands and prefixes name are those of shared/store/keys.py, of one database.
 _APPEND = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return redis.error_reply('DEPOSED') end
 if (redis.call('GET', KEYS[2]) or '') ~= ARGV[2] then return redis.error_reply('STALE') end
 redis.call('SET', KEYS[2], ARGV[3], 'EX', 31622400)
 local at = 12 + tonumber(ARGV[9])
@@ -109,7 +110,7 @@ class HistoryWriter:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._append = redis.register_script(_APPEND)
+        self._append = FencedScript(redis, _APPEND)
         self._proofs = ProofHistory(redis)
 
     async def append(self, snapshot: Snapshot, lease: str) -> bool:
@@ -136,84 +137,56 @@ class HistoryWriter:
             last = 0.0
         if at <= last:
             return False
-        models, commands = _follow(
-            snapshot, stored.answered("watch", watched, {}), stored.answered("incident", opened, {}), at
-        )
+        models, commands = _follow(snapshot, watched, opened, at)
         servers = _choose_servers(snapshot)
 
-        pieces: list[tuple[str, int, int]] = []
-        for model in models:
-            for resolution in Resolution:
-                offset = resolution.ring.offset(resolution.ring.slot(at))
-                key = keys.history_of_model(resolution, model.report.dht_prefix)
-                pieces.append((key, offset, offset + resolution.ring.width - 1))
-        pieces += [(keys.history_of_server(peer_id), 0, HEADER_BYTES - 1) for peer_id in servers]
-        if was_ahead:
-            pieces += [(keys.history_of_server(peer_id), offset_of(hour), offset_of(hour)) for peer_id in servers]
-        found = await self._read_pieces(pieces, commands)
-        known = stored.answered("change", known, {})
-        seen = _readable("change", known, decode_watched)
-        names = {name.encode() for name in seen}
-        commands += [("HDEL", keys.WATCHED_SERVERS, name) for name in known if name not in names]
-        commands += server_changes(seen, snapshot, at)
-        served = _readable("contributor", stored.answered("contributor", served, {}), contributors.decode)
+        rings = {model.report.dht_prefix: ring_pieces(model.report.dht_prefix, at) for model in models}
+        headers = [Piece(keys.history_of_server(peer_id), 0, HEADER_BYTES) for peer_id in servers]
+        hours = [Piece(keys.history_of_server(peer_id), offset_of(hour), 1) for peer_id in servers if was_ahead]
+        found, unusable = await read_pieces(self._redis, [*chain.from_iterable(rings.values()), *headers, *hours])
+        commands += unusable
+        known, unreadable = _readable("change", decode_watched, keys.WATCHED_SERVERS, known)
+        commands += unreadable
+        commands += server_changes(known, snapshot, at)
+        served = stored.read_fields("contributor", contributors.decode, stored.answered("contributor", served, {}))
         commands += contributor_commands(served, snapshot, at, last_crawl=last)
-        of_models = len(models) * len(Resolution)
-        rings, of_servers = found[:of_models], found[of_models:]
-
         minutes = unpack_crawled(crawled, hour)
         commands += crawled_commands(hour, minutes, first=not crawled, new_minute=at // MINUTE > last // MINUTE)
-        for number, model in enumerate(models):
-            commands += model_commands(model, rings[number * len(Resolution) :], at)
-        headers, ring_bytes = of_servers[: len(servers)], of_servers[len(servers) :]
+        for model in models:
+            commands += model_commands(model, [found[piece] for piece in rings[model.report.dht_prefix]], at)
         commands += server_commands(
-            servers, headers, at, last_crawl=int(last), minutes=minutes, ring_minutes=ring_bytes
+            servers,
+            [found[piece] for piece in headers],
+            at,
+            last_crawl=int(last),
+            minutes=minutes,
+            ring_minutes=[found[piece] for piece in hours],
         )
         followed = {model.report.dht_prefix for model in models}
         commands += await self._proofs.commands(snapshot, followed, servers)
         await self._write(commands, lease, head or b"", at)
         return True
 
-    async def _read_pieces(self, pieces: list[tuple[str, int, int]], commands: list[Command]) -> list[bytes]:
-        """Return the bytes of each piece `(key, first, last)`; none for a key of another type, which is deleted."""
-        reading = self._redis.pipeline(transaction=False)
-        for piece in pieces:
-            reading.getrange(*piece)
-        found: list[bytes] = []
-        for (key, _, _), answer in zip(pieces, await reading.execute(raise_on_error=False), strict=True):
-            if isinstance(answer, Exception):
-                commands.append(("DEL", key))
-            found.append(stored.answered("history", answer, b""))
-        return found
-
     async def _write(self, commands: list[Command], lease: str, head: bytes, at: float) -> None:
         prefixes = [keys.history_of_model(resolution, "") for resolution in Resolution]
         prefixes.append(keys.inference_of_model(""))
-        arguments: list[Any] = [lease, head, repr(at), MAX_MODELS, MAX_SERVERS, at - YEAR, at - LIFE_SECONDS]
+        arguments: list[Any] = [head, repr(at), MAX_MODELS, MAX_SERVERS, at - YEAR, at - LIFE_SECONDS]
         arguments += [keys.history_of_server(""), len(prefixes)]
         arguments += [changes.MAX_CHANGES, int((at - changes.LIFE_SECONDS) * 1000), *prefixes]
         for command in commands:
             arguments += [len(command), *command]
-        with deposed():
-            await self._append(
-                keys=[
-                    keys.CRAWLER_LEASE, keys.HISTORY_HEAD, keys.HISTORY_MODELS, keys.HISTORY_SERVERS,
-                    keys.INCIDENT_WATCH, keys.OPEN_INCIDENTS, keys.CHANGES, keys.CHANGE_ENTRIES,
-                ],
-                args=arguments,
-            )  # fmt: skip
+        names = [
+            keys.HISTORY_HEAD, keys.HISTORY_MODELS, keys.HISTORY_SERVERS, keys.INCIDENT_WATCH, keys.OPEN_INCIDENTS,
+            keys.CHANGES, keys.CHANGE_ENTRIES,
+        ]  # fmt: skip
+        await self._append(lease, names, *arguments)
 
 
-def _follow(
-    snapshot: Snapshot, watched: Mapping[bytes, bytes], opened: Mapping[bytes, bytes], at: float
-) -> tuple[list[FollowedModel], list[Command]]:
+def _follow(snapshot: Snapshot, watched: Any, opened: Any, at: float) -> tuple[list[FollowedModel], list[Command]]:
     """Return the models to follow, and commands for the other fields of the two hashes (watches, open incidents)."""
-    watches = _readable("watch", watched, decode_watch)
-    shown = _readable("incident", opened, incidents.decode)
-    commands: list[Command] = []
-    for key, there, readable in ((keys.INCIDENT_WATCH, watched, watches), (keys.OPEN_INCIDENTS, opened, shown)):
-        names = {name.encode() for name in readable}
-        commands += [("HDEL", key, field) for field in there if field not in names]
+    watches, commands = _readable("watch", decode_watch, keys.INCIDENT_WATCH, watched)
+    shown, unreadable = _readable("incident", incidents.decode, keys.OPEN_INCIDENTS, opened)
+    commands += unreadable
     outages = {prefix: StoredOutage(watches.get(prefix), shown.get(prefix)) for prefix in {**watches, **shown}}
     models, left_out, withdrawn = _choose_models(snapshot, outages)
     for prefix in withdrawn:
@@ -224,14 +197,12 @@ def _follow(
     return models, commands
 
 
-def _readable(kind: str, entries: Mapping[bytes, bytes], parse: Callable[[bytes], T]) -> dict[str, T]:
-    """Return the fields of a hash that can be parsed; the others count as refused."""
-    found: dict[str, T] = {}
-    for field, data in entries.items():
-        name, value = stored.read(kind, stored.text, field), stored.read(kind, parse, data)
-        if name is not None and value is not None:
-            found[name] = value
-    return found
+def _readable(kind: str, parse: Callable[[bytes], T], key: str, answer: Any) -> tuple[dict[str, T], list[Command]]:
+    """Return the fields of a hash that can be parsed, and commands that delete the others; `answer` is HGETALL's."""
+    fields: dict[bytes, bytes] = stored.answered(kind, answer, {})
+    found = stored.read_fields(kind, parse, fields)
+    names = {name.encode() for name in found}
+    return found, [("HDEL", key, field) for field in fields if field not in names]
 
 
 def _choose_models(

@@ -15,8 +15,8 @@ from redis.exceptions import RedisError
 
 from crawler.notify.notice_queue import Notice
 from shared.store import keys, stored
+from shared.store.fencing import DeposedError, FencedScript
 from shared.store.history import HistoryReader
-from shared.store.snapshots import DeposedError, deposed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,10 +36,9 @@ SINCE = "since"
 """The field with the time when the webhook was first configured; the other fields are sent notices."""
 
 
-# KEYS: lease, sent notices. ARGV: the writer's lease, now, name of the field SINCE, expiry in seconds. Returns when the
+# KEYS: lease, sent notices. ARGV: lease, now, name of the field SINCE, expiry in seconds. Returns when the
 # webhook was first configured, and the fields. A time that only a wrong clock can have written is replaced.
 _BEGIN = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return redis.error_reply('DEPOSED') end
 local since = tonumber(redis.call('HGET', KEYS[2], ARGV[3]) or '')
 if not (since and since >= 0 and since <= tonumber(ARGV[2]) + 60) then
   redis.call('HSET', KEYS[2], ARGV[3], ARGV[2])
@@ -47,9 +46,8 @@ end
 redis.call('EXPIRE', KEYS[2], ARGV[4])
 return {redis.call('HGET', KEYS[2], ARGV[3]), redis.call('HKEYS', KEYS[2])}
 """
-# KEYS: lease, sent notices. ARGV: the writer's lease, fields that are not needed any more.
+# KEYS: lease, sent notices. ARGV: lease, fields that are not needed any more.
 _FORGET = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return redis.error_reply('DEPOSED') end
 return redis.call('HDEL', KEYS[2], unpack(ARGV, 2))
 """
 FIELDS_PER_DELETE = 1_000
@@ -62,8 +60,8 @@ class IncidentNotices:
         self, redis: Redis, leadership: Leadership, queue: NoticeQueue, clock: RedisClock, *, official_only: bool
     ) -> None:
         self._redis = redis
-        self._begin = redis.register_script(_BEGIN)
-        self._forget = redis.register_script(_FORGET)
+        self._begin = FencedScript(redis, _BEGIN)
+        self._forget = FencedScript(redis, _FORGET)
         self._clock = clock
         self._leadership = leadership
         self._queue = queue
@@ -103,9 +101,7 @@ class IncidentNotices:
         if head is not None and head == self._head:
             return
         lease, now = self._leadership.lease or "", await self._clock.ask()
-        fenced = [keys.CRAWLER_LEASE, keys.INCIDENTS_TOLD]
-        with deposed():
-            since, names = await self._begin(keys=fenced, args=[lease, repr(now), SINCE, SENT_KEPT])
+        since, names = await self._begin(lease, [keys.INCIDENTS_TOLD], repr(now), SINCE, SENT_KEPT)
         sent: set[bytes] = set(names)
         incidents = await self._history.incidents()
         held_back = False
@@ -118,8 +114,7 @@ class IncidentNotices:
         kept = {f"{incident.id}:{word}".encode() for incident in incidents for word in ("opened", "closed")}
         gone = list(sent - kept - {SINCE.encode()})
         for first in range(0, len(gone), FIELDS_PER_DELETE):
-            with deposed():
-                await self._forget(keys=fenced, args=[lease, *gone[first : first + FIELDS_PER_DELETE]])
+            await self._forget(lease, [keys.INCIDENTS_TOLD], *gone[first : first + FIELDS_PER_DELETE])
         self._head = None if held_back else head
 
     def _due(self, incidents: tuple[Incident, ...], sent: set[bytes], since: float, now: float) -> Iterator[Notice]:

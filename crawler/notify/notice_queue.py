@@ -26,8 +26,8 @@ from crawler.notify.webhook import DeliveryError
 from shared.incidents import Incident  # noqa: TC001 - msgspec reads the annotation
 from shared.store import keys, stored
 from shared.store.connection import SOCKET_TIMEOUT
+from shared.store.fencing import DeposedError
 from shared.store.rq_job import InertJob, purge
-from shared.store.snapshots import DeposedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

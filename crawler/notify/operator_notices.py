@@ -20,7 +20,7 @@ from crawler.notify.digest import message
 from crawler.notify.services import NotSentError, masked, send
 from shared import changes
 from shared.store import keys, stored
-from shared.store.snapshots import DeposedError, deposed
+from shared.store.fencing import DeposedError, FencedScript
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -38,9 +38,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 30.0, 3600.0
 """Seconds after a failure; the pause doubles."""
 KEPT = 400 * 86400
 
-# KEYS: lease, positions. ARGV: the writer's lease, field, position, expiry in seconds.
+# KEYS: lease, positions. ARGV: lease, field, position, expiry in seconds.
 _ADVANCE = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return redis.error_reply('DEPOSED') end
 redis.call('HSET', KEYS[2], ARGV[2], ARGV[3])
 return redis.call('EXPIRE', KEYS[2], ARGV[4])
 """
@@ -76,7 +75,7 @@ class OperatorNotices:
         self._quiet_hours = quiet_hours
         self._monitor_url = monitor_url
         self._on_ended = on_ended
-        self._advance = redis.register_script(_ADVANCE)
+        self._advance = FencedScript(redis, _ADVANCE)
         self._pauses: dict[str, tuple[float, float]] = {}
         """By service: when it is tried again (Unix seconds), and the pause after that."""
 
@@ -139,11 +138,7 @@ class OperatorNotices:
         return True
 
     async def _move(self, field: str, position: str) -> None:
-        with deposed():
-            await self._advance(
-                keys=[keys.CRAWLER_LEASE, keys.NOTICE_POSITIONS],
-                args=[self._leadership.lease or "", field, position, KEPT],
-            )
+        await self._advance(self._leadership.lease, [keys.NOTICE_POSITIONS], field, position, KEPT)
 
 
 def _position(entry: bytes) -> str | None:

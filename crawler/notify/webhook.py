@@ -19,6 +19,8 @@ from collections.abc import Callable  # noqa: TC003 - a NamedTuple reads it
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from shared.address_text import is_public
+
 TIMEOUT = 10.0
 """Seconds for each step of the connection."""
 MAX_ADDRESSES = 4
@@ -83,7 +85,7 @@ def is_private_literal(target: Target) -> bool:
         ipaddress.ip_address(target.host)
     except ValueError:
         return target.host == "localhost"
-    return not _is_public(target.host)
+    return not is_public(target.host)
 
 
 def signature(secret: bytes, timestamp: str, body: bytes) -> str:
@@ -152,18 +154,6 @@ def _checked_addresses(target: Target, *, allow_private: bool) -> list[str]:
     except UnicodeError as error:
         raise DeliveryError("the receiver's name is none that DNS can have") from error
     addresses = list(dict.fromkeys(str(item[4][0]) for item in found))
-    if not allow_private and not all(map(_is_public, addresses)):
+    if not allow_private and not all(map(is_public, addresses)):
         raise DeliveryError("the receiver's address is private: set INCIDENT_WEBHOOK_ALLOW_PRIVATE if it is yours")
     return addresses
-
-
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
-
-
-def _is_public(text: str) -> bool:
-    address = ipaddress.ip_address(text.partition("%")[0])
-    if isinstance(address, ipaddress.IPv6Address):
-        inner = address.ipv4_mapped or address.sixtofour
-        if inner is not None or address in _NAT64:  # these embed an IPv4 address, which must be given as such
-            return False
-    return address.is_global and not address.is_multicast

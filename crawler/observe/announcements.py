@@ -19,12 +19,13 @@ from shared.snapshot import PeerState
 from shared.tasks import awaited, end
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from crawler.models import Model
     from crawler.observe.blocks import BlockKey
     from crawler.observe.probes import ProbeQueue
     from crawler.observe.record_reader import RecordReader
+    from crawler.settings import CrawlerSettings
     from shared.p2p.dht_node import DHTClientNode
     from shared.p2p.raw_values import SubkeyValues
     from shared.snapshot import Snapshot
@@ -41,24 +42,20 @@ class AnnouncementReader:
         dht_node: DHTClientNode,
         records: RecordReader,
         probes: ProbeQueue,
+        settings: CrawlerSettings,
         *,
-        official_models: tuple[Model, ...],
-        private_swarm: bool,
         last: Snapshot | None,
-        known: Collection[str],
-        timeout: float,
         until: float,
     ) -> None:
-        """`timeout` is seconds per lookup; lookups end `until` (monotonic seconds). `known` is probed first."""
+        """Lookups end `until` (monotonic seconds)."""
         self._dht_node = dht_node
         self._records = records
         self._probes = probes
-        self._official_models = official_models
-        self._private_swarm = private_swarm
+        self._official_models = settings.official_models
+        self._private_swarm = settings.private_swarm
         self._last = last
-        self._known = known
-        self._timeout = timeout
-        self._blocks = BlockReader(dht_node, timeout, until)
+        self._timeout = settings.lookup_timeout
+        self._blocks = BlockReader(dht_node, self._timeout, until)
         self._tasks: list[asyncio.Task[Any]] = []
         self._early: defaultdict[str, set[str]] = defaultdict(set)
         """Servers by DHT prefix that were named before their block was read in full."""
@@ -174,7 +171,7 @@ class AnnouncementReader:
         announcements.setdefault(peer_id, {})[block] = record
         self.servers.add(peer_id)
         if record.state is PeerState.ONLINE:
-            self._probes.add(peer_id, known=peer_id in self._known, rank=len(announcements))
+            self._probes.add(peer_id, known=peer_id in self._records.known, rank=len(announcements))
 
     def _take_early(self, key: BlockKey, values: SubkeyValues) -> None:
         """Queue probes of the servers that the first DHT node names under a block, before other nodes answered."""
@@ -187,4 +184,4 @@ class AnnouncementReader:
             if record.state is PeerState.ONLINE:
                 named = self._early[key.dht_prefix]
                 named.add(peer_id)
-                self._probes.add(peer_id, known=peer_id in self._known, rank=len(named))
+                self._probes.add(peer_id, known=peer_id in self._records.known, rank=len(named))

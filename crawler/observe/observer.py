@@ -14,17 +14,16 @@ import msgspec
 from crawler.observe.announcements import AnnouncementReader
 from crawler.observe.model_index import reached
 from crawler.observe.observation import Observation, SwarmUnavailableError
-from crawler.observe.overload import Overload
 from crawler.observe.probes import ProbeQueue
 from crawler.observe.record_reader import RecordReader
 from shared import tracing
 from shared.p2p.connect import ProberNode
 from shared.p2p.dht_node import DHTClientNode
 from shared.p2p.dial_errors import classify
+from shared.p2p.lateness import LATE
 from shared.p2p.multiaddr import from_text, to_text
 from shared.p2p.probe import probe
 from shared.p2p.waiting import any_true
-from shared.reachability import Cause, DialOutcome
 from shared.snapshot import BootstrapPeer, CrawlProgress, Verdict
 from shared.tasks import awaited, end
 
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 
     from crawler.observe.observation import ObservedModel
     from crawler.settings import CrawlerSettings
+    from shared.reachability import DialOutcome
     from shared.snapshot import Snapshot
 
 MAX_CRAWL_SECONDS = 300.0
@@ -47,8 +47,6 @@ PROGRESS_EVERY = 0.5
 """Seconds between two reports of how far a first crawl has come."""
 MAX_CLOCK_AHEAD = 20.0
 """Seconds. By a clock that is ahead records seem expired, so that servers would seem to have left."""
-SILENT = frozenset({Cause.TIMEOUT, Cause.FROZEN, Cause.RELAY_AWAY, Cause.SILENT_BEHIND_RELAY})
-"""Causes that this process may itself be responsible for while it is overloaded."""
 
 
 async def observe(
@@ -68,7 +66,11 @@ async def observe(
     try:
         # A fresh prober node for each crawl: a daemon remembers failed dials for up to five minutes, and would go on
         # calling a server unreachable that came back meanwhile.
-        async with asyncio.timeout(MAX_CRAWL_SECONDS), await ProberNode.open() as prober_node:
+        async with (
+            asyncio.timeout(MAX_CRAWL_SECONDS),
+            await ProberNode.open() as prober_node,
+            prober_node.lateness,
+        ):
             crawl = Crawl(dht_node, prober_node, settings, last=last, early=early, began=began)
             reporting = None if progress is None else awaited(_report(crawl, progress))
             try:
@@ -140,26 +142,18 @@ class Crawl:
         self._began = began
         self._dht_node = dht_node
         self._prober_node = prober_node
+        self._settings = settings
         self._bootstrap_peers = settings.bootstrap_peers
-        self._private_swarm = settings.private_swarm
-        self._dial_timeout = settings.dial_timeout
         self._early = early
-        known = reached(last)
-        self._overload = Overload(prober_node.identify)
         self._probes = ProbeQueue(
-            self._probe, timeout=self._dial_timeout, until=self._began + PROBES_WITHIN, overloaded=self._overload.now
+            self._probe,
+            timeout=settings.dial_timeout,
+            until=self._began + PROBES_WITHIN,
+            late=prober_node.lateness.now,
         )
-        self._records = RecordReader(known)
+        self._records = RecordReader(reached(last))
         self._announcements = AnnouncementReader(
-            dht_node,
-            self._records,
-            self._probes,
-            official_models=settings.official_models,
-            private_swarm=settings.private_swarm,
-            last=last,
-            known=known,
-            timeout=settings.lookup_timeout,
-            until=self._began + LOOKUPS_WITHIN,
+            dht_node, self._records, self._probes, settings, last=last, until=self._began + LOOKUPS_WITHIN
         )
         self._doing: Literal["joining", "reading", "dialling"] = "joining"
         self._phases: dict[str, float] = {}
@@ -168,8 +162,7 @@ class Crawl:
         """Return what was observed. Raises `SwarmUnavailableError` where nothing can be said about the swarm."""
         self._dht_node.refused_subkeys.clear()
         self._dht_node.kademlia.refused_addresses.clear()
-        joining = awaited(self._dht_node.join(self._bootstrap_peers, self._dial_timeout))
-        watching = awaited(self._overload.watch())
+        joining = awaited(self._dht_node.join(self._bootstrap_peers, self._settings.dial_timeout))
         probing = None
         try:
             await self._joined(joining)
@@ -186,7 +179,7 @@ class Crawl:
             self._ended("dial")
             bootstrap = self._joined_peers(await joining)
         finally:
-            await end(joining, watching, probing)
+            await end(joining, probing)
             await self._announcements.close()
             await self._probes.close()
         return await self._observation(bootstrap, observed)
@@ -220,7 +213,7 @@ class Crawl:
             answered_keys=self._announcements.answered_keys,
             undialled=self._probes.added - len(dials),
             refused_addresses=dict(self._dht_node.kademlia.refused_addresses),
-            private_swarm=self._private_swarm,
+            private_swarm=self._settings.private_swarm,
             ended_at=time.time(),
             duration=time.monotonic() - self._began,
         )
@@ -251,8 +244,8 @@ class Crawl:
             BootstrapPeer(
                 peer_id,
                 tuple(self._bootstrap_peers[peer_id]),
-                Verdict.REACHABLE if error is None else Verdict.UNREACHABLE,
-                None if error is None else classify(error).explanation,
+                Verdict.REACHABLE if error is None else Verdict.UNKNOWN if error == LATE else Verdict.UNREACHABLE,
+                error if error is None or error == LATE else classify(error).explanation,
             )
             for peer_id, error in errors.items()
         )
@@ -283,11 +276,5 @@ class Crawl:
             raise SwarmUnavailableError("the crawler's own node lost the swarm during the crawl", bootstrap)
 
     async def _probe(self, peer_id: str) -> DialOutcome:
-        """Probe one server; unknown where it did not answer while this process was overloaded."""
-        began = time.monotonic()
-        outcome = await probe(
-            self._dht_node, self._prober_node, peer_id, deadline=began + self._dial_timeout, must_serve=True
-        )
-        if outcome.cause in SILENT and self._overload.since(began):
-            return DialOutcome.unknown(Cause.NODE_UNFIT, stage=outcome.stage, error="the crawler was too busy to hear")
-        return outcome
+        deadline = time.monotonic() + self._settings.dial_timeout
+        return await probe(self._dht_node, self._prober_node, peer_id, deadline=deadline, must_serve=True)

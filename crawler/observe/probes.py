@@ -19,14 +19,14 @@ MAX_STARTING = 128
 """Probes in their first moments, when they cost work here and in the daemon."""
 STARTING_SECONDS = 0.3
 """Seconds after which a probe has ended, or waits for a silent peer and costs only its place."""
-OVERLOAD_PAUSE = 0.05
+LATE_PAUSE = 0.05
 MAX_IN_FLIGHT = 3_500
 """Probes at once: under p2pd's limit (`shared.p2p.daemon.SWARM_DIALS_AT_ONCE`). Each takes one or two of the open files
 that the system allows."""
 
 
 class ProbeQueue:
-    """Probes servers as they are added, except while this process is `overloaded`.
+    """Probes servers as they are added, except while this process is `late`.
 
     No probe begins that may not end by `until` (monotonic seconds). Silent peers delay nobody: all of them wait at
     the same time, for one timeout in all.
@@ -38,11 +38,11 @@ class ProbeQueue:
         *,
         timeout: float,
         until: float,
-        overloaded: Callable[[], bool] = lambda: False,
+        late: Callable[[], bool] = lambda: False,
     ) -> None:
         """`probe` takes a peer id and returns within `timeout` seconds."""
         self._probe = probe
-        self._overloaded = overloaded
+        self._late = late
         self._begin_until = until - timeout
         self._waiting: list[tuple[bool, int, str]] = []
         self._added: set[str] = set()
@@ -71,8 +71,8 @@ class ProbeQueue:
         try:
             while True:
                 await self._room.acquire()
-                while self._overloaded():  # noqa: ASYNC110 - nothing signals when it ends
-                    await asyncio.sleep(OVERLOAD_PAUSE)
+                while self._late():  # noqa: ASYNC110 - nothing signals when it ends
+                    await asyncio.sleep(LATE_PAUSE)
                 if not self._waiting or time.monotonic() > self._begin_until:
                     self._room.release()
                     return

@@ -26,8 +26,8 @@ class RecordReader:
     """Parses each distinct record once. Create one per crawl."""
 
     def __init__(self, known: Collection[str]) -> None:
-        """`known` has the peer ids that the last crawl reached."""
-        self._known = known
+        self.known = known
+        """Peer ids that the last crawl reached."""
         self._read: dict[tuple[str, str, bytes], tuple[str, ServerRecord] | RefusedError] = {}
         self._bytes = 0
         self._refused: Counter[str] = Counter()
@@ -37,7 +37,7 @@ class RecordReader:
         """Return the peer id and its record. Raises `RefusedError`, and leaves counting it to the caller."""
         result = self._read.get((dht_prefix, subkey, packed))
         if result is None:
-            share = 1.0 if subkey in self._known else STRANGERS_SHARE
+            share = 1.0 if subkey in self.known else STRANGERS_SHARE
             if len(self._read) >= MAX_RECORDS * share or self._bytes + len(packed) > MAX_BYTES * share:
                 raise RefusedError("too_many_records")
             self._bytes += len(packed)

@@ -120,15 +120,7 @@ class SimulatedServer:
 
     def freeze(self) -> None:
         """Stop its daemon as if the machine hung: the port accepts, nothing answers. Returns once it has stopped."""
-        os.kill(self.daemon_pid, signal.SIGSTOP)
-        # On a busy machine its threads would go on answering for some milliseconds.
-        end = time.monotonic() + STOPS_WITHIN
-        while not self._has_stopped() and time.monotonic() < end:
-            time.sleep(0.001)
-
-    def _has_stopped(self) -> bool:
-        tasks = Path(f"/proc/{self.daemon_pid}/task").glob("*/stat")
-        return all(task.read_text().rpartition(")")[2].split()[0] == "T" for task in tasks)
+        stop_process(self.daemon_pid)
 
     def thaw(self) -> None:
         os.kill(self.daemon_pid, signal.SIGCONT)
@@ -143,6 +135,17 @@ class SimulatedServer:
             async with asyncio.timeout(CLOSE_WITHIN):
                 await self.node.shutdown()
                 await self.node.p2p.shutdown()
+
+
+def stop_process(pid: int) -> None:
+    """Stop a process of ours, and wait until it has stopped: its threads would go on for some milliseconds."""
+    os.kill(pid, signal.SIGSTOP)
+    end = time.monotonic() + STOPS_WITHIN
+    while time.monotonic() < end:
+        tasks = Path(f"/proc/{pid}/task").glob("*/stat")
+        if all(task.read_text().rpartition(")")[2].split()[0] == "T" for task in tasks):
+            return
+        time.sleep(0.001)
 
 
 def place(announced: Mapping[str, Announcement], *, on: Iterable[SimulatedServer]) -> None:

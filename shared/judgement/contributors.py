@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from shared.snapshot import PeerState, Verdict
-
 if TYPE_CHECKING:
     from shared.snapshot import Snapshot
 
@@ -29,8 +27,7 @@ def serving(snapshot: Snapshot) -> dict[str, list[Serving]]:
         if not (model.official or snapshot.private_swarm):
             continue
         for server in model.servers:
-            reached = server.state is PeerState.ONLINE and server.verdict is Verdict.REACHABLE
-            if reached and server.show_public_name and server.public_name:
+            if server.reached and server.show_public_name and server.public_name:
                 share = Serving(server.peer_id, model.dht_prefix, server.span.length)
                 found.setdefault(server.public_name, []).append(share)
     return found

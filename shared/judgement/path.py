@@ -1,192 +1,172 @@
-"""This module estimates which servers a Petals client would use for a model, and how fast that chain is.
+"""This module finds the path of servers that Petals' client would take through a model, and how fast it is.
 
-Its cost grows with blocks × distinct span ends, which `MAX_STEPS` limits. `shared.routing` instead chooses the path of
-an inference check, with the pings that this monitor measured and the servers' free caches.
+Costs are the client's own (petals `RemoteSequenceManager._build_inference_graph`), in seconds per token: half of the
+ping to the first server, from each server to the next (`next_pings`) and back from the last one, 0.018 for each
+server, 1 / `inference_rps` for each block, and 10 for a server without enough free cache. A path stays on a server to
+the end of its span. One thing differs: a client pings up to three servers of either end of a model itself; here the
+crawler's own connections to all servers (`rtt`) stand for its pings.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from operator import itemgetter
-from statistics import median
-from typing import TYPE_CHECKING
-
-from shared.judgement.coverage import online
+from operator import attrgetter
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from shared.judgement.coverage import Coverage
-    from shared.snapshot import ModelReport, ServerReport
+    from shared.snapshot import ServerReport
 
-HOP_OVERHEAD = 0.018
-"""Seconds of overhead per server: the constant that Petals clients use."""
-UNKNOWN_DELAY = 0.05
-"""Seconds one way, assumed where no ping of the model is known: half of a 100 ms round trip."""
+SERVER_SECONDS = 0.018
+"""Of each server, for packing and unpacking."""
+NO_CACHE_SECONDS = 10.0
+"""Of a server without free cache for `CACHE_TOKENS` in all of its blocks: so that others are preferred."""
+CACHE_TOKENS = 128
+"""Tokens that a client wants room for: its own number is the prompt's and those to be generated."""
+UNKNOWN_DELAY = 0.15
+"""Seconds one way where no ping is known."""
 MAX_DELAY = 5.0
-"""Seconds one way: what Petals clients assume of a server that did not answer a ping."""
-RIVALS = 4
-"""Number of servers compared among those whose spans end at one block, fastest first. More seldom change the result."""
-MAX_STEPS = 50_000
-"""Above this many blocks x span ends no estimate is made: 0.3 s of search are the worst case."""
-MAX_PINGS = 5_000
-"""Pings used for the median: enough for it to be steady."""
+"""Seconds one way where a ping was not answered, and at most."""
+DEFAULT_BLOCKS_PER_SECOND = 300.0
+"""Speed of a server that does not announce `inference_rps`."""
+MIN_BLOCKS_PER_SECOND = 1e-6
+"""Slower than this is no speed, and counts as not announced."""
+MAX_SEARCHED = 250_000
+"""Blocks of all spans together that one search takes in: 0.3 s at worst. 300 servers of 80 blocks have 24,000."""
 
 
-@dataclass(frozen=True, slots=True)
-class Hop:
-    """One server of a chain and the blocks `start <= block < end` that it computes in it."""
+class Leg(NamedTuple):
+    """Blocks `start <= block < end` on one server of a path."""
 
     server: ServerReport
     start: int
     end: int
+    seconds: float
+    """Expected of one token: the way to the server, and its blocks. Without waiting for cache."""
 
 
-@dataclass(frozen=True, slots=True)
-class Path:
-    """A chain of online, reachable servers from the first block to the last."""
+@dataclass(slots=True, eq=False)
+class _Candidate:
+    """A server that may be on the path, and the fastest way found so far to the end of its blocks."""
 
-    hops: tuple[Hop, ...]
-    tokens_per_second: float | None
-    """An estimate for one stream of single-token inference; None where servers do not tell their speed."""
+    server: ServerReport
+    start: int
+    end: int
+    entry_seconds: float
+    block_seconds: float
+    seconds: float = math.inf
+    """From the client through the last block."""
+    entered: int = 0
+    """Block at which the way enters the server."""
+    delay: float = 0.0
+    """From `before` to the server, in seconds."""
+    before: _Candidate | None = None
+    """None: the client."""
 
 
-def find_path(model: ModelReport, held: Coverage) -> Path | None:
-    """Find the chain that a Petals client would likely take, or None where none exists. `held` is the model's coverage.
+def find_path(servers: Iterable[ServerReport], start: int, end: int) -> tuple[Leg, ...] | None:
+    """Return the path with the least seconds per token through blocks `start <= block < end`.
 
-    As in Petals, a client stays with a server to the end of its span. The time of one token through a chain is
-
-        sum over its servers of (blocks / inference_rps + one-way delay + HOP_OVERHEAD) + delay back to the client
-
-    because `inference_rps` is tokens/s through ONE block. A one-way delay is half of the ping that the server
-    before announces (`next_pings`); where it is not known (always for the client's own first and last hop) it is
-    half of the median ping known in the model, or `UNKNOWN_DELAY`. `tokens_per_second` is 1 / that time, for the
-    fastest chain. It trusts what servers claim and knows nothing of their load: an estimate. It is None when only
-    servers that do not tell `inference_rps` close the chain; then the chain is one with the fewest servers.
+    None where some block has no server. The path is exact while the spans have `MAX_SEARCHED` blocks together. The cost
+    grows with these blocks and with the number of pings, never with pairs of servers.
     """
-    if not held.has_path:
+    holding: list[list[_Candidate]] = [[] for _ in range(end)]
+    ending: list[list[_Candidate]] = [[] for _ in range(end + 1)]
+    for server in _candidates(servers, start, end):
+        ending[server.end].append(server)
+        for block in range(server.start, server.end):
+            holding[block].append(server)
+    for block in range(start, end):
+        moves = _moves(ending[block], holding[block]) if block > start else _first_moves(holding[block])
+        for before, server, delay in moves:
+            seconds = delay + server.entry_seconds + (server.end - block) * server.block_seconds
+            if before is not None:
+                seconds += before.seconds
+            if seconds < server.seconds:
+                server.seconds, server.entered, server.delay, server.before = seconds, block, delay, before
+    arrived = [server for server in ending[end] if server.seconds < math.inf]
+    return _legs(min(arrived, key=lambda one: one.seconds + _delay(one.server.rtt))) if arrived else None
+
+
+def tokens_per_second(path: Sequence[Leg]) -> float | None:
+    """Return the tokens/s that one stream of single tokens may get; None where a server does not announce its speed.
+
+    It trusts what servers announce, and knows nothing of their load.
+    """
+    if any(_speed(leg.server) is None for leg in path):
         return None
-    servers = list(online(model))
-    delay = typical_delay(servers)
-    rated = [server for server in servers if _speed(server) is not None]
-    ends = len({server.span.end for server in rated})
-    hops = _fastest_chain(rated, model.num_blocks, delay) if ends * model.num_blocks <= MAX_STEPS else None
-    if hops is None:
-        return Path(_furthest_reaching(servers, model.num_blocks), None)
-    return Path(hops, 1 / chain_seconds(hops, delay))
+    return 1 / (sum(leg.seconds for leg in path) + _delay(path[-1].server.rtt))
 
 
-def typical_delay(servers: Iterable[ServerReport]) -> float:
-    """Half of the median ping between servers of one model, seconds one way; `UNKNOWN_DELAY` without any."""
-    pings: list[float] = []
+def _candidates(servers: Iterable[ServerReport], start: int, end: int) -> list[_Candidate]:
+    """Return the servers to search. Of too many, the fastest, and others where no faster one holds a block."""
+    found = []
     for server in servers:
-        pings += [ping for ping in (server.next_pings or {}).values() if math.isfinite(ping) and ping >= 0]
-        if len(pings) >= MAX_PINGS:
-            break
-    return min(median(pings) / 2, MAX_DELAY) if pings else UNKNOWN_DELAY
+        first, last = max(server.span.start, start), min(server.span.end, end)
+        if first < last:
+            entry = SERVER_SECONDS if _has_cache(server) else SERVER_SECONDS + NO_CACHE_SECONDS
+            found.append(_Candidate(server, first, last, entry, 1 / (_speed(server) or DEFAULT_BLOCKS_PER_SECOND)))
+    room = MAX_SEARCHED
+    if sum(one.end - one.start for one in found) <= room:
+        return found
+    kept, held = [], bytearray(end)
+    for one in sorted(found, key=attrgetter("block_seconds")):
+        if room > 0 or 0 in held[one.start : one.end]:
+            kept.append(one)
+            room -= one.end - one.start
+            held[one.start : one.end] = b"\1" * (one.end - one.start)
+    return kept
 
 
-def chain_seconds(hops: Sequence[Hop], delay: float) -> float:
-    """Seconds that one token takes through a chain of servers that tell their speed; see `find_path`."""
-    total = delay
-    before: dict[str, float] = {}
-    for hop in hops:
-        total += one_way(before.get(hop.server.peer_id), delay) + HOP_OVERHEAD
-        total += (hop.end - hop.start) / (_speed(hop.server) or math.inf)
-        before = hop.server.next_pings or {}
-    return total
+def _first_moves(holding: Iterable[_Candidate]) -> Iterator[tuple[None, _Candidate, float]]:
+    return ((None, one, _delay(one.server.rtt)) for one in holding)
 
 
-def one_way(ping: float | None, otherwise: float) -> float:
-    """Seconds from one server to another: half of the ping, `otherwise` where it is not known or nonsense."""
-    return min(ping / 2, MAX_DELAY) if ping is not None and ping >= 0 else otherwise
+def _moves(
+    ending: Iterable[_Candidate], holding: Iterable[_Candidate]
+) -> Iterator[tuple[_Candidate, _Candidate, float]]:
+    """Yield which server may follow which, and the seconds between them.
+
+    That is all pairs with a known ping and, before each server, the fastest of the others: these count the same delay.
+    """
+    leaving = sorted((one for one in ending if one.seconds < math.inf), key=attrgetter("seconds"))
+    if not leaving:
+        return
+    by_id = {one.server.peer_id: one for one in holding}
+    for before in leaving:
+        for peer_id, ping in (before.server.next_pings or {}).items():
+            if (server := by_id.get(peer_id)) is not None:
+                yield before, server, _delay(ping)
+    for peer_id, server in by_id.items():
+        for before in leaving:
+            if peer_id not in (before.server.next_pings or ()):
+                yield before, server, UNKNOWN_DELAY
+                break
+
+
+def _legs(last: _Candidate) -> tuple[Leg, ...]:
+    legs: list[Leg] = []
+    one: _Candidate | None = last
+    while one is not None:
+        seconds = one.delay + SERVER_SECONDS + (one.end - one.entered) * one.block_seconds
+        legs.append(Leg(one.server, one.entered, one.end, seconds))
+        one = one.before
+    return tuple(reversed(legs))
+
+
+def _delay(ping: float | None) -> float:
+    """Return the seconds one way; a ping that cannot be (negative, not a number) counts as unknown."""
+    return min(ping / 2, MAX_DELAY) if ping is not None and ping >= 0 else UNKNOWN_DELAY
+
+
+def _has_cache(server: ServerReport) -> bool:
+    left = server.cache_tokens_left
+    return left is None or 2 * CACHE_TOKENS * server.span.length <= left
 
 
 def _speed(server: ServerReport) -> float | None:
+    """Return the blocks/s that the server announces; None where it does not, or where it cannot be."""
     speed = server.inference_rps
-    return speed if speed is not None and math.isfinite(speed) and speed > 0 else None
-
-
-@dataclass(frozen=True, slots=True)
-class _Arrival:
-    """The quickest known chain that ends with `hop`; `seconds` without the way back to the client."""
-
-    seconds: float
-    hop: Hop | None
-    before: _Arrival | None
-    pings: dict[str, float]
-
-
-def _fastest_chain(servers: Iterable[ServerReport], blocks: int, delay: float) -> tuple[Hop, ...] | None:
-    """Find the shortest chain from block to block. Exact while at most `RIVALS` servers end at one block."""
-    starting: list[list[ServerReport]] = [[] for _ in range(blocks)]
-    for server in servers:
-        starting[server.span.start].append(server)
-    arrivals: list[list[_Arrival]] = [[] for _ in range(blocks + 1)]
-    arrivals[0] = [_Arrival(0.0, None, None, {})]
-    rivals: dict[int, list[tuple[float, ServerReport]]] = {}  # seconds a block and server, by the span's end
-    for block in range(blocks):
-        rivals.pop(block, None)
-        for server in starting[block]:
-            known = rivals.setdefault(server.span.end, [])
-            known.append((1 / (_speed(server) or math.inf), server))
-            known.sort(key=itemgetter(0))
-            del known[RIVALS:]
-        here = arrivals[block]
-        if not here:
-            continue
-        for end, known in rivals.items():
-            for price, server in known:
-                # min() over a generator would double the time of the whole search.
-                best, seconds = here[0], math.inf
-                for arrival in here:
-                    ping = arrival.pings.get(server.peer_id)
-                    total = arrival.seconds + (delay if ping is None else one_way(ping, delay))
-                    if total < seconds:
-                        best, seconds = arrival, total
-                seconds += HOP_OVERHEAD + (end - block) * price
-                _keep_best(arrivals[end], _Arrival(seconds, Hop(server, block, end), best, server.next_pings or {}))
-    return _walk_back(min(arrivals[blocks], key=lambda arrival: arrival.seconds, default=None))
-
-
-def _keep_best(arrivals: list[_Arrival], new: _Arrival) -> None:
-    """Keep one arrival, the quickest, for each of the `RIVALS` quickest servers."""
-    for place, known in enumerate(arrivals):
-        if known.hop is not None and new.hop is not None and known.hop.server is new.hop.server:
-            if new.seconds < known.seconds:
-                arrivals[place] = new
-            return
-    if len(arrivals) < RIVALS:
-        arrivals.append(new)
-        return
-    slowest = max(range(RIVALS), key=lambda place: arrivals[place].seconds)
-    if new.seconds < arrivals[slowest].seconds:
-        arrivals[slowest] = new
-
-
-def _walk_back(arrival: _Arrival | None) -> tuple[Hop, ...] | None:
-    hops: list[Hop] = []
-    while arrival is not None and arrival.hop is not None:
-        hops.append(arrival.hop)
-        arrival = arrival.before
-    return tuple(reversed(hops)) or None
-
-
-def _furthest_reaching(servers: Iterable[ServerReport], blocks: int) -> tuple[Hop, ...]:
-    """The fewest servers that tile the model; the caller knows that each block has one."""
-    reach: list[ServerReport | None] = [None] * blocks
-    for server in servers:
-        known = reach[server.span.start]
-        if known is None or server.span.end > known.span.end:
-            reach[server.span.start] = server
-    hops: list[Hop] = []
-    position, best = 0, None
-    for block in range(blocks):
-        candidate = reach[block]
-        if candidate is not None and (best is None or candidate.span.end > best.span.end):
-            best = candidate
-        if block == position and best is not None:
-            hops.append(Hop(best, position, best.span.end))
-            position = best.span.end
-    return tuple(hops)
+    return speed if speed is not None and MIN_BLOCKS_PER_SECOND < speed < math.inf else None

@@ -78,6 +78,8 @@ class Search:
         """Of the peer's addresses, some that are not dialled, and why."""
         self.over = False
         """Whether the search has ended and a node has answered: then "no address" is a fact."""
+        self.missed = False
+        """Whether a node may have answered unheard, for our own side was late."""
         self._kademlia = kademlia
         self.peer_id = peer_id
         self._target = _place(peer_id)
@@ -186,7 +188,7 @@ class Search:
 
     async def _ask(self, name: str) -> dict[str, tuple[bytes, ...]] | None:
         """Return the peers nearest to the target that one node knows, with addresses; None where it does not answer."""
-        addresses = self._known[name]
+        addresses, began = self._known[name], time.monotonic()
         if addresses:
             direct = [address for address in addresses if self.rules.kind(name, address) is Kind.DIRECT]
             addresses = tuple(direct[:MAX_STEP_ADDRESSES])
@@ -198,7 +200,10 @@ class Search:
                     await self._kademlia.daemon.connect(name, addresses)
                 answer = await self._kademlia.streams.ask(name, self._request, keep=name in self._start)
         except TimeoutError:
-            self._kademlia.silent.add(name)
+            if self._kademlia.daemon.lateness.since(began):
+                self.missed = True
+            else:
+                self._kademlia.silent.add(name)
             return None
         except (P2PDaemonError, OSError, EOFError, ValueError):
             return None

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence  # noqa: TC003 - the dat
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from shared.address_text import IPAddress, is_routed
 from shared.p2p.multiaddr import (
     IP4,
     IP6,
@@ -23,9 +24,6 @@ from shared.p2p.multiaddr import (
     split_circuit,
 )
 from shared.p2p.petals import PUBLIC_INITIAL_PEERS
-
-_PUBLIC_IPV6 = ipaddress.IPv6Network("2000::/3")
-"""What is routed at all. Outside of it lie the forms that hide an IPv4 address, as NAT64's; inside only 6to4's."""
 
 
 class DialPrivate(StrEnum):
@@ -133,7 +131,7 @@ def host_and_port(address: bytes) -> tuple[str, int] | None:
     return str(_ip(parts[0])), int.from_bytes(parts[1].value, "big")
 
 
-def ip_of(address: bytes) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+def ip_of(address: bytes) -> IPAddress | None:
     """Return the IP address that is dialled for an address; a relay's for a circuit, None for a host name."""
     try:
         return _ip(components(address)[0])
@@ -141,7 +139,7 @@ def ip_of(address: bytes) -> ipaddress.IPv4Address | ipaddress.IPv6Address | Non
         return None
 
 
-def _ip(host: Component) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+def _ip(host: Component) -> IPAddress | None:
     if host.code == IP4:
         return ipaddress.IPv4Address(host.value)
     return ipaddress.IPv6Address(host.value) if host.code == IP6 else None
@@ -149,15 +147,4 @@ def _ip(host: Component) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None
 
 def _is_public_ip(host: Component) -> bool:
     ip = _ip(host)
-    if ip is None:
-        return False
-    if isinstance(ip, ipaddress.IPv6Address):
-        if ip not in _PUBLIC_IPV6:
-            return False
-        if ip.sixtofour is not None and not _is_global(ip.sixtofour):
-            return False
-    return _is_global(ip)
-
-
-def _is_global(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    return ip.is_global and not ip.is_multicast
+    return ip is not None and is_routed(ip)

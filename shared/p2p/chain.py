@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 
 from shared.inference import Hop, InferenceOutcome, ServerInference, Usability, UsabilityState
 from shared.judgement.coverage import coverage
+from shared.judgement.path import find_path
 from shared.p2p.inference import InferenceError, Session, open_session
 from shared.peer_id import named_peer
-from shared.routing import Leg, route
 from shared.snapshot import PeerState, Verdict
 from shared.words import blocks
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
+    from shared.judgement.path import Leg
     from shared.p2p.daemon import Daemon
     from shared.snapshot import ModelReport, ServerReport
 
@@ -69,11 +70,6 @@ class _BrokenChainError(Exception):
     def __init__(self, state: UsabilityState, reason: str) -> None:
         super().__init__(reason)
         self.state = state
-
-
-def can_be_asked(server: ServerReport) -> bool:
-    """Whether a server announces that it is online, and the crawler reached it."""
-    return server.state is PeerState.ONLINE and server.verdict is Verdict.REACHABLE
 
 
 class Chain:
@@ -157,12 +153,10 @@ class Chain:
             if link.seconds and link.leg.server.peer_id not in self._findings
         )
 
-    def _route(self, start: int, end: int) -> list[Leg]:
+    def _route(self, start: int, end: int) -> tuple[Leg, ...]:
         """Return the best legs over servers that have not failed. Raises `_BrokenChainError`."""
-        asked = [
-            server for server in self._model.servers if can_be_asked(server) and server.peer_id not in self._findings
-        ]
-        if (legs := route(asked, start, end)) is not None:
+        asked = [server for server in self._model.servers if server.reached and server.peer_id not in self._findings]
+        if (legs := find_path(asked, start, end)) is not None:
             return legs
         failed = [
             (server, self._findings[server.peer_id])
@@ -176,7 +170,7 @@ class Chain:
         ]
         undecided = [server for server, one in failed if one.outcome is InferenceOutcome.UNKNOWN] + unseen
         state = UsabilityState.UNUSABLE
-        if undecided and route([*asked, *undecided], start, end) is not None:
+        if undecided and find_path([*asked, *undecided], start, end) is not None:
             state = UsabilityState.UNKNOWN
         reason = "; ".join(
             f"{blocks([one.blocks])} at {named_peer(server.peer_id)}: {one.outcome}"

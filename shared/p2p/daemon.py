@@ -13,9 +13,8 @@ import resource
 import socket
 import time
 from contextlib import suppress
-from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Self, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Self
 from uuid import uuid4
 
 from shared.p2p.hivemind import (
@@ -28,6 +27,7 @@ from shared.p2p.hivemind import (
     raise_if_failed,
 )
 from shared.p2p.kad_messages import read_message
+from shared.p2p.lateness import Lateness
 from shared.p2p.multiaddr import varint
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-IPAddress: TypeAlias = IPv4Address | IPv6Address
+    from shared.address_text import IPAddress
 
 SWARM_DIALS_AT_ONCE = 4096
 """Dials that p2pd keeps in flight. Its default, 160, makes live peers wait behind silent ones until they seem
@@ -142,6 +142,7 @@ class Daemon:
     def __init__(self, p2p: P2P) -> None:
         self._p2p = p2p
         self.opened_at = time.monotonic()
+        self.lateness = Lateness(self.identify)
 
     async def __aenter__(self) -> Self:
         return self
@@ -168,7 +169,7 @@ class Daemon:
         return self._p2p._child.returncode is None  # noqa: SLF001
 
     async def close(self) -> None:
-        """End the daemon, whatever state it is in, also where this is cancelled."""
+        """End the daemon, whatever state it is in, also where this is cancelled, and leave none of its files."""
         child = self._p2p._child  # noqa: SLF001
         try:
             with suppress(Exception):
@@ -179,10 +180,16 @@ class Daemon:
                 with suppress(ProcessLookupError):
                     child.kill()
                 await child.wait()
+            self._remove_sockets()
         control = self._p2p._client.control  # noqa: SLF001
         for task in (control._read_task, control._write_task):  # noqa: SLF001 - a dead daemon's pipes; nobody else asks
             with suppress(asyncio.CancelledError, asyncio.InvalidStateError):
                 task.exception()
+
+    def _remove_sockets(self) -> None:
+        """Remove those of a daemon that died; hivemind removes the others."""
+        for address in (self._p2p._daemon_listen_maddr, self._p2p._client_listen_maddr):  # noqa: SLF001
+            Path(address["unix"]).unlink(missing_ok=True)
 
     async def connect(self, peer_id: str, addresses: Iterable[bytes] = ()) -> None:
         """Have the daemon hold a connection to the peer, at the given or formerly known addresses.

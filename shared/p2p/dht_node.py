@@ -14,15 +14,18 @@ from typing import TYPE_CHECKING, Self
 
 from shared.p2p.address_search import Kademlia, Search
 from shared.p2p.addresses import AddressRules, DialPrivate, ip_of
-from shared.p2p.daemon import PING_TIMEOUT, Daemon, IPAddress, is_local, start_p2pd
+from shared.p2p.daemon import PING_TIMEOUT, Daemon, is_local, start_p2pd
 from shared.p2p.dht_reader import DHTReader
 from shared.p2p.hivemind import P2P, DHTNode, P2PDaemonError, PeerID, dht_pb2
 from shared.p2p.kad_messages import bytes_fields, read_message
+from shared.p2p.lateness import LATE, Lateness
 from shared.p2p.multiaddr import from_text, is_circuit
 from shared.p2p.waiting import any_true
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
+    from shared.address_text import IPAddress
 
 DHT_ANSWER_TIMEOUT = 2.0
 """Seconds that one DHT node gets to answer. A search waits so long for each silent node that it meets."""
@@ -43,7 +46,9 @@ class DHTClientNode(Daemon):
         """This machine's own public addresses, where it stands behind a NAT, as the bootstrap peers see them."""
         self.refused_subkeys: Counter[str] = Counter()
         """Dictionary entries refused while answers were unpacked, by reason; the caller may clear it."""
-        self._reader = DHTReader(dht, self.refused_subkeys)
+        self.network = Lateness(self._hear_a_bootstrap_peer, every=0.5, max_delay=1.0)
+        """Whether the first of all joined bootstrap peers' answers was late: then our network may have been away."""
+        self._reader = DHTReader(dht, self.refused_subkeys, self.lateness)
         self.look_up = self._reader.look_up
         self._bootstrap_peers: dict[str, tuple[bytes, ...]] = {}
         self._joined: tuple[str, ...] = ()
@@ -115,13 +120,14 @@ class DHTClientNode(Daemon):
         return dict(zip(bootstrap_peers, errors, strict=True))
 
     async def _join_one(self, peer_id: str, addresses: Sequence[bytes], timeout: float) -> str | None:  # noqa: ASYNC109
+        began = time.monotonic()
         try:
-            async with asyncio.timeout(timeout):
+            async with self.lateness, asyncio.timeout(timeout):
                 await self.connect(peer_id, addresses)
                 # The connection may be an old one to a peer that is gone by now: only an answer counts.
                 answered = await self._dht.protocol.call_ping(PeerID.from_base58(peer_id))
         except TimeoutError:
-            return f"no answer within {timeout:g} s"
+            return LATE if self.lateness.since(began) else f"no answer within {timeout:g} s"
         except (P2PDaemonError, OSError, EOFError) as error:
             return str(error)
         if answered is None:
@@ -168,6 +174,9 @@ class DHTClientNode(Daemon):
         if not left_open:
             return None
         return f"connected, answered the ping, did not answer {left_open} of {self._reader.asked[peer_id]} lookups"
+
+    async def _hear_a_bootstrap_peer(self) -> None:
+        await any_true(self.pings(peer_id) for peer_id in self._joined)
 
     async def reaches_swarm(self) -> bool:
         """Whether a bootstrap peer still answers: if not, this node may be cut off from the swarm."""

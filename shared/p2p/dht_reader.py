@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
     from shared.p2p.hivemind import DHTNode, PeerID
+    from shared.p2p.lateness import Lateness
 
 PINGED_AFTER = 0.3
 """Seconds after which a node that has not answered a request is pinged: it may be silent, or its answer too large."""
@@ -40,14 +41,15 @@ MAX_MET = 10_000
 class DHTReader:
     """Reads through one DHT client, in whose protocol it replaces the serializer and `call_find`."""
 
-    def __init__(self, dht: DHTNode, refused: Counter[str]) -> None:
+    def __init__(self, dht: DHTNode, refused: Counter[str], lateness: Lateness) -> None:
         self._dht = dht
+        self._lateness = lateness
         self._refused = refused
         self._find = dht.protocol.call_find
         self._heard: set[DHTID] = set()
         """Keys of which some node answered whether it holds them."""
         self._lost: set[DHTID] = set()
-        """Keys of which a node that answers pings did not answer it."""
+        """Keys of which a node that answers pings did not answer it, or may have answered unheard."""
         self._on_values: dict[DHTID, Callable[[SubkeyValues], None]] = {}
         self.silent = SilentNodes()
         self._met: set[PeerID] = set()
@@ -83,7 +85,8 @@ class DHTReader:
             return_futures=True,
         )
         try:
-            await asyncio.wait(futures.values(), timeout=timeout)
+            async with self._lateness:
+                await asyncio.wait(futures.values(), timeout=timeout)
         finally:
             for key_id, future in futures.items():
                 future.cancel()
@@ -115,6 +118,7 @@ class DHTReader:
             self._ping(peer)  # for the next crawl: it may be back
             return None
         self.asked[str(peer)] += 1
+        began = time.monotonic()
         found = await self._find_or_give_up(peer, keys)
         if found is None and peer not in self.silent and await self._lives(peer):
             singly = [None] if len(keys) == 1 else await asyncio.gather(*(self._find(peer, [key]) for key in keys))
@@ -125,6 +129,8 @@ class DHTReader:
                 found |= answer or {key: (None, {})}
             await self._lives(peer)  # enters it into the routing table again, which it lost by not answering
         if found is None:
+            if self._lateness.since(began):
+                self._lost.update(keys)
             return None
         self.answered[str(peer)] += bool(found.keys() - self._lost)
         self._heard.update(found.keys() - self._lost)
@@ -179,7 +185,7 @@ class DHTReader:
                 self._met.clear()
             self._met.add(peer)
             self.silent.discard(peer)
-        else:
+        elif not self._lateness.since(began):
             self._met.discard(peer)
             self.silent.add(peer)
         return answered

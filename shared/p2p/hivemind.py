@@ -104,7 +104,6 @@ try:
     from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
     from hivemind.p2p.p2p_daemon_bindings.utils import ControlFailure, raise_if_failed, read_pbmsg_safe, write_pbmsg
     from hivemind.proto import dht_pb2, p2pd_pb2, runtime_pb2
-    from hivemind.utils.multiaddr import Multiaddr
     from hivemind.utils.serializer import MSGPackSerializer
     from hivemind.utils.timed_storage import TimedStorage, ValueWithExpiration, get_dht_time
 except ImportError as _error:
@@ -118,7 +117,6 @@ __all__ = [
     "DHTNode",
     "DictionaryDHTValue",
     "MSGPackSerializer",
-    "Multiaddr",
     "P2PContext",
     "P2PDaemonError",
     "P2PHandlerError",

@@ -80,13 +80,6 @@ class BlockSchema(NamedTuple):
     """Tokens of attention cache that are left, for all its blocks together, keys and values counted apart."""
 
 
-class Steps(NamedTuple):
-    """The answers of one session, one for each token, and the seconds that each took."""
-
-    outputs: tuple[array[float], ...]
-    seconds: tuple[float, ...]
-
-
 def random_inputs(hidden_size: int, seed: str | None = None) -> tuple[array[float], ...]:
     """Return one random hidden state for each token of a session; the same for the same seed."""
     source = random.Random(seed)  # noqa: S311 - no secret
@@ -280,16 +273,6 @@ def block_uids(dht_prefix: str, blocks: tuple[int, int]) -> str:
     return " ".join(block_key(dht_prefix, block) for block in range(*blocks))
 
 
-async def run_steps(session: Session, inputs: Sequence[array[float]]) -> Steps:
-    """Take each input through the session's blocks. Raises `InferenceError`."""
-    outputs, seconds = [], []
-    for values in inputs:
-        started = time.perf_counter()
-        outputs.append(await session.step(values))
-        seconds.append(time.perf_counter() - started)
-    return Steps(tuple(outputs), tuple(seconds))
-
-
 async def check_server(
     daemon: Daemon,
     peer_id: str,
@@ -299,12 +282,15 @@ async def check_server(
     adapter: str | None = None,
     inputs: Callable[[int], Sequence[array[float]]] = random_inputs,
     now: Callable[[], float] = time.time,
-) -> tuple[ServerInference, Steps | None]:
+) -> tuple[ServerInference, list[array[float]]]:
     """Ask a connected server about its first block, then take tokens through its blocks. Never raises for the server.
 
-    `inputs` is given the hidden size. Returns the finding, and the numbers where there are some.
+    `inputs` is given the hidden size. Returns the finding, and the answer to each token; no answers of a server that
+    failed.
     """
     began = now()
+    outputs: list[array[float]] = []
+    seconds: list[float] = []
     try:
         schema = await ask_schema(daemon, peer_id, block_key(dht_prefix, blocks[0]))
         chosen = inputs(schema.hidden_size)
@@ -312,19 +298,21 @@ async def check_server(
         async with open_session(
             daemon, peer_id, dht_prefix, blocks, hidden_size=schema.hidden_size, adapter=adapter
         ) as session:
-            opened = time.perf_counter() - started
-            steps = await run_steps(session, chosen)
+            for values in chosen:
+                outputs.append(await session.step(values))
+                seconds.append(time.perf_counter() - started)
+                started = time.perf_counter()
     except InferenceError as error:
-        return ServerInference(error.outcome, blocks, began, detail=error.detail, adapter=adapter), None
+        return ServerInference(error.outcome, blocks, began, detail=error.detail, adapter=adapter), []
     finding = ServerInference(
         InferenceOutcome.COMPUTED,
         blocks,
         began,
-        seconds_first_step=opened + steps.seconds[0],
-        seconds_per_step=steps.seconds[-1],
+        seconds_first_step=seconds[0],
+        seconds_per_step=seconds[-1],
         adapter=adapter,
     )
-    return finding, steps
+    return finding, outputs
 
 
 async def _read_message(reader: StreamReader, longest: int) -> tuple[int, bytes]:

@@ -9,9 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import dns.asyncresolver
-from dns.exception import DNSException
-
 from shared.p2p.multiaddr import (
     DNS,
     DNS4,
@@ -45,6 +42,9 @@ async def resolve(address: bytes, peer_id: bytes) -> list[bytes]:
 
     They are as hostile as the name: whoever dials them checks them first. Raises `NotResolvedError`.
     """
+    import dns.asyncresolver  # noqa: PLC0415 - 3 MB, not held until a host name is met
+    from dns.exception import DNSException  # noqa: PLC0415 - as above
+
     host, *rest = components(address)
     name = host.value.decode("ascii", "replace")
     found: list[bytes] = []

@@ -15,6 +15,7 @@ from shared.p2p.addresses import host_and_port
 from shared.p2p.connect import Ways
 from shared.p2p.dial_errors import MAX_ADDRESSES, classify, clean, outcome_of
 from shared.p2p.hivemind import P2PDaemonError, P2PHandlerError, runtime_pb2
+from shared.p2p.lateness import LATE
 from shared.p2p.multiaddr import is_circuit, relay_of, to_text
 from shared.p2p.petals import PeerID, TransformerConnectionHandler
 from shared.p2p.rpc_info import read_version
@@ -33,6 +34,19 @@ if TYPE_CHECKING:
 KNOCK_TIMEOUT = 0.4
 """Seconds of a deadline that are kept to test, after a dial that timed out, whether the port accepts connections."""
 LIST_TIMEOUT = 1.0
+MAYBE_OURS = frozenset(
+    {
+        Cause.TIMEOUT,
+        Cause.FROZEN,
+        Cause.RESET,
+        Cause.NO_HOST_ROUTE,
+        Cause.BACKOFF,
+        Cause.RELAY_AWAY,
+        Cause.SILENT_BEHIND_RELAY,
+        Cause.OTHER,
+    }
+)
+"""Causes of failures that our own side may be responsible for while it is late."""
 RPC_INFO_TIMEOUT = 2.0
 """Seconds that a connected peer gets to answer `rpc_info`."""
 
@@ -61,7 +75,12 @@ async def probe(
     begun: dict[Stage, float] = {Stage.LOOKUP: time.monotonic()}
     on_stage(Stage.LOOKUP)
     search = dht_node.search(peer_id, dialled_from=prober_node.peer_id, at=at)
-    async with Ways(prober_node, peer_id, search.rules, on_begin=partial(on_stage, Stage.DIAL)) as ways:
+    async with (
+        dht_node.lateness,
+        dht_node.network,
+        prober_node.lateness,
+        Ways(prober_node, peer_id, search.rules, on_begin=partial(on_stage, Stage.DIAL)) as ways,
+    ):
         outcome = await _probe(
             dht_node,
             prober_node,
@@ -73,6 +92,11 @@ async def probe(
             begun=begun,
             on_stage=on_stage,
         )
+        # What was held up in the first half of a stage had the second half to end: TCP sends lost packets again.
+        half = (list(begun.values())[-1] + time.monotonic()) / 2
+        late = any(own.since(half) for own in (dht_node.lateness, dht_node.network, prober_node.lateness))
+    if outcome.verdict is Verdict.UNREACHABLE and (search.missed or (late and outcome.cause in MAYBE_OURS)):
+        outcome = DialOutcome.unknown(Cause.NODE_UNFIT, stage=outcome.stage, error=LATE)
     if outcome.verdict is Verdict.UNREACHABLE and dht_node.shares_address(search.addresses):
         # Our router may not let us in from inside, where it lets others in from outside.
         outcome = msgspec.structs.replace(outcome, verdict=Verdict.UNKNOWN, cause=Cause.SAME_NETWORK)

@@ -15,8 +15,7 @@ MAX_REMEMBERED = 10_000
 class SilentNodes:
     """Peer ids, in the form that the caller uses, and until when each is left out."""
 
-    def __init__(self, remembered_for: float = REMEMBERED_FOR) -> None:
-        self._remembered_for = remembered_for
+    def __init__(self) -> None:
         self._until: dict[object, float] = {}
 
     def __contains__(self, peer: object) -> bool:
@@ -27,11 +26,11 @@ class SilentNodes:
         return sum(until > now for until in self._until.values())
 
     def add(self, peer: object) -> None:
-        """Leave this node out for `remembered_for` seconds."""
+        """Leave this node out for a minute."""
         if len(self._until) >= MAX_REMEMBERED:
             del self._until[next(iter(self._until))]
         self._until.pop(peer, None)
-        self._until[peer] = time.monotonic() + self._remembered_for
+        self._until[peer] = time.monotonic() + REMEMBERED_FOR
 
     def discard(self, peer: object) -> None:
         """Send requests to this node again: it answered."""

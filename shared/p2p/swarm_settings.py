@@ -63,8 +63,8 @@ class SwarmSettings(Settings):
 
     dial_private_addresses: DialPrivate = Field(
         DialPrivate.AUTO,
-        description="Whether private, loopback and other unroutable addresses are dialled, which anyone can announce; "
-        "`auto`: only where the swarm is your own and a bootstrap peer of it has no public address; `yes`; `no`.",
+        description="Whether private, loopback and other unroutable addresses are dialled, which anyone can announce: "
+        "`yes`, `no`, or `auto`: only in a private swarm with a bootstrap peer that has no public address.",
     )
 
     _split = field_validator("initial_peers", mode="before")(split_list)

@@ -9,13 +9,13 @@ import msgspec
 from shared.contributors import WINDOWS, Contributor
 from shared.judgement.contributors import serving
 from shared.public.document import Document
+from shared.words import HOUR
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from shared.snapshot import Snapshot
 
-HOUR = 3600.0
 NO_CONTRIBUTOR = Contributor(0.0, 0.0)
 
 

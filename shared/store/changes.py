@@ -25,5 +25,4 @@ class ChangesReader:
     async def follow(self) -> AsyncIterator[list[Change]]:
         """Yield the kept changes, then new and updated ones, for ever. Outages of Redis are waited out."""
         async for entries in self._tail.follow():
-            read = [stored.read("change", lambda entry: changes.decode(entry[b"change"]), e.fields) for e in entries]
-            yield [change for change in read if change is not None]
+            yield stored.read_all("change", lambda entry: changes.decode(entry.fields[b"change"]), entries)

@@ -197,7 +197,8 @@ class HistoryReader:
     async def contributors(self) -> dict[str, Contributor]:
         """Return what is counted for each public name."""
         (found,) = await stored.answers(self._redis, "contributor", ("HGETALL", keys.CONTRIBUTORS))
-        return await asyncio.to_thread(_contributors, found or {})  # 2,000 take some 20 ms
+        # 2,000 take some 20 ms.
+        return await asyncio.to_thread(stored.read_fields, "contributor", contributors.decode, found or {})
 
     async def models(self) -> list[str]:
         """Return the DHT prefixes of all models with a history."""
@@ -248,13 +249,12 @@ class HistoryReader:
         commands = [("XRANGE", keys.closed_incidents(official=official), first, last) for official in (True, False)]
         found_in = await stored.answers(self._redis, "incident", *commands)
         packed = [fields.get(b"incident", b"") for entries in found_in for _, fields in entries or ()]
-        found = [stored.read("incident", incidents.decode, data) for data in packed]
-        return sorted((each for each in found if each is not None), key=lambda each: (each.start, each.id))
+        found = stored.read_all("incident", incidents.decode, packed)
+        return sorted(found, key=lambda each: (each.start, each.id))
 
     async def _members(self, index: str) -> list[str]:
         (members,) = await stored.answers(self._redis, "history", ("ZRANGE", index, 0, -1))
-        names = [stored.read("history", stored.text, member) for member in members or ()]
-        return sorted(name for name in names if name is not None)
+        return sorted(stored.read_all("history", stored.text, members or ()))
 
     async def incidents(self) -> tuple[Incident, ...]:
         """Return open and ended incidents, the newest first."""
@@ -267,19 +267,8 @@ class HistoryReader:
         )
         packed = [*(opened or ()), *(fields.get(b"incident", b"") for entries in closed for _, fields in entries or ())]
         # A newer version's during a rolling upgrade cannot be read: the others are shown.
-        found = [stored.read("incident", incidents.decode, data) for data in packed]
-        readable = [incident for incident in found if incident is not None]
-        return tuple(sorted(readable, key=lambda incident: (incident.start, incident.id), reverse=True))
-
-
-def _contributors(found: dict[bytes, bytes]) -> dict[str, Contributor]:
-    result = {}
-    for field, data in found.items():
-        name = stored.read("contributor", stored.text, field)
-        each = stored.read("contributor", contributors.decode, data)
-        if name is not None and each is not None:
-            result[name] = each
-    return result
+        found = stored.read_all("incident", incidents.decode, packed)
+        return tuple(sorted(found, key=lambda incident: (incident.start, incident.id), reverse=True))
 
 
 def _share(part: int, whole: int) -> float | None:

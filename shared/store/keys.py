@@ -1,8 +1,8 @@
 """This module spells every Redis key of the monitor. RQ's own keys start with `rq:`.
 
 The other modules of this package: `connection` connects; `stored` parses hostile entries and deletes unusable keys;
-`snapshots` publishes, and follows through `streams`; `changes` follows changes;
-`history` reads records that `rings` and `server_history` define;
+`snapshots` publishes, and follows through `streams`; `fencing` lets the leading crawler alone write;
+`changes` follows changes; `history` reads records that `rings` and `server_history` define;
 `inference_turn` keeps checks of one server apart; `clock` is Redis's clock; `rq_job` reads RQ's jobs.
 
 | key                           | type       | written by, life                                                       |

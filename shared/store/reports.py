@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from shared.days import parse_week
 from shared.store import keys, stored
-from shared.store.snapshots import deposed
+from shared.store.fencing import FencedScript
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,9 +16,8 @@ if TYPE_CHECKING:
 MAX_REPORTS = 260
 """Five years of weeks. A report takes about 2 kB, at most 40."""
 
-# KEYS: lease, reports. ARGV: the writer's lease, the week, its report, reports kept. One that is there stays as it is.
+# KEYS: lease, reports. ARGV: lease, the week, its report, reports kept. One that is there stays as it is.
 _ADD = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return redis.error_reply('DEPOSED') end
 redis.call('HSETNX', KEYS[2], ARGV[2], ARGV[3])
 local weeks = {}
 for _, name in ipairs(redis.call('HKEYS', KEYS[2])) do
@@ -35,18 +34,17 @@ class Reports:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._add = redis.register_script(_ADD)
+        self._add = FencedScript(redis, _ADD)
 
     async def add(self, week: str, report: bytes, lease: str) -> None:
         """Keep a week's report, if it has none. Raises `DeposedError` where this crawler does not lead any more."""
-        with deposed():
-            await self._add(keys=[keys.CRAWLER_LEASE, keys.REPORTS], args=[lease, week, report, MAX_REPORTS])
+        await self._add(lease, [keys.REPORTS], week, report, MAX_REPORTS)
 
     async def weeks(self) -> list[str]:
         """Return the weeks that have a report, the newest first."""
         (found,) = await stored.answers(self._redis, "report", ("HKEYS", keys.REPORTS))
-        names = [stored.read("report", stored.text, name) for name in found or ()]
-        return sorted((name for name in names if name and parse_week(name) is not None), reverse=True)
+        names = stored.read_all("report", stored.text, found or ())
+        return sorted((name for name in names if parse_week(name) is not None), reverse=True)
 
     async def get(self, weeks: Sequence[str]) -> list[bytes]:
         """Return the reports of these weeks, without those that have none."""

@@ -6,28 +6,25 @@ that was disconnected finds the newest under the same key, and following takes o
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
-from redis.exceptions import ResponseError
 
 from shared.snapshot import CrawlStatus, Snapshot, decode, decode_status, encode
 from shared.store import keys, stored
+from shared.store.fencing import FencedScript
 from shared.store.streams import StreamTail
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
 
     from redis.asyncio import Redis
 
-# KEYS: snapshots, lease. ARGV: the writer's lease, when the crawl ended, the document.
-# A writer whose lease is not the current one was deposed, perhaps while it was frozen. A published snapshot from
-# the future was dated by a wrong clock, and does not prevent newer ones.
+# KEYS: lease, snapshots. ARGV: lease, when the crawl ended, the document.
+# A published snapshot from the future was dated by a wrong clock, and does not prevent newer ones.
 _PUBLISH = """
-if redis.call('GET', KEYS[2]) ~= ARGV[1] then return redis.error_reply('DEPOSED') end
 local now = tonumber(redis.call('TIME')[1])
-local newest = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+local newest = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
 if newest then
   local fields = newest[2]
   for i = 1, #fields, 2 do
@@ -37,29 +34,13 @@ if newest then
     end
   end
 end
-return redis.call('XADD', KEYS[1], 'MAXLEN', 1, '*', 'taken_at', ARGV[2], 'snapshot', ARGV[3])
+return redis.call('XADD', KEYS[2], 'MAXLEN', 1, '*', 'taken_at', ARGV[2], 'snapshot', ARGV[3])
 """
 
-# KEYS: crawls, lease. ARGV: the writer's lease, the status.
+# KEYS: lease, crawls. ARGV: lease, the status.
 _REPORT = """
-if redis.call('GET', KEYS[2]) ~= ARGV[1] then return redis.error_reply('DEPOSED') end
-return redis.call('XADD', KEYS[1], 'MAXLEN', 1, '*', 'status', ARGV[2])
+return redis.call('XADD', KEYS[2], 'MAXLEN', 1, '*', 'status', ARGV[2])
 """
-
-
-class DeposedError(Exception):
-    """Another crawler leads now, or a newer snapshot is already published: this write was refused."""
-
-
-@contextmanager
-def deposed() -> Iterator[None]:
-    """Raise a fenced script's refusal as `DeposedError`."""
-    try:
-        yield
-    except ResponseError as error:
-        if str(error).startswith(("DEPOSED", "OLDER", "STALE")):
-            raise DeposedError(str(error)) from error
-        raise
 
 
 class SnapshotWriter:
@@ -67,8 +48,8 @@ class SnapshotWriter:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._publish = redis.register_script(_PUBLISH)
-        self._report = redis.register_script(_REPORT)
+        self._publish = FencedScript(redis, _PUBLISH)
+        self._report = FencedScript(redis, _REPORT)
 
     async def publish(self, snapshot: Snapshot, lease: str) -> int:
         """Replace the published snapshot; return the document's size in bytes.
@@ -76,16 +57,12 @@ class SnapshotWriter:
         Raises `DeposedError`, `redis.RedisError`.
         """
         document = encode(snapshot)
-        with deposed():
-            await self._publish(
-                keys=[keys.SNAPSHOTS, keys.CRAWLER_LEASE], args=[lease, repr(snapshot.taken_at), document]
-            )
+        await self._publish(lease, [keys.SNAPSHOTS], repr(snapshot.taken_at), document)
         return len(document)
 
     async def report(self, status: CrawlStatus, lease: str) -> None:
         """Replace the status of the latest crawl. Raises `DeposedError`, `redis.RedisError`."""
-        with deposed():
-            await self._report(keys=[keys.CRAWLS, keys.CRAWLER_LEASE], args=[lease, msgspec.json.encode(status)])
+        await self._report(lease, [keys.CRAWLS], msgspec.json.encode(status))
 
     async def latest(self) -> Snapshot | None:
         """Return the published snapshot; None without one that this version can read. Raises `redis.RedisError`."""

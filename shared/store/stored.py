@@ -30,7 +30,7 @@ from redis.exceptions import (
 from shared.snapshot import MAX_UNIX_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from redis.asyncio import Redis
 
@@ -74,6 +74,17 @@ def read(kind: str, parse: Callable[[D], T], entry: D) -> T | None:
     except Exception as error:  # noqa: BLE001 - whatever a parser raises
         refuse(kind, error)
         return None
+
+
+def read_all(kind: str, parse: Callable[[D], T], entries: Iterable[D]) -> list[T]:
+    """Return what `parse` makes of the entries, without those that are refused (`read`)."""
+    found = (read(kind, parse, entry) for entry in entries)
+    return [value for value in found if value is not None]
+
+
+def read_fields(kind: str, parse: Callable[[bytes], T], fields: Mapping[bytes, bytes]) -> dict[str, T]:
+    """Return what `parse` makes of a hash's values, by field, without those that are refused (`read`)."""
+    return dict(read_all(kind, lambda field: (text(field[0]), parse(field[1])), fields.items()))
 
 
 def refuse(kind: str, error: Exception) -> None:

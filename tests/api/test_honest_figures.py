@@ -1,4 +1,4 @@
-"""What nobody looked at, what contradicts itself and what was refused is said in every form that is served."""
+"""Every format says what nobody probed, what contradicts itself, and what was refused."""
 
 import re
 import time
@@ -37,7 +37,7 @@ async def words_of(client, path):
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html))
 
 
-async def test_the_overview_says_what_nobody_looked_at_and_what_is_in_doubt(client):
+async def test_the_overview_says_what_nobody_probed_and_what_is_in_doubt(client):
     """Beside the verdict, in words."""
     words = await words_of(client, "/")
     assert "1 server could not be dialled in time." in words
@@ -91,7 +91,7 @@ async def test_a_server_that_left_has_a_page_with_its_past(redis, redis_url):
 @pytest.mark.parametrize("order", [1, -1])
 @pytest.mark.parametrize("outcomes", [(REACHED, REFUSED), (REFUSED, DialOutcome.unknown(Cause.NO_SLOT)), (REFUSED,)])
 def test_the_page_and_the_json_judge_the_same_answers_alike(outcomes, order):
-    """One rule: reachable from anywhere is reachable; unreachable needs somebody who looked."""
+    """One rule: reachable from anywhere is reachable; unreachable needs somebody who probed."""
     answers = tuple(Answer(peer_id(1), f"v{n}", 1.0, outcome) for n, outcome in enumerate(outcomes))[::order]
     assert pages_view.CheckView(answers).verdict is decide(answers).outcome.verdict
     assert pages_view.CheckView(()).verdict is Verdict.UNKNOWN

@@ -1,4 +1,4 @@
-"""How fast the crawler sees a swarm, against the plain way: look up, then dial, then list addresses.
+"""How fast the crawler sees a swarm, against a sequential crawl: look up, then dial, then list addresses.
 
 `make bench-crawl` builds a private swarm of each size (`tests.bench.swarm`: real DHT nodes 25 ms away, some servers
 live, some frozen, the rest dead), crawls it both ways from fresh processes, and prints ratios and JSON. The crawler
@@ -42,7 +42,7 @@ def main() -> int:
         "--plain-up-to",
         type=int,
         default=1_000,
-        help="servers: beyond, the plain way takes many minutes (default 1000)",
+        help="largest swarm that the sequential crawl measures too (default 1000)",
     )
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--initial-peers", nargs="*", help=argparse.SUPPRESS)
@@ -66,7 +66,7 @@ def _print(row: dict[str, Any]) -> None:
     ours = row["crawler"]
     print(f"{row['servers']} servers, {row['live']} live:")
     if "ratio" in row:
-        print(f"{'':14}{row['ratio']:.2f} of the plain way's time, {row['steady_ratio']:.2f} knowing who is silent")
+        print(f"{'':14}{row['ratio']:.2f} of the sequential crawl's time, {row['steady_ratio']:.2f} later")
     for way in filter(row.__contains__, WAYS):
         figures = row[way]
         phases = ", ".join(f"{name} {seconds:.2f}" for name, seconds in figures["phases"].items())

@@ -1,8 +1,9 @@
-"""`make bench-followers`: one api with 5,000 open event streams and 10,000 feed readers a minute, at 10,000 servers.
+"""`make bench-followers`: one api with 5,000 event streams and 10,000 feed readers per minute, at 10,000 servers.
 
-Real: Redis, the api, its history with as many changes as are kept, snapshots and changes published meanwhile; each poll
-is a connection of its own that sends the ETag it knows. The reference is a bare ASGI app on the same uvicorn, which
-holds as many streams, tells them the same, and answers polls from memory. The api has one core, all else the other. The
+Real: Redis, the api, its history with as many changes as are kept, snapshots and changes published meanwhile; each feed
+request is a connection of its own, and sends the ETag of the last answer. The reference is a bare ASGI app on the same
+uvicorn, which holds as many streams, sends them the same, and answers from memory. The api has one core, all else the
+other. The
 last line is JSON.
 """
 

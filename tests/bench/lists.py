@@ -1,4 +1,4 @@
-"""`make bench-lists`: what pages of `/api/v1/servers` cost over HTTP, at 10,000 servers, and what they keep waiting.
+"""`make bench-lists`: what pages of `/api/v1/servers` cost over HTTP with 10,000 servers, and how long others wait.
 
 One client reads page after page by its cursors, no address twice, so that nothing is prepared; each round begins with a
 new snapshot, whose index and orders the first requests make. Meanwhile another client times `/livez` and `/`, before
@@ -53,8 +53,8 @@ _NEXT = re.compile(r'<([^>]+)>; rel="next"')
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.lists", description=__doc__)
     parser.add_argument("--servers", type=int, default=10_000)
-    parser.add_argument("--rounds", type=int, default=3, help="each with a snapshot of its own (default 3)")
-    parser.add_argument("--alone", type=float, default=5.0, help="seconds before, for comparison (default 5)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds, each with a new snapshot (default 3)")
+    parser.add_argument("--alone", type=float, default=5.0, help="seconds of the reference without load (default 5)")
     arguments = parser.parse_args()
     with ExitStack() as stack:
         url, port = run_redis(stack), embedded_redis.free_port()

@@ -1,8 +1,8 @@
-"""`make bench-memory`: what each part of one monitor holds, for swarms of 60 and 10,000 servers, at a check per second.
+"""`make bench-memory`: memory of each process of a monitor of 60 to 10,000 servers, at a check per second.
 
-The figures are what the launcher, Redis, api, crawler, worker and their libp2p daemons hold: the highest that was seen
-each five seconds. Pages of files count once, by the share. The swarm's nodes (`tests.bench.swarm`) are not counted, nor
-share they any page. `--seconds` is how long checks are asked; the last line is JSON.
+It measures launcher, Redis, api, crawler, worker and their libp2p daemons every five seconds, and prints the highest
+value. Pages of files that several processes map are divided among them. The swarm's nodes (`tests.bench.swarm`) are not
+counted, and share no page with the monitor. Checks are requested for `--seconds`; the last line is JSON.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ FULL_SHARE, FULL_WITHIN = 0.9, 240.0
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.memory", description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="*", default=[60, 10_000], help="servers in the swarm")
-    parser.add_argument("--seconds", type=float, default=60.0, help="how long checks are asked (default 60)")
+    parser.add_argument(
+        "--seconds", type=float, default=60.0, help="seconds for which checks are requested (default 60)"
+    )
     parser.add_argument("--live", type=int, default=20, help="live servers at most, 64 MB each (default 20)")
     arguments = parser.parse_args()
     rows = []
@@ -107,7 +109,8 @@ def _check(page: str, peer_id: str) -> str:
         with urllib.request.urlopen(f"{page}/api/v1/is_reachable/{peer_id}", timeout=CHECK_TIMEOUT) as answer:
             return "reachable" if json.load(answer)["success"] else "unreachable"
     except urllib.error.HTTPError as error:
-        return f"status {error.code}"
+        reason: str = json.load(error)["detail"]
+        return reason.partition(". ")[0]
     except OSError:
         return "late"
 

@@ -119,7 +119,7 @@ def monitor_parts(launcher: int) -> dict[str, list[int]]:
             names = [word.partition(" ")[0].rpartition("/")[2] for word in words]
             part = next((PARTS[name] for name in names if name in PARTS), "other")
             parts.setdefault(part, []).append(child)
-            daemons = [pid for pid, parent in parents.items() if parent == child]
-            if daemons:
-                parts.setdefault(f"{part}'s p2pd", []).extend(daemons)
+            forked = [pid for pid, parent in parents.items() if parent == child]
+            if forked:  # Redis writes its files anew in a copy of itself
+                parts.setdefault(part if part == "Redis" else f"{part}'s p2pd", []).extend(forked)
     return parts

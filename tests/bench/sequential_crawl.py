@@ -1,4 +1,4 @@
-"""The plain way to crawl, for `tests.bench.crawl` to be held against: one phase after the other.
+"""A sequential crawl, the reference of `tests.bench.crawl`: one phase after the other.
 
 First all blocks are looked up, then the servers are dialled, by id alone, so that libp2p finds their
 addresses itself, then the addresses of the connections are listed. hivemind's and p2pd's

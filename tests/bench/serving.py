@@ -137,8 +137,8 @@ class Load:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.serving", description=__doc__)
     parser.add_argument("--bare", nargs=2, metavar=("FOLDER", "PORT"), help=argparse.SUPPRESS)
-    parser.add_argument("--seconds", type=int, default=1, help="of load for each figure (default 1)")
-    parser.add_argument("--rounds", type=int, default=3, help="of which the median counts (default 3)")
+    parser.add_argument("--seconds", type=int, default=1, help="seconds of load for each figure (default 1)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds, of which the median counts (default 3)")
     parser.add_argument("--sizes", type=int, nargs="*", default=SIZES, help="servers in the snapshot")
     arguments = parser.parse_args()
     if arguments.bare:

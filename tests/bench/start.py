@@ -1,7 +1,7 @@
-"""`make bench-start`: from the command to a page that shows servers, and where the seconds and the processor's go.
+"""`make bench-start`: seconds and processor time from the command until the page shows servers, step by step.
 
-Twice: the demo, whose swarm starts with it, and a monitor of a swarm that is there already, beside a plain client that
-joins the same swarm and reads the same records. The last line is JSON.
+It runs twice: the demo, whose swarm starts with it, and a monitor of a swarm that runs already. The reference is a
+plain client that joins the same swarm and reads the same records. The last line is JSON.
 """
 
 from __future__ import annotations

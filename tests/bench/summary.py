@@ -1,7 +1,7 @@
-"""`make benchmarks`: run the benchmarks and write what they found into docs/benchmarks.md and the README.
+"""`make benchmarks`: run the benchmarks, and write the figures into docs/benchmarks.md and the README.
 
-Takes about forty minutes, on a machine that does nothing else. `--only NAME …` runs some and keeps the other
-figures, which stand in docs/benchmarks.json with their own dates.
+It takes about forty minutes on a machine that does nothing else. `--only NAME …` runs some benchmarks, and keeps the
+other figures with their own dates (docs/benchmarks.json).
 """
 
 from __future__ import annotations
@@ -41,8 +41,12 @@ PREDECESSOR = "300–500 MB; with 400 servers 700 MB"
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.summary", description=__doc__)
-    parser.add_argument("--only", nargs="*", choices=tuple(BENCHES), default=list(BENCHES), help="run these")
-    parser.add_argument("--write", action="store_true", help="run none; write the reports from docs/benchmarks.json")
+    parser.add_argument(
+        "--only", nargs="*", choices=tuple(BENCHES), default=list(BENCHES), help="benchmarks to run (default: all)"
+    )
+    parser.add_argument(
+        "--write", action="store_true", help="run no benchmark; write the reports from docs/benchmarks.json"
+    )
     arguments = parser.parse_args()
     data: dict[str, Any] = json.loads(DATA.read_text()) if DATA.exists() else {}
     for name in [] if arguments.write else arguments.only:
@@ -101,19 +105,23 @@ def with_figures(readme: str, data: dict[str, Any]) -> str:
 
 
 _ABOUT = """\
-Written by `make benchmarks`; not by hand. Each ratio is to a reference that ran in the same minutes on the same
-machine. Absolute figures are this machine's; [scaling.md](scaling.md) says what follows from them."""
+`make benchmarks` writes this page; do not edit it by hand. Each ratio compares the monitor with a reference that ran in
+the same minutes on the same machine: 0.50 means half as long or half as many as the reference. Absolute figures are
+those of the machine named above each table. [scaling.md](scaling.md) says what follows from them."""
 _ABOUT_START = """\
-Seconds from the command on, with everything installed. The demo's swarm starts with it; with torch it took 25 to 31 s
-to servers on the page. The other monitor's swarm is there already, one of its nodes frozen:"""
+Seconds since the command was entered, with everything installed. `make demo` starts its own swarm; while the monitor
+still loaded torch, it took 25 to 31 s until the page showed servers. `make run` joins a swarm that runs already, and
+one of whose nodes is frozen. In that swarm"""
 _ABOUT_MEMORY = """\
-The highest of samples each five seconds, at a check per second; pages of files count once, by the share. Crawler and
-worker each run two p2pds, a third while one is replaced or inference is checked. One takes 6 MB of its own when idle,
-33 with its relay service, and 27 MB that all share. The predecessor, health.petals.dev, is one process."""
+Memory was sampled every five seconds, while a client requested one check per second; the table has the highest sample.
+Pages of files that several processes map are divided among them. Crawler and worker each run two p2pds, and a third
+while one is replaced or inference is checked. An idle p2pd takes 6 MB of its own (33 MB with its relay service), and
+27 MB that all p2pds share. The predecessor, health.petals.dev, is one process."""
 _ABOUT_CRAWLS = """\
-The plain way: look all blocks up, then dial by peer id, 128 at once, then list addresses. Of the servers one in ten
-is frozen; the live ones are real libp2p nodes, as many as the machine has memory for; the others refuse or are
-unknown. All nodes are 50 ms away and back. Later crawls know who is silent."""
+The reference is a simple sequential crawl: look up all blocks, then dial each server by its peer id, 128 at once, then
+list addresses. One server in ten is frozen. The live ones are real libp2p nodes, as many as the machine has memory for.
+The others refuse connections or have no known address. The round trip to each node takes 50 ms. Crawls after the first
+are faster because they know which servers are silent."""
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -136,18 +144,18 @@ def _crawl(rows: list[dict[str, Any]]) -> list[str]:
             "servers": lambda row: f"{row['servers']:,}",
             "live": lambda row: f"{row['live']}",
             "first crawl": lambda row: f"{row['crawler']['seconds']:.1f} s",
-            "of the plain way": lambda row: f"{row['ratio']:.2f}" if "ratio" in row else "",
+            "first / sequential": lambda row: f"{row['ratio']:.2f}" if "ratio" in row else "",
             "later crawls": lambda row: f"{row['crawler']['steady_seconds']:.1f} s",
-            "of the plain way ": lambda row: f"{row['steady_ratio']:.2f}" if "ratio" in row else "",
-            "live ones not probed": lambda row: f"{row['crawler']['not_probed']}",
-            "live ones called unreachable": lambda row: f"{row['crawler']['called_unreachable']}",
-            "by the plain way": lambda row: f"{row['sequential']['called_unreachable']}" if "ratio" in row else "",
+            "later / sequential": lambda row: f"{row['steady_ratio']:.2f}" if "ratio" in row else "",
+            "live servers not probed": lambda row: f"{row['crawler']['not_probed']}",
+            "live servers called unreachable": lambda row: f"{row['crawler']['called_unreachable']}",
+            "the same, sequential": lambda row: f"{row['sequential']['called_unreachable']}" if "ratio" in row else "",
         }),
         _by_column(rows, {
             "servers": lambda row: f"{row['servers']:,}",
             "phases of the first crawl (s)": phases,
-            "DHT keys asked": lambda row: f"{row['crawler']['asked']['keys']:,}",
-            "addresses asked": lambda row: f"{row['crawler']['asked']['find_node']:,}",
+            "DHT keys looked up": lambda row: f"{row['crawler']['asked']['keys']:,}",
+            "address requests": lambda row: f"{row['crawler']['asked']['find_node']:,}",
             "memory": lambda row: f"{row['crawler']['rss_mb']:.0f} MB",
             "build": lambda row: f"{row['crawler']['build_seconds'] * 1000:.0f} ms",
             "publish": lambda row: f"{row['crawler']['publish_seconds'] * 1000:.0f} ms",
@@ -163,53 +171,56 @@ def _serving(figures: dict[str, Any]) -> list[str]:
     most = max(row["connections"] for row in rows)
     slowest = max(row["p99_to_bare"] for row in rows if row["connections"] == most)
     return [
-        "One process on one core. The bare ASGI app says the same bytes on the same uvicorn, nginx has them as a file.",
-        ("Both are asked by turns; a figure is the median of the rounds. Of the bare app's requests a second these are "
-        f"{min(of_bare):.2f} at least and {statistics.median(of_bare):.2f} in the median of {len(rows)} rows; p99 with "
-        f"{most} connections is {slowest:.2f} of its at most."),
+        ("One api process on one core. References: a bare ASGI app on the same uvicorn, and nginx with a file. Both "
+        "send the same bytes as the api."),
+        ("The load alternates between api and references; each figure is the median over the rounds. The api serves at "
+        f"least {min(of_bare):.2f} × as many requests per second as the bare app, and {statistics.median(of_bare):.2f} "
+        f"× in the median of {len(rows)} rows. With {most} connections, its p99 is at most {slowest:.2f} × the bare "
+        "app's."),
         _by_column(rows, {
             "servers": lambda row: f"{row['servers']:,}",
             "request": lambda row: row["case"],
             "connections": lambda row: f"{row['connections']}",
-            "a second": lambda row: f"{row['api_per_s']:,.0f}",
-            "of bare ASGI": lambda row: f"{row['to_bare']:.2f}",
-            "the same by CPU time": lambda row: f"{row['cpu_to_bare']:.2f}",
-            "of nginx": lambda row: f"{row['to_nginx']:.2f}" if row["to_nginx"] else "",
+            "requests per second": lambda row: f"{row['api_per_s']:,.0f}",
+            "/ bare ASGI": lambda row: f"{row['to_bare']:.2f}",
+            "/ bare ASGI, per CPU second": lambda row: f"{row['cpu_to_bare']:.2f}",
+            "/ nginx": lambda row: f"{row['to_nginx']:.2f}" if row["to_nginx"] else "",
             "p99": lambda row: f"{row['p99_ms']:.1f} ms",
-            "of bare ASGI's": lambda row: f"{row['p99_to_bare']:.2f}",
+            "p99 / bare ASGI": lambda row: f"{row['p99_to_bare']:.2f}",
         }),
         f"Importing `api.app` takes {figures['import_seconds']:.2f} s.",
         _by_column(figures["sizes"], {
             "servers": lambda size: f"{size['servers']:,}",
-            "start to first page": lambda size: f"{size['first_page_seconds']:.2f} s",
+            "from start to first page": lambda size: f"{size['first_page_seconds']:.2f} s",
             "memory": lambda size: f"{size['rss_mb']:.0f} MB",
-            "after the load": lambda size: f"{size['rss_after_load_mb']:.0f} MB",
-            "published to served by two replicas": lambda size: f"{size['fresh_seconds'] * 1000:.0f} ms",
+            "memory after the load": lambda size: f"{size['rss_after_load_mb']:.0f} MB",
+            "from published to served by two replicas": lambda size: f"{size['fresh_seconds'] * 1000:.0f} ms",
             "`/livez` p99": lambda size: _ms(size.get("livez_p99_ms")),
-            "while four load a page with a query": lambda size: _ms(size.get("livez_p99_ms_beside", {}).get("query")),
-            "the text": lambda size: _ms(size.get("livez_p99_ms_beside", {}).get("text")),
-            "a model's page": lambda size: _ms(size.get("livez_p99_ms_beside", {}).get("model")),
+            "… while four get a page with a query": lambda size: _ms(size.get("livez_p99_ms_beside", {}).get("query")),
+            "… the text": lambda size: _ms(size.get("livez_p99_ms_beside", {}).get("text")),
+            "… a model's page": lambda size: _ms(size.get("livez_p99_ms_beside", {}).get("model")),
         }),
         *_of_the_page(rows),
     ]  # fmt: skip
 
 
 def _of_the_page(rows: list[dict[str, Any]]) -> list[str]:
-    """Return how what has a query string or is made on demand compares with `/`; nothing for runs without it."""
+    """Return how requests with a query string, and responses made on demand, compare with `/`; nothing without them."""
     page = {(row["servers"], row["connections"]): row["api_per_s"] for row in rows if row["case"] == "page"}
     compared = [row for row in rows if row["case"] in ("query", "text", "model")]
     if not compared:
         return []
     return [
-        "What has a query string or is made on demand, beside `/`. The text grows with the swarm; the page does not.",
+        ("Requests with a query string, and responses that are made on demand, compared with `/`. The text grows with "
+        "the swarm; the page does not."),
         _by_column(compared, {
             "servers": lambda row: f"{row['servers']:,}",
             "request": lambda row: row["case"],
             "connections": lambda row: f"{row['connections']}",
             "bytes": lambda row: f"{row['body_bytes']:,}",
-            "a second": lambda row: f"{row['api_per_s']:,.0f}",
-            "of the page's": lambda row: f"{row['api_per_s'] / page[row['servers'], row['connections']]:.2f}",
-            "of bare ASGI": lambda row: f"{row['to_bare']:.2f}",
+            "requests per second": lambda row: f"{row['api_per_s']:,.0f}",
+            "/ the page": lambda row: f"{row['api_per_s'] / page[row['servers'], row['connections']]:.2f}",
+            "/ bare ASGI": lambda row: f"{row['to_bare']:.2f}",
         }),
     ]  # fmt: skip
 
@@ -229,12 +240,12 @@ def _reachability(found: dict[str, Any]) -> list[str]:
 
 def _history(rows: list[dict[str, Any]]) -> list[str]:
     return [
-        "Rings have their full size from the first write on: what stands here after some crawls stands there for ever.",
+        "Rings have their full size from the first write on: memory does not grow with time.",
         _by_column(rows, {
             "servers": lambda row: f"{row['servers']:,}",
             "in Redis": lambda row: f"{row['bytes'] / 1e6:.2f} MB",
-            "a crawl's entry": lambda row: f"{row['entry_ms']:.0f} ms",
-            "of that inside Redis": lambda row: f"{row['script_ms']:.1f} ms",
+            "writing one crawl": lambda row: f"{row['entry_ms']:.0f} ms",
+            "of it inside Redis": lambda row: f"{row['script_ms']:.1f} ms",
         }),
     ]  # fmt: skip
 
@@ -254,9 +265,9 @@ def _start(figures: dict[str, Any]) -> list[str]:
     plain = figures["plain_client_seconds"]
     rows = ([step, seconds(demo, step), seconds(run, step)] for step in steps)
     return [
-        f"{_ABOUT_START} a plain client takes {plain:.1f} s from its start to all records of one model.",
+        f"{_ABOUT_START} a plain DHT client takes {plain:.1f} s from its start until it has all records of one model.",
         _table(("until", "`make demo`", "`make run`"), rows),
-        f"Processor seconds until servers are shown: demo: {processor(demo)}; run: {processor(run)}.",
+        f"Processor seconds until servers are shown. `make demo`: {processor(demo)}. `make run`: {processor(run)}.",
     ]
 
 
@@ -273,7 +284,7 @@ def _memory(rows: list[dict[str, Any]]) -> list[str]:
     ]
     lasted = ", ".join(f"{row['seconds']:g}" for row in rows)
     return [
-        f"{_ABOUT_MEMORY} Checks were asked for {lasted} s.",
+        f"{_ABOUT_MEMORY} The runs lasted {lasted} s.",
         _table(
             ("", *(f"{row['shown']:,} servers" for row in rows), "with torch, 60 servers", "the predecessor"), table
         ),
@@ -281,8 +292,8 @@ def _memory(rows: list[dict[str, Any]]) -> list[str]:
 
 
 _ABOUT_SILENT_NODES = """\
-Ten hivemind nodes, each of which announces four blocks; the dial deadline is 5 s. A plain client reads the index and
-all 24 blocks; crawls are a fresh node's first and its second; checks are a worker's of live servers, beside a bare
+Ten hivemind nodes each announce four blocks; the dial deadline is 5 s. A plain client reads the model index and all 24
+blocks. The crawls are the first and the second of a new node. A worker checks live servers; the reference is a bare
 connect to their known address."""
 
 
@@ -293,8 +304,8 @@ def _silent_nodes(figures: dict[str, Any]) -> list[str]:
 
     relay = figures["relay"]
     relayed = (
-        f"A server that only a relay reaches: a check {relay['check_p50']:.0f} ms, a client that knows its id alone "
-        f"{relay['client_p50']:.0f} ms (p50)."
+        f"Of a server that only a relay reaches, a check takes {relay['check_p50']:.0f} ms; a client that knows only "
+        f"the server's id takes {relay['client_p50']:.0f} ms (p50)."
     )
     return [
         _ABOUT_SILENT_NODES,
@@ -311,10 +322,10 @@ def _silent_nodes(figures: dict[str, Any]) -> list[str]:
 
 
 _ABOUT_FOLLOWERS = """\
-One api process on one core. Of the event streams four in ten follow one server, one a model, one all changes; each
-publication changes a hundred servers. Each reader polls one feed a minute over a connection of its own, with the ETag
-that it knows. The bare ASGI app on the same uvicorn holds as many streams, tells them a snapshot, and answers polls
-from memory."""
+One api process on one core. Of ten event streams, four follow one server, one follows a model, and one follows all
+changes; each publication changes a hundred servers. Each reader requests one feed per minute over a connection of its
+own, with the ETag of its last answer. The reference is a bare ASGI app on the same uvicorn: it holds as many streams,
+sends them a snapshot, and answers feed requests from memory. There are"""
 
 
 def _followers(figures: dict[str, Any]) -> list[str]:
@@ -324,27 +335,27 @@ def _followers(figures: dict[str, Any]) -> list[str]:
     lost = f"{ours['changes_missed']:,} and {ours['streams_lost']:,}"
 
     def p99(name: str) -> tuple[str, str]:
-        return f"{ours[name]['followed'][2]:.1f} ms", f"{ours[name]['alone'][2]:.1f} ms without them"
+        return f"{ours[name]['followed'][2]:.1f} ms", f"{ours[name]['alone'][2]:.1f} ms without streams and readers"
 
     def beside_bare(name: str, unit: str, digits: int) -> tuple[str, str]:
         return f"{ours[name]:.{digits}f} {unit}", f"bare: {bare[name]:.{digits}f} {unit}"
 
     sizes = f"{figures['servers']:,} servers, {figures['streams']:,} streams, {figures['readers']:,} readers."
     cpu = f"{ours['idle_streams_cpu']:.2f} and {ours['cpu']:.2f} of a core"
-    told_one = f"one stream: {ours['told_one_seconds']:.2f} s; bare, without a render: {bare['told_seconds']:.2f} s"
+    told_one = f"one stream: {ours['told_one_seconds']:.2f} s; bare, without rendering: {bare['told_seconds']:.2f} s"
     rows = [
         ("`/livez`, p99", *p99("livez_ms")),
         ("`/`, p99", *p99("page_ms")),
-        ("polls", f"{ours['polls_per_s']:.0f}/s: {answers}", ""),
-        ("a poll, p50 and p99", f"{poll_p50:.1f} and {poll_p99:.1f} ms", ""),
-        ("processor time of a poll", *beside_bare("poll_cpu_ms", "ms", 2)),
-        ("feeds that were not prepared", f"{ours['cold_feeds_per_s']:,.0f}/s", ""),
-        ("a snapshot published, all streams told", f"{ours['told_seconds']:.2f} s", told_one),
-        ("changes published, all streams told", f"{ours['changes_told_seconds']:.2f} s", ""),
-        ("processor time of telling all", *beside_bare("told_cpu_seconds", "s", 2)),
+        ("feed requests", f"{ours['polls_per_s']:.0f}/s: {answers}", ""),
+        ("a feed request, p50 and p99", f"{poll_p50:.1f} and {poll_p99:.1f} ms", ""),
+        ("processor time of a feed request", *beside_bare("poll_cpu_ms", "ms", 2)),
+        ("feeds that have to be rendered", f"{ours['cold_feeds_per_s']:,.0f}/s", ""),
+        ("from a published snapshot until all streams have it", f"{ours['told_seconds']:.2f} s", told_one),
+        ("from published changes until all streams have them", f"{ours['changes_told_seconds']:.2f} s", ""),
+        ("processor time of sending to all", *beside_bare("told_cpu_seconds", "s", 2)),
         ("memory per 1,000 streams", *beside_bare("mb_per_1000_streams", "MB", 0)),
-        ("memory, at most", f"{ours['rss_highest_mb']:.0f} MB", f"{ours['rss_mb']:.0f} MB without them"),
-        ("processor: streams alone, everything", cpu, ""),
+        ("memory, at most", f"{ours['rss_highest_mb']:.0f} MB", f"{ours['rss_mb']:.0f} MB without streams and readers"),
+        ("processor: idle streams only, and everything", cpu, ""),
         ("changes missed, streams lost", lost, ""),
     ]
     return [f"{_ABOUT_FOLLOWERS} {sizes}", _table(("", "api", "reference in the same run"), rows)]
@@ -360,9 +371,9 @@ def _lists(figures: dict[str, Any]) -> list[str]:
         for name, path in (("livez_ms", "/livez"), ("page_ms", "/"))
     )
     about = (
-        f"Pages of `/api/v1/servers` at {figures['servers']:,} servers, none of which is prepared: one client reads "
-        "page after page by its cursors. The first of a snapshot, which makes the index, took "
-        f"{figures['first_ms'][3]:.1f} ms at most. Meanwhile p99 was {beside}."
+        f"Pages of `/api/v1/servers` with {figures['servers']:,} servers, each rendered on demand. One client follows "
+        "the cursors from page to page. The first page of a snapshot, which makes the index, took at most "
+        f"{figures['first_ms'][3]:.1f} ms. Meanwhile p99 was {beside}."
     )
     return [about, _table(("page", "p50", "p99", "processor time"), rows)]
 
@@ -371,20 +382,20 @@ def _inference(row: dict[str, Any]) -> list[str]:
     outcomes = ", ".join(f"{count:,} {outcome}" for outcome, count in sorted(row["outcomes"].items()))
     about = (
         f"One round of inference checks of {row['servers']:,} servers of {row['models']} models: "
-        f"{row['cpu_seconds']:.1f} s of a core, which is {row['share']:.3f} of a core at a round per ten minutes; "
-        f"{row['added_mb']:.1f} MB more in the crawler, {row['daemon_mb']:.0f} MB in its p2pd. Outcomes: {outcomes}."
+        f"{row['cpu_seconds']:.1f} s of a core, which is {row['share']:.3f} of a core at one round per ten minutes. "
+        f"The crawler takes {row['added_mb']:.1f} MB more, its p2pd {row['daemon_mb']:.0f} MB. Outcomes: {outcomes}."
     )
     return [about]
 
 
 def _floods(rows: list[dict[str, Any]]) -> list[str]:
     return [
-        "Without a network: the crawler's own work and memory.",
+        "The crawler's own work and memory, without a network. The reference is a crawl of honest servers only.",
         _by_column(rows, {
             "swarm": lambda row: row["swarm"],
             "crawl": lambda row: f"{row['seconds']:.2f} s",
-            "of the honest one": lambda row: f"{row['ratio']:.2f}",
-            "memory at most": lambda row: f"{row['peak_mb']:.0f} MB",
+            "/ honest": lambda row: f"{row['ratio']:.2f}",
+            "highest memory": lambda row: f"{row['peak_mb']:.0f} MB",
             "servers kept": lambda row: f"{row['servers']:,}",
             "models kept": lambda row: f"{row['models']:,}",
             "in Redis": lambda row: f"{row['packed_kb']:,.0f} kB",
@@ -445,7 +456,7 @@ def _few_that_matter(data: dict[str, Any]) -> str:
         rows.append((
             f"a crawl of {row['servers']:,} servers",
             f"{ours['seconds']:.1f} s, later {ours['steady_seconds']:.1f} s",
-            f"{row['ratio']:.2f} and {row['steady_ratio']:.2f} × lookup, then dial" if "ratio" in row else "",
+            f"{row['ratio']:.2f} and {row['steady_ratio']:.2f} × a sequential crawl" if "ratio" in row else "",
         ))  # fmt: skip
     return _table(("What", "Figure", "Reference in the same run"), rows)
 

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from crawler.observe import observer
 from crawler.observe.observer import Crawl
 from shared.p2p.hivemind import MSGPackSerializer
+from shared.p2p.lateness import Lateness
 from shared.p2p.petals import MODEL_INDEX_KEY, block_key
 from shared.reachability import Cause, DialOutcome, Stage
 from shared.snapshot import Verdict
@@ -37,6 +38,7 @@ class SyntheticSwarm:
         self.kademlia = SimpleNamespace(refused_addresses=Counter())
         self.has_joined = asyncio.Event()
         self.silent_nodes = 0
+        self.lateness = Lateness(self.identify)
         self.versions = {}
         self.peer_id = peer_id(10**6)
 

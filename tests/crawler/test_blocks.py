@@ -21,7 +21,7 @@ def test_each_block_is_looked_up_once(sizes):
 
 @given(st.integers(8, MAX_BLOCKS), st.integers(2, 5))
 def test_every_beginning_samples_the_whole_model(blocks, models):
-    """After a quarter of the look-ups no span of more than eight blocks is unseen, in any of the models."""
+    """After a quarter of the lookups no span of more than eight blocks is unseen, in any of the models."""
     places = spread([Model(f"m{number}", blocks) for number in range(models)])
     for number in range(models):
         seen = sorted(block for prefix, block in places[: len(places) // 4 + models] if prefix == f"m{number}")
@@ -30,7 +30,7 @@ def test_every_beginning_samples_the_whole_model(blocks, models):
 
 
 class Guide:
-    """Answers all look-ups when told to, but for those keys that it is to lose so many times; notes what is asked."""
+    """Answers all lookups on request, except keys that it is to lose so many times; notes what is asked."""
 
     def __init__(self):
         self.asked = []

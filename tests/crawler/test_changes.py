@@ -75,8 +75,8 @@ def test_a_server_that_comes_back_is_one_entry_in_words():
     assert changes.sentence(closed) == "Unreachable since 2025-11-23 12:02 UTC: The port refuses; back after 9 minutes."
 
 
-def test_one_bad_probe_and_a_crawl_that_could_not_look_are_no_change():
-    """Nobody could look is never unreachable, and a single failure is not yet one."""
+def test_one_bad_probe_and_a_crawl_that_could_not_probe_are_no_change():
+    """A server that nobody could probe is never unreachable, and a single failure is no change yet."""
     assert sentences("+-+-+") == []
     assert sentences("+????") == []
     assert len(sentences("+-?-")) == 1

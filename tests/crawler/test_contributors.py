@@ -1,4 +1,4 @@
-"""What counts for a public name: only what probes reached, for as long as it was looked at; bounded in size."""
+"""What counts for a public name: only what probes reached, for as long as crawls ran; bounded in size."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Counters:
 @pytest.mark.parametrize(
     "nothing",
     [
-        named(1, verdict=Verdict.UNKNOWN),  # nobody looked
+        named(1, verdict=Verdict.UNKNOWN),  # nobody probed it
         named(1, state=PeerState.UNREACHABLE, verdict=Verdict.UNREACHABLE),
         named(1, state=PeerState.JOINING),
         named(1, show_public_name=False),
@@ -63,7 +63,7 @@ def test_made_up_models_count_only_where_the_operator_decides_who_joins():
 
 
 def test_hours_are_those_between_crawls_but_no_long_gap():
-    """Server-hours and block-hours by day and in all; while no crawl looked nothing is known."""
+    """Server-hours and block-hours by day and in all; while no crawl ran nothing is known."""
     counters = Counters()
     for minute in range(61):
         counters.crawl(NOON + 60 * minute, official(named(1), named(2)), official(named(1), prefix="other"))

@@ -174,7 +174,7 @@ async def test_only_old_files_of_the_export_are_pruned(export, tmp_path):
 
 
 async def test_a_day_without_a_crawl_has_no_file(redis, tmp_path):
-    """Nobody looked: that is not a day on which nothing worked. The day that has not ended has none yet either."""
+    """No crawl ran: that is not a day on which nothing worked. The day that has not ended has none yet either."""
     _, leader = await record(redis, whole(taken_at=MIDNIGHT + 100))
     early = DailyExport(redis, tmp_path, leader, now=lambda: MIDNIGHT + DAY + HOUR)
     assert await early.export() == 0

@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from crawler import __main__ as crawler
+from crawler import by_hand
 from crawler.diagnose import diagnose
 from crawler.settings import CrawlerSettings
 from deploy.demo.simulated_server import Announcement, Model
@@ -24,7 +24,7 @@ async def test_a_node_that_does_not_start_is_told_in_words(what, monkeypatch, ca
     flags = argparse.Namespace(once=False, diagnose=False, json=False, format="text")
     setattr(flags, what, True)
     settings = CrawlerSettings(initial_peers=[f"/ip4/127.0.0.1/tcp/9/p2p/{peer_id(1)}"])
-    assert await crawler._by_hand(settings, flags) == 1
+    assert await by_hand._without_redis(settings, flags) == 1
     said = capsys.readouterr()
     assert "p2pd did not start" in said.err
     assert "Traceback" not in said.out + said.err

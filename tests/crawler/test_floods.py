@@ -32,7 +32,7 @@ async def crawl(synthetic, monkeypatch, **options):
     return judged(await synthetic.crawl(monkeypatch, **options).run())
 
 
-async def test_a_flood_of_model_names_costs_a_bounded_number_of_look_ups(flooded, monkeypatch):
+async def test_a_flood_of_model_names_costs_a_bounded_number_of_lookups(flooded, monkeypatch):
     """Ten thousand models of the largest size, that nobody serves: a sample is probed, what is served is chosen."""
     monkeypatch.setattr(model_index, "MAX_SAMPLED_MODELS", 20_000)
     for number in range(10_000):
@@ -57,7 +57,7 @@ async def test_a_model_served_before_is_not_displaced_by_any_flood(flooded, monk
     assert flooded.looked_up.total() <= 2 * 5 + 2_000 + model_index.MAX_ANNOUNCED_BLOCKS
 
 
-async def test_models_served_before_are_looked_at_where_the_index_does_not_answer(flooded, monkeypatch):
+async def test_models_served_before_are_looked_up_where_the_index_does_not_answer(flooded, monkeypatch):
     """Its dictionary can be filled by anyone until no answer fits into a message."""
     before = await crawl(flooded, monkeypatch)
     flooded.unanswered.add("_petals.models")
@@ -68,14 +68,14 @@ async def test_models_served_before_are_looked_at_where_the_index_does_not_answe
 
 
 async def test_a_swarm_that_answers_nothing_is_no_empty_swarm(flooded, monkeypatch):
-    """Bootstrap peers that connect and stay silent to look-ups: nobody could look."""
+    """Bootstrap peers that connect and stay silent to lookups: nobody answered."""
     flooded.unanswered.update(flooded.values)
     with pytest.raises(SwarmUnavailableError, match="no node of the swarm answered"):
         await crawl(flooded, monkeypatch)
 
 
-async def test_look_ups_end_in_time_however_slow_the_swarm_is(flooded, monkeypatch):
-    """What was not reached counts as unanswered: its servers are not missing, nobody could look."""
+async def test_lookups_end_in_time_however_slow_the_swarm_is(flooded, monkeypatch):
+    """What was not reached counts as unanswered: its servers are not missing, they are unknown."""
     monkeypatch.setattr(observer, "LOOKUPS_WITHIN", 1.0)
     official = (Model("official", 1024), Model("official-2", 1024))
     flooded.look_up_seconds = 0.4

@@ -10,9 +10,9 @@ from crawler.metrics import CrawlerMetrics
 from crawler.publish import Publisher
 from shared.snapshot import PeerState
 from shared.store import keys
+from shared.store.fencing import DeposedError
 from shared.store.history import HistoryReader
 from shared.store.rings import MINUTE, ModelSlot, Resolution, Ring, pack_model, sample
-from shared.store.snapshots import DeposedError
 from tests.crawler.recording import START, lead, record
 from tests.fakes import model, peer_id, server, snapshot
 
@@ -194,9 +194,7 @@ async def test_an_entry_is_quick_for_redis(redis):
     each = model(blocks=80, servers=tuple(server(i, 0, 80) for i in range(1000)))
     writer, leader = await record(redis, snapshot(each, taken_at=START + 0.0))
     await redis.config_resetstat()
-    started = time.perf_counter()
     await writer.append(snapshot(each, taken_at=START + 60.0), leader.lease)
-    assert time.perf_counter() - started < 2
     assert (await redis.info("commandstats"))["cmdstat_evalsha"]["usec"] < 100_000
 
 

@@ -25,8 +25,8 @@ from crawler.settings import CrawlerSettings
 from deploy.demo.simulated_server import Announcement, Model
 from shared.store import keys
 from shared.store.clock import RedisClock
+from shared.store.fencing import DeposedError
 from shared.store.history import HistoryReader
-from shared.store.snapshots import DeposedError
 from tests.fakes import model, server, snapshot
 from tests.reliability.parts import Part, until
 

@@ -53,7 +53,7 @@ def judged(servers, *, model=None, dials=None, bootstrap=(BOOTSTRAP,)):
         (PeerState.OFFLINE, REFUSED, PeerState.OFFLINE),
     ],
 )
-def test_only_a_look_that_was_made_makes_a_server_unreachable(announced, dial, state):
+def test_only_a_probe_that_was_made_makes_a_server_unreachable(announced, dial, state):
     """And only one that says it is online is judged by it."""
     assert peer_state(announced, dial) is state
 
@@ -257,7 +257,7 @@ def test_a_refusal_stands_with_the_server_and_a_server_that_nobody_dialled_is_un
 
 
 def test_issues_say_why_and_what_to_do():
-    """Of servers that nobody reached; of those that nobody could look at there is nothing to say."""
+    """Of servers that nobody reached; of those that nobody could probe there is nothing to say."""
     bare = DialOutcome(Verdict.UNREACHABLE, Stage.DIAL, Cause.TIMEOUT)
     causeless = DialOutcome(Verdict.UNREACHABLE, Stage.DIAL)
     dials = {

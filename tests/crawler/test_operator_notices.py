@@ -22,7 +22,7 @@ from shared.changes import Change, ChangeKind, Severity
 from shared.snapshot import PeerState, Verdict
 from shared.store import keys
 from shared.store.clock import RedisClock
-from shared.store.snapshots import DeposedError
+from shared.store.fencing import DeposedError
 from tests.crawler.test_incident_notices import receiver
 from tests.fakes import model, peer_id, server, snapshot
 

@@ -99,7 +99,7 @@ async def test_an_error_of_ours_is_raised(small):
 
 async def test_nothing_is_begun_while_the_machine_is_busy(small):
     peers, busy = Peers(), [True]
-    dials = ProbeQueue(peers.dial, timeout=1.0, until=time.monotonic() + 60, overloaded=lambda: busy[0])
+    dials = ProbeQueue(peers.dial, timeout=1.0, until=time.monotonic() + 60, late=lambda: busy[0])
     for turn in range(3):
         dials.add(f"live {turn}", known=False, rank=turn)
     await asyncio.sleep(0.2)

@@ -155,7 +155,7 @@ def test_prefixes_that_no_client_can_use_are_refused(prefix):
 
 @pytest.mark.parametrize("num_blocks", [0, -1, 10**9, True, 3.0, "3", None, math.inf])
 def test_absurd_block_counts_are_refused(num_blocks):
-    """Each block costs a look-up."""
+    """Each block costs a lookup."""
     with pytest.raises(RefusedError, match="bad_model_info|too_many_blocks"):
         read_model("m", packed({"num_blocks": num_blocks, "repository": None}), private_swarm=True)
 

@@ -49,7 +49,7 @@ def past(hours, *, online, last_online=0, online_since=0):
 
 
 def test_outages_join_neighbouring_hours_and_say_how_they_ended():
-    """Back in the next hour; unknown where no crawl looked then; still down at the end, to the second."""
+    """Back in the next hour; unknown where no crawl ran then; still down at the end, to the second."""
     up, down, partly = (60, 60), (60, 0), (60, 50)
     hours = {0: up, 1: partly, 2: down, 3: up, 4: down, 6: up, 9: down}
     assert past(hours, online=False, last_online=9 * 3600 + 12).outages() == [

@@ -1,12 +1,16 @@
 """DHT nodes that are silent, as on the Internet some always are: nobody is called unseen or unreachable for it."""
 
+import os
+import signal
+
 import pytest
 
 from crawler.crawl import crawl_once
 from crawler.settings import CrawlerSettings
-from deploy.demo.simulated_server import Announcement, Model
+from deploy.demo.simulated_server import Announcement, Model, place, stop_process
 from shared.p2p.dht_node import DHTClientNode
 from shared.snapshot import PeerState
+from tests.fakes import peer_id
 
 pytestmark = pytest.mark.swarm
 MODEL = Model("silent-hf", 24)
@@ -67,8 +71,28 @@ async def test_a_silent_node_is_waited_for_once(swarm, nodes):
         assert all(found[key] for key in keys)
 
 
+async def test_a_key_whose_holder_was_heard_too_late_is_unanswered(swarm):
+    """Our own daemon stands still once a node that does not hold it has answered: "nobody holds it" is no answer."""
+    holder = swarm.start()
+    place({peer_id(1): Announcement(MODEL, 0, 1)}, on=[holder])
+    key = f"{MODEL.dht_prefix}.0"
+    async with await DHTClientNode.open() as node:
+        await node.join(swarm.bootstrap_peers, 4)
+        reader, meet = node._reader, node._reader._meet
+
+        def stop(nearest):
+            stop_process(node.daemon_pid)
+            meet(nearest)
+
+        reader._meet = stop
+        assert key not in await node.look_up([key], 10)
+        reader._meet = meet
+        os.kill(node.daemon_pid, signal.SIGCONT)
+        assert peer_id(1) in (await node.look_up([key], 10))[key]  # nor is the holder taken for silent
+
+
 async def test_a_bootstrap_peer_that_only_pings_is_told_as_such(swarm):
-    """The error says what happened: connected, answered the ping, left the look-ups open."""
+    """The error says what happened: connected, answered the ping, left the lookups open."""
     async with await DHTClientNode.open() as node:
         await node.join(swarm.bootstrap_peers, 4)
         node._reader._find = lambda peer, keys: _nothing()

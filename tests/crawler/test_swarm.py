@@ -96,7 +96,7 @@ HOSTILE_VALUES = {
 
 
 async def test_each_undecodable_record_costs_one_record(swarm):
-    """Such a record makes hivemind's own look-up hang for ever; here it is refused and counted."""
+    """Such a record makes hivemind's own lookup hang for ever; here it is refused and counted."""
     live = swarm.start(Announcement(MODEL, 0, 12))
     for block, value in enumerate(HOSTILE_VALUES.values()):
         store_raw(swarm, f"demo-model.{block}", value, subkey=peer_id(66))
@@ -141,7 +141,7 @@ async def test_lying_records_are_refused_by_reason(swarm):
 
 
 async def test_no_bootstrap_peer_is_a_failed_crawl_that_says_why():
-    """Nobody could look: that is no empty swarm."""
+    """The crawl failed: that is no empty swarm."""
     options = CrawlerSettings(initial_peers=[NOWHERE], dial_timeout=2)
     async with await DHTClientNode.open() as dht_node:
         with pytest.raises(SwarmUnavailableError, match="no bootstrap peer answered") as caught:

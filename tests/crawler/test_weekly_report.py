@@ -13,10 +13,10 @@ from shared.public.reports import decode_report
 from shared.snapshot import PeerState, Span, Verdict
 from shared.store import keys
 from shared.store import reports as store
+from shared.store.fencing import DeposedError
 from shared.store.history import HistoryReader
 from shared.store.reports import Reports
 from shared.store.rings import DAY, HOUR
-from shared.store.snapshots import DeposedError
 from tests.api.past import ATOM, parse_xml
 from tests.api.serving import serve
 from tests.crawler.recording import START, record

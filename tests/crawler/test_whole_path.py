@@ -20,7 +20,7 @@ def test_any_records_become_sound_pages_json_text_and_metrics(index, blocks, dia
 @settings(max_examples=50)
 @given(hostile_blocks, st.permutations(DIALS))
 def test_no_record_makes_a_server_unreachable(blocks, dials):
-    """Only a look does: a record that was not dialled, or that nobody could dial, is never shown as unreachable."""
+    """Only a probe does: a record that was not dialled, or that nobody could dial, is never shown as unreachable."""
     snapshot = make_snapshot({}, blocks, tuple(dials))
     for model in snapshot.models:
         for server in model.servers:
@@ -32,5 +32,5 @@ def test_no_record_makes_a_server_unreachable(blocks, dials):
 
 @given(st.binary(max_size=300) | st.binary(max_size=60).map(lambda body: b"\xc7" + bytes([len(body)]) + b"\x50" + body))
 def test_no_answer_of_the_dht_escapes_as_an_exception(data):
-    """One that did would kill hivemind's look-up, and the caller would wait for ever."""
+    """One that did would kill hivemind's lookup, and the caller would wait for ever."""
     RawValues(Counter()).loads(data)

@@ -28,7 +28,7 @@ def test_the_others_have_a_version(name):
     assert unpinned(REQUIREMENTS / name, hashes=False) == []
 
 
-def test_all_requirement_files_are_looked_at():
+def test_all_requirement_files_are_audited():
     """A new one cannot be forgotten. The genuine server's are another product's, for one test."""
     there = {path.name for path in REQUIREMENTS.glob("*.txt")}
     assert there == {*HASHED, *CHOSEN_BY_MACHINE, "petals-server.txt"}

@@ -196,7 +196,8 @@ def test_the_launcher_reads_what_the_api_reads(start):
 def test_an_empty_port_is_the_default_one(monkeypatch):
     """For the launcher too."""
     monkeypatch.setenv("API_PORT", "")
-    assert run_local.read_settings().api_port == 8000
+    monkeypatch.setattr(sys, "argv", ["run_local"])
+    assert run_local.read_plan().api_port == 8000
 
 
 @pytest.mark.parametrize("module", ["crawler", "api", "reachability_worker"])

@@ -46,16 +46,16 @@ async def test_an_unreachable_peer_is_a_failure_with_a_cause(redis_url):
     assert found["probe_result_info", "refused", "dial"] == 1
 
 
-async def test_nobody_could_look_is_a_failed_scrape(redis_url):
+async def test_a_peer_that_nobody_could_probe_is_a_failed_scrape(redis_url):
     """No worker, or none in the scrape's time: 503 and no probe_success, so no alert blames the peer."""
     async with serve(redis_url, probe_endpoint="on") as url:
         answer = await probe(url, peer_id(1))
         assert answer.status_code == 503
         assert "probe_success" not in answer.text
-        async with worker_on(redis_url, FakeProber(REACHED, delay=3)):
+        async with worker_on(redis_url, FakeProber(REACHED, delay=60)):
             late = await probe(url, peer_id(2), timeout=1.5)
         assert late.status_code == 503
-        assert late.elapsed.total_seconds() < 2
+        assert late.elapsed.total_seconds() < 9, "the scrape's time, not the deadline of a check"
 
 
 async def test_bad_targets_are_the_callers_mistake(redis_url):

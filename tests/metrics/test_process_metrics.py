@@ -51,7 +51,7 @@ async def test_the_api_counts_requests_by_route_and_the_lag_of_replies(redis_url
 
 
 async def test_callers_that_wait_and_checks_in_flight_are_seen(redis_url):
-    """While a look lasts, the api shows its caller and the worker its check."""
+    """While a probe lasts, the api shows its caller and the worker its check."""
     metrics = WorkerMetrics()
     async with worker_on(redis_url, FakeProber(REACHED, delay=2.5), metrics), serve(redis_url) as url:
         registry = serve.services.metrics.registry
@@ -82,7 +82,7 @@ async def test_a_worker_tells_outcomes_stages_and_how_long_they_took(redis_url):
 
 
 async def test_a_queue_that_nobody_empties_has_a_depth_and_an_age(redis_url, redis):
-    """What waits, and for how long the first of it has, also while the worker itself cannot look."""
+    """What waits, and for how long the first of it has, also while the worker itself cannot probe."""
     metrics, prober = WorkerMetrics(), FakeProber(REACHED)
     async with worker_on(redis_url, prober, metrics), serve(redis_url) as url:
         async with httpx.AsyncClient(base_url=url, timeout=10) as client:
@@ -104,7 +104,7 @@ async def test_a_queue_that_nobody_empties_has_a_depth_and_an_age(redis_url, red
             await eventually(lambda: read(metrics.registry, age, vantage="default") == 0)
 
 
-async def test_the_crawler_tells_phases_look_ups_and_dials(redis_url):
+async def test_the_crawler_measures_phases_lookups_and_dials(redis_url):
     """Each crawl adds to them; Redis's memory is followed beside."""
     metrics = CrawlerMetrics()
     crawled(metrics, snapshot())

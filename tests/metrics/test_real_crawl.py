@@ -1,4 +1,4 @@
-"""A real crawl and a real look fill the metrics that describe them."""
+"""A real crawl and a real probe fill the metrics that describe them."""
 
 import asyncio
 import time
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.swarm
 MODEL = Model("demo-model", 6, "https://huggingface.co/demo/model")
 
 
-async def test_a_crawl_tells_its_phases_look_ups_and_dials(swarm):
+async def test_a_crawl_measures_its_phases_lookups_and_dials(swarm):
     """Every phase that it went through, a key for the index and for each block, a dial for each online server."""
     swarm.start(Announcement(MODEL, 0, 6))
     metrics = CrawlerMetrics()
@@ -38,7 +38,7 @@ async def test_a_crawl_tells_its_phases_look_ups_and_dials(swarm):
     assert read("petals_crawler_connect_duration_seconds_count") == 1
 
 
-async def test_a_look_tells_how_long_each_stage_took(swarm):
+async def test_a_probe_measures_how_long_each_stage_took(swarm):
     """Look-up, dial and protocol of a server that answers; less for one that does not."""
     live = swarm.start(Announcement(MODEL, 0, 6))
     dead = swarm.start(Announcement(MODEL, 0, 6))

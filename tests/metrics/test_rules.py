@@ -82,7 +82,7 @@ def test_each_alert_says_what_to_do():
         assert rule["annotations"]["summary"]
         assert rule["annotations"]["description"]
         assert rule["annotations"]["runbook"] == f"docs/runbooks.md#{name.lower()}"
-        for part in ("Means", "Look", "do:"):
+        for part in ("Means", "Check", "do:"):
             assert part.lower() in entries[name].lower(), (name, part)
 
 

@@ -92,7 +92,7 @@ def test_every_name_label_and_value_is_pinned():
     assert text == GOLDEN.read_text(encoding="utf-8")
 
 
-def test_nobody_could_look_is_not_unusable():
+def test_a_model_that_nobody_could_check_is_not_unusable():
     """A chain that could not be tried, or whose servers have left since, says neither 1 nor 0."""
     known = snapshot(
         model("unknown", usability=Usability(UsabilityState.UNKNOWN, NOW)),

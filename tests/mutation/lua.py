@@ -131,9 +131,9 @@ def outcome(mutant: Mutant, tests: list[str]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, help="only a random sample that takes about so long")
-    parser.add_argument("--seed", type=int, default=int(time.time()), help="of the sample's order")
-    parser.add_argument("--only", default="", help="mutants whose name contains this")
+    parser.add_argument("--seconds", type=float, help="run only a random sample that takes about this long")
+    parser.add_argument("--seed", type=int, default=int(time.time()), help="seed of the sample")
+    parser.add_argument("--only", default="", help="run only mutants whose name contains this")
     arguments = parser.parse_args()
     redis = RedisServer()
     redis.start()

@@ -1,4 +1,4 @@
-"""Runs mutmut on the Python that decides, and holds what survives against the list: `python -m tests.mutation.python`.
+"""Runs mutmut on the Python code that decides, and compares survivors with the list: `python -m tests.mutation.python`.
 
 `[tool.mutmut]` of pyproject.toml names the modules and their tests. Fewer than 90 % killed is an error; survivors
 that `survivors.toml` does not explain are printed. `--seconds` runs one module for about so long, chosen by the seed:
@@ -68,9 +68,9 @@ def verdict(killed: int, survived: int, *, sample: bool) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, help="only one module, for about so long")
-    parser.add_argument("--seed", type=int, default=int(time.time()), help="of the choice")
-    parser.add_argument("modules", nargs="*", help="as crawler.judge; all where none is named")
+    parser.add_argument("--seconds", type=float, help="run only one module, for about this long")
+    parser.add_argument("--seed", type=int, default=int(time.time()), help="seed of the choice of the module")
+    parser.add_argument("modules", nargs="*", help="modules, as crawler.judge (default: all)")
     arguments = parser.parse_args()
     modules = arguments.modules or [path.removesuffix(".py").replace("/", ".") for path in SETTINGS["only_mutate"]]
     if arguments.seconds:

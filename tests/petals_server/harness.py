@@ -103,6 +103,11 @@ def call_python_api(first: str, address: str, folder: Path) -> dict[str, Any]:
     return dict(json.loads(_run([venv(), HERE / "python_api.py", first, packages, address], folder).splitlines()[-1]))
 
 
+def compare_paths(how_many: int, folder: Path) -> list[tuple[float | None, float | None]]:
+    """Return the seconds per token of our and the genuine client's paths in random swarms (paths.py says how)."""
+    return [(ours, theirs) for ours, theirs in json.loads(_run([venv(), HERE / "paths.py", str(how_many)], folder))]
+
+
 def _run(command: list[str | Path], folder: Path) -> str:
     done = subprocess.run(
         [str(part) for part in command],

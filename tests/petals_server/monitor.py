@@ -82,7 +82,7 @@ class Monitor:
         return wait_for(f"tokens from {dht_prefix}", look, within, every=0.5)
 
     def is_reachable(self, peer_id: str) -> dict[str, Any] | None:
-        """Return the answer about one peer, None where the monitor says that nobody could look."""
+        """Return the answer about one peer, None where the monitor says that nobody could probe."""
         response = self.get(f"/api/v1/is_reachable/{peer_id}")
         self.last_answer = f"{response.status_code} {response.text}"
         answer: dict[str, Any] | None = response.json() if response.status_code == httpx.codes.OK else None

@@ -213,9 +213,9 @@ async def test_adapters_take_their_turns(swarm: Swarm) -> None:
             (await check_server(node, server.peer_id, CHAIN, (2, 4), adapter=adapter, inputs=lambda _: TOKENS_GIVEN))[1]
             for adapter in (None, LORA)
         ]
-    assert plain is not None
-    assert adapted is not None
-    kept = [numbers(TOKENS_GIVEN, one.outputs, "float32").added[0] for one in (plain, adapted)]
+    assert plain
+    assert adapted
+    kept = [numbers(TOKENS_GIVEN, one, "float32").added[0] for one in (plain, adapted)]
     assert cosine(*kept) < lowest_allowed("float32", "float32")
 
     info = {"torch_dtype": "float32", "adapters": [LORA, MADE_UP]}
@@ -284,9 +284,10 @@ async def test_the_tolerances_hold(swarm: Swarm) -> None:
     async with await ProberNode.open() as node:
         for name in ("first", "same", "half", "other"):
             async with checks.connection(node, reports[name]):
-                _, steps = await check_server(node, reports[name].peer_id, CHAIN, (0, 2), inputs=lambda _: TOKENS_GIVEN)
-            assert steps is not None
-            added[name] = numbers(TOKENS_GIVEN, steps.outputs, "float32").added
+                peer_id = reports[name].peer_id
+                _, outputs = await check_server(node, peer_id, CHAIN, (0, 2), inputs=lambda _: TOKENS_GIVEN)
+            assert outputs
+            added[name] = numbers(TOKENS_GIVEN, outputs, "float32").added
     cosines = {name: min(map(cosine, added["first"], added[name])) for name in ("same", "half", "other")}
     print("cosine with first:", {name: f"{value:.6f}" for name, value in cosines.items()})  # noqa: T201
     assert cosines["same"] >= 0.999999

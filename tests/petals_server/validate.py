@@ -47,7 +47,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("url")
     parser.add_argument("peer_id")
-    parser.add_argument("--wait-time", type=float, default=4.0, help="seconds to go on asking after a no (petals: 420)")
-    parser.add_argument("--retry-delay", type=float, default=1.0, help="seconds between questions (petals: 15)")
+    parser.add_argument(
+        "--wait-time", type=float, default=4.0, help="seconds for which a negative answer is asked again (petals: 420)"
+    )
+    parser.add_argument("--retry-delay", type=float, default=1.0, help="seconds between requests (petals: 15)")
     arguments = parser.parse_args()
     print(json.dumps(validate(arguments.url, arguments.peer_id, arguments.wait_time, arguments.retry_delay)))  # noqa: T201

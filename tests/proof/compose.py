@@ -1,8 +1,8 @@
-"""Prove docker-compose.yml on a real engine: `make prove-compose`.
+"""Test docker-compose.yml on a real engine: `make prove-compose`.
 
-Builds the images, starts the demo profile scaled, behind TLS too, and with the ops profile's Prometheus and
-Alertmanager, and tests from outside what docs/operations.md promises (`tests.proof`). Exits with 0 when all was
-proved, 1 when a promise was broken, 3 with "not run" where no engine can run.
+Builds the images, starts the demo profile with several replicas, also behind TLS and with Prometheus and Alertmanager
+of the ops profile, and tests from outside what docs/operations.md promises (`tests.proof`). Exit code 0: all tests
+passed; 1: a test failed; 3, with "not run": no engine can run.
 """
 
 from __future__ import annotations
@@ -58,10 +58,14 @@ def main() -> int:
         "--work",
         type=Path,
         default=WORK,
-        help="where an engine started here keeps its data",
+        help="data folder of an engine that this program starts",
     )
-    parser.add_argument("--only", metavar="WORD", help="besides the start and the end, prove what has this in its name")
-    parser.add_argument("--times", type=int, default=1, metavar="N", help="prove each of these so often (default 1)")
+    parser.add_argument(
+        "--only", metavar="WORD", help="run only the tests whose name contains this, besides start and end"
+    )
+    parser.add_argument(
+        "--times", type=int, default=1, metavar="N", help="run each of these this many times (default 1)"
+    )
     arguments = parser.parse_args()
     first, *others, last = PROMISES
     chosen = [one for one in others if (arguments.only or "") in one.__name__]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from deploy import embedded_redis
 from deploy.embedded_redis import free_port
-from deploy.run_local import DEMO_MODELS
+from deploy.launcher import DEMO_MODELS
 
 if TYPE_CHECKING:
     import threading

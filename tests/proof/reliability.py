@@ -1,7 +1,7 @@
-"""`make prove-reliability`: hurt every part of the monitor on this machine, and print what that did to readers.
+"""`make prove-reliability`: break every part of the monitor on this machine, and print what clients noticed.
 
-Hostile records go through the whole path for some seconds; then the tests of docs/reliability.md run on real
-processes, each of which notes what it measured. Wrong answers and lost data must be 0; bounded to some minutes.
+Hostile records go through the whole path for some seconds. Then the tests of docs/reliability.md run on real
+processes, and print what they measured. Wrong answers and lost data must be 0. It takes some minutes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ COLUMNS = ("faults", "requests", "wrong", "lost", "recovery_seconds")
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.proof.reliability", description=__doc__)
-    parser.add_argument("--fuzz-seconds", type=float, default=20.0, help="hostile records beforehand (default 20)")
+    parser.add_argument(
+        "--fuzz-seconds", type=float, default=20.0, help="seconds of hostile records before the tests (default 20)"
+    )
     parser.add_argument("tests", nargs="*", default=TESTS, help="pytest's arguments; default: all of them")
     arguments = parser.parse_args()
     examples = fuzz(arguments.fuzz_seconds, first_seed=1)

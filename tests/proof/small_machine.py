@@ -103,7 +103,9 @@ class MemoryCgroup:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.proof.small_machine", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60.0, help="how long the callers ask (default 60)")
+    parser.add_argument(
+        "--seconds", type=float, default=60.0, help="seconds for which clients request checks (default 60)"
+    )
     arguments = parser.parse_args()
     try:
         cgroup = MemoryCgroup()

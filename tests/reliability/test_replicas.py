@@ -60,9 +60,7 @@ def test_a_killed_replica_takes_nothing_with_it(start, start_api, redis_server):
         thread.start()
     until_asked(redis_server, range(1, 6))
     one.kill()
-    started = time.monotonic()
     assert [get(second + path(n))[0] for n in range(6)] == [200] * 6
-    assert time.monotonic() - started < 9
     for thread in lost:
         thread.join(5)
 

@@ -29,7 +29,7 @@ from shared.p2p.connect import ProberNode
 from shared.p2p.daemon import NodeError
 from shared.p2p.dht_node import DHTClientNode
 from shared.store import keys
-from shared.tasks import FAILURES, Tasks
+from shared.tasks import Tasks, records
 from tests.api.serving import serve
 from tests.crawler.synthetic_swarm import SyntheticSwarm
 from tests.fakes import FakeProber, peer_id, snapshot
@@ -68,8 +68,8 @@ def daemons():
 
 BREAKS = {
     "taker": lambda worker: (worker._scripts, "take"),
-    "answers": lambda worker: (worker._results, "_finish"),
-    "lease": lambda worker: (worker, "_renew_once"),
+    "answers": lambda worker: (worker._scripts, "finish"),
+    "lease": lambda worker: (worker._scripts, "renew"),
     "beats": lambda worker: (worker._registration, "beat"),
 }
 """For each loop of a worker something that it calls."""
@@ -90,7 +90,7 @@ async def test_a_worker_without_one_of_its_loops_has_no_lease_until_it_is_healed
     ):
         assert (await http.get(f"/api/v1/is_reachable/{peer_id(1)}")).status_code == 200
         await asyncio.to_thread(healthcheck.check_worker)
-        before = FAILURES.labels(name)._value.get()
+        before = records[name].failures
         with monkeypatch.context() as broken:
             broken.setattr(*BREAKS[name](worker), mistake)
             asking = [http.get(f"/api/v1/is_reachable/{peer_id(n)}") for n in (2, 3)]
@@ -98,7 +98,7 @@ async def test_a_worker_without_one_of_its_loops_has_no_lease_until_it_is_healed
             assert statuses <= {200, 503}
             await eventually(lambda: name in worker.tasks.failing)
             await eventually(lambda: not leased(connection), 5)
-            assert FAILURES.labels(name)._value.get() > before
+            assert records[name].failures > before
             with pytest.raises(healthcheck.UnfitError, match=name):
                 await asyncio.to_thread(healthcheck.check_worker)
             assert (await http.get(f"/api/v1/is_reachable/{peer_id(4)}")).status_code == 503
@@ -228,7 +228,7 @@ async def test_a_node_whose_client_cannot_be_made_leaves_no_daemon_behind(monkey
 
 @pytest.mark.parametrize("where", ["_announced_models", "_take"])
 async def test_a_crawl_that_fails_leaves_nothing_running(monkeypatch, where):
-    """Its look-ups and dials are cancelled and waited for, wherever it fails."""
+    """Its lookups and dials are cancelled and waited for, wherever it fails."""
     synthetic = SyntheticSwarm()
     synthetic.announce_model("a", 200)
     synthetic.announce_server("a", peer_id(1), 0, 200, reached=False)

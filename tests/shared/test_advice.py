@@ -145,7 +145,7 @@ def test_the_public_place_of_a_server(addresses, place):
 
 @pytest.mark.parametrize("cause", Cause)
 def test_every_cause_has_a_sentence_a_reason_and_a_next_step(cause):
-    """What nobody could look at is never bad news, and no fault of the server's."""
+    """What nobody could probe is never bad news, and no fault of the server's."""
     here = Server.of(peer_id(1), swarm(llama(UNREACHED)))
     verdict = Verdict.UNKNOWN if cause in NOBODY_COULD_LOOK else Verdict.UNREACHABLE
     outcome = DialOutcome(verdict, Stage.DIAL, cause, addresses=(ADDRESS,))

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +28,18 @@ async def test_a_frozen_daemon_ends_though_its_closing_is_cancelled():
     await asyncio.gather(closing, return_exceptions=True)
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+async def test_a_daemon_that_died_leaves_no_socket():
+    """A worker opens a new one for each that dies: their sockets would fill the folder of temporary files."""
+    node = await ProberNode.open()
+    sockets = [Path(address["unix"]) for address in (node.p2p._daemon_listen_maddr, node.p2p._client_listen_maddr)]
+    assert any(one.exists() for one in sockets)
+    os.kill(node.daemon_pid, signal.SIGKILL)
+    while node.is_alive:
+        await asyncio.sleep(0.01)
+    await node.close()
+    assert not any(one.exists() for one in sockets)
 
 
 async def test_a_daemon_of_ours_relays_for_nobody():

@@ -1,4 +1,4 @@
-"""p2pd's words, as it says them, become verdicts; what nobody could look at is never unreachable."""
+"""p2pd's error texts become verdicts; a peer that nobody could probe is never unreachable."""
 
 import pytest
 
@@ -61,10 +61,10 @@ def test_an_address_that_works_for_nobody_here_does_not_hide_a_refusal():
 
 
 def test_an_address_that_was_not_dialled_is_not_judged_by_others():
-    """The daemon remembers a failure of the true address, and a liar's closed port refuses: nobody looked anew."""
+    """The daemon remembers a failure of the true address, and a liar's closed port refuses: nobody dialled again."""
     lie = dial_failed("dial tcp4 192.0.2.9:1: connect: connection refused", "/ip4/192.0.2.9/tcp/1")
     assert classify(lie, dial_failed("dial backoff")).cause is Cause.BACKOFF
-    # Tried, failed, and named again by another node: it was dialled in this look.
+    # Tried, failed, and named again by another node: it was dialled in this probe.
     tried = dial_failed("dial tcp4 192.0.2.1:1: connect: connection refused")
     assert classify(tried, dial_failed("dial backoff")).cause is Cause.REFUSED
 

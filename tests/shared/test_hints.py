@@ -37,5 +37,5 @@ def test_a_server_that_announces_another_address_than_it_asks_from_is_told_both(
     ],
 )
 def test_nothing_is_guessed(outcome, asks_from):
-    """No hint where the addresses agree, where the caller's own is private, or where nobody looked."""
+    """No hint where the addresses agree, where the caller's own is private, or where nobody probed."""
     assert hints(outcome, asks_from) == []

@@ -36,6 +36,6 @@ def ways(*failures, waited_for=()):
     ],
 )
 async def test_what_could_not_be_tried_decides_beside_a_dial_that_hung(tried, verdict, cause):
-    """A firewall that drops the direct dial and a full relay: nobody could look, and the server may be reachable."""
+    """A firewall that drops the direct dial and a full relay: nobody could probe it; it may be reachable."""
     outcome = await _hung(ALIVE, ALIVE, SILENT, tried)
     assert (outcome.verdict, outcome.cause) == (verdict, cause)

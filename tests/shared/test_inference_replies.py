@@ -212,5 +212,5 @@ async def test_a_check_never_raises_for_what_a_server_does(monkeypatch):
         raise InferenceError(InferenceOutcome.REFUSED, "no such block")
 
     monkeypatch.setattr(inference, "ask_schema", refuses)
-    finding, steps = await check_server(FakeDaemon(1), "QmPeer", "model", (0, 1))
-    assert (finding.outcome, finding.detail, steps) == (InferenceOutcome.REFUSED, "no such block", None)
+    finding, outputs = await check_server(FakeDaemon(1), "QmPeer", "model", (0, 1))
+    assert (finding.outcome, finding.detail, outputs) == (InferenceOutcome.REFUSED, "no such block", [])

@@ -1,12 +1,14 @@
 """Any node of the swarm can name wrong addresses for a peer: a live server is found all the same."""
 
 import asyncio
+import os
+import signal
 import time
 
 import pytest
 import pytest_asyncio
 
-from deploy.demo.simulated_server import Announcement, Model
+from deploy.demo.simulated_server import Announcement, Model, stop_process
 from shared.p2p.address_search import DIALLED_AT_ONCE, MAX_ASKED, MAX_DIALLED, Search
 from shared.p2p.addresses import AddressRules
 from shared.p2p.connect import ProberNode
@@ -98,7 +100,7 @@ async def test_a_dead_peer_is_still_called_unreachable_where_somebody_lies(swarm
 
 
 async def test_a_liar_makes_nobody_an_amplifier(liar, nodes):
-    """However many addresses and nodes it names: one look dials few, each once."""
+    """However many addresses and nodes it names: one probe dials few, each once."""
     nobody = peer_id(77)
     async with Tarpit(20) as named, Tarpit(16) as steps:
         near = {id_near(nobody, number): steps.addresses for number in range(31)}
@@ -138,3 +140,25 @@ async def test_nobody_is_believed_before_others_were_asked(swarm, liar, nodes):
 
 def addresses(swarm, server):
     return swarm.call(server.addresses())
+
+
+async def test_an_answer_that_our_own_daemon_was_too_late_to_hear_may_have_named_the_address(swarm, liar, nodes):
+    """One node knows no address; the other's answer, which names it, waits until our daemon goes on."""
+    live = swarm.start(Announcement(Model("m", 4), 0, 4))
+    liar.says = {live.peer_id: {}}
+    dht_node = nodes[0]
+    swarm.bootstrap.freeze()
+    try:
+        probing = asyncio.create_task(probe_through(nodes, live.peer_id))
+        async with asyncio.timeout(4):
+            while not dht_node.kademlia.streams._idle:  # the answer of the liar, whose stream is kept, has come
+                await asyncio.sleep(0.01)
+        stop_process(dht_node.daemon_pid)
+        swarm.bootstrap.thaw()
+        outcome = await probing
+    finally:
+        swarm.bootstrap.thaw()
+        os.kill(dht_node.daemon_pid, signal.SIGCONT)
+    assert (outcome.verdict, outcome.cause) == (Verdict.UNKNOWN, Cause.NODE_UNFIT)
+    liar.says = {}
+    assert (await probe_through(nodes, live.peer_id)).verdict is Verdict.REACHABLE  # no node was taken for silent

@@ -8,7 +8,8 @@ from crawler.leader import Leadership
 from shared.snapshot import CrawlStatus, encode
 from shared.store import keys
 from shared.store.connection import connect
-from shared.store.snapshots import DeposedError, SnapshotReader, SnapshotWriter
+from shared.store.fencing import DeposedError
+from shared.store.snapshots import SnapshotReader, SnapshotWriter
 from tests.fakes import model, refused, snapshot
 
 

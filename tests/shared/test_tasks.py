@@ -8,14 +8,10 @@ import pytest
 import structlog
 
 from shared import tasks
-from shared.tasks import FAILURES, UP, Tasks, awaited, end
+from shared.tasks import Tasks, awaited, end, records
 
 ROOT = Path(__file__).parents[2]
 STARTERS = {"create_task", "ensure_future", "run_coroutine_threadsafe"}
-
-
-def value(metric, name):
-    return metric.labels(name)._value.get()
 
 
 async def until(condition, seconds=5):
@@ -93,17 +89,17 @@ async def test_a_loop_that_fails_is_named_logged_counted_and_started_again():
             raise ValueError("poison")
         await asyncio.Event().wait()
 
-    before = value(FAILURES, "loop")
+    before = records["loop"].failures
     with structlog.testing.capture_logs() as logs:
         async with Tasks(lambda: changes.append(background.failing)) as background:
             background.keep("loop", loop)
             assert background.failing == ()
             await until(lambda: background.failing == ("loop",))
-            assert value(UP, "loop") == 0
+            assert records["loop"].up is False
             await until(lambda: background.failing == ())
-            assert value(UP, "loop") == 1
+            assert records["loop"].up is True
     assert len(runs) == 3
-    assert value(FAILURES, "loop") == before + 2
+    assert records["loop"].failures == before + 2
     assert changes == [("loop",), ("loop",), ()]
     failed = [line for line in logs if line["log_level"] == "error"]
     assert [(line["task"], str(line["exc_info"])) for line in failed] == [("loop", "poison")] * 2
@@ -152,12 +148,12 @@ async def test_work_that_nobody_waits_for_is_logged_and_counted():
     async def fail():
         raise OSError("gone")
 
-    before = value(FAILURES, "once")
+    before = records["once"].failures
     with structlog.testing.capture_logs() as logs:
         async with Tasks() as background:
             await background.start("once", fail())
             assert background.failing == ()
-    assert value(FAILURES, "once") == before + 1
+    assert records["once"].failures == before + 1
     assert [line["task"] for line in logs if line["log_level"] == "error"] == ["once"]
 
 

@@ -1,7 +1,7 @@
-"""Feed hostile DHT answers through the whole way to the reader: `python -m tests.support.fuzz_records --seconds 60`.
+"""Feed hostile DHT answers through the whole path to the reader: `python -m tests.support.fuzz_records --seconds 60`.
 
 bytes → validating edge → snapshot → Redis document → page, JSON, text, metrics. Each form must come out, be
-well-formed, and carry nothing that could leave its place: no markup, control codes or broken metric lines.
+well-formed, and contain nothing that could break out of its context: no markup, control codes or broken metric lines.
 Ends with the seed and the smallest input that fails, and with exit code 1.
 """
 
@@ -197,8 +197,8 @@ def fuzz(seconds: float, first_seed: int) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.support.fuzz_records", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60.0, help="how long (default 60)")
-    parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="of the first round")
+    parser.add_argument("--seconds", type=float, default=60.0, help="duration (default 60)")
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="seed of the first round")
     arguments = parser.parse_args()
     print(f"{fuzz(arguments.seconds, arguments.seed)} examples passed")
     return 0

@@ -183,6 +183,7 @@ def requests_of(snapshot: Snapshot | None) -> Iterator[Wanted]:
     yield from _names(snapshot)
     yield from _checks()
     yield from _negotiations()
+    yield from _other_pages(snapshot)
 
 
 def _routes() -> Iterator[Wanted]:
@@ -256,6 +257,31 @@ def _negotiations() -> Iterator[Wanted]:
     yield "/events", "GET", {"last_event_id": SNAPSHOT_ID}
     yield "/livez", "GET", {"x_request_id": "given-by-the-caller"}
     yield "/incidents.atom", "GET", {"host": "bad host"}
+
+
+def _other_pages(snapshot: Snapshot | None) -> Iterator[Wanted]:
+    models = [quote(model.dht_prefix, safe="") for model in snapshot.models][:2] if snapshot is not None else ["demo"]
+    names = [quote(name, safe="") for name in snapshot.top_contributors][:2] if snapshot is not None else ["nobody"]
+    peers = (
+        [server.peer_id for model in snapshot.models for server in model.servers][:1] if snapshot is not None else []
+    )
+    asked = [*names, *models, *(peer[-6:] for peer in peers), "a1", "%20"]
+    for target in (
+        "/docs", "/help", "/help?gpu=24", "/help?gpu=1", "/glossary", "/contributors", "/data", "/data/nothing",
+        "/reports", "/reports/2026-W48", "/reports/x", "/reports.atom", "/places", "/og.png", "/changes.atom",
+        "/i/nothing", "/robots.txt", "/api/v1/contributors", "/api/v1/data", "/api/v1/reports", "/api/v1/changes",
+        "/api/v1/reports/2026-W48", "/api/v1/servers", "/api/v1/servers.csv", "/api/v1/models.ndjson",
+        "/api/v1/servers?limit=2&sort=-throughput&fields=peer_id,state", "/api/v1/servers?sort=x",
+        *(f"{start}{name}" for start in ("/search?q=", "/api/v1/search?q=", "/check?q=") for name in asked),
+        *(f"{start}{name}" for start in ("/contributors/", "/api/v1/contributors/") for name in [*names, "nobody"]),
+        *(f"{start}{name}" for start in ("/share/models/", "/embed/models/") for name in [*models, "nobody"]),
+        *(f"/og/models/{name}.png" for name in [*models, "nobody"]),
+        *(f"/changes.atom?model={name}" for name in models),
+        *(f"/changes.atom?server={peer}" for peer in peers),
+        *(f"/badge/{name}.svg?metric={metric}" for name in models for metric in ("usable", "speed")),
+    ):  # fmt: skip
+        yield target, "GET", {}
+        yield target, "GET", {"accept": BROWSER}
 
 
 async def publish(redis: Redis, snapshot: Snapshot | None) -> None:

@@ -253,7 +253,7 @@ function refreshSoon(wanted, attempt = 0) {
     due = null;
     const got = await refresh();
     // A cache in between may still hold the page before.
-    if (wanted && got !== null && got !== wanted && attempt < 3) refreshSoon(wanted, attempt + 1);
+    if (wanted && got !== null && got !== wanted && attempt < 3 && !document.hidden) refreshSoon(wanted, attempt + 1);
   }, attempt ? 2000 : Math.random() * 1500);
 }
 

@@ -50,7 +50,7 @@ async def verdict(redis):
     return answer
 
 
-async def test_without_a_worker_nobody_could_look(redis, admissions):
+async def test_without_a_worker_nobody_could_probe(redis, admissions):
     """Neither where there never was one, nor where its lease is over."""
     await redis.zadd(keys.workers("elsewhere"), {"worker": int(time.time() * 1000) + 60_000})
     with pytest.raises(NoVerdictError, match="no worker"):
@@ -97,7 +97,7 @@ async def test_a_question_without_time_left_has_a_millisecond(redis, admissions)
 
 
 async def test_a_recent_verdict_answers(redis, admissions, verdict):
-    """Even where no worker lives: somebody looked."""
+    """Even where no worker lives: somebody probed."""
     assert await admissions.admit(check()) == (verdict, "", False)
     assert not await redis.exists(QUEUE, INFLIGHT)
 
@@ -110,7 +110,7 @@ async def test_a_verdict_without_an_end_is_nobodys(redis, admissions):
 
 
 @pytest.mark.usefixtures("worker", "verdict")
-async def test_whoever_wants_a_fresh_look_gets_no_old_verdict(admissions):
+async def test_whoever_wants_a_fresh_check_gets_no_old_verdict(admissions):
     admitted = await admissions.admit(check(fresh=True))
     assert (admitted.answer, admitted.began) == (None, True)
 

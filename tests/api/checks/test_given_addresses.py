@@ -99,7 +99,7 @@ async def test_hostile_addresses_are_a_400_and_dial_nothing(redis_url):
     assert codes == [200, 200, 429], "an address counts as a check"
 
 
-async def test_where_nobody_could_look_what_was_given_is_told_all_the_same(redis_url):
+async def test_where_nobody_could_probe_the_503_has_what_was_found_at_the_given_address(redis_url):
     """A 503 stays one; and an address that nobody could dial does not "not answer"."""
     prober = FakeProber(DialOutcome.unknown(Cause.LOOKUP_UNFINISHED))
     prober.outcomes[f"{DIRECT}/p2p/{PEER}"] = (REACHED, 0.0)

@@ -30,7 +30,7 @@ async def ask(url, peer=PEER, **query):
 
 @pytest.mark.usefixtures("published")
 async def test_a_server_computes_once_for_all_who_ask(redis_url):
-    """A verdict of a look alone is not taken for it, nor the other way round; its blocks are those it announces."""
+    """A verdict of a probe is not taken for it, nor the reverse; its blocks are those it announces."""
     prober = FakeProber(delay=0.05)
     async with serve(redis_url) as url, worker_on(redis_url, prober):
         plain = await ask(url)

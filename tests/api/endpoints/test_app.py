@@ -230,7 +230,7 @@ async def test_only_trusted_proxies_are_believed(redis_url):
                 (await client.get(path, headers={"x-forwarded-for": f"198.51.100.7, 203.0.113.{n}"})).status_code
                 for n in (1, 2)
             ]
-    assert codes == [503, 503]  # two addresses, each within its budget; no worker looks here
+    assert codes == [503, 503]  # two addresses, each within its budget; no worker runs here
 
 
 async def test_open_pages_are_told_of_a_new_snapshot(client, publisher):
@@ -304,7 +304,7 @@ async def test_text_asked_for_before_the_first_snapshot_is_an_error(client):
 
 
 async def test_a_replica_on_an_empty_redis_serves_at_once(redis_url):
-    """It has looked, and there is nothing: it waits for no crawl."""
+    """It has read Redis, and there is nothing: it waits for no crawl."""
     app = create_app(ApiSettings(redis_url=redis_url))
     async with app.router.lifespan_context(app):
         assert app.state.services.swarm.connected

@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -207,12 +208,12 @@ async def test_what_stands_ready_is_bounded():
     demand = OnDemandResponses()
     large = PreparedResponse.make(bytes(30 * 2**20), "text/plain")
 
-    async def make():
+    async def read():
         return large
 
     for number in range(20):
-        await demand.get(f"/{number}", make)
-    assert demand.prepared("/19") is large
+        await demand.get(f"/{number}", "/{number}", read, lambda found: found)
+    assert demand.prepared("/19") == replace(large, route="/{number}")
     assert demand.prepared("/0") is None
     assert sum(kept.size for kept in demand._responses._entries.values()) <= on_demand.MAX_BYTES
     hold = threading.Event()
@@ -264,7 +265,7 @@ async def test_a_client_that_hangs_up_is_no_failure(redis_url, caplog):
     assert "Traceback" not in caplog.text
 
 
-async def test_who_asks_for_a_fresh_look_gets_one_beside_others(redis_url):
+async def test_who_asks_for_a_fresh_check_gets_one_beside_others(redis_url):
     """A recent verdict answers the one, and not the other, though both ask at the same time."""
     async with serve(redis_url) as url, httpx.AsyncClient(base_url=url, timeout=10) as http:
         prober = FakeProber(REACHED)
@@ -276,8 +277,8 @@ async def test_who_asks_for_a_fresh_look_gets_one_beside_others(redis_url):
             assert (usual.json()["success"], fresh.json()["success"]) == (True, False)
 
 
-async def test_a_fresh_look_that_takes_long_is_not_answered_by_an_old_verdict(redis_url):
-    """Not either when the question is put again while the look lasts."""
+async def test_a_fresh_check_that_takes_long_is_not_answered_by_an_old_verdict(redis_url):
+    """Not either when the check is requested again while the probe lasts."""
     async with serve(redis_url) as url, httpx.AsyncClient(base_url=url, timeout=10) as http:
         prober = FakeProber(REACHED)
         async with worker_on(redis_url, prober, verdict_reuse=30.0):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from api.pages import Pages, text
 from api.pages.search import make_search, named
+from shared import words
 from shared.incidents import Incident
 from shared.public.data import DataDocument
 from shared.reachability import Stage
@@ -86,10 +87,10 @@ def every_page(pages: Pages) -> dict[str, str]:
         "problem": pages.problem(
             404, made.EVIL, made.EVIL, [(made.EVIL, "/servers/x"), ("bad", "javascript:alert(9)")]
         ),
-        "check": pages.check(peer_id=None, answer=None, problem=None),
+        "check": pages.check(),
         "glossary": pages.glossary(),
         "no-help": pages.help(made.make_view()),
-        "check-problem": pages.check(peer_id=made.EVIL, answer=None, problem=made.EVIL),
+        "check-problem": pages.check(peer_id=made.EVIL, problem=made.EVIL),
     }
     for name, snapshot in {"small": made.swarm_of_60(), "hostile": made.hostile_swarm()}.items():
         view = made.make_view(snapshot, made.failed_crawl(made.NOW + 1), now=made.NOW + 900)
@@ -100,14 +101,14 @@ def every_page(pages: Pages) -> dict[str, str]:
         for asked in (made.EVIL, "falcon", snapshot.models[0].servers[0].peer_id[-6:]):
             search = make_search(resolve(asked, snapshot), snapshot)
             found[f"{name}-search-{asked}"] = pages.search(view, search)
-            found[f"{name}-to-check-{asked}"] = pages.check(peer_id=None, answer=None, problem=None, search=search)
+            found[f"{name}-to-check-{asked}"] = pages.check(search=search)
         for model in snapshot.models:
             found[f"{name}-model-{model.dht_prefix}"] = pages.model(view, model.dht_prefix) or ""
             for server in model.servers:
                 found[f"{name}-server-{server.peer_id}"] = pages.server(view, server.peer_id) or ""
     for outcome in (made.REACHED, made.TIMED_OUT, made.STILL_JOINING, made.NOBODY_LOOKED):
         answer = made.check_view(outcome, msgspec.structs.replace(outcome, error=made.EVIL, addresses=(made.EVIL,)))
-        found[f"check-{outcome.verdict}-{outcome.stage}"] = pages.check(peer_id=made.EVIL, answer=answer, problem=None)
+        found[f"check-{outcome.verdict}-{outcome.stage}"] = pages.check(peer_id=made.EVIL, answer=answer)
     return found
 
 
@@ -221,9 +222,9 @@ def test_any_text_makes_a_safe_anchor_and_address(name):
 def test_any_number_and_time_can_be_written(one, other):
     """No float breaks a page: not infinite, not huge, not nan."""
     for value in (one, other):
-        assert len(text.number(value)) <= 15
-        assert text.milliseconds(value)
-        assert text.utc(value).year >= 1970
+        assert len(words.number(value)) <= 15
+        assert words.milliseconds(value)
+        assert words.utc(value).year >= 1970
 
 
 # --- The overview ---
@@ -304,7 +305,7 @@ def test_unreachable_bootstrap_peers(pages, small):
 
 
 def test_keys_that_did_not_answer_are_told(pages, small):
-    """Blocks that nobody could look at are not silently shown as empty."""
+    """Blocks that nobody could look up are not silently shown as empty."""
     page = Page(pages.overview(made.make_view(msgspec.structs.replace(small, unanswered_keys=3))))
     assert "3 keys of the swarm’s hash table did not answer in time." in page.text
 
@@ -419,12 +420,12 @@ def test_addresses_are_shown_only_on_request(pages, small):
 
 
 def test_bootstrap_peers_have_a_page(pages, small):
-    """A bootstrap peer that serves nothing can be looked at too."""
+    """A bootstrap peer that serves nothing can be checked too."""
     peer = small.bootstrap_peers[0]
     assert "is a bootstrap peer" in Page(pages.server(made.make_view(small), peer.peer_id) or "").text
 
 
-def test_server_nobody_looked_at_is_not_called_reachable(pages):
+def test_server_nobody_probed_is_not_called_reachable(pages):
     """Unknown is told as unknown."""
     server = made.make_server("unseen", 0, 4, verdict=Verdict.UNKNOWN)
     view = made.make_view(made.make_snapshot([made.make_model("m", 4, [server])]))
@@ -454,7 +455,7 @@ def test_pings_in_both_directions(pages, small):
 )
 def test_check_draws_how_far_it_came(pages, outcome, title, steps):
     """The steps up to the answer, the one that failed, and words for each, so that colour is not needed."""
-    html = pages.check(peer_id=made.peer_id("checked"), answer=made.check_view(outcome), problem=None)
+    html = pages.check(peer_id=made.peer_id("checked"), answer=made.check_view(outcome))
     page = Page(html)
     assert title in page.text
     drawn = [item["class"] for item in page.all("li") if item.get("class") in ("done", "failed", "stopped", "ahead")]
@@ -462,11 +463,11 @@ def test_check_draws_how_far_it_came(pages, outcome, title, steps):
     assert len(steps) == len(Stage)
 
 
-def test_nobody_could_look_is_never_unreachable(pages):
+def test_a_peer_that_nobody_could_probe_is_never_unreachable(pages):
     """No answer that holds only unknowns is told as unreachable; one place that reached the peer is enough."""
     unknown = made.check_view(made.NOBODY_LOOKED, made.NOBODY_LOOKED)
     assert unknown.verdict is Verdict.UNKNOWN
-    page = Page(pages.check(peer_id=made.peer_id("x"), answer=unknown, problem=None))
+    page = Page(pages.check(peer_id=made.peer_id("x"), answer=unknown))
     assert "cannot be reached" not in page.text
     assert "unreachable" not in page.text
     assert made.check_view().verdict is Verdict.UNKNOWN
@@ -476,7 +477,7 @@ def test_nobody_could_look_is_never_unreachable(pages):
 
 def test_check_keeps_what_was_typed(pages):
     """A refused id stands in the form again, beside the reason."""
-    page = Page(pages.check(peer_id="Qm0OIl", answer=None, problem="the peer id is not base58"))
+    page = Page(pages.check(peer_id="Qm0OIl", problem="the peer id is not base58"))
     assert page.all("input", id="ask-id")[0]["value"] == "Qm0OIl"
     assert "the peer id is not base58" in page.text
     assert page.all("form", action="/check")[0]["method"] == "get"
@@ -502,7 +503,7 @@ def test_each_page_is_described_on_its_own_and_leads_to_all_parts_of_the_site(pa
     view = made.make_view(msgspec.structs.replace(small, models=(model,)))
     found = [
         pages.overview(view), pages.model(view, model.dht_prefix), pages.server(view, model.servers[0].peer_id),
-        pages.check(peer_id=None, answer=None, problem=None), pages.help(view), pages.glossary(),
+        pages.check(), pages.help(view), pages.glossary(),
         pages.contributors(view, ()), pages.reports(view, ["2025-W47"]), pages.incidents(view, (), {}),
         pages.data(view, DataDocument(()), exports=False), pages.places(view), pages.share(model, ""),
     ]  # fmt: skip
@@ -525,10 +526,10 @@ def test_a_server_leads_to_its_contributor_where_that_has_a_page(pages, small):
 
 def test_a_check_that_nobody_could_make_is_not_told_in_red(pages):
     """It says nothing about the peer; what is wrong with the paste is an error."""
-    busy = pages.check(peer_id="x", answer=None, problem="Nobody could look.", ours=True)
+    busy = pages.check(peer_id="x", problem="Nobody could look.", ours=True)
     assert Page(busy).all("div", class_="notice warn")
     assert "Try again in a minute." in Page(busy).text
-    assert Page(pages.check(peer_id="x", answer=None, problem="No peer id.")).all("div", class_="notice bad")
+    assert Page(pages.check(peer_id="x", problem="No peer id.")).all("div", class_="notice bad")
 
 
 def test_search_lists_servers_of_a_contributor_and_incidents_of_a_model(pages, small):

@@ -1,0 +1,77 @@
+"""This module makes the notices that the crawler's settings ask for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from crawler.notify.digest import Choice, parse_quiet_hours
+from crawler.notify.incident_notices import IncidentNotices
+from crawler.notify.notice_queue import NoticeQueue
+from crawler.notify.operator_notices import OperatorNotices
+from crawler.notify.webhook import Webhook, parse_target
+from shared.store.connection import connect_sync
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from redis.asyncio import Redis
+
+    from crawler.leader import Leadership
+    from crawler.metrics import CrawlerMetrics
+    from crawler.settings import CrawlerSettings
+    from shared.store.clock import RedisClock
+
+
+def notices(
+    settings: CrawlerSettings, redis: Redis, leadership: Leadership, metrics: CrawlerMetrics, clock: RedisClock
+) -> Iterator[tuple[str, IncidentNotices | OperatorNotices]]:
+    """Yield who tells whom of what, each with the name of its loop."""
+    if settings.incident_webhook_url is not None:
+        yield "incident_notices", _incident_notices(settings, redis, leadership, metrics, clock)
+    if settings.notify_urls:
+        yield "operator_notices", _operator_notices(settings, redis, leadership, metrics, clock)
+
+
+def _incident_notices(
+    settings: CrawlerSettings, redis: Redis, leadership: Leadership, metrics: CrawlerMetrics, clock: RedisClock
+) -> IncidentNotices:
+    receiver = webhook(settings, clock.now)
+    assert receiver is not None  # noqa: S101 - called where there is one
+    queue = NoticeQueue(
+        connect_sync(settings.redis_url), receiver.deliver, lambda outcome: metrics.notices.labels(outcome).inc()
+    )
+    official_only = settings.incident_webhook_models == "official"
+    return IncidentNotices(redis, leadership, queue, clock, official_only=official_only)
+
+
+def webhook(settings: CrawlerSettings, now: Callable[[], float]) -> Webhook | None:
+    """Return the receiver of incidents, if one is set."""
+    secret = settings.incident_webhook_secret
+    if settings.incident_webhook_url is None:
+        return None
+    return Webhook(
+        parse_target(settings.incident_webhook_url),
+        secret=None if secret is None else secret.get_secret_value().encode(),
+        allow_private=settings.incident_webhook_allow_private,
+        now=now,
+    )
+
+
+def _operator_notices(
+    settings: CrawlerSettings, redis: Redis, leadership: Leadership, metrics: CrawlerMetrics, clock: RedisClock
+) -> OperatorNotices:
+    quiet_hours = settings.notify_quiet_hours
+    return OperatorNotices(
+        redis,
+        leadership,
+        clock,
+        urls=[url.get_secret_value() for url in settings.notify_urls],
+        choice=Choice(
+            settings.notify_models, settings.notify_servers, settings.notify_contributors, settings.notify_severity
+        ),
+        official=frozenset(model.dht_prefix for model in settings.official_models),
+        digest_seconds=settings.notify_digest,
+        quiet_hours=None if quiet_hours is None else parse_quiet_hours(quiet_hours),
+        monitor_url=settings.notify_monitor_url,
+        on_ended=lambda outcome: metrics.notices.labels(outcome).inc(),
+    )

@@ -1,0 +1,82 @@
+"""What a late monitor did not hear is nobody's fault but its own."""
+
+import asyncio
+import time
+
+import pytest
+
+from shared.p2p import lateness
+from shared.p2p.lateness import Lateness
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(lateness, "EVERY", 0.01)
+    monkeypatch.setattr(lateness, "MAX_DELAY", 0.1)
+
+
+async def watched(ask, seconds):
+    began = time.monotonic()
+    async with Lateness(ask) as it:
+        await asyncio.sleep(seconds)
+        return it.since(began)
+
+
+async def test_a_machine_that_keeps_up():
+    """Requests that are answered at once are never late."""
+
+    async def ask():
+        await asyncio.sleep(0)
+
+    assert not await watched(ask, 0.05)
+
+
+async def test_a_late_answer_is_noticed_before_it_comes():
+    """A daemon that does not answer at all is late."""
+
+    async def ask():
+        await asyncio.sleep(60)
+
+    assert await watched(ask, 0.15)
+
+
+async def test_a_loop_that_stands_still_is_noticed():
+    """The process itself may be what is late."""
+
+    async def ask():
+        time.sleep(0.12)
+
+    assert await watched(ask, 0.15)
+
+
+async def test_a_daemon_that_fails_is_no_error_here():
+    """Whoever asks the daemon for something gets its error; this says only whether answers are late."""
+
+    async def ask():
+        raise OSError("gone")
+
+    assert not await watched(ask, 0.05)
+
+
+async def test_nothing_is_requested_while_nobody_waits_for_an_answer():
+    """Several may wait at the same time; the last one's end ends the requests, and what was late before is past."""
+    asked = []
+
+    async def ask():
+        asked.append(True)
+        await asyncio.sleep(60 if len(asked) == 1 else 0)
+
+    it = Lateness(ask)
+    async with it:
+        async with it:
+            await asyncio.sleep(0.02)
+        assert len(asked) == 1
+        await asyncio.sleep(0.12)
+        assert it.since(0)
+    again = time.monotonic()
+    await asyncio.sleep(0.03)
+    assert len(asked) == 1
+    async with it:
+        await asyncio.sleep(0.03)
+        assert len(asked) > 1
+        assert not it.since(again)
