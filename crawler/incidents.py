@@ -24,18 +24,12 @@ if TYPE_CHECKING:
 
     from shared.inference import Usability
 
-CRAWLS_TO_OPEN = 2
-CRAWLS_TO_CLOSE = 2
 WITHDRAWN_AFTER = 7 * 86400.0
 """Seconds without any server after which a model counts as withdrawn, not as broken."""
 MAX_HELD = 2_000
 """Servers of a healthy model that are stored, so that an incident can name those that the model lost."""
 MAX_LOST_BLOCKS = 20
 MAX_LOST_SERVERS = 20
-
-
-CrawlCount = Annotated[int, msgspec.Meta(ge=0, le=2**32)]
-"""A number of crawls. The limit leaves room to add one to any stored number."""
 
 
 class Held(msgspec.Struct, frozen=True, array_like=True):
@@ -56,11 +50,8 @@ class Watch(msgspec.Struct, frozen=True):
     """When it last had any server."""
     last_healthy: UnixSeconds | None = None
     held: tuple[Held, ...] = ()
-    broken: CrawlCount = 0
-    """Number of crawls in a row that found it broken."""
-    healthy: CrawlCount = 0
-    """Number of crawls in a row that found it healthy."""
     healthy_since: UnixSeconds = 0.0
+    """The first of the crawls in a row that found it healthy; 0 where the latest that could judge it did not."""
     suspected: Incident | None = None
     """The incident that opens if the next crawl finds the model broken too."""
     unusable_since: UnixSeconds = 0.0
@@ -121,17 +112,17 @@ def step(
 
     A model that was withdrawn has no watch any more.
     """
-    if watch is not None:
-        watch = _not_after(watch, at)
-    else:
+    if watch is None:
         watch = Watch(model.name, model.official, model.num_blocks, last_served=at)
-    watch = msgspec.structs.replace(
-        watch,
-        name=model.name,
-        official=model.official,
-        num_blocks=model.num_blocks,
-        last_served=at if model.servers else watch.last_served,
-    )
+    else:
+        watch = _not_after(watch, at)
+        watch = msgspec.structs.replace(
+            watch,
+            name=model.name,
+            official=model.official,
+            num_blocks=model.num_blocks,
+            last_served=at if model.servers else watch.last_served,
+        )
     if state is None:
         return watch, None
     if state is ModelState.BROKEN or model.usability is None:
@@ -151,24 +142,18 @@ def _found_served(
         last = watch.incident or watch.suspected
         return (watch, None) if last is not None and last.unusable is not None else _found_healthy(watch, model, at)
     began = min(watch.unusable_since or proved.checked_at, proved.checked_at)
-    watch = msgspec.structs.replace(watch, unusable_since=max(0.0, began))
+    watch = msgspec.structs.replace(watch, unusable_since=began)
     if proved.checked_at <= began and watch.incident is None:
         return watch, None  # one chain alone counts for neither
-    return _found_broken(watch, model, at)
+    return _found_broken(watch, model, at, unusable=(proved.reason or "")[:MAX_UNUSABLE_CHARS])
 
 
 def _not_after(watch: Watch, at: float) -> Watch:
     """Return the watch without times after `at`, which a clock that was ahead has left."""
 
     def cut(incident: Incident | None) -> Incident | None:
-        if incident is None or incident.start <= at:
-            return incident
-        return msgspec.structs.replace(incident, start=at)
+        return None if incident is None else msgspec.structs.replace(incident, start=min(incident.start, at))
 
-    if max(watch.last_served, watch.last_healthy or 0.0, watch.healthy_since) <= at and (
-        watch.suspected is cut(watch.suspected) and watch.incident is cut(watch.incident)
-    ):
-        return watch
     return msgspec.structs.replace(
         watch,
         last_served=min(watch.last_served, at),
@@ -180,18 +165,14 @@ def _not_after(watch: Watch, at: float) -> Watch:
 
 
 def _found_healthy(watch: Watch, model: ModelReport, at: float) -> tuple[Watch, Incident | None]:
-    healthy = watch.healthy + 1
-    since = watch.healthy_since if watch.healthy else at
     online = [server for server in model.servers if server.state is PeerState.ONLINE]
     incident, closed = watch.incident, None
-    if incident is not None and healthy >= CRAWLS_TO_CLOSE:
-        closed = msgspec.structs.replace(incident, end=since, outcome=Outcome.RECOVERED)
+    if incident is not None and watch.healthy_since:
+        closed = msgspec.structs.replace(incident, end=watch.healthy_since, outcome=Outcome.RECOVERED)
         incident = None
     after = msgspec.structs.replace(
         watch,
-        healthy=healthy,
-        healthy_since=since,
-        broken=0,
+        healthy_since=watch.healthy_since or at,
         suspected=None,
         incident=incident,
         last_healthy=at,
@@ -200,32 +181,26 @@ def _found_healthy(watch: Watch, model: ModelReport, at: float) -> tuple[Watch, 
     return after, closed
 
 
-def _found_broken(watch: Watch, model: ModelReport, at: float) -> tuple[Watch | None, Incident | None]:
-    broken = watch.broken + 1
+def _found_broken(
+    watch: Watch, model: ModelReport, at: float, *, unusable: str | None = None
+) -> tuple[Watch | None, Incident | None]:
+    """Take a crawl that found blocks without servers, or, as `unusable` says, servers that do not compute."""
     suspected, incident = watch.suspected, watch.incident
     covered = coverage(model).covered_blocks
-    if (
-        suspected is None
-        and incident is None
-        and (watch.last_healthy is not None or (model.official and model.servers))
-    ):
-        suspected = _suspect(watch, model, covered, at)
-        broken = 1
-    if incident is None and suspected is not None and broken >= CRAWLS_TO_OPEN:
-        incident, suspected = suspected, None
-    if incident is not None and covered < incident.covered_blocks:
-        incident = msgspec.structs.replace(incident, covered_blocks=covered)
+    if suspected is not None:
+        suspected, incident = None, suspected
+    elif incident is None and (watch.last_healthy is not None or (model.official and model.servers)):
+        suspected = _suspect(watch, model, covered, unusable, at)
+    if incident is not None:
+        incident = msgspec.structs.replace(incident, covered_blocks=min(covered, incident.covered_blocks))
     if at - watch.last_served >= WITHDRAWN_AFTER:
         if incident is not None:
             incident = msgspec.structs.replace(incident, end=at, outcome=Outcome.WITHDRAWN)
         return None, incident
-    after = msgspec.structs.replace(
-        watch, broken=broken, healthy=0, healthy_since=0.0, suspected=suspected, incident=incident
-    )
-    return after, None
+    return msgspec.structs.replace(watch, healthy_since=0.0, suspected=suspected, incident=incident), None
 
 
-def _suspect(watch: Watch, model: ModelReport, covered: int, at: float) -> Incident:
+def _suspect(watch: Watch, model: ModelReport, covered: int, unusable: str | None, at: float) -> Incident:
     stretches = [_lost(watch.held, model, start, end) for start, end in coverage(model).gaps()]
     mark = hashlib.blake2b(model.dht_prefix.encode(errors="replace"), digest_size=4).hexdigest()
     return Incident(
@@ -239,12 +214,8 @@ def _suspect(watch: Watch, model: ModelReport, covered: int, at: float) -> Incid
         last_healthy=watch.last_healthy,
         cause=tuple(stretches[:MAX_LOST_BLOCKS]),
         more_blocks=max(0, len(stretches) - MAX_LOST_BLOCKS),
-        unusable=None if stretches else _why(model),
+        unusable=unusable,
     )
-
-
-def _why(model: ModelReport) -> str:
-    return "" if model.usability is None else (model.usability.reason or "")[:MAX_UNUSABLE_CHARS]
 
 
 def _lost(held: Sequence[Held], model: ModelReport, start: int, end: int) -> LostBlocks:

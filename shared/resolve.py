@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import chain, islice
+from os.path import commonprefix
 from typing import TYPE_CHECKING
 
 from shared.address_text import canonical_ip, endpoint
@@ -116,7 +117,8 @@ _WORD_BREAK = re.compile(r"[\s,;\"'`<>()\[\]{}|=&]+")
 _BLOCK_NUMBER = re.compile(r"\.\d{1,5}$", re.ASCII)
 _HOST_AND_PORT = re.compile(r"(.+):\d{1,5}", re.ASCII)
 _HOST_BREAK = re.compile(r"[\s,;\"'`<>()\[\]{}|=&/]+")
-_HUB = "huggingface.co/"
+_HUB_PAGE = re.compile(r"[^?#]*huggingface\.co/([^/?#]+(?:/[^/?#]+)?)")
+_MODEL_PAGE = re.compile(r"[^?#]*/models/([^?#]*)")
 _MAX_WRONG = 3
 """Letters of a peer id that may be wrong, in one place, for it to be suggested."""
 
@@ -193,7 +195,9 @@ class Directory:
 
     def _add_model(self, prefix: str, name: str, short_name: str, repository: str | None) -> None:
         self.titles[prefix] = name
-        names = {prefix, name, short_name, *([repository.partition(_HUB)[2].strip("/")] if repository else [])}
+        names = {prefix, name, short_name}
+        if repository and (page := _HUB_PAGE.match(repository)):
+            names.add(page[1])
         for known in names:
             if known:
                 self.models.setdefault(known.lower(), []).append(prefix)
@@ -203,15 +207,15 @@ class Directory:
         if name not in known:
             known.append(name)
         if shown:
-            self.shown_names[name] = None
+            self.shown_names.setdefault(name)
 
     def _add_addresses(self, peer_id: str, addresses: Iterable[str]) -> None:
         for address in addresses:
             at = endpoint(address)
             host, port = at.host_and_port
             if host and not at.relayed:
-                self.hosts.setdefault(host, {})[peer_id] = None
-                self.hosts.setdefault(f"{host} {port}", {})[peer_id] = None
+                self.hosts.setdefault(host, {}).setdefault(peer_id)
+                self.hosts.setdefault(f"{host} {port}", {}).setdefault(peer_id)
 
     def _peer(self, peer_id: str, addresses: tuple[str, ...] = ()) -> Match:
         return Match(self.peers.get(peer_id, Kind.PEER), peer_id, named_peer(peer_id), addresses)
@@ -259,14 +263,10 @@ class Directory:
 
     def _models_of(self, word: str) -> list[str]:
         """Return the DHT prefixes for a name, a block's key (`PREFIX.12`), or a page of the monitor or the Hub."""
-        lower = word.lower()
-        if "/" in lower and ("://" in lower or _HUB in lower or "/models/" in lower):
-            path = lower.partition("?")[0].partition("#")[0].rstrip("/")
-            if "/models/" in path:
-                lower = path.rpartition("/models/")[2]
-            elif _HUB in path:
-                lower = "/".join(path.rpartition(_HUB)[2].split("/")[:2])
-        return self.models.get(lower) or self.models.get(_BLOCK_NUMBER.sub("", lower)) or []
+        name = word.lower()
+        if page := _MODEL_PAGE.match(name) or _HUB_PAGE.match(name):
+            name = page[1].rstrip("/")
+        return self.models.get(name) or self.models.get(_BLOCK_NUMBER.sub("", name)) or []
 
     def _near(self, text: str, form: Form) -> list[Match]:
         if form is Form.ADDRESS:
@@ -275,7 +275,7 @@ class Directory:
         if form is Form.PEER_ID:
             if short := _SHORT_ID.search(text):
                 return self._nearly_ending_with(short[2])
-            longest = max(re.findall(r"\w+", text, re.ASCII), key=len, default="")
+            longest = max(re.findall(r"\w+", text, re.ASCII), key=len)  # there is one: that made it a peer id
             return self._near_peers(longest) or self._containing(longest)
         return self._near_names(text) or self._containing(text)
 
@@ -283,8 +283,7 @@ class Directory:
         """Return the peers whose last letters equal those of `end` in any case, or differ in one place."""
         wanted = end[-6:].lower()  # what a short id shows
         tails = ((peer_id, peer_id[-len(wanted) :].lower()) for peer_id in self.peers)
-        near = (peer_id for peer_id, tail in tails if _differing(wanted, tail) <= 1)
-        return [self._peer(peer_id) for peer_id in islice(near, MAX_SUGGESTIONS)]
+        return [self._peer(peer_id) for peer_id, tail in tails if _differing(wanted, tail) <= 1]
 
     def _near_peers(self, wanted: str) -> list[Match]:
         """Return peers whose id differs from `wanted` in one place: a letter mistyped, omitted, swapped or doubled."""
@@ -294,21 +293,19 @@ class Directory:
                 continue
             if (wrong := _differing(peer_id, wanted)) <= _MAX_WRONG:
                 near.append((wrong, peer_id))
-        return [self._peer(peer_id) for _, peer_id in sorted(near)[:MAX_SUGGESTIONS]]
+        return [self._peer(peer_id) for _, peer_id in sorted(near)]
 
     def _containing(self, fragment: str) -> list[Match]:
         """Return the peers with the fragment in their id, if there are at most `MAX_SUGGESTIONS`."""
         needle = fragment.strip(" .…").lower()
         if not MIN_FRAGMENT <= len(needle) <= MAX_NAME:
             return []
-        found = list(islice((p for p in self.peers if needle in p.lower()), MAX_SUGGESTIONS + 1))
-        return [self._peer(peer_id) for peer_id in found] if len(found) <= MAX_SUGGESTIONS else []
+        found = [self._peer(peer_id) for peer_id in self.peers if needle in peer_id.lower()]
+        return found if len(found) <= MAX_SUGGESTIONS else []
 
     def _near_names(self, text: str) -> list[Match]:
         """Return models and contributors whose name contains the text; without any, those with a similar name."""
-        needle = text.strip().lower()
-        if not needle or len(needle) > 2 * MAX_NAME:
-            return []
+        needle = text.lower()
         models = ((known, self._model, prefixes[0]) for known, prefixes in self.models.items())
         people = ((clean(name).strip().lower(), self._contributor, name) for name in self.shown_names)
         names = list(islice(chain(models, people), MAX_COMPARED))
@@ -318,7 +315,7 @@ class Directory:
             rated = [(_likeness(wanted, _pairs(known)), make, key) for known, make, key in names]
             rated.sort(key=lambda item: -item[0])
             near = [(make, key) for likeness, make, key in rated if likeness >= LIKE]
-        return list(islice(dict.fromkeys(make(key) for make, key in near), MAX_SUGGESTIONS))
+        return list(dict.fromkeys(make(key) for make, key in near))
 
     def _hosts(self, text: str) -> Iterator[tuple[str, str]]:
         """Yield `(host, "")` for each word that is an IP address or an announced host name, with or without a port."""
@@ -355,9 +352,4 @@ def _differing(one: str, other: str) -> int:
 
 
 def _common_start(one: str, other: str) -> int:
-    place = 0
-    for a, b in zip(one, other, strict=False):
-        if a != b:
-            break
-        place += 1
-    return place
+    return len(commonprefix((one, other)))  # noqa: RUF071 - words, not paths

@@ -277,7 +277,7 @@ class _Header(msgspec.Struct):
 
 def encode(snapshot: Snapshot) -> bytes:
     """Return the snapshot as zstd-compressed msgpack."""
-    return zstd.compress(_snapshot_encoder.encode(snapshot), level=3)
+    return zstd.compress(_snapshot_encoder.encode(snapshot))
 
 
 def decode(data: bytes) -> Snapshot:

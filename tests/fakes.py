@@ -25,6 +25,7 @@ from shared.snapshot import (
     Span,
     Verdict,
 )
+from shared.store import stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -107,6 +108,11 @@ def snapshot(*models: ModelReport, taken_at: float | None = None, **more: object
         models=models or (model(servers=(server(1, 0, 8),)),),
     )
     return msgspec.structs.replace(document, **more)
+
+
+def refused(kind):
+    """How many entries of Redis of this kind were refused by now."""
+    return stored.REFUSED.labels(kind)._value.get()
 
 
 def resolve(text, snapshot, *, show_addresses=True):

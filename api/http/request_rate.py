@@ -40,4 +40,4 @@ class RequestRate:
     async def count(self, address: str, cost: int = 1) -> Budget:
         """Count a request of a client as `cost`, and return what it has used. Raises `redis.RedisError`."""
         used, resets_in_ms = await self._count(keys=[keys.rate(address)], args=[WINDOW_MS, cost])
-        return Budget(used, max(0, resets_in_ms) / 1000)
+        return Budget(used, resets_in_ms / 1000)

@@ -63,7 +63,6 @@ _CIRCUIT_SIGNS = (
     _Sign("deadline exceeded", Stage.DIAL, Cause.SILENT_BEHIND_RELAY),
 )
 
-_BACKOFF = _Sign("dial backoff", Stage.DIAL, Cause.BACKOFF)
 _REASON = re.compile(r"^\s*\* \[(?P<address>[^\]\s]{1,256})\](?P<reason>.*)", re.MULTILINE)
 _PREAMBLE = re.compile(r"failed to dial:? |all dials failed\s*|(12D3KooW|Qm)\w+: ")
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]+")
@@ -81,13 +80,13 @@ def classify(*failures: str) -> DialOutcome:
     for address, reason in _REASON.findall(words):
         first.setdefault(address, reason)
     if any("dial backoff" in reason for reason in first.values()):
-        sign = _BACKOFF
+        outcome = _outcome(Stage.DIAL, Cause.BACKOFF, words)
     else:
-        sign = next((sign for sign in _SIGNS if sign.words in words), _Sign("", Stage.DIAL, Cause.OTHER))
+        outcome = _signified(_SIGNS, words)
     return msgspec.structs.replace(
-        _outcome(sign, words),
+        outcome,
         addresses=tuple(first)[:MAX_ADDRESSES],
-        protocol_ok=False if sign.cause is Cause.PROTOCOL_MISSING else None,
+        protocol_ok=False if outcome.cause is Cause.PROTOCOL_MISSING else None,
     )
 
 
@@ -96,10 +95,9 @@ def classify_circuit(words: str, relay: str, *, relay_away: bool) -> DialOutcome
     if relay_away:
         outcome = classify(words)
         if outcome.cause is not Cause.BACKOFF and outcome.cause not in NOBODY_COULD_LOOK:
-            outcome = _outcome(_Sign("", Stage.DIAL, Cause.RELAY_AWAY), words)
+            outcome = _outcome(Stage.DIAL, Cause.RELAY_AWAY, words)
     else:
-        other = _Sign("", Stage.DIAL, Cause.OTHER)
-        outcome = _outcome(next((sign for sign in _CIRCUIT_SIGNS if sign.words in words), other), words)
+        outcome = _signified(_CIRCUIT_SIGNS, words)
     return msgspec.structs.replace(outcome, relay=relay)
 
 
@@ -129,27 +127,31 @@ def outcome_of(failures: Sequence[Failure]) -> DialOutcome:
     outcomes = [
         classify_circuit(one.words, one.relay, relay_away=one.relay_away) for one in failures if one.relay is not None
     ]
-    outcomes += [_outcome(_Sign("", Stage.LOOKUP, one.cause), one.words) for one in failures if one.cause is not None]
+    outcomes += [_outcome(Stage.LOOKUP, one.cause, one.words) for one in failures if one.cause is not None]
     if direct := [one.words for one in failures if one.relay is None and one.cause is None]:
         outcomes.append(classify(*direct))
 
-    def rank(outcome: DialOutcome) -> int:
-        if outcome.cause in _DECISIVE:
-            return 0
-        return 1 if outcome.verdict is Verdict.UNREACHABLE else 2
-
+    first = min(outcomes, key=lambda one: (one.cause not in _DECISIVE, one.verdict is not Verdict.UNREACHABLE))
     words = "; ".join(dict.fromkeys(one.error for one in outcomes if one.error))
-    return msgspec.structs.replace(min(outcomes, key=rank), error=words[:MAX_ERROR_CHARS] or None)
+    return msgspec.structs.replace(first, error=words[:MAX_ERROR_CHARS] or None)
 
 
-def _outcome(sign: _Sign, words: str) -> DialOutcome:
-    if sign.cause is Cause.PROTOCOL_MISSING:
+def _signified(signs: Sequence[_Sign], words: str) -> DialOutcome:
+    """Return the outcome by the first of these signs that the error text holds."""
+    for sign in signs:
+        if sign.words in words:
+            return _outcome(sign.stage, sign.cause, words)
+    return _outcome(Stage.DIAL, Cause.OTHER, words)
+
+
+def _outcome(stage: Stage, cause: Cause, words: str) -> DialOutcome:
+    if cause is Cause.PROTOCOL_MISSING:
         verdict = Verdict.REACHABLE
-    elif sign.cause in NOBODY_COULD_LOOK:
+    elif cause in NOBODY_COULD_LOOK:
         verdict = Verdict.UNKNOWN
     else:
         verdict = Verdict.UNREACHABLE
-    return DialOutcome(verdict, sign.stage, sign.cause, clean(words))
+    return DialOutcome(verdict, stage, cause, clean(words))
 
 
 def clean(words: str) -> str:

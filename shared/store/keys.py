@@ -19,7 +19,7 @@ The other modules of this package: `connection` connects; `stored` parses hostil
 | petals:history:servers        | sorted set | crawler; member = peer id, at most 5,000; score = its rank             |
 | petals:history:server:P       | string     | crawler; header and hourly ring of server P; 31 days                   |
 | petals:history:server:inference:P | string | crawler; ring of hours of the inference checks of server P; 7 days     |
-| petals:incidents:watch        | hash       | crawler; field = DHT prefix: last healthy state, debounce counters     |
+| petals:incidents:watch        | hash       | crawler; field = DHT prefix: last healthy state, what is suspected      |
 | petals:incidents:open         | hash       | crawler; field = DHT prefix: the incident that has not ended           |
 | petals:incidents:closed:C     | stream     | crawler; 500 ended incidents, a year; C is official or announced       |
 | petals:changes                | stream     | crawler; 5,000 changes of servers and models, each once; 31 days       |

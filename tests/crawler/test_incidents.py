@@ -19,7 +19,7 @@ from crawler.incidents import (
     step,
 )
 from crawler.leader import Leadership
-from shared.incidents import Fate, Outcome, summary
+from shared.incidents import MAX_UNUSABLE_CHARS, Fate, Outcome, summary
 from shared.inference import Usability, UsabilityState
 from shared.snapshot import MAX_BLOCKS, ModelState, PeerState
 from shared.store import keys
@@ -194,13 +194,13 @@ def test_a_first_crawl_remembers_the_model_as_it_was_found():
     watch, ended = step(None, model(blocks=8, official=True, servers=WHOLE.servers), ModelState.HEALTHY, START)
     assert ended is None
     assert watch == Watch(
-        name="demo-model", official=True, num_blocks=8, last_served=START, last_healthy=START, broken=0, healthy=1,
+        name="demo-model", official=True, num_blocks=8, last_served=START, last_healthy=START,
         held=(Held(peer_id(1), 0, 5), Held(peer_id(2), 5, 8)), healthy_since=START,
     )  # fmt: skip
     renamed = msgspec.structs.replace(NOBODY, name="lab/demo", num_blocks=9)
     watch, _ = step(watch, renamed, None, START + 60)
     assert (watch.name, watch.official, watch.num_blocks) == ("lab/demo", False, 9)
-    assert (watch.last_served, watch.healthy, watch.broken) == (START, 1, 0)
+    assert (watch.last_served, watch.healthy_since) == (START, START)
     watch, _ = step(watch, BROKEN, None, START + 120)
     assert watch.last_served == START + 120
 
@@ -211,17 +211,16 @@ def test_only_online_servers_hold_blocks_of_a_healthy_model():
     assert [held.peer_id for held in watch.held] == [peer_id(1), peer_id(2)]
 
 
-def test_health_is_counted_from_the_first_crawl_of_a_row():
-    """And forgotten by a broken one."""
+def test_health_lasts_from_the_first_crawl_of_a_row():
+    """And is forgotten by a broken one."""
     _, _, watch = run("HHH")
-    assert (watch.healthy, watch.healthy_since, watch.last_healthy) == (3, START, START + 120)
+    assert (watch.healthy_since, watch.last_healthy) == (START, START + 120)
     _, _, watch = run("HHB")
-    assert (watch.healthy, watch.healthy_since, watch.broken) == (0, 0.0, 1)
-    assert (watch.suspected.start, watch.incident) == (START + 120, None)
+    assert (watch.healthy_since, watch.suspected.start, watch.incident) == (0.0, START + 120, None)
     _, _, watch = run("HHBH")
-    assert (watch.healthy, watch.healthy_since, watch.broken, watch.suspected) == (1, START + 180, 0, None)
+    assert (watch.healthy_since, watch.suspected) == (START + 180, None)
     _, _, watch = run("HHBB")
-    assert (watch.broken, watch.suspected, watch.incident.start) == (2, None, START + 120)
+    assert (watch.suspected, watch.incident.start) == (None, START + 120)
 
 
 def test_an_incident_says_all_of_itself():
@@ -325,7 +324,7 @@ def test_a_clock_that_was_ahead_is_cut_back():
     _, _, watch = run("HBBH")
     back, _ = step(watch, BROKEN, None, before)
     assert (back.healthy_since, back.incident.start) == (before, before)
-    assert (back.incident.id, back.held, back.broken) == (watch.incident.id, watch.held, watch.broken)
+    assert (back.incident.id, back.held) == (watch.incident.id, watch.held)
     never = Watch("m", official=False, num_blocks=8, last_served=START)
     back, _ = step(never, NOBODY, None, before)
     assert (back.last_served, back.last_healthy) == (before, None)
@@ -338,12 +337,6 @@ def test_each_moment_is_cut_alone(field):
     watch = Watch("m", official=False, num_blocks=8, **{**past, field: START + 50})
     back, _ = step(watch, NOBODY, None, START)
     assert {name: getattr(back, name) for name in past} == {**past, field: START}
-
-
-def test_an_incident_of_this_very_moment_is_not_cut():
-    _, _, watch = run("HB")
-    same, _ = step(watch, BROKEN, None, START + 60)
-    assert same.suspected is watch.suspected
 
 
 def test_an_open_incident_tells_of_its_model():
@@ -370,11 +363,9 @@ SUSPECTED = run("HB")[2]
     [
         (msgspec.structs.replace(PLAIN, num_blocks=0), r"^Expected .* at `\$\.num_blocks`$"),
         (msgspec.structs.replace(PLAIN, num_blocks=MAX_BLOCKS + 1), r"^Expected .* at `\$\.num_blocks`$"),
-        (msgspec.structs.replace(PLAIN, broken=2**64 - 1), r"<= 4294967296 - at `\$.broken`$"),
-        (msgspec.structs.replace(PLAIN, healthy=-1), r">= 0 - at `\$.healthy`$"),
         (msgspec.structs.replace(PLAIN, last_served=-1.0), r"^Expected .* at `\$\.last_served`$"),
-        (msgspec.structs.replace(PLAIN, last_healthy=-1.0), r"^Expected .* at `\$\.last_healthy`$"),
         (msgspec.structs.replace(PLAIN, healthy_since=1e12), r"^Expected .* at `\$\.healthy_since`$"),
+        (msgspec.structs.replace(PLAIN, unusable_since=-1.0), r"^Expected .* at `\$\.unusable_since`$"),
         (
             msgspec.structs.replace(PLAIN, suspected=msgspec.structs.replace(SUSPECTED.suspected, id="<b>")),
             "^not an incident: id",
@@ -407,6 +398,8 @@ def chain(state, minute, reason=None):
     [
         ("UNNNNNNN", False, []),  # one chain without tokens, however many crawls show it
         ("UUUUNUUU", False, []),  # nor does one that failed between two that did not
+        ("UNUnNN", False, []),
+        ("UNHnNN", False, []),
         ("UNnNnNnN", True, []),
         ("UNnNUUUU", True, [(3, 4)]),
         ("UNnN????", True, []),  # nobody could judge: no reason to end it
@@ -432,3 +425,24 @@ def test_answers_but_does_not_compute_is_an_incident(chains, opens, closed):
             ended.append(((closes.start - START) / 60, (closes.end - START) / 60))
     assert opened is opens
     assert [start for _, start in ended] == [end for _, end in closed]
+
+
+@pytest.mark.parametrize(("reason", "told"), [(None, ""), ("x" * 1000, "x" * MAX_UNUSABLE_CHARS)])
+def test_an_incident_tells_why_servers_do_not_compute(reason, told):
+    """In the chain's words, cut; none where it had none."""
+    watch = None
+    for minute, state in enumerate((UsabilityState.USABLE, UsabilityState.UNUSABLE, UsabilityState.UNUSABLE)):
+        watch, _ = step(watch, chain(state, minute, reason), ModelState.HEALTHY, START + 60 * minute)
+    assert watch.suspected.unusable == told
+
+
+def test_servers_that_are_back_end_the_incident_of_missing_ones():
+    """Where nobody knows whether they compute; one chain without tokens is a crawl that did not find it healthy."""
+    _, _, watch = run("HBB")
+    for minute in (3, 4):
+        watch, closed = step(watch, chain(UsabilityState.UNKNOWN, minute), ModelState.HEALTHY, START + 60 * minute)
+    assert (watch.incident, closed.end, closed.outcome) == (None, START + 180, Outcome.RECOVERED)
+    _, _, watch = run("HBBH")
+    watch, _ = step(watch, chain(UsabilityState.UNUSABLE, 4), ModelState.HEALTHY, START + 240)
+    watch, closed = step(watch, WHOLE, ModelState.HEALTHY, START + 300)
+    assert (watch.healthy_since, closed) == (START + 300, None)

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.paste import MAX_KEPT, MAX_READ
+from shared.paste import MAX_KEPT, MAX_READ, MAX_WORDS
+from shared.peer_id import named_peer
 from shared.resolve import (
+    MAX_COMPARED,
     MAX_FOUND,
     MAX_NAME,
     MAX_SUGGESTIONS,
@@ -36,8 +38,10 @@ SWARM = snapshot(
         name="petals-team/StableBeluga2", short_name="StableBeluga2",
         repository="https://huggingface.co/petals-team/StableBeluga2",
     ),
-    model("bigscience/bloom-petals", 4, (server(3, 0, 4, public_name="bloom", multiaddrs=("/ip4/45.1.1.9/tcp/4",)),),
+    model("bigscience/bloom-petals", 4, (server(3, 0, 4, public_name="bloom",
+                                               multiaddrs=("/ip4/45.1.1.9/tcp/4", "/dns4/bloom/tcp/1")),),
           name="bigscience/bloom", short_name="bloom"),
+    model("XGen-1.5", 2, ()),
     model("healthy", 2, ()),
 )  # fmt: skip
 
@@ -97,6 +101,7 @@ def test_a_short_id_is_found_as_the_table_writes_it(short):
         ("http://45.1.1.9:31330/x", [(Kind.SERVER, ONE), (Kind.SERVER, peer_id(3))]),
         ("[2001:DB8:0::1]:31330", [(Kind.SERVER, TWO)]),
         ("gpu.example.org", [(Kind.SERVER, TWO)]),
+        ("GPU.example.ORG:4001", [(Kind.SERVER, TWO)]),
         ("127.0.0.1", [(Kind.BOOTSTRAP, BOOTSTRAP)]),
         ("petals-team/StableBeluga2", [(Kind.MODEL, "StableBeluga2-hf")]),
         ("stablebeluga2", [(Kind.MODEL, "StableBeluga2-hf")]),
@@ -107,9 +112,12 @@ def test_a_short_id_is_found_as_the_table_writes_it(short):
         ("/models/StableBeluga2-hf/", [(Kind.MODEL, "StableBeluga2-hf")]),
         (f"...{ONE[-6:]} ...{TWO[-6:]}", [(Kind.SERVER, ONE), (Kind.SERVER, TWO)]),
         ("/incidents?model=StableBeluga2-hf&state=open", [(Kind.MODEL, "StableBeluga2-hf")]),
+        ("https://m.example/models/StableBeluga2-hf?back=/models/m#/models/m", [(Kind.MODEL, "StableBeluga2-hf")]),
+        ("https://huggingface.co/petals-team/StableBeluga2?back=huggingface.co/m", [(Kind.MODEL, "StableBeluga2-hf")]),
         ("[INFO] Loading bigscience/bloom-petals.", [(Kind.MODEL, "bigscience/bloom-petals")]),
+        ("Loading XGen-1.5: X", [(Kind.MODEL, "XGen-1.5")]),
         ("ada's gpus", [(Kind.CONTRIBUTOR, "Ada's GPUs")]),
-        # Who is named like a model or a verdict is found beside it, as what it is.
+        # Who is named like a model or a verdict is found beside it, as what it is; a host name without a dot is none.
         ("healthy", [(Kind.MODEL, "healthy"), (Kind.CONTRIBUTOR, "healthy")]),
         ("bloom", [(Kind.MODEL, "bigscience/bloom-petals"), (Kind.CONTRIBUTOR, "bloom")]),
     ],
@@ -138,6 +146,7 @@ def test_a_multiaddr_is_kept_as_given_so_that_a_check_can_dial_it():
         (ONE[:20] + ONE[21] + ONE[20] + ONE[22:], [(Kind.SERVER, ONE)]),  # two swapped
         (ONE[:-2], [(Kind.SERVER, ONE)]),  # cut off
         (ONE[:15], [(Kind.SERVER, ONE)]),
+        (f"my id is \N{LATIN SMALL LETTER E WITH ACUTE}{ONE[:-2]}", [(Kind.SERVER, ONE)]),
         (ONE.lower(), [(Kind.SERVER, ONE)]),
         ("..." + ONE[-6:].swapcase(), [(Kind.SERVER, ONE)]),
         (f"…{ONE[-6:-1]}{'x' if ONE[-1] != 'x' else 'y'}", [(Kind.SERVER, ONE)]),
@@ -202,10 +211,10 @@ def test_letters_between_a_common_start_and_a_common_end(one, other, letters):
 
 def test_a_piece_of_an_id_is_suggested_where_few_have_it():
     """Of four letters and more, in any case; dots and blanks around it are no part of it."""
-    ids = [f"Qm{number}zzABcdzz" for number in range(MAX_SUGGESTIONS)]
-    few, many = (Directory(peers=dict.fromkeys(each, Kind.SERVER)) for each in (ids, [*ids, "Qm9zzABcdzz"]))
-    assert [match.key for match in few._containing(" ..abCD… ")] == ids
-    assert few._containing("bcd") == many._containing("abcd") == []
+    ids = [f"Qm{number}zzXBcXzz" for number in range(MAX_SUGGESTIONS)]
+    few, many = (Directory(peers=dict.fromkeys(each, Kind.SERVER)) for each in (ids, [*ids, "Qm9zzXBcXzz"]))
+    assert [match.key for match in few._containing(" ..XbCX… ")] == ids
+    assert few._containing("xbc") == many._containing("xbcx") == []
     long = Directory(peers={"Qm" + "a" * MAX_NAME: Kind.SERVER})
     assert long._containing("a" * MAX_NAME)
     assert long._containing("a" * (MAX_NAME + 1)) == []
@@ -217,6 +226,16 @@ def test_likeness_is_the_share_of_pairs_in_common():
     assert _likeness(_pairs("ab"), _pairs("ab")) == 1
     assert _likeness(_pairs("ab"), _pairs("cd")) == 0
     assert _likeness(_pairs("abc"), _pairs("abd")) == 0.5
+
+
+def test_the_most_similar_name_is_suggested_first():
+    """Down to half of the pairs in common; and of a huge swarm only the first names are compared."""
+    swarm = snapshot(model("alpha-one"), model("alpha-two"), model("abc"))
+    assert [match.key for match in resolve("alpha-twoo", swarm).suggestions] == ["alpha-two", "alpha-one"]
+    assert [match.key for match in resolve("abd", swarm).suggestions] == ["abc"]
+    names = [*map(str, range(MAX_COMPARED)), "alpha"]
+    huge = Directory(models={name: [name] for name in names}, titles={name: name for name in names})
+    assert huge.resolve("alph").suggestions == ()
 
 
 def test_a_model_is_found_by_the_name_of_its_repository():
@@ -252,11 +271,27 @@ def test_all_that_is_named_at_once_is_found():
     assert {key for _, key in found("45.1.1.9 gpu.example.org")} == {ONE, TWO, peer_id(3)}
 
 
+@pytest.mark.parametrize(
+    ("filler", "last"), [("x", "45.1.1.9"), ("x", "bigscience/bloom-petals"), ("…zzzz", f"…{ONE[-6:]}")]
+)
+def test_only_the_first_words_of_a_paste_are_looked_up(filler, last):
+    """As many as `MAX_WORDS`: short ones cost no more time than that."""
+    words = [filler] * (MAX_WORDS - 1)
+    assert found(" ".join([*words, last]))
+    assert not found(" ".join([*words, filler, last]))
+
+
+@pytest.mark.parametrize("text", ["zzz.zzz", "v1.2", "unknown.example.org"])
+def test_a_word_with_a_dot_is_no_address_unless_somebody_announces_it(text):
+    assert look_up(text).form is Form.NAME
+
+
 def test_what_has_no_name_to_show_is_said_so():
     nameless = Directory(titles={"m": "\u200b"}, peers={})
     assert nameless._model("m").text == nameless._contributor("\u200b").text == "(nameless)"
     assert nameless._contributor("Ada").text == "Ada"
     assert look_up("stablebeluga2").only.text == "petals-team/StableBeluga2"
+    assert look_up(ONE).only.text == named_peer(ONE)
 
 
 def test_nothing_is_known_without_a_snapshot():

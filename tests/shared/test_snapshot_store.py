@@ -10,7 +10,7 @@ from shared.store import keys
 from shared.store.connection import connect
 from shared.store.fencing import DeposedError
 from shared.store.snapshots import SnapshotReader, SnapshotWriter
-from tests.fakes import model, snapshot
+from tests.fakes import model, refused, snapshot
 
 
 async def lead(redis, name="one"):
@@ -59,9 +59,12 @@ async def test_a_deposed_crawler_cannot_overwrite(redis):
 
 
 async def test_a_deposed_crawler_cannot_overwrite_the_status(redis):
-    """What is said of the latest crawl is the leader's word."""
+    """What is said of the latest crawl is the leader's word; neither where nobody leads."""
     writer, old = SnapshotWriter(redis), await lead(redis, "old")
     await redis.delete(keys.CRAWLER_LEASE)
+    with pytest.raises(DeposedError):
+        await writer.report(CrawlStatus(1.0, ok=False), old.lease)
+    assert not await redis.exists(keys.CRAWLS)
     new = await lead(redis, "new")
     await writer.report(CrawlStatus(2.0, ok=True), new.lease)
     for lease in (old.lease, ""):
@@ -97,9 +100,12 @@ async def test_an_unreadable_document_is_passed_over(redis):
     """During an upgrade a reader keeps what it has, and takes the next that it can read."""
     await redis.xadd(keys.SNAPSHOTS, {"snapshot": b"from the future"}, id="1-1")
     news = SnapshotReader(redis).follow()
+    before = refused("snapshot"), refused("status")
+    await redis.xadd(keys.CRAWLS, {"status": b"from the future"})
     waiting = asyncio.create_task(next_snapshot(news))
     await asyncio.sleep(0.1)
     assert not waiting.done()
+    assert (refused("snapshot"), refused("status")) == (before[0] + 1, before[1] + 1)
     writer, leader = SnapshotWriter(redis), await lead(redis)
     await writer.publish(snapshot(model("later"), taken_at=time.time()), leader.lease)
     assert (await waiting).snapshot.models[0].dht_prefix == "later"
@@ -128,16 +134,6 @@ async def test_a_reader_follows_over_a_redis_that_comes_back_empty(redis_server)
     await redis.aclose()
 
 
-async def test_a_snapshot_from_the_future_does_not_bar_right_ones(redis):
-    """A crawler whose clock was an hour ahead is corrected: the next snapshot is published."""
-    writer, leader = SnapshotWriter(redis), await lead(redis)
-    await writer.publish(snapshot(taken_at=time.time() + 3600), leader.lease)
-    await writer.publish(snapshot(model("right"), taken_at=time.time()), leader.lease)
-    async with asyncio.timeout(5):
-        item = await anext(SnapshotReader(redis).follow())
-    assert item.snapshot.models[0].dht_prefix == "right"
-
-
 async def test_a_crawler_that_starts_finds_what_was_published(redis):
     """The newest snapshot, and nothing where none is there or none that this version reads."""
     writer, leader = SnapshotWriter(redis), await lead(redis)
@@ -151,9 +147,19 @@ async def test_a_crawler_that_starts_finds_what_was_published(redis):
 
 @pytest.mark.parametrize("entry", [{"snapshot": b"junk"}, {"snapshot": encode(snapshot(schema=99))}, {"other": b""}])
 async def test_what_cannot_be_read_is_nothing_to_go_on_from(redis, entry):
+    """It is counted as refused."""
     await redis.xadd(keys.SNAPSHOTS, entry)
-    writer = SnapshotWriter(redis)
+    writer, before = SnapshotWriter(redis), refused("snapshot")
     assert (await writer.latest(), await writer.published()) == (None, True)
+    assert refused("snapshot") == before + 1
+
+
+async def test_a_crawler_deletes_what_stands_where_its_own_keys_belong(redis):
+    """And leaves what is right, and what is not its own."""
+    await redis.mset({keys.SNAPSHOTS: "no stream", "somebody": "else's"})
+    await redis.xadd(keys.CRAWLS, {"status": b""})
+    await SnapshotWriter(redis).delete_unusable_keys()
+    assert sorted(await redis.keys()) == sorted([keys.CRAWLS.encode(), b"somebody"])
 
 
 async def test_an_error_that_is_no_refusal_is_not_called_one(redis):
@@ -189,20 +195,6 @@ async def test_a_reader_says_that_there_is_nothing_new(redis):
     async with asyncio.timeout(8):
         assert await anext(news) == (None, None, None)
     await news.aclose()
-
-
-async def test_a_deposed_crawler_tells_no_status_either(redis):
-    """Neither where another leads nor where nobody does."""
-    writer, old = SnapshotWriter(redis), await lead(redis, "old")
-    await redis.delete(keys.CRAWLER_LEASE)
-    with pytest.raises(DeposedError):
-        await writer.report(CrawlStatus(1.0, ok=False), old.lease)
-    new = await lead(redis, "new")
-    with pytest.raises(DeposedError):
-        await writer.report(CrawlStatus(1.0, ok=False), old.lease)
-    assert not await redis.exists(keys.CRAWLS)
-    await writer.report(CrawlStatus(1.0, ok=True), new.lease)
-    assert await redis.xlen(keys.CRAWLS) == 1
 
 
 async def test_a_snapshot_of_now_bars_older_ones_and_one_of_a_wrong_clock_does_not(redis):

@@ -11,9 +11,10 @@ from redis.exceptions import RedisError
 
 from api.checks.admission import ADMITTED_AT_ONCE, Admissions, Check, NoVerdictError
 from shared import tracing
-from shared.reachability import CHECK_FUNCTION, RENEWAL, Answer, encode_answer, queue_name
+from shared.inference import InferenceOutcome, InferenceRequest, ServerInference
+from shared.reachability import CHECK_FUNCTION, RENEWAL, Answer, address_subject, encode_answer, queue_name
 from shared.store import keys
-from tests.fakes import REACHED, peer_id
+from tests.fakes import REACHED, REFUSED, peer_id, refused
 
 PEER = peer_id(1)
 QUEUE = f"rq:queue:{queue_name('here')}"
@@ -78,7 +79,6 @@ async def test_a_first_question_begins_a_check_that_rq_can_run(redis, admissions
     assert RENEWAL * 1000 - 1000 < await redis.pttl(INFLIGHT) <= RENEWAL * 1000
 
     job = {name.decode(): value for name, value in (await redis.hgetall(f"rq:job:{admitted.job_id}")).items()}
-    assert json.loads(zlib.decompress(job["data"])) == [CHECK_FUNCTION, None, [PEER], {}]
     assert (job["status"], job["origin"]) == (b"queued", queue_name("here").encode())
     assert (job["request_id"], job["description"]) == (b"caller-1", f"check {PEER}".encode())
     assert (job["timeout"], job["result_ttl"], job["failure_ttl"]) == (b"5", b"0", b"60")
@@ -230,7 +230,7 @@ async def test_who_gave_up_costs_nobody_else_an_answer(redis, admissions):
 
 @pytest.mark.usefixtures("worker")
 async def test_a_failing_redis_is_told_to_each_caller_and_the_next_ones_are_answered(redis, admissions, monkeypatch):
-    """An outage ends no task."""
+    """Neither an outage nor a fault of this program ends the task."""
     await admissions.admit(check())
     working = redis.pipeline
 
@@ -241,6 +241,8 @@ async def test_a_failing_redis_is_told_to_each_caller_and_the_next_ones_are_answ
     failed = await asyncio.gather(*(admissions.admit(check()) for _ in range(3)), return_exceptions=True)
     assert [str(error) for error in failed] == ["away"] * 3
     monkeypatch.setattr(redis, "pipeline", working)
+    with pytest.raises(TypeError):
+        await admissions.admit(check(inference=object()))  # nothing that a job can hold
     assert (await admissions.admit(check(peer_id(2)))).began
 
 
@@ -306,11 +308,50 @@ async def test_an_admission_is_a_span_that_names_its_queue_and_what_became_of_it
     ]
 
 
+ASKED = InferenceRequest("demo-model", 0, 4)
+COMPUTED = ServerInference(InferenceOutcome.COMPUTED, (0, 4), 1.0)
+GIVEN = f"/ip4/192.0.2.1/tcp/1/p2p/{PEER}"
+
+
 @pytest.mark.usefixtures("worker")
-@pytest.mark.parametrize("stored", [b"junk", encode_answer(Answer(peer_id(2), "here", 1.0, REACHED))])
-async def test_an_invalid_verdict_is_checked_anew(redis, admissions, stored):
-    """Junk, or another peer's: whoever asked gets a check."""
-    await redis.set(keys.verdict("here", PEER), stored, px=60_000)
-    asked = check()
+@pytest.mark.parametrize(
+    ("asked", "answer", "answers"),
+    [
+        ({}, Answer(PEER, "here", 1.0, REACHED), True),
+        ({}, Answer(peer_id(2), "here", 1.0, REACHED), False),
+        ({}, Answer(PEER, "there", 1.0, REACHED), False),
+        ({"inference": ASKED}, Answer(PEER, "here", 1.0, REACHED, inference=COMPUTED), True),
+        ({"inference": ASKED}, Answer(PEER, "here", 1.0, REACHED), False),
+        ({"inference": ASKED}, Answer(PEER, "here", 1.0, REFUSED), True),
+        ({"peer": "", "address": GIVEN}, Answer("", "here", 1.0, REACHED, address=GIVEN), True),
+        ({"peer": "", "address": GIVEN}, Answer("", "here", 1.0, REACHED, address="/ip4/192.0.2.2/tcp/1"), False),
+        ({}, None, False),
+    ],
+)
+async def test_a_verdict_answers_who_asked_for_it_or_is_looked_at_anew(redis, admissions, asked, answer, answers):
+    """It is about the same peer or address, from the same place, and a peer that was reached has computed if asked."""
+    asked = check(**asked)
+    before = refused("verdict")
+    packed = encode_answer(answer) if answer else b"junk"
+    await redis.set(keys.verdict("here", asked.subject), packed, px=60_000)
     admitted = await admissions.admit(asked)
-    assert (admitted.answer, admitted.began, asked.fresh) == (None, True, True)
+    assert (admitted.answer, admitted.began, asked.fresh) == ((answer, False, False) if answers else (None, True, True))
+    assert refused("verdict") - before == (not answers)
+
+
+@pytest.mark.usefixtures("worker")
+@pytest.mark.parametrize(
+    ("asked", "subject", "about"),
+    [
+        ({}, PEER, [PEER]),
+        ({"inference": ASKED}, f"{PEER}-inference", [PEER, {"dht_prefix": "demo-model", "start": 0, "end": 4}]),
+        ({"peer": "", "address": GIVEN}, address_subject(GIVEN), [GIVEN]),
+    ],
+)
+async def test_a_job_says_what_is_asked_of_the_worker(redis, admissions, asked, subject, about):
+    """Its id tells the subject, under whose name the check is joined; a worker reads the same from both."""
+    job_id = (await admissions.admit(check(**asked))).job_id
+    packed = await redis.hget(f"rq:job:{job_id}", "data")
+    assert json.loads(zlib.decompress(packed)) == [CHECK_FUNCTION, None, about, {}]
+    assert job_id.rpartition("-")[0] == subject
+    assert await redis.get(keys.inflight("here", subject)) == job_id.encode()
