@@ -130,7 +130,7 @@ def test_run_a_prompt(browser, monitor):
         about = page.locator("#about")
         expect(about).to_contain_text("It cannot be used now, but servers are joining.")
         expect(about).to_contain_text("Blocks 5–7 have no online server.")
-        expect(about).to_contain_text(f"{made.peer_id(LOST)[-6:]}, which was no longer announced")
+        expect(about).to_contain_text(f"{made.peer_id(LOST)[-6:]} (blocks 5–7) was not announced any more")
         expect(about).to_contain_text(f"{made.peer_id(NEW)[-6:]} is loading blocks 5–7")
         expect(about).to_contain_text("It was last usable 3 minutes ago.")
         expect(about.get_by_role("link", name="The incident")).to_be_visible()

@@ -52,7 +52,7 @@ async def test_every_question_is_answered_however_often_the_node_closes(dht_node
         assert await found(dht_node, number) == [ADDRESSES[number]]
     everybody = await asyncio.gather(*(found(dht_node, number) for number in ADDRESSES))
     assert everybody == [[address] for address in ADDRESSES.values()]
-    assert node.asked == 120
+    assert 120 <= node.asked <= 120 + node.streams  # one that met the end of its stream is asked once more
     assert (node.streams < 120) == (answers_a_stream > 1)
 
 
