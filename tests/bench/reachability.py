@@ -343,10 +343,10 @@ async def bench_silent_peers(count: int = 1_000) -> dict[str, float]:
     silent_ids = {peer_id(n) for n in range(count)}
     genuine = dht_node.search
 
-    def search_or_silent(peer: str, *, dialled_from: str) -> Search:
+    def search_or_silent(peer: str, **options: Any) -> Search:
         if peer in silent_ids:
             return Search.of_known(dht_node.kademlia, peer, (from_text(address),))
-        return genuine(peer, dialled_from=dialled_from)
+        return genuine(peer, **options)
 
     dht_node.search = search_or_silent  # type: ignore[assignment, method-assign]
     hanging = [asyncio.create_task(prober.probe(peer, time.monotonic() + 8)) for peer in silent_ids]
