@@ -22,7 +22,7 @@ import base58
 
 from shared.p2p.addresses import AddressRules, Kind
 from shared.p2p.daemon import Daemon, start_p2pd
-from shared.p2p.dial_errors import Failure
+from shared.p2p.dial_errors import Failure, was_cut_short
 from shared.p2p.hivemind import P2PDaemonError
 from shared.p2p.multiaddr import circuit_through, components, split_circuit
 from shared.p2p.names import NotResolvedError, resolve
@@ -174,7 +174,12 @@ class PeerDials:
 
     async def _connect(self, addresses: Iterable[bytes], relay: str | None = None) -> None:
         try:
-            await self._prober_node.connect(self._peer_id, addresses)
+            try:
+                await self._prober_node.connect(self._peer_id, addresses)
+            except P2PDaemonError as error:
+                if not was_cut_short(str(error)):
+                    raise
+                await self._prober_node.connect(self._peer_id, addresses)
         except P2PDaemonError as error:
             self.failures.append(Failure(str(error), relay))
         except (OSError, EOFError) as error:

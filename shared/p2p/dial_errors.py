@@ -23,8 +23,12 @@ class _Sign(NamedTuple):
     cause: Cause
 
 
+_OTHER_DIAL_SUCCEEDED = "concurrent active dial succeeded"
+_OUR_CONNECTION_CLOSED = "session shutdown"
+
 # The most specific first: the first sign that the error text holds decides.
 _SIGNS = (
+    _Sign(_OTHER_DIAL_SUCCEEDED, Stage.DIAL, Cause.NODE_UNFIT),
     _Sign("protocols not supported", Stage.PROTOCOL, Cause.PROTOCOL_MISSING),
     _Sign("protocol not supported", Stage.PROTOCOL, Cause.PROTOCOL_MISSING),
     _Sign("failed to find any peer in table", Stage.LOOKUP, Cause.NODE_UNFIT),
@@ -51,6 +55,7 @@ _SIGNS = (
 
 # Statuses of a relay that refuses: https://github.com/libp2p/specs/blob/master/relay/circuit-v2.md#status-codes
 _CIRCUIT_SIGNS = (
+    _Sign(_OTHER_DIAL_SUCCEEDED, Stage.DIAL, Cause.NODE_UNFIT),
     _Sign("dial backoff", Stage.DIAL, Cause.BACKOFF),
     _Sign("NO_RESERVATION", Stage.DIAL, Cause.NO_RELAY_RESERVATION),
     _Sign("RESOURCE_LIMIT_EXCEEDED", Stage.DIAL, Cause.RELAY_FULL),
@@ -66,6 +71,11 @@ _CIRCUIT_SIGNS = (
 _REASON = re.compile(r"^\s*\* \[(?P<address>[^\]\s]{1,256})\](?P<reason>.*)", re.MULTILINE)
 _PREAMBLE = re.compile(r"failed to dial:? |all dials failed\s*|(12D3KooW|Qm)\w+: ")
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]+")
+
+
+def was_cut_short(words: str) -> bool:
+    """Whether the dial should be made again: another one of the same peer succeeded, or our way to a relay ended."""
+    return _OTHER_DIAL_SUCCEEDED in words or _OUR_CONNECTION_CLOSED in words
 
 
 def classify(*failures: str) -> DialOutcome:
@@ -114,8 +124,8 @@ class Failure(NamedTuple):
     """The cause, where it is known without the error text."""
 
 
-_DECISIVE = (Cause.BACKOFF, Cause.RELAY_FULL, Cause.NAME_NOT_RESOLVED)
-"""Causes of dials that were not made; they decide before those of dials that failed."""
+_DECISIVE = (Cause.NODE_UNFIT, Cause.BACKOFF, Cause.RELAY_FULL, Cause.NAME_NOT_RESOLVED)
+"""Causes of dials that were not made, or that another dial ended; they decide before those of dials that failed."""
 
 
 def outcome_of(failures: Sequence[Failure]) -> DialOutcome:

@@ -2,7 +2,11 @@
 
 import pytest
 
+from shared.p2p.addresses import AddressRules
+from shared.p2p.connect import PeerDials
 from shared.p2p.dial_errors import Failure, classify, classify_circuit, clean, outcome_of
+from shared.p2p.hivemind import P2PDaemonError
+from shared.p2p.multiaddr import from_text
 from shared.reachability import NOBODY_COULD_LOOK, Cause, Stage, advice, message
 from shared.snapshot import Verdict
 from tests.fakes import peer_id
@@ -22,6 +26,7 @@ def dial_failed(why, address=HOST):
     [
         (dial_failed("dial tcp4 192.0.2.1:1: connect: connection refused"), Stage.DIAL, Cause.REFUSED),
         (dial_failed("dial backoff"), Stage.DIAL, Cause.BACKOFF),
+        (dial_failed("concurrent active dial succeeded"), Stage.DIAL, Cause.NODE_UNFIT),
         (dial_failed("dial tcp4 192.0.2.1:1: i/o timeout"), Stage.DIAL, Cause.TIMEOUT),
         (dial_failed(NEGOTIATE + "context deadline exceeded"), Stage.SECURITY, Cause.FROZEN),
         (
@@ -122,6 +127,10 @@ FULL = Failure(circuit_failed("error opening relay circuit: RESOURCE_LIMIT_EXCEE
     ("failures", "cause"),
     [
         ([DIRECT_REFUSED, NO_RESERVATION], Cause.NO_RELAY_RESERVATION),
+        (
+            [DIRECT_REFUSED, NO_RESERVATION, Failure(dial_failed("concurrent active dial succeeded"), "Q")],
+            Cause.NODE_UNFIT,
+        ),
         ([DIRECT_NO_ROUTE, NO_RESERVATION], Cause.NO_RELAY_RESERVATION),
         ([DIRECT_REFUSED, FULL], Cause.RELAY_FULL),
         ([NO_RESERVATION, DIRECT_BACKOFF], Cause.BACKOFF),
@@ -177,3 +186,22 @@ def test_a_circuit_that_fails_for_a_reason_that_nobody_knows_is_a_failure():
 def test_addresses_that_failed_are_told_up_to_a_limit():
     lines = "".join(f"\n  * [/ip4/192.0.2.{number}/tcp/1] refused" for number in range(30))
     assert len(classify("all dials failed" + lines).addresses) == 16
+
+
+@pytest.mark.parametrize("why", ["concurrent active dial succeeded", NEGOTIATE + "error sending: session shutdown"])
+async def test_a_dial_that_another_one_ended_is_made_again(why):
+    """Two relays: the one's circuit stands when the other's ends, or its relay was dialled anew meanwhile."""
+
+    class Node:
+        dialled = 0
+
+        async def connect(self, _peer_id, _addresses):
+            self.dialled += 1
+            if self.dialled == 1:
+                raise P2PDaemonError(dial_failed(why))
+
+    node = Node()
+    async with PeerDials(node, peer_id(1), AddressRules(dial_private=True)) as dials:
+        dials.add([from_text(HOST)])
+        await dials.ended()
+    assert (dials.connected.is_set(), dials.failures, node.dialled) == (True, [], 2)
