@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def notices(
     settings: CrawlerSettings, redis: Redis, leadership: Leadership, metrics: CrawlerMetrics, clock: RedisClock
 ) -> Iterator[tuple[str, IncidentNotices | OperatorNotices]]:
-    """Yield who tells whom of what, each with the name of its loop."""
+    """Yield the senders of the notices that are set, each with the name of its loop."""
     if settings.incident_webhook_url is not None:
         yield "incident_notices", _incident_notices(settings, redis, leadership, metrics, clock)
     if settings.notify_urls:

@@ -127,15 +127,15 @@ async def _start_services(
 
 async def _start_demo_swarm(supervisor: Supervisor) -> dict[str, str]:
     say("starting a private swarm of simulated servers")
-    told: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    announced: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
-    def hear(line: str) -> None:
-        if line.startswith("INITIAL_PEERS=") and not told.done():
-            told.set_result(line.partition("=")[2])
+    def read_peers(line: str) -> None:
+        if line.startswith("INITIAL_PEERS=") and not announced.done():
+            announced.set_result(line.partition("=")[2])
 
-    supervisor.start(Child("demo swarm", [sys.executable, "-m", "deploy.demo.swarm"], on_line=hear))
+    supervisor.start(Child("demo swarm", [sys.executable, "-m", "deploy.demo.swarm"], on_line=read_peers))
     async with asyncio.timeout(START_TIMEOUT):
-        initial_peers = await told
+        initial_peers = await announced
     return {"INITIAL_PEERS": initial_peers, "MODELS": json.dumps(DEMO_MODELS), "CRAWL_PERIOD": DEMO_PERIOD}
 
 

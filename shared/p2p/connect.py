@@ -174,18 +174,22 @@ class PeerDials:
 
     async def _connect(self, addresses: Iterable[bytes], relay: str | None = None) -> None:
         try:
-            try:
-                await self._prober_node.connect(self._peer_id, addresses)
-            except P2PDaemonError as error:
-                if not was_cut_short(str(error)):
-                    raise
-                await self._prober_node.connect(self._peer_id, addresses)
+            await self._dial(addresses)
         except P2PDaemonError as error:
             self.failures.append(Failure(str(error), relay))
         except (OSError, EOFError) as error:
             self.error = error
         else:
             self.connected.set()
+
+    async def _dial(self, addresses: Iterable[bytes]) -> None:
+        """Dial, and once more where the first dial was cut short. Raises as `Daemon.connect`."""
+        try:
+            await self._prober_node.connect(self._peer_id, addresses)
+        except P2PDaemonError as error:
+            if not was_cut_short(str(error)):
+                raise
+            await self._prober_node.connect(self._peer_id, addresses)
 
     async def _resolve_and_connect(self, address: bytes) -> None:
         try:

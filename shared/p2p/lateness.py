@@ -30,12 +30,12 @@ class Lateness:
     """Measures how late answers are, by a trivial request, again and again: while anybody has entered this context."""
 
     def __init__(
-        self, request: Callable[[], Awaitable[object]], *, every: float | None = None, max_delay: float | None = None
+        self, request: Callable[[], Awaitable[object]], *, every: float = EVERY, max_delay: float = MAX_DELAY
     ) -> None:
         """`every`: seconds between two requests. `max_delay`: seconds after which an answer is late."""
         self._request = request
-        self._every = EVERY if every is None else every
-        self._max_delay = MAX_DELAY if max_delay is None else max_delay
+        self._every = every
+        self._max_delay = max_delay
         self._requested_at: float | None = None
         self._late_at = -math.inf
         self._users = 0

@@ -93,7 +93,7 @@ async def probe(
             on_stage=on_stage,
         )
         # What was held up in the first half of a stage had the second half to end: TCP sends lost packets again.
-        half = (list(begun.values())[-1] + time.monotonic()) / 2
+        half = (max(begun.values()) + time.monotonic()) / 2
         late = any(own.since(half) for own in (dht_node.lateness, dht_node.network, prober_node.lateness))
     if outcome.verdict is Verdict.UNREACHABLE and (search.missed or (late and outcome.cause in MAYBE_OURS)):
         outcome = DialOutcome.unknown(Cause.NODE_UNFIT, stage=outcome.stage, error=LATE)

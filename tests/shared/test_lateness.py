@@ -3,21 +3,12 @@
 import asyncio
 import time
 
-import pytest
-
-from shared.p2p import lateness
 from shared.p2p.lateness import Lateness
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    monkeypatch.setattr(lateness, "EVERY", 0.01)
-    monkeypatch.setattr(lateness, "MAX_DELAY", 0.1)
 
 
 async def watched(ask, seconds):
     began = time.monotonic()
-    async with Lateness(ask) as it:
+    async with Lateness(ask, every=0.01, max_delay=0.1) as it:
         await asyncio.sleep(seconds)
         return it.since(began)
 
@@ -66,7 +57,7 @@ async def test_nothing_is_requested_while_nobody_waits_for_an_answer():
         asked.append(True)
         await asyncio.sleep(60 if len(asked) == 1 else 0)
 
-    it = Lateness(ask)
+    it = Lateness(ask, every=0.01, max_delay=0.1)
     async with it:
         async with it:
             await asyncio.sleep(0.02)
