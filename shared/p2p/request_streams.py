@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from shared.p2p.daemon import Daemon
 
 KEPT = 128
-"""Idle streams kept per node, for the next requests: about as many as a crawl of a large swarm uses at once. With 32, half
-of its requests opened one, which made it a third longer and its daemon larger."""
+"""Idle streams kept per node, for the next requests: about as many as a crawl of a large swarm uses at once. With 32,
+half of its requests opened a stream of their own."""
 
 
 class _Stream(NamedTuple):

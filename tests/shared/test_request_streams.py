@@ -59,6 +59,7 @@ async def test_every_question_is_answered_however_often_the_node_closes(dht_node
 async def test_one_stream_is_enough_for_questions_one_after_another(node, dht_node, monkeypatch):
     """Of those that many at once took, so many are kept."""
     monkeypatch.setattr(request_streams, "KEPT", 8)
+    monkeypatch.setattr(address_search, "ASK_TIMEOUT", 30.0)
     node.answers_a_stream = 1_000
     for number in range(1, 11):
         assert await found(dht_node, number) == [ADDRESSES[number]]
