@@ -53,8 +53,8 @@ class DHTReader:
         self._lateness = lateness
         self._refused = refused
         self._find = dht.protocol.call_find
-        self._read: dict[DHTID, _Key] = {}
-        """Keys whose lookup is under way."""
+        self._keys: dict[DHTID, _Key] = {}
+        """Those whose lookup is under way."""
         self.silent = SilentNodes()
         self._met: set[PeerID] = set()
         """Nodes that have answered."""
@@ -77,20 +77,25 @@ class DHTReader:
         result: nothing is known of it. Traverses the DHT once for all keys. `on_values` gets what each node holds as
         soon as it answers: a part of the result, perhaps not the latest, and earlier where other nodes are silent.
         """
-        read = {key: _Key(self._refused, None if on_values is None else partial(on_values, key)) for key in keys}
-        ids = {DHTID.generate(key): key for key in keys}
-        self._read |= {key_id: read[key] for key_id, key in ids.items()}
+        names = {DHTID.generate(key): key for key in keys}
+        asked = {
+            key_id: _Key(self._refused, None if on_values is None else partial(on_values, name))
+            for key_id, name in names.items()
+        }
+        self._keys |= asked
         # return_futures, because there is no deadline inside.
-        futures = await self._dht.get_many_by_id(list(ids), num_workers=max(SEARCHERS, len(ids)), return_futures=True)
+        futures = await self._dht.get_many_by_id(
+            list(names), num_workers=max(SEARCHERS, len(names)), return_futures=True
+        )
         try:
             async with self._lateness:
                 await asyncio.wait(futures.values(), timeout=timeout)
         finally:
             for key_id, future in futures.items():
                 future.cancel()
-                self._read.pop(key_id, None)
-        ended = [ids[key_id] for key_id, future in futures.items() if not future.cancelled()]
-        return {key: read[key].values for key in ended if read[key].is_known}
+                self._keys.pop(key_id, None)
+        ended = [key_id for key_id, future in futures.items() if not future.cancelled()]
+        return {names[key_id]: asked[key_id].values for key_id in ended if asked[key_id].is_known}
 
     async def close(self) -> None:
         """End the pings under way."""
@@ -115,8 +120,8 @@ class DHTReader:
         self.answered[str(peer)] += bool(found)
         for key, (value, nearest) in found.items():
             self._meet(nearest.values())
-            if (read := self._read.get(key)) is not None:
-                read.add(None if value is None else value.value)
+            if key in self._keys:
+                self._keys[key].add(None if value is None else value.value)
         return {key: (None, found[key][1] if key in found else {}) for key in keys}
 
     async def _find_singly(self, peer: PeerID, keys: Collection[DHTID]) -> _Found:
@@ -124,9 +129,8 @@ class DHTReader:
         return {key: one for answer in answers for key, one in (answer or {}).items()}
 
     def _lose(self, keys: Iterable[DHTID]) -> None:
-        for key in keys:
-            if (read := self._read.get(key)) is not None:
-                read.lost = True
+        for key in self._keys.keys() & set(keys):
+            self._keys[key].lost = True
 
     async def _find_or_give_up(self, peer: PeerID, keys: Collection[DHTID]) -> _Found | None:
         """Return the node's answer; None where it gives none, as soon as its ping has failed."""
