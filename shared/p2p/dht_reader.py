@@ -74,8 +74,8 @@ class DHTReader:
         """Read dictionary values, latest first, undecoded: `{key: {subkey: raw bytes}}`.
 
         A key that the DHT does not hold maps to None. A key that did not answer in time is missing from the
-        result: nothing is known of it. Traverses the DHT once for all keys. `on_values` gets what each node holds as
-        soon as it answers: a part of the result, perhaps not the latest, and earlier where other nodes are silent.
+        result: nothing is known of it. Traverses the DHT once for all keys. `on_values` gets what is new in each
+        node's answer as soon as it comes: a part of the result, perhaps not the latest, but before silent nodes end.
         """
         names = {DHTID.generate(key): key for key in keys}
         asked = {
