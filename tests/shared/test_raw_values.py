@@ -10,20 +10,20 @@ import pytest
 from shared.p2p.dht_reader import _Key
 from shared.p2p.raw_values import MAX_SUBKEY_BYTES, MergedDictionary, PackedDictionary
 
-SOON = time.time() + 3600
+LATER = 4e9
 
 
 def answer(*entries, code=0x50):
     """As a node packs [subkey, value, expiration] of each entry."""
-    return PackedDictionary(msgpack.packb(msgpack.ExtType(code, msgpack.packb([math.inf, SOON + 60, entries]))))
+    return PackedDictionary(msgpack.packb(msgpack.ExtType(code, msgpack.packb([math.inf, LATER + 60, entries]))))
 
 
 def test_the_latest_value_of_each_subkey_is_kept():
     """Whichever node answers first; each answer tells only what is new in it."""
     merged = MergedDictionary(Counter())
-    assert merged.add(answer(("a", b"1", SOON + 60), ("b", b"1", SOON + 70))) == {"a": b"1", "b": b"1"}
-    assert merged.add(answer(("a", b"1", SOON + 60), ("b", b"0", SOON + 65))) == {}
-    assert merged.add(answer(("a", b"2", SOON + 61), ("c", b"1", SOON + 60), ("d", b"1", time.time() - 1))) == {
+    assert merged.add(answer(("a", b"1", LATER + 60), ("b", b"1", LATER + 70))) == {"a": b"1", "b": b"1"}
+    assert merged.add(answer(("a", b"1", LATER + 60), ("b", b"0", LATER + 65))) == {}
+    assert merged.add(answer(("a", b"2", LATER + 61), ("c", b"1", LATER + 60), ("d", b"1", time.time() - 1))) == {
         "a": b"2",
         "c": b"1",
     }
@@ -33,11 +33,11 @@ def test_the_latest_value_of_each_subkey_is_kept():
 @pytest.mark.parametrize(
     ("entry", "reason"),
     [
-        ((b"\xff", b"", SOON + 60), "bad_subkey"),
-        (("x" * (MAX_SUBKEY_BYTES + 1), b"", SOON + 60), "bad_subkey"),
-        ((7, b"", SOON + 60), "bad_subkey"),
-        (([], b"", SOON + 60), "malformed_entry"),
-        (("x", ["no bytes"], SOON + 60), "malformed_entry"),
+        ((b"\xff", b"", LATER + 60), "bad_subkey"),
+        (("x" * (MAX_SUBKEY_BYTES + 1), b"", LATER + 60), "bad_subkey"),
+        ((7, b"", LATER + 60), "bad_subkey"),
+        (([], b"", LATER + 60), "malformed_entry"),
+        (("x", ["no bytes"], LATER + 60), "malformed_entry"),
         (("x", b""), "malformed_entry"),
         (7, "malformed_entry"),
         (("x", b"", math.nan), "bad_expiration"),
@@ -48,8 +48,8 @@ def test_the_latest_value_of_each_subkey_is_kept():
 def test_a_bad_entry_costs_one_entry(entry, reason):
     refused = Counter()
     merged = MergedDictionary(refused)
-    merged.add(answer(("good", b"1", SOON + 60)))
-    assert merged.add(answer(entry, ("other", b"1", SOON + 60))) == {"other": b"1"}
+    merged.add(answer(("good", b"1", LATER + 60)))
+    assert merged.add(answer(entry, ("other", b"1", LATER + 60))) == {"other": b"1"}
     assert (merged.values().keys(), refused) == ({"good", "other"}, {reason: 1})
 
 
@@ -71,6 +71,6 @@ def test_one_node_cannot_hide_what_another_holds():
     assert (key.is_known, key.values) == (True, None)
     key.lost = True
     assert not key.is_known
-    key.add(answer(("a", b"1", SOON + 60)))
+    key.add(answer(("a", b"1", LATER + 60)))
     key.add(None)
     assert (key.is_known, key.values, told) == (True, {"a": b"1"}, [{"a": b"1"}])
