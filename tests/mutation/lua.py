@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SCRIPTS = {
+    ("shared.store.fencing", "_FENCE"): ["tests/shared/test_snapshot_store.py"],
     ("shared.store.snapshots", "_PUBLISH"): ["tests/shared/test_snapshot_store.py"],
     ("shared.store.snapshots", "_REPORT"): ["tests/shared/test_snapshot_store.py"],
     ("crawler.leader", "_HOLD"): ["tests/crawler/test_leader.py"],
