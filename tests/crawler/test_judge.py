@@ -7,14 +7,17 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mmdb_writer import MMDBWriter
+from netaddr import IPSet
 
+from crawler.geoip import GeoDatabase
 from crawler.judge import best_span, conflict, judge, peer_state, with_since
 from crawler.models import Model
 from crawler.observe.observation import Observation, ObservedModel
 from crawler.observe.records import ServerRecord
 from shared.p2p.petals import ServerInfo, ServerState, load_petals_module
 from shared.reachability import Cause, DialOutcome, Stage, advice, message
-from shared.snapshot import SCHEMA_VERSION, BootstrapPeer, ModelState, PeerState, Refusals, Span, Verdict
+from shared.snapshot import SCHEMA_VERSION, BootstrapPeer, Location, ModelState, PeerState, Refusals, Span, Verdict
 from tests.fakes import REACHED, REFUSED, peer_id
 
 BOOTSTRAP = BootstrapPeer(peer_id(0), ("/ip4/127.0.0.1/tcp/1",), Verdict.REACHABLE)
@@ -247,11 +250,14 @@ def test_a_server_carries_what_it_announces_and_what_its_dial_found():
 
 def test_a_refusal_stands_with_the_server_and_a_server_that_nobody_dialled_is_unknown():
     servers = {peer_id(n): announce(0, 5) for n in (1, 2)} | {peer_id(3): announce(0, 5, PeerState.JOINING)}
-    snapshot = judged(servers, dials={peer_id(1): REFUSED, peer_id(3): REFUSED})
+    refusal = msgspec.structs.replace(REFUSED, rtt=0.5)
+    snapshot = judged(servers, dials={peer_id(1): refusal, peer_id(3): REFUSED})
     found = {server.peer_id: server for server in snapshot.models[0].servers}
     refused, unknown, joining = (found[peer_id(n)] for n in (1, 2, 3))
     assert (refused.state, refused.announced) == (PeerState.UNREACHABLE, PeerState.ONLINE)
-    assert (refused.verdict, refused.error) == (Verdict.UNREACHABLE, REFUSED.explanation)
+    assert (refused.verdict, refused.error, refused.cause, refused.rtt) == (
+        Verdict.UNREACHABLE, REFUSED.explanation, REFUSED.cause, None,
+    )  # fmt: skip
     assert (unknown.state, unknown.verdict, unknown.error) == (PeerState.ONLINE, Verdict.UNKNOWN, None)
     assert (joining.state, joining.verdict, joining.error) == (PeerState.JOINING, Verdict.UNKNOWN, None)
     assert unknown.multiaddrs == ()
@@ -301,6 +307,33 @@ def test_a_version_that_the_peer_denies_stands_in_its_row():
     )
     snapshot = judge(observation, 60.0)
     assert "2.3.0" in snapshot.models[0].servers[0].conflict
+
+
+def test_a_server_that_answers_has_a_difference_and_no_cause():
+    """One that serves no blocks (yet) was reached all the same."""
+    lacking = DialOutcome(Verdict.REACHABLE, Stage.PROTOCOL, Cause.PROTOCOL_MISSING, protocol_ok=False)
+    (server,) = judged({peer_id(1): announce(0, 5)}, dials={peer_id(1): lacking}).models[0].servers
+    assert (server.verdict, server.error, server.cause) == (Verdict.REACHABLE, None, None)
+    assert server.conflict is not None
+
+
+def test_a_record_that_does_not_say_online_is_compared_with_nothing():
+    """The peer was dialled for another model, and by now runs another version than when it wrote this."""
+    observation = observed(
+        {peer_id(1): announce(0, 5, PeerState.OFFLINE, version="2.2.0")},
+        dials={peer_id(1): REACHED},
+        versions={peer_id(1): "2.3.0"},
+    )
+    assert judge(observation, 60.0).models[0].servers[0].conflict is None
+
+
+def test_servers_have_locations_where_there_is_a_database_of_them(tmp_path):
+    writer, path = MMDBWriter(), tmp_path / "places.mmdb"
+    writer.insert_network(IPSet(["8.8.8.0/24"]), {"country": {"iso_code": "NL"}})
+    writer.to_db_file(str(path))
+    observation = observed({peer_id(1): announce(0, 5)}, addresses={peer_id(1): ("/ip4/8.8.8.8/tcp/1",)})
+    for database, location in ((None, None), (GeoDatabase.open(path), Location("NL"))):
+        assert judge(observation, 60.0, database).models[0].servers[0].location == location
 
 
 def test_contributors_are_added_up_over_official_models():

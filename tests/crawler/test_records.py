@@ -145,7 +145,7 @@ def test_texts_are_cleaned_and_cut():
 
 def test_pings_are_kept_for_peers_that_can_exist():
     """Absurd ones and ones to nobody are dropped; too many are cut."""
-    pings = {peer_id(1): math.inf, peer_id(2): 1e300, "nobody": 0.1}
+    pings = {"nobody": 0.1, peer_id(1): math.inf, peer_id(2): 1e300}
     assert read_server(with_info(next_pings=pings)).next_pings == {peer_id(1): math.inf, peer_id(2): records.MAX_PING}
     many = {peer_id(n): 0.1 for n in range(records.MAX_NEXT_PINGS + 50)}
     assert len(read_server(with_info(next_pings=many)).next_pings) == records.MAX_NEXT_PINGS

@@ -14,6 +14,7 @@ from shared import tracing
 from shared.inference import InferenceOutcome, InferenceRequest, ServerInference
 from shared.reachability import CHECK_FUNCTION, RENEWAL, Answer, address_subject, encode_answer, queue_name
 from shared.store import keys
+from shared.tasks import end
 from tests.fakes import REACHED, REFUSED, peer_id, refused
 
 PEER = peer_id(1)
@@ -33,8 +34,7 @@ async def admissions(redis):
     made = Admissions(redis, max_queued=MOST)
     running = asyncio.create_task(made.run())
     yield made
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
+    await end(running)
 
 
 @pytest.fixture
@@ -218,14 +218,25 @@ async def test_many_at_once_are_all_decided_and_one_begins(redis, admissions):
 
 
 @pytest.mark.usefixtures("worker")
-async def test_who_gave_up_costs_nobody_else_an_answer(redis, admissions):
-    """A caller that hung up before or after its check was sent."""
-    gone = [asyncio.create_task(admissions.admit(check(peer_id(number)))) for number in range(5)]
-    await asyncio.sleep(0)
-    for each in gone[:-1]:
-        each.cancel()
-    assert (await gone[-1]).began
-    assert (await admissions.admit(check(peer_id(4)))).job_id == (await gone[-1]).job_id
+async def test_who_gave_up_costs_nobody_else_an_answer(redis, admissions, monkeypatch):
+    """Whoever hung up before its check was sent, alone or among others, or while Redis decided on it."""
+    async with asyncio.timeout(5):
+        for others in (0, 1):
+            gone = asyncio.create_task(admissions.admit(check(peer_id(2))))
+            staying = [asyncio.create_task(admissions.admit(check(peer_id(3 + number)))) for number in range(others)]
+            await asyncio.sleep(0)
+            gone.cancel()
+            assert all(each.began for each in await asyncio.gather(*staying))
+        working = redis.pipeline
+
+        def hang_up(*arguments, **options):
+            gone.cancel()
+            return working(*arguments, **options)
+
+        monkeypatch.setattr(redis, "pipeline", hang_up)
+        gone = asyncio.create_task(admissions.admit(check(peer_id(4))))
+        assert (await admissions.admit(check())).began
+        assert gone.cancelled()
 
 
 @pytest.mark.usefixtures("worker")
