@@ -108,26 +108,6 @@ def test_rows_are_sorted_by_peer_id_and_issues_too():
     assert len(issues) == 6
 
 
-def test_cache_is_told_for_each_block():
-    """Half of the tokens are keys, half values, shared by the blocks of the span."""
-    snapshot = judged({peer_id(1): announce(0, 10, cache_tokens_left=8205)})
-    assert snapshot.models[0].servers[0].cache_tokens_left_per_block == 410
-
-
-def test_a_bootstrap_peer_that_is_down_is_an_issue():
-    """It stands with the servers' issues, and says that it is a bootstrap peer."""
-    down = msgspec.structs.replace(BOOTSTRAP, verdict=Verdict.UNREACHABLE, error="refused")
-    (issue,) = judged({}, bootstrap=(down,)).reachability_issues
-    assert (issue.peer_id, issue.error) == (peer_id(0), "refused")
-    assert "bootstrap" in issue.advice
-
-
-def test_a_span_that_ends_far_out_is_cut_to_the_model():
-    """It counts for the blocks that there are, and for nothing more."""
-    span, _ = best_span({11: ServerRecord(PeerState.ONLINE, 8, 10**9, throughput=1.0)}, 12)
-    assert (span.start, span.end) == (8, 12)
-
-
 around = st.tuples(st.integers(0, 6), st.integers(1, 6))
 """How many blocks of the record's span lie before its own block, and how many from there on."""
 records_of_one = st.dictionaries(
@@ -282,11 +262,13 @@ def test_issues_say_why_and_what_to_do():
     )  # fmt: skip
 
 
-def test_a_bootstrap_peer_without_a_reason_is_an_issue_all_the_same():
-    down = msgspec.structs.replace(BOOTSTRAP, verdict=Verdict.UNREACHABLE, error=None)
+@pytest.mark.parametrize(("error", "says"), [("refused", "refused"), (None, "")])
+def test_a_bootstrap_peer_that_is_down_is_an_issue(error, says):
+    """It stands with the servers' issues, and says that it is a bootstrap peer; one that nobody probed is none."""
+    down = msgspec.structs.replace(BOOTSTRAP, verdict=Verdict.UNREACHABLE, error=error)
     unknown = BootstrapPeer(peer_id(5), (), Verdict.UNKNOWN, "nobody looked")
     (issue,) = judged({}, bootstrap=(down, unknown)).reachability_issues
-    assert (issue.peer_id, issue.error) == (peer_id(0), "")
+    assert (issue.peer_id, issue.error) == (peer_id(0), says)
     assert issue.advice == "This is a bootstrap peer of the swarm."
 
 
@@ -355,9 +337,10 @@ def test_the_best_state_decides_where_a_server_moves():
     assert (span, best.state) == (Span(0, 4), PeerState.ONLINE)
 
 
-def test_a_span_that_begins_before_the_model_is_cut_too():
-    span, _ = best_span({0: ServerRecord(PeerState.ONLINE, -3, 2, throughput=1.0)}, 12)
-    assert span == Span(0, 2)
+@pytest.mark.parametrize(("start", "end", "cut"), [(8, 10**9, Span(8, 12)), (-3, 12, Span(0, 12))])
+def test_a_span_beyond_the_model_is_cut_to_it(start, end, cut):
+    """It counts for the blocks that there are, and for nothing more."""
+    assert best_span({11: ServerRecord(PeerState.ONLINE, start, end, throughput=1.0)}, 12)[0] == cut
 
 
 def test_records_without_a_span_count_for_their_own_blocks():
