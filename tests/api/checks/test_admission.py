@@ -286,7 +286,7 @@ async def test_a_check_that_is_not_this_peers_is_never_joined(redis, admissions,
 
 
 @pytest.mark.usefixtures("worker")
-async def test_an_admission_is_a_span_that_names_its_queue_and_what_became_of_it(redis, admissions, monkeypatch, verdict):
+async def test_an_admission_is_a_span_with_its_queue_and_what_became_of_it(redis, admissions, monkeypatch, verdict):
     """Where traces are on, the check goes on with the trace of its check."""
     spans = []
 
