@@ -51,6 +51,7 @@ RULES = [
 ]  # fmt: skip
 """What one token becomes: a regular expression, and the replacement of one match."""
 
+OPTIONS = "-x -q -p no:randomly -p no:cacheprovider -p no:schemathesis --timeout=20"
 KILLED, SURVIVED = "killed", "survived"
 WITHIN = 180
 """Seconds for the tests of one mutant: one that hangs is killed too."""
@@ -103,22 +104,7 @@ def outcome(mutant: Mutant, tests: list[str]) -> str:
         os.dup2(quiet, 1)
         os.dup2(quiet, 2)
         setattr(sys.modules[mutant.module], mutant.constant, mutant.script)
-        os._exit(
-            pytest.main(
-                [
-                    "-x",
-                    "-q",
-                    "-p",
-                    "no:randomly",
-                    "-p",
-                    "no:cacheprovider",
-                    "-p",
-                    "no:schemathesis",
-                    "--timeout=20",
-                    *tests,
-                ]
-            )
-        )
+        os._exit(pytest.main([*OPTIONS.split(), *tests]))
     deadline = time.monotonic() + WITHIN
     while time.monotonic() < deadline:
         done, status = os.waitpid(child, os.WNOHANG)

@@ -76,16 +76,17 @@ def main() -> int:
     if arguments.seconds:
         print(f"seed {arguments.seed}")  # noqa: T201
         modules = [random.Random(arguments.seed).choice(modules)]
-    mutmut("run", *(f"{module}.*" for module in modules), seconds=arguments.seconds)
+    output = mutmut("run", *(f"{module}.*" for module in modules), seconds=arguments.seconds)
     found = results(modules)
+    if not found:
+        print(output)  # noqa: T201 - why: the tests fail without any mutant, say
     survivors = {change(name): state for name, state in found.items() if state in SURVIVED}
     unexpected = {mutant: state for mutant, state in survivors.items() if mutant not in EXPECTED}
     for mutant, state in unexpected.items():
         print(f"{state}: {mutant}")  # noqa: T201
-    killed = sum(state in KILLED for state in found.values())
+    killed, survived = (sum(state in states for state in found.values()) for states in (KILLED, SURVIVED))
     print(  # noqa: T201
-        f"{killed} of {len(found)} killed in {', '.join(modules)}; {len(survivors)} survived, "
-        f"{len(unexpected)} of them unexplained"
+        f"{killed} of {len(found)} killed in {', '.join(modules)}; {survived} survived, {len(unexpected)} unexplained"
     )
     return verdict(killed, len(unexpected), sample=bool(arguments.seconds))
 
