@@ -35,6 +35,10 @@ SCRIPTS = {
     ("crawler.leader", "_RELEASE"): ["tests/crawler/test_leader.py"],
     ("api.http.request_rate", "_COUNT"): ["tests/api/http/test_request_rate.py"],
     ("api.checks.admission", "_ADMIT"): ["tests/api/checks/test_admission.py"],
+    **{
+        ("reachability_worker.scripts", script): ["tests/reachability_worker/test_scripts.py"]
+        for script in ("_TAKE", "_FINISH", "_DROP", "_HAND_BACK", "_RENEW", "_RECONCILE")
+    },
 }
 """Module and constant, and the tests that hold them."""
 
