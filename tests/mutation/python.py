@@ -24,7 +24,7 @@ EXPECTED: dict[str, str] = tomllib.loads(Path(__file__).with_name("survivors.tom
 ENOUGH, ENOUGH_OF_A_SAMPLE = 0.9, 0.7
 """Share of the mutants that can be told from the code which the tests have to kill; a sample may be unlucky."""
 MIN_SAMPLE = 8
-KILLED, SURVIVED = {"killed", "timeout"}, {"survived", "no tests", "suspicious"}
+KILLED, SURVIVED = {"killed", "timeout", "segfault"}, {"survived", "no tests", "suspicious"}
 
 
 def mutmut(*arguments: str, seconds: float | None = None) -> str:
