@@ -86,11 +86,12 @@ async def test_a_check_whose_deadline_is_over_or_none_is_deleted_and_not_run(red
 
 
 async def test_what_is_no_job_is_passed_over(redis, scripts):
-    """An id whose hash is gone, or under which something else stands, which is deleted."""
-    await redis.rpush(NAMES.queue_key, "gone-1", "list-1")
+    """An id whose hash is gone or holds no call, or under which something else stands, which is deleted."""
+    await redis.rpush(NAMES.queue_key, "gone-1", "bare-1", "list-1")
+    await redis.hset("rq:job:bare-1", "deadline_ms", now_ms() + 5_000)
     await redis.rpush("rq:job:list-1", "a list")
     await enqueue(redis, "no dash")
-    assert [job[0] for job in await scripts.take(3)] == [b"no dash"]
+    assert [job[0] for job in await scripts.take(4)] == [b"no dash"]
     assert not await redis.exists("rq:job:list-1")
     assert await redis.zcard(NAMES.wip_key) == 1
 
