@@ -9,7 +9,8 @@ from contextlib import contextmanager
 import pytest
 from redis.exceptions import RedisError
 
-from api.checks.admission import ADMITTED_AT_ONCE, Admissions, Check, NoVerdictError
+from api.checks import admission
+from api.checks.admission import Admissions, Check, NoVerdictError
 from shared import tracing
 from shared.inference import InferenceOutcome, InferenceRequest, ServerInference
 from shared.reachability import CHECK_FUNCTION, RENEWAL, Answer, address_subject, encode_answer, queue_name
@@ -208,9 +209,10 @@ async def test_a_redis_that_forgot_the_script_is_told_again(redis, admissions):
 
 
 @pytest.mark.usefixtures("worker")
-async def test_many_at_once_are_all_decided_and_one_begins(redis, admissions):
+async def test_many_at_once_are_all_decided_and_one_begins(redis, admissions, monkeypatch):
     """More than go in one pipeline, about one peer."""
-    asked = [admissions.admit(check()) for _ in range(2 * ADMITTED_AT_ONCE + 1)]
+    monkeypatch.setattr(admission, "ADMITTED_AT_ONCE", 5)
+    asked = [admissions.admit(check()) for _ in range(11)]
     decided = await asyncio.gather(*asked)
     assert sum(each.began for each in decided) == 1
     assert len({each.job_id for each in decided}) == 1
@@ -234,8 +236,8 @@ async def test_who_gave_up_costs_nobody_else_an_answer(redis, admissions, monkey
             return working(*arguments, **options)
 
         monkeypatch.setattr(redis, "pipeline", hang_up)
-        gone = asyncio.create_task(admissions.admit(check(peer_id(4))))
-        assert (await admissions.admit(check())).began
+        gone, staying = (asyncio.create_task(admissions.admit(check(peer_id(number)))) for number in (5, 6))
+        assert (await staying).began
         assert gone.cancelled()
 
 
