@@ -146,9 +146,10 @@ async def test_a_check_that_is_handed_back_is_the_next_one(redis, scripts):
     """It waits as if it had never been taken; one that is over by now, or no job any more, is not queued again."""
     for job_id in (JOB, f"{OTHER}-x", f"{peer_id(3)}-x"):
         await enqueue(redis, job_id)
-    await scripts.take(2)
+    await scripts.take(3)
     await redis.delete(f"rq:job:{OTHER}-x")
     await redis.rpush(f"rq:job:{OTHER}-x", "a list")
+    await scripts.hand_back([f"{peer_id(3)}-x"])
     await scripts.hand_back([JOB, f"{OTHER}-x", "gone-1"])
     assert await redis.lrange(NAMES.queue_key, 0, -1) == [JOB.encode(), f"{peer_id(3)}-x".encode()]
     assert await redis.hmget(f"rq:job:{JOB}", "status", "worker_name") == [b"queued", b""]
