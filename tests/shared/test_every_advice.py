@@ -16,7 +16,6 @@ from shared.inference import Agreement, AgreementOutcome, InferenceOutcome, Serv
 from shared.judgement.usability import ModelUsability
 from shared.reachability import Cause, DialOutcome, Stage
 from shared.snapshot import BootstrapPeer, PeerState, Verdict
-from shared.spans import longest, size
 from shared.store.server_history import ServerRecord
 from tests.fakes import model, peer_id, server, snapshot
 
@@ -652,11 +651,6 @@ def test_what_most_servers_announce():
     assert usual(model(servers=(*gone, *made)), "quant_type", "none") == "nf4"
     assert usual(model(servers=tuple(gone)), "quant_type", "none") == "none"
     assert usual(model(servers=(server(1, 0, 8, torch_dtype="odd"),)), "torch_dtype", "x") == "odd"
-
-
-def test_spans_are_counted_and_the_first_of_the_longest_is_taken():
-    assert size([(0, 1), (4, 8)]) == 5
-    assert longest([(0, 2), (4, 8), (9, 13)]) == (4, 8)
 
 
 @pytest.mark.parametrize(
