@@ -5,17 +5,21 @@ from itertools import starmap
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shared.advice.advice import Advice, Tone
-from shared.advice.help import GpuEstimate, Need, Wanted, gpu_blocks, usual, wanted
+from shared.advice.help import GpuEstimate, Need, Wanted, gpu_blocks, model_parameters, wanted
 from shared.advice.models import MAX_LOST, ModelAdvice, Past, model_advice, nearest_usable
 from shared.advice.servers import Server, check_advice, server_advice, what_failed
 from shared.given import GivenDial
 from shared.incidents import Fate, Incident, LostBlocks, LostServer
 from shared.inference import Agreement, AgreementOutcome, InferenceOutcome, ServerInference, Usability, UsabilityState
+from shared.judgement.coverage import coverage
 from shared.judgement.usability import ModelUsability
-from shared.reachability import Cause, DialOutcome, Stage
+from shared.reachability import NOBODY_COULD_LOOK, Cause, DialOutcome, Stage
 from shared.snapshot import BootstrapPeer, PeerState, Verdict
+from shared.spans import blocks_of
 from shared.store.server_history import ServerRecord
 from tests.fakes import model, peer_id, server, snapshot
 
@@ -234,6 +238,24 @@ def test_a_model_to_use_instead():
     assert nearest_usable(broken, swarm(proved, far)) == proved
 
 
+@given(st.lists(st.tuples(st.integers(0, 15), st.integers(1, 16), st.sampled_from(PeerState)), max_size=8))
+def test_verdicts_of_any_model_agree_with_its_coverage(made):
+    """What is missing, joining or single is so in a plain count of each block."""
+    servers = tuple(server(n, a, min(16, a + length), state) for n, (a, length, state) in enumerate(made))
+    here = swarm(model("m", 16, servers))
+    found = model_advice(here.models[0], here, NOW)
+    redundancy = coverage(here.models[0]).redundancy
+
+    loading = {b for s in servers if s.state is PeerState.JOINING for b in range(s.span.start, s.span.end)}
+    assert blocks_of(found.missing) == {b for b in range(16) if not redundancy[b]}
+    assert blocks_of(found.joining) == blocks_of(found.missing) & loading
+    assert blocks_of(found.single) == {b for b in range(16) if redundancy[b] == 1}
+    assert (found.usability in {ModelUsability.USABLE, ModelUsability.DEGRADED}) == all(redundancy)
+    lines = wanted(here)
+    if servers and blocks_of(found.missing) - loading:
+        assert blocks_of(lines[0].spans) == blocks_of(found.missing) - loading
+
+
 # Servers
 
 UNREACHED = server(1, 2, 6, PeerState.UNREACHABLE, verdict=Verdict.UNREACHABLE, cause="timeout", error="No answer.",
@@ -409,6 +431,20 @@ def test_a_stale_server_is_past_and_ours():
     )
 
 
+@pytest.mark.parametrize("number", [0, 1, 2, 3, 4, 5, 6])
+def test_nothing_is_present_tense_on_stale_data(number):
+    """Nor good or bad news: the monitor says that it has seen nothing newer."""
+    servers = (
+        server(1, 0, 8), server(2, 0, 8, PeerState.JOINING), server(3, 0, 8, PeerState.OFFLINE),
+        server(4, 0, 8, verdict=Verdict.REACHABLE), server(5, 0, 8, verdict=Verdict.REACHABLE, conflict="It says 2."),
+        server(6, 0, 8, PeerState.UNREACHABLE, verdict=Verdict.UNREACHABLE),
+    )  # fmt: skip
+    found = server_advice(Server.of(peer_id(number), swarm(model(servers=servers))), NOW + 360, stale=True)
+    assert found.title.split()[0] in {"was", "could", "announced"}
+    assert found.title.endswith("when it was last seen, 7 minutes ago")
+    assert (found.tone, found.ours, found.command) == (Tone.IDLE, True, "")
+
+
 UNKNOWN_ID = "has announced itself under this id: it is mistyped, or the server never started."
 
 
@@ -476,6 +512,28 @@ def test_the_port_is_the_one_that_the_server_listens_on(addresses, port):
 def test_an_outcome_without_a_cause():
     found = checked(UNREACHED, Verdict.UNREACHABLE, Stage.DIAL)
     assert (found.reason, found.next_step) == ("The connection failed.", "See the error's text.")
+
+
+@pytest.mark.parametrize("cause", Cause)
+def test_every_cause_has_a_sentence_a_reason_and_a_next_step(cause):
+    """What nobody could probe is never bad news, and no fault of the server's."""
+    verdict = Verdict.UNKNOWN if cause in NOBODY_COULD_LOOK else Verdict.UNREACHABLE
+    found = checked(UNREACHED, verdict, Stage.DIAL, cause, your_ip="45.1.1.10", addresses=MORE_ADDRESSES)
+    assert found.reason.endswith(".")
+    assert found.next_step.endswith(".")
+    assert (found.tone is Tone.IDLE) == (cause in NOBODY_COULD_LOOK)
+    assert "IP --port PORT" not in found.next_step
+    if "--public_ip" in found.next_step:
+        assert "--public_ip 45.1.1.10 --port 4004" in found.next_step
+    if cause in NOBODY_COULD_LOOK:
+        assert not found.command
+        assert "says nothing about the server" in found.reason
+
+
+def test_flags_are_placeholders_only_where_no_address_is_known():
+    found = checked(None, *TIMED_OUT)
+    assert "--public_ip IP --port PORT" in found.next_step
+    assert not found.command
 
 
 @pytest.mark.parametrize(
@@ -619,8 +677,8 @@ def test_what_nobody_can_help_with_is_left_out():
     loading = model(servers=(server(1, 0, 7), server(2, 7, 8, PeerState.JOINING)))
     silent = model(servers=(server(1, 0, 8, throughput=None), server(2, 0, 8, throughput=None)))
     assert wanted(swarm(loading, silent, model())) == []
-    (line_,) = wanted(swarm(model(official=True)))
-    assert (line_.spans, line_.sentence) == (((0, 8),), "None of its 8 blocks has a server.")
+    (unserved,) = wanted(swarm(model(), model(official=True)))
+    assert (unserved.spans, unserved.sentence) == (((0, 8),), "None of its 8 blocks has a server.")
 
 
 def test_the_order_of_what_is_wanted():
@@ -628,121 +686,76 @@ def test_the_order_of_what_is_wanted():
     missing = [model(f"m{n}", 8, (server(1, 0, n),)) for n in (6, 7)]
     single = [model(f"s{n}", 8, (server(1, 0, 8), server(2, 0, n))) for n in (6, 7)]
     official = model("z", 8, (server(1, 0, 5),), official=True)
+    slow = model("a", 8, (server(1, 0, 8), server(2, 0, 8)), official=True)
     twin = model("m7b", 8, (server(1, 0, 7),))
-    found = [one.dht_prefix for one in wanted(swarm(*single[::-1], twin, *missing, official))]
-    assert found == ["z", "m7", "m7b", "m6", "s6", "s7"]
+    found = [one.dht_prefix for one in wanted(swarm(slow, *single[::-1], twin, *missing, official))]
+    assert found == ["z", "m7", "m7b", "m6", "s6", "s7", "a"]
 
 
 def test_a_gpu_bounds_the_blocks_of_a_command():
+    """Where the model's size is known; a model of which not one block fits is left out."""
     llama = model("Llama-70b", 80, (server(1, 0, 40, quant_type="nf4", torch_dtype="float16"),))
     (one,) = wanted(swarm(llama), gpu_gb=24)
-    blocks = gpu_blocks(llama, 24).blocks
-    assert one.blocks == (40, 40 + blocks)
-    assert 30 < blocks < 40
+    assert one.blocks == (40, 78)
     assert not one.completes
+    (small,) = wanted(swarm(model("Llama-70b", 80, (server(1, 0, 60),))), gpu_gb=24)
+    assert small.blocks == (60, 80)
     assert wanted(swarm(llama), gpu_gb=1) == []
-
-
-def test_what_most_servers_announce():
-    """Of those that serve or load; quantisations that Petals does not know are no answer."""
-    gone = [server(n, 0, 8, PeerState.OFFLINE, quant_type="int8") for n in range(3)]
-    made = [server(4, 0, 8, quant_type="nf4"), server(5, 0, 8, PeerState.JOINING, quant_type="nf4"),
-            server(6, 0, 8, quant_type="int8"), *[server(n, 0, 8, quant_type="odd") for n in (7, 8, 9)]]  # fmt: skip
-    assert usual(model(servers=(*gone, *made)), "quant_type", "none") == "nf4"
-    assert usual(model(servers=tuple(gone)), "quant_type", "none") == "none"
-    assert usual(model(servers=(server(1, 0, 8, torch_dtype="odd"),)), "torch_dtype", "x") == "odd"
+    unknown = model("mine", 80, (server(1, 0, 40),))
+    assert wanted(swarm(llama, unknown), gpu_gb=1) == wanted(swarm(unknown))
 
 
 @pytest.mark.parametrize(
     ("name", "quant_type", "torch_dtype", "gpu_gb", "estimate"),
     [
-        (
-            "Llama-70b",
-            "nf4",
-            "float16",
-            24,
-            GpuEstimate(
-                38,
-                "float16",
-                "nf4",
-                "Estimate: 38 blocks of 80 in nf4 over float16 on 24 GB. Its servers in nf4 hold 30 in the median.",
-            ),
-        ),
-        (
-            "Llama-70b",
-            "none",
-            "bfloat16",
-            48,
-            GpuEstimate(
-                24,
-                "bfloat16",
-                "none",
-                "Estimate: 24 blocks of 80 in bfloat16 on 48 GB. Its servers in none hold 30 in the median.",
-            ),
-        ),
-        (
-            "Llama-70b",
-            "none",
-            "float32",
-            48,
-            GpuEstimate(
-                12,
-                "float32",
-                "none",
-                "Estimate: 12 blocks of 80 in float32 on 48 GB. Its servers in none hold 30 in the median.",
-            ),
-        ),
-        (
-            "Llama-70b",
-            None,
-            None,
-            24,
-            GpuEstimate(38, "bfloat16", "nf4", "Estimate: 38 blocks of 80 in nf4 over bfloat16 on 24 GB."),
-        ),
-        (
-            "Mixtral-8x7B",
-            "int8",
-            "float32",
-            16,
-            GpuEstimate(
-                19,
-                "float32",
-                "int8",
-                "Estimate: 19 blocks of 80 in int8 over float32 on 16 GB. Its servers in int8 hold 30 in the median.",
-            ),
-        ),
-        (
-            "bloomz",
-            None,
-            None,
-            80,
-            GpuEstimate(56, "bfloat16", "nf4", "Estimate: 56 blocks of 80 in nf4 over bfloat16 on 80 GB."),
-        ),
-        (
-            "Llama-70b",
-            "nf4",
-            "float16",
-            100000.0,
-            GpuEstimate(
-                80,
-                "float16",
-                "nf4",
-                "Estimate: 80 blocks of 80 in nf4 over float16 on 100,000 GB."
-                " Its servers in nf4 hold 30 in the median.",
-            ),
-        ),
+        ("Llama-70b", "nf4", "float16", 24, GpuEstimate(38, "float16", "nf4")),
+        ("Llama-70b", "none", "bfloat16", 48, GpuEstimate(24, "bfloat16", "none")),
+        ("Llama-70b", "none", "float32", 48, GpuEstimate(12, "float32", "none")),
+        ("Mixtral-8x7B", "int8", "float32", 16, GpuEstimate(19, "float32", "int8")),
+        ("Llama-70b", None, None, 24, GpuEstimate(38, "bfloat16", "nf4")),
+        ("Llama-70b", "odd", "odd", 24, GpuEstimate(38, "odd", "nf4")),
+        ("bloomz", None, None, 80, GpuEstimate(56, "bfloat16", "nf4")),
+        ("Llama-70b", "nf4", "float16", 1000, GpuEstimate(80, "float16", "nf4")),
+        ("Llama-70b", "nf4", "float16", 0.1, GpuEstimate(0, "float16", "nf4")),
     ],
 )
 def test_what_a_gpu_is_estimated_to_hold(name, quant_type, torch_dtype, gpu_gb, estimate):
-    """By the precision that the model's servers announce, else in 4 bits."""
-    servers = [server(n, 0, 29 + n, quant_type=quant_type, torch_dtype=torch_dtype) for n in (1, 2)]
-    made = model(name, 80, tuple(servers))
-    assert gpu_blocks(made, gpu_gb) == estimate
-    assert gpu_blocks(msgspec.structs.replace(made, short_name="x"), gpu_gb) == (None if name == "bloomz" else estimate)
+    """By the precision that the model's servers announce, else in 4 bits. Petals itself says 40 of 70b on 24 GB."""
+    announcing = server(1, 0, 30, quant_type=quant_type, torch_dtype=torch_dtype)
+    assert gpu_blocks(model(name, 80, (announcing,)), gpu_gb) == estimate
+
+
+def test_an_estimate_is_for_what_most_servers_announce():
+    """Of those that serve or load; a quantisation that Petals does not know is no answer."""
+    gone = [server(n, 0, 8, PeerState.OFFLINE, quant_type="int8", torch_dtype="float32") for n in range(4)]
+    made = [server(4, 0, 8, quant_type="none"), server(5, 0, 8, PeerState.JOINING, quant_type="none"),
+            server(6, 0, 8, quant_type="int8"), *[server(n, 0, 8, quant_type="odd") for n in (7, 8, 9)]]  # fmt: skip
+    assert gpu_blocks(model("a-7b", servers=(*gone, *made)), 80).quant_type == "none"
+    assert gpu_blocks(model("a-7b", servers=tuple(gone)), 80) == GpuEstimate(8, "bfloat16", "nf4")
 
 
 @pytest.mark.parametrize(
-    ("name", "blocks", "gpu_gb"), [("my-model", 8, 24), ("a-7b", 0, 24), ("a-7b", 8, 0), ("a-7b", 8, 1e9)]
-)
-def test_what_cannot_be_estimated(name, blocks, gpu_gb):
-    assert gpu_blocks(model(name, blocks), gpu_gb) is None
+    ("name", "parameters"),
+    [("Llama-2-70b-chat-hf", 70e9), ("falcon-180B-chat", 180e9), ("TinyLlama-1.1B", 1.1e9), ("bloomz", 176e9),
+     ("Mixtral-8x7B-Instruct", 44.8e9), ("2x10b", 16e9), ("1x7b", 7e9), ("my-model", None), ("0b", None),
+     ("4bit-model", None)],
+)  # fmt: skip
+def test_the_size_of_a_model_is_read_from_its_name(name, parameters):
+    """Experts share a fifth of their parameters."""
+    assert model_parameters(model(name)) == parameters
+
+
+def test_the_size_of_a_model_whose_name_does_not_tell_is_in_its_prefix():
+    here = msgspec.structs.replace(model("a-3b"), short_name="mine")
+    assert model_parameters(here) == 3e9
+    assert model_parameters(msgspec.structs.replace(here, short_name="a-7b")) == 7e9
+
+
+@given(st.text(max_size=80))
+def test_no_name_breaks_an_estimate(name):
+    found = gpu_blocks(msgspec.structs.replace(model(), short_name=name, dht_prefix=name), 24)
+    assert found is None or 0 <= found.blocks <= 8
+
+
+def test_a_model_without_blocks_has_no_estimate():
+    assert gpu_blocks(model("a-7b", 0), 24) is None
