@@ -30,13 +30,10 @@ if TYPE_CHECKING:
 ASK_AGAIN = "Ask again in a minute."
 CHECK_NOW = "Check it now, or look again in a minute."
 WAIT = "Wait some minutes. If it stays so for half an hour, read in its log what it waits for."
-_MENDED_BY_ADDRESS = {
-    Cause.REFUSED, Cause.TIMEOUT, Cause.NO_HOST_ROUTE, Cause.NO_RELAY_RESERVATION, Cause.RELAY_AWAY,
-    Cause.RELAY_REFUSED, Cause.NOT_DIALABLE, Cause.WRONG_PEER, Cause.NOT_LIBP2P, Cause.RESET,
-}  # fmt: skip
-"""Causes that go away with a public address and a port that is forwarded to the server."""
 _MENDED_BY_RESTART = {Cause.NO_ADDRESS, Cause.FROZEN, Cause.SILENT_BEHIND_RELAY, Cause.HANDLER_FAILED}
-"""Causes that may go away when the server is restarted."""
+"""Causes that may go away when the server is restarted as it was; most others need a public address or a port."""
+_NOT_MENDED = {Cause.BACKOFF, Cause.PROTOCOL_MISSING, Cause.OTHER}
+"""Causes that no command mends."""
 _NOT_OURS = {Cause.NAME_NOT_RESOLVED, Cause.RELAY_FULL, Cause.SAME_NETWORK, Cause.NO_LOCAL_ROUTE}
 """Causes for which nobody could look, and which are no fault of the monitor."""
 
@@ -220,8 +217,7 @@ def _online(reports: Sequence[ServerReport]) -> Advice:
 
 
 def _cannot_be_reached(server: Server, cause: Cause | None, reason: str, address: PublicAddress | None) -> Advice:
-    helps = cause is None or cause in _MENDED_BY_ADDRESS | _MENDED_BY_RESTART
-    command = server.command(address) if helps else ""
+    command = "" if cause in _NOT_MENDED else server.command(address)
     return Advice(Tone.BAD, "cannot be reached from here", reason, _next_step(cause or Cause.OTHER, address), command)
 
 
