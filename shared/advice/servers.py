@@ -170,16 +170,16 @@ def _with_peers(snapshot: Snapshot | None) -> str:
 
 def _announced(server: Server) -> Advice:
     """Return advice for the worst of the server's states, since that one needs its operator."""
-    reports = {report.state: report for _, report in reversed(server.shares)}  # the first of each state
-    if (report := reports.get(PeerState.UNREACHABLE)) is not None:
-        cause = next((cause for cause in Cause if cause == report.cause), None)
+    shares = {share[1].state: share for share in reversed(server.shares)}  # the first of each state
+    if PeerState.UNREACHABLE in shares:
+        _, report = shares[PeerState.UNREACHABLE]
         failed = what_failed(report.cause, report.error)
         reason = f"It announces that it is online, but the monitor could not connect to it. {failed}".strip()
-        return _cannot_be_reached(server, cause, reason, server.address_to_announce())
-    if PeerState.ONLINE in reports:
+        return _cannot_be_reached(server, _known(report.cause), reason, server.address_to_announce())
+    if PeerState.ONLINE in shares:
         return _online([report for _, report in server.shares])
-    if PeerState.JOINING in reports:
-        model, report = server.shares[0]
+    if PeerState.JOINING in shares:
+        model, report = shares[PeerState.JOINING]
         blocks = words.blocks([(report.span.start, report.span.end)])
         reason = f"It announces that it will serve {blocks} of {words.cut(model.name, 60)}; nobody can use them yet."
         return Advice(Tone.WARN, "is loading its blocks", reason, WAIT)
@@ -227,8 +227,13 @@ def _next_step(cause: Cause, address: PublicAddress | None) -> str:
 
 def what_failed(cause: str | None, error: str | None) -> str:
     """Return what a probe found in one sentence: the cause's, or the error where its cause is not known here."""
-    known = next((each for each in Cause if each == cause), None)
+    known = _known(cause)
     return words.sentence(words.cut(error or "", 400)) if known is None else message(known)
+
+
+def _known(cause: str | None) -> Cause | None:
+    """Return a cause of a snapshot; None where another version of the crawler named one that is not known here."""
+    return next((each for each in Cause if each == cause), None)
 
 
 def _bootstrap(peer: BootstrapPeer) -> Advice:

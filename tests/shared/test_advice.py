@@ -349,6 +349,7 @@ def test_the_worst_of_a_servers_states_counts():
     ):
         assert of_server(*reports).title == title
     assert "in time" in of_server(online(), UNREACHED, other).reason
+    assert "blocks 0–3 of demo-model-2;" in of_server(server(1, 4, 8, PeerState.OFFLINE), joining).reason
     unknown = online(verdict=Verdict.UNKNOWN, relayed=None)
     assert of_server(unknown, online(relayed=True)).reason == f"{IS_ONLINE} through a relay."
 
