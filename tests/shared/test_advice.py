@@ -354,6 +354,15 @@ def test_the_worst_of_a_servers_states_counts():
     assert of_server(unknown, online(relayed=True)).reason == f"{IS_ONLINE} through a relay."
 
 
+def test_text_of_others_is_cut_and_cleaned():
+    long, shown = "x\x00" * 600, "x" * 399 + "…"
+    assert of_server(online(conflict=long)).reason.startswith(f"{shown} Records carry no signature")
+    assert what_failed(None, long) == f"X{shown[1:]}"
+    joining = server(1, 0, 8, PeerState.JOINING)
+    named = model(servers=(joining,), name=long)
+    assert f"of {'x' * 59}…;" in server_advice(Server.of(peer_id(1), swarm(named)), NOW).reason
+
+
 @pytest.mark.parametrize(
     ("verdict", "error", "advice"),
     [
