@@ -42,7 +42,6 @@ _NOT_OURS = {Cause.NAME_NOT_RESOLVED, Cause.RELAY_FULL, Cause.SAME_NETWORK, Caus
 class Server:
     """What is known of one peer when advice is given. All of it may be missing."""
 
-    peer_id: str
     snapshot: Snapshot | None = None
     shares: tuple[tuple[ModelReport, ServerReport], ...] = ()
     """Its blocks in each model, as the last crawl saw them."""
@@ -51,12 +50,12 @@ class Server:
     @classmethod
     def of(cls, peer_id: str, snapshot: Snapshot | None) -> Server:
         if snapshot is None:
-            return cls(peer_id)
+            return cls()
         shares = tuple(
             (model, server) for model in snapshot.models for server in model.servers if server.peer_id == peer_id
         )
         bootstrap = next((peer for peer in snapshot.bootstrap_peers if peer.peer_id == peer_id), None)
-        return cls(peer_id, snapshot, shares, bootstrap)
+        return cls(snapshot, shares, bootstrap)
 
     @property
     def addresses(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from tests.shared.advice.demo_model import AT, ITS, MORE_ADDRESSES, OWN, PEER, U
 
 def checked(report, *outcome, your_ip="", given=(), addresses=(), bootstrap=None, **more):
     models = () if report is None else (model(servers=(report,)),)
-    known = Server(peer_id(1), swarm(*models) if models else None, tuple((one, report) for one in models), bootstrap)
+    known = Server(swarm(*models) if models else None, tuple((one, report) for one in models), bootstrap)
     return check_advice(known, DialOutcome(*outcome, addresses=addresses, **more), your_ip=your_ip, given=given)
 
 
@@ -173,7 +173,7 @@ def test_an_address_that_was_given():
         f"its log, and start it with --initial_peers {PEER}.",
     )
     assert check_advice(here, nowhere, given=silent).title == "is not known here"
-    bootstrap = Server(peer_id(1), None, (), BOOTSTRAP)
+    bootstrap = Server(bootstrap=BOOTSTRAP)
     assert check_advice(bootstrap, nowhere, given=answers).title == "cannot be reached from here"
     assert checked(UNREACHED, *TIMED_OUT, given=silent).command == OWN + AT + ITS
     assert checked(UNREACHED, *TIMED_OUT, given=answers, your_ip="45.9.9.9").command == (

@@ -20,13 +20,12 @@ from shared.advice.commands import (
 from shared.advice.servers import Server, server_advice
 from shared.snapshot import PeerState, Verdict
 from tests.fakes import model, peer_id, server, snapshot
+from tests.shared.advice.demo_model import NOW, PEER
 
-NOW = 1_800_000_000.0
 HUB = "https://huggingface.co/"
 LLAMA = {"name": "meta-llama/Llama-2-70b-chat-hf", "short_name": "Llama-2-70b-chat-hf",
          "repository": HUB + "meta-llama/Llama-2-70b-chat-hf", "official": True}  # fmt: skip
 ADDRESS = "/ip4/45.1.1.9/tcp/31330"
-PEER = f"/ip4/127.0.0.1/tcp/4001/p2p/{peer_id(0)}"
 
 
 def llama(*servers):
