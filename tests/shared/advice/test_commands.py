@@ -18,7 +18,7 @@ from shared.advice.commands import (
     usable_adapters,
 )
 from shared.advice.servers import Server, server_advice
-from shared.snapshot import PeerState, Verdict
+from shared.snapshot import BootstrapPeer, PeerState, Verdict
 from tests.fakes import model, peer_id, server, snapshot
 from tests.shared.advice.demo_model import NOW, PEER
 
@@ -63,7 +63,11 @@ def test_the_command_of_a_server_has_its_address_port_model_and_span():
         ("meta-llama/Llama-2-70b-hf", "Llama-2-70b-hf", False),
         ("petals-team/StableBeluga2", "StableBeluga2-hf", False),
         ("tiiuae/falcon-180B-chat", "falcon-180B-chat", False),
+        ("tiiuae/Falcon-1.5B", "Falcon-1-5B", False),
         ("bigscience/bloom", "bigscience/bloom-petals", False),
+        ("bigscience/Bloom-7b1.x", "bigscience/Bloom-7b1-x-petals", False),
+        ("huggyllama/llama-1.5b", "llama-1-5b-hf", False),
+        ("huggyllama/llama-65b-hf", "llama-65b-hf-hf", True),
         ("huggyllama/llama-65b", "my-own", True),
     ],
 )
@@ -101,18 +105,48 @@ def test_no_name_escapes_its_quotes(prefix, repository, adapters):
     }  # fmt: skip
 
 
-def test_a_client_of_a_private_swarm_is_given_its_peers_and_an_adapter():
-    here = swarm(llama(server(1, 0, 80)), private_swarm=True)
-    tree = ast.parse(client(here.models[0], here, adapter="a/b"))
-    literals = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
-    assert {"meta-llama/Llama-2-70b-chat-hf", PEER, "a/b"} <= set(literals)
-    assert "initial_peers" not in client(here.models[0], swarm(here.models[0]))
+def test_a_client_of_a_private_swarm_is_given_its_prefix_its_peers_and_an_adapter():
+    here = swarm(model("mine", 8, (), repository=HUB + "me/Mine"), private_swarm=True)
+    assert client(here.models[0], here, adapter="a/b") == (
+        "from petals import AutoDistributedModelForCausalLM\n"
+        "from transformers import AutoTokenizer\n"
+        "\n"
+        "name = 'me/Mine'\n"
+        "tokenizer = AutoTokenizer.from_pretrained(name)\n"
+        "model = AutoDistributedModelForCausalLM.from_pretrained("
+        f"name, dht_prefix='mine', initial_peers=['{PEER}'], active_adapter='a/b')\n"
+        "\n"
+        'prompt = tokenizer("The three laws of robotics are", return_tensors="pt")\n'
+        'tokens = model.generate(prompt["input_ids"], max_new_tokens=20)\n'
+        "print(tokenizer.decode(tokens[0]))\n"
+    )
+    public = client(llama(), swarm(llama()))
+    assert "from_pretrained(name)\n\n" in public
+
+
+def test_through_which_peers_a_server_or_client_joins():
+    """Those of a private swarm, six at most; a word stands for them where none may be shown or copied."""
+    peers = [BootstrapPeer(peer_id(n), (f"/ip4/10.0.0.{n}/tcp/1", "-rf\n"), Verdict.UNKNOWN) for n in range(8)]
+    first = tuple(f"/ip4/10.0.0.{n}/tcp/1/p2p/{peer_id(n)}" for n in range(6))
+    assert initial_peers(swarm(bootstrap_peers=tuple(peers), private_swarm=True)) == first
+    assert initial_peers(swarm(bootstrap_peers=(), private_swarm=True)) == ("INITIAL_PEERS",)
+    assert initial_peers(swarm()) == initial_peers(None) == ()
+
+
+@pytest.mark.parametrize(
+    ("repository", "path"),
+    [(HUB + "me/Mine", "me/Mine"), (HUB + "/me/Mine/", "me/Mine"), (HUB, "REPOSITORY"), (None, "REPOSITORY"),
+     (HUB + "-rf", "REPOSITORY"), (HUB + "a\x00b", "REPOSITORY")],
+)  # fmt: skip
+def test_a_model_that_is_nowhere_has_a_placeholder(repository, path):
+    assert run_server(model("mine", repository=repository)).split()[3] == path
 
 
 def test_an_adapter_is_usable_where_its_servers_hold_every_block():
     one, two = server(1, 0, 4, adapters=("all", "half")), server(2, 4, 8, adapters=("all",))
     assert usable_adapters(model(servers=(one, two))) == ("all",)
     assert usable_adapters(model(servers=(one, msgspec.structs.replace(two, state=PeerState.UNREACHABLE)))) == ()
+    assert usable_adapters(model(servers=(server(1, 0, 8, adapters=("b", "-rf", "a")),))) == ("a", "b")
 
 
 @pytest.mark.parametrize(
