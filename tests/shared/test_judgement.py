@@ -156,6 +156,8 @@ def test_the_weakest_stage_by_hand():
     """Throughput adds up over a block's servers, and the first of the weakest blocks count; a gap passes nothing."""
     report = model(blocks=4, servers=(server(1, 0, 4, throughput=0.1), server(2, 2, 4, throughput=0.2)))
     assert weakest_stage(report) == Stage(0, 2, 0.1)
+    middle = (server(1, 0, 8), server(2, 0, 3), server(3, 5, 6), server(4, 7, 8))
+    assert weakest_stage(model(servers=middle)) == Stage(3, 5, 100.0)
     assert slowest_block_throughput(model(blocks=4, servers=(server(1, 0, 3),))) == 0.0
     assert slowest_block_throughput(model(blocks=1, servers=(server(1, 0, 1), server(2, 0, 1)))) == 200.0
     many = tuple(server(number, 0, 1, throughput=MAX_SPEED) for number in range(3))
