@@ -69,6 +69,7 @@ def test_the_command_of_a_server_has_its_address_port_model_and_span():
         ("huggyllama/llama-1.5b", "llama-1-5b-hf", False),
         ("huggyllama/llama-65b-hf", "llama-65b-hf-hf", True),
         ("huggyllama/llama-65b", "my-own", True),
+        ("more/huggyllama/llama-65b", "llama-65b-hf", False),
     ],
 )
 def test_the_dht_prefix_is_given_where_petals_would_make_another(repository, prefix, told):
@@ -135,11 +136,17 @@ def test_through_which_peers_a_server_or_client_joins():
 
 @pytest.mark.parametrize(
     ("repository", "path"),
-    [(HUB + "me/Mine", "me/Mine"), (HUB + "/me/Mine/", "me/Mine"), (HUB, "REPOSITORY"), (None, "REPOSITORY"),
+    [(HUB + "me/MineX", "me/MineX"), (HUB + "/me/Mine/", "me/Mine"), (HUB, "REPOSITORY"), (None, "REPOSITORY"),
      (HUB + "-rf", "REPOSITORY"), (HUB + "a\x00b", "REPOSITORY")],
 )  # fmt: skip
 def test_a_model_that_is_nowhere_has_a_placeholder(repository, path):
     assert run_server(model("mine", repository=repository)).split()[3] == path
+
+
+def test_what_would_be_read_as_an_option_is_left_out():
+    plain = model("mine")
+    assert run_server(plain, torch_dtype="-rf", quant_type="a\nb", adapters=("--x", ""), peers=("-p",)) == run_server(plain)
+    assert client(plain, swarm(plain), adapter="-rf") == client(plain, swarm(plain))
 
 
 def test_an_adapter_is_usable_where_its_servers_hold_every_block():
