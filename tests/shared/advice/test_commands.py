@@ -145,7 +145,8 @@ def test_a_model_that_is_nowhere_has_a_placeholder(repository, path):
 
 def test_what_would_be_read_as_an_option_is_left_out():
     plain = model("mine")
-    assert run_server(plain, torch_dtype="-rf", quant_type="a\nb", adapters=("--x", ""), peers=("-p",)) == run_server(plain)
+    hostile = run_server(plain, torch_dtype="-rf", quant_type="a\nb", adapters=("--x", ""), peers=("-p",))
+    assert hostile == run_server(plain)
     assert client(plain, swarm(plain), adapter="-rf") == client(plain, swarm(plain))
 
 
