@@ -78,9 +78,9 @@ def main() -> int:
         modules = [random.Random(arguments.seed).choice(modules)]
     mutmut("run", *(f"{module}.*" for module in modules), seconds=arguments.seconds)
     found = results(modules)
-    survivors = [(change(name), state) for name, state in found.items() if state in SURVIVED]
-    unexpected = [(mutant, state) for mutant, state in survivors if mutant not in EXPECTED]
-    for mutant, state in unexpected:
+    survivors = {change(name): state for name, state in found.items() if state in SURVIVED}
+    unexpected = {mutant: state for mutant, state in survivors.items() if mutant not in EXPECTED}
+    for mutant, state in unexpected.items():
         print(f"{state}: {mutant}")  # noqa: T201
     killed = sum(state in KILLED for state in found.values())
     print(  # noqa: T201
