@@ -22,6 +22,8 @@ from shared.tasks import Tasks
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from reachability_worker.given_addresses import AddressProber
+    from reachability_worker.nodes import Nodes
     from reachability_worker.prober import Prober
     from shared.advice.advice import Advice
     from shared.reachability import DialOutcome
@@ -36,7 +38,15 @@ EXPECTED = (
 )
 
 
-async def check(pasted: str, prober: Prober, timeout: float, *, as_json: bool) -> int:  # noqa: ASYNC109 - of a probe
+async def check(
+    pasted: str,
+    nodes: Nodes,
+    prober: Prober,
+    address_prober: AddressProber,
+    timeout: float,  # noqa: ASYNC109 - of a probe
+    *,
+    as_json: bool,
+) -> int:
     """Probe the peer that the pasted text names, for `timeout` seconds at most. Return the exit code."""
     resolution = Directory().resolve(pasted)
     if resolution.only is None:
@@ -51,11 +61,11 @@ async def check(pasted: str, prober: Prober, timeout: float, *, as_json: bool) -
         except BadAddressError as error:
             dials.append(GivenDial.refused(address, str(error)))
     async with Tasks() as tasks:
-        tasks.keep("prober", prober.run)
-        await prober.until_fit(START_TIMEOUT)
+        tasks.keep("prober", nodes.run)
+        await nodes.until_fit(START_TIMEOUT)
         deadline = time.monotonic() + timeout
         outcome, *outcomes = await asyncio.gather(
-            prober.probe(peer_id, deadline), *(prober.probe_at(address, deadline) for address in given)
+            prober.probe(peer_id, deadline), *(address_prober.probe_at(address, deadline) for address in given)
         )
     dials = [*(GivenDial(one.address, found) for one, found in zip(given, outcomes, strict=True)), *dials]
     advice = check_advice(Server(peer_id), outcome, given=dials)

@@ -22,7 +22,7 @@ async def worker_on(url, prober=None, *, vantage="default", metrics=None, **more
     options = {"checks_at_once": 2000, "verdict_reuse": 2.0, "shutdown_grace": 0.0, **more}
     redis, connection = connect(url, "worker"), sync_redis.Redis.from_url(url)
     worker = ConcurrentWorker(
-        vantage, prober or FakeProber(), connection=connection, redis=redis, metrics=metrics or WorkerMetrics(),
+        vantage, *[prober or FakeProber()] * 4, connection=connection, redis=redis, metrics=metrics or WorkerMetrics(),
         **options,
     )  # fmt: skip
     running = asyncio.create_task(worker.run())
@@ -40,8 +40,9 @@ async def worker_on(url, prober=None, *, vantage="default", metrics=None, **more
 
 async def main(url, seconds):
     worker = ConcurrentWorker(
-        "default", FakeProber(delay=seconds), connection=sync_redis.Redis.from_url(url), redis=connect(url, "worker"),
-        metrics=WorkerMetrics(), checks_at_once=5000, verdict_reuse=5.0, shutdown_grace=1.0,
+        "default", *[FakeProber(delay=seconds)] * 4, connection=sync_redis.Redis.from_url(url),
+        redis=connect(url, "worker"), metrics=WorkerMetrics(),
+        checks_at_once=5000, verdict_reuse=5.0, shutdown_grace=1.0,
     )  # fmt: skip
     worker.install_signal_handlers()
     await worker.run()
