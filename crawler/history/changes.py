@@ -14,11 +14,12 @@ import msgspec
 
 from crawler.history.commands import change_command
 from shared import changes, words
+from shared.advice.causes import message
 from shared.advice.inference import OUTCOME_WORDS
 from shared.changes import MAX_EVIDENCE, Change, ChangeKind
 from shared.inference import InferenceOutcome
 from shared.judgement.usability import DOES_NOT_COMPUTE
-from shared.reachability import Cause, message
+from shared.reachability import Cause
 from shared.snapshot import PeerState, UnixSeconds
 from shared.store import keys
 
