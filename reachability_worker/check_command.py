@@ -52,7 +52,7 @@ async def check(
     resolution = Directory().resolve(pasted)
     if resolution.only is None:
         problem = "this names several peers" if resolution.found else "this names no peer"
-        print(f"{words.cut(pasted, 80)!r}: {problem}. {EXPECTED}", file=sys.stderr)  # noqa: T201
+        print(f"{words.cut(pasted, 80)!r}: {problem}. {EXPECTED}", file=sys.stderr)
         return EXIT_NOT_UNDERSTOOD
     peer_id = resolution.only.key
     given, dials = [], []
@@ -71,7 +71,7 @@ async def check(
     dials = [*(GivenDial(one.address, found) for one, found in zip(given, outcomes, strict=True)), *dials]
     advice = check_advice(Server(peer_id), outcome, given=dials)
     write = _as_json if as_json else describe
-    print(write(peer_id, outcome, advice, dials))  # noqa: T201
+    print(write(peer_id, outcome, advice, dials))
     return EXIT_CODES[outcome.verdict]
 
 
