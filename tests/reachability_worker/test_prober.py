@@ -14,6 +14,7 @@ from reachability_worker.inference import InferenceChecker
 from reachability_worker.nodes import Nodes
 from reachability_worker.prober import Prober
 from shared.inference import InferenceOutcome, InferenceRequest
+from shared.p2p.addresses import DialPrivate
 from shared.reachability import Cause, Stage
 from shared.snapshot import Verdict
 from tests.fakes import peer_id
@@ -24,9 +25,9 @@ MODEL = Model("demo-model", 4)
 
 
 @asynccontextmanager
-async def prober_in(swarm, **more):
+async def prober_in(swarm, dial_private=DialPrivate.AUTO, **more):
     options = {"check_timeout": 5.0, "dials_at_once": 1024, **more}
-    nodes = Nodes(swarm.bootstrap_peers)
+    nodes = Nodes(swarm.bootstrap_peers, dial_private)
     running = asyncio.create_task(nodes.run())
     assert await nodes.until_fit(20)
     try:
