@@ -88,13 +88,10 @@ def _probers(settings: WorkerSettings, metrics: WorkerMetrics) -> tuple[Nodes, P
         settings.bootstrap_peers,
         settings.dial_private_addresses,
         on_opened=lambda role: metrics.nodes_opened.labels(role).inc(),
+        on_addresses_refused=metrics.addresses_refused,
     )
-    within, refused = settings.check_timeout, metrics.addresses_refused
-    return (
-        nodes,
-        Prober(nodes, check_timeout=within, dials_at_once=settings.dials_at_once, on_addresses_refused=refused),
-        AddressProber(nodes, check_timeout=within, on_addresses_refused=refused),
-    )
+    prober = Prober(nodes, check_timeout=settings.check_timeout, dials_at_once=settings.dials_at_once)
+    return nodes, prober, AddressProber(nodes, check_timeout=settings.check_timeout)
 
 
 if __name__ == "__main__":

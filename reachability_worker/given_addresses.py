@@ -20,7 +20,7 @@ from shared.reachability import Cause, DialOutcome, Stage
 from shared.snapshot import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from reachability_worker.nodes import Nodes
     from shared.given import GivenAddress
@@ -44,17 +44,9 @@ _NOT_DIALLED = {
 class AddressProber:
     """Dials given addresses, `DIALLED_AT_ONCE` at a time."""
 
-    def __init__(
-        self,
-        nodes: Nodes,
-        *,
-        check_timeout: float,
-        on_addresses_refused: Callable[[Mapping[str, int]], None] = lambda _: None,
-    ) -> None:
-        """`on_addresses_refused` gets counts of addresses by reason."""
+    def __init__(self, nodes: Nodes, *, check_timeout: float) -> None:
         self._nodes = nodes
         self._check_timeout = check_timeout
-        self._on_addresses_refused = on_addresses_refused
         self._slots = asyncio.Semaphore(DIALLED_AT_ONCE)
         self._held = 0
 
@@ -71,7 +63,7 @@ class AddressProber:
         dht_node, prober_node = nodes
         kind = dht_node.rules(prober_node.peer_id).kind(given.peer_id, from_text(given.address))
         if not kind.is_dialled:
-            self._on_addresses_refused({kind: 1})
+            self._nodes.on_addresses_refused({kind: 1})
             return _not_dialled(kind)
         if self._held >= HELD:
             return DialOutcome.unknown(Cause.NO_SLOT)

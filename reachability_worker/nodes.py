@@ -43,11 +43,13 @@ class Nodes:
         bootstrap_peers: Mapping[str, list[str]],
         dial_private: DialPrivate = DialPrivate.AUTO,
         on_opened: Callable[[str], None] = lambda _: None,
+        on_addresses_refused: Callable[[Mapping[str, int]], None] = lambda _: None,
     ) -> None:
-        """`on_opened` gets the role of each new node."""
+        """`on_opened` gets the role of each new node, `on_addresses_refused` counts of addresses by reason."""
         self._bootstrap_peers = bootstrap_peers
         self._dial_private = dial_private
         self._on_opened = on_opened
+        self.on_addresses_refused = on_addresses_refused
         self._dht_node: DHTClientNode | None = None
         self._prober_node: ProberNode | None = None
         self._joined: list[str] = []

@@ -20,7 +20,7 @@ from shared.reachability import Cause, DialOutcome, Stage
 from shared.snapshot import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from reachability_worker.nodes import Nodes
     from shared.p2p.connect import ProberNode
@@ -37,19 +37,10 @@ REMEMBERED_FAILURES = 20_000
 class Prober:
     """Probes peers, `dials_at_once` at a time."""
 
-    def __init__(
-        self,
-        nodes: Nodes,
-        *,
-        check_timeout: float,
-        dials_at_once: int,
-        on_addresses_refused: Callable[[Mapping[str, int]], None] = lambda _: None,
-    ) -> None:
-        """`on_addresses_refused` gets counts of addresses by reason."""
+    def __init__(self, nodes: Nodes, *, check_timeout: float, dials_at_once: int) -> None:
         self._nodes = nodes
         self._check_timeout = check_timeout
         self._slots = asyncio.Semaphore(dials_at_once)
-        self._on_addresses_refused = on_addresses_refused
         self._failures: OrderedDict[str, tuple[float, DialOutcome]] = OrderedDict()
         """When each peer's last failure was observed (monotonic seconds), and what it was."""
 
@@ -104,7 +95,7 @@ class Prober:
     ) -> DialOutcome:
         with tracing.span("dial") as span:
             outcome = await probe(dht_node, prober_node, peer_id, deadline=deadline, on_stage=on_stage)
-            self._on_addresses_refused(dht_node.kademlia.refused_addresses)
+            self._nodes.on_addresses_refused(dht_node.kademlia.refused_addresses)
             dht_node.kademlia.refused_addresses.clear()
             span.stages(outcome.durations)
             note_outcome(span, outcome)
