@@ -69,34 +69,29 @@ class AddressProber:
             return DialOutcome.unknown(Cause.NO_SLOT)
         self._held += 1
         try:
-            outcome = await self._dial_in_slot(dht_node, given, deadline, on_stage)
+            outcome = await self._dial(dht_node, given, deadline, on_stage)
         finally:
             self._held -= 1
         if outcome.cause is Cause.NOT_DIALABLE:
             return _not_dialled(kind)
         return await self._nodes.confirmed(outcome) if outcome.verdict is Verdict.UNREACHABLE else outcome
 
-    async def _dial_in_slot(
+    async def _dial(
         self, dht_node: DHTClientNode, given: GivenAddress, deadline: float, on_stage: Callable[[Stage], None]
     ) -> DialOutcome:
         if not await true_within(deadline - LEAST_DIAL - time.monotonic(), self._slots.acquire()):
             return DialOutcome.unknown(Cause.NO_SLOT)
         try:
-            return await self._dial(dht_node, given, deadline, on_stage)
+            async with await ProberNode.open() as node:
+                if deadline - time.monotonic() < LEAST_DIAL:
+                    return DialOutcome.unknown(Cause.NO_SLOT)  # the daemon was slow to start
+                deadline = min(deadline, time.monotonic() + self._check_timeout)
+                address = from_text(given.address)
+                found = await probe(dht_node, node, given.peer_id, deadline=deadline, at=address, on_stage=on_stage)
         except NodeError as error:
             return DialOutcome.unknown(Cause.NODE_UNFIT, error=str(error))
         finally:
             self._slots.release()
-
-    async def _dial(
-        self, dht_node: DHTClientNode, given: GivenAddress, deadline: float, on_stage: Callable[[Stage], None]
-    ) -> DialOutcome:
-        address = from_text(given.address)
-        async with await ProberNode.open() as node:
-            if deadline - time.monotonic() < LEAST_DIAL:
-                return DialOutcome.unknown(Cause.NO_SLOT)  # the daemon was slow to start
-            deadline = min(deadline, time.monotonic() + self._check_timeout)
-            found = await probe(dht_node, node, given.peer_id, deadline=deadline, at=address, on_stage=on_stage)
         # The client chose the port, so whatever answers there is reported by its cause, never in its own words.
         return DialOutcome(
             found.verdict,
