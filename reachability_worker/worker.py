@@ -220,6 +220,7 @@ class ConcurrentWorker:
             return await self._inference_checker.infer(check.peer_id, outcome, asked, check.deadline)
 
     async def _probe(self, check: Check) -> DialOutcome:
+        """Return what was found at the given address, where the check is about one, else of the peer; and count it."""
         started = time.monotonic()
         on_stage = partial(self._stages.__setitem__, check.job_id)
         try:
@@ -238,7 +239,7 @@ class ConcurrentWorker:
         return outcome
 
     def _forget(self, job_ids: list[str]) -> None:
-        """These checks are not in flight any more."""
+        """Take checks out of those in flight."""
         for job_id in job_ids:
             self._in_flight.pop(job_id, None)
             self._stages.pop(job_id, None)
