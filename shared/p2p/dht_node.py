@@ -119,7 +119,7 @@ class DHTClientNode(Daemon):
         )
         return dict(zip(bootstrap_peers, errors, strict=True))
 
-    async def _join_one(self, peer_id: str, addresses: Sequence[bytes], timeout: float) -> str | None:  # noqa: ASYNC109 - as `join`
+    async def _join_one(self, peer_id: str, addresses: Sequence[bytes], timeout: float) -> str | None:  # noqa: ASYNC109
         began = time.monotonic()
         try:
             async with self.lateness, asyncio.timeout(timeout):

@@ -59,7 +59,7 @@ class RawValues:
         return dictionary
 
 
-class _RawDictionary(DictionaryDHTValue):  # type: ignore[misc]  # hivemind has no types
+class _RawDictionary(DictionaryDHTValue):  # type: ignore[misc]
     """The latest entry of each subkey of those that have not expired: hivemind's, without what it needs to be kept.
 
     A crawl reads each record of a large swarm from several nodes, and throws all of it away a moment later.
