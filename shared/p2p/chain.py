@@ -131,7 +131,6 @@ class Chain:
     def _result(self, usability: Usability) -> ChainResult:
         links = [link for link in self._links if link.outputs and link.leg.server.peer_id not in self._findings]
         for link in links:
-            link.session = None
             self._findings[link.leg.server.peer_id] = ServerInference(
                 InferenceOutcome.COMPUTED,
                 link.blocks,
@@ -200,7 +199,7 @@ class Chain:
         states, place = [values], 0
         while place < len(self._links):
             link = self._links[place]
-            if len(states) == token + 1:
+            if not link.inputs:
                 link.inputs = list(states)
             elif len(link.inputs) == token:
                 link.inputs.append(states[-1])

@@ -1,17 +1,17 @@
 """A round of inference checks, with servers that answer in memory: who is asked, what is recorded, who is blamed."""
 
 import asyncio
+import itertools
 from collections import Counter
 from contextlib import asynccontextmanager
 from functools import partial
 
-import msgspec
 import pytest
 from structlog.testing import capture_logs
 
 from crawler.inference import checker, rounds
 from crawler.inference.checker import Checker, Round
-from crawler.inference.rounds import InferenceChecks, _due
+from crawler.inference.rounds import InferenceChecks
 from shared.inference import AgreementOutcome, InferenceOutcome, ServerInference, Usability, UsabilityState
 from shared.judgement.usability import OPT_OUT
 from shared.p2p import tensors
@@ -39,26 +39,31 @@ class Swarm:
         self.daemon = daemon or Servers()
         self.counted = Counter()
         self.connected = []
+        self.slots = []
+        """Peer ids of those that were connected to, by slot that had anything to do."""
         self.info = lambda *_: schema()
         self.checks = InferenceChecks(**{"period": 60.0, "now": lambda: NOW, "count": self._count} | more)
 
         @asynccontextmanager
         async def connection(_node, peer, addresses, rules, *, within):
             self.connected.append((peer, list(addresses), rules, within))
+            if self.slots:
+                self.slots[-1].append(peer)
             yield
 
         async def opened(_identity):
+            self.slots.append([])
             return self.daemon
 
         monkeypatch.setattr(rounds, "connection", connection)
         monkeypatch.setattr(rounds.ProberNode, "open", opened)
         answer_rpc_info(monkeypatch, self._answer)
 
-    def checker(self):
+    def checker(self, fresh_for=60.0):
         """Return what a first round checks with."""
         checks = self.checks
         hold = partial(checks.connection, self.daemon)
-        return Checker(Round(0), self.daemon, checks.results, hold, 60.0, checks.count, checks.now)
+        return Checker(Round(0), self.daemon, checks.results, hold, fresh_for, checks.count, checks.now)
 
     def _answer(self, peer, uid):
         return self.info(peer, uid)
@@ -140,7 +145,7 @@ async def test_a_model_whose_servers_describe_no_blocks(monkeypatch, answer, sta
 
 
 async def test_who_names_another_hidden_size_than_most_is_found_out(monkeypatch):
-    """It spoils no chain; where two names are equally frequent, nobody is blamed."""
+    """It spoils no chain."""
     swarm = Swarm(monkeypatch)
     swarm.info = lambda peer, _: schema((2,)) if peer == THREE else schema()
     servers = (reached(1), reached(2, inference_rps=50.0), reached(3, inference_rps=1.0), reached(4, inference_rps=1.0))
@@ -149,13 +154,20 @@ async def test_who_names_another_hidden_size_than_most_is_found_out(monkeypatch)
     assert found.servers[2].inference == ServerInference(
         InferenceOutcome.WRONG_SHAPE, (0, 8), NOW, detail="its hidden size is 2, that of other servers of the model 4"
     )
-    checks = swarm.checker()
-    for name, size in (("a", 2), ("b", 4), ("b", 4), ("a", 2)):  # nobody counts twice
-        checks._expect("m", name, size)
-    checks._expect("m", "c", 4)
-    with pytest.raises(InferenceError) as caught:
-        checks._expect("m", "a", 2)
-    assert caught.value.outcome is InferenceOutcome.WRONG_SHAPE
+
+
+async def test_most_servers_by_name_decide_which_hidden_size_is_wrong(monkeypatch):
+    """Nobody counts twice, and where two sizes have equally many, nobody is blamed."""
+    swarm = Swarm(monkeypatch)
+    named = {ONE: 2, TWO: 4, THREE: 4}
+    swarm.info = lambda peer, _: schema((named[peer],))
+    checks = swarm.checker(fresh_for=0.0)
+    one, two, three = (reached(number) for number in (1, 2, 3))
+    for each in (one, two, two, one, three):
+        await checks.server(model(), each)
+    assert swarm.counted == {"computed": 5}
+    await checks.server(model(), one)
+    assert swarm.counted == {"computed": 5, "wrong_shape": 1}
 
 
 async def test_few_servers_are_asked_for_the_hidden_size(monkeypatch):
@@ -163,18 +175,18 @@ async def test_few_servers_are_asked_for_the_hidden_size(monkeypatch):
     swarm, asked = Swarm(monkeypatch), []
     swarm.info = lambda peer, uid: asked.append((peer, uid)) or schema()
     servers = tuple(reached(n, n % 2, 8) for n in range(12))
-    checks = swarm.checker()
-    assert await checks._hidden_size(model(servers=servers), {}) == (HIDDEN, None)
+    await swarm.checker().chain(model(servers=servers))
     assert len(asked) == checker.SCHEMAS_ASKED
     assert {(peer, uid) for peer, uid in asked} <= {(one.peer_id, f"demo-model.{one.span.start}") for one in servers}
     asked.clear()
     swarm.info = lambda peer, uid: asked.append((peer, uid)) or b""
-    left_out = {one.peer_id: None for one in servers[:2]}
-    size, error = await swarm.checker()._hidden_size(model(servers=servers), left_out)
-    assert (size, error.outcome, len(asked)) == (None, InferenceOutcome.FAILED, checker.SCHEMA_TRIES)
-    assert not {peer for peer, _ in asked} & set(left_out)
-    offline = tuple(msgspec.structs.replace(one, state=PeerState.OFFLINE) for one in servers)
-    assert await checks._hidden_size(model("other", servers=offline), {}) == (None, None)
+    out = tuple(reached(n, public_name=OPT_OUT) for n in (20, 21))
+    await swarm.checker().chain(model("other", servers=(*servers, *out)))
+    assert len(asked) == checker.SCHEMA_TRIES
+    assert not {peer for peer, _ in asked} & {one.peer_id for one in out}
+    asked.clear()
+    await swarm.checker().chain(model("left out", servers=out))
+    assert (asked, swarm.checks.results.models["left out"].state) == ([], UsabilityState.UNKNOWN)
 
 
 async def test_who_opted_out_or_has_no_cache_is_not_asked(monkeypatch):
@@ -189,12 +201,14 @@ async def test_who_opted_out_or_has_no_cache_is_not_asked(monkeypatch):
 
 
 async def test_a_model_without_a_server_to_ask_is_unusable(monkeypatch):
-    """One is enough to be asked; a model with one is not judged before its chain."""
+    """It has no chain. One server is enough to be asked, and a model with one is judged by its chain alone."""
     swarm = Swarm(monkeypatch)
     (found,) = await swarm.round(model(servers=(server(1, 0, 8, PeerState.UNREACHABLE), server(2, 0, 8))))
     assert found.usability == Usability(UsabilityState.UNUSABLE, NOW, "no server that answers holds its blocks")
-    swarm.checks._without_servers([model("two", servers=(server(1, 0, 8), reached(2)))])
-    assert "two" not in swarm.checks.results.models
+    assert not swarm.slots
+    for _ in range(2):
+        (found,) = await swarm.round(model("two", servers=(server(1, 0, 8), reached(2))))
+        assert found.usability.state is UsabilityState.USABLE
 
 
 async def test_a_fresh_check_is_not_made_again(monkeypatch):
@@ -224,7 +238,8 @@ async def test_nobody_checks_who_does_not_lead_or_what_is_old_or_left_out(monkey
 
 async def test_checks_begin_with_the_first_snapshot(monkeypatch):
     swarm = Swarm(monkeypatch, models=frozenset({"demo-model"}))
-    assert swarm.checks._current() is None
+    await swarm.checks.round()
+    assert not swarm.slots
     await swarm.round(model(servers=(reached(1),)), age=rounds.SNAPSHOT_LASTS)
     assert swarm.asked() == {ONE: 1}
 
@@ -306,37 +321,48 @@ async def test_a_node_that_does_not_start_costs_the_slot(monkeypatch):
     assert [(line["log_level"], line.get("error")) for line in logs] == [("warning", "no p2pd")] * 2 + [("info", None)]
 
 
-def test_a_round_begins_with_chains_and_each_server_has_one_slot():
-    """Models without anybody to ask have no chain."""
-    models = [model("m", servers=tuple(reached(n) for n in range(40))), model("none", servers=(server(50, 0, 8),))]
-    assert _due(models, 0) == [(models[0], None)]
-    due = [one.peer_id for slot in range(1, rounds.SLOTS) for _, one in _due(models, slot)]
-    assert sorted(due) == sorted(one.peer_id for one in models[0].servers)
-    assert all(len(_due(models, slot)) < 40 for slot in range(1, rounds.SLOTS))
+async def test_a_round_begins_with_chains_and_each_server_has_one_slot(monkeypatch):
+    """The servers that are not on a chain's path are spread over the rest of the round."""
+    swarm = Swarm(monkeypatch)
+    monkeypatch.setattr(rounds, "SLOTS", 4)
+    await swarm.round(model("one", servers=tuple(map(reached, range(10)))), model("two", servers=(reached(10),)))
+    assert swarm.asked() == dict.fromkeys(map(peer_id, range(11)), 1)
+    spread = swarm.slots[1:]
+    later = [peer for slot in spread for peer in slot]
+    assert len(later) == len(set(later)) == 9
+    assert len(spread) == 3
+    assert max(map(len, spread)) < 9
 
 
-async def test_work_is_bounded_and_an_error_costs_one_check():
-    """As many as may run at once do."""
-    running, most, done = 0, 0, []
+@pytest.mark.parametrize(("at_once", "models", "servers"), [("CHAINS_AT_ONCE", 5, 1), ("SESSIONS_AT_ONCE", 1, 9)])
+async def test_work_is_bounded_and_an_error_costs_one_check(monkeypatch, at_once, models, servers):
+    """As many checks as may be made at once are; a fault of ours in one of them is logged."""
+    monkeypatch.setattr(rounds, "SLOTS", 2)
+    monkeypatch.setattr(rounds, at_once, 3)
+    running, most, done = 0, 0, set()
 
-    def work(number):
-        async def one():
-            nonlocal running, most
-            running += 1
-            most = max(most, running)
-            await asyncio.sleep(0)
-            running -= 1
-            if number == 0:
-                raise RuntimeError("a bug")
-            done.append(number)
+    @asynccontextmanager
+    async def turn(peer):
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0)
+        running -= 1
+        if peer == ONE:
+            raise RuntimeError("a bug")
+        yield True
+        done.add(peer)
 
-        return one
-
+    swarm = Swarm(monkeypatch, turn=turn)
+    numbers_of = iter(range(1, 100))
     with capture_logs() as logs:
-        await rounds._all(2, [work(number) for number in range(5)])
-    assert [line["event"] for line in logs] == ["inference check failed"]
-    assert (most, done) == (2, [1, 2, 3, 4])
-    await rounds._all(2, [])
+        await swarm.round(*(
+            model(str(n), servers=tuple(reached(m, inference_rps=m) for m in itertools.islice(numbers_of, servers)))
+            for n in range(models)
+        ))  # fmt: skip
+    assert {line["event"] for line in logs} == {"inference check failed", "inference round"}
+    assert most == 3
+    assert done == {peer_id(n) for n in range(2, models * servers + 1)}
 
 
 def test_a_rounds_input_is_known_to_nobody_before():
@@ -353,8 +379,7 @@ async def test_rounds_follow_one_another_while_this_crawler_leads(monkeypatch, t
     monkeypatch.setattr(rounds, "IDLE", 0.0)
 
     async def one(identity, began):
-        made.append((identity, began, dict(checks._busy)))
-        checks._busy["peer"]
+        made.append((identity, began))
 
     monkeypatch.setattr(checks, "round", one)
     task = asyncio.create_task(checks.run())
@@ -367,7 +392,7 @@ async def test_rounds_follow_one_another_while_this_crawler_leads(monkeypatch, t
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert [(identity, busy) for identity, _, busy in made] == [(tmp_path, {})] * len(made)
+    assert {identity for identity, _ in made} == {tmp_path}
     assert made[0][1] <= made[1][1] <= made[2][1]
 
 

@@ -109,12 +109,21 @@ def test_the_limits_of_a_schema(info, read):
     assert read_schema(info) == read
 
 
-@pytest.mark.parametrize("sign", [*inference._BUSY, *inference._REFUSED, "another error"])
-def test_a_servers_own_words_are_told_apart(sign):
+@pytest.mark.parametrize(
+    ("outcome", "signs"),
+    [
+        (InferenceOutcome.BUSY, ("Could not allocate", "AllocationFailed", "cache is full",
+                                 "Cannot allocate KV cache", "out of memory")),
+        (InferenceOutcome.REFUSED, ("does not serve", "not found", "User did not provide any uids")),
+        (InferenceOutcome.FAILED, ("another error",)),
+    ],
+)  # fmt: skip
+async def test_a_servers_own_words_are_told_apart(monkeypatch, outcome, signs):
     """Petals' words for "no cache" and for "not my blocks"; any others are a failure."""
-    expected = {InferenceOutcome.BUSY: inference._BUSY, InferenceOutcome.REFUSED: inference._REFUSED}
-    outcome = next((outcome for outcome, signs in expected.items() if sign in signs), InferenceOutcome.FAILED)
-    assert inference._outcome_of(f"before {sign} after") is outcome
+    answer_rpc_info(monkeypatch, lambda *_: schema())
+    for sign in signs:
+        finding, _ = await check_server(Servers(**{ONE: lambda *_: raised(f"x {sign} y")}), ONE, "m", (0, 1))  # noqa: B023
+        assert finding.outcome is outcome
 
 
 async def test_a_check_takes_two_tokens_through_the_blocks_of_a_server(monkeypatch):
