@@ -76,7 +76,7 @@ async def test_tokens_go_through_all_blocks_in_order():
 
 def clock(monkeypatch, *seconds):
     """Have a server take so many seconds for each token, and one second go by around each."""
-    ticks = [tick for taken in seconds for tick in (0.0, 0.5, 0.5 + taken, 0.5 + taken, 1.0 + taken)]
+    ticks = [tick for taken in seconds for tick in (1.0, 1.5, 1.5 + taken, 1.5 + taken, 2.0 + taken)]
     monkeypatch.setattr(chain.time, "perf_counter", iter(ticks).__next__)
 
 
