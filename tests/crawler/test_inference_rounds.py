@@ -373,12 +373,18 @@ def test_a_rounds_input_is_known_to_nobody_before():
     assert [len(values) for values in one.inputs(7)] == [7, 7]
 
 
-async def test_rounds_follow_one_another_while_this_crawler_leads(monkeypatch, tmp_path):
-    """None before there is a snapshot; each with the same identity, a period after the one before began."""
-    checks, made = InferenceChecks(period=0.0, identity=tmp_path, now=lambda: NOW), []
+@pytest.mark.parametrize("kept", [True, False])
+async def test_rounds_follow_one_another_while_this_crawler_leads(monkeypatch, tmp_path, kept):
+    """None before there is a snapshot; each with the same identity, a period after the one before began.
+
+    An identity that is not kept is in a folder of its own, which goes away in the end.
+    """
+    checks, made = InferenceChecks(period=0.0, identity=tmp_path / "mine" if kept else None, now=lambda: NOW), []
     monkeypatch.setattr(rounds, "IDLE", 0.0)
 
     async def one(identity, began):
+        assert not identity.exists()
+        assert identity.parent.is_dir()
         made.append((identity, began))
 
     monkeypatch.setattr(checks, "round", one)
@@ -387,12 +393,13 @@ async def test_rounds_follow_one_another_while_this_crawler_leads(monkeypatch, t
         await asyncio.sleep(0)
     assert not made
     checks.merged(snapshot(taken_at=NOW))
-    while len(made) < 3:
+    while len(made) < 3 and not task.done():
         await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert {identity for identity, _ in made} == {tmp_path}
+    (identity,) = {identity for identity, _ in made}
+    assert (identity == tmp_path / "mine") is kept is identity.parent.exists()
     assert made[0][1] <= made[1][1] <= made[2][1]
 
 
