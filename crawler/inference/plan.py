@@ -10,8 +10,6 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING, NamedTuple
 
-from shared.p2p.inference import TOKENS
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -47,7 +45,7 @@ def choose_step(server: ServerReport, hops: Sequence[Link], number: int) -> Step
     """
     span = (server.span.start, server.span.end)
     adapter = choose_adapter(server, number)
-    held = [hop for hop in hops if span[0] <= hop.blocks[0] and hop.blocks[1] <= span[1] and len(hop.outputs) == TOKENS]
+    held = [hop for hop in hops if span[0] <= hop.blocks[0] and hop.blocks[1] <= span[1]]
     for hop in held:
         if hop.blocks == span:
             return Step(span, hop, adapter)

@@ -80,10 +80,9 @@ class BlockSchema(NamedTuple):
     """Tokens of attention cache that are left, for all its blocks together, keys and values counted apart."""
 
 
-def random_inputs(hidden_size: int, seed: str | None = None) -> tuple[array[float], ...]:
-    """Return one random hidden state for each token of a session; the same for the same seed."""
-    source = random.Random(seed)  # noqa: S311 - no secret
-    return tuple(array("f", (source.gauss(0, INPUT_SCALE) for _ in range(hidden_size))) for _ in range(TOKENS))
+def random_inputs(hidden_size: int) -> tuple[array[float], ...]:
+    """Return one random hidden state for each token of a session, which no server knows before."""
+    return tuple(array("f", (random.gauss(0, INPUT_SCALE) for _ in range(hidden_size))) for _ in range(TOKENS))
 
 
 def read_schema(serialized_info: bytes) -> BlockSchema:

@@ -131,7 +131,7 @@ async def test_a_chain_gives_what_one_server_gives(swarm):
     whole = swarm.start(Announcement(Model("whole", 8), 0, 8, info=FULL_PRECISION))
     snapshot = await crawl(swarm)
     models = {model.dht_prefix: model for model in snapshot.models}
-    checks, inputs = new_checks(), random_inputs(64, "one")
+    checks, inputs = new_checks(), random_inputs(64)
     async with await ProberNode.open() as node:
         results = [
             await chain.Chain(node, lambda server: checks.connection(node, server), models[name]).run(inputs)

@@ -2,9 +2,11 @@
 
 import asyncio
 import itertools
+import math
 from collections import Counter
 from contextlib import asynccontextmanager
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 from structlog.testing import capture_logs
@@ -13,7 +15,7 @@ from crawler.inference import checker, rounds
 from crawler.inference.checker import Checker, Round
 from crawler.inference.rounds import InferenceChecks
 from shared.inference import AgreementOutcome, InferenceOutcome, ServerInference, Usability, UsabilityState
-from shared.judgement.usability import OPT_OUT
+from shared.judgement.usability import OPT_OUT, not_asked
 from shared.p2p import tensors
 from shared.p2p.connect import NotConnectedError
 from shared.p2p.daemon import NodeError
@@ -171,7 +173,7 @@ async def test_most_servers_by_name_decide_which_hidden_size_is_wrong(monkeypatc
 
 
 async def test_few_servers_are_asked_for_the_hidden_size(monkeypatch):
-    """Until three have named one, and eight at most; those that are left out are not asked."""
+    """Until three have named one, and eight at most, in no order; those that are left out are not asked."""
     swarm, asked = Swarm(monkeypatch), []
     swarm.info = lambda peer, uid: asked.append((peer, uid)) or schema()
     servers = tuple(reached(n, n % 2, 8) for n in range(12))
@@ -198,6 +200,26 @@ async def test_who_opted_out_or_has_no_cache_is_not_asked(monkeypatch):
     assert not swarm.daemon.requests
     assert [one.inference.outcome for one in found.servers] == [InferenceOutcome.UNKNOWN, InferenceOutcome.BUSY]
     assert found.usability.state is UsabilityState.UNKNOWN
+    assert swarm.counted == {"unknown": 1, "busy": 1}
+
+
+async def test_who_opts_out_between_two_chains_is_not_asked(monkeypatch):
+    """Nor with an adapter."""
+    swarm = Swarm(monkeypatch)
+    swarm.checks.results.models["demo-model"] = Usability(UsabilityState.USABLE, NOW)
+    out = reached(1, public_name=OPT_OUT, adapters=("lab/lora",))
+    for _ in range(2):
+        (found,) = await swarm.round(model(servers=(out,)))
+        assert found.servers[0].inference == not_asked(out, NOW)
+    assert not swarm.connected
+    assert swarm.counted == {"unknown": 1 + 1}
+
+
+async def test_a_server_of_a_chain_is_not_checked_again_in_its_round(monkeypatch):
+    """However long the round takes."""
+    swarm = Swarm(monkeypatch, period=1.0, now=itertools.count(NOW).__next__)
+    await swarm.round(model(servers=(reached(1),)))
+    assert swarm.asked() == {ONE: 1}
 
 
 async def test_a_model_without_a_server_to_ask_is_unusable(monkeypatch):
@@ -253,6 +275,7 @@ async def test_an_adapter_is_tried_in_every_second_round(monkeypatch):
     adapters = [metadata.get("active_adapter") for peer, _, _, metadata in swarm.daemon.requests if peer == ONE]
     assert adapters == [None, None, "lab/lora", "lab/lora"]
     assert found.servers[0].adapter_inference.adapter == "lab/lora"
+    assert found.servers[0].adapter_inference.agreement.outcome is AgreementOutcome.ALONE
     assert found.servers[0].inference.adapter is None
     swarm.daemon.scripts[ONE] = lambda *_: raised("not found")
     swarm.checks.results.adapters.clear()
@@ -403,20 +426,54 @@ async def test_rounds_follow_one_another_while_this_crawler_leads(monkeypatch, t
     assert made[0][1] <= made[1][1] <= made[2][1]
 
 
+async def test_the_slots_of_a_round_are_spread_over_a_period(monkeypatch):
+    """A slot, or a round, that is late begins at once."""
+    clock, began, sleep = 500.0, [], asyncio.sleep
+    takes = iter((0, 20, 0, 20))
+
+    async def slept(seconds):
+        nonlocal clock
+        clock += seconds
+        await sleep(0)
+
+    async def opened(_identity):
+        nonlocal clock
+        began.append(clock)
+        clock += next(takes, 0)
+        return Servers()
+
+    monkeypatch.setattr(rounds, "SLOTS", 4)
+    swarm = Swarm(monkeypatch, period=60.0)
+    monkeypatch.setattr(rounds, "time", SimpleNamespace(monotonic=lambda: clock))
+    monkeypatch.setattr(asyncio, "sleep", slept)
+    monkeypatch.setattr(rounds.ProberNode, "open", opened)
+    swarm.checks.merged(snapshot(model(servers=tuple(map(reached, range(10)))), taken_at=NOW))
+    task = asyncio.create_task(swarm.checks.run())
+    while len(began) < 9 and not task.done():
+        await sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert began == [500, 515, 535, 545, 565, 580, 595, 610, 625]
+
+
 @pytest.mark.parametrize(
-    ("announced", "agrees"),
-    [({"torch_dtype": "float32"}, False), ({"torch_dtype": "float16", "quant_type": "int8"}, True)],
+    ("announced", "cosine", "agrees"),
+    [
+        ({"torch_dtype": "float32"}, 0.9985, False),
+        ({"torch_dtype": "bfloat16"}, 0.9985, True),
+        ({"torch_dtype": "float32", "quant_type": "int8"}, 0.995, True),
+    ],
 )
-async def test_servers_are_compared_as_exactly_as_they_announce(monkeypatch, announced, agrees):
-    """Numbers at a cosine of 0.995: too far apart in float32, near enough in int8."""
-    swarm = Swarm(monkeypatch, Servers(**{TWO: lambda request, _step: _turned(request)}))
+async def test_servers_are_compared_as_exactly_as_they_announce(monkeypatch, announced, cosine, agrees):
+    def turned(request, _step):
+        """Add to each value what `compute` adds, and some of it in turn more and less."""
+        values = tensors.read(request.tensors[0], list(request.tensors[0].size))
+        some = 8 * math.sqrt(1 / cosine**2 - 1)
+        return numbers([value + 8 + some * (-1) ** place for place, value in enumerate(values)])
+
+    swarm = Swarm(monkeypatch, Servers(**{TWO: turned}))
     (found,) = await swarm.round(model(servers=(reached(1, **announced), reached(2, inference_rps=1.0, **announced))))
     expected = AgreementOutcome.AGREES if agrees else AgreementOutcome.DISAGREES
     assert [one.inference.agreement.outcome for one in found.servers] == [expected] * 2
-    assert found.servers[1].inference.agreement.lowest_cosine == pytest.approx(0.995, abs=1e-3)
-
-
-def _turned(request):
-    """What `compute` adds to each value, and a tenth of it in turn more and less: the cosine is 1 / √1.01."""
-    values = tensors.read(request.tensors[0], list(request.tensors[0].size))
-    return numbers([value + 8 + 0.8 * (-1) ** place for place, value in enumerate(values)])
+    assert found.servers[1].inference.agreement.lowest_cosine == pytest.approx(cosine, abs=1e-4)

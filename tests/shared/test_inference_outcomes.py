@@ -168,10 +168,10 @@ async def test_a_session_asks_for_as_much_cache_as_it_needs():
     assert daemon.requests[0][3]["max_length"] == 7
 
 
-def test_inputs_are_those_of_the_seed():
-    """The same for the same seed, one for each token, of a model's order of magnitude."""
-    one, other = random_inputs(1000, "a"), random_inputs(1000, "b")
-    assert one == random_inputs(1000, "a") != other
+def test_inputs_are_new_each_time():
+    """One for each token, of a model's order of magnitude."""
+    one, other = random_inputs(1000), random_inputs(1000)
+    assert one != other
     assert [len(values) for values in one] == [1000, 1000]
     assert one[0] != one[1]
     for values in one:

@@ -19,7 +19,7 @@ from shared.p2p.inference import InferenceError, check_server, open_session, ran
 from tests.shared.inference_streams import schema
 
 HIDDEN = 64
-INPUT = random_inputs(HIDDEN, "test")[0]
+INPUT = random_inputs(HIDDEN)[0]
 GOOD = runtime_pb2.ExpertResponse(tensors=[tensors.pack(INPUT, (1, 1, HIDDEN))]).SerializeToString()
 
 
