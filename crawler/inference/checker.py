@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from statistics import mode
 from typing import TYPE_CHECKING
 
 from crawler.inference.agreement import Group, numbers, precision_of
@@ -110,7 +111,7 @@ class Checker:
                 failed = error
             else:
                 sizes[server.peer_id] = schema.hidden_size
-        return (Counter(sizes.values()).most_common(1)[0][0] if sizes else 0), failed
+        return (mode(sizes.values()) if sizes else 0), failed
 
     async def server(self, model: ModelReport, server: ServerReport) -> None:
         """Check one server, unless the chain has."""
@@ -138,7 +139,8 @@ class Checker:
                 )
         except InferenceError as error:
             finding = ServerInference(error.outcome, step.blocks, self.now(), detail=error.detail, adapter=step.adapter)
-            outputs = []
+            self._found(prefix, server.peer_id, finding)
+            return
         self._found(prefix, server.peer_id, finding)
         if outputs:
             self._compare(prefix, server, step, given[0], outputs)
@@ -154,7 +156,7 @@ class Checker:
         """Raise `InferenceError` for a hidden size that differs from the one most of the model's servers name."""
         sizes = self.round.sizes[dht_prefix]
         sizes[peer_id] = hidden_size
-        expected, count = Counter(sizes.values()).most_common(1)[0]
+        ((expected, count),) = Counter(sizes.values()).most_common(1)
         if expected != hidden_size and 2 * count > len(sizes):
             detail = f"its hidden size is {hidden_size}, that of other servers of the model {expected}"
             raise InferenceError(InferenceOutcome.WRONG_SHAPE, detail)

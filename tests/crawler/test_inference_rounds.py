@@ -99,14 +99,22 @@ async def test_a_round_asks_each_server_once(monkeypatch):
     assert swarm.checks.merged(snapshot(taken_at=NOW)).inference_peer_id == "QmMonitor"
 
 
+async def test_who_holds_a_hop_of_the_chain_is_given_what_it_was_given(monkeypatch):
+    """So that the two are compared."""
+    swarm = Swarm(monkeypatch)
+    (found,) = await swarm.round(
+        model(servers=(reached(1, 0, 4), reached(2, 4, 8), reached(3, 4, 8, inference_rps=1.0)))
+    )
+    given = {peer: (uids, value) for peer, uids, value, metadata in swarm.daemon.requests if metadata["step_id"] == "2"}
+    assert given[THREE] == given[TWO] != given[ONE]
+    assert found.servers[1].inference.agreement.peers == (THREE,)
+
+
 async def test_other_numbers_stand_out_in_a_round(monkeypatch):
-    """Those who compute a hop of the chain are given what it was given."""
     odd = Servers(**{THREE: lambda request, _step: _other_weights(request)})
     swarm = Swarm(monkeypatch, odd)
     (found,) = await swarm.round(model(servers=tuple(reached(n, inference_rps=100.0 / n) for n in (1, 2, 3))))
     assert [one.inference.agreement.against_majority for one in found.servers] == [False, False, True]
-    first = {peer: value for peer, _, value, metadata in odd.requests if metadata["step_id"] == "1"}
-    assert len(set(first.values())) == 1
 
 
 def _other_weights(request):
@@ -323,10 +331,12 @@ async def test_no_connection_is_nobodys_finding(monkeypatch):
         yield
 
     monkeypatch.setattr(rounds, "connection", fails)
-    (found,) = await swarm.round(model(servers=(reached(1), reached(2, 0, 4))))
-    for one in found.servers:
-        assert one.inference.outcome is InferenceOutcome.UNKNOWN
-        assert one.inference.detail == "not connected: dial backoff"
+    for _ in range(2):
+        (found,) = await swarm.round(model(servers=(reached(1), reached(2, 0, 4, adapters=("lab/lora",)))))
+    for one in (found.servers[0].inference, found.servers[1].inference, found.servers[1].adapter_inference):
+        assert one.outcome is InferenceOutcome.UNKNOWN
+        assert one.detail == "not connected: dial backoff"
+    assert found.servers[1].inference.adapter is None
     assert found.usability.state is UsabilityState.UNKNOWN
 
 
