@@ -56,8 +56,6 @@ INPUT_SCALE = 0.05
 """Standard deviation of the random input: that of a model's embeddings, by order of magnitude."""
 
 _MESSAGE, _ERROR = 0, 1
-_TUPLE, _DESCRIPTOR = 0x40, 0x51
-"""hivemind's msgpack extension types."""
 _END_OF_STREAM = bytes((_ERROR,)) + bytes(8)
 _BUSY = ("Could not allocate", "AllocationFailed", "cache is full", "Cannot allocate KV cache", "out of memory")
 _REFUSED = ("does not serve", "not found", "User did not provide any uids")
@@ -91,19 +89,10 @@ def read_schema(serialized_info: bytes) -> BlockSchema:
         raise InferenceError(InferenceOutcome.FAILED, f"rpc_info took {len(serialized_info)} bytes")
     try:
         info = _unpack(serialized_info)
-        (descriptor,) = _items(info["outputs_schema"])
-        shape = _items(_unpack(bytes(descriptor.data))["size"])
-        hidden_size = shape[-1]
+        (descriptor,) = _unpack(info["outputs_schema"].data)
+        hidden_size = _unpack(_unpack(descriptor.data)["size"].data)[-1]
         tokens = info.get("cache_tokens_available")
-    except (
-        msgspec.MsgspecError,
-        UnicodeDecodeError,
-        RecursionError,
-        LookupError,
-        AttributeError,
-        TypeError,
-        ValueError,
-    ):
+    except (msgspec.MsgspecError, RecursionError, LookupError, AttributeError, TypeError, ValueError):
         raise InferenceError(InferenceOutcome.FAILED, "its rpc_info does not describe the block") from None
     if type(hidden_size) is not int or not 0 < hidden_size <= MAX_HIDDEN_SIZE:
         raise InferenceError(InferenceOutcome.WRONG_SHAPE, f"its rpc_info names the hidden size {hidden_size!r:.40}")
@@ -111,16 +100,8 @@ def read_schema(serialized_info: bytes) -> BlockSchema:
 
 
 def _unpack(data: bytes) -> Any:
-    """Decode msgpack; extension types stay bytes, so that no object is built from them."""
+    """Decode msgpack; hivemind's tuples and descriptors stay bytes, so that no object is built from them."""
     return msgspec.msgpack.decode(data)
-
-
-def _items(packed: Any) -> list[Any]:
-    """Return a list, or the items of hivemind's tuple."""
-    items = _unpack(bytes(packed.data)) if isinstance(packed, msgspec.msgpack.Ext) and packed.code == _TUPLE else packed
-    if not isinstance(items, list):
-        raise TypeError("neither a list nor a tuple")
-    return items
 
 
 async def ask_schema(daemon: Daemon, peer_id: str, uid: str) -> BlockSchema:

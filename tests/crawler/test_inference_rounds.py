@@ -275,9 +275,9 @@ async def test_checks_begin_with_the_first_snapshot(monkeypatch):
 
 
 async def test_an_adapter_is_tried_in_every_second_round(monkeypatch):
-    """Beside the check without one, and recorded apart, whatever else is fresh."""
+    """All in turn, beside the check without one, and recorded apart, whatever else is fresh."""
     swarm = Swarm(monkeypatch)
-    made = model(servers=(reached(1, adapters=("lab/lora",)), reached(2)))
+    made = model(servers=(reached(1, adapters=("lab/lora", "lab/other")), reached(2)))
     await swarm.round(made)
     (found,) = await swarm.round(made)
     adapters = [metadata.get("active_adapter") for peer, _, _, metadata in swarm.daemon.requests if peer == ONE]
@@ -290,7 +290,7 @@ async def test_an_adapter_is_tried_in_every_second_round(monkeypatch):
     await swarm.round(made)
     (found,) = await swarm.round(made)
     assert found.servers[0].adapter_inference == ServerInference(
-        InferenceOutcome.REFUSED, (0, 8), NOW, detail="not found", adapter="lab/lora"
+        InferenceOutcome.REFUSED, (0, 8), NOW, detail="not found", adapter="lab/other"
     )
 
 

@@ -106,7 +106,9 @@ class _Writer:
 def answer_rpc_info(monkeypatch, answer):
     """Have `ask_schema` find servers that answer `rpc_info` by `answer(peer_id, uid)`: bytes, or an exception."""
 
-    def stub(_p2p, peer_id):
+    def stub(p2p, peer_id):
+        assert p2p is not None
+
         async def rpc_info(request):
             found = answer(str(peer_id), request.uid)
             if isinstance(found, BaseException):

@@ -1,6 +1,7 @@
 """Which error of a server's `rpc_info` becomes refused, failed, busy, timeout, and which is nobody's finding."""
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 
@@ -20,7 +21,7 @@ from shared.p2p.inference import (
     read_schema,
 )
 from tests.fakes import peer_id
-from tests.shared.inference_streams import HIDDEN, Servers, answer_rpc_info, raised, schema
+from tests.shared.inference_streams import HIDDEN, Servers, answer_rpc_info, compute, raised, schema
 
 pytestmark = pytest.mark.fast
 
@@ -63,11 +64,9 @@ async def test_every_error_of_rpc_info_has_its_outcome(monkeypatch, answer, outc
     assert await failure(ask_schema(Servers(), ONE, "m.3")) == (outcome, detail)
 
 
-async def test_the_block_that_is_checked_is_asked_about(monkeypatch):
-    asked = []
-    answer_rpc_info(monkeypatch, lambda *of: asked.append(of) or schema(cache_tokens_available=7))
+async def test_a_schema_says_how_much_cache_is_left(monkeypatch):
+    answer_rpc_info(monkeypatch, lambda *_: schema(cache_tokens_available=7))
     assert await ask_schema(Servers(), ONE, "m.3") == BlockSchema(HIDDEN, 7)
-    assert asked == [(ONE, "m.3")]
 
 
 async def test_who_is_silent_has_so_long(monkeypatch):
@@ -82,13 +81,11 @@ async def test_who_is_silent_has_so_long(monkeypatch):
 
     monkeypatch.setattr(inference, "SCHEMA_TIMEOUT", 0.01)
     monkeypatch.setattr(inference, "STEP_TIMEOUT", 0.02)
-    answer_rpc_info(monkeypatch, lambda *_: schema())
-    stub = inference.TransformerConnectionHandler.get_stub(None, ONE)
-    stub.rpc_info = silent
-    with monkeypatch.context() as silenced:
-        silenced.setattr(inference.TransformerConnectionHandler, "get_stub", lambda *_: stub)
-        found = await failure(ask_schema(Servers(), ONE, "m.3"))
+    stub = SimpleNamespace(rpc_info=silent)
+    monkeypatch.setattr(inference.TransformerConnectionHandler, "get_stub", lambda *_: stub)
+    found = await failure(ask_schema(Servers(), ONE, "m.3"))
     assert found == (InferenceOutcome.TIMEOUT, "no answer to rpc_info within 0.01 s")
+    answer_rpc_info(monkeypatch, lambda *_: schema())
     finding, outputs = await check_server(Silent(), ONE, "m", (0, 1))
     assert (finding.outcome, finding.detail, outputs) == (InferenceOutcome.TIMEOUT, "no session within 0.02 s", [])
 
@@ -101,7 +98,7 @@ async def test_who_is_silent_has_so_long(monkeypatch):
         (schema(cache_tokens_available=0), (HIDDEN, 0)),
         (schema(cache_tokens_available=-1), (HIDDEN, None)),
         (schema(cache_tokens_available=True), (HIDDEN, None)),
-        (schema(padding=b"\0" * (MAX_SCHEMA_BYTES - len(schema(padding=b"")) - 2)), (HIDDEN, None)),
+        (schema(padding=b"\0" * (MAX_SCHEMA_BYTES - len(schema(padding=b"")) - 1)), (HIDDEN, None)),
     ],
     ids=map(str, range(6)),
 )
@@ -126,18 +123,23 @@ async def test_a_servers_own_words_are_told_apart(monkeypatch, outcome, signs):
         assert finding.outcome is outcome
 
 
-async def test_a_check_takes_two_tokens_through_the_blocks_of_a_server(monkeypatch):
-    """With the adapter that it names; the second step belongs to the first one's session, which is ended."""
-    answer_rpc_info(monkeypatch, lambda *_: schema())
-    ticks = iter([0.0, 3.0, 3.0, 3.5, 3.5])
+async def test_a_check_takes_tokens_through_the_blocks_of_a_server(monkeypatch):
+    """With the adapter that it names; later steps belong to the first one's session, which is ended."""
+    asked = []
+    answer_rpc_info(monkeypatch, lambda *of: asked.append(of) or schema())
+    ticks = iter([1.0, 4.0, 4.0, 5.0, 5.0, 5.5, 5.5])
     monkeypatch.setattr(inference.time, "perf_counter", lambda: next(ticks))
-    daemon = Servers()
-    finding, outputs = await check_server(daemon, ONE, "m", (3, 5), adapter="lab/lora", now=lambda: 9.0)
+    daemon, given = Servers(), random_inputs(HIDDEN)
+    finding, outputs = await check_server(
+        daemon, ONE, "m", (3, 5), adapter="lab/lora", inputs=lambda _: [*given, given[0]], now=lambda: 9.0
+    )
+    assert asked == [(ONE, "m.3")]
     assert finding == ServerInference(
         InferenceOutcome.COMPUTED, (3, 5), 9.0, seconds_first_step=3.0, seconds_per_step=0.5, adapter="lab/lora"
     )
-    assert [len(values) for values in outputs] == [HIDDEN] * 2
-    (_, uids, _, first), (_, _, _, second) = daemon.requests
+    for before, after in zip([*given, given[0]], outputs, strict=True):
+        assert list(after) == pytest.approx([value + 2 for value in before])
+    (_, uids, _, first), (_, _, _, second), _ = daemon.requests
     assert uids == "m.3 m.4"
     assert first == {
         "max_length": 2, "session_id": first["session_id"], "active_adapter": "lab/lora", "step_id": "1",
@@ -145,6 +147,18 @@ async def test_a_check_takes_two_tokens_through_the_blocks_of_a_server(monkeypat
     assert first["session_id"].startswith(SESSION_PREFIX)
     assert second == first | {"step_id": "2"}
     assert daemon.ended == [ONE]
+
+
+async def test_a_request_is_what_petals_reads():
+    """The token, and two tensors that are not given: no prompts, no hypothesis ids."""
+    requests = []
+    daemon = Servers(**{ONE: lambda request, step: requests.append(request) or compute(request, step)})
+    async with open_session(daemon, ONE, "m", (0, 2), hidden_size=HIDDEN) as session:
+        await session.step(random_inputs(HIDDEN)[0])
+    assert requests[0].uid == "m.0 m.1"
+    assert [(list(tensor.size), tensor.dtype) for tensor in requests[0].tensors] == [
+        ([1, 1, HIDDEN], "float32"), ([0], "float32"), ([0], "int64"),
+    ]  # fmt: skip
 
 
 async def test_a_check_without_an_adapter_names_none(monkeypatch):
