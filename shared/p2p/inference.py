@@ -143,13 +143,12 @@ class Session:
         self._shape = (1, 1, hidden_size)
         self._metadata = metadata
         self._steps = 0
-        self._in_order = True
-        """Whether the server waits for the next request, so that it can be told the end."""
+        self._answers = 0
+        """The server waits for the next request, so that it can be told the end, where it answered each step."""
 
     async def step(self, values: array[float]) -> array[float]:
         """Return the hidden state after the last block. Raises `InferenceError`."""
         self._steps += 1
-        self._in_order = False
         try:
             async with asyncio.timeout(STEP_TIMEOUT):
                 output = await self._step(values)
@@ -161,7 +160,7 @@ class Session:
             raise InferenceError(InferenceOutcome.FAILED, detail) from None
         except OSError as error:
             raise InferenceError(InferenceOutcome.UNKNOWN, f"p2pd: {error!r}") from error
-        self._in_order = True
+        self._answers += 1
         if not all(map(math.isfinite, output)):
             wrong = sum(not math.isfinite(value) for value in output)
             raise InferenceError(
@@ -200,7 +199,7 @@ class Session:
 
     async def end(self) -> None:
         """Tell the server that no more steps come, as petals' client does, and let it close the stream."""
-        if not self._in_order:
+        if self._answers < self._steps:
             return
         with suppress(TimeoutError, OSError, EOFError):
             async with asyncio.timeout(END_TIMEOUT):

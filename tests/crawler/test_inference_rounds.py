@@ -123,11 +123,16 @@ def _other_weights(request):
 
 
 async def test_a_failure_is_recorded_for_the_server_that_failed(monkeypatch):
-    """With the blocks, the time and its own words; a model without another is unusable."""
+    """With the blocks, the time and its own words; a model without another is unusable. The log has the counts."""
     swarm = Swarm(monkeypatch, Servers(**{ONE: lambda *_: raised("a bug"), THREE: lambda *_: raised("not found")}))
-    one, other = await swarm.round(
-        model("one", servers=(reached(1),)), model("other", servers=(reached(2), reached(3, 0, 4)))
-    )
+    with capture_logs() as logs:
+        one, other = await swarm.round(
+            model("one", servers=(reached(1),)), model("other", servers=(reached(2), reached(3, 0, 4)))
+        )
+    assert logs == [{
+        "event": "inference round", "log_level": "info", "models": {"unusable": 1, "degraded": 1},
+        "servers": {"failed": 1, "refused": 1, "computed": 1},
+    }]  # fmt: skip
     failed = ServerInference(InferenceOutcome.FAILED, (0, 8), NOW, detail="a bug")
     assert one.servers[0].inference == failed
     assert (one.usability.state, one.usability.path) == (UsabilityState.UNUSABLE, ())
@@ -351,7 +356,9 @@ async def test_a_node_that_does_not_start_costs_the_slot(monkeypatch):
     with capture_logs() as logs:
         (found,) = await swarm.round(model(servers=(reached(1),)))
     assert (found.usability, found.servers[0].inference) == (None, None)
-    assert [(line["log_level"], line.get("error")) for line in logs] == [("warning", "no p2pd")] * 2 + [("info", None)]
+    said = {"event": "no inference checks: the node does not start", "log_level": "warning", "error": "no p2pd"}
+    assert logs[:-1] == [said] * 2
+    assert logs[-1]["event"] == "inference round"
 
 
 async def test_a_round_begins_with_chains_and_each_server_has_one_slot(monkeypatch):
@@ -436,8 +443,8 @@ async def test_rounds_follow_one_another_while_this_crawler_leads(monkeypatch, t
     assert made[0][1] <= made[1][1] <= made[2][1]
 
 
-async def test_the_slots_of_a_round_are_spread_over_a_period(monkeypatch):
-    """A slot, or a round, that is late begins at once."""
+async def test_the_slots_of_a_round_are_spread_over_a_period(monkeypatch, tmp_path):
+    """A slot, or a round, that is late begins at once. Each has a node of the same identity."""
     clock, began, sleep = 500.0, [], asyncio.sleep
     takes = iter((0, 20, 0, 20))
 
@@ -446,14 +453,15 @@ async def test_the_slots_of_a_round_are_spread_over_a_period(monkeypatch):
         clock += seconds
         await sleep(0)
 
-    async def opened(_identity):
+    async def opened(identity):
         nonlocal clock
+        assert identity == tmp_path
         began.append(clock)
         clock += next(takes, 0)
         return Servers()
 
     monkeypatch.setattr(rounds, "SLOTS", 4)
-    swarm = Swarm(monkeypatch, period=60.0)
+    swarm = Swarm(monkeypatch, period=60.0, identity=tmp_path)
     monkeypatch.setattr(rounds, "time", SimpleNamespace(monotonic=lambda: clock))
     monkeypatch.setattr(asyncio, "sleep", slept)
     monkeypatch.setattr(rounds.ProberNode, "open", opened)
