@@ -300,8 +300,10 @@ async def _read_message(reader: StreamReader, longest: int) -> tuple[int, bytes]
     length = int.from_bytes(await reader.readexactly(8), "big")
     if marker not in (_MESSAGE, _ERROR):
         raise InferenceError(InferenceOutcome.FAILED, "its answer is no message")
-    if length > (longest if marker == _MESSAGE else MAX_ERROR_BYTES):
-        outcome = InferenceOutcome.WRONG_SHAPE if marker == _MESSAGE else InferenceOutcome.FAILED
+    outcome = InferenceOutcome.WRONG_SHAPE
+    if marker == _ERROR:
+        outcome, longest = InferenceOutcome.FAILED, MAX_ERROR_BYTES
+    if length > longest:
         raise InferenceError(outcome, f"its answer has {length} bytes, expected at most {longest}")
     return marker, await reader.readexactly(length)
 

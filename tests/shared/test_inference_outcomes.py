@@ -5,10 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from shared.inference import InferenceOutcome, ServerInference
-from shared.p2p import inference
-from shared.p2p.hivemind import P2PDaemonError, P2PHandlerError
+from shared.inference import MAX_DETAIL_CHARS, InferenceOutcome, ServerInference
+from shared.p2p import inference, tensors
+from shared.p2p.hivemind import P2PDaemonError, P2PHandlerError, runtime_pb2
 from shared.p2p.inference import (
+    ANSWER_OVERHEAD,
+    MAX_ERROR_BYTES,
     MAX_HIDDEN_SIZE,
     MAX_SCHEMA_BYTES,
     SESSION_PREFIX,
@@ -21,7 +23,7 @@ from shared.p2p.inference import (
     read_schema,
 )
 from tests.fakes import peer_id
-from tests.shared.inference_streams import HIDDEN, Servers, answer_rpc_info, compute, raised, schema
+from tests.shared.inference_streams import ERROR, HIDDEN, Servers, answer_rpc_info, compute, framed, raised, schema
 
 pytestmark = pytest.mark.fast
 
@@ -147,6 +149,56 @@ async def test_a_check_takes_tokens_through_the_blocks_of_a_server(monkeypatch):
     assert first["session_id"].startswith(SESSION_PREFIX)
     assert second == first | {"step_id": "2"}
     assert daemon.ended == [ONE]
+
+
+def response(length):
+    """The answer of a server that computes, padded to so many bytes."""
+    tensor = tensors.pack(random_inputs(HIDDEN)[0], (1, 1, HIDDEN))
+    bare = len(runtime_pb2.ExpertResponse(tensors=[tensor], metadata=b"\0" * 500).SerializeToString()) - 500
+    message = runtime_pb2.ExpertResponse(tensors=[tensor], metadata=b"\0" * (length - bare)).SerializeToString()
+    assert len(message) == length
+    return framed(message)
+
+
+LONGEST = 4 * HIDDEN + ANSWER_OVERHEAD
+GONE = OSError("gone")
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome", "detail"),
+    [
+        (GONE, InferenceOutcome.UNKNOWN, "p2pd: OSError('gone')"),
+        (framed(b"\xff" * 40), InferenceOutcome.FAILED, "its answer is no message"),
+        (framed(b"", marker=7), InferenceOutcome.FAILED, "its answer is no message"),
+        (response(LONGEST + 1), InferenceOutcome.WRONG_SHAPE, "its answer has 1041 bytes, expected at most 1040"),
+        (framed(b"", ERROR), InferenceOutcome.FAILED, "it raised an error without words"),
+        (framed(b"\0" * (MAX_ERROR_BYTES + 1), ERROR), InferenceOutcome.FAILED,
+         "its answer has 65537 bytes, expected at most 65536"),
+        (framed(b"\0" * MAX_ERROR_BYTES, ERROR), InferenceOutcome.FAILED, "its answer is no message"),
+        (raised("x" * 2000), InferenceOutcome.FAILED, "x" * MAX_DETAIL_CHARS),
+        (framed(b""), InferenceOutcome.WRONG_SHAPE, "its answer holds no tensor"),
+        (framed(runtime_pb2.ExpertResponse(
+            tensors=[runtime_pb2.Tensor(size=[1, 1, HIDDEN], dtype="int8")]).SerializeToString()),
+         InferenceOutcome.UNKNOWN, "dtype 'int8' is none of float32, float16, bfloat16"),
+    ],
+    ids=map(str, range(10)),
+)  # fmt: skip
+async def test_every_answer_without_numbers_has_its_outcome(answer, outcome, detail):
+    """An answer that this monitor does not read, and a stream that breaks on our side, are nobody's finding."""
+
+    def script(*_):
+        if answer is GONE:
+            raise GONE
+        return answer
+
+    async with open_session(Servers(**{ONE: script}), ONE, "m", (0, 1), hidden_size=HIDDEN) as session:
+        assert await failure(session.step(random_inputs(HIDDEN)[0])) == (outcome, detail)
+
+
+async def test_an_answer_may_be_as_long_as_its_numbers_and_a_kilobyte():
+    daemon = Servers(**{ONE: lambda *_: response(LONGEST)})
+    async with open_session(daemon, ONE, "m", (0, 1), hidden_size=HIDDEN) as session:
+        assert len(await session.step(random_inputs(HIDDEN)[0])) == HIDDEN
 
 
 async def test_a_request_is_what_petals_reads():
