@@ -201,6 +201,21 @@ async def test_an_answer_may_be_as_long_as_its_numbers_and_a_kilobyte():
         assert len(await session.step(random_inputs(HIDDEN)[0])) == HIDDEN
 
 
+async def test_the_end_of_a_session_holds_nobody_up(monkeypatch):
+    """A server that keeps the stream open has a moment to close it; one that breaks it has computed, too."""
+    monkeypatch.setattr(inference, "END_TIMEOUT", 0.01)
+
+    def breaks(_reader):
+        raise GONE
+
+    for at_end in (lambda _reader: None, breaks):
+        daemon = Servers()
+        daemon.at_end = at_end
+        async with open_session(daemon, ONE, "m", (0, 1), hidden_size=HIDDEN) as session:
+            await session.step(random_inputs(HIDDEN)[0])
+        assert daemon.ended == [ONE]
+
+
 async def test_a_request_is_what_petals_reads():
     """The token, and two tensors that are not given: no prompts, no hypothesis ids."""
     requests = []

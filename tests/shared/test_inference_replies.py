@@ -119,13 +119,6 @@ async def test_a_byte_at_a_time_ends_at_the_deadline(monkeypatch):
 
 
 @pytest.mark.real_parts
-async def test_who_does_not_close_the_session_holds_nobody_up(monkeypatch):
-    """After the last step the server has a moment to close, then the stream is closed."""
-    monkeypatch.setattr(inference, "END_TIMEOUT", 0.1)
-    assert await outcome_of(framed(GOOD), close=False) is InferenceOutcome.COMPUTED
-
-
-@pytest.mark.real_parts
 async def test_memory_is_bounded_by_the_answer_that_was_asked_for():
     """Not by what is claimed, nor by what is sent."""
     flood = framed(b"\x12\x00" * 1_000_000) + b"\0" * 4_000_000
