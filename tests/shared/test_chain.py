@@ -155,6 +155,7 @@ async def test_a_spare_is_given_all_tokens_so_far():
         (ONE, 1.0), (TWO, 5.0), (ONE, 2.0), (SPARE, 1.0), (SPARE, 2.0), (TWO, 6.0),
     ]  # fmt: skip
     assert [list(values) for values in result.links[0].inputs] == [[1.0] * HIDDEN, [2.0] * HIDDEN]
+    assert sorted(daemon.ended) == sorted((SPARE, TWO))  # the one that failed waits for no request
 
 
 async def test_a_server_beyond_the_one_that_failed_keeps_what_it_was_given():
