@@ -131,6 +131,7 @@ class Chain:
     def _result(self, usability: Usability) -> ChainResult:
         links = [link for link in self._links if link.outputs and link.leg.server.peer_id not in self._findings]
         for link in links:
+            link.session = None  # it is closed; links are kept for a round
             self._findings[link.leg.server.peer_id] = ServerInference(
                 InferenceOutcome.COMPUTED,
                 link.blocks,
