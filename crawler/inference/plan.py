@@ -51,5 +51,5 @@ def choose_step(server: ServerReport, hops: Sequence[Link], number: int) -> Step
             return Step(span, hop, adapter)
     if held and number % 2 == 0:
         hop = held[number // 2 % len(held)]
-        return Step(hop.blocks, hop, adapter)
+        return Step(hop.blocks, hop, None)  # adapters have the other rounds
     return Step(span, None, adapter)
