@@ -235,9 +235,10 @@ async def test_a_chain_is_given_up_after_so_many_failures():
 
 async def test_a_chain_that_takes_too_long_gives_no_token(monkeypatch):
     """What was computed until then is kept."""
-    made, timeout = [], asyncio.timeout
-    monkeypatch.setattr(asyncio, "timeout", lambda seconds: made.append(timeout(seconds)) or made[-1])
-    result, _ = await run(PAIRS, Servers(**{TWO: lambda *_: made[0].reschedule(0)}))
+    limits, timeout = [], asyncio.timeout
+    monkeypatch.setattr(asyncio, "timeout", lambda seconds: limits.append((seconds, timeout(seconds))) or limits[-1][1])
+    result, _ = await run(PAIRS, Servers(**{TWO: lambda *_: limits[0][1].reschedule(0)}))
+    assert limits[0][0] == chain.CHAIN_TIMEOUT
     assert (result.usability.state, result.usability.reason) == (UsabilityState.UNUSABLE, "no token within 120 s")
     assert result.usability.checked_at == NOW
     assert [hop.peer_id for hop in result.usability.path] == [ONE]
