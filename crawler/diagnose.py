@@ -10,6 +10,7 @@ from crawler.crawl import crawl_once
 from crawler.observe.observation import SwarmUnavailableError
 from shared import words
 from shared.address_text import endpoint
+from shared.advice.causes import explanation
 from shared.advice.commands import REPOSITORY
 from shared.advice.help import Need, wanted
 from shared.judgement.coverage import coverage
@@ -70,7 +71,7 @@ async def diagnose(settings: CrawlerSettings, say: Callable[[Finding], None]) ->
         failures = await node.join(settings.bootstrap_peers, settings.dial_timeout)
         for peer_id, failure in failures.items():
             places = ", ".join(settings.bootstrap_peers[peer_id])
-            outcome = "ok" if failure is None else failure.explanation
+            outcome = "ok" if failure is None else explanation(failure)
             tell("bootstrap peer", f"{peer_id} at {places}: {outcome}", ok=failure is None)
         joined = [peer_id for peer_id, failure in failures.items() if failure is None]
         if not joined:

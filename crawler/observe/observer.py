@@ -17,6 +17,7 @@ from crawler.observe.observation import Observation, SwarmUnavailableError
 from crawler.observe.probes import ProbeQueue
 from crawler.observe.record_reader import RecordReader
 from shared import tracing
+from shared.advice.causes import explanation
 from shared.p2p.connect import ProberNode
 from shared.p2p.dht_node import DHTClientNode
 from shared.p2p.multiaddr import from_text, to_text
@@ -243,7 +244,7 @@ class Crawl:
                 peer_id,
                 tuple(self._bootstrap_peers[peer_id]),
                 Verdict.REACHABLE if failure is None else failure.verdict,
-                failure.explanation if failure else None,
+                explanation(failure) if failure else None,
             )
             for peer_id, failure in failures.items()
         )
