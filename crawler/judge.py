@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from shared.advice.causes import advice, explanation, message
 from shared.judgement.coverage import coverage
 from shared.judgement.usability import model_usability
-from shared.reachability import Cause, DialOutcome, Stage, advice, message
+from shared.reachability import Cause, DialOutcome, Stage
 from shared.snapshot import (
     SCHEMA_VERSION,
     ModelReport,
@@ -148,7 +149,7 @@ def _server_report(
         span=span,
         show_public_name=state is PeerState.ONLINE and span.length >= MIN_BLOCKS_FOR_A_NAME,
         verdict=dial.verdict,
-        error=dial.explanation,
+        error=explanation(dial),
         cause=None if reached else dial.cause,
         relayed=dial.relayed,
         relay=dial.relay,
@@ -176,5 +177,5 @@ def _issues(observation: Observation) -> tuple[ReachabilityIssue, ...]:
     }
     for peer_id, dial in observation.dials.items():
         if dial.verdict is Verdict.UNREACHABLE and dial.cause is not None:
-            issues[peer_id] = ReachabilityIssue(peer_id, dial.explanation or message(dial.cause), advice(dial.cause))
+            issues[peer_id] = ReachabilityIssue(peer_id, explanation(dial) or message(dial.cause), advice(dial.cause))
     return tuple(issues[peer_id] for peer_id in sorted(issues))

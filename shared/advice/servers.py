@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 from shared import words
 from shared.address_text import endpoint, is_public
 from shared.advice.advice import Advice, Tone, past_title
+from shared.advice.causes import advice, message
 from shared.advice.commands import DEFAULT_PORT, PublicAddress, initial_peers, public_address, run_server
 from shared.incidents import FATES
 from shared.judgement.usability import against_majority, does_not_compute
-from shared.reachability import NOBODY_COULD_LOOK, Cause, Stage, advice, message
+from shared.reachability import NOBODY_COULD_LOOK, Cause, Stage
 from shared.snapshot import PeerState, Verdict
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ from crawler.judge import best_span, conflict, judge, peer_state, with_since
 from crawler.models import Model
 from crawler.observe.observation import Observation, ObservedModel
 from crawler.observe.records import ServerRecord
+from shared.advice.causes import advice, explanation, message
 from shared.p2p.petals import ServerInfo, ServerState, load_petals_module
-from shared.reachability import Cause, DialOutcome, Stage, advice, message
+from shared.reachability import Cause, DialOutcome, Stage
 from shared.snapshot import SCHEMA_VERSION, BootstrapPeer, ModelState, PeerState, Refusals, Span, Verdict
 from tests.fakes import REACHED, REFUSED, peer_id
 
@@ -250,7 +251,7 @@ def test_a_refusal_stands_with_the_server_and_a_server_that_nobody_dialled_is_un
     found = {server.peer_id: server for server in snapshot.models[0].servers}
     refused, unknown, joining = (found[peer_id(n)] for n in (1, 2, 3))
     assert (refused.state, refused.announced) == (PeerState.UNREACHABLE, PeerState.ONLINE)
-    assert (refused.verdict, refused.error) == (Verdict.UNREACHABLE, REFUSED.explanation)
+    assert (refused.verdict, refused.error) == (Verdict.UNREACHABLE, explanation(REFUSED))
     assert (unknown.state, unknown.verdict, unknown.error) == (PeerState.ONLINE, Verdict.UNKNOWN, None)
     assert (joining.state, joining.verdict, joining.error) == (PeerState.JOINING, Verdict.UNKNOWN, None)
     assert unknown.multiaddrs == ()
@@ -269,9 +270,9 @@ def test_issues_say_why_and_what_to_do():
     }
     issues = {issue.peer_id: issue for issue in judged({}, dials=dials).reachability_issues}
     assert issues.keys() == {peer_id(1), peer_id(2)}
-    assert (issues[peer_id(1)].error, issues[peer_id(1)].advice) == (REFUSED.explanation, advice(Cause.REFUSED))
+    assert (issues[peer_id(1)].error, issues[peer_id(1)].advice) == (explanation(REFUSED), advice(Cause.REFUSED))
     assert (issues[peer_id(2)].error, issues[peer_id(2)].advice) == (
-        bare.explanation or message(Cause.TIMEOUT), advice(Cause.TIMEOUT),
+        explanation(bare) or message(Cause.TIMEOUT), advice(Cause.TIMEOUT),
     )  # fmt: skip
 
 
