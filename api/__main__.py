@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
 import uvicorn
@@ -17,6 +18,9 @@ SHUTDOWN_GRACE = 12
 SWITCH_INTERVAL = 0.0005
 """Seconds after which a rendering thread yields the interpreter to the event loop: with Python's default of 0.005 each
 request would wait several times."""
+GC_THRESHOLDS = (700, 10, 100)
+"""The last is ten times Python's. A full collection looks at 130 objects of each event stream, which stops all requests
+for 0.3 s with 5,000 streams, and finds nothing: streams and requests are freed without it when they end."""
 KEEP_ALIVE = 65
 """Seconds; longer than the idle time of usual proxies (60), so that the proxy closes the connection first."""
 
@@ -27,6 +31,7 @@ def main() -> int:
     tracing.start(settings.otel_exporter_otlp_endpoint, "api")
     app = create_app(settings)
     heap.freeze_imports()
+    gc.set_threshold(*GC_THRESHOLDS)
     sys.setswitchinterval(SWITCH_INTERVAL)
     uvicorn.run(
         app,

@@ -137,6 +137,9 @@ class ServerReport(Announcement, frozen=True, gc=False, kw_only=True):
     adapter_inference: ServerInference | None = None
     """The same of the latest one with an adapter, which says nothing about the model without it."""
 
+    def __post_init__(self) -> None:
+        """Let other threads run after each server of a snapshot that is decoded, which C code alone does not do."""
+
     @property
     def reached(self) -> bool:
         """Whether it announces that it is online, and the crawler reached it."""

@@ -1,6 +1,6 @@
 """This module finds the rows of a page. An index per snapshot serves every filter and order without scanning all rows.
 
-For 10,000 rows, building the index takes about 20 ms (at the first request for a list), a page a few milliseconds.
+For 10,000 rows, building the index takes about 11 ms (at the first request for a list), an order 7, a page a few more.
 """
 
 from __future__ import annotations
@@ -92,11 +92,14 @@ class Page(Generic[Row]):
 
 
 class _Order(NamedTuple):
-    """All rows in one order. Those without a value to sort by always come last."""
+    """Places in the snapshot of all rows, in one order. Those without a value to sort by always come last."""
 
-    with_value: list[tuple[Any, Identity, int]]
-    """Value, identity, place in the snapshot; sorted."""
-    without: list[tuple[Identity, int]]
+    values: list[Any]
+    """By place."""
+    with_value: list[int]
+    """Sorted by value, then by identity."""
+    without: list[int]
+    """Sorted by identity."""
 
 
 class Index(Generic[Row]):
@@ -106,6 +109,8 @@ class Index(Generic[Row]):
         self._table = table
         self.snapshot = snapshot
         self._rows = list(table.rows(snapshot, show_addresses))
+        self._identities = list(map(table.identity, self._rows))
+        self._by_identity = sorted(range(len(self._rows)), key=self._identities.__getitem__)
         self._by_value: dict[str, dict[str | None, set[int]]] = {}
         self._orders: dict[str, _Order] = {}
 
@@ -113,7 +118,7 @@ class Index(Generic[Row]):
         """Return a page. Raises `TypeError` where the cursor's value has another type than the order."""
         wanted = self._wanted(selection.filters)
         order = self._order(selection.sort)
-        places = _after(order, selection.cursor, descending=selection.descending)
+        places = self._after(order, selection.cursor, descending=selection.descending)
         found = list(islice((place for place in places if wanted is None or place in wanted), selection.limit + 1))
         shown = [self._rows[place] for place in found[: selection.limit]]
         more = len(found) > selection.limit
@@ -140,40 +145,34 @@ class Index(Generic[Row]):
             self._by_value[name] = known
         return known
 
-    def _value(self, sort: str, place: int) -> Value:
-        return self._table.sorts[sort](self._rows[place]) if sort else self._table.rank(place)
-
     def _order(self, sort: str) -> _Order:
         order = self._orders.get(sort)
         if order is None:
-            order = self._orders[sort] = _Order([], [])
-            for place, row in enumerate(self._rows):
-                identity, value = self._table.identity(row), self._value(sort, place)
-                if value is None:
-                    order.without.append((identity, place))
-                else:
-                    order.with_value.append((value, identity, place))
-            order.with_value.sort()
-            order.without.sort()
+            if sort:
+                values: list[Any] = list(map(self._table.sorts[sort], self._rows))
+            else:
+                values = list(map(self._table.rank, range(len(self._rows))))
+            valued = [place for place in self._by_identity if values[place] is not None]
+            valued.sort(key=values.__getitem__)
+            without = [place for place in self._by_identity if values[place] is None]
+            order = self._orders[sort] = _Order(values, valued, without)
         return order
 
     def _cursor(self, sort: str, place: int) -> Cursor:
-        return Cursor(sort, self._value(sort, place), self._table.identity(self._rows[place]))
+        return Cursor(sort, self._order(sort).values[place], self._identities[place])
 
-
-def _after(order: _Order, cursor: Cursor | None, *, descending: bool) -> Iterator[int]:
-    """Yield the places of the rows after the cursor, in order."""
-    rows, without = order
-    start, skipped = 0, 0
-    if cursor is not None and cursor.value is None:
-        start, skipped = len(rows), bisect_right(without, cursor.identity, key=lambda row: row[0])
-    elif cursor is not None:
-        mark = (cursor.value, cursor.identity)
-        if descending:
-            start = len(rows) - bisect_left(rows, mark, key=lambda row: row[:2])
-        else:
-            start = bisect_right(rows, mark, key=lambda row: row[:2])
-    for number in range(start, len(rows)):
-        yield rows[-1 - number if descending else number][2]
-    for number in range(skipped, len(without)):
-        yield without[number][1]
+    def _after(self, order: _Order, cursor: Cursor | None, *, descending: bool) -> Iterator[int]:
+        """Yield the places of the rows after the cursor, in order."""
+        values, rows, without = order
+        start, skipped = 0, 0
+        if cursor is not None and cursor.value is None:
+            start, skipped = len(rows), bisect_right(without, cursor.identity, key=self._identities.__getitem__)
+        elif cursor is not None:
+            mark = (cursor.value, cursor.identity)
+            find = bisect_left if descending else bisect_right
+            start = find(rows, mark, key=lambda place: (values[place], self._identities[place]))
+            if descending:
+                start = len(rows) - start
+        for number in range(start, len(rows)):
+            yield rows[-1 - number if descending else number]
+        yield from without[skipped:]

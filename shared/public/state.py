@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
+import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from shared.inference import ServerInference, Usability  # noqa: TC001 - msgspec reads the annotations
@@ -209,14 +210,20 @@ def state_document(
     )
 
 
-def server_rows(model: domain.ModelReport, *, show_addresses: bool) -> tuple[ServerRow, ...]:
+def server_rows(model: domain.ModelReport, *, show_addresses: bool) -> tuple[msgspec.Raw, ...]:
+    """Return the model's `ServerRow`s as JSON, for a document that is written as JSON, too.
+
+    Each is encoded as soon as it is made: thousands at once would take more memory, and no other thread runs while
+    msgspec encodes them.
+    """
     pings: dict[str, Pings] = {}
     for origin in model.servers:
         for target, seconds in (origin.next_pings or {}).items():
             pings.setdefault(target, {})[origin.peer_id] = seconds
-    return tuple(
+    rows = (
         server_row(server, pings.get(server.peer_id, {}), show_addresses=show_addresses) for server in model.servers
     )
+    return tuple(msgspec.Raw(msgspec.json.encode(row)) for row in rows)
 
 
 def server_row(server: domain.ServerReport, pings_to_me: Pings, *, show_addresses: bool) -> ServerRow:

@@ -6,6 +6,7 @@ that was disconnected finds the newest under the same key, and following takes o
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -60,7 +61,7 @@ class SnapshotWriter:
     async def latest(self) -> Snapshot | None:
         """Return the published snapshot; None without one that this version can read. Raises `redis.RedisError`."""
         entries: Any = await self._redis.xrevrange(keys.SNAPSHOTS, count=1)
-        return stored.read("snapshot", lambda fields: decode(fields[b"snapshot"]), entries[0][1]) if entries else None
+        return stored.read("snapshot", _decode, entries[0][1]) if entries else None
 
     async def delete_unusable_keys(self) -> None:
         """Delete those of the crawler's keys that have a wrong type. Raises `redis.RedisError`."""
@@ -98,10 +99,14 @@ class SnapshotReader:
             for entry in entries:
                 # A newer crawler's during a rolling upgrade cannot be read: the previous one stays.
                 if entry.key == keys.SNAPSHOTS:
-                    read = stored.read("snapshot", lambda fields: decode(fields[b"snapshot"]), entry.fields)
+                    read = await asyncio.to_thread(stored.read, "snapshot", _decode, entry.fields)
                     if read is not None:
                         snapshot, snapshot_id = read, entry.entry_id
                 else:
                     status = stored.read("status", lambda fields: decode_status(fields[b"status"]), entry.fields)
             if snapshot is not None or status is not None or not entries:
                 yield Update(snapshot, status, snapshot_id)
+
+
+def _decode(fields: dict[bytes, bytes]) -> Snapshot:
+    return decode(fields[b"snapshot"])

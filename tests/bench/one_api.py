@@ -18,6 +18,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
+import msgspec
+
 from crawler.leader import Leadership
 from deploy import embedded_redis
 from shared.store.connection import connect
@@ -61,11 +63,12 @@ def run_api(url: str, port: int, core: str = SERVER_CORE) -> Any:
 
 
 async def publish(url: str, servers: int) -> None:
-    """Publish a synthetic snapshot as a crawler does."""
+    """Publish a synthetic snapshot as a crawler does. It stays new for an hour: with its age, ETags would change."""
+    snapshot = msgspec.structs.replace(synthetic.snapshot(servers), update_period=3600.0)
     redis = connect(url, "bench")
     leadership = Leadership(redis, "bench")
     await leadership.hold()
-    await SnapshotWriter(redis).publish(synthetic.snapshot(servers), leadership.lease or "")
+    await SnapshotWriter(redis).publish(snapshot, leadership.lease or "")
     await leadership.release()
     await redis.aclose()
 

@@ -1,4 +1,5 @@
 import math
+import sys
 
 import msgspec
 import pytest
@@ -99,6 +100,17 @@ def test_it_is_said_which_schema_was_found_and_which_is_read():
     """A document that would be misread is never shown."""
     with pytest.raises(UnknownSchemaError, match=f"^snapshot schema 99, this version reads {SCHEMA_VERSION}$"):
         decode(encode(snapshot(schema=99)))
+
+
+def test_other_threads_run_between_two_servers_of_a_document():
+    """Python lets them at each call of its own, but not while C decodes 10,000 servers, which takes 30 ms."""
+    document, calls = encode(snapshot(model(servers=tuple(server(n, 0, 8) for n in range(5))))), []
+    sys.setprofile(lambda frame, event, _: calls.append((frame.f_code.co_qualname, event)))
+    try:
+        decode(document)
+    finally:
+        sys.setprofile(None)
+    assert calls.count(("ServerReport.__post_init__", "call")) == 5
 
 
 def one_server(**more):

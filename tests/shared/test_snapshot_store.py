@@ -1,12 +1,13 @@
 import asyncio
+import threading
 import time
 
 import pytest
 from redis.exceptions import ResponseError
 
 from crawler.leader import Leadership
-from shared.snapshot import CrawlStatus, encode
-from shared.store import keys
+from shared.snapshot import CrawlStatus, decode, encode
+from shared.store import keys, snapshots
 from shared.store.connection import connect
 from shared.store.fencing import DeposedError
 from shared.store.snapshots import SnapshotReader, SnapshotWriter
@@ -37,6 +38,23 @@ async def test_a_reader_gets_what_is_there_and_then_each_change(redis):
     await writer.publish(snapshot(taken_at=3.0), leader.lease)
     assert (await next_snapshot(news)).snapshot.taken_at == 3.0
     await news.aclose()
+
+
+async def test_a_snapshot_is_decoded_in_a_thread(redis, monkeypatch):
+    """Requests are answered meanwhile: one of 10,000 servers takes 40 ms."""
+    threads = []
+
+    def watched(document):
+        threads.append(threading.current_thread())
+        return decode(document)
+
+    monkeypatch.setattr(snapshots, "decode", watched)
+    await SnapshotWriter(redis).publish(snapshot(), (await lead(redis)).lease)
+    news = SnapshotReader(redis).follow()
+    await next_snapshot(news)
+    await news.aclose()
+    assert threads
+    assert threading.current_thread() not in threads
 
 
 async def test_only_the_newest_snapshot_is_kept(redis):
