@@ -16,7 +16,6 @@ from shared.advice.help import Need, wanted
 from shared.judgement.coverage import coverage
 from shared.judgement.swarm import count_states, judged_models
 from shared.p2p.dht_node import DHTClientNode
-from shared.p2p.dial_errors import classify
 from shared.p2p.petals import MODEL_INDEX_KEY
 from shared.snapshot import PeerState
 
@@ -69,12 +68,12 @@ async def diagnose(settings: CrawlerSettings, say: Callable[[Finding], None]) ->
     kind = "Private" if settings.private_swarm else "Public"
     tell("swarm", f"{kind} swarm with {words.count(len(settings.bootstrap_peers), 'bootstrap peer')}.")
     async with await DHTClientNode.open(settings.dial_private_addresses) as node:
-        errors = await node.join(settings.bootstrap_peers, settings.dial_timeout)
-        for peer_id, error in errors.items():
+        failures = await node.join(settings.bootstrap_peers, settings.dial_timeout)
+        for peer_id, failure in failures.items():
             places = ", ".join(settings.bootstrap_peers[peer_id])
-            outcome = "ok" if error is None else explanation(classify(error))
-            tell("bootstrap peer", f"{peer_id} at {places}: {outcome}", ok=error is None)
-        joined = [peer_id for peer_id, error in errors.items() if error is None]
+            outcome = "ok" if failure is None else explanation(failure)
+            tell("bootstrap peer", f"{peer_id} at {places}: {outcome}", ok=failure is None)
+        joined = [peer_id for peer_id, failure in failures.items() if failure is None]
         if not joined:
             return ended(_nobody_answers(settings.bootstrap_peers))
         skewed = False

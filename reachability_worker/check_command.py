@@ -69,7 +69,7 @@ async def check(
             prober.probe(peer_id, deadline), *(address_prober.probe_at(address, deadline) for address in given)
         )
     dials = [*(GivenDial(one.address, found) for one, found in zip(given, outcomes, strict=True)), *dials]
-    advice = check_advice(Server(peer_id), outcome, given=dials)
+    advice = check_advice(Server(), outcome, given=dials)
     write = _as_json if as_json else describe
     print(write(peer_id, outcome, advice, dials))
     return EXIT_CODES[outcome.verdict]

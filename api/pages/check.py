@@ -76,7 +76,7 @@ class Result:
 
 def make_result(peer_id: str, view: CheckView) -> Result:
     outcome = decide(view.answers).outcome if view.answers else DialOutcome.unknown(Cause.NODE_UNFIT)
-    server = view.server or Server.of(peer_id, None)
+    server = view.server or Server()
     if not view.show_addresses:
         outcome = replace(outcome, addresses=(), known=(), reached_at=None)
     advice = check_advice(server, outcome, your_ip=view.your_ip, given=view.given)

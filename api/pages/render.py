@@ -81,14 +81,14 @@ class Pages:
             return None
         then = None if history is None else history.past(usable=coverage(model).has_path)
         shown = view.shown or snapshot
-        advice = model_advice(model, shown, view.now, past=then, stale=view.stale)
-        card = cards.make_card(model, advice, max_rows=0, stale=view.stale)
-        instead = None if advice.usable else nearest_usable(model, snapshot)
+        judged = model_advice(model, shown, view.now, past=then, stale=view.stale)
+        card = cards.make_card(model, judged, max_rows=0, stale=view.stale)
+        instead = None if judged.usable else nearest_usable(model, snapshot)
         listed = model.servers
         if len(listed) > MAX_MODEL_ROWS:
             listed = tuple(rows.fastest(listed, MAX_MODEL_ROWS))
         frame = _frame(
-            f"{card.short_name} {advice.advice.title}",
+            f"{card.short_name} {judged.advice.title}",
             "swarm",
             share.model_description(view, card),
             view=view,
@@ -101,7 +101,7 @@ class Pages:
             card=card,
             changes_of=_changes_of("model", dht_prefix),
             history=None if history is None else model_history_html(history, view.last_seen),
-            incident=None if history is None or advice.usable else history.open_incident,
+            incident=None if history is None or judged.usable else history.open_incident,
             instead=None if instead is None else (text.cut(instead.name, 60), text.model_href(instead.dht_prefix)),
             snippet=commands.client(instead or model, shown),
             snippet_for=text.cut((instead or model).name, 60),

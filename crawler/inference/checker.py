@@ -5,11 +5,10 @@ Servers with the same input are compared with one another.
 
 from __future__ import annotations
 
-import secrets
-import zlib
-from array import array
+import random
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from statistics import mode
 from typing import TYPE_CHECKING
 
 from crawler.inference.agreement import Group, numbers, precision_of
@@ -21,6 +20,7 @@ from shared.p2p.inference import TOKENS, InferenceError, ask_schema, check_serve
 from shared.p2p.petals import block_key
 
 if TYPE_CHECKING:
+    from array import array
     from collections.abc import Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
@@ -38,8 +38,6 @@ class Round:
     """What one round keeps, so that servers' results can be compared."""
 
     number: int
-    secret: str = field(default_factory=lambda: secrets.token_hex(8))
-    """Seeds the round's input, so that no server can know it in advance."""
     hops: dict[str, list[Link]] = field(default_factory=dict)
     """The links of each model's chain."""
     done: set[tuple[str, str]] = field(default_factory=set)
@@ -52,7 +50,7 @@ class Round:
     def inputs(self, hidden_size: int) -> tuple[array[float], ...]:
         """Return the random input of all servers in this round."""
         if hidden_size not in self._inputs:
-            self._inputs[hidden_size] = random_inputs(hidden_size, self.secret)
+            self._inputs[hidden_size] = random_inputs(hidden_size)
         return self._inputs[hidden_size]
 
 
@@ -82,12 +80,12 @@ class Checker:
             if server.reached and (instead := not_asked(server, now)) is not None
         }
         size, error = await self._hidden_size(model, left_out)
-        if size is None and error is not None:
+        if not size and error is not None:
             state = UsabilityState.UNKNOWN if error.outcome is InferenceOutcome.UNKNOWN else UsabilityState.UNUSABLE
             self.results.models[prefix] = Usability(state, now, f"no server describes its blocks: {error.detail}")
             return
         chain = Chain(self.node, self.connection, model, not_asked=left_out, now=self.now)
-        result = await chain.run(self.round.inputs(size or 1))
+        result = await chain.run(self.round.inputs(size))
         self.results.models[prefix] = result.usability
         self.round.hops[prefix] = [link for link in result.links if len(link.outputs) == TOKENS]
         for peer_id, finding in result.findings.items():
@@ -95,16 +93,15 @@ class Checker:
             self.round.done.add((prefix, peer_id))
         for link in self.round.hops[prefix]:
             self._compare(prefix, link.leg.server, Step(link.blocks, link, None), link.inputs, link.outputs)
-        for link in self.round.hops[prefix]:
-            link.outputs = [array("f")] * TOKENS  # they would be a third of a round's memory
+            link.outputs.clear()  # they would be a third of a round's memory
 
     async def _hidden_size(
         self, model: ModelReport, left_out: dict[str, ServerInference]
-    ) -> tuple[int | None, InferenceError | None]:
-        """Return the hidden size that most of a few servers name (None where none answers), and the last error."""
+    ) -> tuple[int, InferenceError | None]:
+        """Return the hidden size that most of a few servers name (0 where none answers), and the last error."""
         sizes, failed = self.round.sizes[model.dht_prefix], None
         asked = [server for server in model.servers if server.reached and server.peer_id not in left_out]
-        for server in sorted(asked, key=self._shuffled)[:SCHEMA_TRIES]:
+        for server in random.sample(asked, min(SCHEMA_TRIES, len(asked))):
             if len(sizes) >= SCHEMAS_ASKED:
                 break
             try:
@@ -114,10 +111,7 @@ class Checker:
                 failed = error
             else:
                 sizes[server.peer_id] = schema.hidden_size
-        return (Counter(sizes.values()).most_common(1)[0][0] if sizes else None), failed
-
-    def _shuffled(self, server: ServerReport) -> int:
-        return zlib.crc32((self.round.secret + server.peer_id).encode())
+        return (mode(sizes.values()) if sizes else 0), failed
 
     async def server(self, model: ModelReport, server: ServerReport) -> None:
         """Check one server, unless the chain has."""
@@ -145,7 +139,8 @@ class Checker:
                 )
         except InferenceError as error:
             finding = ServerInference(error.outcome, step.blocks, self.now(), detail=error.detail, adapter=step.adapter)
-            outputs = []
+            self._found(prefix, server.peer_id, finding)
+            return
         self._found(prefix, server.peer_id, finding)
         if outputs:
             self._compare(prefix, server, step, given[0], outputs)
@@ -161,7 +156,7 @@ class Checker:
         """Raise `InferenceError` for a hidden size that differs from the one most of the model's servers name."""
         sizes = self.round.sizes[dht_prefix]
         sizes[peer_id] = hidden_size
-        expected, count = Counter(sizes.values()).most_common(1)[0]
+        ((expected, count),) = Counter(sizes.values()).most_common(1)
         if expected != hidden_size and 2 * count > len(sizes):
             detail = f"its hidden size is {hidden_size}, that of other servers of the model {expected}"
             raise InferenceError(InferenceOutcome.WRONG_SHAPE, detail)

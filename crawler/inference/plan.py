@@ -10,8 +10,6 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING, NamedTuple
 
-from shared.p2p.inference import TOKENS
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -47,11 +45,11 @@ def choose_step(server: ServerReport, hops: Sequence[Link], number: int) -> Step
     """
     span = (server.span.start, server.span.end)
     adapter = choose_adapter(server, number)
-    held = [hop for hop in hops if span[0] <= hop.blocks[0] and hop.blocks[1] <= span[1] and len(hop.outputs) == TOKENS]
+    held = [hop for hop in hops if span[0] <= hop.blocks[0] and hop.blocks[1] <= span[1]]
     for hop in held:
         if hop.blocks == span:
             return Step(span, hop, adapter)
     if held and number % 2 == 0:
         hop = held[number // 2 % len(held)]
-        return Step(hop.blocks, hop, adapter)
+        return Step(hop.blocks, hop, None)  # adapters have the other rounds
     return Step(span, None, adapter)

@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -72,7 +73,8 @@ class InferenceChecks:
     _snapshot: Snapshot | None = None
     _peer_id: str | None = None
     _number: int = 0
-    _busy: defaultdict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
+    _busy: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
+    """By peer id: held by the check that uses the server."""
 
     def __post_init__(self) -> None:
         self.results = Results(self.period)
@@ -88,7 +90,6 @@ class InferenceChecks:
         with tempfile.TemporaryDirectory(prefix="petals-monitor-") as folder:
             identity = self.identity or Path(folder) / "identity"
             while True:
-                self._busy.clear()  # nobody holds one between rounds
                 if self._current() is None:
                     await asyncio.sleep(IDLE)
                     continue
@@ -150,7 +151,7 @@ class InferenceChecks:
     @asynccontextmanager
     async def connection(self, node: ProberNode, server: ServerReport) -> AsyncIterator[None]:
         """Hold a connection to a server that no other inference check uses. Raises `InferenceError`."""
-        lock = self._busy[server.peer_id]
+        lock = self._busy.setdefault(server.peer_id, asyncio.Lock())
         try:
             async with asyncio.timeout(SERVER_FREE_WITHIN):
                 await lock.acquire()

@@ -20,8 +20,6 @@ from shared import tracing
 from shared.advice.causes import explanation
 from shared.p2p.connect import ProberNode
 from shared.p2p.dht_node import DHTClientNode
-from shared.p2p.dial_errors import classify
-from shared.p2p.lateness import LATE
 from shared.p2p.multiaddr import from_text, to_text
 from shared.p2p.probe import probe
 from shared.p2p.waiting import any_true
@@ -224,14 +222,14 @@ class Crawl:
         self._phases[phase], self._phase_began = now - self._phase_began, now
         tracing.current().stages({phase: self._phases[phase]})
 
-    async def _joined(self, joining: asyncio.Task[dict[str, str | None]]) -> None:
+    async def _joined(self, joining: asyncio.Task[dict[str, DialOutcome | None]]) -> None:
         """Return as soon as one bootstrap peer has answered, without waiting for silent ones."""
         first = awaited(self._dht_node.has_joined.wait())
         try:
             await asyncio.wait({joining, first}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             await end(first)
-        if joining.done() and all(error is not None for error in joining.result().values()):
+        if joining.done() and all(joining.result().values()):
             raise SwarmUnavailableError("no bootstrap peer answered", self._joined_peers(joining.result()))
         if (ahead := await self._dht_node.clock_ahead()) > MAX_CLOCK_AHEAD:
             raise SwarmUnavailableError(
@@ -239,16 +237,16 @@ class Crawl:
                 self._joined_peers(await joining),
             )
 
-    def _joined_peers(self, errors: Mapping[str, str | None]) -> tuple[BootstrapPeer, ...]:
-        """Return the bootstrap peers, given the daemon's error for each (None where it answered)."""
+    def _joined_peers(self, failures: Mapping[str, DialOutcome | None]) -> tuple[BootstrapPeer, ...]:
+        """Return the bootstrap peers, given how each one failed (None where it answered)."""
         return tuple(
             BootstrapPeer(
                 peer_id,
                 tuple(self._bootstrap_peers[peer_id]),
-                Verdict.REACHABLE if error is None else Verdict.UNKNOWN if error == LATE else Verdict.UNREACHABLE,
-                error if error is None or error == LATE else explanation(classify(error)),
+                Verdict.REACHABLE if failure is None else failure.verdict,
+                explanation(failure) if failure else None,
             )
-            for peer_id, error in errors.items()
+            for peer_id, failure in failures.items()
         )
 
     def _with_accounts(self, bootstrap: tuple[BootstrapPeer, ...]) -> tuple[BootstrapPeer, ...]:

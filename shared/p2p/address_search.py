@@ -21,8 +21,8 @@ from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Self
 
 from shared.p2p.addresses import AddressRules, Kind
-from shared.p2p.hivemind import P2PDaemonError, PeerID
-from shared.p2p.kad_messages import PROTOCOL, closer_peers, find_node
+from shared.p2p.hivemind import P2PDaemonError
+from shared.p2p.kad_messages import PROTOCOL, closer_peers, find_node, packed_id
 from shared.p2p.multiaddr import is_circuit
 from shared.p2p.request_streams import RequestStreams
 from shared.p2p.silent_nodes import SilentNodes
@@ -83,7 +83,7 @@ class Search:
         self._kademlia = kademlia
         self.peer_id = peer_id
         self._target = _place(peer_id)
-        self._request = find_node(PeerID.from_base58(peer_id).to_bytes())
+        self._request = find_node(packed_id(peer_id))
         self.rules = rules
         self._start = frozenset(start)
         self._known: dict[str, tuple[bytes, ...]] = dict.fromkeys(self._start, ())
@@ -217,4 +217,4 @@ class Search:
 @lru_cache(maxsize=4096)
 def _place(peer_id: str) -> int:
     """Return a peer's position in Kademlia's space; the distance of two peers is the XOR of their positions."""
-    return int.from_bytes(hashlib.sha256(PeerID.from_base58(peer_id).to_bytes()).digest(), "big")
+    return int.from_bytes(hashlib.sha256(packed_id(peer_id)).digest(), "big")

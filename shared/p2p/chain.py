@@ -131,7 +131,7 @@ class Chain:
     def _result(self, usability: Usability) -> ChainResult:
         links = [link for link in self._links if link.outputs and link.leg.server.peer_id not in self._findings]
         for link in links:
-            link.session = None
+            link.session = None  # it is closed; links are kept for a round
             self._findings[link.leg.server.peer_id] = ServerInference(
                 InferenceOutcome.COMPUTED,
                 link.blocks,
@@ -200,7 +200,7 @@ class Chain:
         states, place = [values], 0
         while place < len(self._links):
             link = self._links[place]
-            if len(states) == token + 1:
+            if not link.inputs:
                 link.inputs = list(states)
             elif len(link.inputs) == token:
                 link.inputs.append(states[-1])

@@ -13,8 +13,9 @@ import resource
 import socket
 import time
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 from uuid import uuid4
 
 from shared.p2p.hivemind import (
@@ -26,7 +27,7 @@ from shared.p2p.hivemind import (
     p2pd_pb2,
     raise_if_failed,
 )
-from shared.p2p.kad_messages import read_message
+from shared.p2p.kad_messages import packed_id, read_message
 from shared.p2p.lateness import Lateness
 from shared.p2p.multiaddr import varint
 
@@ -69,7 +70,7 @@ class P2PDaemon(P2P):  # type: ignore[misc]  # hivemind has no types
     ) -> Message:
         """Make a call on a stream of its own. p2pd would wait for ever to make one over a relay, unless it relays."""
         call = p2pd_pb2.CallUnaryRequest(peer=peer_id.to_bytes(), proto=name, data=request.SerializeToString())
-        reader, writer = await _open_stream(self, peer_id, name)
+        reader, writer = await _open_stream(self, peer_id.to_bytes(), name)
         try:
             writer.write(_framed(p2pd_pb2.PersistentConnectionRequest(callId=uuid4().bytes, callUnary=call)))
             answer = await read_message(reader, MAX_ANSWER_BYTES)
@@ -83,10 +84,10 @@ class P2PDaemon(P2P):  # type: ignore[misc]  # hivemind has no types
         return answer_type.FromString(result.response)
 
 
-async def _open_stream(p2p: P2P, peer_id: PeerID, protocol: str) -> tuple[StreamReader, StreamWriter]:
+async def _open_stream(p2p: P2P, peer: bytes, protocol: str) -> tuple[StreamReader, StreamWriter]:
     request = p2pd_pb2.Request(
         type=p2pd_pb2.Request.STREAM_OPEN,
-        streamOpen=p2pd_pb2.StreamOpenRequest(peer=peer_id.to_bytes(), proto=[protocol]),
+        streamOpen=p2pd_pb2.StreamOpenRequest(peer=peer, proto=[protocol]),
     )
     _, reader, writer = await _begin(p2p, request)
     return reader, writer
@@ -99,7 +100,7 @@ def _framed(message: Message) -> bytes:
 
 async def _begin(p2p: P2P, request: p2pd_pb2.Request) -> tuple[p2pd_pb2.Response, StreamReader, StreamWriter]:
     """Send a request to the daemon on a connection of its own; return the answer and the connection, still open."""
-    reader, writer = await p2p._client.control.daemon_connector.open_connection()
+    reader, writer = await asyncio.open_unix_connection(_socket(p2p._daemon_listen_maddr))
     try:
         writer.write(_framed(request))
         response = p2pd_pb2.Response.FromString(await read_message(reader, MAX_ANSWER_BYTES))
@@ -108,6 +109,13 @@ async def _begin(p2p: P2P, request: p2pd_pb2.Request) -> tuple[p2pd_pb2.Response
         writer.close()
         raise
     return response, reader, writer
+
+
+@lru_cache(maxsize=64)
+def _socket(address: Any) -> str:
+    """Return the path of a daemon's socket; hivemind would parse it for each request."""
+    path: str = address["unix"]
+    return path
 
 
 def allow_many_files() -> None:
@@ -201,7 +209,7 @@ class Daemon:
             p2pd_pb2.Request(
                 type=p2pd_pb2.Request.CONNECT,
                 connect=p2pd_pb2.ConnectRequest(
-                    peer=PeerID.from_base58(peer_id).to_bytes(),
+                    peer=packed_id(peer_id),
                     addrs=list(addresses),
                 ),
             )
@@ -213,7 +221,7 @@ class Daemon:
             await self._ask_daemon(
                 p2pd_pb2.Request(
                     type=p2pd_pb2.Request.DISCONNECT,
-                    disconnect=p2pd_pb2.DisconnectRequest(peer=PeerID.from_base58(peer_id).to_bytes()),
+                    disconnect=p2pd_pb2.DisconnectRequest(peer=packed_id(peer_id)),
                 )
             )
 
@@ -234,7 +242,7 @@ class Daemon:
     async def connections_to(self, peer_id: str) -> tuple[bytes, ...]:
         """Return the remote addresses of the open connections to one peer."""
         response = await self._ask_daemon(p2pd_pb2.Request(type=p2pd_pb2.Request.LIST_PEERS))
-        packed = PeerID.from_base58(peer_id).to_bytes()
+        packed = packed_id(peer_id)
         return tuple(address for peer in response.peers if peer.id == packed for address in peer.addrs)
 
     async def _ask_daemon(self, request: p2pd_pb2.Request) -> p2pd_pb2.Response:
@@ -248,7 +256,7 @@ class Daemon:
 
     async def open_stream(self, peer_id: str, protocol: str) -> tuple[StreamReader, StreamWriter]:
         """Open a stream to a peer, dialling it first if need be; the caller closes the writer. Raises as `connect`."""
-        return await _open_stream(self._p2p, PeerID.from_base58(peer_id), protocol)
+        return await _open_stream(self._p2p, packed_id(peer_id), protocol)
 
     async def pings(self, peer_id: str, timeout: float = PING_TIMEOUT) -> bool:  # noqa: ASYNC109 - returns whether
         """Whether a connected peer answers libp2p's ping: an old connection may lead to nobody."""

@@ -1,6 +1,6 @@
 """This module joins the swarm as a client-mode DHT node: reads the DHT, and searches addresses of peers.
 
-`join` dials each bootstrap peer by its address, and returns why each one failed. hivemind joins as its node starts,
+`join` dials each bootstrap peer by its address, and returns how each one failed. hivemind joins as its node starts,
 and raises one error without a reason where no bootstrap peer answers.
 """
 
@@ -16,11 +16,13 @@ from shared.p2p.address_search import Kademlia, Search
 from shared.p2p.addresses import AddressRules, DialPrivate, ip_of
 from shared.p2p.daemon import PING_TIMEOUT, Daemon, is_local, start_p2pd
 from shared.p2p.dht_reader import DHTReader
+from shared.p2p.dial_errors import classify
 from shared.p2p.hivemind import P2P, DHTNode, P2PDaemonError, PeerID, dht_pb2
 from shared.p2p.kad_messages import bytes_fields, read_message
-from shared.p2p.lateness import LATE, Lateness
+from shared.p2p.lateness import LATE, MAYBE_OURS, Lateness
 from shared.p2p.multiaddr import from_text, is_circuit
 from shared.p2p.waiting import any_true
+from shared.reachability import Cause, DialOutcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -100,10 +102,10 @@ class DHTClientNode(Daemon):
             return Search.of_known(self.kademlia, peer_id, self._bootstrap_peers[peer_id])
         return Search(self.kademlia, peer_id, self._joined, rules)
 
-    async def join(self, bootstrap_peers: Mapping[str, Sequence[str]], timeout: float) -> dict[str, str | None]:  # noqa: ASYNC109 - one for each peer
+    async def join(self, bootstrap_peers: Mapping[str, Sequence[str]], timeout: float) -> dict[str, DialOutcome | None]:  # noqa: ASYNC109 - one for each peer
         """Connect to each bootstrap peer (`{peer_id: addresses}`) and begin lookups at those that answer.
 
-        Return why each one failed, None for those that answered. May be called again at any time, also after a
+        Return how each one failed, None for those that answered. May be called again at any time, also after a
         failure. `has_joined` is set when the first one has answered.
         """
         self._bootstrap_peers = {
@@ -114,31 +116,39 @@ class DHTClientNode(Daemon):
         self.has_joined.clear()
         self._reader.asked.clear()
         self._reader.answered.clear()
-        errors = await asyncio.gather(
+        failures = await asyncio.gather(
             *(self._join_one(peer_id, addresses, timeout) for peer_id, addresses in self._bootstrap_peers.items())
         )
-        return dict(zip(bootstrap_peers, errors, strict=True))
+        return dict(zip(bootstrap_peers, failures, strict=True))
 
-    async def _join_one(self, peer_id: str, addresses: Sequence[bytes], timeout: float) -> str | None:  # noqa: ASYNC109
+    async def _join_one(self, peer_id: str, addresses: Sequence[bytes], timeout: float) -> DialOutcome | None:  # noqa: ASYNC109
         began = time.monotonic()
-        try:
-            async with self.lateness, asyncio.timeout(timeout):
-                await self.connect(peer_id, addresses)
-                # The connection may be an old one to a peer that is gone by now: only an answer counts.
-                answered = await self._dht.protocol.call_ping(PeerID.from_base58(peer_id))
-        except TimeoutError:
-            return LATE if self.lateness.since(began) else f"no answer within {timeout:g} s"
-        except (P2PDaemonError, OSError, EOFError) as error:
-            return str(error)
-        if answered is None:
-            await self.disconnect(peer_id)
-            return "connected, but it does not answer as a hivemind DHT node"
+        if (words := await self._greet(peer_id, addresses, timeout)) is not None:
+            failure = classify(words)
+            if failure.cause in MAYBE_OURS and self.lateness.since(began):
+                return DialOutcome.unknown(Cause.NODE_UNFIT, stage=failure.stage, error=LATE)
+            return failure
         self._reader.silent.discard(PeerID.from_base58(peer_id))
         await asyncio.sleep(0)  # call_ping enters the peer into the routing table in a task of its own
         self._joined = (*self._joined, peer_id)
         self.has_joined.set()
         await self._learn_own_address(peer_id)
         return None
+
+    async def _greet(self, peer_id: str, addresses: Sequence[bytes], timeout: float) -> str | None:  # noqa: ASYNC109
+        """Connect to a bootstrap peer and ping it. Return why that failed, in words, or None."""
+        try:
+            async with self.lateness, asyncio.timeout(timeout):
+                await self.connect(peer_id, addresses)
+                # The connection may be an old one to a peer that is gone by now: only an answer counts.
+                if await self._dht.protocol.call_ping(PeerID.from_base58(peer_id)) is not None:
+                    return None
+                await self.disconnect(peer_id)
+        except TimeoutError:
+            return f"no answer within {timeout:g} s"
+        except (P2PDaemonError, OSError, EOFError) as error:
+            return str(error)
+        return "connected, but it does not answer as a hivemind DHT node"
 
     async def _learn_own_address(self, peer_id: str) -> None:
         """Learn from a bootstrap peer which address it sees us at: one that is not this machine's is a NAT's."""

@@ -13,10 +13,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from shared.p2p.hivemind import DHTID, DictionaryDHTValue
-from shared.p2p.raw_values import RawValues, SubkeyValues
+from shared.p2p.hivemind import DHTID
+from shared.p2p.raw_values import LeavesPacked, MergedDictionary, PackedDictionary, SubkeyValues
 from shared.p2p.silent_nodes import SilentNodes
 from shared.tasks import awaited, end
 
@@ -37,20 +38,23 @@ MAX_PINGED = 64
 
 MAX_MET = 10_000
 
+_Found: TypeAlias = "dict[DHTID, tuple[Any, dict[DHTID, PeerID]]]"
+"""A node's answer: what it holds under each key (hivemind's `ValueWithExpiration` or None), and nodes nearer to it."""
+
 
 class DHTReader:
-    """Reads through one DHT client, in whose protocol it replaces the serializer and `call_find`."""
+    """Reads through one DHT client, in whose protocol it replaces the serializer and `call_find`.
+
+    hivemind chooses the nodes to request a key from; what they answer never reaches it, but is merged here.
+    """
 
     def __init__(self, dht: DHTNode, refused: Counter[str], lateness: Lateness) -> None:
         self._dht = dht
         self._lateness = lateness
         self._refused = refused
         self._find = dht.protocol.call_find
-        self._heard: set[DHTID] = set()
-        """Keys of which some node answered whether it holds them."""
-        self._lost: set[DHTID] = set()
-        """Keys of which a node that answers pings did not answer it, or may have answered unheard."""
-        self._on_values: dict[DHTID, Callable[[SubkeyValues], None]] = {}
+        self._keys: dict[DHTID, _Key] = {}
+        """Those whose lookup is under way."""
         self.silent = SilentNodes()
         self._met: set[PeerID] = set()
         """Nodes that have answered."""
@@ -58,7 +62,7 @@ class DHTReader:
         self.asked: Counter[str] = Counter()
         """Requests by peer id, and how many of them were answered; the caller may clear both."""
         self.answered: Counter[str] = Counter()
-        dht.protocol.serializer = RawValues(refused)
+        dht.protocol.serializer = LeavesPacked
         dht.protocol.call_find = self._find_each
 
     async def look_up(
@@ -70,19 +74,18 @@ class DHTReader:
         """Read dictionary values, latest first, undecoded: `{key: {subkey: raw bytes}}`.
 
         A key that the DHT does not hold maps to None. A key that did not answer in time is missing from the
-        result: nothing is known of it. Traverses the DHT once for all keys. `on_values` gets what each node holds as
-        soon as it answers: a part of the result, perhaps not the latest, and earlier where other nodes are silent.
+        result: nothing is known of it. Traverses the DHT once for all keys. `on_values` gets what is new in each
+        node's answer as soon as it comes: a part of the result, perhaps not the latest, but before silent nodes end.
         """
-        ids = {DHTID.generate(key): key for key in keys}
-        if on_values is not None:
-            tell = on_values
-            self._on_values |= {key_id: lambda values, key=key: tell(key, values) for key_id, key in ids.items()}
-        # return_futures, because one bad key must not cost the others, and there is no deadline inside.
+        names = {DHTID.generate(key): key for key in keys}
+        asked = {
+            key_id: _Key(self._refused, None if on_values is None else partial(on_values, name))
+            for key_id, name in names.items()
+        }
+        self._keys |= asked
+        # return_futures, because there is no deadline inside.
         futures = await self._dht.get_many_by_id(
-            list(ids),
-            sufficient_expiration_time=float("inf"),
-            num_workers=max(SEARCHERS, len(ids)),
-            return_futures=True,
+            list(names), num_workers=max(SEARCHERS, len(names)), return_futures=True
         )
         try:
             async with self._lateness:
@@ -90,29 +93,15 @@ class DHTReader:
         finally:
             for key_id, future in futures.items():
                 future.cancel()
-                self._on_values.pop(key_id, None)
-        result: dict[str, SubkeyValues | None] = {}
-        for key_id, future in futures.items():
-            if future.cancelled() or future.exception() is not None:
-                continue
-            found: Any = future.result()
-            if found is None:
-                if key_id in self._heard and key_id not in self._lost:
-                    result[ids[key_id]] = None
-            elif isinstance(found.value, dict):
-                result[ids[key_id]] = _values(found.value)
-            else:
-                self._refused["not_a_dictionary"] += 1
-                result[ids[key_id]] = None
-        self._heard.difference_update(ids)
-        self._lost.difference_update(ids)
-        return result
+                self._keys.pop(key_id, None)
+        ended = [key_id for key_id, future in futures.items() if not future.cancelled()]
+        return {names[key_id]: asked[key_id].values for key_id in ended if asked[key_id].is_known}
 
     async def close(self) -> None:
         """End the pings under way."""
         await end(*self._pings.values())
 
-    async def _find_each(self, peer: PeerID, keys: Collection[DHTID]) -> dict[DHTID, Any] | None:
+    async def _find_each(self, peer: PeerID, keys: Collection[DHTID]) -> _Found | None:
         """Request several keys of one node, as hivemind does; where it does not answer but lives, one key at a time."""
         if peer in self.silent:
             self._ping(peer)  # for the next crawl: it may be back
@@ -121,29 +110,31 @@ class DHTReader:
         began = time.monotonic()
         found = await self._find_or_give_up(peer, keys)
         if found is None and peer not in self.silent and await self._lives(peer):
-            singly = [None] if len(keys) == 1 else await asyncio.gather(*(self._find(peer, [key]) for key in keys))
-            found = {}
-            for key, answer in zip(keys, singly, strict=True):
-                if answer is None:
-                    self._lost.add(key)
-                found |= answer or {key: (None, {})}
+            found = await self._find_singly(peer, keys)
             await self._lives(peer)  # enters it into the routing table again, which it lost by not answering
         if found is None:
             if self._lateness.since(began):
-                self._lost.update(keys)
+                self._lose(keys)
             return None
-        self.answered[str(peer)] += bool(found.keys() - self._lost)
-        self._heard.update(found.keys() - self._lost)
+        self._lose(set(keys) - found.keys())
+        self.answered[str(peer)] += bool(found)
         for key, (value, nearest) in found.items():
             self._meet(nearest.values())
-            on_values = self._on_values.get(key)
-            if on_values is not None and value is not None and isinstance(value.value, DictionaryDHTValue):
-                on_values(_values(value.value.data))
-        return found
+            if key in self._keys:
+                self._keys[key].add(None if value is None else value.value)
+        return {key: (None, found[key][1] if key in found else {}) for key in keys}
 
-    async def _find_or_give_up(self, peer: PeerID, keys: Collection[DHTID]) -> dict[DHTID, Any] | None:
+    async def _find_singly(self, peer: PeerID, keys: Collection[DHTID]) -> _Found:
+        answers = [None] if len(keys) == 1 else await asyncio.gather(*(self._find(peer, [key]) for key in keys))
+        return {key: one for answer in answers for key, one in (answer or {}).items()}
+
+    def _lose(self, keys: Iterable[DHTID]) -> None:
+        for key in self._keys.keys() & set(keys):
+            self._keys[key].lost = True
+
+    async def _find_or_give_up(self, peer: PeerID, keys: Collection[DHTID]) -> _Found | None:
         """Return the node's answer; None where it gives none, as soon as its ping has failed."""
-        finding: asyncio.Task[dict[DHTID, Any] | None] = awaited(self._find(peer, keys))
+        finding: asyncio.Task[_Found | None] = awaited(self._find(peer, keys))
         try:
             await asyncio.wait({finding}, timeout=PINGED_AFTER if peer in self._met else 0)
             while not finding.done():
@@ -191,5 +182,34 @@ class DHTReader:
         return answered
 
 
-def _values(dictionary: dict[str, Any]) -> SubkeyValues:
-    return {subkey: item.value for subkey, item in dictionary.items()}
+class _Key:
+    """What the nodes answered about one key so far."""
+
+    def __init__(self, refused: Counter[str], on_values: Callable[[SubkeyValues], None] | None) -> None:
+        self._refused = refused
+        self._on_values = on_values
+        self._merged = MergedDictionary(refused)
+        self._held = self._heard = False
+        self.lost = False
+        """Whether a node that answers pings did not answer this key, or may have answered it unheard."""
+
+    def add(self, value: object) -> None:
+        """Add what a node holds under this key: None for nothing, bytes where it is no dictionary."""
+        self._heard = True
+        if isinstance(value, PackedDictionary):
+            new = self._merged.add(value)
+            self._held |= new is not None
+            if new and self._on_values is not None:
+                self._on_values(new)
+        elif value is not None:
+            self._refused["not_a_dictionary"] += 1
+
+    @property
+    def is_known(self) -> bool:
+        """Whether some node holds it, or all that may hold it have answered that they do not."""
+        return self._held or (self._heard and not self.lost)
+
+    @property
+    def values(self) -> SubkeyValues | None:
+        """All that the nodes hold; None where they hold no dictionary."""
+        return self._merged.values() if self._held else None

@@ -105,7 +105,7 @@ try:
     from hivemind.p2p.p2p_daemon_bindings.utils import ControlFailure, raise_if_failed, read_pbmsg_safe, write_pbmsg
     from hivemind.proto import dht_pb2, p2pd_pb2, runtime_pb2
     from hivemind.utils.serializer import MSGPackSerializer
-    from hivemind.utils.timed_storage import TimedStorage, ValueWithExpiration, get_dht_time
+    from hivemind.utils.timed_storage import TimedStorage, get_dht_time
 except ImportError as _error:
     raise not_usable("hivemind", TESTED_VERSION, _error) from _error
 
@@ -124,7 +124,6 @@ __all__ = [
     "ServicerBase",
     "StreamInfo",
     "TimedStorage",
-    "ValueWithExpiration",
     "dht_pb2",
     "get_dht_time",
     "p2pd_pb2",

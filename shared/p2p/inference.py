@@ -56,8 +56,6 @@ INPUT_SCALE = 0.05
 """Standard deviation of the random input: that of a model's embeddings, by order of magnitude."""
 
 _MESSAGE, _ERROR = 0, 1
-_TUPLE, _DESCRIPTOR = 0x40, 0x51
-"""hivemind's msgpack extension types."""
 _END_OF_STREAM = bytes((_ERROR,)) + bytes(8)
 _BUSY = ("Could not allocate", "AllocationFailed", "cache is full", "Cannot allocate KV cache", "out of memory")
 _REFUSED = ("does not serve", "not found", "User did not provide any uids")
@@ -80,10 +78,9 @@ class BlockSchema(NamedTuple):
     """Tokens of attention cache that are left, for all its blocks together, keys and values counted apart."""
 
 
-def random_inputs(hidden_size: int, seed: str | None = None) -> tuple[array[float], ...]:
-    """Return one random hidden state for each token of a session; the same for the same seed."""
-    source = random.Random(seed)  # noqa: S311 - no secret
-    return tuple(array("f", (source.gauss(0, INPUT_SCALE) for _ in range(hidden_size))) for _ in range(TOKENS))
+def random_inputs(hidden_size: int) -> tuple[array[float], ...]:
+    """Return one random hidden state for each token of a session, which no server knows before."""
+    return tuple(array("f", (random.gauss(0, INPUT_SCALE) for _ in range(hidden_size))) for _ in range(TOKENS))
 
 
 def read_schema(serialized_info: bytes) -> BlockSchema:
@@ -92,19 +89,10 @@ def read_schema(serialized_info: bytes) -> BlockSchema:
         raise InferenceError(InferenceOutcome.FAILED, f"rpc_info took {len(serialized_info)} bytes")
     try:
         info = _unpack(serialized_info)
-        (descriptor,) = _items(info["outputs_schema"])
-        shape = _items(_unpack(bytes(descriptor.data))["size"])
-        hidden_size = shape[-1]
+        (descriptor,) = _unpack(info["outputs_schema"].data)
+        hidden_size = _unpack(_unpack(descriptor.data)["size"].data)[-1]
         tokens = info.get("cache_tokens_available")
-    except (
-        msgspec.MsgspecError,
-        UnicodeDecodeError,
-        RecursionError,
-        LookupError,
-        AttributeError,
-        TypeError,
-        ValueError,
-    ):
+    except (msgspec.MsgspecError, RecursionError, LookupError, AttributeError, TypeError, ValueError):
         raise InferenceError(InferenceOutcome.FAILED, "its rpc_info does not describe the block") from None
     if type(hidden_size) is not int or not 0 < hidden_size <= MAX_HIDDEN_SIZE:
         raise InferenceError(InferenceOutcome.WRONG_SHAPE, f"its rpc_info names the hidden size {hidden_size!r:.40}")
@@ -112,16 +100,8 @@ def read_schema(serialized_info: bytes) -> BlockSchema:
 
 
 def _unpack(data: bytes) -> Any:
-    """Decode msgpack; extension types stay bytes, so that no object is built from them."""
+    """Decode msgpack; hivemind's tuples and descriptors stay bytes, so that no object is built from them."""
     return msgspec.msgpack.decode(data)
-
-
-def _items(packed: Any) -> list[Any]:
-    """Return a list, or the items of hivemind's tuple."""
-    items = _unpack(bytes(packed.data)) if isinstance(packed, msgspec.msgpack.Ext) and packed.code == _TUPLE else packed
-    if not isinstance(items, list):
-        raise TypeError("neither a list nor a tuple")
-    return items
 
 
 async def ask_schema(daemon: Daemon, peer_id: str, uid: str) -> BlockSchema:
@@ -163,13 +143,12 @@ class Session:
         self._shape = (1, 1, hidden_size)
         self._metadata = metadata
         self._steps = 0
-        self._in_order = True
-        """Whether the server waits for the next request, so that it can be told the end."""
+        self._answers = 0
+        """The server waits for the next request, so that it can be told the end, where it answered each step."""
 
     async def step(self, values: array[float]) -> array[float]:
         """Return the hidden state after the last block. Raises `InferenceError`."""
         self._steps += 1
-        self._in_order = False
         try:
             async with asyncio.timeout(STEP_TIMEOUT):
                 output = await self._step(values)
@@ -181,7 +160,7 @@ class Session:
             raise InferenceError(InferenceOutcome.FAILED, detail) from None
         except OSError as error:
             raise InferenceError(InferenceOutcome.UNKNOWN, f"p2pd: {error!r}") from error
-        self._in_order = True
+        self._answers += 1
         if not all(map(math.isfinite, output)):
             wrong = sum(not math.isfinite(value) for value in output)
             raise InferenceError(
@@ -220,9 +199,9 @@ class Session:
 
     async def end(self) -> None:
         """Tell the server that no more steps come, as petals' client does, and let it close the stream."""
-        if not self._in_order:
+        if self._answers < self._steps:
             return
-        with suppress(TimeoutError, OSError, EOFError):
+        with suppress(OSError):  # a TimeoutError is one
             async with asyncio.timeout(END_TIMEOUT):
                 await self._send(b"")
                 self._writer.write(_END_OF_STREAM)
@@ -321,8 +300,10 @@ async def _read_message(reader: StreamReader, longest: int) -> tuple[int, bytes]
     length = int.from_bytes(await reader.readexactly(8), "big")
     if marker not in (_MESSAGE, _ERROR):
         raise InferenceError(InferenceOutcome.FAILED, "its answer is no message")
-    if length > (longest if marker == _MESSAGE else MAX_ERROR_BYTES):
-        outcome = InferenceOutcome.WRONG_SHAPE if marker == _MESSAGE else InferenceOutcome.FAILED
+    outcome = InferenceOutcome.WRONG_SHAPE
+    if marker == _ERROR:
+        outcome, longest = InferenceOutcome.FAILED, MAX_ERROR_BYTES
+    if length > longest:
         raise InferenceError(outcome, f"its answer has {length} bytes, expected at most {longest}")
     return marker, await reader.readexactly(length)
 

@@ -71,6 +71,12 @@ def _name(peer_id: bytes) -> str:
     return base58.b58encode(peer_id).decode()
 
 
+@lru_cache(maxsize=4096)
+def packed_id(peer_id: str) -> bytes:
+    """Return a peer id as messages hold it. Raises `ValueError`."""
+    return base58.b58decode(peer_id)
+
+
 def bytes_fields(message: bytes) -> list[tuple[int, bytes]]:
     """Return a protobuf message's length-delimited fields. Raises `ValueError` for other bytes."""
     fields, place = [], 0

@@ -11,12 +11,26 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
+from shared.reachability import Cause
 from shared.tasks import awaited, end
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 LATE = "this monitor was too busy to hear an answer, or its network was away"
+MAYBE_OURS = frozenset(
+    {
+        Cause.TIMEOUT,
+        Cause.FROZEN,
+        Cause.RESET,
+        Cause.NO_HOST_ROUTE,
+        Cause.BACKOFF,
+        Cause.RELAY_AWAY,
+        Cause.SILENT_BEHIND_RELAY,
+        Cause.OTHER,
+    }
+)
+"""Causes of failures that our own side may be responsible for while it is late."""
 EVERY = 0.2
 """Seconds between two requests, where the caller does not say otherwise."""
 MAX_DELAY = 0.5
@@ -51,6 +65,7 @@ class Lateness:
     async def __aexit__(self, *_: object) -> None:
         self._users -= 1
         if self._users == 0:
+            self._note()
             watching, self._watching = self._watching, None
             self._requested_at = None
             await end(watching)

@@ -15,7 +15,7 @@ from shared.p2p.addresses import host_and_port
 from shared.p2p.connect import PeerDials
 from shared.p2p.dial_errors import MAX_ADDRESSES, classify, clean, outcome_of
 from shared.p2p.hivemind import P2PDaemonError, P2PHandlerError, runtime_pb2
-from shared.p2p.lateness import LATE
+from shared.p2p.lateness import LATE, MAYBE_OURS
 from shared.p2p.multiaddr import is_circuit, relay_of, to_text
 from shared.p2p.petals import PeerID, TransformerConnectionHandler
 from shared.p2p.rpc_info import read_version
@@ -34,19 +34,6 @@ if TYPE_CHECKING:
 KNOCK_TIMEOUT = 0.4
 """Seconds of a deadline that are kept to test, after a dial that timed out, whether the port accepts connections."""
 LIST_TIMEOUT = 1.0
-MAYBE_OURS = frozenset(
-    {
-        Cause.TIMEOUT,
-        Cause.FROZEN,
-        Cause.RESET,
-        Cause.NO_HOST_ROUTE,
-        Cause.BACKOFF,
-        Cause.RELAY_AWAY,
-        Cause.SILENT_BEHIND_RELAY,
-        Cause.OTHER,
-    }
-)
-"""Causes of failures that our own side may be responsible for while it is late."""
 RPC_INFO_TIMEOUT = 2.0
 """Seconds that a connected peer gets to answer `rpc_info`."""
 

@@ -1,4 +1,4 @@
-"""This module keeps DHT values as bytes: hivemind's answers are unpacked no further than to their entries.
+"""This module unpacks dictionaries of the DHT no further than to their entries, and merges those of several nodes.
 
 hivemind decodes every value during its lookup. One that does not decode (bad msgpack, bad UTF-8, deep nesting, unknown
 extension) ends the lookup's background task, and the lookup never returns. Here a value stays bytes until
@@ -8,11 +8,11 @@ extension) ends the lookup's background task, and the lookup never returns. Here
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import msgpack
 
-from shared.p2p.hivemind import DictionaryDHTValue, MSGPackSerializer, ValueWithExpiration, get_dht_time
+from shared.p2p.hivemind import get_dht_time
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -21,82 +21,82 @@ SubkeyValues: TypeAlias = dict[str, bytes]
 """A DHT dictionary: subkey (a peer id or a DHT prefix, not yet validated) -> packed value."""
 
 _DICTIONARY_CODE = 0x50
-_EXT_TYPE_BYTE = {0xC7: 2, 0xC8: 3, 0xC9: 5, 0xD4: 1, 0xD5: 1, 0xD6: 1, 0xD7: 1, 0xD8: 1}
-"""msgpack's extension headers: first byte -> index of the type code."""
-
 MAX_SUBKEY_BYTES = 512
 
 
-class RawValues:
-    """Stands in for `MSGPackSerializer` inside hivemind's DHT protocol."""
+class PackedDictionary(NamedTuple):
+    """A dictionary as a node answered it."""
 
-    def __init__(self, refused: Counter[str]) -> None:
-        self._refused = refused
-
-    def dumps(self, value: Any) -> bytes:
-        packed: bytes = MSGPackSerializer.dumps(value)
-        return packed
-
-    def loads(self, data: bytes) -> Any:
-        """Return a dictionary's entries for a packed dictionary, and any other value as the bytes it is."""
-        if not _is_dictionary(data):
-            return data
-        try:
-            return self._unpack_dictionary(data)
-        except Exception:  # noqa: BLE001 - hostile bytes fail in many ways; none may leave this function
-            self._refused["undecodable_dictionary"] += 1
-            return data
-
-    def _unpack_dictionary(self, data: bytes) -> DictionaryDHTValue:
-        body = msgpack.unpackb(data, ext_hook=msgpack.ExtType).data
-        # raw: keys stay bytes, so that one of bad UTF-8 costs one entry; nested extensions stay opaque.
-        _, _, entries = msgpack.unpackb(body, raw=True, strict_map_key=False, ext_hook=msgpack.ExtType)
-        dictionary = _RawDictionary()
-        for entry in entries:
-            reason = _store(dictionary, entry)
-            if reason is not None:
-                self._refused[reason] += 1
-        return dictionary
+    data: bytes
 
 
-class _RawDictionary(DictionaryDHTValue):  # type: ignore[misc]
-    """The latest entry of each subkey of those that have not expired: hivemind's, without what it needs to be kept.
+class LeavesPacked:
+    """Stands in for `MSGPackSerializer` inside the DHT protocol of a client, which unpacks nothing but dictionaries."""
 
-    A crawl reads each record of a large swarm from several nodes, and throws all of it away a moment later.
+    loads = PackedDictionary
+
+
+class MergedDictionary:
+    """The latest entry of each subkey in all nodes' answers about one key, of those that have not expired.
+
+    Up to twenty nodes answer, most of them the same: an entry that is known costs a comparison.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._began = get_dht_time()
+    def __init__(self, refused: Counter[str]) -> None:
+        """`refused` counts dictionaries and entries that are refused, by reason."""
+        self._refused = refused
+        self._latest: dict[bytes, tuple[bytes, float]] = {}
 
-    def store(self, key: str, value: bytes, expiration_time: float) -> bool:
-        known = self.data.get(key)
-        if expiration_time < self._began or (known is not None and known.expiration_time >= expiration_time):
-            return False
-        self.data[key] = ValueWithExpiration(value, expiration_time)
-        return True
+    def add(self, dictionary: PackedDictionary) -> SubkeyValues | None:
+        """Add one node's answer. Return the values that are new in it, or None where it is not a dictionary."""
+        try:
+            entries = _entries(dictionary.data)
+        except Exception:  # noqa: BLE001 - hostile bytes fail in many ways; none may leave this function
+            self._refused["undecodable_dictionary"] += 1
+            return None
+        now = get_dht_time()
+        new: SubkeyValues = {}
+        for entry in entries:
+            try:
+                subkey, value, expiration = entry
+                known = self._latest.get(subkey)
+                if known is not None and known[1] >= expiration:
+                    continue
+                reason = _refusal(subkey, value, expiration)
+            except (TypeError, ValueError):  # not three; a subkey without a hash; an expiration that is not a number
+                reason = "malformed_entry"
+            if reason is not None:
+                self._refused[reason] += 1
+            elif expiration >= now:
+                self._latest[subkey] = value, expiration
+                new[subkey.decode()] = value
+        return new
+
+    def values(self) -> SubkeyValues:
+        """Return the values of all nodes' answers so far."""
+        return {subkey.decode(): value for subkey, (value, _) in self._latest.items()}
 
 
-def _is_dictionary(data: bytes) -> bool:
-    place = _EXT_TYPE_BYTE.get(data[0]) if data else None
-    return place is not None and len(data) > place and data[place] == _DICTIONARY_CODE
+def _entries(packed: bytes) -> list[Any]:
+    """Return the [subkey, value, expiration] of a dictionary, of whatever types they are. Raises anything."""
+    code, body = msgpack.unpackb(packed, ext_hook=msgpack.ExtType)
+    if code != _DICTIONARY_CODE:
+        raise ValueError(f"extension {code}")
+    # raw: keys stay bytes, so that one of bad UTF-8 costs one entry; nested extensions stay opaque.
+    _, _, entries = msgpack.unpackb(body, raw=True, strict_map_key=False, ext_hook=msgpack.ExtType)
+    return list(entries)
 
 
-def _store(dictionary: DictionaryDHTValue, entry: Any) -> str | None:
-    """Store one [key, value, expiration] and return None, or the reason for refusing it."""
-    try:
-        key, value, expiration = entry
-    except (TypeError, ValueError):
-        return "malformed_entry"
-    if not isinstance(key, bytes) or len(key) > MAX_SUBKEY_BYTES:
+def _refusal(subkey: Any, value: Any, expiration: Any) -> str | None:
+    """Return the reason for refusing an entry, or None."""
+    if not isinstance(subkey, bytes) or len(subkey) > MAX_SUBKEY_BYTES:
         return "bad_subkey"
     if not isinstance(value, bytes):
         return "malformed_entry"
     if not isinstance(expiration, int | float) or math.isnan(expiration):
         return "bad_expiration"
     try:
-        subkey = key.decode()
+        subkey.decode()
     except UnicodeDecodeError:
         return "bad_subkey"
-    dictionary.store(subkey, value, expiration)
     return None

@@ -17,10 +17,8 @@ from crawler.inference.agreement import (
     numbers,
     precision_of,
 )
-from crawler.inference.plan import choose_step, slot_of
 from shared.inference import Agreement, AgreementOutcome
-from shared.judgement.usability import OPT_OUT, not_asked
-from tests.fakes import peer_id, server
+from tests.fakes import peer_id
 
 pytestmark = pytest.mark.fast
 
@@ -171,24 +169,3 @@ def test_what_is_kept_and_compared_is_bounded():
     assert [name for name, one in found.items() if one.outcome is not AgreementOutcome.AGREES] == ["odd"]
     assert found["odd"].against_majority
     assert max(len(one.peers) for one in found.values()) == COMPARED_SERVERS
-
-
-def test_servers_are_spread_evenly_over_a_round():
-    """Each always in the same slot."""
-    slots = [slot_of(peer_id(number), 9) for number in range(900)]
-    assert slots == [slot_of(peer_id(number), 9) for number in range(900)]
-    assert all(60 < slots.count(slot) < 140 for slot in range(9))
-
-
-def test_who_is_not_asked():
-    """An operator who opted out; a server without cache."""
-    assert not_asked(server(1, 0, 4, cache_tokens_left=10_000), 0) is None
-    assert not_asked(server(1, 0, 4), 0) is None
-    assert "opted out" in not_asked(server(1, 0, 4, public_name=f"mine {OPT_OUT}"), 0).detail
-    assert not_asked(server(1, 0, 4, cache_tokens_left=8), 0).outcome == "busy"
-
-
-def test_adapters_take_turns():
-    """In every second round one of them; the plain model in the others."""
-    one = server(1, 0, 4, adapters=("a", "b"))
-    assert [choose_step(one, (), number).adapter for number in range(6)] == [None, "a", None, "b", None, "a"]

@@ -1,19 +1,21 @@
 """A round of inference checks, with servers that answer in memory: who is asked, what is recorded, who is blamed."""
 
 import asyncio
+import itertools
+import math
 from collections import Counter
 from contextlib import asynccontextmanager
 from functools import partial
+from types import SimpleNamespace
 
-import msgspec
 import pytest
 from structlog.testing import capture_logs
 
 from crawler.inference import checker, rounds
 from crawler.inference.checker import Checker, Round
-from crawler.inference.rounds import InferenceChecks, _due
+from crawler.inference.rounds import InferenceChecks
 from shared.inference import AgreementOutcome, InferenceOutcome, ServerInference, Usability, UsabilityState
-from shared.judgement.usability import OPT_OUT
+from shared.judgement.usability import OPT_OUT, not_asked
 from shared.p2p import tensors
 from shared.p2p.connect import NotConnectedError
 from shared.p2p.daemon import NodeError
@@ -39,26 +41,31 @@ class Swarm:
         self.daemon = daemon or Servers()
         self.counted = Counter()
         self.connected = []
+        self.slots = []
+        """Peer ids of those that were connected to, by slot that had anything to do."""
         self.info = lambda *_: schema()
         self.checks = InferenceChecks(**{"period": 60.0, "now": lambda: NOW, "count": self._count} | more)
 
         @asynccontextmanager
         async def connection(_node, peer, addresses, rules, *, within):
             self.connected.append((peer, list(addresses), rules, within))
+            if self.slots:
+                self.slots[-1].append(peer)
             yield
 
         async def opened(_identity):
+            self.slots.append([])
             return self.daemon
 
         monkeypatch.setattr(rounds, "connection", connection)
         monkeypatch.setattr(rounds.ProberNode, "open", opened)
         answer_rpc_info(monkeypatch, self._answer)
 
-    def checker(self):
+    def checker(self, fresh_for=60.0):
         """Return what a first round checks with."""
         checks = self.checks
         hold = partial(checks.connection, self.daemon)
-        return Checker(Round(0), self.daemon, checks.results, hold, 60.0, checks.count, checks.now)
+        return Checker(Round(0), self.daemon, checks.results, hold, fresh_for, checks.count, checks.now)
 
     def _answer(self, peer, uid):
         return self.info(peer, uid)
@@ -92,14 +99,22 @@ async def test_a_round_asks_each_server_once(monkeypatch):
     assert swarm.checks.merged(snapshot(taken_at=NOW)).inference_peer_id == "QmMonitor"
 
 
+async def test_who_holds_a_hop_of_the_chain_is_given_what_it_was_given(monkeypatch):
+    """So that the two are compared."""
+    swarm = Swarm(monkeypatch)
+    (found,) = await swarm.round(
+        model(servers=(reached(1, 0, 4), reached(2, 4, 8), reached(3, 4, 8, inference_rps=1.0)))
+    )
+    given = {peer: (uids, value) for peer, uids, value, metadata in swarm.daemon.requests if metadata["step_id"] == "2"}
+    assert given[THREE] == given[TWO] != given[ONE]
+    assert found.servers[1].inference.agreement.peers == (THREE,)
+
+
 async def test_other_numbers_stand_out_in_a_round(monkeypatch):
-    """Those who compute a hop of the chain are given what it was given."""
     odd = Servers(**{THREE: lambda request, _step: _other_weights(request)})
     swarm = Swarm(monkeypatch, odd)
     (found,) = await swarm.round(model(servers=tuple(reached(n, inference_rps=100.0 / n) for n in (1, 2, 3))))
     assert [one.inference.agreement.against_majority for one in found.servers] == [False, False, True]
-    first = {peer: value for peer, _, value, metadata in odd.requests if metadata["step_id"] == "1"}
-    assert len(set(first.values())) == 1
 
 
 def _other_weights(request):
@@ -108,11 +123,16 @@ def _other_weights(request):
 
 
 async def test_a_failure_is_recorded_for_the_server_that_failed(monkeypatch):
-    """With the blocks, the time and its own words; a model without another is unusable."""
+    """With the blocks, the time and its own words; a model without another is unusable. The log has the counts."""
     swarm = Swarm(monkeypatch, Servers(**{ONE: lambda *_: raised("a bug"), THREE: lambda *_: raised("not found")}))
-    one, other = await swarm.round(
-        model("one", servers=(reached(1),)), model("other", servers=(reached(2), reached(3, 0, 4)))
-    )
+    with capture_logs() as logs:
+        one, other = await swarm.round(
+            model("one", servers=(reached(1),)), model("other", servers=(reached(2), reached(3, 0, 4)))
+        )
+    assert logs == [{
+        "event": "inference round", "log_level": "info", "models": {"unusable": 1, "degraded": 1},
+        "servers": {"failed": 1, "refused": 1, "computed": 1},
+    }]  # fmt: skip
     failed = ServerInference(InferenceOutcome.FAILED, (0, 8), NOW, detail="a bug")
     assert one.servers[0].inference == failed
     assert (one.usability.state, one.usability.path) == (UsabilityState.UNUSABLE, ())
@@ -140,7 +160,7 @@ async def test_a_model_whose_servers_describe_no_blocks(monkeypatch, answer, sta
 
 
 async def test_who_names_another_hidden_size_than_most_is_found_out(monkeypatch):
-    """It spoils no chain; where two names are equally frequent, nobody is blamed."""
+    """It spoils no chain."""
     swarm = Swarm(monkeypatch)
     swarm.info = lambda peer, _: schema((2,)) if peer == THREE else schema()
     servers = (reached(1), reached(2, inference_rps=50.0), reached(3, inference_rps=1.0), reached(4, inference_rps=1.0))
@@ -149,32 +169,39 @@ async def test_who_names_another_hidden_size_than_most_is_found_out(monkeypatch)
     assert found.servers[2].inference == ServerInference(
         InferenceOutcome.WRONG_SHAPE, (0, 8), NOW, detail="its hidden size is 2, that of other servers of the model 4"
     )
-    checks = swarm.checker()
-    for name, size in (("a", 2), ("b", 4), ("b", 4), ("a", 2)):  # nobody counts twice
-        checks._expect("m", name, size)
-    checks._expect("m", "c", 4)
-    with pytest.raises(InferenceError) as caught:
-        checks._expect("m", "a", 2)
-    assert caught.value.outcome is InferenceOutcome.WRONG_SHAPE
+
+
+async def test_most_servers_by_name_decide_which_hidden_size_is_wrong(monkeypatch):
+    """Nobody counts twice, and where two sizes have equally many, nobody is blamed."""
+    swarm = Swarm(monkeypatch)
+    named = {ONE: 2, TWO: 4, THREE: 4}
+    swarm.info = lambda peer, _: schema((named[peer],))
+    checks = swarm.checker(fresh_for=0.0)
+    one, two, three = (reached(number) for number in (1, 2, 3))
+    for each in (one, two, two, one, three):
+        await checks.server(model(), each)
+    assert swarm.counted == {"computed": 5}
+    await checks.server(model(), one)
+    assert swarm.counted == {"computed": 5, "wrong_shape": 1}
 
 
 async def test_few_servers_are_asked_for_the_hidden_size(monkeypatch):
-    """Until three have named one, and eight at most; those that are left out are not asked."""
+    """Until three have named one, and eight at most, in no order; those that are left out are not asked."""
     swarm, asked = Swarm(monkeypatch), []
     swarm.info = lambda peer, uid: asked.append((peer, uid)) or schema()
     servers = tuple(reached(n, n % 2, 8) for n in range(12))
-    checks = swarm.checker()
-    assert await checks._hidden_size(model(servers=servers), {}) == (HIDDEN, None)
+    await swarm.checker().chain(model(servers=servers))
     assert len(asked) == checker.SCHEMAS_ASKED
     assert {(peer, uid) for peer, uid in asked} <= {(one.peer_id, f"demo-model.{one.span.start}") for one in servers}
     asked.clear()
     swarm.info = lambda peer, uid: asked.append((peer, uid)) or b""
-    left_out = {one.peer_id: None for one in servers[:2]}
-    size, error = await swarm.checker()._hidden_size(model(servers=servers), left_out)
-    assert (size, error.outcome, len(asked)) == (None, InferenceOutcome.FAILED, checker.SCHEMA_TRIES)
-    assert not {peer for peer, _ in asked} & set(left_out)
-    offline = tuple(msgspec.structs.replace(one, state=PeerState.OFFLINE) for one in servers)
-    assert await checks._hidden_size(model("other", servers=offline), {}) == (None, None)
+    out = tuple(reached(n, public_name=OPT_OUT) for n in (20, 21))
+    await swarm.checker().chain(model("other", servers=(*servers, *out)))
+    assert len(asked) == checker.SCHEMA_TRIES
+    assert not {peer for peer, _ in asked} & {one.peer_id for one in out}
+    asked.clear()
+    await swarm.checker().chain(model("left out", servers=out))
+    assert (asked, swarm.checks.results.models["left out"].state) == ([], UsabilityState.UNKNOWN)
 
 
 async def test_who_opted_out_or_has_no_cache_is_not_asked(monkeypatch):
@@ -186,15 +213,37 @@ async def test_who_opted_out_or_has_no_cache_is_not_asked(monkeypatch):
     assert not swarm.daemon.requests
     assert [one.inference.outcome for one in found.servers] == [InferenceOutcome.UNKNOWN, InferenceOutcome.BUSY]
     assert found.usability.state is UsabilityState.UNKNOWN
+    assert swarm.counted == {"unknown": 1, "busy": 1}
+
+
+async def test_who_opts_out_between_two_chains_is_not_asked(monkeypatch):
+    """Nor with an adapter."""
+    swarm = Swarm(monkeypatch)
+    swarm.checks.results.models["demo-model"] = Usability(UsabilityState.USABLE, NOW)
+    out = reached(1, public_name=OPT_OUT, adapters=("lab/lora",))
+    for _ in range(2):
+        (found,) = await swarm.round(model(servers=(out,)))
+        assert found.servers[0].inference == not_asked(out, NOW)
+    assert not swarm.connected
+    assert swarm.counted == {"unknown": 1 + 1}
+
+
+async def test_a_server_of_a_chain_is_not_checked_again_in_its_round(monkeypatch):
+    """However long the round takes."""
+    swarm = Swarm(monkeypatch, period=1.0, now=itertools.count(NOW).__next__)
+    await swarm.round(model(servers=(reached(1),)))
+    assert swarm.asked() == {ONE: 1}
 
 
 async def test_a_model_without_a_server_to_ask_is_unusable(monkeypatch):
-    """One is enough to be asked; a model with one is not judged before its chain."""
+    """It has no chain. One server is enough to be asked, and a model with one is judged by its chain alone."""
     swarm = Swarm(monkeypatch)
     (found,) = await swarm.round(model(servers=(server(1, 0, 8, PeerState.UNREACHABLE), server(2, 0, 8))))
     assert found.usability == Usability(UsabilityState.UNUSABLE, NOW, "no server that answers holds its blocks")
-    swarm.checks._without_servers([model("two", servers=(server(1, 0, 8), reached(2)))])
-    assert "two" not in swarm.checks.results.models
+    assert not swarm.slots
+    for _ in range(2):
+        (found,) = await swarm.round(model("two", servers=(server(1, 0, 8), reached(2))))
+        assert found.usability.state is UsabilityState.USABLE
 
 
 async def test_a_fresh_check_is_not_made_again(monkeypatch):
@@ -224,27 +273,29 @@ async def test_nobody_checks_who_does_not_lead_or_what_is_old_or_left_out(monkey
 
 async def test_checks_begin_with_the_first_snapshot(monkeypatch):
     swarm = Swarm(monkeypatch, models=frozenset({"demo-model"}))
-    assert swarm.checks._current() is None
+    await swarm.checks.round()
+    assert not swarm.slots
     await swarm.round(model(servers=(reached(1),)), age=rounds.SNAPSHOT_LASTS)
     assert swarm.asked() == {ONE: 1}
 
 
 async def test_an_adapter_is_tried_in_every_second_round(monkeypatch):
-    """Beside the check without one, and recorded apart, whatever else is fresh."""
+    """All in turn, beside the check without one, and recorded apart, whatever else is fresh."""
     swarm = Swarm(monkeypatch)
-    made = model(servers=(reached(1, adapters=("lab/lora",)), reached(2)))
+    made = model(servers=(reached(1, adapters=("lab/lora", "lab/other")), reached(2)))
     await swarm.round(made)
     (found,) = await swarm.round(made)
     adapters = [metadata.get("active_adapter") for peer, _, _, metadata in swarm.daemon.requests if peer == ONE]
     assert adapters == [None, None, "lab/lora", "lab/lora"]
     assert found.servers[0].adapter_inference.adapter == "lab/lora"
+    assert found.servers[0].adapter_inference.agreement.outcome is AgreementOutcome.ALONE
     assert found.servers[0].inference.adapter is None
     swarm.daemon.scripts[ONE] = lambda *_: raised("not found")
     swarm.checks.results.adapters.clear()
     await swarm.round(made)
     (found,) = await swarm.round(made)
     assert found.servers[0].adapter_inference == ServerInference(
-        InferenceOutcome.REFUSED, (0, 8), NOW, detail="not found", adapter="lab/lora"
+        InferenceOutcome.REFUSED, (0, 8), NOW, detail="not found", adapter="lab/other"
     )
 
 
@@ -285,10 +336,12 @@ async def test_no_connection_is_nobodys_finding(monkeypatch):
         yield
 
     monkeypatch.setattr(rounds, "connection", fails)
-    (found,) = await swarm.round(model(servers=(reached(1), reached(2, 0, 4))))
-    for one in found.servers:
-        assert one.inference.outcome is InferenceOutcome.UNKNOWN
-        assert one.inference.detail == "not connected: dial backoff"
+    for _ in range(2):
+        (found,) = await swarm.round(model(servers=(reached(1), reached(2, 0, 4, adapters=("lab/lora",)))))
+    for one in (found.servers[0].inference, found.servers[1].inference, found.servers[1].adapter_inference):
+        assert one.outcome is InferenceOutcome.UNKNOWN
+        assert one.detail == "not connected: dial backoff"
+    assert found.servers[1].inference.adapter is None
     assert found.usability.state is UsabilityState.UNKNOWN
 
 
@@ -303,40 +356,53 @@ async def test_a_node_that_does_not_start_costs_the_slot(monkeypatch):
     with capture_logs() as logs:
         (found,) = await swarm.round(model(servers=(reached(1),)))
     assert (found.usability, found.servers[0].inference) == (None, None)
-    assert [(line["log_level"], line.get("error")) for line in logs] == [("warning", "no p2pd")] * 2 + [("info", None)]
+    said = {"event": "no inference checks: the node does not start", "log_level": "warning", "error": "no p2pd"}
+    assert logs[:-1] == [said] * 2
+    assert logs[-1]["event"] == "inference round"
 
 
-def test_a_round_begins_with_chains_and_each_server_has_one_slot():
-    """Models without anybody to ask have no chain."""
-    models = [model("m", servers=tuple(reached(n) for n in range(40))), model("none", servers=(server(50, 0, 8),))]
-    assert _due(models, 0) == [(models[0], None)]
-    due = [one.peer_id for slot in range(1, rounds.SLOTS) for _, one in _due(models, slot)]
-    assert sorted(due) == sorted(one.peer_id for one in models[0].servers)
-    assert all(len(_due(models, slot)) < 40 for slot in range(1, rounds.SLOTS))
+async def test_a_round_begins_with_chains_and_each_server_has_one_slot(monkeypatch):
+    """The servers that are not on a chain's path are spread over the rest of the round."""
+    swarm = Swarm(monkeypatch)
+    monkeypatch.setattr(rounds, "SLOTS", 4)
+    await swarm.round(model("one", servers=tuple(map(reached, range(10)))), model("two", servers=(reached(10),)))
+    assert swarm.asked() == dict.fromkeys(map(peer_id, range(11)), 1)
+    spread = swarm.slots[1:]
+    later = [peer for slot in spread for peer in slot]
+    assert len(later) == len(set(later)) == 9
+    assert len(spread) == 3
+    assert max(map(len, spread)) < 9
 
 
-async def test_work_is_bounded_and_an_error_costs_one_check():
-    """As many as may run at once do."""
-    running, most, done = 0, 0, []
+@pytest.mark.parametrize(("at_once", "models", "servers"), [("CHAINS_AT_ONCE", 5, 1), ("SESSIONS_AT_ONCE", 1, 9)])
+async def test_work_is_bounded_and_an_error_costs_one_check(monkeypatch, at_once, models, servers):
+    """As many checks as may be made at once are; a fault of ours in one of them is logged."""
+    monkeypatch.setattr(rounds, "SLOTS", 2)
+    monkeypatch.setattr(rounds, at_once, 3)
+    running, most, done = 0, 0, set()
 
-    def work(number):
-        async def one():
-            nonlocal running, most
-            running += 1
-            most = max(most, running)
-            await asyncio.sleep(0)
-            running -= 1
-            if number == 0:
-                raise RuntimeError("a bug")
-            done.append(number)
+    @asynccontextmanager
+    async def turn(peer):
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0)
+        running -= 1
+        if peer == ONE:
+            raise RuntimeError("a bug")
+        yield True
+        done.add(peer)
 
-        return one
-
+    swarm = Swarm(monkeypatch, turn=turn)
+    numbers_of = iter(range(1, 100))
     with capture_logs() as logs:
-        await rounds._all(2, [work(number) for number in range(5)])
-    assert [line["event"] for line in logs] == ["inference check failed"]
-    assert (most, done) == (2, [1, 2, 3, 4])
-    await rounds._all(2, [])
+        await swarm.round(*(
+            model(str(n), servers=tuple(reached(m, inference_rps=m) for m in itertools.islice(numbers_of, servers)))
+            for n in range(models)
+        ))  # fmt: skip
+    assert {line["event"] for line in logs} == {"inference check failed", "inference round"}
+    assert most == 3
+    assert done == {peer_id(n) for n in range(2, models * servers + 1)}
 
 
 def test_a_rounds_input_is_known_to_nobody_before():
@@ -347,14 +413,19 @@ def test_a_rounds_input_is_known_to_nobody_before():
     assert [len(values) for values in one.inputs(7)] == [7, 7]
 
 
-async def test_rounds_follow_one_another_while_this_crawler_leads(monkeypatch, tmp_path):
-    """None before there is a snapshot; each with the same identity, a period after the one before began."""
-    checks, made = InferenceChecks(period=0.0, identity=tmp_path, now=lambda: NOW), []
+@pytest.mark.parametrize("kept", [True, False])
+async def test_rounds_follow_one_another_while_this_crawler_leads(monkeypatch, tmp_path, kept):
+    """None before there is a snapshot; each with the same identity, a period after the one before began.
+
+    An identity that is not kept is in a folder of its own, which goes away in the end.
+    """
+    checks, made = InferenceChecks(period=0.0, identity=tmp_path / "mine" if kept else None, now=lambda: NOW), []
     monkeypatch.setattr(rounds, "IDLE", 0.0)
 
     async def one(identity, began):
-        made.append((identity, began, dict(checks._busy)))
-        checks._busy["peer"]
+        assert not identity.exists()
+        assert identity.parent.is_dir()
+        made.append((identity, began))
 
     monkeypatch.setattr(checks, "round", one)
     task = asyncio.create_task(checks.run())
@@ -362,29 +433,65 @@ async def test_rounds_follow_one_another_while_this_crawler_leads(monkeypatch, t
         await asyncio.sleep(0)
     assert not made
     checks.merged(snapshot(taken_at=NOW))
-    while len(made) < 3:
+    while len(made) < 3 and not task.done():
         await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert [(identity, busy) for identity, _, busy in made] == [(tmp_path, {})] * len(made)
+    (identity,) = {identity for identity, _ in made}
+    assert (identity == tmp_path / "mine") is kept is identity.parent.exists()
     assert made[0][1] <= made[1][1] <= made[2][1]
 
 
+async def test_the_slots_of_a_round_are_spread_over_a_period(monkeypatch, tmp_path):
+    """A slot, or a round, that is late begins at once. Each has a node of the same identity."""
+    clock, began, sleep = 500.0, [], asyncio.sleep
+    takes = iter((0, 20, 0, 20))
+
+    async def slept(seconds):
+        nonlocal clock
+        clock += seconds
+        await sleep(0)
+
+    async def opened(identity):
+        nonlocal clock
+        assert identity == tmp_path
+        began.append(clock)
+        clock += next(takes, 0)
+        return Servers()
+
+    monkeypatch.setattr(rounds, "SLOTS", 4)
+    swarm = Swarm(monkeypatch, period=60.0, identity=tmp_path)
+    monkeypatch.setattr(rounds, "time", SimpleNamespace(monotonic=lambda: clock))
+    monkeypatch.setattr(asyncio, "sleep", slept)
+    monkeypatch.setattr(rounds.ProberNode, "open", opened)
+    swarm.checks.merged(snapshot(model(servers=tuple(map(reached, range(10)))), taken_at=NOW))
+    task = asyncio.create_task(swarm.checks.run())
+    while len(began) < 9 and not task.done():
+        await sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert began == [500, 515, 535, 545, 565, 580, 595, 610, 625]
+
+
 @pytest.mark.parametrize(
-    ("announced", "agrees"),
-    [({"torch_dtype": "float32"}, False), ({"torch_dtype": "float16", "quant_type": "int8"}, True)],
+    ("announced", "cosine", "agrees"),
+    [
+        ({"torch_dtype": "float32"}, 0.9985, False),
+        ({"torch_dtype": "bfloat16"}, 0.9985, True),
+        ({"torch_dtype": "float32", "quant_type": "int8"}, 0.995, True),
+    ],
 )
-async def test_servers_are_compared_as_exactly_as_they_announce(monkeypatch, announced, agrees):
-    """Numbers at a cosine of 0.995: too far apart in float32, near enough in int8."""
-    swarm = Swarm(monkeypatch, Servers(**{TWO: lambda request, _step: _turned(request)}))
+async def test_servers_are_compared_as_exactly_as_they_announce(monkeypatch, announced, cosine, agrees):
+    def turned(request, _step):
+        """Add to each value what `compute` adds, and some of it in turn more and less."""
+        values = tensors.read(request.tensors[0], list(request.tensors[0].size))
+        some = 8 * math.sqrt(1 / cosine**2 - 1)
+        return numbers([value + 8 + some * (-1) ** place for place, value in enumerate(values)])
+
+    swarm = Swarm(monkeypatch, Servers(**{TWO: turned}))
     (found,) = await swarm.round(model(servers=(reached(1, **announced), reached(2, inference_rps=1.0, **announced))))
     expected = AgreementOutcome.AGREES if agrees else AgreementOutcome.DISAGREES
     assert [one.inference.agreement.outcome for one in found.servers] == [expected] * 2
-    assert found.servers[1].inference.agreement.lowest_cosine == pytest.approx(0.995, abs=1e-3)
-
-
-def _turned(request):
-    """What `compute` adds to each value, and a tenth of it in turn more and less: the cosine is 1 / √1.01."""
-    values = tensors.read(request.tensors[0], list(request.tensors[0].size))
-    return numbers([value + 8 + 0.8 * (-1) ** place for place, value in enumerate(values)])
+    assert found.servers[1].inference.agreement.lowest_cosine == pytest.approx(cosine, abs=1e-4)

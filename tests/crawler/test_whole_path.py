@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shared.p2p.raw_values import RawValues
+from shared.p2p.raw_values import MergedDictionary, PackedDictionary
 from shared.snapshot import PeerState, Verdict
 from tests.support.fuzz_records import DIALS, every_form, hostile_blocks, hostile_index, make_snapshot
 
@@ -33,4 +33,4 @@ def test_no_record_makes_a_server_unreachable(blocks, dials):
 @given(st.binary(max_size=300) | st.binary(max_size=60).map(lambda body: b"\xc7" + bytes([len(body)]) + b"\x50" + body))
 def test_no_answer_of_the_dht_escapes_as_an_exception(data):
     """One that did would kill hivemind's lookup, and the caller would wait for ever."""
-    RawValues(Counter()).loads(data)
+    MergedDictionary(Counter()).add(PackedDictionary(data))

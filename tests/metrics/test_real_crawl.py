@@ -13,6 +13,7 @@ from reachability_worker.nodes import Nodes
 from reachability_worker.prober import Prober
 from shared.p2p.dht_node import DHTClientNode
 from shared.snapshot import Verdict
+from shared.tasks import end
 
 pytestmark = pytest.mark.swarm
 
@@ -52,8 +53,7 @@ async def test_a_probe_measures_how_long_each_stage_took(swarm):
     good = await prober.probe(live.peer_id, started + 5)
     seconds = time.monotonic() - started
     bad = await prober.probe(dead.peer_id, time.monotonic() + 5)
-    keeping_fit.cancel()
-    await asyncio.gather(keeping_fit, return_exceptions=True)
+    await end(keeping_fit)
     assert list(good.durations) == ["lookup", "dial", "protocol"]
     assert sum(good.durations.values()) <= seconds
     assert bad.verdict is Verdict.UNREACHABLE

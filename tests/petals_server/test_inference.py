@@ -39,7 +39,7 @@ CHAIN, NANS, FULL, LIAR = "chain-hf", "nan-hf", "full-hf", "liar-hf"
 MADE_UP = "tests/made-up"
 LAYERS, HIDDEN = 4, 64
 LIES_LAST = 900.0
-TOKENS_GIVEN = random_inputs(HIDDEN, "genuine")
+TOKENS_GIVEN = random_inputs(HIDDEN)
 
 
 class Swarm(NamedTuple):

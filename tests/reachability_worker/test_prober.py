@@ -17,6 +17,7 @@ from shared.inference import InferenceOutcome, InferenceRequest
 from shared.p2p.addresses import DialPrivate
 from shared.reachability import Cause, Stage
 from shared.snapshot import Verdict
+from shared.tasks import end
 from tests.fakes import peer_id
 
 pytestmark = pytest.mark.swarm
@@ -33,8 +34,7 @@ async def prober_in(swarm, dial_private=DialPrivate.AUTO, **more):
     try:
         yield nodes, Prober(nodes, **options)
     finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+        await end(running)
 
 
 async def look(prober, peer, seconds=8.0):

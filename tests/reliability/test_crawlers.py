@@ -1,5 +1,6 @@
 """Crawlers that die, freeze, lose their daemon or their swarm. docs/reliability.md lists what is promised."""
 
+import asyncio
 import os
 import signal
 import time
@@ -9,8 +10,10 @@ import pytest
 
 from crawler.leader import LEASE_SECONDS, RENEW_EVERY
 from deploy.demo.simulated_server import Announcement
-from shared.snapshot import CrawlStatus, PeerState
+from shared.snapshot import CrawlStatus, PeerState, Verdict
 from shared.store import keys
+from shared.store.connection import connect
+from shared.store.history import HistoryReader
 from tests.reliability.load import note
 from tests.reliability.parts import get, until
 
@@ -116,6 +119,53 @@ def test_a_crawler_heals_when_its_daemons_are_killed(crawler, live, published):
         time.sleep(0.1)
     note("kill -9 of both daemons of a crawler", faults=2, recovery_seconds=round(healed - killed, 1), wrong=0)
     assert set(seen) == {PeerState.ONLINE}
+
+
+def test_a_crawler_that_stands_still_calls_nobody_unreachable(start, live, published, swarm):
+    """It and its daemons are stopped amid the dial of a live server, for as long as a dial may take.
+
+    No snapshot says "unreachable", of a bootstrap peer neither; the history has no outage, and no incident begins.
+    """
+    part = start(
+        "crawler", REDIS_URL=published.url, INITIAL_PEERS=",".join(swarm.initial_peers), CRAWL_PERIOD="1",
+        DIAL_TIMEOUT="3", MODELS="demo-model:12",
+    )  # fmt: skip
+    verdicts, failures = set(), set()
+
+    def reached_after(moment):
+        found, crawl = published.snapshot(), status(published)
+        if crawl is not None and crawl.error:
+            failures.add(crawl.error)
+        if found is None or not found.models[0].servers:
+            return False
+        verdicts.update(each.verdict for each in (*found.models[0].servers, *found.bootstrap_peers))
+        return found.taken_at > moment and found.models[0].servers[0].verdict is Verdict.REACHABLE
+
+    until(lambda: reached_after(0), 30, "a snapshot with the server")
+    until(lambda: len(part.daemons()) == 1, 10, "the end of a crawl, and of its prober node")
+    frozen = time.monotonic()
+    live.freeze()  # so that the next crawl is still dialling it
+    until(lambda: len(part.daemons()) == 2, 10, "the next crawl")
+    time.sleep(0.7)
+    part.freeze()
+    if time.monotonic() - frozen > 2.5:
+        pytest.skip("this machine is too busy: the dial may have ended before the crawler was stopped")
+    live.thaw()
+    time.sleep(2.7)
+    part.thaw()
+    resumed = time.time()
+    until(lambda: reached_after(resumed), 20, "a snapshot that reaches the server again")
+    assert Verdict.UNREACHABLE not in verdicts
+    assert Verdict.UNKNOWN in verdicts or failures, "no crawl was disturbed"
+    assert not published.redis.hlen(keys.OPEN_INCIDENTS)
+    (hour, *_) = asyncio.run(history_of(live.peer_id, published.url)).hours
+    assert hour.crawled == hour.online > 0
+    note("a crawler that is stopped amid its dials", faults=1, wrong=0)
+
+
+async def history_of(peer_id, redis_url):
+    async with connect(redis_url, "tests") as redis:
+        return await HistoryReader(redis).server(peer_id, time.time())
 
 
 def test_without_the_swarm_the_last_snapshot_stays_and_the_reason_is_shown(crawler, start_api, live, published, swarm):

@@ -56,6 +56,8 @@ class Servers:
         """(peer id, uids, first value, metadata) of each step."""
         self.ended = []
         """Peer ids of the sessions that the monitor ended, in order."""
+        self.at_end = asyncio.StreamReader.feed_eof
+        """What a server then does with its stream."""
 
     async def open_stream(self, peer_id, protocol):
         assert protocol == inference.PROTOCOL
@@ -81,7 +83,7 @@ class _Writer:
         assert len(data) == 9 + int.from_bytes(data[1:9], "big")
         if data[0] == ERROR:
             self._servers.ended.append(self._peer_id)
-            self._reader.feed_eof()
+            self._servers.at_end(self._reader)
         elif data[9:]:
             self._answer(runtime_pb2.ExpertRequest.FromString(data[9:]))
 
@@ -106,7 +108,9 @@ class _Writer:
 def answer_rpc_info(monkeypatch, answer):
     """Have `ask_schema` find servers that answer `rpc_info` by `answer(peer_id, uid)`: bytes, or an exception."""
 
-    def stub(_p2p, peer_id):
+    def stub(p2p, peer_id):
+        assert p2p is not None
+
         async def rpc_info(request):
             found = answer(str(peer_id), request.uid)
             if isinstance(found, BaseException):

@@ -26,7 +26,7 @@ def reached(number, start, end, **more):
     return server(number, start, end, verdict=Verdict.REACHABLE, **{"inference_rps": 100.0, "relayed": False} | more)
 
 
-async def run(servers, daemon=None, connection=None, **more):
+async def run(servers, daemon=None, connection=None, inputs=INPUTS, **more):
     """Return the result of a chain through a model of 8 blocks, and the daemon."""
     daemon = daemon or Servers()
 
@@ -35,7 +35,7 @@ async def run(servers, daemon=None, connection=None, **more):
         yield
 
     made = Chain(daemon, connection or connected, model(servers=servers), now=lambda: NOW, **more)
-    return await made.run(INPUTS), daemon
+    return await made.run(inputs), daemon
 
 
 def fails_at(step, answer):
@@ -74,14 +74,29 @@ async def test_tokens_go_through_all_blocks_in_order():
     assert sorted(daemon.ended) == sorted((ONE, TWO))
 
 
-async def test_seconds_of_the_first_and_of_a_later_token_are_kept_apart(monkeypatch):
+def clock(monkeypatch, *seconds):
+    """Have a server take so many seconds for each token, and one second go by around each."""
+    ticks = [tick for taken in seconds for tick in (1.0, 1.5, 1.5 + taken, 1.5 + taken, 2.0 + taken)]
+    monkeypatch.setattr(chain.time, "perf_counter", iter(ticks).__next__)
+
+
+async def test_seconds_of_the_first_and_of_the_last_token_are_kept_apart(monkeypatch):
     """The first one opens the session; users wait for the later ones."""
-    ticks = iter([0.0, 1.0, 4.0, 4.0, 5.0, 10.0, 11.0, 11.5, 11.5, 12.0])
-    monkeypatch.setattr(chain.time, "perf_counter", lambda: next(ticks))
-    result, _ = await run((reached(1, 0, 8), reached(2, 0, 8, inference_rps=1.0)))
-    assert (result.usability.seconds_first_token, result.usability.seconds_per_token) == (5.0, 2.0)
-    assert (result.findings[ONE].seconds_first_step, result.findings[ONE].seconds_per_step) == (3.0, 0.5)
-    assert result.usability.path[0].seconds_per_step == 0.5
+    clock(monkeypatch, 4.0, 2.0, 0.25)
+    result, _ = await run((reached(1, 0, 8), reached(2, 0, 8, inference_rps=1.0)), inputs=[*INPUTS, INPUTS[0]])
+    assert (result.usability.seconds_first_token, result.usability.seconds_per_token) == (5.0, 1.25)
+    assert (result.findings[ONE].seconds_first_step, result.findings[ONE].seconds_per_step) == (4.0, 0.25)
+    assert result.usability.path[0].seconds_per_step == 0.25
+
+
+@pytest.mark.parametrize(
+    ("seconds", "reason"),
+    [((4.0, 2.0, 1.0), None), ((0.0, 0.0, 1.25), f"…{peer_id(1)[-6:]} takes 1.2 s per token")],
+)
+async def test_a_hop_that_takes_more_than_a_second_for_its_last_token_is_slow(monkeypatch, seconds, reason):
+    clock(monkeypatch, *seconds)
+    result, _ = await run((reached(1, 0, 8), reached(2, 0, 8, inference_rps=1.0)), inputs=[*INPUTS, INPUTS[0]])
+    assert result.usability.reason == reason
 
 
 async def test_what_makes_a_model_degraded(monkeypatch):
@@ -140,6 +155,25 @@ async def test_a_spare_is_given_all_tokens_so_far():
         (ONE, 1.0), (TWO, 5.0), (ONE, 2.0), (SPARE, 1.0), (SPARE, 2.0), (TWO, 6.0),
     ]  # fmt: skip
     assert [list(values) for values in result.links[0].inputs] == [[1.0] * HIDDEN, [2.0] * HIDDEN]
+    assert sorted(daemon.ended) == sorted((SPARE, TWO))  # the one that failed waits for no request
+
+
+async def test_a_server_beyond_the_one_that_failed_keeps_what_it_was_given():
+    """First the failed one's answer, then the spare's: others are given the same, to compare their answers."""
+    daemon = Servers(**{ONE: lambda request, step: numbers([9.0] * HIDDEN) if step == 1 else raised("a bug")})
+    result, _ = await run(PAIRS, daemon)
+    assert [list(values) for values in result.links[1].inputs] == [[9.0] * HIDDEN, [6.0] * HIDDEN]
+    assert [list(values) for values in result.links[1].outputs] == [[13.0] * HIDDEN, [10.0] * HIDDEN]
+
+
+async def test_two_spares_take_the_place_of_one_server():
+    """Each is given all tokens so far, as the one before it answered them."""
+    daemon = Servers(**{ONE: fails_at(2, raised("a bug"))})
+    result, _ = await run((reached(1, 0, 8), *PAIRS[1:3]), daemon)
+    assert [(hop.peer_id, hop.start, hop.end) for hop in result.usability.path] == [(SPARE, 0, 4), (TWO, 4, 8)]
+    assert [(peer, first) for peer, _, first, _ in daemon.requests][2:] == [
+        (SPARE, 1.0), (SPARE, 2.0), (TWO, 5.0), (TWO, 6.0),
+    ]  # fmt: skip
 
 
 async def test_a_spare_takes_the_place_of_the_last_server():
@@ -153,19 +187,38 @@ async def test_a_spare_takes_the_place_of_the_last_server():
 
 
 async def test_who_cannot_be_connected_to_is_replaced_before_the_first_token():
-    """Nobody could look at it, and it is asked nothing."""
+    """Nobody could look at it, and it is asked nothing. Connecting is no part of a token's time."""
+    daemon, tried = Servers(), []
 
     @asynccontextmanager
     async def connection(one):
+        tried.append((one.peer_id, len(daemon.requests)))
         if one.peer_id == ONE:
             raise InferenceError(InferenceOutcome.UNKNOWN, "not connected")
         yield
 
-    result, daemon = await run(PAIRS, connection=connection)
+    result, _ = await run(PAIRS, daemon, connection)
+    assert tried == [(ONE, 0), (SPARE, 0), (TWO, 0)]
     assert outcomes(result)[ONE] is InferenceOutcome.UNKNOWN
     assert {peer for peer, *_ in daemon.requests} == {SPARE, TWO}
     result, daemon = await run(PAIRS[:2], connection=connection)
     assert (result.usability.state, daemon.requests) == (UsabilityState.UNKNOWN, [])
+
+
+async def test_a_chain_that_breaks_shows_its_path_as_far_as_it_came():
+    result, _ = await run(PAIRS[:2], Servers(**{TWO: lambda *_: raised("a bug")}))
+    assert result.usability.state is UsabilityState.UNUSABLE
+    assert [hop.peer_id for hop in result.usability.path] == [ONE]
+
+
+@pytest.mark.parametrize(("left_out", "fails"), [(PAIRS[2], TWO), (PAIRS[3], ONE)])
+async def test_only_servers_of_the_missing_blocks_are_the_reason(left_out, fails):
+    """Not one that was left out, whose blocks end where the missing ones begin, or begin where they end."""
+    instead = {left_out.peer_id: ServerInference(InferenceOutcome.BUSY, (0, 8), NOW)}
+    daemon = Servers(**{fails: lambda *_: raised("a bug")})
+    result, _ = await run((*PAIRS[:2], left_out), daemon, not_asked=instead)
+    missing = "blocks 0–3" if fails == ONE else "blocks 4–7"
+    assert result.usability.reason == f"{missing} at …{fails[-6:]}: failed (a bug)"
 
 
 async def test_a_chain_is_given_up_after_so_many_failures():
@@ -182,9 +235,11 @@ async def test_a_chain_is_given_up_after_so_many_failures():
 
 async def test_a_chain_that_takes_too_long_gives_no_token(monkeypatch):
     """What was computed until then is kept."""
-    monkeypatch.setattr(chain, "CHAIN_TIMEOUT", 0.05)
-    result, _ = await run(PAIRS, Servers(**{TWO: lambda *_: None}))
-    assert (result.usability.state, result.usability.reason) == (UsabilityState.UNUSABLE, "no token within 0.05 s")
+    limits, timeout = [], asyncio.timeout
+    monkeypatch.setattr(asyncio, "timeout", lambda seconds: limits.append((seconds, timeout(seconds))) or limits[-1][1])
+    result, _ = await run(PAIRS, Servers(**{TWO: lambda *_: limits[0][1].reschedule(0)}))
+    assert limits[0][0] == chain.CHAIN_TIMEOUT
+    assert (result.usability.state, result.usability.reason) == (UsabilityState.UNUSABLE, "no token within 120 s")
     assert result.usability.checked_at == NOW
     assert [hop.peer_id for hop in result.usability.path] == [ONE]
     assert outcomes(result) == {ONE: InferenceOutcome.COMPUTED}

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 HIVEMIND_NAMES = {
     "ControlFailure", "DHTID", "DHTLocalStorage", "DHTNode", "DictionaryDHTValue", "MSGPackSerializer",
     "P2P", "P2PContext", "P2PDaemonError", "P2PHandlerError", "PeerID", "ServicerBase", "StreamInfo", "TimedStorage",
-    "ValueWithExpiration", "dht_pb2", "get_dht_time", "p2pd_pb2", "raise_if_failed", "read_pbmsg_safe", "runtime_pb2",
+    "dht_pb2", "get_dht_time", "p2pd_pb2", "raise_if_failed", "read_pbmsg_safe", "runtime_pb2",
     "write_pbmsg",
 }  # fmt: skip
 MAY_IMPORT = {

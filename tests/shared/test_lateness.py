@@ -40,6 +40,18 @@ async def test_a_loop_that_stands_still_is_noticed():
     assert await watched(ask, 0.15)
 
 
+async def test_a_loop_that_stood_still_until_the_end_is_noticed():
+    """As a process that was stopped: all its timeouts end at once, before any further request."""
+
+    async def ask():
+        await asyncio.sleep(0)
+
+    began = time.monotonic()
+    async with Lateness(ask, every=0.01, max_delay=0.1) as it:
+        time.sleep(0.12)
+    assert it.since(began)
+
+
 async def test_a_daemon_that_fails_is_no_error_here():
     """Whoever asks the daemon for something gets its error; this says only whether answers are late."""
 

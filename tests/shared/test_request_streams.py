@@ -5,12 +5,12 @@ import asyncio
 import pytest
 import pytest_asyncio
 
-from shared.p2p import address_search
+from shared.p2p import address_search, request_streams
 from shared.p2p.address_search import ASK_TIMEOUT
 from shared.p2p.dht_node import DHTClientNode
 from shared.p2p.kad_messages import PROTOCOL, closer_peers, find_node
 from shared.p2p.multiaddr import to_text
-from shared.p2p.request_streams import KEPT, RequestStreams
+from shared.p2p.request_streams import RequestStreams
 from shared.p2p.swarm_settings import bootstrap_peers
 from tests.fakes import peer_id
 from tests.shared.lying_node import LyingNode
@@ -56,13 +56,16 @@ async def test_every_question_is_answered_however_often_the_node_closes(dht_node
     assert (node.streams < 120) == (answers_a_stream > 1)
 
 
-async def test_one_stream_is_enough_for_questions_one_after_another(node, dht_node):
+async def test_one_stream_is_enough_for_questions_one_after_another(node, dht_node, monkeypatch):
+    """Of those that many at once took, so many are kept."""
+    monkeypatch.setattr(request_streams, "KEPT", 8)
+    monkeypatch.setattr(address_search, "ASK_TIMEOUT", 30.0)
     node.answers_a_stream = 1_000
     for number in range(1, 11):
         assert await found(dht_node, number) == [ADDRESSES[number]]
     assert node.streams == 1
     await asyncio.gather(*(found(dht_node, number) for number in ADDRESSES))
-    assert len(dht_node.kademlia.streams._idle[str(node.node.peer_id)]) <= KEPT
+    assert len(dht_node.kademlia.streams._idle[str(node.node.peer_id)]) == 8
 
 
 async def test_a_late_answer_is_not_taken_for_the_next_question(node, dht_node):

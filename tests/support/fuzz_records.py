@@ -32,7 +32,7 @@ from crawler.observe.observation import Observation, ObservedModel
 from crawler.observe.record_reader import RecordReader
 from crawler.observe.records import RefusedError, check_block, read_model
 from shared.p2p.hivemind import MSGPackSerializer
-from shared.p2p.raw_values import RawValues
+from shared.p2p.raw_values import MergedDictionary, PackedDictionary
 from shared.public.state import state_document
 from shared.reachability import Cause, DialOutcome, Stage
 from shared.snapshot import BootstrapPeer, Refusals, Snapshot, Verdict, decode, encode
@@ -184,7 +184,7 @@ def fuzz(seconds: float, first_seed: int) -> int:
         def once(
             index: dict[str, bytes], blocks: list[tuple[int, str, bytes]], dials: list[DialOutcome], answer: bytes
         ) -> None:
-            RawValues(Counter()).loads(answer)
+            MergedDictionary(Counter()).add(PackedDictionary(answer))
             every_form(make_snapshot(index, blocks, tuple(dials)))
 
         print(f"seed {number}: ", end="", flush=True)
