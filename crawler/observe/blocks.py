@@ -81,16 +81,23 @@ class BlockReader:
         self, blocks: Sequence[BlockKey], on_values: Callable[[BlockKey, SubkeyValues], None] | None = None
     ) -> AsyncIterator[Answer]:
         """Yield the answer of each batch as it arrives. `on_values` gets each node's values as soon as it answers."""
+        answers: set[asyncio.Future[Answer]] = set()
+        ready: asyncio.Queue[asyncio.Future[Answer]] = asyncio.Queue()
         starts = range(0, len(blocks), KEYS_PER_BATCH)
-        batches = [_Batch(blocks[start : start + KEYS_PER_BATCH], on_values) for start in starts]
-        self._waiting += batches
+        for start in starts:
+            batch = _Batch(blocks[start : start + KEYS_PER_BATCH], on_values)
+            answers.add(batch.answer)
+            # `asyncio.as_completed` would keep every answer to the end: 100 MB of a swarm of 10,000 servers.
+            batch.answer.add_done_callback(answers.discard)
+            batch.answer.add_done_callback(ready.put_nowait)
+            self._waiting.append(batch)
         self._start_batches()
         try:
-            for answer in asyncio.as_completed([batch.answer for batch in batches]):
-                yield await answer
+            for _ in starts:
+                yield (await ready.get()).result()
         finally:
-            for batch in batches:
-                batch.answer.cancel()
+            for answer in answers:
+                answer.cancel()
 
     async def close(self) -> None:
         """Cancel the lookups under way."""

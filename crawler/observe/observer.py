@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 MAX_CRAWL_SECONDS = 300.0
 """A crawl that takes longer is given up: something hangs that its own deadlines do not cover."""
 EARLY_AFTER = 1.5
-"""Seconds after the lookups that probes get before `early` is called: enough for servers that answer."""
+"""Seconds that the newest probe gets before `early` is called: enough for servers that answer. Most probes begin with
+the first lookups, and have had them when the last silent DHT node ends the lookups."""
 LOOKUPS_WITHIN = 40.0
 """Seconds from a crawl's start. Keys that there is no time left for count as unanswered."""
 PROBES_WITHIN = 60.0
@@ -172,7 +173,8 @@ class Crawl:
             self._ended("look_up")
             self._doing = "dialling"
             probing = awaited(self._probes.finish())
-            if self._early is not None and not (await asyncio.wait({probing}, timeout=EARLY_AFTER))[0]:
+            left = max(0.0, self._probes.last_added + EARLY_AFTER - time.monotonic())
+            if self._early is not None and not (await asyncio.wait({probing}, timeout=left))[0]:
                 joined = joining.result() if joining.done() else dict.fromkeys(self._dht_node.joined)
                 await self._early(await self._observation(self._joined_peers(joined), observed))
             await probing

@@ -51,6 +51,8 @@ class ProbeQueue:
         self._room = asyncio.Semaphore(min(MAX_IN_FLIGHT, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 3))
         self.outcomes: dict[str, DialOutcome] = {}
         """By peer id, of the probes that have ended."""
+        self.last_added = 0.0
+        """When a server was last added, in monotonic seconds."""
 
     @property
     def added(self) -> int:
@@ -62,6 +64,7 @@ class ProbeQueue:
         if peer_id in self._added:
             return
         self._added.add(peer_id)
+        self.last_added = time.monotonic()
         heapq.heappush(self._waiting, (not known, rank, peer_id))
         if self._starters < MAX_STARTING:
             self._starters += 1

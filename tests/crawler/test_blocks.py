@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import weakref
 from collections import Counter
 
 import pytest
@@ -65,6 +66,29 @@ async def test_batches_go_out_in_order():
     assert [key for batch in dht_node.asked for key in batch] == [block_key(*place) for place in places]
     assert sum(len(answer.found) for answer in answers) == 1000
     assert max(map(len, dht_node.asked)) == KEYS_PER_BATCH
+
+
+class Values(dict):
+    """What one DHT node holds under a block; a plain dict allows no weak reference."""
+
+    __hash__ = object.__hash__
+
+
+async def test_answers_are_not_kept_once_they_were_read():
+    """In a large swarm they take more memory than all else that a crawl holds."""
+    kept = weakref.WeakSet()
+
+    class Full(Guide):
+        async def look_up(self, keys, timeout, on_values=None):
+            return {key: Values(peer=b"record") for key in await super().look_up(keys, timeout)}
+
+    most = 0
+    async for answer in reader(Full()).read(spread([Model("m", 1000)])):
+        for values in answer.found.values():
+            kept.add(values)
+        most = max(most, len(kept))
+        del answer, values
+    assert 0 < most <= 2 * KEYS_PER_BATCH
 
 
 async def test_as_many_go_out_at_once_as_fare_well():

@@ -78,6 +78,18 @@ async def test_known_peers_go_first(small):
     assert peers.dialled == ["c", "d", "a", "b"]
 
 
+async def test_a_server_that_is_named_again_is_not_new(small):
+    """The early snapshot waits for the newest probe, not for each record of a server that is probed already."""
+    dials = queue(Peers())
+    dials.add("live", known=False, rank=0)
+    first = dials.last_added
+    dials.add("live", known=False, rank=1)
+    assert dials.last_added == first
+    dials.add("other", known=False, rank=2)
+    assert dials.last_added > first
+    await dials.finish()
+
+
 async def test_those_that_no_time_is_left_for_are_counted(small):
     peers = Peers()
     dials = queue(peers, seconds=0.5)
