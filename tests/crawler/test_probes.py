@@ -78,15 +78,22 @@ async def test_known_peers_go_first(small):
     assert peers.dialled == ["c", "d", "a", "b"]
 
 
-async def test_a_server_that_is_named_again_is_not_new(small):
-    """The early snapshot waits for the newest probe, not for each record of a server that is probed already."""
-    dials = queue(Peers())
-    dials.add("live", known=False, rank=0)
-    first = dials.last_added
+async def test_a_first_look_waits_for_those_that_may_still_answer_alone(small):
+    """Not for a silent one that has had its seconds; and each of the others gets its own."""
+    peers = Peers()
+    dials = queue(peers)
+    dials.add("silent", known=False, rank=0)
+    await dials.settled(0.01)
+    assert dials.outcomes == {}
     dials.add("live", known=False, rank=1)
-    assert dials.last_added == first
-    dials.add("other", known=False, rank=2)
-    assert dials.last_added > first
+    silent_too = asyncio.create_task(dials.settled(60.0))
+    await dials.settled(0.01)
+    while "live" not in dials.outcomes:
+        await asyncio.sleep(0.01)
+    assert not silent_too.done()
+    peers.wake.set()
+    await silent_too
+    assert dials.outcomes.keys() == {"silent", "live"}
     await dials.finish()
 
 
