@@ -42,17 +42,20 @@ def test_a_model_is_usable_since_the_last_crawl_that_found_it_broken():
 
 
 def test_a_window_is_drawn_where_it_tells_more_than_the_shorter_one():
-    """A young history has one row of bars and the charts of one day; one of a year has all of them."""
+    """A young history has one row of bars and the charts of one day, after midnight too; one of a year has all."""
     day = 20_000
     now = float(day * 24 * HOUR + 60)
     minutes = [(int(now // MINUTE) - 1, True)]
     short = past_of(hours=[(day * 24 - 1, True)], minutes=minutes, days=[(day - 1, True)], read_at=now)
     young = str(model_history_html(short))
+    two_hours, two_days = [(day * 24 - 1, True), (day * 24, True)], [(day - 1, True), (day, True)]
+    midnight = str(model_history_html(past_of(hours=two_hours, minutes=minutes, days=two_days, read_at=now)))
     hours = [(day * 24 - back, True) for back in range(719, 0, -1)]
     days = [(day - back, True) for back in range(299, 0, -1)]
     old = str(model_history_html(past_of(hours=hours, minutes=minutes, days=days, read_at=now)))
     names = ("24 hours", "7 days", "30 days", "year")
     assert [name for name in names if f"Last {name}" in young] == ["24 hours"]
+    assert [name for name in names if f"Last {name}" in midnight] == ["24 hours"]
     assert [name for name in names if f"Last {name}" in old] == list(names)
 
 
