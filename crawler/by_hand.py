@@ -46,9 +46,9 @@ def _test_notice(settings: CrawlerSettings) -> int:
     urls = tuple(url.get_secret_value() for url in settings.notify_urls)
     tried = list(try_all(urls, webhook(settings, time.time), settings.notify_monitor_url))
     for taken, receiver in tried:
-        print(f"{'sent' if taken else 'FAIL'}  {receiver}")  # noqa: T201
+        print(f"{'sent' if taken else 'FAIL'}  {receiver}")
     if not tried:
-        print("No receiver: set NOTIFY_URLS or INCIDENT_WEBHOOK_URL.", file=sys.stderr)  # noqa: T201
+        print("No receiver: set NOTIFY_URLS or INCIDENT_WEBHOOK_URL.", file=sys.stderr)
     return 0 if tried and all(taken for taken, _ in tried) else 1
 
 
@@ -59,9 +59,9 @@ def _move(settings: CrawlerSettings, arguments: argparse.Namespace) -> int:
         else:
             done = import_from(settings.redis_url, arguments.import_file)
     except MoveError as error:
-        print(f"The history was not moved: {error}.", file=sys.stderr)  # noqa: T201
+        print(f"The history was not moved: {error}.", file=sys.stderr)
         return 1
-    print(done)  # noqa: T201
+    print(done)
     return 0
 
 
@@ -80,10 +80,10 @@ async def _once(settings: CrawlerSettings, form: str) -> int:
         async with await DHTClientNode.open(settings.dial_private_addresses) as dht_node:
             snapshot = await crawl_once(settings, dht_node)
     except (SwarmUnavailableError, NodeError) as error:
-        print(f"The swarm cannot be seen: {error}.", file=sys.stderr)  # noqa: T201
+        print(f"The swarm cannot be seen: {error}.", file=sys.stderr)
         for peer in getattr(error, "bootstrap_peers", ()):
-            print(f"  {peer.peer_id} at {', '.join(peer.addresses)}: {peer.error}", file=sys.stderr)  # noqa: T201
-        print("Set INITIAL_PEERS for another swarm; `make demo` shows a private one.", file=sys.stderr)  # noqa: T201
+            print(f"  {peer.peer_id} at {', '.join(peer.addresses)}: {peer.error}", file=sys.stderr)
+        print("Set INITIAL_PEERS for another swarm; `make demo` shows a private one.", file=sys.stderr)
         return 1
     if form == "text":
         sys.stdout.write(text_picture(snapshot, color=sys.stdout.isatty()))
@@ -97,14 +97,14 @@ async def _diagnose(settings: CrawlerSettings, *, as_json: bool) -> int:
     try:
         found = await diagnose(settings, say=(lambda _: None) if as_json else _print_finding)
     except NodeError as error:
-        print(f"This machine's own node does not work: {error}.", file=sys.stderr)  # noqa: T201
+        print(f"This machine's own node does not work: {error}.", file=sys.stderr)
         return 1
     if as_json:
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(found), indent=2).decode() + "\n")
     else:
-        print(f"\nVerdict: {found.verdict}\nNext: {found.next_step}\n  $ {found.command}")  # noqa: T201
+        print(f"\nVerdict: {found.verdict}\nNext: {found.next_step}\n  $ {found.command}")
     return 0 if found.ok else 1
 
 
 def _print_finding(finding: Finding) -> None:
-    print(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.text}", flush=True)  # noqa: T201
+    print(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.text}", flush=True)

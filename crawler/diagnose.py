@@ -10,6 +10,7 @@ from crawler.crawl import crawl_once
 from crawler.observe.observation import SwarmUnavailableError
 from shared import words
 from shared.address_text import endpoint
+from shared.advice.causes import explanation
 from shared.advice.commands import REPOSITORY
 from shared.advice.help import Need, wanted
 from shared.judgement.coverage import coverage
@@ -71,7 +72,7 @@ async def diagnose(settings: CrawlerSettings, say: Callable[[Finding], None]) ->
         errors = await node.join(settings.bootstrap_peers, settings.dial_timeout)
         for peer_id, error in errors.items():
             places = ", ".join(settings.bootstrap_peers[peer_id])
-            outcome = "ok" if error is None else classify(error).explanation
+            outcome = "ok" if error is None else explanation(classify(error))
             tell("bootstrap peer", f"{peer_id} at {places}: {outcome}", ok=error is None)
         joined = [peer_id for peer_id, error in errors.items() if error is None]
         if not joined:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from shared.advice.causes import advice, explanation
 from shared.judgement.coverage import coverage
 from shared.judgement.usability import model_usability
-from shared.reachability import Cause, DialOutcome, Stage, advice, message
+from shared.reachability import Cause, DialOutcome, Stage
 from shared.snapshot import (
     SCHEMA_VERSION,
     ModelReport,
@@ -94,22 +95,18 @@ def conflict(record: ServerRecord, dial: DialOutcome, version: str | None) -> st
 
 
 def best_span(announced: Mapping[int, ServerRecord], num_blocks: int) -> tuple[Span, ServerRecord]:
-    """Return a server's span and the record that applies to it, from its records `{block: record}` (not empty).
+    """Return a server's span and the record that applies to it, from its records `{block: record}`.
 
+    There is at least one, and each covers its block (`crawler.observe.records.check_block`).
     The best state wins; while a server moves, its old blocks say OFFLINE and its new ones JOINING or ONLINE.
     The same as petals' `compute_spans` with `min_state=OFFLINE`.
     """
-    start = end = 0
-    best: ServerRecord | None = None
-    for block in sorted(announced):
-        record = announced[block]
-        if best is None or _RANK[best.state] < _RANK[record.state]:
-            best, start, end = record, block, block + 1
-            if record.start_block is not None and record.end_block is not None:
-                start, end = max(record.start_block, 0), min(record.end_block, num_blocks)
-        elif best.state is record.state:
-            end = max(end, block + 1)
-    assert best is not None, "a server is known by at least one record"  # noqa: S101
+    state = max((record.state for record in announced.values()), key=_RANK.__getitem__)
+    blocks = [block for block, record in announced.items() if record.state is state]
+    best = announced[min(blocks)]
+    start, end = min(blocks), max(blocks) + 1
+    if best.start_block is not None and best.end_block is not None:
+        start, end = max(best.start_block, 0), max(min(best.end_block, num_blocks), end)
     return Span(start, end), best
 
 
@@ -148,7 +145,7 @@ def _server_report(
         span=span,
         show_public_name=state is PeerState.ONLINE and span.length >= MIN_BLOCKS_FOR_A_NAME,
         verdict=dial.verdict,
-        error=dial.explanation,
+        error=explanation(dial),
         cause=None if reached else dial.cause,
         relayed=dial.relayed,
         relay=dial.relay,
@@ -176,5 +173,6 @@ def _issues(observation: Observation) -> tuple[ReachabilityIssue, ...]:
     }
     for peer_id, dial in observation.dials.items():
         if dial.verdict is Verdict.UNREACHABLE and dial.cause is not None:
-            issues[peer_id] = ReachabilityIssue(peer_id, dial.explanation or message(dial.cause), advice(dial.cause))
+            # Where there is a cause there is an explanation.
+            issues[peer_id] = ReachabilityIssue(peer_id, str(explanation(dial)), advice(dial.cause))
     return tuple(issues[peer_id] for peer_id in sorted(issues))

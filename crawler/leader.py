@@ -20,13 +20,13 @@ RENEW_EVERY = 1.0
 # KEYS: lease, fencing counter. ARGV: holder's name, milliseconds, the lease held until now ('' if none).
 _HOLD = """
 local current = redis.call('GET', KEYS[1])
-if current and current == ARGV[3] then
+if ARGV[3] ~= '' and current == ARGV[3] then
   redis.call('PEXPIRE', KEYS[1], ARGV[2])
   return current
 end
 -- One that does not run out was not written by a crawler: it would bar all of them for ever.
 local left_ms = redis.call('PTTL', KEYS[1])
-if current and left_ms >= 0 and left_ms <= 60000 then return false end
+if left_ms >= 0 and left_ms <= 60000 then return false end
 local number = redis.pcall('INCR', KEYS[2])
 if type(number) == 'table' then  -- no number stands there: any that was not used before will do
   number = redis.call('TIME')[1]

@@ -26,22 +26,36 @@ def notices(
     settings: CrawlerSettings, redis: Redis, leadership: Leadership, metrics: CrawlerMetrics, clock: RedisClock
 ) -> Iterator[tuple[str, IncidentNotices | OperatorNotices]]:
     """Yield the senders of the notices that are set, each with the name of its loop."""
-    if settings.incident_webhook_url is not None:
-        yield "incident_notices", _incident_notices(settings, redis, leadership, metrics, clock)
+
+    def count(outcome: str) -> None:
+        metrics.notices.labels(outcome).inc()
+
+    if (receiver := webhook(settings, clock.now)) is not None:
+        queue = NoticeQueue(connect_sync(settings.redis_url), receiver.deliver, count)
+        official_only = settings.incident_webhook_models == "official"
+        yield "incident_notices", IncidentNotices(redis, leadership, queue, clock, official_only=official_only)
     if settings.notify_urls:
-        yield "operator_notices", _operator_notices(settings, redis, leadership, metrics, clock)
-
-
-def _incident_notices(
-    settings: CrawlerSettings, redis: Redis, leadership: Leadership, metrics: CrawlerMetrics, clock: RedisClock
-) -> IncidentNotices:
-    receiver = webhook(settings, clock.now)
-    assert receiver is not None  # noqa: S101 - called where there is one
-    queue = NoticeQueue(
-        connect_sync(settings.redis_url), receiver.deliver, lambda outcome: metrics.notices.labels(outcome).inc()
-    )
-    official_only = settings.incident_webhook_models == "official"
-    return IncidentNotices(redis, leadership, queue, clock, official_only=official_only)
+        quiet_hours = settings.notify_quiet_hours
+        yield (
+            "operator_notices",
+            OperatorNotices(
+                redis,
+                leadership,
+                clock,
+                urls=[url.get_secret_value() for url in settings.notify_urls],
+                choice=Choice(
+                    settings.notify_models,
+                    settings.notify_servers,
+                    settings.notify_contributors,
+                    settings.notify_severity,
+                ),
+                official=frozenset(model.dht_prefix for model in settings.official_models),
+                digest_seconds=settings.notify_digest,
+                quiet_hours=None if quiet_hours is None else parse_quiet_hours(quiet_hours),
+                monitor_url=settings.notify_monitor_url,
+                on_ended=count,
+            ),
+        )
 
 
 def webhook(settings: CrawlerSettings, now: Callable[[], float]) -> Webhook | None:
@@ -54,24 +68,4 @@ def webhook(settings: CrawlerSettings, now: Callable[[], float]) -> Webhook | No
         secret=None if secret is None else secret.get_secret_value().encode(),
         allow_private=settings.incident_webhook_allow_private,
         now=now,
-    )
-
-
-def _operator_notices(
-    settings: CrawlerSettings, redis: Redis, leadership: Leadership, metrics: CrawlerMetrics, clock: RedisClock
-) -> OperatorNotices:
-    quiet_hours = settings.notify_quiet_hours
-    return OperatorNotices(
-        redis,
-        leadership,
-        clock,
-        urls=[url.get_secret_value() for url in settings.notify_urls],
-        choice=Choice(
-            settings.notify_models, settings.notify_servers, settings.notify_contributors, settings.notify_severity
-        ),
-        official=frozenset(model.dht_prefix for model in settings.official_models),
-        digest_seconds=settings.notify_digest,
-        quiet_hours=None if quiet_hours is None else parse_quiet_hours(quiet_hours),
-        monitor_url=settings.notify_monitor_url,
-        on_ended=lambda outcome: metrics.notices.labels(outcome).inc(),
     )

@@ -8,7 +8,10 @@ import sys
 from typing import TYPE_CHECKING
 
 from reachability_worker.check_command import check
+from reachability_worker.given_addresses import AddressProber
+from reachability_worker.inference import InferenceChecker
 from reachability_worker.metrics import WorkerMetrics
+from reachability_worker.nodes import Nodes
 from reachability_worker.prober import Prober
 from reachability_worker.settings import WorkerSettings
 from reachability_worker.worker import ConcurrentWorker
@@ -26,8 +29,8 @@ def main() -> int:
     logs.configure(settings, "reachability_worker", by_hand=arguments.check is not None)
     allow_many_files()
     if arguments.check is not None:
-        prober = _prober(settings, WorkerMetrics())
-        return asyncio.run(check(arguments.check, prober, settings.check_timeout, as_json=arguments.json))
+        probers = _probers(settings, WorkerMetrics())
+        return asyncio.run(check(arguments.check, *probers, settings.check_timeout, as_json=arguments.json))
     tracing.start(settings.otel_exporter_otlp_endpoint, "reachability_worker")
     heap.freeze_imports()
     asyncio.run(_run(settings))
@@ -51,13 +54,19 @@ async def _run(settings: WorkerSettings) -> None:
     metrics = WorkerMetrics(settings.vantage)
     if settings.worker_metrics_port:
         metrics.serve(settings.worker_metrics_port, settings.metrics_host)
-    prober = _prober(settings, metrics)
+    nodes, prober, address_prober = _probers(settings, metrics)
     redis = connect(settings.redis_url, f"worker-{settings.vantage}-{os.getpid()}")
     # RQ's registration is synchronous, so it has a connection of its own.
     connection = connect_sync(settings.redis_url)
     worker = ConcurrentWorker(
         settings.vantage,
+        nodes,
         prober,
+        address_prober,
+        InferenceChecker(
+            dial_private=settings.dial_private_addresses.allows(settings.bootstrap_peers),
+            dial_timeout=settings.check_timeout,
+        ),
         connection=connection,
         redis=redis,
         metrics=metrics,
@@ -66,7 +75,7 @@ async def _run(settings: WorkerSettings) -> None:
         shutdown_grace=settings.shutdown_grace,
     )
     worker.install_signal_handlers()
-    worker.tasks.keep("prober", prober.run)
+    worker.tasks.keep("prober", nodes.run)
     try:
         await worker.run()
     finally:
@@ -74,15 +83,15 @@ async def _run(settings: WorkerSettings) -> None:
         connection.close()
 
 
-def _prober(settings: WorkerSettings, metrics: WorkerMetrics) -> Prober:
-    return Prober(
+def _probers(settings: WorkerSettings, metrics: WorkerMetrics) -> tuple[Nodes, Prober, AddressProber]:
+    nodes = Nodes(
         settings.bootstrap_peers,
-        check_timeout=settings.check_timeout,
-        dials_at_once=settings.dials_at_once,
-        dial_private=settings.dial_private_addresses,
-        on_node_opened=lambda role: metrics.nodes_opened.labels(role).inc(),
+        settings.dial_private_addresses,
+        on_opened=lambda role: metrics.nodes_opened.labels(role).inc(),
         on_addresses_refused=metrics.addresses_refused,
     )
+    prober = Prober(nodes, check_timeout=settings.check_timeout, dials_at_once=settings.dials_at_once)
+    return nodes, prober, AddressProber(nodes, check_timeout=settings.check_timeout)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from shared import words
+from shared.advice.given import difference, how_it_ended
 from shared.advice.servers import Server, check_advice
-from shared.given import BadAddressError, GivenAddress, GivenDial, difference, how_it_ended
+from shared.given import BadAddressError, GivenAddress, GivenDial
 from shared.resolve import Directory
 from shared.snapshot import Verdict
 from shared.tasks import Tasks
@@ -22,6 +23,8 @@ from shared.tasks import Tasks
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from reachability_worker.given_addresses import AddressProber
+    from reachability_worker.nodes import Nodes
     from reachability_worker.prober import Prober
     from shared.advice.advice import Advice
     from shared.reachability import DialOutcome
@@ -36,12 +39,20 @@ EXPECTED = (
 )
 
 
-async def check(pasted: str, prober: Prober, timeout: float, *, as_json: bool) -> int:  # noqa: ASYNC109 - of a probe
+async def check(
+    pasted: str,
+    nodes: Nodes,
+    prober: Prober,
+    address_prober: AddressProber,
+    timeout: float,  # noqa: ASYNC109 - of a probe
+    *,
+    as_json: bool,
+) -> int:
     """Probe the peer that the pasted text names, for `timeout` seconds at most. Return the exit code."""
     resolution = Directory().resolve(pasted)
     if resolution.only is None:
         problem = "this names several peers" if resolution.found else "this names no peer"
-        print(f"{words.cut(pasted, 80)!r}: {problem}. {EXPECTED}", file=sys.stderr)  # noqa: T201
+        print(f"{words.cut(pasted, 80)!r}: {problem}. {EXPECTED}", file=sys.stderr)
         return EXIT_NOT_UNDERSTOOD
     peer_id = resolution.only.key
     given, dials = [], []
@@ -51,16 +62,16 @@ async def check(pasted: str, prober: Prober, timeout: float, *, as_json: bool) -
         except BadAddressError as error:
             dials.append(GivenDial.refused(address, str(error)))
     async with Tasks() as tasks:
-        tasks.keep("prober", prober.run)
-        await prober.until_fit(START_TIMEOUT)
+        tasks.keep("prober", nodes.run)
+        await nodes.until_fit(START_TIMEOUT)
         deadline = time.monotonic() + timeout
         outcome, *outcomes = await asyncio.gather(
-            prober.probe(peer_id, deadline), *(prober.probe_at(address, deadline) for address in given)
+            prober.probe(peer_id, deadline), *(address_prober.probe_at(address, deadline) for address in given)
         )
     dials = [*(GivenDial(one.address, found) for one, found in zip(given, outcomes, strict=True)), *dials]
-    advice = check_advice(Server(peer_id), outcome, given=dials)
+    advice = check_advice(Server(), outcome, given=dials)
     write = _as_json if as_json else describe
-    print(write(peer_id, outcome, advice, dials))  # noqa: T201
+    print(write(peer_id, outcome, advice, dials))
     return EXIT_CODES[outcome.verdict]
 
 

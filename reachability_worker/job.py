@@ -46,17 +46,16 @@ class Check(NamedTuple):
 def read_check(job: PackedJob) -> Check:
     """Return the check of a job. Raises `BadJobError`. A malformed request id or traceparent is dropped."""
     raw_id, packed, left_ms, raw_request_id, traceparent = job
-    try:
-        job_id = raw_id.decode("ascii")
-    except UnicodeDecodeError as error:
-        raise BadJobError("its id is not ASCII") from error
+    if not raw_id.isascii():
+        raise BadJobError("its id is not ASCII")
+    job_id = raw_id.decode()
     peer_id, inference, given = read_job(job_id, packed)
     return Check(
         job_id,
         peer_id,
         time.monotonic() + left_ms / 1000 - ANSWER_RESERVE,
-        request_id.sane(raw_request_id.decode("latin-1")) or "",
-        tracing.sane(traceparent.decode("latin-1")),
+        request_id.sane(raw_request_id.decode(errors="replace")) or "",
+        tracing.sane(traceparent.decode(errors="replace")),
         inference,
         given,
     )

@@ -150,10 +150,8 @@ return {redis.call('LLEN', KEYS[4]), math.floor(waited_ms)}
 )
 
 # KEYS: wip. Deletes jobs that a killed worker had started. The api requests such a check again.
-_RECONCILE = (
-    _CLOCK
-    + """
-local lost = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', time[1])
+_RECONCILE = """
+local lost = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', redis.call('TIME')[1])
 for _, execution in ipairs(lost) do
   local id = string.match(execution, '^(.*):') or execution
   redis.call('DEL', 'rq:job:' .. id, 'rq:execution:' .. execution, 'rq:executions:' .. id)
@@ -161,7 +159,6 @@ for _, execution in ipairs(lost) do
 end
 return #lost
 """
-)
 
 
 class Finished(NamedTuple):

@@ -1,4 +1,4 @@
-"""This module is an RQ worker that runs a thousand checks at once, on one asyncio loop and with one prober.
+"""This module is an RQ worker that runs a thousand checks at once, on one asyncio loop and with two libp2p nodes.
 
 RQ's own workers run one job at a time (in a fork, or in place). A check is 99% waiting, so this worker takes jobs in
 batches, runs each as a task, and writes the results back in batches. To RQ it is a worker like any other: it registers,
@@ -35,8 +35,11 @@ if TYPE_CHECKING:
     from redis import Redis
     from redis.asyncio import Redis as AsyncRedis
 
+    from reachability_worker.given_addresses import AddressProber
+    from reachability_worker.inference import InferenceChecker
     from reachability_worker.job import PackedJob
     from reachability_worker.metrics import WorkerMetrics
+    from reachability_worker.nodes import Nodes
     from reachability_worker.prober import Prober
     from shared.reachability import Stage
 
@@ -57,7 +60,10 @@ class ConcurrentWorker:
     def __init__(
         self,
         vantage: str,
+        nodes: Nodes,
         prober: Prober,
+        address_prober: AddressProber,
+        inference_checker: InferenceChecker,
         *,
         connection: Redis,
         redis: AsyncRedis,
@@ -68,7 +74,10 @@ class ConcurrentWorker:
     ) -> None:
         self._registration = Registration(vantage, connection)
         self._vantage = vantage
+        self._nodes = nodes
         self._prober = prober
+        self._address_prober = address_prober
+        self._inference_checker = inference_checker
         self._redis = redis
         self._metrics = metrics
         self._checks_at_once = checks_at_once
@@ -147,13 +156,13 @@ class ConcurrentWorker:
         queue, away = self._registration.queue_key, False
         while True:
             await self._room.wait()
-            if self._suspended or not self._prober.fit:
+            if self._suspended or not self._nodes.fit:
                 await asyncio.sleep(0.1)
                 continue
             try:
                 # Waits until the queue is not empty, by moving its first id to where it already is.
                 first = await self._redis.blmove(queue, queue, WAIT_SECONDS, "LEFT", "LEFT")
-                if first is None or self._suspended or not self._prober.fit:
+                if first is None or self._suspended or not self._nodes.fit:
                     continue  # it stays where it is, for another worker
                 jobs = await self._scripts.take(min(CHECKS_PER_BATCH, self._checks_at_once - self.in_flight))
                 away = False
@@ -193,7 +202,7 @@ class ConcurrentWorker:
         with check_span(check, self._registration.queue_name) as span:
             outcome = await self._probe(check)
             note_outcome(span, outcome)
-            if outcome.cause is Cause.NODE_UNFIT and not self._prober.fit and time.monotonic() < check.deadline:
+            if outcome.cause is Cause.NODE_UNFIT and not self._nodes.fit and time.monotonic() < check.deadline:
                 # This worker's fault: another worker may be able to probe the peer. Without one the api answers 503.
                 await self._hand_back([check.job_id])
             else:
@@ -208,14 +217,15 @@ class ConcurrentWorker:
             if not mine:
                 blocks, detail = (asked.start, asked.end), "another inference check of it goes on"
                 return ServerInference(InferenceOutcome.UNKNOWN, blocks, time.time(), detail=detail)
-            return await self._prober.infer(check.peer_id, outcome, asked, check.deadline)
+            return await self._inference_checker.infer(check.peer_id, outcome, asked, check.deadline)
 
     async def _probe(self, check: Check) -> DialOutcome:
+        """Return what was found at the given address, where the check is about one, else of the peer; and count it."""
         started = time.monotonic()
         on_stage = partial(self._stages.__setitem__, check.job_id)
         try:
             if check.given is not None:
-                outcome = await self._prober.probe_at(check.given, check.deadline, on_stage)
+                outcome = await self._address_prober.probe_at(check.given, check.deadline, on_stage)
             else:
                 outcome = await self._prober.probe(check.peer_id, check.deadline, on_stage)
         except Exception as error:
@@ -229,7 +239,7 @@ class ConcurrentWorker:
         return outcome
 
     def _forget(self, job_ids: list[str]) -> None:
-        """These checks are not in flight any more."""
+        """Take checks out of those in flight."""
         for job_id in job_ids:
             self._in_flight.pop(job_id, None)
             self._stages.pop(job_id, None)
@@ -239,7 +249,7 @@ class ConcurrentWorker:
         while True:
             # An unfit, suspended or broken worker gives its lease up, so callers get a 503 at once.
             self._renew_now.clear()
-            takes_checks = self._prober.fit and not self._suspended and not self.tasks.failing
+            takes_checks = self._nodes.fit and not self._suspended and not self.tasks.failing
             self._metrics.takes_checks.set(takes_checks)
             self._metrics.in_flight.set(self.in_flight)
             try:

@@ -1,4 +1,4 @@
-"""This module parses the multiaddrs that clients give to be dialled, and describes in words how the dials ended.
+"""This module parses the multiaddrs that clients give to be dialled.
 
 The text is hostile, so only a few forms are accepted: TCP or QUIC at an IP address or host name, directly or through
 one relay. So whatever listens there receives only the start of a libp2p handshake (WebSocket would send an HTTP
@@ -15,31 +15,15 @@ from typing import TYPE_CHECKING, Self
 from shared import words
 from shared.address_text import MAX_PORT
 from shared.peer_id import BadPeerIdError, parse_peer_id
-from shared.reachability import Cause, DialOutcome, Stage, message
+from shared.reachability import Cause, DialOutcome, Stage
 from shared.snapshot import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from shared.reachability import Answer
 
 MAX_GIVEN = 8
 """Addresses of one peer that are taken."""
 MAX_GIVEN_CHARS = 400
-MAX_SHOWN = 160
-"""Characters of an address in a sentence."""
-_ADDRESS_MESSAGES = {
-    Cause.REFUSED: "The connection was refused: nothing listens on that port.",
-    Cause.NO_HOST_ROUTE: "The address is not routable.",
-    Cause.NOT_LIBP2P: "Something that is not a libp2p node answers there.",
-    Cause.NO_RELAY_RESERVATION: "The relay answers, but the peer has no place on it now.",
-    Cause.RELAY_AWAY: "The relay does not answer.",
-    Cause.RELAY_REFUSED: "The relay refuses to connect to it.",
-    Cause.SAME_NETWORK: "It is the monitor's own router, which may not let the monitor in from inside.",
-}
-"""Replace those of `shared.reachability.message` that speak of the announced address."""
-
-
 _FORM = re.compile(
     r"/(?P<protocol>ip4|ip6|dns|dns4|dns6)/(?P<host>[^/\s]{1,253})"
     r"(?:/tcp/(?P<tcp>\d{1,5})|/udp/(?P<udp>\d{1,5})/(?P<quic>quic-v1|quic))"
@@ -144,48 +128,3 @@ class GivenDial:
     def dialled(self) -> bool:
         """Whether a connection was tried."""
         return self.outcome.verdict is not Verdict.UNKNOWN or self.outcome.stage not in (Stage.QUEUE, Stage.LOOKUP)
-
-
-def how_it_ended(dial: GivenDial) -> str:
-    """Return one sentence or two. An address that nobody could dial is never said not to answer."""
-    address, outcome = words.cut(dial.address, MAX_SHOWN), dial.outcome
-    if outcome.verdict is Verdict.REACHABLE:
-        return f"{address} answers: the peer proved its id there{', through the relay' if outcome.relayed else ''}."
-    if outcome.cause is Cause.NOT_DIALABLE:
-        return f"{address} was not dialled: {outcome.error or 'this monitor dials no address of this kind'}."
-    if outcome.cause is Cause.WRONG_PEER:
-        return f"Another peer answers at {address}: the id that it proved is not the one that you gave."
-    why = _ADDRESS_MESSAGES.get(outcome.cause) or message(outcome.cause) if outcome.cause else ""
-    if outcome.verdict is Verdict.UNKNOWN:
-        return f"Nobody could dial {address}, which says nothing about it. {why}".strip()
-    return f"{address} does not answer. {why}".strip()
-
-
-def difference(dials: Sequence[GivenDial], swarm: DialOutcome) -> str:
-    """Say where the given addresses and those that the swarm knows differ; empty where they do not.
-
-    `swarm` is what was found at the addresses that the swarm knows.
-    """
-    known = tuple(dict.fromkeys((*swarm.addresses, *swarm.known)))
-    others = [dial for dial in dials if dial.address not in known]
-    nowhere = swarm.cause is Cause.NO_ADDRESS
-    if not others or not (known or nowhere):
-        return ""
-    verdict = next(one for one in Verdict if any(dial.outcome.verdict is one for dial in others))
-    shown = [words.cut(dial.address, MAX_SHOWN) for dial in others if dial.outcome.verdict is verdict]
-    given = "The address that you gave" if len(dials) == 1 else words.listed(shown, 3)
-    given += {
-        Verdict.REACHABLE: words.plural(len(shown), " answers", " answer"),
-        Verdict.UNREACHABLE: words.plural(len(shown), " does not answer", " do not answer"),
-        Verdict.UNKNOWN: words.plural(len(shown), " was not dialled", " were not dialled"),
-    }[verdict]
-    if nowhere:
-        until = ": clients find the peer once it has joined the swarm" if verdict is Verdict.REACHABLE else ""
-        return f"{given}; the swarm knows no address of the peer{until}."
-    which = words.plural(len(known), "another", "others")
-    if swarm.verdict is Verdict.UNREACHABLE:
-        which += words.plural(len(known), ", which does not answer", ", which do not answer")
-        which += " either" if verdict is Verdict.UNREACHABLE else ""
-    elif swarm.verdict is Verdict.REACHABLE and verdict is Verdict.UNREACHABLE:
-        which += ", and reaches the peer there"
-    return f"{given}; the swarm knows {which}: {words.listed([words.cut(one, MAX_SHOWN) for one in known], 3)}."

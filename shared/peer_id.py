@@ -80,7 +80,7 @@ def _check_multihash(multihash: bytes) -> None:
     if code == _SHA2_256 and length == _SHA2_256_BYTES:
         return
     # An inlined key is a protobuf: field 1 (key type) comes first.
-    if code == _IDENTITY and 0 < length <= _MAX_INLINED_KEY_BYTES and digest[0] == 0x08:  # noqa: PLR2004
+    if code == _IDENTITY and 0 < length <= _MAX_INLINED_KEY_BYTES and digest[0] == 0x08:  # noqa: PLR2004 - its tag
         return
     raise BadPeerIdError("the peer id's hash is neither SHA-256 nor an inlined public key")
 

@@ -150,7 +150,7 @@ def load(settings_class: type[S]) -> S:
         return settings_class()
     except ValidationError as error:
         lines = [_describe(settings_class, problem) for problem in error.errors()]
-        print("Bad settings:\n" + "\n".join(f"  {line}" for line in lines), file=sys.stderr)  # noqa: T201
+        print("Bad settings:\n" + "\n".join(f"  {line}" for line in lines), file=sys.stderr)
         sys.exit(exit_codes.BAD_SETTINGS)
 
 
@@ -237,10 +237,10 @@ def begin(parser: argparse.ArgumentParser, settings_class: type[S]) -> tuple[arg
     """Read the command line and the environment. `--print-config` is answered here, and ends the process."""
     arguments = parser.parse_args()
     for line in unknown_variables(settings_class):
-        print(f"warning: {line}", file=sys.stderr)  # noqa: T201
+        print(f"warning: {line}", file=sys.stderr)
     settings = load(settings_class)
     if arguments.print_config:
-        print(settings_table(settings_class, settings))  # noqa: T201
+        print(settings_table(settings_class, settings))
         sys.exit(0)
     return arguments, settings
 

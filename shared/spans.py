@@ -28,7 +28,7 @@ def blocks_of(spans: Iterable[tuple[int, int]]) -> set[int]:
 
 def common(some: Spans, others: Spans) -> Spans:
     """Return the blocks that are in both."""
-    return _spans_of(blocks_of(some) & blocks_of(others)) if some and others else []
+    return _spans_of(blocks_of(some) & blocks_of(others))
 
 
 def without(some: Spans, others: Spans) -> Spans:

@@ -88,7 +88,7 @@ def period(seconds: float) -> str:
 
 def utc(seconds: float) -> datetime:
     """Return Unix seconds as a time, limited to what datetime can print."""
-    return datetime.fromtimestamp(min(max(seconds, 0), _MAX_UNIX_TIME) if seconds == seconds else 0, UTC)  # noqa: PLR0124
+    return datetime.fromtimestamp(min(max(seconds, 0), _MAX_UNIX_TIME) if seconds == seconds else 0, UTC)  # noqa: PLR0124 - NaN
 
 
 def utc_minute(seconds: float) -> str:

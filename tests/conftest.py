@@ -18,6 +18,7 @@ import redis as sync_redis
 from hypothesis import settings
 
 from shared.store.connection import connect
+from shared.tasks import end
 from tests.redis_server import RedisServer
 
 # A machine that runs other tests at the same time is slow at any moment: that is no finding of a property test.
@@ -194,10 +195,7 @@ class PrivateSwarm:
 async def _close_all(servers):
     await asyncio.gather(*(server.close() for server in servers))
     # hivemind leaves tasks behind; a closed loop must not have any.
-    tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    await end(*asyncio.all_tasks() - {asyncio.current_task()})
 
 
 @pytest.fixture

@@ -43,7 +43,10 @@ REFUSED = DialOutcome(Verdict.UNREACHABLE, Stage.DIAL, Cause.REFUSED, "connectio
 
 
 class FakeProber:
-    """Answers after a delay, as told for each peer, and not before `free` is set; counts what it was asked."""
+    """Answers after a delay, as told for each peer, and not before `free` is set; counts what it was asked.
+
+    It stands for a worker's nodes, too, and for what probes given addresses and inference.
+    """
 
     def __init__(self, outcome: DialOutcome = REACHED, delay: float = 0.0) -> None:
         self.fit = True

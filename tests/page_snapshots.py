@@ -10,10 +10,11 @@ import msgspec
 
 from api.pages import CheckView, View
 from api.pages.history import ModelPast
+from shared.advice.causes import advice, message
 from shared.contributors import DAY, Contributor, Day
 from shared.inference import Hop, InferenceOutcome, ServerInference, Usability, UsabilityState
 from shared.judgement.coverage import coverage
-from shared.reachability import Answer, Cause, DialOutcome, Stage, advice, message
+from shared.reachability import Answer, Cause, DialOutcome, Stage
 from shared.snapshot import (
     SCHEMA_VERSION,
     BootstrapPeer,

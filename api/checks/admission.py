@@ -47,18 +47,17 @@ ADMITTED_AT_ONCE = 200
 _ADMIT = """
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
-local function text(answer) return type(answer) == 'string' and answer or nil end
+local function text(answer) return type(answer) == 'string' and answer end
 if ARGV[5] ~= '1' then
   local verdict = text(redis.pcall('GET', KEYS[1]))
   -- A verdict without an expiry was not written by a worker, and would be returned for ever.
   if verdict and redis.call('PTTL', KEYS[1]) > 0 then return {'HIT', verdict} end
 end
 if redis.call('ZCOUNT', KEYS[3], now_ms, '+inf') == 0 then return {'NOWORKER'} end
-local current = text(redis.pcall('GET', KEYS[2]))
-if not current and ARGV[6] ~= '' then current = ARGV[6] end
+local current = text(redis.pcall('GET', KEYS[2])) or ARGV[6]
 local peer = string.match(ARGV[1], '^.*-')
 -- An id of another peer's job, or text that is no job id, was written by somebody else.
-if current and string.sub(current, 1, #peer) == peer and string.match(current, '^[%w-]+$') then
+if string.sub(current, 1, #peer) == peer and string.match(current, '^[%w-]+$') then
   local job = 'rq:job:' .. current
   local status = text(redis.pcall('HGET', job, 'status'))
   -- No worker renews a queued check yet; a started one whose key was not renewed lost its worker.

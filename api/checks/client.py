@@ -9,18 +9,18 @@ another. Verdicts arrive on one stream of replies, which all pending checks shar
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 from redis.exceptions import RedisError
 
 from api.checks.admission import Admissions, Check, NoVerdictError
+from api.checks.vantages import Vantages
 from api.http.request_id import current_request_id
 from shared import tracing
-from shared.reachability import VANTAGE_PATTERN, Answer, Stage, address_subject, decode_answer, job_subject
+from shared.reachability import Answer, Stage, address_subject, decode_answer, job_subject
 from shared.snapshot import Verdict
 from shared.store import keys, stored
 from shared.store.streams import StreamTail
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
 POLL_INTERVAL = 1.0
 """Seconds after which a pending check asks Redis again how it stands."""
-VANTAGES_TTL = 1.0
-"""Seconds for which the list of vantage points is used before Redis is asked again."""
 OTHER_VANTAGES_TIMEOUT = 0.5
 """Seconds that other vantage points get once one has reached the peer. They add evidence; the verdict is decided."""
 
@@ -65,9 +63,7 @@ class CheckClient:
         """By `Check.key`."""
         self._tail = StreamTail(redis, (keys.REPLIES,), about="replies")
         self._admissions = Admissions(redis, max_queued=max_queued)
-        self._vantages: list[str] = []
-        self._vantages_at = -VANTAGES_TTL
-        self._finding_vantages: asyncio.Task[list[str]] | None = None
+        self._vantages = Vantages(redis)
         self.followers = 0
         """Pages that watch the stages of a check."""
         self.on_reply: Callable[[Answer], None] = lambda _: None
@@ -83,28 +79,6 @@ class CheckClient:
         self._tasks.keep("replies", self._read_replies)
         self._tasks.keep("admissions", self._admissions.run)
 
-    async def vantages(self) -> list[str]:
-        """Return the vantage points that had a live worker within the last second. Raises `redis.RedisError`.
-
-        All callers share one read; whether a worker lives at this moment is decided at each admission.
-        """
-        if time.monotonic() - self._vantages_at > VANTAGES_TTL and (
-            self._finding_vantages is None or self._finding_vantages.done()
-        ):
-            self._finding_vantages = awaited(self._find_vantages())
-            self._finding_vantages.add_done_callback(_retrieve_error)
-        if self._finding_vantages is not None and not self._finding_vantages.done():
-            return await asyncio.shield(self._finding_vantages)
-        return self._vantages
-
-    async def _find_vantages(self) -> list[str]:
-        seconds, microseconds = await self._redis.time()
-        now_ms = seconds * 1000 + microseconds // 1000
-        names: Any = await self._redis.zrangebyscore(keys.VANTAGES, now_ms, "+inf")
-        read = (stored.read("vantage", _vantage, name) for name in names)
-        self._vantages, self._vantages_at = sorted(name for name in read if name is not None), time.monotonic()
-        return self._vantages
-
     async def check(
         self, peer_id: str, *, deadline: float, vantage: str | None = None, fresh: bool = False
     ) -> list[Answer]:
@@ -112,7 +86,7 @@ class CheckClient:
 
         Raises `NoVerdictError` where none could probe the peer.
         """
-        names = await self._live_vantages(deadline, vantage)
+        names = await self._vantages.live(deadline, vantage)
         checks = (Check(name, peer_id, deadline, fresh, current_request_id()) for name in names)
         tasks = [awaited(self._answer_to(check, deadline)) for check in checks]
         try:
@@ -130,7 +104,7 @@ class CheckClient:
 
         Only one vantage point does: a server never computes for two at once. Raises `NoVerdictError` without an answer.
         """
-        name, *_ = await self._live_vantages(deadline)
+        name, *_ = await self._vantages.live(deadline)
         check = Check(name, peer_id, deadline, fresh=False, request_id=current_request_id(), inference=request)
         return await self._answer_to(check, deadline)
 
@@ -140,28 +114,16 @@ class CheckClient:
         Callers that give the same address share one dial. The answer is about the address, never about the peer.
         Raises `NoVerdictError` where no vantage point could dial it.
         """
-        name, *_ = await self._live_vantages(deadline, vantage)
+        name, *_ = await self._vantages.live(deadline, vantage)
         check = Check(name, "", deadline, fresh=False, request_id=current_request_id(), address=str(given))
         return await self._answer_to(check, deadline)
-
-    async def _live_vantages(self, deadline: float, vantage: str | None = None) -> list[str]:
-        """Return the live vantage points, or the one that is named. Raises `NoVerdictError` where there is none."""
-        try:
-            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                names = await self.vantages()
-        except (RedisError, OSError, TimeoutError) as error:
-            raise NoVerdictError("the monitor's queue is away") from error
-        names = [name for name in names if vantage in (None, name)]
-        if not names:
-            raise NoVerdictError("no worker is looking now")
-        return names
 
     async def stage(self, peer_id: str) -> Stage | None:
         """Return the furthest stage that any vantage point's check of a peer has come to; None where no check runs.
 
         The check may have begun in another process. Raises `redis.RedisError`, `OSError`.
         """
-        names = await self.vantages()
+        names = await self._vantages.names()
         if not names:
             return None
         reading = self._redis.pipeline(transaction=False)
@@ -287,15 +249,3 @@ def _stage(fields: list[bytes | None]) -> Stage | None:
     if stage is not None:
         return Stage(stage.decode())
     return {None: None, b"queued": Stage.QUEUE}.get(status, Stage.LOOKUP)
-
-
-def _vantage(name: bytes) -> str:
-    if re.fullmatch(VANTAGE_PATTERN, text := name.decode()) is None:
-        raise ValueError("not the name of a vantage point")
-    return text
-
-
-def _retrieve_error(task: asyncio.Task[Any]) -> None:
-    """Read a task's error, so that asyncio does not log it as unhandled where no caller waits any more."""
-    if not task.cancelled():
-        task.exception()

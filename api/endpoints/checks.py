@@ -30,11 +30,12 @@ from api.pages.search import is_peer, make_search
 from api.pages.text import check_href
 from api.responses import kinds
 from api.services import services_of
+from shared.advice.causes import message
+from shared.advice.given import how_it_ended
 from shared.advice.servers import Server
-from shared.given import MAX_GIVEN, BadAddressError, GivenAddress, GivenDial, how_it_ended
+from shared.given import MAX_GIVEN, BadAddressError, GivenAddress, GivenDial
 from shared.peer_id import BadPeerIdError, parse_peer_id
 from shared.public.check import reachability_document
-from shared.reachability import message
 from shared.snapshot import Verdict
 from shared.tasks import awaited, end
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from api.http.base_address import base_address
 from api.http.limit import parse_limit
 from api.pages.feed import atom_feed
-from api.pages.history import FirstSeen
+from api.pages.incidents import FirstSeen
 from api.responses import kinds
 from api.responses.history_cache import in_time
 from api.services import services_of

@@ -8,7 +8,7 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 
 from api.http.base_address import base_address
 from api.http.problems import Problem
-from api.pages.history import make_event
+from api.pages.incidents import make_event
 from api.pages.templating import STATIC_DIR
 from api.responses import kinds
 from api.services import services_of

@@ -88,6 +88,7 @@ class SwarmCollector(Collector):
         )
         yield gauge("petals_servers", "Distinct servers in the snapshot.", snapshot.num_servers)
         yield from self._models()
+        yield from self._inference()
         yield from self._servers()
 
     def _models(self) -> Iterator[Metric]:
@@ -108,6 +109,24 @@ class SwarmCollector(Collector):
             "kind",
         )
         cache = family("petals_model_cache_tokens_left", "Free attention cache of online servers.")
+        for model in self._shown:
+            name, held, of_model = model.dht_prefix, coverage(model), [model.dht_prefix]
+            info.add_metric(of_model, {"name": model.name, "official": str(model.official).lower()})
+            healthy.add_metric(of_model, model.state is ModelState.HEALTHY)
+            path.add_metric(of_model, held.has_path)
+            covered.add_metric(of_model, held.covered_share)
+            grouped = Counter("2+" if count > 1 else str(count) for count in held.redundancy)
+            for group in ("0", "1", "2+"):
+                redundancy.add_metric([name, group], grouped[group])
+            _add_states(servers, name, [model])
+            for kind, field in RPS_FIELDS.items():
+                worst.add_metric([name, kind], min(speed_by_block(model.num_blocks, online(model), field), default=0.0))
+            cache.add_metric(of_model, sum(server.cache_tokens_left or 0 for server in online(model)))
+        if self._rest:
+            _add_states(servers, OTHER, self._rest)
+        yield from (info, healthy, path, covered, redundancy, servers, worst, cache)
+
+    def _inference(self) -> Iterator[Metric]:
         usable = family(
             "petals_model_usable",
             "1 if the latest inference chain generated tokens, 0 if not; absent if nobody could check.",
@@ -127,33 +146,19 @@ class SwarmCollector(Collector):
             "outcome",
         )
         for model in self._shown:
-            name, held, of_model = model.dht_prefix, coverage(model), [model.dht_prefix]
-            info.add_metric(of_model, {"name": model.name, "official": str(model.official).lower()})
-            healthy.add_metric(of_model, model.state is ModelState.HEALTHY)
-            path.add_metric(of_model, held.has_path)
-            covered.add_metric(of_model, held.covered_share)
-            grouped = Counter("2+" if count > 1 else str(count) for count in held.redundancy)
-            for group in ("0", "1", "2+"):
-                redundancy.add_metric([name, group], grouped[group])
-            _add_states(servers, name, [model])
-            for kind, field in RPS_FIELDS.items():
-                worst.add_metric([name, kind], min(speed_by_block(model.num_blocks, online(model), field), default=0.0))
-            cache.add_metric(of_model, sum(server.cache_tokens_left or 0 for server in online(model)))
+            name = model.dht_prefix
             tokens = gives_tokens(model)
             if tokens is not None:
-                usable.add_metric(of_model, tokens)
+                usable.add_metric([name], tokens)
             if model.usability is not None:
-                tried.add_metric(of_model, model.usability.checked_at)
+                tried.add_metric([name], model.usability.checked_at)
                 if tokens and model.usability.seconds_per_token is not None:
-                    per_token.add_metric(of_model, model.usability.seconds_per_token)
+                    per_token.add_metric([name], model.usability.seconds_per_token)
             outcomes = Counter(server.inference.outcome for server in online(model) if server.inference is not None)
             if outcomes:
-                disagreeing.add_metric(of_model, sum(map(against_majority, online(model))))
+                disagreeing.add_metric([name], sum(map(against_majority, online(model))))
                 for outcome in InferenceOutcome:
                     computing.add_metric([name, outcome], outcomes[outcome])
-        if self._rest:
-            _add_states(servers, OTHER, self._rest)
-        yield from (info, healthy, path, covered, redundancy, servers, worst, cache)
         yield from (usable, per_token, tried, disagreeing, computing)
 
     def _servers(self) -> Iterator[Metric]:

@@ -75,7 +75,7 @@ class Card:
     stale: bool
     covered: int
     strip: Strip
-    model_advice: ModelAdvice
+    judged: ModelAdvice
     capacity: str
     """What all users together get at most, as the servers claim; empty where nobody can use it."""
     path: PathView
@@ -95,7 +95,7 @@ class Card:
         return dict(self.states).get(PeerState.ONLINE.value, 0)
 
 
-def make_card(model: ModelReport, advice: ModelAdvice, *, max_rows: int = FULL_TABLE, stale: bool = False) -> Card:
+def make_card(model: ModelReport, judged: ModelAdvice, *, max_rows: int = FULL_TABLE, stale: bool = False) -> Card:
     """Return a model's card with its verdict and at most `max_rows` of its servers."""
     held = coverage(model)
     listed = model.servers
@@ -113,7 +113,7 @@ def make_card(model: ModelReport, advice: ModelAdvice, *, max_rows: int = FULL_T
         stale=stale,
         covered=held.covered_blocks,
         strip=make_strip(held, model),
-        model_advice=advice,
+        judged=judged,
         capacity="" if stale else _capacity(model),
         path=PathView() if stale else _proved_path(model) or _estimated_path(model),
         states=rows.state_counts(model),

@@ -9,10 +9,11 @@ from msgspec.structs import replace
 
 from api.pages import text
 from shared import words
+from shared.advice.causes import message
+from shared.advice.given import difference, how_it_ended
 from shared.advice.inference import server_proof
 from shared.advice.servers import Server, check_advice
-from shared.given import difference, how_it_ended
-from shared.reachability import Cause, DialOutcome, Stage, decide, message
+from shared.reachability import Cause, DialOutcome, Stage, decide
 from shared.snapshot import Verdict
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class Result:
 
 def make_result(peer_id: str, view: CheckView) -> Result:
     outcome = decide(view.answers).outcome if view.answers else DialOutcome.unknown(Cause.NODE_UNFIT)
-    server = view.server or Server.of(peer_id, None)
+    server = view.server or Server()
     if not view.show_addresses:
         outcome = replace(outcome, addresses=(), known=(), reached_at=None)
     advice = check_advice(server, outcome, your_ip=view.your_ip, given=view.given)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 from api.pages import charts, text
-from api.pages.history import make_event
+from api.pages.incidents import make_event
 from shared import words
 from shared.changes import sentence, title
 

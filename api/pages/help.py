@@ -51,10 +51,9 @@ def _estimates(
 ) -> tuple[tuple[tuple[str, str, int, tuple[int, ...]], ...], tuple[str, ...]]:
     known, unknown = [], []
     for model in [model for model in snapshot.models if model.servers or model.official][:MAX_MODELS]:
-        found = [gpu_blocks(model, size) for size in GPU_SIZES]
-        fits = [estimate for estimate in found if estimate is not None]
+        fits = [estimate for size in GPU_SIZES if (estimate := gpu_blocks(model, size)) is not None]
         name = text.name(model.name, 40)
-        if len(fits) < len(found):
+        if not fits:
             unknown.append(name)
             continue
         in_what = (

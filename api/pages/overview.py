@@ -39,15 +39,15 @@ def parts(view: View) -> dict[str, Any]:
         return {**dict.fromkeys((*empty, "not_counted", "refused"), ()), "more_issues": 0, "more_not_counted": 0}
     shown, budget = [], MAX_ROWS
     for model in snapshot.models[:MAX_CARDS]:
-        advice = model_advice(model, snapshot, view.now, stale=view.stale)
-        shown.append(cards.make_card(model, advice, max_rows=min(budget, cards.FULL_TABLE), stale=view.stale))
+        judged = model_advice(model, snapshot, view.now, stale=view.stale)
+        shown.append(cards.make_card(model, judged, max_rows=min(budget, cards.FULL_TABLE), stale=view.stale))
         budget -= len(shown[-1].rows)
     served = [card for card in shown if card.model.servers]
     hidden = _not_counted(snapshot)
     return {
         "cards": shown,
-        "usable": [card for card in served if card.model_advice.usable][:MAX_CHIPS],
-        "unusable": [card for card in served if not card.model_advice.usable][:MAX_CHIPS],
+        "usable": [card for card in served if card.judged.usable][:MAX_CHIPS],
+        "unusable": [card for card in served if not card.judged.usable][:MAX_CHIPS],
         "more_models": snapshot.models[MAX_CARDS : MAX_CARDS + MAX_LISTED],
         "figures": _figures(snapshot, served, stale=view.stale),
         "bootstrap": snapshot.bootstrap_peers,
@@ -70,7 +70,7 @@ def _figures(snapshot: Snapshot, served: Sequence[cards.Card], *, stale: bool) -
     if not served:
         return [peers]
     return [
-        (f"{sum(card.model_advice.usable for card in served)}", f"{len(served)}", f"models {were}usable"),
+        (f"{sum(card.judged.usable for card in served)}", f"{len(served)}", f"models {were}usable"),
         (f"{online:,}", f"{spans:,}", f"servers {were}online"),
         peers,
     ]

@@ -19,8 +19,9 @@ from api.pages import (
     share,
     text,
 )  # fmt: skip
-from api.pages import history as past
 from api.pages.help import make_help
+from api.pages.history import model_history_html, server_history_html
+from api.pages.incidents import make_incidents
 from api.pages.templating import environment
 from api.pages.view import model_of
 from shared import words
@@ -34,6 +35,8 @@ from shared.peer_id import BadPeerIdError, parse_peer_id
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from api.pages.history import ModelPast
+    from api.pages.incidents import Event, FirstSeen
     from api.pages.view import CheckView, View
     from shared.incidents import Incident
     from shared.public.contributors import ContributorEntry
@@ -67,7 +70,7 @@ class Pages:
         frame["notices"] += banner.conflicts(view)
         return self._render("overview", frame, headline=headline, changes_of="", **overview.parts(view))
 
-    def model(self, view: View, dht_prefix: str, *, history: past.ModelPast | None = None) -> str | None:
+    def model(self, view: View, dht_prefix: str, *, history: ModelPast | None = None) -> str | None:
         """One model and all its servers; None where the snapshot (or the lack of one) does not know it.
 
         `history` is its past; None where that cannot be read.
@@ -78,14 +81,14 @@ class Pages:
             return None
         then = None if history is None else history.past(usable=coverage(model).has_path)
         shown = view.shown or snapshot
-        advice = model_advice(model, shown, view.now, past=then, stale=view.stale)
-        card = cards.make_card(model, advice, max_rows=0, stale=view.stale)
-        instead = None if advice.usable else nearest_usable(model, snapshot)
+        judged = model_advice(model, shown, view.now, past=then, stale=view.stale)
+        card = cards.make_card(model, judged, max_rows=0, stale=view.stale)
+        instead = None if judged.usable else nearest_usable(model, snapshot)
         listed = model.servers
         if len(listed) > MAX_MODEL_ROWS:
             listed = tuple(rows.fastest(listed, MAX_MODEL_ROWS))
         frame = _frame(
-            f"{card.short_name} {advice.advice.title}",
+            f"{card.short_name} {judged.advice.title}",
             "swarm",
             share.model_description(view, card),
             view=view,
@@ -97,8 +100,8 @@ class Pages:
             frame,
             card=card,
             changes_of=_changes_of("model", dht_prefix),
-            history=None if history is None else past.model_history_html(history, view.last_seen),
-            incident=None if history is None or advice.usable else history.open_incident,
+            history=None if history is None else model_history_html(history, view.last_seen),
+            incident=None if history is None or judged.usable else history.open_incident,
             instead=None if instead is None else (text.cut(instead.name, 60), text.model_href(instead.dht_prefix)),
             snippet=commands.client(instead or model, shown),
             snippet_for=text.cut((instead or model).name, 60),
@@ -125,13 +128,13 @@ class Pages:
         title = f"…{text.short_id(peer_id)} {advice.title}"
         same = text.with_history(text.server_href(peer_id))
         frame = _frame(title, "swarm", f"Server {title}. {advice.reason}", view=view, same=same)
-        section = None if history is None else past.server_history_html(history, view.last_seen)
+        section = None if history is None else server_history_html(history, view.last_seen)
         changes_of = _changes_of("server", peer_id)
         return self._render("server", frame, server=found, stale=view.stale, history=section, changes_of=changes_of)
 
-    def incidents(self, view: View, incidents: Sequence[Incident], pasts: Mapping[str, past.FirstSeen]) -> str:
+    def incidents(self, view: View, incidents: Sequence[Incident], pasts: Mapping[str, FirstSeen]) -> str:
         """Outages of all models: those that last, and those that ended. `pasts`: see `make_incidents`."""
-        found = past.make_incidents(view, incidents, pasts)
+        found = make_incidents(view, incidents, pasts)
         described = f"{found.title}. When models of this Petals swarm could not be used, and why."
         title = f"Incidents: {found.title}"
         frame = _frame(title, "incidents", described, view=view, same=text.INCIDENT_DOCUMENTS)
@@ -291,7 +294,7 @@ class Pages:
         frame = _frame("Where the servers are", "places", described, view=view, same=text.SWARM_DOCUMENTS)
         return self._render("places", frame, places=found, map=places.world_map(found))
 
-    def incident(self, view: View, event: past.Event) -> str:
+    def incident(self, view: View, event: Event) -> str:
         """One incident, under an address that stays."""
         title = f"{event.name}: {event.state}"
         described = f"{title}, {event.duration}. {event.blocks}. {event.summary}"

@@ -50,7 +50,7 @@ def swarm_picture(view: View) -> Picture:
 
 def model_picture(view: View, card: Card) -> Picture:
     """Return the picture of a model."""
-    advice = card.model_advice.advice
+    advice = card.judged.advice
     parts = card.strip.parts[:MAX_RUNS]
     strip = [
         (float(part.x.rstrip("%")) / 100 * STRIP_WIDTH, float(part.width.rstrip("%")) / 100 * STRIP_WIDTH, part.level)
@@ -63,13 +63,13 @@ def model_card(view: View, model: ModelReport) -> Card:
     """Return a model without its servers: judged once, for all that is shown of it elsewhere."""
     snapshot = view.shown or view.snapshot
     assert snapshot is not None  # noqa: S101 - the model is of it
-    told = model_advice(model, snapshot, view.now, stale=view.stale)
-    return make_card(model, told, max_rows=0, stale=view.stale)
+    judged = model_advice(model, snapshot, view.now, stale=view.stale)
+    return make_card(model, judged, max_rows=0, stale=view.stale)
 
 
 def model_description(view: View, card: Card) -> str:
     """Return a model's state at that time, in a sentence or two."""
-    return f"{card.name}: {card.model_advice.advice.title}. {counted(view, card)}"
+    return f"{card.name}: {card.judged.advice.title}. {counted(view, card)}"
 
 
 def counted(view: View, card: Card) -> str:

@@ -14,11 +14,12 @@ import msgspec
 
 from crawler.history.commands import change_command
 from shared import changes, words
+from shared.advice.causes import message
 from shared.advice.inference import OUTCOME_WORDS
 from shared.changes import MAX_EVIDENCE, Change, ChangeKind
 from shared.inference import InferenceOutcome
 from shared.judgement.usability import DOES_NOT_COMPUTE
-from shared.reachability import Cause, message
+from shared.reachability import Cause
 from shared.snapshot import PeerState, UnixSeconds
 from shared.store import keys
 
@@ -125,6 +126,7 @@ def server_changes(watched: Mapping[str, Watched], snapshot: Snapshot, at: float
 
 
 def _writes(name: str, before: Watched | None, after: Watched, made: list[Change]) -> list[Command]:
+    """Return the commands that record changes, and a server's state where it is another one than before."""
     commands = [change_command(change) for change in made]
     if after != before:
         commands.append(("HSET", keys.WATCHED_SERVERS, name, msgspec.msgpack.encode(after)))
@@ -138,6 +140,7 @@ def _servers(snapshot: Snapshot) -> Iterator[tuple[ModelReport, ServerReport]]:
 
 
 def _begin(model: ModelReport, server: ServerReport, at: float, *, first: bool) -> tuple[Watched, list[Change]]:
+    """Return the state of a server that is watched from now on, and the change that it is new."""
     after = _described(
         Watched(server.peer_id, model.dht_prefix, model.name, server.span.start, server.span.end), model, server
     )
@@ -149,6 +152,7 @@ def _begin(model: ModelReport, server: ServerReport, at: float, *, first: bool) 
 
 
 def _step(before: Watched, model: ModelReport, server: ServerReport, at: float) -> tuple[Watched, list[Change]]:
+    """Return the state after this crawl, given that before it, and what changed."""
     if not server.reached:
         if server.state is PeerState.ONLINE:  # nobody could probe it
             return before, []
@@ -219,6 +223,7 @@ def _why(server: ServerReport) -> str:
 
 
 def _down(before: Watched, state: str, evidence: str, at: float) -> tuple[Watched, list[Change]]:
+    """Take a crawl that found the server down; `state` and `evidence` say how."""
     if before.open is not None:
         return before, []
     suspect = before.suspect or Suspect(at, state, evidence, 0)
@@ -255,6 +260,7 @@ def _ended(change: Change, at: float) -> Change:
 
 
 def _again(kind: ChangeKind, old: Change | None, watched: Watched, evidence: str, at: float) -> Change:
+    """Return a change that has no length: the old one once more where that was a short time ago."""
     if old is not None and _goes_on(old, old.updated, at, SETTLED_WINDOW):
         return msgspec.structs.replace(old, updated=at, end=at, times=old.times + 1, evidence=evidence, last_start=at)
     return msgspec.structs.replace(_change(kind, watched, evidence, at), end=at)

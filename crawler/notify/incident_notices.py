@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import RedisError
 
 from crawler.notify.notice_queue import Notice
-from shared.store import keys, stored
+from shared.store import keys
 from shared.store.fencing import DeposedError, FencedScript
 from shared.store.history import HistoryReader
 
@@ -73,16 +73,10 @@ class IncidentNotices:
         """Send notices until cancelled. Outages of Redis and of the receiver are waited out."""
         try:
             while True:
-                try:
-                    if self._leadership.lease is not None:
+                if self._leadership.lease is not None:
+                    # The crawl loop logs these, and deletes keys of a wrong type at each crawl.
+                    with suppress(DeposedError, RedisError, OSError):
                         await self.send()
-                except DeposedError:
-                    pass  # the crawl loop logs it, as it does an outage
-                except (RedisError, OSError) as error:
-                    if not stored.is_outage(error):
-                        stored.refuse("redis", error)
-                        with suppress(RedisError, OSError):
-                            await stored.delete_unusable(self._redis, keys.of_the_crawler())
                 await asyncio.sleep(POLL_EVERY)
         finally:
             with suppress(RedisError, OSError):

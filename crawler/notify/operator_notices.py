@@ -83,6 +83,7 @@ class OperatorNotices:
         """Send until cancelled. Outages of Redis and of services are waited out."""
         while True:
             if self._leadership.lease is not None:
+                # The crawl loop logs these, and deletes keys of a wrong type at each crawl.
                 with suppress(DeposedError, RedisError, OSError):
                     await self.send_due()
             await asyncio.sleep(POLL_EVERY)

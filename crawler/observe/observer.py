@@ -17,6 +17,7 @@ from crawler.observe.observation import Observation, SwarmUnavailableError
 from crawler.observe.probes import ProbeQueue
 from crawler.observe.record_reader import RecordReader
 from shared import tracing
+from shared.advice.causes import explanation
 from shared.p2p.connect import ProberNode
 from shared.p2p.dht_node import DHTClientNode
 from shared.p2p.dial_errors import classify
@@ -249,7 +250,7 @@ class Crawl:
                 peer_id,
                 tuple(self._bootstrap_peers[peer_id]),
                 Verdict.REACHABLE if error is None else Verdict.UNKNOWN if error == LATE else Verdict.UNREACHABLE,
-                error if error is None or error == LATE else classify(error).explanation,
+                error if error is None or error == LATE else explanation(classify(error)),
             )
             for peer_id, error in errors.items()
         )

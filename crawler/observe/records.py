@@ -90,7 +90,7 @@ def read_server(packed: bytes) -> ServerRecord:
         raise RefusedError("reversed_span")
     return ServerRecord(
         state=_STATES[info.state],
-        throughput=_number(info.throughput, MAX_RPS),
+        throughput=min(info.throughput, MAX_RPS),
         start_block=info.start_block,
         end_block=info.end_block,
         public_name=_optional_text(info.public_name, MAX_PUBLIC_NAME),
@@ -146,17 +146,11 @@ def _unpack_value(packed: bytes, depth: int) -> Any:
             raise RefusedError("nested_too_deep")
         return tuple(_unpack_value(data, depth + 1))
 
-    return msgpack.unpackb(packed, raw=False, strict_map_key=False, ext_hook=extension)
-
-
-def _number(value: float, limit: float) -> float:
-    if not math.isfinite(value) or value < 0:
-        raise RefusedError("bad_number")
-    return min(float(value), limit)
+    return msgpack.unpackb(packed, strict_map_key=False, ext_hook=extension)
 
 
 def _optional_number(value: float | None, limit: float) -> float | None:
-    return None if value is None else _number(value, limit)
+    return None if value is None else min(value, limit)
 
 
 def _optional_text(value: str | None, limit: int) -> str | None:
@@ -169,8 +163,6 @@ def _pings(announced: dict[str, float]) -> dict[str, float]:
     for peer_id, seconds in announced.items():
         if len(pings) >= MAX_NEXT_PINGS:
             break
-        if math.isnan(seconds) or seconds < 0:
-            continue
         try:
             pings[parse_peer_id(peer_id)] = seconds if math.isinf(seconds) else min(seconds, MAX_PING)
         except BadPeerIdError:

@@ -11,8 +11,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
-from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from shared import words
 from shared.advice.commands import initial_peers, run_server
@@ -24,8 +23,6 @@ from shared.spans import longest, size, without
 if TYPE_CHECKING:
     from shared.snapshot import ModelReport, Snapshot
     from shared.spans import Spans
-
-MAX_WANTED = 50
 
 
 class Need(StrEnum):
@@ -68,32 +65,25 @@ def wanted(snapshot: Snapshot, *, gpu_gb: float | None = None) -> list[Wanted]:
 
     With `gpu_gb` (memory of a GPU in GB) a command serves no more blocks than are estimated to fit.
     """
-    found = []
-    for model in snapshot.models:
-        if not model.servers and not model.official:
-            continue
-        estimate = None if gpu_gb is None else gpu_blocks(model, gpu_gb)
-        if estimate is not None and not estimate.blocks:
-            continue
-        if (line := _wanted(model, snapshot, estimate)) is not None:
-            found.append((_rank(model, line), line))
-    found.sort(key=lambda item: item[0])
-    return [line for _, line in found[:MAX_WANTED]]
+    lines = (_wanted(model, snapshot, gpu_gb) for model in snapshot.models if model.servers or model.official)
+    return sorted((line for line in lines if line is not None), key=_rank)
 
 
-def _rank(model: ModelReport, line: Wanted) -> tuple[int, bool, int, str]:
+def _rank(line: Wanted) -> tuple[int, bool, int, str]:
     """Rank the fewest missing blocks first, since they make a model usable; elsewhere the most blocks first."""
     count = size(line.spans)
     first = count if line.need is Need.MISSING else -count
-    return _URGENCY.index(line.need), not model.official, first, model.dht_prefix
+    return _URGENCY.index(line.need), not line.official, first, line.dht_prefix
 
 
-def _wanted(model: ModelReport, snapshot: Snapshot, estimate: GpuEstimate | None) -> Wanted | None:
+def _wanted(model: ModelReport, snapshot: Snapshot, gpu_gb: float | None) -> Wanted | None:
     if (found := _most_urgent(model)) is None:
         return None
     need, spans, sentence = found
     start, end = longest(spans)
-    if estimate is not None:
+    if gpu_gb is not None and (estimate := gpu_blocks(model, gpu_gb)) is not None:
+        if not estimate.blocks:
+            return None
         end = min(end, start + estimate.blocks)
     command = run_server(model, blocks=(start, end), peers=initial_peers(snapshot))
     return Wanted(need, model.dht_prefix, model.name, model.official, tuple(spans), sentence, (start, end), command)
@@ -130,7 +120,6 @@ class GpuEstimate:
     blocks: int
     torch_dtype: str
     quant_type: str
-    sentence: str
 
 
 GIB = 1024**3
@@ -144,7 +133,6 @@ OVERHEAD = 1.01
 """What descriptions of tensors and quantisation tables add (the same source)."""
 BACKWARD_BYTES_PER_HIDDEN = 2 * GIB / 14336
 """Memory that a backward pass takes, by width of the model: petals/server/server.py."""
-MAX_GPU_GB = 100_000.0
 _SIZE = re.compile(r"(?:(?P<experts>\d{1,3})x)?(?P<billions>\d{1,4}(?:\.\d{1,2})?)b(?![a-z])", re.IGNORECASE | re.ASCII)
 KNOWN_PARAMETERS = {"bloom": 176e9, "bloomz": 176e9, "stablebeluga2": 70e9}
 """Of models of the public swarm whose names do not tell."""
@@ -152,51 +140,38 @@ _EXPERTS_SHARE = 0.8
 """Of experts × size: the experts of a mixture share their attention."""
 
 
-def gpu_blocks(model: ModelReport, gpu_gb: float, *, quant_type: str | None = None) -> GpuEstimate | None:
+def gpu_blocks(model: ModelReport, gpu_gb: float) -> GpuEstimate | None:
     """Estimate how many blocks of a model a GPU of `gpu_gb` GB holds; None where the model's size is not known.
 
-    The size is read from the model's name ("70b", "8x7B"); quantisation (unless given) and dtype are those that most of
-    its servers announce. The formula is Petals' own for choosing the number of blocks: (memory − that of a backward
-    pass) / (weights + attention cache of a block), with √(weights of a block / 12) for the model's width.
+    The size is read from the model's name ("70b", "8x7B"); quantisation and dtype are those that most of its servers
+    announce. The formula is Petals' own for choosing the number of blocks: (memory − that of a backward pass) /
+    (weights + attention cache of a block), with √(weights of a block / 12) for the model's width.
     """
     parameters = model_parameters(model)
-    if parameters is None or not model.num_blocks or not 0 < gpu_gb <= MAX_GPU_GB:
+    if parameters is None or not model.num_blocks:
         return None
-    quant_type = quant_type if quant_type in BYTES_PER_VALUE else usual(model, "quant_type", "nf4")
-    torch_dtype = usual(model, "torch_dtype", "bfloat16")
+    quant_type = next((name for name in _announced(model, "quant_type") if name in BYTES_PER_VALUE), "nf4")
+    torch_dtype = next(iter(_announced(model, "torch_dtype")), "bfloat16")
     value_bytes = 4.0 if torch_dtype == "float32" else 2.0
-    weight_bytes = value_bytes if quant_type == "none" else BYTES_PER_VALUE.get(quant_type, value_bytes)
+    weight_bytes = value_bytes if quant_type == "none" else BYTES_PER_VALUE[quant_type]
     weights = parameters / model.num_blocks
     width = math.sqrt(weights / 12)
     cache = 2 * CACHE_TOKENS * width * value_bytes
     free = gpu_gb * GIB * USABLE_SHARE - BACKWARD_BYTES_PER_HIDDEN * width
-    blocks = min(model.num_blocks, max(0, math.floor(free / (weights * weight_bytes * OVERHEAD + cache))))
-    in_what = torch_dtype if quant_type == "none" else f"{quant_type} over {torch_dtype}"
-    said = f"Estimate: {words.count(blocks, 'block')} of {model.num_blocks} in {in_what} on {words.number(gpu_gb)} GB."
-    if lengths := [server.span.length for server in model.servers if server.quant_type == quant_type]:
-        said += f" Its servers in {quant_type} hold {words.number(median(lengths))} in the median."
-    return GpuEstimate(blocks, torch_dtype, quant_type, said)
+    fit = math.floor(free / (weights * weight_bytes * OVERHEAD + cache))
+    return GpuEstimate(min(model.num_blocks, max(0, fit)), torch_dtype, quant_type)
 
 
 def model_parameters(model: ModelReport) -> float | None:
-    """Return the number of parameters in the model's name; None where it has none, or an impossible one."""
-    found = _SIZE.search(model.short_name[:200]) or _SIZE.search(model.dht_prefix[:200])
+    """Return the number of parameters in the model's name; None where it has none, or says that it has zero."""
+    found = _SIZE.search(model.short_name) or _SIZE.search(model.dht_prefix)
     if found is None:
         return KNOWN_PARAMETERS.get(model.short_name.lower())
-    billions = float(found["billions"])
     experts = int(found["experts"] or 1)
-    total = billions * 1e9 * (experts * _EXPERTS_SHARE if experts > 1 else 1)
-    return total if total > 0 else None
+    return float(found["billions"]) * 1e9 * (experts * _EXPERTS_SHARE if experts > 1 else 1) or None
 
 
-def usual(model: ModelReport, field: str, otherwise: str) -> str:
-    """Return what most online or joining servers of a model announce in a field of theirs."""
-    announced = Counter(
-        value
-        for server in model.servers
-        if server.state in (PeerState.ONLINE, PeerState.JOINING) and (value := getattr(server, field))
-    )
-    known = [
-        (value, times) for value, times in announced.most_common() if field != "quant_type" or value in BYTES_PER_VALUE
-    ]
-    return str(known[0][0]) if known else otherwise
+def _announced(model: ModelReport, field: Literal["quant_type", "torch_dtype"]) -> list[str]:
+    """Return what the online or joining servers of a model announce in a field of theirs, the most frequent first."""
+    servers = (server for server in model.servers if server.state in (PeerState.ONLINE, PeerState.JOINING))
+    return [value for value, _ in Counter(getattr(server, field) for server in servers).most_common() if value]

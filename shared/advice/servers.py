@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 from shared import words
 from shared.address_text import endpoint, is_public
 from shared.advice.advice import Advice, Tone, past_title
+from shared.advice.causes import advice, message
 from shared.advice.commands import DEFAULT_PORT, PublicAddress, initial_peers, public_address, run_server
 from shared.incidents import FATES
 from shared.judgement.usability import against_majority, does_not_compute
-from shared.reachability import NOBODY_COULD_LOOK, Cause, Stage, advice, message
+from shared.reachability import NOBODY_COULD_LOOK, Cause, Stage
 from shared.snapshot import PeerState, Verdict
 
 if TYPE_CHECKING:
@@ -30,13 +31,10 @@ if TYPE_CHECKING:
 ASK_AGAIN = "Ask again in a minute."
 CHECK_NOW = "Check it now, or look again in a minute."
 WAIT = "Wait some minutes. If it stays so for half an hour, read in its log what it waits for."
-_MENDED_BY_ADDRESS = {
-    Cause.REFUSED, Cause.TIMEOUT, Cause.NO_HOST_ROUTE, Cause.NO_RELAY_RESERVATION, Cause.RELAY_AWAY,
-    Cause.RELAY_REFUSED, Cause.NOT_DIALABLE, Cause.WRONG_PEER, Cause.NOT_LIBP2P, Cause.RESET,
-}  # fmt: skip
-"""Causes that go away with a public address and a port that is forwarded to the server."""
 _MENDED_BY_RESTART = {Cause.NO_ADDRESS, Cause.FROZEN, Cause.SILENT_BEHIND_RELAY, Cause.HANDLER_FAILED}
-"""Causes that may go away when the server is restarted."""
+"""Causes that may go away when the server is restarted as it was; most others need a public address or a port."""
+_NOT_MENDED = {Cause.BACKOFF, Cause.PROTOCOL_MISSING, Cause.OTHER}
+"""Causes that no command mends."""
 _NOT_OURS = {Cause.NAME_NOT_RESOLVED, Cause.RELAY_FULL, Cause.SAME_NETWORK, Cause.NO_LOCAL_ROUTE}
 """Causes for which nobody could look, and which are no fault of the monitor."""
 
@@ -45,7 +43,6 @@ _NOT_OURS = {Cause.NAME_NOT_RESOLVED, Cause.RELAY_FULL, Cause.SAME_NETWORK, Caus
 class Server:
     """What is known of one peer when advice is given. All of it may be missing."""
 
-    peer_id: str
     snapshot: Snapshot | None = None
     shares: tuple[tuple[ModelReport, ServerReport], ...] = ()
     """Its blocks in each model, as the last crawl saw them."""
@@ -54,12 +51,12 @@ class Server:
     @classmethod
     def of(cls, peer_id: str, snapshot: Snapshot | None) -> Server:
         if snapshot is None:
-            return cls(peer_id)
+            return cls()
         shares = tuple(
             (model, server) for model in snapshot.models for server in model.servers if server.peer_id == peer_id
         )
         bootstrap = next((peer for peer in snapshot.bootstrap_peers if peer.peer_id == peer_id), None)
-        return cls(peer_id, snapshot, shares, bootstrap)
+        return cls(snapshot, shares, bootstrap)
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -173,16 +170,16 @@ def _with_peers(snapshot: Snapshot | None) -> str:
 
 def _announced(server: Server) -> Advice:
     """Return advice for the worst of the server's states, since that one needs its operator."""
-    reports = {report.state: report for _, report in reversed(server.shares)}  # the first of each state
-    if (report := reports.get(PeerState.UNREACHABLE)) is not None:
-        cause = next((cause for cause in Cause if cause == report.cause), None)
+    shares = {share[1].state: share for share in reversed(server.shares)}  # the first of each state
+    if PeerState.UNREACHABLE in shares:
+        _, report = shares[PeerState.UNREACHABLE]
         failed = what_failed(report.cause, report.error)
         reason = f"It announces that it is online, but the monitor could not connect to it. {failed}".strip()
-        return _cannot_be_reached(server, cause, reason, server.address_to_announce())
-    if PeerState.ONLINE in reports:
+        return _cannot_be_reached(server, _known(report.cause), reason, server.address_to_announce())
+    if PeerState.ONLINE in shares:
         return _online([report for _, report in server.shares])
-    if PeerState.JOINING in reports:
-        model, report = server.shares[0]
+    if PeerState.JOINING in shares:
+        model, report = shares[PeerState.JOINING]
         blocks = words.blocks([(report.span.start, report.span.end)])
         reason = f"It announces that it will serve {blocks} of {words.cut(model.name, 60)}; nobody can use them yet."
         return Advice(Tone.WARN, "is loading its blocks", reason, WAIT)
@@ -220,8 +217,7 @@ def _online(reports: Sequence[ServerReport]) -> Advice:
 
 
 def _cannot_be_reached(server: Server, cause: Cause | None, reason: str, address: PublicAddress | None) -> Advice:
-    helps = cause is None or cause in _MENDED_BY_ADDRESS | _MENDED_BY_RESTART
-    command = server.command(address) if helps else ""
+    command = "" if cause in _NOT_MENDED else server.command(address)
     return Advice(Tone.BAD, "cannot be reached from here", reason, _next_step(cause or Cause.OTHER, address), command)
 
 
@@ -231,8 +227,13 @@ def _next_step(cause: Cause, address: PublicAddress | None) -> str:
 
 def what_failed(cause: str | None, error: str | None) -> str:
     """Return what a probe found in one sentence: the cause's, or the error where its cause is not known here."""
-    known = next((each for each in Cause if each == cause), None)
+    known = _known(cause)
     return words.sentence(words.cut(error or "", 400)) if known is None else message(known)
+
+
+def _known(cause: str | None) -> Cause | None:
+    """Return a cause of a snapshot; None where another version of the crawler named one that is not known here."""
+    return next((each for each in Cause if each == cause), None)
 
 
 def _bootstrap(peer: BootstrapPeer) -> Advice:

@@ -68,15 +68,11 @@ def gives_tokens(model: ModelReport) -> bool | None:
 
     None where no chain was tried, where its result is unknown, and where a server of the path has left since then.
     """
-    if model.usability is None:
+    if model.usability is None or model.usability.state is UsabilityState.UNKNOWN:
         return None
-    match model.usability.state:
-        case UsabilityState.USABLE | UsabilityState.DEGRADED:
-            return True if path_stands(model) else None
-        case UsabilityState.UNUSABLE:
-            return False
-        case UsabilityState.UNKNOWN:
-            return None
+    if model.usability.state is UsabilityState.UNUSABLE:
+        return False
+    return True if path_stands(model) else None
 
 
 def does_not_compute(server: ServerReport) -> bool:
@@ -99,7 +95,7 @@ def against_majority(server: ServerReport) -> bool:
 def not_asked(server: ServerReport, now: float) -> ServerInference | None:
     """Return the result recorded for a server that is not to be asked (opted out, no free cache); None if it may be."""
     span = (server.span.start, server.span.end)
-    if OPT_OUT in (server.public_name or ""):
+    if server.public_name is not None and OPT_OUT in server.public_name:
         return ServerInference(InferenceOutcome.UNKNOWN, span, now, detail="not asked: its operator opted out")
     left = server.cache_tokens_left_per_block
     if left is not None and left < MIN_CACHE_TOKENS:

@@ -57,7 +57,7 @@ class NodeError(Exception):
     """The node's own daemon failed; nothing is said about any peer."""
 
 
-class P2PDaemon(P2P):  # type: ignore[misc]
+class P2PDaemon(P2P):  # type: ignore[misc]  # hivemind has no types
     """hivemind's wrapper of p2pd, which can also run without libp2p's own DHT, and calls peers over relays."""
 
     DHT_MODE_MAPPING: ClassVar[dict[str, dict[str, int | str]]] = {
@@ -99,7 +99,7 @@ def _framed(message: Message) -> bytes:
 
 async def _begin(p2p: P2P, request: p2pd_pb2.Request) -> tuple[p2pd_pb2.Response, StreamReader, StreamWriter]:
     """Send a request to the daemon on a connection of its own; return the answer and the connection, still open."""
-    reader, writer = await p2p._client.control.daemon_connector.open_connection()  # noqa: SLF001
+    reader, writer = await p2p._client.control.daemon_connector.open_connection()
     try:
         writer.write(_framed(request))
         response = p2pd_pb2.Response.FromString(await read_message(reader, MAX_ANSWER_BYTES))
@@ -161,16 +161,16 @@ class Daemon:
 
     @property
     def daemon_pid(self) -> int:
-        return int(self._p2p._child.pid)  # noqa: SLF001 - hivemind offers no other way
+        return int(self._p2p._child.pid)
 
     @property
     def is_alive(self) -> bool:
         """Whether the daemon runs. A live daemon may still be cut off from the swarm."""
-        return self._p2p._child.returncode is None  # noqa: SLF001
+        return self._p2p._child.returncode is None
 
     async def close(self) -> None:
         """End the daemon, whatever state it is in, also where this is cancelled, and leave none of its files."""
-        child = self._p2p._child  # noqa: SLF001
+        child = self._p2p._child
         try:
             with suppress(Exception):
                 async with asyncio.timeout(2):
@@ -181,14 +181,14 @@ class Daemon:
                     child.kill()
                 await child.wait()
             self._remove_sockets()
-        control = self._p2p._client.control  # noqa: SLF001
-        for task in (control._read_task, control._write_task):  # noqa: SLF001 - a dead daemon's pipes; nobody else asks
+        control = self._p2p._client.control
+        for task in (control._read_task, control._write_task):  # a dead daemon's pipes; nobody else asks
             with suppress(asyncio.CancelledError, asyncio.InvalidStateError):
                 task.exception()
 
     def _remove_sockets(self) -> None:
         """Remove those of a daemon that died; hivemind removes the others."""
-        for address in (self._p2p._daemon_listen_maddr, self._p2p._client_listen_maddr):  # noqa: SLF001
+        for address in (self._p2p._daemon_listen_maddr, self._p2p._client_listen_maddr):
             Path(address["unix"]).unlink(missing_ok=True)
 
     async def connect(self, peer_id: str, addresses: Iterable[bytes] = ()) -> None:

@@ -108,7 +108,7 @@ def block_key(dht_prefix: str, block: int) -> str:
     return f"{dht_prefix}.{block}"
 
 
-class TransformerConnectionHandler(ServicerBase):  # type: ignore[misc]
+class TransformerConnectionHandler(ServicerBase):  # type: ignore[misc]  # hivemind has no types
     """The part of petals' server handler that a monitor calls; gives the client stub its protocol name."""
 
     async def rpc_info(self, request: runtime_pb2.ExpertUID, context: P2PContext) -> runtime_pb2.ExpertInfo:

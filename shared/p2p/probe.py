@@ -153,9 +153,9 @@ async def _probe(
     rtt = begun[Stage.PROTOCOL] - begun[Stage.DIAL]
     served = msgspec.structs.replace(served, rtt=rtt, addresses=known_addresses(search))
     return (
-        await _with_open_connections(prober_node, peer_id, served)
+        await with_open_connections(prober_node, peer_id, served)
         if dials.relays_asked
-        else with_connections(served, ())
+        else _with_connections(served, ())
     )
 
 
@@ -180,16 +180,16 @@ async def _reach(search: Search, dials: PeerDials, deadline: float) -> None:
         await end(trying, connected)
 
 
-async def _with_open_connections(prober_node: ProberNode, peer_id: str, outcome: DialOutcome) -> DialOutcome:
+async def with_open_connections(prober_node: ProberNode, peer_id: str, outcome: DialOutcome) -> DialOutcome:
     """Add which connection the peer was reached over, while it is still open."""
     try:
         async with asyncio.timeout(LIST_TIMEOUT):
-            return with_connections(outcome, await prober_node.connections_to(peer_id))
+            return _with_connections(outcome, await prober_node.connections_to(peer_id))
     except (TimeoutError, P2PDaemonError, OSError, EOFError):
         return outcome
 
 
-def with_connections(outcome: DialOutcome, connections: Iterable[bytes]) -> DialOutcome:
+def _with_connections(outcome: DialOutcome, connections: Iterable[bytes]) -> DialOutcome:
     """Add the addresses of the peer's open connections to a reached peer's outcome: a direct one counts first.
 
     Where none is known, no relay was used: the connection is direct.

@@ -1,4 +1,4 @@
-"""This module waits for the first of several answers."""
+"""This module waits for the first of several answers, or for one within a time."""
 
 from __future__ import annotations
 
@@ -21,3 +21,12 @@ async def any_true(checks: Iterable[Coroutine[Any, Any, bool]]) -> bool:
         return False
     finally:
         await end(*tasks)
+
+
+async def true_within(seconds: float, check: Coroutine[Any, Any, bool]) -> bool:
+    """Await one for so long at most. Return whether it returned True by then."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await check
+    except TimeoutError:
+        return False

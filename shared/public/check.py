@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from shared.given import difference, how_it_ended
+from shared.advice.causes import advice, explanation, hints
+from shared.advice.given import difference, how_it_ended
 from shared.inference import ServerInference  # noqa: TC001 - msgspec reads the annotations
 from shared.public.document import Document
-from shared.reachability import Cause, Stage, advice, decide, hints
+from shared.reachability import Cause, Stage, decide
 from shared.snapshot import Verdict
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def given_evidence(dial: GivenDial) -> GivenEvidence:
 
 
 def _message(answer: Answer) -> str:
-    words = answer.outcome.explanation or "The peer was not reached."
+    words = explanation(answer.outcome) or "The peer was not reached."
     return f"{words} {advice(answer.outcome.cause)}" if answer.outcome.cause else words
 
 

@@ -25,15 +25,8 @@ if TYPE_CHECKING:
 _PUBLISH = """
 local now = tonumber(redis.call('TIME')[1])
 local newest = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
-if newest then
-  local fields = newest[2]
-  for i = 1, #fields, 2 do
-    local taken_at = tonumber(fields[i + 1])
-    if fields[i] == 'taken_at' and taken_at and taken_at > tonumber(ARGV[2]) and taken_at <= now + 60 then
-      return redis.error_reply('OLDER')
-    end
-  end
-end
+local taken_at = newest and newest[2][1] == 'taken_at' and tonumber(newest[2][2])
+if taken_at and taken_at > tonumber(ARGV[2]) and taken_at <= now + 60 then return redis.error_reply('OLDER') end
 return redis.call('XADD', KEYS[2], 'MAXLEN', 1, '*', 'taken_at', ARGV[2], 'snapshot', ARGV[3])
 """
 

@@ -15,8 +15,7 @@ from shared.inference import (
     Usability,
     UsabilityState,
 )
-from shared.judgement.usability import does_not_compute, gives_tokens
-from shared.snapshot import PeerState, Verdict
+from shared.snapshot import Verdict
 from shared.store.inference_history import Proof
 from shared.store.rings import HOUR
 from shared.text_picture import text_picture
@@ -38,20 +37,19 @@ def proved(state=UsabilityState.USABLE, reason=None, **more):
 
 
 @pytest.mark.parametrize(
-    ("model", "says", "tokens"),
+    ("model", "says"),
     [
-        (proved(), "Usable now: 0.4 s per token over 2 servers", True),
-        (proved(UsabilityState.DEGRADED, "x is slow"), f"Usable now, but degraded: {SPEED}", True),
-        (proved(UsabilityState.UNUSABLE, "x: not_finite"), "Unusable now: no token comes out", False),
-        (proved(UsabilityState.UNKNOWN), "Not known whether it is usable: nobody could look", None),
-        (proved(usability=None), "Not proved", None),
-        (proved(servers=(fakes.server(1, 0, 4),)), f"Usable when it was last tried: {SPEED}", None),
+        (proved(), "Usable now: 0.4 s per token over 2 servers"),
+        (proved(UsabilityState.DEGRADED, "x is slow"), f"Usable now, but degraded: {SPEED}"),
+        (proved(UsabilityState.UNUSABLE, "x: not_finite"), "Unusable now: no token comes out"),
+        (proved(UsabilityState.UNKNOWN), "Not known whether it is usable: nobody could look"),
+        (proved(usability=None), "Not proved"),
+        (proved(servers=(fakes.server(1, 0, 4),)), f"Usable when it was last tried: {SPEED}"),
     ],
 )
-def test_what_a_chain_proved_is_said_of_a_model(model, says, tokens):
+def test_what_a_chain_proved_is_said_of_a_model(model, says):
     """A chain over a server that has left since then proves nothing about now."""
     assert model_proof(model).title == says
-    assert gives_tokens(model) is tokens
     assert " now" not in model_proof(model, stale=True).title
 
 
@@ -60,18 +58,6 @@ def test_every_outcome_has_words(outcome):
     proof = server_proof(msgspec.structs.replace(COMPUTED, outcome=outcome, detail="in its own words"))
     assert proof.title
     assert proof.checked_at == COMPUTED.checked_at
-
-
-@pytest.mark.parametrize("state", PeerState)
-def test_only_an_online_server_is_said_not_to_compute(state):
-    broken = msgspec.structs.replace(COMPUTED, outcome=InferenceOutcome.TIMEOUT)
-    assert does_not_compute(fakes.server(1, 0, 4, state, inference=broken)) is (state is PeerState.ONLINE)
-
-
-def test_a_refused_adapter_is_not_said_of_the_server():
-    """It computes all the same without it."""
-    refused = msgspec.structs.replace(COMPUTED, outcome=InferenceOutcome.REFUSED, adapter="lab/lora")
-    assert not does_not_compute(fakes.server(1, 0, 4, inference=COMPUTED, adapter_inference=refused))
 
 
 def test_nobody_is_blamed_where_two_differ():

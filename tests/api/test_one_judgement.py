@@ -18,7 +18,7 @@ from api.metrics.swarm import AgeCollector, SwarmCollector
 from api.pages import Pages
 from api.pages.badge import state_badge
 from api.pages.feed import atom_feed
-from api.pages.history import FirstSeen
+from api.pages.incidents import FirstSeen
 from api.responses.per_snapshot import Renderer
 from shared.incidents import Incident
 from shared.public.incidents import incidents_document

@@ -84,8 +84,9 @@ async def _worker(url: str, frozen_seconds: float) -> None:
     from reachability_worker.worker import ConcurrentWorker
 
     logs.configure(Settings(log_level="error"), "bench")
+    prober = SimulatedProber(frozen_seconds)
     worker = ConcurrentWorker(
-        VANTAGE, SimulatedProber(frozen_seconds),  # type: ignore[arg-type] # it has all that a worker calls
+        VANTAGE, prober, prober, prober, prober,  # type: ignore[arg-type] # it has all that a worker calls
         connection=sync_redis.Redis.from_url(url), redis=connect(url, "worker"), metrics=WorkerMetrics(),
         checks_at_once=2000, verdict_reuse=5.0, shutdown_grace=0.5,
     )  # fmt: skip
@@ -310,6 +311,7 @@ async def _say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWrite
 async def bench_silent_peers(count: int = 1_000) -> dict[str, float]:
     """Real dials: a live peer is checked while 1,000 others accept TCP and stay silent; and the bare connect alone."""
     from deploy.demo.simulated_server import Announcement, Model, SimulatedServer
+    from reachability_worker.nodes import Nodes
     from reachability_worker.prober import Prober
     from shared.p2p.address_search import Search
     from shared.p2p.multiaddr import from_text
@@ -320,13 +322,12 @@ async def bench_silent_peers(count: int = 1_000) -> dict[str, float]:
     bootstrap = await SimulatedServer.start()
     initial_peers = await bootstrap.addresses()
     live = await SimulatedServer.start(initial_peers, Announcement(Model("bench", 1), 0, 1))
-    prober = Prober(bootstrap_peers(initial_peers), check_timeout=5.0, dials_at_once=2048)
+    nodes = Nodes(bootstrap_peers(initial_peers))
+    prober = Prober(nodes, check_timeout=5.0, dials_at_once=2048)
     logs.configure(Settings(log_level="error"), "bench")
-    keeping = asyncio.create_task(prober.run())
-    await prober.until_fit(20)
-    dht_node, prober_node = prober._dht_node, prober._prober_node
-    assert dht_node is not None
-    assert prober_node is not None
+    keeping = asyncio.create_task(nodes.run())
+    await nodes.until_fit(20)
+    dht_node, prober_node = nodes.current() or sys.exit("the nodes are not fit")
     search = dht_node.search(live.peer_id, dialled_from=prober_node.peer_id)
     await search.run(lambda _: None)
     place = tuple(search.addresses)

@@ -25,6 +25,7 @@ from crawler.crawl import crawl_once
 from crawler.settings import CrawlerSettings
 from deploy.demo.simulated_inference import Computation, handler
 from deploy.demo.simulated_server import Announcement, Model, SimulatedServer
+from reachability_worker.nodes import Nodes
 from reachability_worker.prober import Prober
 from shared import logs
 from shared.p2p.connect import ProberNode
@@ -128,10 +129,11 @@ async def _checks(boot: list[str], live: Sequence[SimulatedServer]) -> dict[str,
     bare: list[float] = []
     async with AsyncExitStack() as stack:
         prober_node = await stack.enter_async_context(await ProberNode.open())
-        prober = Prober(bootstrap_peers(boot), check_timeout=DIAL_TIMEOUT, dials_at_once=1024)
-        running = awaited(prober.run())
+        nodes = Nodes(bootstrap_peers(boot))
+        prober = Prober(nodes, check_timeout=DIAL_TIMEOUT, dials_at_once=1024)
+        running = awaited(nodes.run())
         stack.push_async_callback(end, running)
-        await prober.until_fit(20)
+        await nodes.until_fit(20)
         for turn in range(-len(addresses), ROUNDS):
             if turn == 0:  # both daemons have met each server once
                 checks.clear()
@@ -170,10 +172,11 @@ async def relay_row() -> dict[str, float]:
     )
     await handler("bench", 0, 1, Computation()).add_p2p_handlers(hidden)
     peer_id = str(hidden.peer_id)
-    prober = Prober(bootstrap_peers(boot), check_timeout=DIAL_TIMEOUT, dials_at_once=16)
-    running = awaited(prober.run())
+    nodes = Nodes(bootstrap_peers(boot))
+    prober = Prober(nodes, check_timeout=DIAL_TIMEOUT, dials_at_once=16)
+    running = awaited(nodes.run())
     try:
-        await prober.until_fit(20)
+        await nodes.until_fit(20)
         outcome = await prober.probe(peer_id, time.monotonic() + 8)
         end_at = time.monotonic() + RESERVATION_WITHIN
         while outcome.verdict != "reachable" and time.monotonic() < end_at:

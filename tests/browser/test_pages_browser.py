@@ -19,7 +19,8 @@ from starlette.responses import HTMLResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from api.endpoints import openapi
+from api.endpoints.openapi import examples
+from api.openapi import describe
 from api.pages import Pages
 from api.pages.badge import UNKNOWN
 from api.pages.search import make_search
@@ -157,8 +158,8 @@ def _fixed_pages(pages):
     for name, outcome in outcomes.items():
         views[f"check-{name}"] = pages.check(peer_id=checked, answer=made.check_view(*outcome))
     for name, snapshot in (("docs", small), ("hostile-docs", hostile.snapshot), ("docs-waiting", None)):
-        answers, fill = openapi.examples(snapshot, (), show_addresses=True)
-        views[name] = pages.docs(openapi.describe(), answers, fill, base="https://example.org", rate_limit=120)
+        answers, fill = examples(snapshot, (), show_addresses=True)
+        views[name] = pages.docs(describe(), answers, fill, base="https://example.org", rate_limit=120)
     views["places"] = pages.places(made.make_view(small))
     views["share"] = pages.share(small.models[0], "https://example.org")
     views["card"] = pages.embed(made.make_view(small), small.models[0])

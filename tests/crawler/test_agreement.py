@@ -19,7 +19,6 @@ from crawler.inference.agreement import (
 )
 from crawler.inference.plan import choose_step, slot_of
 from shared.inference import Agreement, AgreementOutcome
-from shared.judgement.usability import OPT_OUT, not_asked
 from tests.fakes import peer_id, server
 
 pytestmark = pytest.mark.fast
@@ -178,14 +177,6 @@ def test_servers_are_spread_evenly_over_a_round():
     slots = [slot_of(peer_id(number), 9) for number in range(900)]
     assert slots == [slot_of(peer_id(number), 9) for number in range(900)]
     assert all(60 < slots.count(slot) < 140 for slot in range(9))
-
-
-def test_who_is_not_asked():
-    """An operator who opted out; a server without cache."""
-    assert not_asked(server(1, 0, 4, cache_tokens_left=10_000), 0) is None
-    assert not_asked(server(1, 0, 4), 0) is None
-    assert "opted out" in not_asked(server(1, 0, 4, public_name=f"mine {OPT_OUT}"), 0).detail
-    assert not_asked(server(1, 0, 4, cache_tokens_left=8), 0).outcome == "busy"
 
 
 def test_adapters_take_turns():

@@ -10,12 +10,13 @@ import pytest
 from crawler.crawl import crawl_once
 from crawler.settings import CrawlerSettings
 from deploy.demo.simulated_server import Announcement, Model
+from shared.advice.causes import message
 from shared.p2p import addresses, petals
 from shared.p2p.connect import ProberNode
 from shared.p2p.dht_node import DHTClientNode
 from shared.p2p.hivemind import DHTID, MSGPackSerializer, P2PContext, runtime_pb2
 from shared.p2p.probe import probe
-from shared.reachability import Cause, Stage, message
+from shared.reachability import Cause, Stage
 from shared.snapshot import ModelState, PeerState, Verdict
 from tests.fakes import peer_id
 from tests.support.announcing import announce

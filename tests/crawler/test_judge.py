@@ -7,14 +7,18 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mmdb_writer import MMDBWriter
+from netaddr import IPSet
 
+from crawler.geoip import GeoDatabase
 from crawler.judge import best_span, conflict, judge, peer_state, with_since
 from crawler.models import Model
 from crawler.observe.observation import Observation, ObservedModel
 from crawler.observe.records import ServerRecord
+from shared.advice.causes import advice, explanation, message
 from shared.p2p.petals import ServerInfo, ServerState, load_petals_module
-from shared.reachability import Cause, DialOutcome, Stage, advice, message
-from shared.snapshot import SCHEMA_VERSION, BootstrapPeer, ModelState, PeerState, Refusals, Span, Verdict
+from shared.reachability import Cause, DialOutcome, Stage
+from shared.snapshot import SCHEMA_VERSION, BootstrapPeer, Location, ModelState, PeerState, Refusals, Span, Verdict
 from tests.fakes import REACHED, REFUSED, peer_id
 
 BOOTSTRAP = BootstrapPeer(peer_id(0), ("/ip4/127.0.0.1/tcp/1",), Verdict.REACHABLE)
@@ -105,30 +109,11 @@ def test_rows_are_sorted_by_peer_id_and_issues_too():
     assert len(issues) == 6
 
 
-def test_cache_is_told_for_each_block():
-    """Half of the tokens are keys, half values, shared by the blocks of the span."""
-    snapshot = judged({peer_id(1): announce(0, 10, cache_tokens_left=8205)})
-    assert snapshot.models[0].servers[0].cache_tokens_left_per_block == 410
-
-
-def test_a_bootstrap_peer_that_is_down_is_an_issue():
-    """It stands with the servers' issues, and says that it is a bootstrap peer."""
-    down = msgspec.structs.replace(BOOTSTRAP, verdict=Verdict.UNREACHABLE, error="refused")
-    (issue,) = judged({}, bootstrap=(down,)).reachability_issues
-    assert (issue.peer_id, issue.error) == (peer_id(0), "refused")
-    assert "bootstrap" in issue.advice
-
-
-def test_a_span_that_ends_far_out_is_cut_to_the_model():
-    """It counts for the blocks that there are, and for nothing more."""
-    span, _ = best_span({11: ServerRecord(PeerState.ONLINE, 8, 10**9, throughput=1.0)}, 12)
-    assert (span.start, span.end) == (8, 12)
-
-
-spans = st.tuples(st.integers(0, 11), st.integers(1, 6)).map(lambda pair: (pair[0], min(12, pair[0] + pair[1])))
+around = st.tuples(st.integers(0, 6), st.integers(1, 6))
+"""How many blocks of the record's span lie before its own block, and how many from there on."""
 records_of_one = st.dictionaries(
     st.integers(0, 11),
-    st.tuples(st.sampled_from([PeerState.ONLINE, PeerState.JOINING, PeerState.OFFLINE]), st.none() | spans),
+    st.tuples(st.sampled_from([PeerState.ONLINE, PeerState.JOINING, PeerState.OFFLINE]), st.none() | around),
     min_size=1,
 )
 
@@ -146,11 +131,11 @@ def petals_dht():
 
 @given(records_of_one)
 def test_spans_are_those_that_petals_computes(petals_dht, blocks):
-    """The same start, end and state as `petals.utils.dht.compute_spans` for any records of one server."""
+    """The same start, end and state as `petals.utils.dht.compute_spans`, for records that cover their own block."""
     announced = {}
     modules = [SimpleNamespace(uid=f"demo.{block}", servers={}) for block in range(12)]
-    for block, (state, span) in blocks.items():
-        start, end = span if span is not None else (None, None)
+    for block, (state, reach) in blocks.items():
+        start, end = (None, None) if reach is None else (max(0, block - reach[0]), min(12, block + reach[1]))
         announced[block] = ServerRecord(state, start, end, throughput=1.0)
         modules[block].servers["peer"] = ServerInfo(
             state=ServerState[state.name], throughput=1.0, start_block=start, end_block=end
@@ -246,11 +231,14 @@ def test_a_server_carries_what_it_announces_and_what_its_dial_found():
 
 def test_a_refusal_stands_with_the_server_and_a_server_that_nobody_dialled_is_unknown():
     servers = {peer_id(n): announce(0, 5) for n in (1, 2)} | {peer_id(3): announce(0, 5, PeerState.JOINING)}
-    snapshot = judged(servers, dials={peer_id(1): REFUSED, peer_id(3): REFUSED})
+    refusal = msgspec.structs.replace(REFUSED, rtt=0.5)
+    snapshot = judged(servers, dials={peer_id(1): refusal, peer_id(3): REFUSED})
     found = {server.peer_id: server for server in snapshot.models[0].servers}
     refused, unknown, joining = (found[peer_id(n)] for n in (1, 2, 3))
     assert (refused.state, refused.announced) == (PeerState.UNREACHABLE, PeerState.ONLINE)
-    assert (refused.verdict, refused.error) == (Verdict.UNREACHABLE, REFUSED.explanation)
+    assert (refused.verdict, refused.error, refused.cause, refused.rtt) == (
+        Verdict.UNREACHABLE, explanation(REFUSED), REFUSED.cause, None,
+    )  # fmt: skip
     assert (unknown.state, unknown.verdict, unknown.error) == (PeerState.ONLINE, Verdict.UNKNOWN, None)
     assert (joining.state, joining.verdict, joining.error) == (PeerState.JOINING, Verdict.UNKNOWN, None)
     assert unknown.multiaddrs == ()
@@ -269,17 +257,19 @@ def test_issues_say_why_and_what_to_do():
     }
     issues = {issue.peer_id: issue for issue in judged({}, dials=dials).reachability_issues}
     assert issues.keys() == {peer_id(1), peer_id(2)}
-    assert (issues[peer_id(1)].error, issues[peer_id(1)].advice) == (REFUSED.explanation, advice(Cause.REFUSED))
+    assert (issues[peer_id(1)].error, issues[peer_id(1)].advice) == (explanation(REFUSED), advice(Cause.REFUSED))
     assert (issues[peer_id(2)].error, issues[peer_id(2)].advice) == (
-        bare.explanation or message(Cause.TIMEOUT), advice(Cause.TIMEOUT),
+        message(Cause.TIMEOUT), advice(Cause.TIMEOUT),
     )  # fmt: skip
 
 
-def test_a_bootstrap_peer_without_a_reason_is_an_issue_all_the_same():
-    down = msgspec.structs.replace(BOOTSTRAP, verdict=Verdict.UNREACHABLE, error=None)
+@pytest.mark.parametrize(("error", "says"), [("refused", "refused"), (None, "")])
+def test_a_bootstrap_peer_that_is_down_is_an_issue(error, says):
+    """It stands with the servers' issues, and says that it is a bootstrap peer; one that nobody probed is none."""
+    down = msgspec.structs.replace(BOOTSTRAP, verdict=Verdict.UNREACHABLE, error=error)
     unknown = BootstrapPeer(peer_id(5), (), Verdict.UNKNOWN, "nobody looked")
     (issue,) = judged({}, bootstrap=(down, unknown)).reachability_issues
-    assert (issue.peer_id, issue.error) == (peer_id(0), "")
+    assert (issue.peer_id, issue.error) == (peer_id(0), says)
     assert issue.advice == "This is a bootstrap peer of the swarm."
 
 
@@ -302,6 +292,33 @@ def test_a_version_that_the_peer_denies_stands_in_its_row():
     assert "2.3.0" in snapshot.models[0].servers[0].conflict
 
 
+def test_a_server_that_answers_has_a_difference_and_no_cause():
+    """One that serves no blocks (yet) was reached all the same."""
+    lacking = DialOutcome(Verdict.REACHABLE, Stage.PROTOCOL, Cause.PROTOCOL_MISSING, protocol_ok=False)
+    (server,) = judged({peer_id(1): announce(0, 5)}, dials={peer_id(1): lacking}).models[0].servers
+    assert (server.verdict, server.error, server.cause) == (Verdict.REACHABLE, None, None)
+    assert server.conflict is not None
+
+
+def test_a_record_that_does_not_say_online_is_compared_with_nothing():
+    """The peer was dialled for another model, and by now runs another version than when it wrote this."""
+    observation = observed(
+        {peer_id(1): announce(0, 5, PeerState.OFFLINE, version="2.2.0")},
+        dials={peer_id(1): REACHED},
+        versions={peer_id(1): "2.3.0"},
+    )
+    assert judge(observation, 60.0).models[0].servers[0].conflict is None
+
+
+def test_servers_have_locations_where_there_is_a_database_of_them(tmp_path):
+    writer, path = MMDBWriter(), tmp_path / "places.mmdb"
+    writer.insert_network(IPSet(["8.8.8.0/24"]), {"country": {"iso_code": "NL"}})
+    writer.to_db_file(str(path))
+    observation = observed({peer_id(1): announce(0, 5)}, addresses={peer_id(1): ("/ip4/8.8.8.8/tcp/1",)})
+    for database, location in ((None, None), (GeoDatabase.open(path), Location("NL"))):
+        assert judge(observation, 60.0, database).models[0].servers[0].location == location
+
+
 def test_contributors_are_added_up_over_official_models():
     """One name on several servers and models, those without a name not."""
     whole = Model("a", 20, None), Model("b", 30, None)
@@ -321,9 +338,10 @@ def test_the_best_state_decides_where_a_server_moves():
     assert (span, best.state) == (Span(0, 4), PeerState.ONLINE)
 
 
-def test_a_span_that_begins_before_the_model_is_cut_too():
-    span, _ = best_span({0: ServerRecord(PeerState.ONLINE, -3, 2, throughput=1.0)}, 12)
-    assert span == Span(0, 2)
+@pytest.mark.parametrize(("start", "end", "cut"), [(8, 10**9, Span(8, 12)), (-3, 12, Span(0, 12))])
+def test_a_span_beyond_the_model_is_cut_to_it(start, end, cut):
+    """It counts for the blocks that there are, and for nothing more."""
+    assert best_span({11: ServerRecord(PeerState.ONLINE, start, end, throughput=1.0)}, 12)[0] == cut
 
 
 def test_records_without_a_span_count_for_their_own_blocks():

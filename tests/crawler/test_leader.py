@@ -89,10 +89,10 @@ async def test_a_crawler_that_waits_gives_up_nothing(redis, one, two):
     assert await redis.get(keys.CRAWLER_LEASE) == b"1:one"
 
 
-@pytest.mark.parametrize("life", [None, 60_500])
-async def test_a_lease_that_no_crawler_can_have_taken_is_nobodys(redis, one, life):
-    """One without an end, or with one far away, would bar all crawlers from leading."""
-    await redis.set(keys.CRAWLER_LEASE, "7:somebody", px=life)
+@pytest.mark.parametrize(("lease", "life"), [("7:somebody", None), ("7:somebody", 60_500), ("", None)])
+async def test_a_lease_that_no_crawler_can_have_taken_is_nobodys(redis, one, lease, life):
+    """One without an end, or with one far away, would bar all crawlers; with an empty one, all would lead."""
+    await redis.set(keys.CRAWLER_LEASE, lease, px=life)
     assert await one.hold() is True
     assert one.lease == "1:one"
     assert LEASE_MS - 1000 < await redis.pttl(keys.CRAWLER_LEASE) <= LEASE_MS

@@ -15,6 +15,7 @@ from deploy.embedded_redis import free_port
 from shared.reachability import Cause, DialOutcome, Stage
 from shared.snapshot import CrawlStatus, Refusals, Verdict
 from shared.store.snapshots import SnapshotWriter
+from shared.tasks import end
 from tests.fakes import FakeProber
 from tests.reachability_worker import simulated_worker
 
@@ -90,5 +91,4 @@ async def crawler_metrics(redis):
     try:
         yield metrics, port
     finally:
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
+        await end(watching)

@@ -12,6 +12,7 @@ from crawler.settings import CrawlerSettings
 from deploy.embedded_redis import free_port
 from reachability_worker.metrics import WorkerMetrics
 from shared.store.connection import connect
+from shared.tasks import end
 from tests.api.serving import serve
 from tests.fakes import FakeProber, peer_id, snapshot
 from tests.metrics.simulated_monitor import REACHED, REFUSED, crawled, worker_on
@@ -118,7 +119,7 @@ async def test_the_crawler_measures_phases_lookups_and_dials(redis_url):
     watching = asyncio.create_task(metrics.watch_redis(redis))
     await eventually(lambda: read(metrics.registry, "petals_redis_up") == 1)
     assert read(metrics.registry, "petals_redis_memory_used_bytes") > 100_000
-    watching.cancel()
+    await end(watching)
     await redis.aclose()
 
 

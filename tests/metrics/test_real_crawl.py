@@ -9,9 +9,11 @@ from crawler.metrics import CrawlerMetrics
 from crawler.observe.observer import observe
 from crawler.settings import CrawlerSettings
 from deploy.demo.simulated_server import Announcement, Model
+from reachability_worker.nodes import Nodes
 from reachability_worker.prober import Prober
 from shared.p2p.dht_node import DHTClientNode
 from shared.snapshot import Verdict
+from shared.tasks import end
 
 pytestmark = pytest.mark.swarm
 
@@ -43,15 +45,15 @@ async def test_a_probe_measures_how_long_each_stage_took(swarm):
     live = swarm.start(Announcement(MODEL, 0, 6))
     dead = swarm.start(Announcement(MODEL, 0, 6))
     swarm.close_server(dead)
-    prober = Prober(swarm.bootstrap_peers, check_timeout=5, dials_at_once=16)
-    keeping_fit = asyncio.create_task(prober.run())
-    assert await prober.until_fit(10)
+    nodes = Nodes(swarm.bootstrap_peers)
+    prober = Prober(nodes, check_timeout=5, dials_at_once=16)
+    keeping_fit = asyncio.create_task(nodes.run())
+    assert await nodes.until_fit(10)
     started = time.monotonic()
     good = await prober.probe(live.peer_id, started + 5)
     seconds = time.monotonic() - started
     bad = await prober.probe(dead.peer_id, time.monotonic() + 5)
-    keeping_fit.cancel()
-    await asyncio.gather(keeping_fit, return_exceptions=True)
+    await end(keeping_fit)
     assert list(good.durations) == ["lookup", "dial", "protocol"]
     assert sum(good.durations.values()) <= seconds
     assert bad.verdict is Verdict.UNREACHABLE

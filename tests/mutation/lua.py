@@ -28,12 +28,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SCRIPTS = {
+    ("shared.store.fencing", "_FENCE"): ["tests/shared/test_snapshot_store.py"],
     ("shared.store.snapshots", "_PUBLISH"): ["tests/shared/test_snapshot_store.py"],
     ("shared.store.snapshots", "_REPORT"): ["tests/shared/test_snapshot_store.py"],
     ("crawler.leader", "_HOLD"): ["tests/crawler/test_leader.py"],
     ("crawler.leader", "_RELEASE"): ["tests/crawler/test_leader.py"],
     ("api.http.request_rate", "_COUNT"): ["tests/api/http/test_request_rate.py"],
     ("api.checks.admission", "_ADMIT"): ["tests/api/checks/test_admission.py"],
+    **{
+        ("reachability_worker.scripts", script): ["tests/reachability_worker/test_scripts.py"]
+        for script in ("_TAKE", "_FINISH", "_DROP", "_HAND_BACK", "_RENEW", "_RECONCILE")
+    },
 }
 """Module and constant, and the tests that hold them."""
 
@@ -50,6 +55,7 @@ RULES = [
 ]  # fmt: skip
 """What one token becomes: a regular expression, and the replacement of one match."""
 
+OPTIONS = "-x -q -p no:randomly -p no:cacheprovider -p no:schemathesis --timeout=20"
 KILLED, SURVIVED = "killed", "survived"
 WITHIN = 180
 """Seconds for the tests of one mutant: one that hangs is killed too."""
@@ -102,22 +108,7 @@ def outcome(mutant: Mutant, tests: list[str]) -> str:
         os.dup2(quiet, 1)
         os.dup2(quiet, 2)
         setattr(sys.modules[mutant.module], mutant.constant, mutant.script)
-        os._exit(
-            pytest.main(
-                [
-                    "-x",
-                    "-q",
-                    "-p",
-                    "no:randomly",
-                    "-p",
-                    "no:cacheprovider",
-                    "-p",
-                    "no:schemathesis",
-                    "--timeout=20",
-                    *tests,
-                ]
-            )
-        )
+        os._exit(pytest.main([*OPTIONS.split(), *tests]))
     deadline = time.monotonic() + WITHIN
     while time.monotonic() < deadline:
         done, status = os.waitpid(child, os.WNOHANG)

@@ -24,7 +24,7 @@ EXPECTED: dict[str, str] = tomllib.loads(Path(__file__).with_name("survivors.tom
 ENOUGH, ENOUGH_OF_A_SAMPLE = 0.9, 0.7
 """Share of the mutants that can be told from the code which the tests have to kill; a sample may be unlucky."""
 MIN_SAMPLE = 8
-KILLED, SURVIVED = {"killed", "timeout"}, {"survived", "no tests", "suspicious"}
+KILLED, SURVIVED = {"killed", "timeout", "segfault"}, {"survived", "no tests", "suspicious"}
 
 
 def mutmut(*arguments: str, seconds: float | None = None) -> str:
@@ -76,16 +76,17 @@ def main() -> int:
     if arguments.seconds:
         print(f"seed {arguments.seed}")  # noqa: T201
         modules = [random.Random(arguments.seed).choice(modules)]
-    mutmut("run", *(f"{module}.*" for module in modules), seconds=arguments.seconds)
+    output = mutmut("run", *(f"{module}.*" for module in modules), seconds=arguments.seconds)
     found = results(modules)
+    if not found:
+        print(output)  # noqa: T201 - why: the tests fail without any mutant, say
     survivors = {change(name): state for name, state in found.items() if state in SURVIVED}
     unexpected = {mutant: state for mutant, state in survivors.items() if mutant not in EXPECTED}
     for mutant, state in unexpected.items():
         print(f"{state}: {mutant}")  # noqa: T201
-    killed = sum(state in KILLED for state in found.values())
+    killed, survived = (sum(state in states for state in found.values()) for states in (KILLED, SURVIVED))
     print(  # noqa: T201
-        f"{killed} of {len(found)} killed in {', '.join(modules)}; {len(survivors)} survived, "
-        f"{len(unexpected)} of them unexplained"
+        f"{killed} of {len(found)} killed in {', '.join(modules)}; {survived} survived, {len(unexpected)} unexplained"
     )
     return verdict(killed, len(unexpected), sample=bool(arguments.seconds))
 

@@ -17,13 +17,16 @@ from tests.fakes import FakeProber
 
 
 @asynccontextmanager
-async def worker_on(url, prober=None, *, vantage="default", metrics=None, **more):
-    """Run a worker that has said it lives; end it, handing back at once what it holds."""
+async def worker_on(url, prober=None, *, probers=None, vantage="default", metrics=None, **more):
+    """Run a worker that has said it lives; end it, handing back at once what it holds.
+
+    `probers` are its nodes, and what probes peers, given addresses and inference with them: all the same by default.
+    """
     options = {"checks_at_once": 2000, "verdict_reuse": 2.0, "shutdown_grace": 0.0, **more}
     redis, connection = connect(url, "worker"), sync_redis.Redis.from_url(url)
     worker = ConcurrentWorker(
-        vantage, prober or FakeProber(), connection=connection, redis=redis, metrics=metrics or WorkerMetrics(),
-        **options,
+        vantage, *(probers or [prober or FakeProber()] * 4), connection=connection, redis=redis,
+        metrics=metrics or WorkerMetrics(), **options,
     )  # fmt: skip
     running = asyncio.create_task(worker.run())
     while not connection.zcard(keys.workers(vantage)):
@@ -40,8 +43,9 @@ async def worker_on(url, prober=None, *, vantage="default", metrics=None, **more
 
 async def main(url, seconds):
     worker = ConcurrentWorker(
-        "default", FakeProber(delay=seconds), connection=sync_redis.Redis.from_url(url), redis=connect(url, "worker"),
-        metrics=WorkerMetrics(), checks_at_once=5000, verdict_reuse=5.0, shutdown_grace=1.0,
+        "default", *[FakeProber(delay=seconds)] * 4, connection=sync_redis.Redis.from_url(url),
+        redis=connect(url, "worker"), metrics=WorkerMetrics(),
+        checks_at_once=5000, verdict_reuse=5.0, shutdown_grace=1.0,
     )  # fmt: skip
     worker.install_signal_handlers()
     await worker.run()

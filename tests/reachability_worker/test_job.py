@@ -61,8 +61,14 @@ def test_a_job_may_ask_for_a_step_of_inference():
         read_job(f"{PEER}-a", packed(call))
     with pytest.raises(BadJobError, match=NAMED):
         read_job(f"{PEER}-inference-a", packed([CHECK_FUNCTION, None, [PEER], {}]))
-    for wrong in ({"end": 2}, {"end": 10**9}, {"start": -1}, {"start": "2"}, {"dht_prefix": ""}, {"more": 1}):
-        with pytest.raises(BadJobError):
+    read = read_check((f"{PEER}-inference-a".encode(), packed(call), 5_000, b"", b""))
+    assert (read.peer_id, read.inference, read.given) == (PEER, InferenceRequest("model", 2, 5), None)
+    for wrong, why in (
+        ({"end": 2}, "^no blocks to compute$"), ({"end": 10**9}, "blocks: .*end"), ({"start": -1}, "blocks: .*start"),
+        ({"start": "2"}, "blocks: .*start"), ({"dht_prefix": ""}, "blocks: .*dht_prefix"),
+        ({"more": 1}, "blocks: .*more"),
+    ):  # fmt: skip
+        with pytest.raises(BadJobError, match=why):
             read_job(f"{PEER}-inference-a", packed([CHECK_FUNCTION, None, [PEER, asked | wrong], {}]))
 
 
@@ -70,14 +76,18 @@ def test_a_job_may_ask_for_one_given_address():
     """Under a name of its own, made of it; blocks with it, and forms that are not dialled, are no job."""
     address = f"/ip4/45.1.1.1/tcp/1/p2p/{PEER}"
     name = f"{address_subject(address)}-a"
-    asked = (PEER, None, GivenAddress(PEER, "/ip4/45.1.1.1/tcp/1"))
-    assert read_job(name, packed([CHECK_FUNCTION, None, [address], {}])) == asked
+    asked, call = (PEER, None, GivenAddress(PEER, "/ip4/45.1.1.1/tcp/1")), packed([CHECK_FUNCTION, None, [address], {}])
+    assert read_job(name, call) == asked
+    read = read_check((name.encode(), call, 5_000, b"", b""))
+    assert (read.peer_id, read.inference, read.given) == asked
     blocks = {"dht_prefix": "model", "start": 2, "end": 5}
-    for job_id, args in (
-        (f"{PEER}-a", [address]), (name, [PEER]), (name, [address, blocks]),
-        (f"{address_subject('/unix/a')}-a", ["/unix/a"]), (name, [address.removesuffix(f"/p2p/{PEER}")]),
+    for job_id, args, why in (
+        (f"{PEER}-a", [address], "^the job's id names another address$"), (name, [PEER], NAMED),
+        (name, [address, blocks], "base58|peer id"),
+        (f"{address_subject('/unix/a')}-a", ["/unix/a"], "is no address that is dialled"),
+        (name, [address.removesuffix(f"/p2p/{PEER}")], "names no peer"),
     ):  # fmt: skip
-        with pytest.raises(BadJobError):
+        with pytest.raises(BadJobError, match=why):
             read_job(job_id, packed([CHECK_FUNCTION, None, args, {}]))
 
 

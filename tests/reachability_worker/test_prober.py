@@ -10,10 +10,14 @@ import pytest
 
 from deploy.demo.simulated_inference import Computation
 from deploy.demo.simulated_server import Announcement, Model, stop_process
+from reachability_worker.inference import InferenceChecker
+from reachability_worker.nodes import Nodes
 from reachability_worker.prober import Prober
 from shared.inference import InferenceOutcome, InferenceRequest
+from shared.p2p.addresses import DialPrivate
 from shared.reachability import Cause, Stage
 from shared.snapshot import Verdict
+from shared.tasks import end
 from tests.fakes import peer_id
 
 pytestmark = pytest.mark.swarm
@@ -22,16 +26,15 @@ MODEL = Model("demo-model", 4)
 
 
 @asynccontextmanager
-async def prober_in(swarm, **more):
+async def prober_in(swarm, dial_private=DialPrivate.AUTO, **more):
     options = {"check_timeout": 5.0, "dials_at_once": 1024, **more}
-    prober = Prober(swarm.bootstrap_peers, **options)
-    running = asyncio.create_task(prober.run())
-    assert await prober.until_fit(20)
+    nodes = Nodes(swarm.bootstrap_peers, dial_private)
+    running = asyncio.create_task(nodes.run())
+    assert await nodes.until_fit(20)
     try:
-        yield prober
+        yield nodes, Prober(nodes, **options)
     finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+        await end(running)
 
 
 async def look(prober, peer, seconds=8.0):
@@ -46,7 +49,7 @@ async def test_each_kind_of_peer_gets_its_verdict_and_evidence(swarm):
     frozen = swarm.start()
     swarm.close_server(dead)
     frozen.freeze()
-    async with prober_in(swarm) as prober:
+    async with prober_in(swarm) as (_, prober):
         asked = [live.peer_id, joining.peer_id, dead.peer_id, peer_id(1), frozen.peer_id, swarm.bootstrap.peer_id]
         served, loading, gone, nobody, silent, bootstrap = await asyncio.gather(*(look(prober, peer) for peer in asked))
     assert (served.verdict, served.stage, served.protocol_ok) == (Verdict.REACHABLE, Stage.ANSWERED, True)
@@ -63,12 +66,12 @@ async def test_a_peer_that_was_reached_can_be_asked_to_compute(swarm):
     """Within the time of the check; another model's blocks are refused, a server that hangs is a time-out."""
     good = swarm.start(Announcement(MODEL, 0, 4))
     hangs = swarm.start(Announcement(MODEL, 0, 4), computation=Computation(fault="silent"))
-    async with prober_in(swarm) as prober:
-        outcomes = {}
+    async with prober_in(swarm) as (_, prober):
+        checker, outcomes = InferenceChecker(dial_private=True, dial_timeout=5.0), {}
         for server, prefix in ((good, "demo-model"), (good, "other"), (hangs, "demo-model")):
             reached = await look(prober, server.peer_id)
             asked = InferenceRequest(prefix, 0, 4)
-            found = await prober.infer(server.peer_id, reached, asked, time.monotonic() + 4)
+            found = await checker.infer(server.peer_id, reached, asked, time.monotonic() + 4)
             outcomes[server.peer_id, prefix] = found.outcome
         assert list(outcomes.values()) == [
             InferenceOutcome.COMPUTED, InferenceOutcome.REFUSED, InferenceOutcome.TIMEOUT
@@ -79,7 +82,7 @@ async def test_a_peer_that_was_reached_can_be_asked_to_compute(swarm):
 async def test_a_peer_that_comes_back_is_reachable_at_once(swarm):
     """p2pd answers "dial backoff" for seconds after a failure; that never becomes a verdict on a live peer."""
     server = swarm.start(Announcement(MODEL, 0, 4))
-    async with prober_in(swarm, check_timeout=2.0) as prober:
+    async with prober_in(swarm, check_timeout=2.0) as (_, prober):
         server.freeze()
         for _ in range(2):
             assert (await look(prober, server.peer_id)).verdict is Verdict.UNREACHABLE
@@ -95,13 +98,13 @@ async def test_a_prober_cut_off_from_the_swarm_calls_nobody_unreachable(swarm):
     """With the only bootstrap peer gone, no answer is a verdict; when it is back, answers are right again."""
     dead = swarm.start()
     swarm.close_server(dead)
-    async with prober_in(swarm) as prober:
+    async with prober_in(swarm) as (nodes, prober):
         swarm.bootstrap.freeze()
         outcomes = await asyncio.gather(look(prober, dead.peer_id), look(prober, peer_id(1)))
         assert {outcome.verdict for outcome in outcomes} == {Verdict.UNKNOWN}
-        assert not prober.fit
+        assert not nodes.fit
         swarm.bootstrap.thaw()
-        assert await prober.until_fit(20)
+        assert await nodes.until_fit(20)
         live = swarm.start(Announcement(MODEL, 0, 4))
         assert (await look(prober, live.peer_id)).verdict is Verdict.REACHABLE
 
@@ -111,8 +114,8 @@ async def test_a_lost_daemon_is_noticed_and_replaced(swarm):
     live = swarm.start(Announcement(MODEL, 0, 4))
 
     async def lose(which, how):
-        async with prober_in(swarm, check_timeout=2.0) as prober:
-            os.kill(getattr(prober, f"_{which}").daemon_pid, how)
+        async with prober_in(swarm, check_timeout=2.0) as (nodes, prober):
+            os.kill(getattr(nodes, f"_{which}").daemon_pid, how)
             outcome = await look(prober, live.peer_id, 5)
             assert outcome.verdict is not Verdict.UNREACHABLE, (which, how)
             deadline = time.monotonic() + 30
@@ -129,11 +132,11 @@ async def test_a_lost_daemon_is_noticed_and_replaced(swarm):
 @pytest.mark.parametrize("away", ["our own daemon", "all others, as where our network is away"])
 async def test_who_stood_still_during_a_probe_has_proved_nothing(swarm, monkeypatch, away):
     """They go on before the self-test, which then passes: only what is measured beside the probe can tell."""
-    monkeypatch.setattr("reachability_worker.prober.SELF_TEST_EVERY", 60.0)  # none but the probe's own
+    monkeypatch.setattr("reachability_worker.nodes.SELF_TEST_EVERY", 60.0)  # none but the probe's own
     live = swarm.start(Announcement(MODEL, 0, 4))
-    async with prober_in(swarm, check_timeout=3.0) as prober:
-        ours, theirs = [prober._prober_node.daemon_pid], [live.daemon_pid, swarm.bootstrap.daemon_pid]
-        daemons, passes = ours if away == "our own daemon" else theirs, prober._passes_self_test
+    async with prober_in(swarm, check_timeout=3.0) as (nodes, prober):
+        ours, theirs = [nodes._prober_node.daemon_pid], [live.daemon_pid, swarm.bootstrap.daemon_pid]
+        daemons, passes = ours if away == "our own daemon" else theirs, nodes._passes_self_test
 
         def stop(stage):
             if stage is Stage.DIAL:
@@ -145,16 +148,16 @@ async def test_who_stood_still_during_a_probe_has_proved_nothing(swarm, monkeypa
                 os.kill(daemon, signal.SIGCONT)
             return await passes()
 
-        monkeypatch.setattr(prober, "_passes_self_test", go_on_first)
+        monkeypatch.setattr(nodes, "_passes_self_test", go_on_first)
         outcome = await prober.probe(live.peer_id, time.monotonic() + 8, stop)
-        assert (outcome.verdict, outcome.cause, prober.fit) == (Verdict.UNKNOWN, Cause.NODE_UNFIT, True)
+        assert (outcome.verdict, outcome.cause, nodes.fit) == (Verdict.UNKNOWN, Cause.NODE_UNFIT, True)
 
 
 async def test_waiting_for_a_slot_is_not_failing(swarm):
     """A check whose time runs out before it may dial says that nobody could look."""
     frozen = swarm.start()
     frozen.freeze()
-    async with prober_in(swarm, dials_at_once=1) as prober:
+    async with prober_in(swarm, dials_at_once=1) as (_, prober):
         first = asyncio.create_task(look(prober, frozen.peer_id, 6))
         await asyncio.sleep(0.1)
         waiting = await look(prober, peer_id(1), 0.5)
@@ -176,8 +179,8 @@ async def test_hundreds_of_silent_peers_do_not_make_a_live_one_look_dead(swarm):
     listener = await asyncio.start_server(say_nothing, "127.0.0.1", 0, backlog=1024)
     silent = f"/ip4/127.0.0.1/tcp/{listener.sockets[0].getsockname()[1]}"
     live = swarm.start(Announcement(MODEL, 0, 4))
-    async with prober_in(swarm) as prober:
-        dht_node, search = prober._dht_node, prober._dht_node.search
+    async with prober_in(swarm) as (nodes, prober):
+        (dht_node, _), search = nodes.current(), nodes.current()[0].search
 
         def find(peer, **dialled_from):
             if peer == live.peer_id:

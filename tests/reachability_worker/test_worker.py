@@ -112,18 +112,6 @@ async def test_stopping_hands_back_what_cannot_be_finished(redis_url, rq_redis):
         await until(lambda: len(replies(rq_redis)) == 2)
 
 
-async def test_an_expired_check_is_not_run(redis_url, rq_redis):
-    """Nobody waits for it any more."""
-    prober = FakeProber()
-    enqueue(rq_redis, peer_id(1), seconds=0.001)
-    await asyncio.sleep(0.05)
-    async with worker_on(redis_url, prober):
-        enqueue(rq_redis, peer_id(2))
-        await until(lambda: replies(rq_redis))
-    assert prober.looks == [peer_id(2)]
-    assert rq_redis.llen(f"rq:queue:{QUEUE}") == 0
-
-
 async def test_an_unknown_outcome_is_told_but_not_reused(redis_url, rq_redis):
     """That nobody could look now says nothing about the next second."""
     from shared.reachability import Cause, DialOutcome

@@ -19,6 +19,7 @@ import redis as sync_redis
 
 from shared.snapshot import decode
 from shared.store import keys
+from shared.tasks import end
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -156,10 +157,7 @@ class SlowProxy:
 
     async def _cancel_all(self):
         self._server.close()
-        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(*asyncio.all_tasks() - {asyncio.current_task()})
         await asyncio.sleep(0.1)  # transports close in the loop's next turns
 
     async def _serve(self, reader, writer):

@@ -24,7 +24,7 @@ from deploy import healthcheck
 from deploy.embedded_redis import free_port
 from deploy.supervisor import Child, Supervisor
 from reachability_worker.metrics import WorkerMetrics
-from reachability_worker.prober import Prober
+from reachability_worker.nodes import Nodes
 from shared.p2p.connect import ProberNode
 from shared.p2p.daemon import NodeError
 from shared.p2p.dht_node import DHTClientNode
@@ -190,15 +190,15 @@ async def test_a_keeper_that_fails_ends_the_child_before_it_starts_another(tmp_p
     assert not Path(f"/proc/{seen[1]}").exists()
 
 
-async def test_a_prober_that_opens_half_of_its_nodes_leaves_no_daemon_behind(monkeypatch, swarm):
+async def test_a_worker_that_opens_half_of_its_nodes_leaves_no_daemon_behind(monkeypatch, swarm):
     """One more p2pd a second, for as long as the other cannot be started."""
     before = daemons()
 
     async def fail(cls):
         raise NodeError("p2pd did not start")
 
-    prober = Prober(swarm.bootstrap_peers, check_timeout=5, dials_at_once=8)
-    monkeypatch.setattr("reachability_worker.prober.RECOVER_EVERY", 0.05)
+    nodes = Nodes(swarm.bootstrap_peers)
+    monkeypatch.setattr("reachability_worker.nodes.RECOVER_EVERY", 0.05)
     with monkeypatch.context() as broken:
         broken.setattr(ProberNode, "open", classmethod(fail))
         opened = []
@@ -210,9 +210,9 @@ async def test_a_prober_that_opens_half_of_its_nodes_leaves_no_daemon_behind(mon
 
         broken.setattr(DHTClientNode, "open", classmethod(counted))
         async with Tasks() as tasks:
-            tasks.keep("prober", prober.run)
+            tasks.keep("prober", nodes.run)
             await eventually(lambda: len(opened) >= 3, 20)
-            assert prober.unfit_reason == "p2pd did not start"
+            assert nodes.unfit_reason == "p2pd did not start"
             assert len(daemons() - before) <= 1
     await eventually(lambda: not daemons() - before)
 

@@ -2,12 +2,13 @@
 
 import pytest
 
+from shared.advice.causes import advice, message
 from shared.p2p.addresses import AddressRules
 from shared.p2p.connect import PeerDials
 from shared.p2p.dial_errors import Failure, classify, classify_circuit, clean, outcome_of
 from shared.p2p.hivemind import P2PDaemonError
 from shared.p2p.multiaddr import from_text
-from shared.reachability import NOBODY_COULD_LOOK, Cause, Stage, advice, message
+from shared.reachability import NOBODY_COULD_LOOK, Cause, Stage
 from shared.snapshot import Verdict
 from tests.fakes import peer_id
 

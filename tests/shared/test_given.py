@@ -4,7 +4,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from shared.given import MAX_GIVEN_CHARS, BadAddressError, GivenAddress, GivenDial, difference, how_it_ended
+from shared.advice.given import difference, how_it_ended
+from shared.given import MAX_GIVEN_CHARS, BadAddressError, GivenAddress, GivenDial
 from shared.p2p.multiaddr import from_text, to_text
 from shared.reachability import Cause, DialOutcome, Stage, address_subject, job_subject
 from shared.snapshot import Verdict

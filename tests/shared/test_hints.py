@@ -2,7 +2,8 @@
 
 import pytest
 
-from shared.reachability import Cause, DialOutcome, Stage, hints
+from shared.advice.causes import hints
+from shared.reachability import Cause, DialOutcome, Stage
 from shared.snapshot import Verdict
 
 ASKS_FROM = "45.1.1.9"

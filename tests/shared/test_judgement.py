@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.incidents import Incident
 from shared.judgement.coverage import (
     MAX_SPEED,
     Coverage,
@@ -19,7 +20,8 @@ from shared.judgement.coverage import (
     speed_by_block,
     weakest_stage,
 )
-from shared.judgement.freshness import stale_after
+from shared.judgement.freshness import Freshness, freshness, stale_after
+from shared.judgement.outages import Outage, outages
 from shared.judgement.swarm import (
     bootstrap_state,
     count_states,
@@ -154,6 +156,8 @@ def test_the_weakest_stage_by_hand():
     """Throughput adds up over a block's servers, and the first of the weakest blocks count; a gap passes nothing."""
     report = model(blocks=4, servers=(server(1, 0, 4, throughput=0.1), server(2, 2, 4, throughput=0.2)))
     assert weakest_stage(report) == Stage(0, 2, 0.1)
+    middle = (server(1, 0, 8), server(2, 0, 3), server(3, 5, 6), server(4, 7, 8))
+    assert weakest_stage(model(servers=middle)) == Stage(3, 5, 100.0)
     assert slowest_block_throughput(model(blocks=4, servers=(server(1, 0, 3),))) == 0.0
     assert slowest_block_throughput(model(blocks=1, servers=(server(1, 0, 1), server(2, 0, 1)))) == 200.0
     many = tuple(server(number, 0, 1, throughput=MAX_SPEED) for number in range(3))
@@ -227,6 +231,53 @@ def test_a_slow_crawl_makes_no_snapshot_stale():
     assert stale_after(snapshot(update_period=60.0, update_duration=5.0), 3) == 180.0
     assert stale_after(snapshot(update_period=60.0, update_duration=100.0), 3) == 300.0
     assert stale_after(None, 3) == 180.0
+
+
+@pytest.mark.parametrize(
+    ("age", "found"),
+    [
+        (0, Freshness(stale=False, at_least=0)),
+        (119, Freshness(stale=False, at_least=60)),
+        (180, Freshness(stale=False, at_least=180)),
+        (181, Freshness(stale=True, at_least=180)),
+    ],
+)
+def test_an_age_is_told_in_whole_periods(age, found):
+    """So that a page with it stays true for a period."""
+    here = snapshot(update_period=60.0, update_duration=5.0, taken_at=1000.0)
+    assert freshness(here, 1000.0 + age, 180.0) == found
+    often = snapshot(update_period=0.1, update_duration=0.1, taken_at=1000.0)
+    assert freshness(often, 1002.5, 180.0).at_least == 2
+    assert freshness(None, 1000.0 + age, 0.0) == Freshness(stale=False, at_least=0)
+
+
+# --- Outages ---
+
+
+def incident(prefix, *, end=None):
+    return Incident(f"1-{prefix}", prefix, prefix, True, 1000.0, 8, 4, end=end)
+
+
+def test_outages_are_open_incidents_and_models_that_are_broken_without_one():
+    """In the order of the incidents; one that ended, and a model that nobody serves, is none."""
+    here = snapshot(
+        model("quiet"), model("healed", servers=WHOLE), model("whole", servers=WHOLE), model("gone"),
+        model("half", servers=HALF), model("new", servers=HALF, name="New"), model("again", servers=HALF),
+    )  # fmt: skip
+    known = [incident(prefix) for prefix in ("half", "healed", "gone", "away", "half")]
+    found = outages(here, [incident("again", end=2000.0), *known])
+    assert [(one.dht_prefix, one.state, one.incident) for one in found] == [
+        ("half", "broken", known[0]),
+        ("healed", "recovering", known[1]),
+        ("gone", "unserved", known[2]),
+        ("away", "unserved", known[3]),
+        ("new", "broken", None),
+        ("again", "broken", None),
+    ]
+    assert [one.dht_prefix for one in found if one.is_broken] == ["half", "gone", "away", "new", "again"]
+    assert found[0] == Outage("half", "half", True, "broken", known[0])
+    assert found[4] == Outage("new", "New", False, "broken", None)
+    assert outages(None, known[:1]) == (Outage("half", "half", True, "unknown", known[0]),)
 
 
 @given(st.lists(st.sampled_from(Verdict), min_size=1, max_size=5))

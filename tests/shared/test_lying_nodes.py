@@ -18,6 +18,7 @@ from shared.p2p.probe import probe
 from shared.p2p.swarm_settings import bootstrap_peers
 from shared.reachability import Cause
 from shared.snapshot import Verdict
+from shared.tasks import end
 from tests.fakes import peer_id
 from tests.shared.lying_node import LyingNode, Tarpit, id_near
 
@@ -130,8 +131,7 @@ async def test_nobody_is_believed_before_others_were_asked(swarm, liar, nodes):
             while not named:
                 await asyncio.sleep(0.01)
         assert not search.over
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+        await end(running)
     finally:
         swarm.bootstrap.thaw()
     assert named == [(from_text(CLOSED_PORT),)]

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.advice.causes import advice, message
 from shared.public.check import reachability_document
 from shared.public.models import model_document, model_summary, server_document
 from shared.public.schema import schemas
 from shared.public.state import StateDocument, state_document
-from shared.reachability import Answer, advice, message
+from shared.reachability import Answer
 from shared.snapshot import Announcement, BootstrapPeer, Location, PeerState, ReachabilityIssue, Refusals, Verdict
 from tests.fakes import REACHED, REFUSED, model, peer_id, server, snapshot
 

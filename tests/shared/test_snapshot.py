@@ -11,9 +11,12 @@ from shared.snapshot import (
     MAX_UNIX_SECONDS,
     SCHEMA_VERSION,
     CrawlStatus,
+    PeerState,
     Refusals,
     Span,
     UnknownSchemaError,
+    Verdict,
+    check_times,
     decode,
     decode_status,
     encode,
@@ -66,6 +69,22 @@ def test_cache_of_a_server_that_tells_none_is_unknown():
 
 def test_a_span_has_a_length():
     assert Span(3, 8).length == 5
+
+
+def test_a_server_is_reached_where_it_says_it_is_online_and_answered():
+    """One of the two alone is not enough."""
+    assert server(1, 0, 8, verdict=Verdict.REACHABLE).reached
+    assert not server(1, 0, 8).reached
+    assert not server(1, 0, 8, PeerState.JOINING, verdict=Verdict.REACHABLE).reached
+
+
+@pytest.mark.parametrize("never", [-0.001, MAX_UNIX_SECONDS * 1.001, math.nan, math.inf])
+def test_a_time_that_cannot_be_is_refused_wherever_it_stands(never):
+    """Of several, each is looked at; one that is not known is none."""
+    check_times(None, 0.0, 0.5, MAX_UNIX_SECONDS)
+    for times in ((never,), (None, never, 1.0), (1.0, never)):
+        with pytest.raises(ValueError, match=f"^time {never} is out of range$"):
+            check_times(*times)
 
 
 def test_a_document_that_unpacks_to_too_much_is_refused():

@@ -74,14 +74,6 @@ async def test_a_deposed_crawler_cannot_overwrite_the_status(redis):
     assert b"its own failure" not in fields[b"status"]
 
 
-async def test_an_older_snapshot_does_not_replace_a_newer_one(redis):
-    """Whoever leads, time does not go backwards."""
-    writer, leader = SnapshotWriter(redis), await lead(redis)
-    await writer.publish(snapshot(taken_at=2.0), leader.lease)
-    with pytest.raises(DeposedError, match="OLDER"):
-        await writer.publish(snapshot(taken_at=1.0), leader.lease)
-
-
 async def test_a_status_arrives_beside_the_snapshot(redis):
     """A failed crawl is told, and leaves the snapshot alone."""
     writer, leader = SnapshotWriter(redis), await lead(redis)

@@ -162,7 +162,7 @@ def draw_status(status):
 
 def draw_incident(incident):
     from api.pages.feed import atom_feed
-    from api.pages.history import make_incidents
+    from api.pages.incidents import make_incidents
     from crawler.notify.notice_queue import job_id
     from shared.public.incidents import incidents_document
 

@@ -1,6 +1,5 @@
 """Amounts in words: the same everywhere, and never nonsense, whatever the number."""
 
-import itertools
 import math
 
 import pytest
@@ -8,7 +7,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shared import words
-from shared.spans import merged
 
 ANY = st.floats(allow_nan=True, allow_infinity=True) | st.integers(-(10**20), 10**20)
 
@@ -50,7 +48,6 @@ ANY = st.floats(allow_nan=True, allow_infinity=True) | st.integers(-(10**20), 10
         (words.blocks([(3, 8), (12, 13), (40, 42)]), "blocks 3–7, 12 and 40–41"),
         (words.blocks([(n, n + 1) for n in range(0, 12, 2)]), "blocks 0, 2, 4, 6 and 2 more ranges"),
         (words.blocks([]), "no blocks"),
-        (merged([(4, 6), (0, 2), (2, 5)]), [(0, 6)]),
         (words.sentence("no server"), "No server."),
     ],
 )  # fmt: skip
@@ -82,11 +79,3 @@ def test_text_is_cut_and_cleaned(text, limit):
     shown = words.cut(text, limit)
     assert len(shown) <= limit
     assert shown.isprintable()
-
-
-@given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 9))))
-def test_merged_spans_cover_the_same_blocks_and_do_not_touch(made):
-    spans = [(start, start + length) for start, length in made]
-    joined = merged(spans)
-    assert {b for start, end in joined for b in range(start, end)} == {b for s, e in spans for b in range(s, e)}
-    assert all(before[1] < after[0] for before, after in itertools.pairwise(joined))

@@ -9,11 +9,13 @@ from contextlib import contextmanager
 import pytest
 from redis.exceptions import RedisError
 
-from api.checks.admission import ADMITTED_AT_ONCE, Admissions, Check, NoVerdictError
+from api.checks import admission
+from api.checks.admission import Admissions, Check, NoVerdictError
 from shared import tracing
 from shared.inference import InferenceOutcome, InferenceRequest, ServerInference
 from shared.reachability import CHECK_FUNCTION, RENEWAL, Answer, address_subject, encode_answer, queue_name
 from shared.store import keys
+from shared.tasks import end
 from tests.fakes import REACHED, REFUSED, peer_id, refused
 
 PEER = peer_id(1)
@@ -33,8 +35,7 @@ async def admissions(redis):
     made = Admissions(redis, max_queued=MOST)
     running = asyncio.create_task(made.run())
     yield made
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
+    await end(running)
 
 
 @pytest.fixture
@@ -208,9 +209,10 @@ async def test_a_redis_that_forgot_the_script_is_told_again(redis, admissions):
 
 
 @pytest.mark.usefixtures("worker")
-async def test_many_at_once_are_all_decided_and_one_begins(redis, admissions):
+async def test_many_at_once_are_all_decided_and_one_begins(redis, admissions, monkeypatch):
     """More than go in one pipeline, about one peer."""
-    asked = [admissions.admit(check()) for _ in range(2 * ADMITTED_AT_ONCE + 1)]
+    monkeypatch.setattr(admission, "ADMITTED_AT_ONCE", 5)
+    asked = [admissions.admit(check()) for _ in range(11)]
     decided = await asyncio.gather(*asked)
     assert sum(each.began for each in decided) == 1
     assert len({each.job_id for each in decided}) == 1
@@ -218,14 +220,25 @@ async def test_many_at_once_are_all_decided_and_one_begins(redis, admissions):
 
 
 @pytest.mark.usefixtures("worker")
-async def test_who_gave_up_costs_nobody_else_an_answer(redis, admissions):
-    """A caller that hung up before or after its check was sent."""
-    gone = [asyncio.create_task(admissions.admit(check(peer_id(number)))) for number in range(5)]
-    await asyncio.sleep(0)
-    for each in gone[:-1]:
-        each.cancel()
-    assert (await gone[-1]).began
-    assert (await admissions.admit(check(peer_id(4)))).job_id == (await gone[-1]).job_id
+async def test_who_gave_up_costs_nobody_else_an_answer(redis, admissions, monkeypatch):
+    """Whoever hung up before its check was sent, alone or among others, or while Redis decided on it."""
+    async with asyncio.timeout(5):
+        for others in (0, 1):
+            gone = asyncio.create_task(admissions.admit(check(peer_id(2))))
+            staying = [asyncio.create_task(admissions.admit(check(peer_id(3 + number)))) for number in range(others)]
+            await asyncio.sleep(0)
+            gone.cancel()
+            assert all(each.began for each in await asyncio.gather(*staying))
+        working = redis.pipeline
+
+        def hang_up(*arguments, **options):
+            gone.cancel()
+            return working(*arguments, **options)
+
+        monkeypatch.setattr(redis, "pipeline", hang_up)
+        gone, staying = (asyncio.create_task(admissions.admit(check(peer_id(number)))) for number in (5, 6))
+        assert (await staying).began
+        assert gone.cancelled()
 
 
 @pytest.mark.usefixtures("worker")
@@ -275,7 +288,7 @@ async def test_a_check_that_is_not_this_peers_is_never_joined(redis, admissions,
 
 
 @pytest.mark.usefixtures("worker")
-async def test_an_admission_is_a_span_that_names_its_queue_and_what_became_of_it(admissions, monkeypatch, verdict):
+async def test_an_admission_is_a_span_with_its_queue_and_what_became_of_it(redis, admissions, monkeypatch, verdict):
     """Where traces are on, the check goes on with the trace of its check."""
     spans = []
 
@@ -293,7 +306,7 @@ async def test_an_admission_is_a_span_that_names_its_queue_and_what_became_of_it
     monkeypatch.setattr(tracing, "span", span)
     asked = check(fresh=True)
     admitted = await admissions.admit(asked)
-    assert asked.traceparent == "the trace"
+    assert await redis.hget(f"rq:job:{admitted.job_id}", "traceparent") == b"the trace"
     await admissions.admit(check())
     sent = {
         "messaging.system": "rq",

@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from deploy.demo.simulated_server import Announcement, Model
+from reachability_worker.given_addresses import AddressProber
 from reachability_worker.metrics import WorkerMetrics
 from shared.p2p.addresses import DialPrivate
 from shared.reachability import Cause, DialOutcome
@@ -23,6 +24,10 @@ async def ask(url, *addresses, peer=PEER, path="/api/v1/is_reachable/", **query)
         return await http.get(path + peer, params={"address": addresses, **query})
 
 
+def with_addresses(nodes, prober):
+    return nodes, prober, AddressProber(nodes, check_timeout=5.0), None
+
+
 @pytest.mark.swarm
 async def test_a_server_is_found_at_its_address_before_the_swarm_knows_it(swarm, redis_url):
     """Wrong port, wrong peer, a relay without it and a private address are told apart; the swarm's verdict stays."""
@@ -31,13 +36,13 @@ async def test_a_server_is_found_at_its_address_before_the_swarm_knows_it(swarm,
     its, others = (swarm.call(one.addresses())[0].rpartition("/p2p/")[0] for one in (alone, known))
     relay = swarm.initial_peers[0]
     async with serve(redis_url) as url:
-        async with prober_in(swarm) as prober, worker_on(redis_url, prober):
+        async with prober_in(swarm) as own, worker_on(redis_url, probers=with_addresses(*own)):
             both = (await ask(url, its, f"{others}", f"{relay}/p2p-circuit", "/ip4/127.0.0.1/tcp/9",
                               peer=alone.peer_id)).json()  # fmt: skip
             differs = (await ask(url, "/ip4/127.0.0.1/tcp/9", others, peer=known.peer_id)).json()
             after = (await ask(url, peer=alone.peer_id)).json()
             page = await ask(url, its, peer=alone.peer_id, path="/check/")
-        async with prober_in(swarm, dial_private=DialPrivate.NO) as prober, worker_on(redis_url, prober):
+        async with prober_in(swarm, DialPrivate.NO) as own, worker_on(redis_url, probers=with_addresses(*own)):
             private = (await ask(url, "/ip4/10.0.0.1/tcp/1", peer=alone.peer_id)).json()["given"][0]
     found = {one["address"]: (one["verdict"], one["cause"]) for one in both["given"]}
     assert found.pop(its) == ("reachable", None)

@@ -12,6 +12,7 @@ import redis as sync_redis
 from shared.reachability import Cause, DialOutcome, Stage
 from shared.snapshot import Verdict
 from shared.store import keys
+from shared.tasks import end
 from tests.api.serving import serve
 from tests.fakes import REACHED, REFUSED, FakeProber, peer_id
 from tests.reachability_worker.simulated_worker import worker_on
@@ -172,9 +173,7 @@ async def test_a_full_queue_refuses_at_once(redis_url):
             refused = await ask(http, peer_id(9))
             assert refused.status_code == 503
             assert "waiting" in refused.json()["detail"]
-            for task in waiting:
-                task.cancel()
-            await asyncio.gather(*waiting, return_exceptions=True)
+            await end(*waiting)
 
 
 async def test_too_many_requests_are_a_429_counted_across_replicas(redis_url):

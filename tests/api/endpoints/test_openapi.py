@@ -12,7 +12,7 @@ import pytest_asyncio
 from starlette.routing import Mount
 
 from api.app import create_app
-from api.endpoints.openapi import describe
+from api.openapi import describe
 from api.settings import ApiSettings
 from crawler.history.writer import HistoryWriter
 from crawler.leader import Leadership

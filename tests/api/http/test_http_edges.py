@@ -16,8 +16,8 @@ import pytest
 import pytest_asyncio
 import uvicorn
 
+from api import openapi
 from api.app import create_app
-from api.endpoints import openapi
 from api.http import connection_limits, encodings, resources
 from api.http.client_address import rate_key
 from api.http.connection_limits import BoundedHttp
