@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -97,6 +98,7 @@ class CrawlLoop:
                 if span.trace_id:
                     structlog.contextvars.bind_contextvars(trace_id=span.trace_id)
                 await self._crawl()
+            gc.collect()  # a crawl's objects refer to one another in circles, which would live on into the next crawl
             await asyncio.to_thread(heap.trim)
             elapsed = time.monotonic() - started
             if elapsed > self.settings.crawl_period:
@@ -107,9 +109,7 @@ class CrawlLoop:
         """Observe the swarm, judge what was observed, publish the snapshot; report the failure where there is none."""
         attempted_at = await self.publisher.begin()
         try:
-            observation = await self._observe(attempted_at)
-            self.metrics.observed(observation)
-            snapshot = self._judge(observation)
+            snapshot = await self._observe_and_judge(attempted_at)
             self._doubt_emptiness(snapshot)
         except Exception as error:
             if not isinstance(error, SwarmUnavailableError | NodeError):
@@ -119,6 +119,11 @@ class CrawlLoop:
             await self.publisher.report_failure(error, attempted_at)
             return
         await self.publisher.publish(snapshot, attempted_at)
+
+    async def _observe_and_judge(self, attempted_at: float) -> Snapshot:
+        observation = await self._observe(attempted_at)
+        self.metrics.observed(observation)
+        return self._judge(observation)  # the observation, which takes more memory, ends here
 
     async def _observe(self, attempted_at: float) -> Observation:
         """Return one observation. The first one is published while it goes on: progress, then an early snapshot."""

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 MAX_CRAWL_SECONDS = 300.0
 """A crawl that takes longer is given up: something hangs that its own deadlines do not cover."""
 EARLY_AFTER = 1.5
-"""Seconds after the lookups that probes get before `early` is called: enough for servers that answer."""
+"""Seconds that each probe gets before `early` is called: enough for servers that answer. Most probes have had them when
+silent DHT nodes let the last lookup end."""
 LOOKUPS_WITHIN = 40.0
 """Seconds from a crawl's start. Keys that there is no time left for count as unanswered."""
 PROBES_WITHIN = 60.0
@@ -58,7 +59,8 @@ async def observe(
 ) -> Observation:
     """Observe the swarm once. Servers that the `last` snapshot reached are probed first.
 
-    `early` is given an observation while slow probes are still under way, `progress` how far the crawl has come.
+    `early` is given an observation while slow probes or bootstrap peers still have time to answer, `progress` how far
+    the crawl has come.
     Raises `SwarmUnavailableError`, `NodeError`.
     """
     began = time.monotonic()
@@ -171,9 +173,11 @@ class Crawl:
             self._ended("look_up")
             self._doing = "dialling"
             probing = awaited(self._probes.finish())
-            if self._early is not None and not (await asyncio.wait({probing}, timeout=EARLY_AFTER))[0]:
-                joined = joining.result() if joining.done() else dict.fromkeys(self._dht_node.joined)
-                await self._early(await self._observation(self._joined_peers(joined), observed))
+            if self._early is not None:
+                await self._probes.settled(EARLY_AFTER)
+                if len(self._probes.outcomes) < self._probes.added or not joining.done():
+                    joined = joining.result() if joining.done() else dict.fromkeys(self._dht_node.joined)
+                    await self._early(await self._observation(self._joined_peers(joined), observed))
             await probing
             self._ended("dial")
             bootstrap = self._joined_peers(await joining)

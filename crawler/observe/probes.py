@@ -20,6 +20,7 @@ MAX_STARTING = 128
 STARTING_SECONDS = 0.3
 """Seconds after which a probe has ended, or waits for a silent peer and costs only its place."""
 LATE_PAUSE = 0.05
+SETTLED_EVERY = 0.05
 MAX_IN_FLIGHT = 3_500
 """Probes at once: under p2pd's limit (`shared.p2p.daemon.SWARM_DIALS_AT_ONCE`). Each takes one or two of the open files
 that the system allows."""
@@ -45,7 +46,7 @@ class ProbeQueue:
         self._late = late
         self._begin_until = until - timeout
         self._waiting: list[tuple[bool, int, str]] = []
-        self._added: set[str] = set()
+        self._added: dict[str, float] = {}
         self._starters = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._room = asyncio.Semaphore(min(MAX_IN_FLIGHT, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 3))
@@ -61,7 +62,7 @@ class ProbeQueue:
         """Probe this server too, once: `known` ones first, then by `rank`, its number among its model's servers."""
         if peer_id in self._added:
             return
-        self._added.add(peer_id)
+        self._added[peer_id] = time.monotonic()
         heapq.heappush(self._waiting, (not known, rank, peer_id))
         if self._starters < MAX_STARTING:
             self._starters += 1
@@ -96,6 +97,14 @@ class ProbeQueue:
             tasks = self._tasks[done:]
             done += len(tasks)
             await asyncio.gather(*tasks)
+
+    async def settled(self, seconds: float) -> None:
+        """Wait until each probe has ended, or has had so many seconds since its server was added."""
+        while any(  # noqa: ASYNC110 - most of it is waiting for time to pass
+            peer_id not in self.outcomes and time.monotonic() < added + seconds
+            for peer_id, added in self._added.items()
+        ):
+            await asyncio.sleep(SETTLED_EVERY)
 
     async def close(self) -> None:
         """Cancel the probes that have not ended."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import weakref
 from collections import Counter
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crawler.models import MAX_BLOCKS, Model
-from crawler.observe.blocks import FIRST_BATCHES, KEYS_PER_BATCH, MAX_BATCHES, BlockReader, spread
+from crawler.observe.blocks import BYTES_AT_ONCE, FIRST_BATCHES, KEYS_PER_BATCH, MAX_BATCHES, BlockReader, spread
 from shared.p2p.petals import block_key
 
 
@@ -67,6 +68,29 @@ async def test_batches_go_out_in_order():
     assert max(map(len, dht_node.asked)) == KEYS_PER_BATCH
 
 
+class Values(dict):
+    """What one DHT node holds under a block; a plain dict allows no weak reference."""
+
+    __hash__ = object.__hash__
+
+
+async def test_answers_are_not_kept_once_they_were_read():
+    """In a large swarm they take more memory than all else that a crawl holds."""
+    kept = weakref.WeakSet()
+
+    class Full(Guide):
+        async def look_up(self, keys, timeout, on_values=None):
+            return {key: Values(peer=b"record") for key in await super().look_up(keys, timeout)}
+
+    most = 0
+    async for answer in reader(Full()).read(spread([Model("m", 1000)])):
+        for values in answer.found.values():
+            kept.add(values)
+        most = max(most, len(kept))
+        del answer, values
+    assert 0 < most <= 2 * KEYS_PER_BATCH
+
+
 async def test_as_many_go_out_at_once_as_fare_well():
     """Few at first; more while they are answered in full, never more than the bound."""
     dht_node = Guide()
@@ -77,6 +101,19 @@ async def test_as_many_go_out_at_once_as_fare_well():
     dht_node.answer.set()
     await reading
     assert FIRST_BATCHES < dht_node.most <= MAX_BATCHES
+
+
+async def test_no_more_go_out_where_answers_are_large():
+    """Answers of all nodes to all batches wait in memory: a swarm of many servers is looked up in fewer at once."""
+
+    class Large(Guide):
+        async def look_up(self, keys, timeout, on_values=None):
+            values = {"peer": bytes(BYTES_AT_ONCE // FIRST_BATCHES // KEYS_PER_BATCH)}
+            return dict.fromkeys(await super().look_up(keys, timeout), values)
+
+    dht_node = Large()
+    await read(reader(dht_node), spread([Model("m", KEYS_PER_BATCH * 20)]))
+    assert dht_node.most == FIRST_BATCHES
 
 
 async def test_fewer_go_out_after_one_that_did_not_answer_in_full():

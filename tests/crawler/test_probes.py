@@ -78,6 +78,25 @@ async def test_known_peers_go_first(small):
     assert peers.dialled == ["c", "d", "a", "b"]
 
 
+async def test_a_first_look_waits_for_those_that_may_still_answer_alone(small):
+    """Not for a silent one that has had its seconds; and each of the others gets its own."""
+    peers = Peers()
+    dials = queue(peers)
+    dials.add("silent", known=False, rank=0)
+    await dials.settled(0.01)
+    assert dials.outcomes == {}
+    dials.add("live", known=False, rank=1)
+    silent_too = asyncio.create_task(dials.settled(60.0))
+    await dials.settled(0.01)
+    while "live" not in dials.outcomes:
+        await asyncio.sleep(0.01)
+    assert not silent_too.done()
+    peers.wake.set()
+    await silent_too
+    assert dials.outcomes.keys() == {"silent", "live"}
+    await dials.finish()
+
+
 async def test_those_that_no_time_is_left_for_are_counted(small):
     peers = Peers()
     dials = queue(peers, seconds=0.5)
