@@ -168,19 +168,24 @@ class Nodes:
         if self._prober_node is not None:
             self._retire(self._prober_node)
         self._dht_node = self._prober_node = None
+        reason = "no bootstrap peer answers"
         async with AsyncExitStack() as opened:  # whatever fails, no daemon is left running
             try:
                 dht_node = await opened.enter_async_context(await DHTClientNode.open(self._dial_private))
                 prober_node = await opened.enter_async_context(await ProberNode.open())
             except NodeError as error:
-                self._set_unfit_reason(str(error))
-                return
-            self._on_opened(DHT_NODE)
-            errors = await dht_node.join(self._bootstrap_peers, JOIN_TIMEOUT)
-            opened.pop_all()
-        self._joined = [peer_id for peer_id, error in errors.items() if error is None]
-        self._dht_node, self._prober_node = dht_node, prober_node
-        self._set_unfit_reason(None if self._joined and await self._self_test() else "no bootstrap peer answers")
+                reason = str(error)
+            else:
+                self._on_opened(DHT_NODE)
+                errors = await dht_node.join(self._bootstrap_peers, JOIN_TIMEOUT)
+                self._joined = [peer_id for peer_id, error in errors.items() if error is None]
+                self._dht_node, self._prober_node = dht_node, prober_node
+                if self._joined and await self._self_test():
+                    opened.pop_all()
+                    self._set_unfit_reason(None)
+                    return
+                self._dht_node = self._prober_node = None
+        self._set_unfit_reason(reason)
 
     async def _close(self) -> None:
         self._set_unfit_reason("stopping")

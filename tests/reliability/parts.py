@@ -57,6 +57,17 @@ def state(url):
     return json.loads(body) if status == 200 else None
 
 
+def daemons_of(pid):
+    """Process ids of a process's p2pds."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            if entry.name.isdigit() and b"p2pd" in (entry / "cmdline").read_bytes():
+                parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
+                found += [int(entry.name)] if int(parent) == pid else []
+    return found
+
+
 class Part:
     """`python -m MODULE` in a process group of its own."""
 
@@ -78,14 +89,7 @@ class Part:
         return words in self.log.read_text()
 
     def daemons(self):
-        """Process ids of its p2pd."""
-        found = []
-        for entry in Path("/proc").iterdir():
-            with suppress(OSError):
-                if entry.name.isdigit() and b"p2pd" in (entry / "cmdline").read_bytes():
-                    parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
-                    found += [int(entry.name)] if int(parent) == self.pid else []
-        return found
+        return daemons_of(self.pid)
 
     def memory(self):
         """Resident kilobytes."""

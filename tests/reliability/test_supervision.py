@@ -35,7 +35,7 @@ from tests.crawler.synthetic_swarm import SyntheticSwarm
 from tests.fakes import FakeProber, peer_id, snapshot
 from tests.reachability_worker.simulated_worker import worker_on
 from tests.reliability.load import note
-from tests.reliability.parts import ROOT, get, until
+from tests.reliability.parts import ROOT, daemons_of, get, until
 
 pytestmark = pytest.mark.real_parts
 STOP_WITHIN = 15
@@ -55,15 +55,7 @@ def mistake(*_, **__):
 
 def daemons():
     """Process ids of this process's p2pd."""
-    found = set()
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and b"p2pd" in (entry / "cmdline").read_bytes():
-                parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
-                found |= {int(entry.name)} if int(parent) == os.getpid() else set()
-        except OSError:
-            continue
-    return found
+    return set(daemons_of(os.getpid()))
 
 
 BREAKS = {
@@ -215,6 +207,21 @@ async def test_a_worker_that_opens_half_of_its_nodes_leaves_no_daemon_behind(mon
             assert nodes.unfit_reason == "p2pd did not start"
             assert len(daemons() - before) <= 1
     await eventually(lambda: not daemons() - before)
+
+
+async def test_a_worker_that_no_bootstrap_peer_answers_holds_two_daemons(monkeypatch):
+    """It opens new ones until one answers: those before, which no check has used, end at once."""
+    before, opened, most = daemons(), [], 0
+    nodes = Nodes({peer_id(1): ["/ip4/127.0.0.1/tcp/1"]}, on_opened=opened.append)
+    monkeypatch.setattr("reachability_worker.nodes.RECOVER_EVERY", 0.05)
+    async with Tasks() as tasks:
+        tasks.keep("prober", nodes.run)
+        async with asyncio.timeout(20):
+            while len(opened) < 4:
+                most = max(most, len(daemons() - before))
+                await asyncio.sleep(0.02)
+        assert not nodes.fit
+    assert most == 2
 
 
 async def test_a_node_whose_client_cannot_be_made_leaves_no_daemon_behind(monkeypatch):
