@@ -128,7 +128,7 @@ def test_a_crawler_that_stands_still_calls_nobody_unreachable(start, live, publi
     """
     part = start(
         "crawler", REDIS_URL=published.url, INITIAL_PEERS=",".join(swarm.initial_peers), CRAWL_PERIOD="1",
-        DIAL_TIMEOUT="3", MODELS="demo-model:12",
+        DIAL_TIMEOUT="5", MODELS="demo-model:12", INFERENCE_CHECKS="false",
     )  # fmt: skip
     verdicts, failures = set(), set()
 
@@ -148,10 +148,9 @@ def test_a_crawler_that_stands_still_calls_nobody_unreachable(start, live, publi
     until(lambda: len(part.daemons()) == 2, 10, "the next crawl")
     time.sleep(0.7)
     part.freeze()
-    if time.monotonic() - frozen > 2.5:
-        pytest.skip("this machine is too busy: the dial may have ended before the crawler was stopped")
+    assert time.monotonic() - frozen < 4.5, "the dial may have ended before the crawler was stopped"
     live.thaw()
-    time.sleep(2.7)
+    time.sleep(4.7)
     part.thaw()
     resumed = time.time()
     until(lambda: reached_after(resumed), 20, "a snapshot that reaches the server again")
