@@ -30,6 +30,7 @@ from shared.p2p.hivemind import (
 from shared.p2p.kad_messages import packed_id, read_message
 from shared.p2p.lateness import Lateness
 from shared.p2p.multiaddr import varint
+from shared.tasks import awaited
 
 if TYPE_CHECKING:
     from asyncio import StreamReader, StreamWriter
@@ -130,8 +131,8 @@ async def start_p2pd(dht_mode: str, identity: Path | None = None) -> P2P:
     `identity` is a file that keeps its peer id, and is made where there is none; without one the id is new.
     """
     os.environ.setdefault("LIBP2P_SWARM_FD_LIMIT", str(SWARM_DIALS_AT_ONCE))  # the daemon inherits it
-    try:
-        return await P2PDaemon.create(
+    starting = awaited(
+        P2PDaemon.create(
             dht_mode=dht_mode,
             no_listen=True,
             auto_nat=False,
@@ -140,8 +141,16 @@ async def start_p2pd(dht_mode: str, identity: Path | None = None) -> P2P:
             startup_timeout=START_TIMEOUT,
             identity_path=None if identity is None else str(identity),
         )
+    )
+    try:
+        return await asyncio.shield(starting)
     except (P2PDaemonError, OSError) as error:
         raise NodeError(f"p2pd did not start: {error}") from error
+    except asyncio.CancelledError:
+        # hivemind, interrupted, would leave the daemon and a connection to it behind.
+        with suppress(P2PDaemonError, OSError):
+            await Daemon(await starting).close()
+        raise
 
 
 class Daemon:

@@ -30,6 +30,7 @@ class RequestStreams:
         self._protocol = protocol
         self._idle: dict[str, list[_Stream]] = {}
         """By peer id; peers whose streams are not kept have no entry."""
+        self._closed = False
 
     async def ask(self, peer_id: str, request: bytes, *, keep: bool) -> bytes:
         """Return a connected peer's answer; `keep`: more requests to it will follow. Has no timeout.
@@ -51,14 +52,15 @@ class RequestStreams:
         except BaseException:
             stream.writer.close()
             raise
-        if keep and len(idle := self._idle.setdefault(peer_id, [])) < KEPT:
+        if keep and not self._closed and len(idle := self._idle.setdefault(peer_id, [])) < KEPT:
             idle.append(stream)
         else:
             stream.writer.close()
         return answer
 
     def close(self) -> None:
-        """Close the idle streams."""
+        """Close the idle streams, and from now on each one after its answer."""
+        self._closed = True
         for stream in (stream for idle in self._idle.values() for stream in idle):
             stream.writer.close()
         self._idle.clear()

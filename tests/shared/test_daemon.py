@@ -9,9 +9,10 @@ import pytest
 
 from deploy.demo.simulated_server import SimulatedServer
 from shared.p2p.connect import ProberNode
-from shared.p2p.daemon import Daemon
+from shared.p2p.daemon import Daemon, P2PDaemon
 from shared.p2p.hivemind import ControlFailure
 from shared.p2p.multiaddr import from_text
+from tests.reliability.parts import daemons_of
 
 pytestmark = pytest.mark.real_parts
 RELAYING = "/libp2p/circuit/relay/0.2.0/hop"
@@ -40,6 +41,28 @@ async def test_a_daemon_that_died_leaves_no_socket():
         await asyncio.sleep(0.01)
     await node.close()
     assert not any(one.exists() for one in sockets)
+
+
+async def test_a_start_that_is_cancelled_leaves_neither_daemon_nor_socket(monkeypatch):
+    """As a worker's that is told to stop while it opens its nodes."""
+    made = []
+    create = P2PDaemon.create
+
+    async def noted(**options):
+        made.append(await create(**options))
+        return made[-1]
+
+    monkeypatch.setattr(P2PDaemon, "create", noted)
+    before = set(daemons_of(os.getpid()))
+    opening = asyncio.create_task(ProberNode.open())
+    while not set(daemons_of(os.getpid())) - before:
+        await asyncio.sleep(0.005)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    assert set(daemons_of(os.getpid())) <= before
+    (p2p,) = made
+    assert not Path(p2p._daemon_listen_maddr["unix"]).exists()
 
 
 async def test_a_daemon_of_ours_relays_for_nobody():

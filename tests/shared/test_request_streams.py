@@ -96,3 +96,11 @@ async def test_only_who_is_asked_again_is_kept(node, dht_node):
     question = find_node(b"\x00" * 34)
     assert closer_peers(await streams.ask(name, question, keep=False)) == {}
     assert not streams._idle
+
+
+async def test_an_answer_that_comes_after_the_end_leaves_no_stream(node, dht_node):
+    """Searches may still be under way when their node closes."""
+    streams = RequestStreams(dht_node, PROTOCOL)
+    streams.close()
+    await streams.ask(str(node.node.peer_id), find_node(b"\x00" * 34), keep=True)
+    assert not streams._idle
