@@ -189,7 +189,8 @@ class Nodes:
 
     async def _close(self) -> None:
         self._set_unfit_reason("stopping")
-        await self.background.close()
-        for node in (self._dht_node, self._prober_node):
-            if node is not None:
-                await node.close()
+        async with AsyncExitStack() as closing:  # whatever fails or is cancelled, each is closed
+            for node in (self._dht_node, self._prober_node):
+                if node is not None:
+                    closing.push_async_callback(node.close)
+            await self.background.close()

@@ -193,11 +193,11 @@ class Daemon:
                 async with asyncio.timeout(2):
                     await self._p2p.shutdown()
         finally:
+            self._remove_sockets()
             if child.returncode is None:
                 with suppress(ProcessLookupError):
                     child.kill()
                 await child.wait()
-            self._remove_sockets()
         control = self._p2p._client.control
         for task in (control._read_task, control._write_task):  # a dead daemon's pipes; nobody else asks
             with suppress(asyncio.CancelledError, asyncio.InvalidStateError):

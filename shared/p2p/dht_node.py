@@ -80,10 +80,12 @@ class DHTClientNode(Daemon):
     async def close(self) -> None:
         """End the DHT client and the daemon."""
         self.kademlia.streams.close()
-        await self._reader.close()
-        with suppress(Exception):
-            await self._dht.shutdown()
-        await super().close()
+        try:
+            await self._reader.close()
+            with suppress(Exception):
+                await self._dht.shutdown()
+        finally:  # also where this is cancelled
+            await super().close()
 
     def rules(self, dialled_from: str) -> AddressRules:
         """Return what may be dialled in this swarm; `dialled_from` is the peer id of the node that will dial."""

@@ -19,6 +19,7 @@ from shared.reachability import Cause, Stage
 from shared.snapshot import Verdict
 from shared.tasks import end
 from tests.fakes import peer_id
+from tests.reliability.parts import daemons_of
 
 pytestmark = pytest.mark.swarm
 
@@ -123,10 +124,15 @@ async def test_a_lost_daemon_is_noticed_and_replaced(swarm):
                 assert time.monotonic() < deadline, (which, how)
                 await asyncio.sleep(0.3)
 
+    before = set(daemons_of(os.getpid()))
     async with asyncio.TaskGroup() as probers:
         for which in ("dht_node", "prober_node"):
             for how in (signal.SIGKILL, signal.SIGSTOP):
                 probers.create_task(lose(which, how))
+    # Workers were told to stop while they closed frozen ones, which takes a moment.
+    async with asyncio.timeout(5):
+        while set(daemons_of(os.getpid())) - before:
+            await asyncio.sleep(0.05)
 
 
 @pytest.mark.parametrize("away", ["our own daemon", "all others, as where our network is away"])
