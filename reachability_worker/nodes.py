@@ -24,7 +24,7 @@ from shared.reachability import Cause, DialOutcome, Stage
 from shared.tasks import Tasks, awaited
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 SELF_TEST_EVERY = 5.0
 JOIN_TIMEOUT = 5.0
@@ -122,20 +122,22 @@ class Nodes:
         since = time.monotonic()
         while self._tested_from < since:
             if self._testing is None or self._testing.done():
-                self._testing = awaited(self._self_test())
+                self._testing = awaited(self._self_test(self._dht_node, self._prober_node, self._joined))
             if not await asyncio.shield(self._testing):
                 return False
         return True
 
-    async def _self_test(self) -> bool:
-        """Whether the DHT node gets an answer, and the prober node reaches a bootstrap peer."""
-        started, dht_node, prober_node = time.monotonic(), self._dht_node, self._prober_node
+    async def _self_test(
+        self, dht_node: DHTClientNode | None, prober_node: ProberNode | None, joined: Iterable[str]
+    ) -> bool:
+        """Whether the DHT node gets an answer, and the prober node reaches one of the joined bootstrap peers."""
+        started = time.monotonic()
         if dht_node is None or prober_node is None or not (dht_node.is_alive and prober_node.is_alive):
             return False
         dht_answers, dials_work = await asyncio.gather(
             dht_node.reaches_swarm(),
             any_true(
-                prober_node.reaches(peer_id, map(from_text, self._bootstrap_peers[peer_id])) for peer_id in self._joined
+                prober_node.reaches(peer_id, map(from_text, self._bootstrap_peers[peer_id])) for peer_id in joined
             ),
         )
         if dht_answers and dials_work:
@@ -168,24 +170,22 @@ class Nodes:
         if self._prober_node is not None:
             self._retire(self._prober_node)
         self._dht_node = self._prober_node = None
-        reason = "no bootstrap peer answers"
         async with AsyncExitStack() as opened:  # whatever fails, no daemon is left running
             try:
                 dht_node = await opened.enter_async_context(await DHTClientNode.open(self._dial_private))
                 prober_node = await opened.enter_async_context(await ProberNode.open())
             except NodeError as error:
-                reason = str(error)
-            else:
-                self._on_opened(DHT_NODE)
-                errors = await dht_node.join(self._bootstrap_peers, JOIN_TIMEOUT)
-                self._joined = [peer_id for peer_id, error in errors.items() if error is None]
-                self._dht_node, self._prober_node = dht_node, prober_node
-                if self._joined and await self._self_test():
-                    opened.pop_all()
-                    self._set_unfit_reason(None)
-                    return
-                self._dht_node = self._prober_node = None
-        self._set_unfit_reason(reason)
+                self._set_unfit_reason(str(error))
+                return
+            self._on_opened(DHT_NODE)
+            failures = await dht_node.join(self._bootstrap_peers, JOIN_TIMEOUT)
+            joined = [peer_id for peer_id, failure in failures.items() if failure is None]
+            if not await self._self_test(dht_node, prober_node, joined):
+                self._set_unfit_reason("no bootstrap peer answers")
+                return
+            opened.pop_all()
+        self._dht_node, self._prober_node, self._joined = dht_node, prober_node, joined
+        self._set_unfit_reason(None)
 
     async def _close(self) -> None:
         self._set_unfit_reason("stopping")

@@ -75,7 +75,7 @@ def model_history_html(history: ModelPast, last_seen: float | None = None) -> Ma
     hours, days, now = history.hours, history.days, history.hours.read_at
     watched = hours.watched(history.minutes)
     rows = charts.uptime_bars(_crawls(hours), now, hours.uptimes(), watched)
-    older = bool(days.slots) and (days.slots[0].slot + 1) * days.resolution.ring.step <= now - charts.MONTH_SPAN.seconds
+    older = bool(days.slots) and (days.slots[0].slot + 1) * charts.DAY_SPAN.seconds <= now - charts.MONTH_SPAN.seconds
     if older:
         year = max(watched["30d"], (len(days.slots) - 1) * charts.DAY_SPAN.seconds)
         rows.append(charts.year_bars(_crawls(days), now, days.uptime(charts.YEAR.hours // 24), year))

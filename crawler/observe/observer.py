@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 MAX_CRAWL_SECONDS = 300.0
 """A crawl that takes longer is given up: something hangs that its own deadlines do not cover."""
 EARLY_AFTER = 1.5
-"""Seconds that each probe gets before `early` is called: enough for servers that answer. Most probes have had them when
-silent DHT nodes let the last lookup end."""
+"""Seconds that each probe gets before `early` is called: enough for servers that answer. Where a silent DHT node delays
+the last lookup, most probes have had them by its end."""
 LOOKUPS_WITHIN = 40.0
 """Seconds from a crawl's start. Keys that there is no time left for count as unanswered."""
 PROBES_WITHIN = 60.0

@@ -47,6 +47,7 @@ class ProbeQueue:
         self._begin_until = until - timeout
         self._waiting: list[tuple[bool, int, str]] = []
         self._added: dict[str, float] = {}
+        """By peer id, when it was added (monotonic seconds)."""
         self._starters = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._room = asyncio.Semaphore(min(MAX_IN_FLIGHT, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 3))
