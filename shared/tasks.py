@@ -142,20 +142,26 @@ def awaited(work: Coroutine[Any, Any, T], name: str | None = None) -> asyncio.Ta
 
 
 async def end(*tasks: asyncio.Task[Any] | None) -> None:
-    """Cancel tasks and wait until they have ended. Their results and errors are dropped.
+    """Cancel tasks and wait until they have ended, also where the caller is cancelled meanwhile.
 
-    They are cancelled once per `CANCEL_AGAIN` seconds: redis-py can swallow a cancellation (`asyncio.wait_for` before
-    Python 3.12 does where the awaited task ends at the same moment), and a loop cancelled only once would never end.
+    Their results and errors are dropped. They are cancelled once per `CANCEL_AGAIN` seconds: redis-py can swallow a
+    cancellation (`asyncio.wait_for` before Python 3.12 does where the awaited task ends at the same moment), and a loop
+    cancelled only once would never end.
     """
-    pending = {task for task in tasks if task is not None}
-    ended = set(pending)
-    while pending:
+    ending = {task for task in tasks if task is not None}
+    cancelled: asyncio.CancelledError | None = None
+    while pending := {task for task in ending if not task.done()}:
         for task in pending:
             task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN)
-    for task in ended:
+        try:
+            await asyncio.wait(pending, timeout=CANCEL_AGAIN)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    for task in ending:
         if not task.cancelled():
             task.exception()  # read, so that asyncio does not log it
+    if cancelled is not None:
+        raise cancelled
 
 
 def _is_cancelled() -> bool:
