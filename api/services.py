@@ -137,7 +137,7 @@ class Services:
         """Return what `draw` makes of the swarm and of what `read` returns; made once per snapshot and `key`.
 
         `draw` runs in the rendering thread. Without a `key`, the response is that of the request's resource, and
-        `AnswerPrepared` sends it to others; it never sends one whose key is no path. Raises the errors of both.
+        `AnswerPrepared` sends it to others; it never sends one whose key is no resource. Raises the errors of both.
         """
 
         async def read_all() -> tuple[View, T]:
@@ -164,7 +164,7 @@ class Services:
     def public_resource(self, request: Request) -> str:
         """Return the key under which a response is prepared. Raises as `require_public`.
 
-        Where pages are private, the key is not a path, so that `AnswerPrepared` never sends it without this check.
+        Where pages are private, the key is no resource, so that `AnswerPrepared` never sends it without this check.
         """
         self.require_public(request)
         name = resource(request.scope)

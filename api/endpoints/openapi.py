@@ -42,7 +42,7 @@ async def page(request: Request) -> PreparedResponse:
         limit = services.settings.rate_limit
         return kinds.page(services.pages.docs(describe(), answers, fill, base=base, rate_limit=limit))
 
-    # No path begins like this key: the page shows the address that the client used.
+    # No resource is named like this key: the page shows the address that the client used.
     return await services.read_and_draw(
         request, lambda: in_time(services.history.incidents()), draw, key=f"docs {base}"
     )

@@ -67,9 +67,13 @@ def exception_handlers(
         near = error.near if isinstance(error, Problem) else ()
         detail = error.detail if isinstance(error, Problem) else _DETAILS.get(status, error.detail)
         is_browser = "text/html" in request.headers.get("accept", "")
-        if is_browser and status == HTTPStatus.NOT_FOUND and (meant := _REDIRECTS.get(request.url.path.rstrip("/"))):
+        if (
+            is_browser
+            and status == HTTPStatus.NOT_FOUND
+            and (meant := _REDIRECTS.get(request.scope["path"].rstrip("/")))
+        ):
             return RedirectResponse(meant)
-        if is_browser and not request.url.path.startswith("/api/"):
+        if is_browser and not request.scope["path"].startswith("/api/"):
             heading, asked = (error.heading, error.asked) if isinstance(error, Problem) else ("", "")
             html = page(status, heading or _title(status), detail, near, asked)
             return HTMLResponse(html, status, headers={**SECURITY_HEADERS, **(error.headers or {})})
@@ -77,7 +81,9 @@ def exception_handlers(
 
     async def on_failure(request: Request, error: Exception) -> Response:
         """Return a 500 without details: the log has them."""
-        headers = CORS if is_api(request.url.path) else None  # it runs outside of all middleware, so `Cors` adds none
+        headers = (
+            CORS if is_api(request.scope["path"]) else None
+        )  # it runs outside of all middleware, so `Cors` adds none
         return _problem(500, "The monitor failed to answer this. It has been logged.", headers=headers)
 
     return {HTTPException: on_http_error, Exception: on_failure}

@@ -16,7 +16,7 @@ from api.metrics.legacy import LegacyCollector
 from api.metrics.swarm import AgeCollector, SwarmCollector
 from api.pages.badge import state_badge
 from api.responses import kinds
-from api.responses.kinds import BY_ACCEPT, COLOR_PATH, TEXT_PATH
+from api.responses.kinds import BY_ACCEPT, COLORED, TEXT_PATH
 from api.responses.prepared import PreparedResponse
 from shared.public.state import state_document
 
@@ -33,7 +33,7 @@ STATE_PATH = "/api/v1/state"
 
 
 class Prepared(NamedTuple):
-    """What is prepared: by path, and a second form of some paths by its media type."""
+    """What is prepared: by resource, and a second form of some by its media type."""
 
     by_path: dict[str, PreparedResponse]
     alternatives: dict[str, tuple[bytes, PreparedResponse | None]]
@@ -138,7 +138,7 @@ class Renderer:
         documents = self._documents
         by_path = quick.by_path
         if documents is not None:
-            by_path = {**by_path, STATE_PATH: documents.state, TEXT_PATH: documents.text, COLOR_PATH: documents.color}
+            by_path = {**by_path, STATE_PATH: documents.state, TEXT_PATH: documents.text, COLORED: documents.color}
         text = documents.text_as_overview if documents is not None else None
         self._latest = Prepared(by_path, {**quick.alternatives, "/": (b"text/plain", text)})
         return self._latest

@@ -45,6 +45,8 @@ DOCUMENTS = [
     f"/badge/{PREFIX}.svg", f"/badge/{PREFIX}.svg?metric=coverage", "/metrics",
 ]  # fmt: skip
 READY = ("/", "/api/v1/state", "/swarm.txt", "/swarm.txt?color=1", f"/badge/{PREFIX}.svg", "/metrics")
+HISTORY = f"/api/v1/history/models/{PREFIX}"
+UNREAD = "x" * resources.MAX_QUERY
 DRAWN = [path for path in (*PAGES, *DOCUMENTS) if path not in READY]
 LISTS = ("/api/v1/models", "/api/v1/servers")
 """A list refuses what it does not know (test_lists.py)."""
@@ -132,6 +134,35 @@ async def test_query_parameters_that_matter_are_not_ignored(reader):
     assert minute.json()["resolution"] == "minute"
     assert (await client.get(f"/api/v1/history/models/{PREFIX}?resolution=year")).status_code == 400
     assert (await client.get("/api/v1/incidents?limit=0")).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("resource", "odd"),
+    [
+        (HISTORY, f"{HISTORY}?{UNREAD}&resolution=day"),
+        (f"{HISTORY}?resolution=hour", f"{HISTORY}?resolution=hour&resolution=day"),
+        (f"/badge/{PREFIX}.svg?metric=uptime", f"/badge/{PREFIX}.svg?metric=uptime&metric=coverage"),
+        ("/help?gpu=24", "/help?gpu=24&gpu=8"),
+    ],
+    ids=["unread", "history", "badge", "help"],
+)
+@in_the_modules_loop
+async def test_nobody_gets_the_answer_to_another_query(reader, resource, odd):
+    """A parameter given twice, or behind so many bytes that it is not read, changes no answer of others."""
+    client, services = reader
+    right = await client.get(resource)
+    services.on_demand.renew(odd)  # drawn anew, for whoever asks first
+    await client.get(odd)
+    assert (await client.get(resource)).content == right.content
+
+
+@in_the_modules_loop
+async def test_a_question_mark_in_a_path_begins_no_query(reader):
+    """It is part of a name, and finds no response that is prepared for a query."""
+    client, _ = reader
+    assert (await client.get(f"{HISTORY}?resolution=day")).status_code == 200
+    assert (await client.get(f"{HISTORY}%3Fresolution=day")).status_code == 404
+    assert (await client.get("/swarm.txt%3Fcolor=1")).status_code == 404
 
 
 def test_the_parameters_that_matter_are_those_of_the_description():
