@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from api.checks.client import CheckClient
 from api.http.client_address import client_address, is_trusted
+from api.http.private import PRIVATE
 from api.http.problems import Problem
 from api.http.request_rate import RequestRate
 from api.http.resources import resource
@@ -155,11 +156,14 @@ class Services:
         return model
 
     def require_public(self, request: Request) -> None:
-        """Raise a 403 `Problem` where PUBLIC_PAGES keeps this from strangers and the client is one."""
+        """Raise a 403 `Problem` where PUBLIC_PAGES keeps this from strangers and the client is one.
+
+        What a trusted client gets there is marked, so that caches do not send it to others.
+        """
         if self.settings.public_pages == "private":
-            address = client_address(request.scope)
-            if not is_trusted(address, self.settings.trusted):
+            if not is_trusted(client_address(request.scope), self.settings.trusted):
                 raise Problem(403, "This monitor shows this to its trusted networks alone.")
+            request.scope[PRIVATE] = True
 
     def public_resource(self, request: Request) -> str:
         """Return the key under which a response is prepared. Raises as `require_public`.
