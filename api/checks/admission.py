@@ -112,6 +112,8 @@ class Check:
     """A multiaddr to be dialled as it was given; `peer_id` is empty then, and the answer is about the address alone."""
     job_id: str = ""
     """The job that was joined or begun last; admitting again recognises it by this."""
+    ignores_verdict: bool = False
+    """Whether the verdict in Redis could not be read: the check goes on as if there were none. Its key stays."""
 
     @property
     def subject(self) -> str:
@@ -179,7 +181,7 @@ class Admissions:
                 answer = stored.read("verdict", lambda packed: _verdict(packed, check), rest[0])
                 if answer is not None:
                     return Admitted(answer, "", began=False)
-                check.fresh = True  # as if there were none; the new verdict replaces it
+                check.ignores_verdict = True  # the new one replaces it
                 return await self.admit(check)
             job_id = rest[0].decode()
             span.set({"messaging.message.id": job_id})
@@ -253,7 +255,15 @@ class Admissions:
                 job.key,
                 Queue.redis_queues_keys,
             ],
-            [job.id, left_ms, self._max_queued, RENEWAL * 1000, int(check.fresh), check.job_id, *fields],
+            [
+                job.id,
+                left_ms,
+                self._max_queued,
+                RENEWAL * 1000,
+                int(check.fresh or check.ignores_verdict),
+                check.job_id,
+                *fields,
+            ],
         )
 
 
