@@ -6,8 +6,6 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-import structlog
-
 from api.pages import View
 from api.responses.per_snapshot import Renderer
 from api.responses.subscribers import Subscribers
@@ -26,8 +24,6 @@ if TYPE_CHECKING:
 
 REFRESH_EVERY = 5.0
 """Seconds between updates of ages and cache times while there is no new snapshot."""
-
-log = structlog.get_logger()
 
 
 class Swarm:
@@ -117,15 +113,15 @@ class Swarm:
             await self._render()
 
     async def _render(self) -> None:
-        """Render in a thread: no request waits for it, and what was rendered before is sent until then."""
+        """Render in a thread: no request waits for it, and what was rendered before is sent until then.
+
+        An error ends the loop that called this, so that `/readyz` and metrics tell that pages no longer show what is.
+        """
         view = self.view()
         status = None if view.status is None else view.status.attempted_at
         self._on_demand.renew((view.snapshot_id, status, view.freshness, view.redis_connected))
         async with self._rendering:
-            try:
-                rendered = self._renderer.render(self.view())
-                while (step := await asyncio.to_thread(next, rendered, None)) is not None:
-                    self._prepared.replace(*step)
-                    self._read_once.set()
-            except Exception:
-                log.exception("the snapshot could not be rendered; the responses before it stay")
+            rendered = self._renderer.render(self.view())
+            while (step := await asyncio.to_thread(next, rendered, None)) is not None:
+                self._prepared.replace(*step)
+                self._read_once.set()
