@@ -31,8 +31,11 @@ MAX_CHIPS = 8
 """Models named in the verdict."""
 
 
-def parts(view: View) -> dict[str, Any]:
-    """Return the variables of overview.html by name; they are empty without a snapshot."""
+def parts(view: View, estimates: dict[str, cards.PathView]) -> dict[str, Any]:
+    """Return the variables of overview.html by name; they are empty without a snapshot.
+
+    `estimates` are those of `cards.make_card`.
+    """
     snapshot = view.shown
     if snapshot is None:
         empty = ("cards", "usable", "unusable", "more_models", "figures", "bootstrap", "issues", "contributors")
@@ -40,7 +43,8 @@ def parts(view: View) -> dict[str, Any]:
     shown, budget = [], MAX_ROWS
     for model in snapshot.models[:MAX_CARDS]:
         judged = model_advice(model, snapshot, view.now, stale=view.stale)
-        shown.append(cards.make_card(model, judged, max_rows=min(budget, cards.FULL_TABLE), stale=view.stale))
+        most = min(budget, cards.FULL_TABLE)
+        shown.append(cards.make_card(model, judged, max_rows=most, stale=view.stale, estimates=estimates))
         budget -= len(shown[-1].rows)
     served = [card for card in shown if card.model.servers]
     hidden = _not_counted(snapshot)

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from shared.public.data import DataDocument, DataFile
     from shared.public.reports import ReportDocument
     from shared.public.search import SearchDocument
-    from shared.snapshot import ModelReport
+    from shared.snapshot import ModelReport, Snapshot
     from shared.store.history import ServerHistory
 
 MAX_MODEL_ROWS = 1_000
@@ -62,13 +62,22 @@ class Pages:
         """`public_url` is the monitor's address without a slash; `unfold`: whether links say the state elsewhere."""
         self._environment = environment()
         self._site = {"public_url": public_url, "unfold": unfold}
+        # Kept for as long as the snapshot: to find paths takes most of the time of an overview of 10,000 servers.
+        self._estimates: tuple[Snapshot | None, dict[str, cards.PathView]] = (None, {})
 
     def overview(self, view: View) -> str:
-        """The page that answers "can I use this swarm now?", for any view: also without a snapshot."""
+        """The page that answers "can I use this swarm now?", for any view: also without a snapshot.
+
+        For one thread at a time.
+        """
+        if self._estimates[0] is not view.snapshot:
+            self._estimates = (view.snapshot, {})
         headline = banner.headline(view)
         frame = _frame(headline.title, "swarm", view=view, same=text.SWARM_DOCUMENTS)
         frame["notices"] += banner.conflicts(view)
-        return self._render("overview", frame, headline=headline, changes_of="", **overview.parts(view))
+        return self._render(
+            "overview", frame, headline=headline, changes_of="", **overview.parts(view, self._estimates[1])
+        )
 
     def model(self, view: View, dht_prefix: str, *, history: ModelPast | None = None) -> str | None:
         """One model and all its servers; None where the snapshot (or the lack of one) does not know it.
