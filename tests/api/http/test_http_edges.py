@@ -356,6 +356,16 @@ async def test_error_pages_carry_the_headers_of_all_pages(reader, path):
     assert SECURITY_HEADERS.items() <= answer.headers.items()
 
 
+@pytest.mark.parametrize("path", ["/nowhere", "/models/nothing", "/servers", "/i/0"])
+@in_the_modules_loop
+async def test_a_cache_keeps_the_error_of_a_page_apart_from_that_of_a_program(reader, path):
+    """An address has two: a page, or where people are led instead; and a problem document."""
+    client, _ = reader
+    answers = [await client.get(path, headers={"accept": accepted}) for accepted in ("text/html", "*/*")]
+    assert [answer.headers["vary"] for answer in answers] == ["Accept", "Accept"]
+    assert answers[0].headers.get("content-type") != answers[1].headers["content-type"]
+
+
 @in_the_modules_loop
 async def test_every_line_of_if_none_match_counts(reader):
     """Lists may stand in several lines, the known tag in any of them."""
