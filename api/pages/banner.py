@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from api.pages.view import View
-    from shared.snapshot import BootstrapPeer, CrawlProgress, CrawlStatus, Snapshot
+    from shared.snapshot import BootstrapPeer, CrawlProgress, CrawlStatus, ModelReport, Snapshot
 
 MAX_TRIED = 8
 """Bootstrap addresses, or servers, named in an explanation."""
@@ -67,7 +67,7 @@ def _judge(snapshot: Snapshot) -> Notice:
     if not judged:
         return _empty(snapshot)
     kind = "official model" if judged[0].official else "model"
-    usable = sum(model.state is ModelState.HEALTHY and gives_tokens(model) is not False for model in judged)
+    usable = sum(map(is_usable, judged))
     counted = f"{usable} of {words.count(len(judged), kind)} can be used now."
     if len(judged) == 1 and not usable:
         counted = f"Its {kind} cannot be used now."
@@ -87,6 +87,11 @@ def _judge(snapshot: Snapshot) -> Notice:
             return Notice("warn", "The swarm is partly healthy", counted)
         case _:
             return Notice("bad", "The swarm is broken", counted.replace("0 of", "None of"))
+
+
+def is_usable(model: ModelReport) -> bool:
+    """Whether a model counts as usable: each block is served, and its latest computation did not fail."""
+    return model.state is ModelState.HEALTHY and gives_tokens(model) is not False
 
 
 def _empty(snapshot: Snapshot) -> Notice:
