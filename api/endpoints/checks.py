@@ -87,11 +87,10 @@ async def page(request: Request) -> Response:
         ours = problem.status_code == HTTPStatus.SERVICE_UNAVAILABLE
         html = services.pages.check(peer_id=given, problem=problem.detail, ours=ours)
         return _html(html, problem.status_code, dict(problem.headers or {}))
-    peer_id, shown = found.answers[0].peer_id, services.swarm.view().shown
-    your_ip = client_address(request.scope)
+    peer_id, your_ip = found.answers[0].peer_id, client_address(request.scope)
 
     def render() -> str:
-        show_addresses = services.settings.show_addresses
+        shown, show_addresses = services.swarm.view().shown, services.settings.show_addresses
         on_demand = services.settings.on_demand_inference == "on"
         view = CheckView(
             tuple(found.answers),

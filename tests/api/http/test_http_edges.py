@@ -23,7 +23,7 @@ from api.http.client_address import rate_key
 from api.http.connection_limits import BoundedHttp
 from api.http.headers import CORS, SECURITY_HEADERS
 from api.http.problems import Problem
-from api.pages import Pages
+from api.pages import Pages, view
 from api.responses.on_demand import MAX_RENDERING, OnDemandResponses
 from api.responses.prepared import PreparedResponse
 from api.settings import ApiSettings
@@ -208,6 +208,15 @@ async def test_what_grows_with_the_swarm_is_drawn_in_a_thread(client, path, monk
     assert loop_thread not in threads
     if answers[0].status_code == 200:
         assert len(threads) == 1
+
+
+async def test_hiding_addresses_takes_no_time_of_the_loop(redis_url, monkeypatch):
+    """To copy a snapshot without them takes 33 ms for 10,000 servers: the page of a check waits for that alone."""
+    hiding = _never_on(threading.current_thread(), view.without_addresses)
+    monkeypatch.setattr(view, "without_addresses", hiding)
+    async with client_in(redis_url, peer_addresses="hidden") as http, worker_on(redis_url, FakeProber()):
+        for path in (f"/check/{peer_id(1)}", f"/servers/{peer_id(1)}", f"/models/{PREFIX}", "/help"):
+            assert (await http.get(path)).status_code == 200, path
 
 
 def _never_on(thread, function):
