@@ -36,4 +36,5 @@ async def readyz(request: Request) -> Response:
 
 
 def _json(document: Liveness, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(document), status, media_type=JSON)
+    # A proxy that sends old pages while no replica answers must not do so with this.
+    return Response(msgspec.json.encode(document), status, media_type=JSON, headers={"cache-control": "no-store"})

@@ -50,7 +50,6 @@ class ListPages:
         headers = {
             **CORS,
             "cache-control": f"public, max-age={FRESH_SECONDS:.0f}",
-            "x-content-type-options": "nosniff",
             **({} if following is None else {"link": f'<{following}>; rel="next"'}),
         }
         if form is Form.CSV:

@@ -108,7 +108,8 @@ def _variants(
     for encoding, data in encoded.items():
         # A strong ETag identifies the bytes sent, so each coding has its own.
         tag = f'"{etag}"' if encoding == IDENTITY else f'"{etag}-{encoding}"'
-        cacheable = [(name.encode(), value.encode()) for name, value in {**headers, "etag": tag}.items()]
+        always = {"etag": tag, "x-content-type-options": "nosniff"}
+        cacheable = [(name.encode(), value.encode()) for name, value in {**headers, **always}.items()]
         entity = [(b"content-type", content_type.encode()), (b"content-length", str(len(data)).encode())]
         if encoding != IDENTITY:
             entity.append((b"content-encoding", encoding.encode()))

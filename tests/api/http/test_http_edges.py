@@ -376,6 +376,22 @@ async def test_a_cache_keeps_the_error_of_a_page_apart_from_that_of_a_program(re
 
 
 @in_the_modules_loop
+async def test_no_cache_answers_for_the_health_of_a_process(reader):
+    """A proxy that keeps pages to send them while no replica is ready would go on saying that one is."""
+    client, _ = reader
+    for path in ("/livez", "/readyz"):
+        assert (await client.get(path)).headers["cache-control"] == "no-store"
+
+
+@in_the_modules_loop
+async def test_no_browser_guesses_what_an_answer_is(reader):
+    """What strangers announce stands in it."""
+    client, _ = reader
+    for path in (*DOCUMENTS, "/changes.atom", "/openapi.json", "/docs", "/badge/none.svg"):
+        assert (await client.get(path)).headers.get_list("x-content-type-options") == ["nosniff"], path
+
+
+@in_the_modules_loop
 async def test_every_line_of_if_none_match_counts(reader):
     """Lists may stand in several lines, the known tag in any of them."""
     client, _ = reader
