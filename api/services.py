@@ -75,7 +75,7 @@ class Services:
             prepared=self.prepared,
             on_demand=self.on_demand,
         )
-        self.lists = ListPages(show_addresses=settings.show_addresses)
+        self.lists = ListPages()
         self.history = HistoryCache(HistoryReader(self._history_redis), Reports(self._history_redis), self.clock.now)
         self.changes = ChangeLog(ChangesReader(self._redis), self.swarm.subscribers.wake_all)
         self.checks = CheckClient(self._redis, self.tasks, max_queued=settings.max_queued_checks)
@@ -190,7 +190,7 @@ class Services:
     def _resolve(self, text: str) -> Resolution:  # runs in the one rendering thread, so the directory needs no lock
         snapshot = self.swarm.snapshot
         if self._directory is None or self._directory[0] is not snapshot:
-            self._directory = (snapshot, Directory.of(snapshot, show_addresses=self.settings.show_addresses))
+            self._directory = (snapshot, Directory.of(snapshot))
         return self._directory[1].resolve(text)
 
     def unknown(self, kind: Literal["model", "server"], name: str, detail: str = "") -> Problem:

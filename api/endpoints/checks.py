@@ -20,6 +20,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from api.checks.admission import NoVerdictError
 from api.checks.given import dial_given
 from api.checks.inference import plan_inference, run_inference
+from api.hidden import answer_without_addresses
 from api.http.client_address import client_address, is_trusted, rate_key
 from api.http.headers import JSON, SECURITY_HEADERS
 from api.http.problems import CLIENT_LEFT, Problem
@@ -90,16 +91,15 @@ async def page(request: Request) -> Response:
     peer_id, your_ip = found.answers[0].peer_id, client_address(request.scope)
 
     def render() -> str:
-        shown, show_addresses = services.swarm.view().shown, services.settings.show_addresses
+        snapshot = services.swarm.snapshot
         on_demand = services.settings.on_demand_inference == "on"
         view = CheckView(
             tuple(found.answers),
-            show_addresses,
-            Server.of(peer_id, shown),
+            Server.of(peer_id, snapshot),
             your_ip,
             tuple(found.given),
             inference=found.inference,
-            may_compute=on_demand and plan_inference(shown, peer_id, services.clock.now()) is not None,
+            may_compute=on_demand and plan_inference(snapshot, peer_id, services.clock.now()) is not None,
         )
         return services.pages.check(peer_id=peer_id, answer=view)
 
@@ -189,6 +189,8 @@ async def _check(request: Request, peer: str, addresses: Sequence[str] = (), *, 
     computing = awaited(run_inference(services.checks, peer_id, plan, deadline=deadline, now=services.clock.now()))
     try:
         answers = await _unless_hung_up(request, checking)
+        if not settings.show_addresses:
+            answers = list(map(answer_without_addresses, answers))
         inference = await computing
         dials = [*await dialling, *refused]
     except NoVerdictError as error:

@@ -129,7 +129,7 @@ def _without_snapshot(view: View) -> Notice:
         "bad",
         "No snapshot yet: the first crawl failed",
         f"{_reason(view.status)} {hint}",
-        tried(view.status.bootstrap_peers, view.show_addresses),
+        tried(view.status.bootstrap_peers),
     )
 
 
@@ -164,7 +164,7 @@ def notices(view: View) -> list[Notice]:
         return found
     if status is not None and not status.ok and status.attempted_at > snapshot.taken_at:
         title = f"The last crawl failed {words.duration(view.now - status.attempted_at)} ago."
-        items = tried(status.bootstrap_peers, view.show_addresses)
+        items = tried(status.bootstrap_peers)
         found.append(Notice("warn", title, f"{_reason(status)} Below is the last good snapshot.", items))
     if view.stale:
         title = f"The snapshot is {words.duration(snapshot.age(view.now))} old."
@@ -194,12 +194,12 @@ def conflicts(view: View) -> list[Notice]:
     return [Notice("idle", title, explained, tuple(dict.fromkeys(lines))[:MAX_TRIED])]
 
 
-def tried(peers: Iterable[BootstrapPeer], show_addresses: bool) -> tuple[str, ...]:
+def tried(peers: Iterable[BootstrapPeer]) -> tuple[str, ...]:
     """Bootstrap peers as lines: address or id, and what went wrong with each."""
     given = list(peers)
     lines = []
     for peer in given[:MAX_TRIED]:
-        name = peer.addresses[0] if show_addresses and peer.addresses else peer.peer_id
+        name = peer.addresses[0] if peer.addresses else peer.peer_id
         lines.append(text.cut(name, 160) + (f": {text.cut(peer.error, 200)}" if peer.error else ""))
     if len(given) > MAX_TRIED:
         lines.append(f"and {len(given) - MAX_TRIED} more")

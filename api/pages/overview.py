@@ -37,7 +37,7 @@ def parts(view: View, estimates: dict[str, cards.PathView]) -> dict[str, Any]:
 
     `estimates` are those of `cards.make_card`.
     """
-    snapshot = view.shown
+    snapshot = view.snapshot
     if snapshot is None:
         empty = ("cards", "usable", "unusable", "more_models", "figures", "bootstrap", "issues", "contributors")
         return {**dict.fromkeys((*empty, "not_counted", "refused"), ()), "more_issues": 0, "more_not_counted": 0}

@@ -89,8 +89,7 @@ class Pages:
         if model is None or snapshot is None:
             return None
         then = None if history is None else history.past(usable=coverage(model).has_path)
-        shown = view.shown or snapshot
-        judged = model_advice(model, shown, view.now, past=then, stale=view.stale)
+        judged = model_advice(model, snapshot, view.now, past=then, stale=view.stale)
         card = cards.make_card(model, judged, max_rows=0, stale=view.stale)
         instead = None if judged.usable else nearest_usable(model, snapshot)
         listed = model.servers
@@ -112,12 +111,12 @@ class Pages:
             history=None if history is None else model_history_html(history, view.last_seen),
             incident=None if history is None or judged.usable else history.open_incident,
             instead=None if instead is None else (text.cut(instead.name, 60), text.model_href(instead.dht_prefix)),
-            snippet=commands.client(instead or model, shown),
+            snippet=commands.client(instead or model, snapshot),
             snippet_for=text.cut((instead or model).name, 60),
             adapters=[]
             if instead
             else [
-                (text.cut(name, 96), commands.client(model, shown, adapter=name))
+                (text.cut(name, 96), commands.client(model, snapshot, adapter=name))
                 for name in commands.usable_adapters(model)[:MAX_ADAPTER_SNIPPETS]
             ],
             rows=rows.make_rows(listed, model.num_blocks),
@@ -295,8 +294,8 @@ class Pages:
         )
 
     def places(self, view: View) -> str | None:
-        """Servers by country and city; None where no location is known or may be shown."""
-        found = places.places(view.snapshot) if view.snapshot is not None and view.show_addresses else []
+        """Servers by country and city; None where no location is known."""
+        found = places.places(view.snapshot) if view.snapshot is not None else []
         if not found:
             return None
         described = "Servers of this Petals swarm by country and city, on a map and in a table."

@@ -61,8 +61,8 @@ class _Documents(NamedTuple):
     color: PreparedResponse
 
     @classmethod
-    def make(cls, snapshot: Snapshot, freshness: Freshness, *, show_addresses: bool) -> Self:
-        document = msgspec.json.encode(state_document(snapshot, freshness, show_addresses=show_addresses))
+    def make(cls, snapshot: Snapshot, freshness: Freshness) -> Self:
+        document = msgspec.json.encode(state_document(snapshot, freshness))
         text = kinds.swarm_text(snapshot, freshness, color=False)
         color = kinds.swarm_text(snapshot, freshness, color=True)
         return cls(snapshot, freshness, PreparedResponse.make(document, JSON), text, text, color)
@@ -104,7 +104,7 @@ class Renderer:
         quick.by_path["/"] = page
         if view.snapshot is not None and (self._documents is None or not self._documents.shows(view)):
             yield self._with_documents(quick)
-            self._documents = _Documents.make(view.snapshot, view.freshness, show_addresses=view.show_addresses)
+            self._documents = _Documents.make(view.snapshot, view.freshness)
         if self._documents is not None:
             self._documents = self._documents.until(_cache_control(view))
         yield self._with_documents(quick)

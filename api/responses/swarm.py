@@ -6,6 +6,7 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from api.hidden import snapshot_without_addresses, status_without_addresses
 from api.pages import View
 from api.responses.per_snapshot import Renderer
 from api.responses.subscribers import Subscribers
@@ -72,7 +73,6 @@ class Swarm:
             now=self._clock.now(),
             redis_connected=self.connected,
             snapshot_id=self.snapshot_id,
-            show_addresses=self._settings.show_addresses,
             stale_after=self.stale_after,
         )
 
@@ -94,11 +94,15 @@ class Swarm:
             pass
 
     async def _follow(self) -> None:
+        hide = not self._settings.show_addresses
         async for update in self._reader.follow():
-            if update.snapshot is not None:
-                self.snapshot, self.snapshot_id = update.snapshot, update.snapshot_id
-            if update.status is not None:
-                self.status = update.status
+            snapshot, status = update.snapshot, update.status
+            if snapshot is not None:
+                if hide:
+                    snapshot = await asyncio.to_thread(snapshot_without_addresses, snapshot)
+                self.snapshot, self.snapshot_id = snapshot, update.snapshot_id
+            if status is not None:
+                self.status = status_without_addresses(status) if hide else status
             await self._clock.ask()
             await self._render()
             if update.snapshot is not None:

@@ -70,7 +70,7 @@ def surfaces(snapshot, incidents, age):
     ).decode()
     for table in (MODELS, SERVERS):
         path = f"/api/v1/{table.name}"
-        listed = ListPages(show_addresses=True).page(
+        listed = ListPages().page(
             table,
             snapshot,
             parse_query(table, b""),

@@ -1,0 +1,82 @@
+"""PEER_ADDRESSES=hidden: whoever asks for whatever, no answer tells where a peer is, nor does an error text in it."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from msgspec.structs import replace
+
+from api.hidden import status_without_addresses
+from shared.inference import InferenceOutcome, ServerInference, Usability, UsabilityState
+from shared.reachability import Cause
+from shared.snapshot import BootstrapPeer, CrawlStatus, Location, PeerState, ReachabilityIssue, Verdict
+from tests.api.past import client_of, crawl
+from tests.fakes import REACHED, REFUSED, FakeProber, model, peer_id, server, snapshot
+from tests.reachability_worker.simulated_worker import worker_on
+
+IP, PLACE = "203.0.113.77", "Zaandam"
+ADDRESS = f"/ip4/{IP}/tcp/31330"
+ERROR = f"all dials failed * [{ADDRESS}] dial tcp {IP}:31330: connect: connection refused"
+ONE, BOOTSTRAP = peer_id(1), peer_id(9)
+PATHS = [
+    "/", "/swarm.txt", "/models/demo", f"/servers/{ONE}", f"/servers/{BOOTSTRAP}", "/help", "/incidents", "/docs",
+    "/changes.atom", "/api/v1/state", "/api/v1/servers", "/api/v1/servers.csv", "/api/v1/models/demo",
+    f"/api/v1/servers/{ONE}", f"/api/v1/servers/{BOOTSTRAP}", "/api/v1/changes", "/metrics", "/places",
+    f"/api/v1/is_reachable/{ONE}", f"/check/{ONE}",
+]  # fmt: skip
+
+
+def swarm():
+    """One server that was refused, and computed nothing; a bootstrap peer that was refused."""
+    failed = ServerInference(InferenceOutcome.FAILED, (0, 8), 1.0, detail=ERROR)
+    refused = server(
+        1, 0, 8, PeerState.UNREACHABLE, multiaddrs=(ADDRESS,), location=Location("NL", None, PLACE), error=ERROR,
+        cause=Cause.REFUSED, verdict=Verdict.UNREACHABLE, inference=failed, adapter_inference=failed,
+    )  # fmt: skip
+    unusable = Usability(UsabilityState.UNUSABLE, 1.0, f"no server answered: {ERROR}")
+    return snapshot(
+        replace(model("demo", blocks=8, servers=(refused,)), usability=unusable),
+        bootstrap_peers=(BootstrapPeer(BOOTSTRAP, (ADDRESS,), Verdict.UNREACHABLE, ERROR),),
+        reachability_issues=(ReachabilityIssue(ONE, f"It was refused. ({ERROR})", "Open the port."),
+                             ReachabilityIssue(BOOTSTRAP, ERROR, "")),
+        taken_at=time.time() - 1,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("outcome", [REACHED, REFUSED])
+async def test_no_answer_tells_where_a_peer_is(redis, redis_url, outcome):
+    """Pages, documents, text, lists, metrics, checks; the cause is told all the same."""
+    found = replace(outcome, addresses=(ADDRESS,), known=(ADDRESS,), error=ERROR if outcome is REFUSED else None)
+    found = replace(found, reached_at=ADDRESS if outcome is REACHED else None)
+    await crawl(redis, swarm())
+    async with worker_on(redis_url, FakeProber(found)):
+        async with client_of(redis_url, peer_addresses="hidden") as http:
+            answers = {path: await http.get(path, headers={"accept": "text/html"}) for path in PATHS}
+        async with client_of(redis_url) as http:
+            assert IP in (await http.get("/api/v1/state")).text
+    assert {path: answer.status_code for path, answer in answers.items() if answer.status_code != 200} == {
+        "/places": 404
+    }
+    assert [path for path, answer in answers.items() if IP in answer.text or PLACE in answer.text] == []
+    issues = answers["/api/v1/state"].json()["reachability_issues"]
+    assert [issue["err"] for issue in issues] == [
+        "The connection was refused: nothing listens on the announced port.", "The monitor could not connect to it.",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        ("no bootstrap peer answered", "no bootstrap peer answered"),
+        (f"at {ADDRESS}: None", "the crawl failed"),
+        ("dial tcp [2001:db8::7]:4001: i/o timeout", "the crawl failed"),
+        ("lookup host.example.org: no such host", "the crawl failed"),
+        ("[/dns4/host.example.org/tcp/1]", "the crawl failed"),
+        ("dial tcp 203.0.113", "the crawl failed"),
+        (None, None),
+    ],
+)
+def test_an_error_that_names_an_address_is_left_out(error, told):
+    """Whole or cut, of IPv4, IPv6, or a host; all others stay."""
+    assert status_without_addresses(CrawlStatus(1.0, ok=error is None, error=error)).error == told
