@@ -1,6 +1,7 @@
 """This module returns the key of a requested resource: the path, and the query parameters that change the answer.
 
-All other parameters are ignored, so `?utm_source=x` does not render a page again.
+All other parameters are ignored, so `?utm_source=x` does not render a page again. Lists, searches and checks read their
+whole query themselves: they are never found by their resource.
 """
 
 from __future__ import annotations
@@ -19,9 +20,6 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
     "/api/v1/history/models/": ("resolution",),
     "/badge/": ("metric",),
     "/help": ("gpu",),
-    "/search": ("q",),
-    "/api/v1/search": ("q",),
-    "/check": ("q",),
 }
 """By path, or by the start of the paths below it."""
 MAX_QUERY = 2_000

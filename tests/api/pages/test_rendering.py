@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from api.pages import Pages, cards
+from api.pages import Pages, badge, cards, charts
 from api.responses.kinds import COLORED, TEXT_PATH
 from api.responses.per_snapshot import Renderer
 from api.responses.prepared import PreparedResponses
@@ -116,3 +116,10 @@ def test_without_a_snapshot_the_router_says_so(renderer):
     scope = {"path": "/", "query_string": b"", "method": "GET", "headers": []}
     assert table.find(scope).messages(scope)[0]["status"] == 200
     assert table.find({**scope, "headers": [(b"accept", b"text/plain")]}) is None
+
+
+def test_a_badge_and_the_page_write_a_share_alike():
+    """None that is not all or nothing is told as if it were."""
+    for share, told in ((0.0, "0%"), (0.0001, "0.1%"), (0.5, "50%"), (0.99999, "99.9%"), (1.0, "100%")):
+        assert badge.percent(share) == told
+        assert float(charts.percent(share).rstrip(" %")) == float(told.rstrip("%"))
