@@ -1,7 +1,7 @@
 """This module takes out what tells where peers are, for PEER_ADDRESSES=hidden.
 
-It is done where snapshots, statuses and answers come into the process: what it does not have, no page, document or feed
-can show.
+It is done where snapshots, statuses, changes and answers come into the process: what it does not have, nothing that it
+sends can tell.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from shared.advice.servers import what_failed
+from shared.changes import ChangeKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from shared.changes import Change
     from shared.inference import ServerInference
     from shared.reachability import Answer
     from shared.snapshot import BootstrapPeer, CrawlStatus, ModelReport, ReachabilityIssue, ServerReport, Snapshot
@@ -52,6 +54,12 @@ def answer_without_addresses(answer: Answer) -> Answer:
     """Return a worker's reply without where the peer is."""
     outcome = replace(answer.outcome, addresses=(), known=(), reached_at=None, error=_without(answer.outcome.error))
     return replace(answer, outcome=outcome, inference=_inference(answer.inference))
+
+
+def change_without_addresses(change: Change) -> Change:
+    """Return a change without evidence that says where a server is."""
+    found_by_probes = change.kind in (ChangeKind.DOWN, ChangeKind.NOT_COMPUTING)
+    return replace(change, evidence=_without(change.evidence) or "") if found_by_probes else change
 
 
 def _model(model: ModelReport) -> ModelReport:

@@ -77,7 +77,11 @@ class Services:
         )
         self.lists = ListPages()
         self.history = HistoryCache(HistoryReader(self._history_redis), Reports(self._history_redis), self.clock.now)
-        self.changes = ChangeLog(ChangesReader(self._redis), self.swarm.subscribers.wake_all)
+        self.changes = ChangeLog(
+            ChangesReader(self._redis),
+            self.swarm.subscribers.wake_all,
+            hide_addresses=not settings.show_addresses,
+        )
         self.checks = CheckClient(self._redis, self.tasks, max_queued=settings.max_queued_checks)
         self.request_rate = RequestRate(self._redis)
         self._directory: tuple[Snapshot | None, Directory] | None = None

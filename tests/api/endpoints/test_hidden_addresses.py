@@ -19,50 +19,56 @@ IP, PLACE = "203.0.113.77", "Zaandam"
 ADDRESS = f"/ip4/{IP}/tcp/31330"
 ERROR = f"all dials failed * [{ADDRESS}] dial tcp {IP}:31330: connect: connection refused"
 ONE, BOOTSTRAP = peer_id(1), peer_id(9)
+CHECKS = [f"/api/v1/is_reachable/{ONE}", f"/check/{ONE}"]
 PATHS = [
     "/", "/swarm.txt", "/models/demo", f"/servers/{ONE}", f"/servers/{BOOTSTRAP}", "/help", "/incidents", "/docs",
     "/changes.atom", "/api/v1/state", "/api/v1/servers", "/api/v1/servers.csv", "/api/v1/models/demo",
     f"/api/v1/servers/{ONE}", f"/api/v1/servers/{BOOTSTRAP}", "/api/v1/changes", "/metrics", "/places",
-    f"/api/v1/is_reachable/{ONE}", f"/check/{ONE}",
+    *CHECKS,
 ]  # fmt: skip
 
 
-def swarm():
-    """One server that was refused, and computed nothing; a bootstrap peer that was refused."""
+def swarms():
+    """A server that was reached, and then refused in three crawls; a bootstrap peer that was refused."""
     failed = ServerInference(InferenceOutcome.FAILED, (0, 8), 1.0, detail=ERROR)
     refused = server(
         1, 0, 8, PeerState.UNREACHABLE, multiaddrs=(ADDRESS,), location=Location("NL", None, PLACE), error=ERROR,
         cause=Cause.REFUSED, verdict=Verdict.UNREACHABLE, inference=failed, adapter_inference=failed,
     )  # fmt: skip
     unusable = Usability(UsabilityState.UNUSABLE, 1.0, f"no server answered: {ERROR}")
-    return snapshot(
-        replace(model("demo", blocks=8, servers=(refused,)), usability=unusable),
-        bootstrap_peers=(BootstrapPeer(BOOTSTRAP, (ADDRESS,), Verdict.UNREACHABLE, ERROR),),
-        reachability_issues=(ReachabilityIssue(ONE, f"It was refused. ({ERROR})", "Open the port."),
-                             ReachabilityIssue(BOOTSTRAP, ERROR, "")),
-        taken_at=time.time() - 1,
-    )  # fmt: skip
+    now = time.time()
+    yield snapshot(model("demo", blocks=8, servers=(server(1, 0, 8, verdict=Verdict.REACHABLE),)), taken_at=now - 181)
+    for age in (121, 61, 1):
+        yield snapshot(
+            replace(model("demo", blocks=8, servers=(refused,)), usability=unusable),
+            bootstrap_peers=(BootstrapPeer(BOOTSTRAP, (ADDRESS,), Verdict.UNREACHABLE, ERROR),),
+            reachability_issues=(ReachabilityIssue(ONE, f"It was refused. ({ERROR})", "Open the port."),
+                                 ReachabilityIssue(BOOTSTRAP, ERROR, "")),
+            taken_at=now - age,
+        )  # fmt: skip
 
 
-@pytest.mark.parametrize("outcome", [REACHED, REFUSED])
-async def test_no_answer_tells_where_a_peer_is(redis, redis_url, outcome):
-    """Pages, documents, text, lists, metrics, checks; the cause is told all the same."""
-    found = replace(outcome, addresses=(ADDRESS,), known=(ADDRESS,), error=ERROR if outcome is REFUSED else None)
-    found = replace(found, reached_at=ADDRESS if outcome is REACHED else None)
-    await crawl(redis, swarm())
-    async with worker_on(redis_url, FakeProber(found)):
-        async with client_of(redis_url, peer_addresses="hidden") as http:
-            answers = {path: await http.get(path, headers={"accept": "text/html"}) for path in PATHS}
-        async with client_of(redis_url) as http:
-            assert IP in (await http.get("/api/v1/state")).text
-    assert {path: answer.status_code for path, answer in answers.items() if answer.status_code != 200} == {
-        "/places": 404
-    }
+async def test_no_answer_tells_where_a_peer_is(redis, redis_url):
+    """Pages, documents, text, lists, feeds, metrics, checks; what was found is told all the same."""
+    refused = replace(REFUSED, addresses=(ADDRESS,), known=(ADDRESS,), error=ERROR)
+    reached = replace(REACHED, addresses=(ADDRESS,), known=(ADDRESS,), reached_at=ADDRESS)
+    await crawl(redis, *swarms())
+    prober = FakeProber(refused)
+    async with (
+        worker_on(redis_url, prober, verdict_reuse=0.001),
+        client_of(redis_url, peer_addresses="hidden") as http,
+    ):
+        answers = {path: await http.get(path, headers={"accept": "text/html"}) for path in PATHS}
+        prober.outcome = reached
+        answers |= {f"{path} reached": await http.get(path) for path in CHECKS}
+    refusals = {path: answer.status_code for path, answer in answers.items() if answer.status_code != 200}
+    assert refusals == {"/places": 404}
     assert [path for path, answer in answers.items() if IP in answer.text or PLACE in answer.text] == []
     issues = answers["/api/v1/state"].json()["reachability_issues"]
     assert [issue["err"] for issue in issues] == [
         "The connection was refused: nothing listens on the announced port.", "The monitor could not connect to it.",
     ]  # fmt: skip
+    assert "down" in {change["kind"] for change in answers["/api/v1/changes"].json()["changes"]}
 
 
 @pytest.mark.parametrize(
