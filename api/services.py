@@ -217,7 +217,9 @@ class Services:
     def no_snapshot(self) -> Problem:
         """Return the 503 for while there is nothing to show, with the reason where one is known."""
         status = self.swarm.status
-        if status is not None and not status.ok:
+        if self.swarm.view().unreadable:
+            reason = "this api cannot read the crawler's, which is of another version"
+        elif status is not None and not status.ok:
             reason = f"the last crawl failed: {status.error}"
         elif not self.swarm.connected:
             reason = "Redis is away"

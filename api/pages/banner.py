@@ -116,6 +116,12 @@ def _without_snapshot(view: View) -> Notice:
             "Nothing is known yet",
             "This page cannot reach its Redis, where the crawler leaves what it sees. It goes on trying.",
         )
+    if view.unreadable:
+        return Notice(
+            "bad",
+            "No snapshot that this page can read",
+            "The crawler has published one, of another version than this api. Run both from the same version.",
+        )
     if view.status is None or view.status.ok:
         now = "The crawler has not begun" if view.status is None else _doing(view.status.progress)
         return Notice(

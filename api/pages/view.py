@@ -32,6 +32,11 @@ class View:
     """Seconds after which a snapshot counts as old."""
 
     @property
+    def unreadable(self) -> bool:
+        """Whether there is nothing to show although a crawler has published a snapshot: one of another version."""
+        return self.snapshot is None and self.status is not None and self.status.snapshot_taken_at is not None
+
+    @property
     def located(self) -> bool:
         """Whether the place of a server is known."""
         models = self.snapshot.models if self.snapshot is not None else ()
