@@ -27,7 +27,7 @@ _ADDRESS = re.compile(r"/(ip[46]|dns)|\d+\.\d+\.|[0-9a-f]*:[0-9a-f]*:|\blookup "
 
 
 def snapshot_without_addresses(snapshot: Snapshot) -> Snapshot:
-    """Return a snapshot that does not tell where servers and bootstrap peers are. It takes 33 ms for 10,000 servers."""
+    """Return a snapshot that does not tell where servers and bootstrap peers are: for a thread, as all are copied."""
     causes = {server.peer_id: server.cause for model in snapshot.models for server in model.servers if server.cause}
 
     def issue(given: ReachabilityIssue) -> ReachabilityIssue:
@@ -53,7 +53,12 @@ def status_without_addresses(status: CrawlStatus) -> CrawlStatus:
 def answer_without_addresses(answer: Answer) -> Answer:
     """Return a worker's reply without where the peer is."""
     outcome = replace(answer.outcome, addresses=(), known=(), reached_at=None, error=_without(answer.outcome.error))
-    return replace(answer, outcome=outcome, inference=_inference(answer.inference))
+    return replace(answer, outcome=outcome, inference=inference_without_addresses(answer.inference))
+
+
+def inference_without_addresses(found: ServerInference | None) -> ServerInference | None:
+    """Return what an inference check found, without where the peer is."""
+    return None if found is None else replace(found, detail=_without(found.detail))
 
 
 def change_without_addresses(change: Change) -> Change:
@@ -75,13 +80,9 @@ def _server(server: ServerReport) -> ServerReport:
         multiaddrs=(),
         location=None,
         error=_without(server.error),
-        inference=_inference(server.inference),
-        adapter_inference=_inference(server.adapter_inference),
+        inference=inference_without_addresses(server.inference),
+        adapter_inference=inference_without_addresses(server.adapter_inference),
     )
-
-
-def _inference(found: ServerInference | None) -> ServerInference | None:
-    return None if found is None else replace(found, detail=_without(found.detail))
 
 
 def _bootstrap_peers(peers: Iterable[BootstrapPeer]) -> tuple[BootstrapPeer, ...]:

@@ -230,6 +230,7 @@ class Admissions:
         queue = queue_name(check.vantage)
         left_ms = max(1, int((check.deadline - time.monotonic()) * 1000))
         about = check.address or check.peer_id
+        wants_fresh = int(check.fresh or check.ignores_verdict)
         job = Job.create(
             CHECK_FUNCTION,
             args=[about] if check.inference is None else [about, msgspec.to_builtins(check.inference)],
@@ -255,15 +256,7 @@ class Admissions:
                 job.key,
                 Queue.redis_queues_keys,
             ],
-            [
-                job.id,
-                left_ms,
-                self._max_queued,
-                RENEWAL * 1000,
-                int(check.fresh or check.ignores_verdict),
-                check.job_id,
-                *fields,
-            ],
+            [job.id, left_ms, self._max_queued, RENEWAL * 1000, wants_fresh, check.job_id, *fields],
         )
 
 

@@ -20,7 +20,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from api.checks.admission import NoVerdictError
 from api.checks.given import dial_given
 from api.checks.inference import plan_inference, run_inference
-from api.hidden import answer_without_addresses
+from api.hidden import answer_without_addresses, inference_without_addresses
 from api.http.client_address import client_address, is_trusted, rate_key
 from api.http.headers import JSON, SECURITY_HEADERS
 from api.http.problems import CLIENT_LEFT, Problem
@@ -189,9 +189,10 @@ async def _check(request: Request, peer: str, addresses: Sequence[str] = (), *, 
     computing = awaited(run_inference(services.checks, peer_id, plan, deadline=deadline, now=services.clock.now()))
     try:
         answers = await _unless_hung_up(request, checking)
+        inference = await computing
         if not settings.show_addresses:
             answers = list(map(answer_without_addresses, answers))
-        inference = await computing
+            inference = inference_without_addresses(inference)
         dials = [*await dialling, *refused]
     except NoVerdictError as error:
         raise _no_verdict(str(error), await dialling) from error

@@ -19,7 +19,7 @@ IP, PLACE = "203.0.113.77", "Zaandam"
 ADDRESS = f"/ip4/{IP}/tcp/31330"
 ERROR = f"all dials failed * [{ADDRESS}] dial tcp {IP}:31330: connect: connection refused"
 ONE, BOOTSTRAP = peer_id(1), peer_id(9)
-CHECKS = [f"/api/v1/is_reachable/{ONE}", f"/check/{ONE}"]
+CHECKS = [f"/api/v1/is_reachable/{ONE}", f"/check/{ONE}", f"/api/v1/is_reachable/{ONE}?inference=1"]
 PATHS = [
     "/", "/swarm.txt", "/models/demo", f"/servers/{ONE}", f"/servers/{BOOTSTRAP}", "/help", "/incidents", "/docs",
     "/changes.atom", "/api/v1/state", "/api/v1/servers", "/api/v1/servers.csv", "/api/v1/models/demo",
@@ -28,12 +28,21 @@ PATHS = [
 ]  # fmt: skip
 
 
+FAILED = ServerInference(InferenceOutcome.FAILED, (0, 8), 1.0, detail=ERROR)
+
+
+class Prober(FakeProber):
+    """Its inference fails for want of a connection."""
+
+    async def infer(self, peer, outcome, asked, deadline):
+        return FAILED
+
+
 def swarms():
     """A server that was reached, and then refused in three crawls; a bootstrap peer that was refused."""
-    failed = ServerInference(InferenceOutcome.FAILED, (0, 8), 1.0, detail=ERROR)
     refused = server(
         1, 0, 8, PeerState.UNREACHABLE, multiaddrs=(ADDRESS,), location=Location("NL", None, PLACE), error=ERROR,
-        cause=Cause.REFUSED, verdict=Verdict.UNREACHABLE, inference=failed, adapter_inference=failed,
+        cause=Cause.REFUSED, verdict=Verdict.UNREACHABLE, inference=FAILED, adapter_inference=FAILED,
     )  # fmt: skip
     unusable = Usability(UsabilityState.UNUSABLE, 1.0, f"no server answered: {ERROR}")
     now = time.time()
@@ -53,7 +62,7 @@ async def test_no_answer_tells_where_a_peer_is(redis, redis_url):
     refused = replace(REFUSED, addresses=(ADDRESS,), known=(ADDRESS,), error=ERROR)
     reached = replace(REACHED, addresses=(ADDRESS,), known=(ADDRESS,), reached_at=ADDRESS)
     await crawl(redis, *swarms())
-    prober = FakeProber(refused)
+    prober = Prober(refused)
     async with (
         worker_on(redis_url, prober, verdict_reuse=0.001),
         client_of(redis_url, peer_addresses="hidden") as http,
