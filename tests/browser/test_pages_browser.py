@@ -158,7 +158,7 @@ def _fixed_pages(pages):
     for name, outcome in outcomes.items():
         views[f"check-{name}"] = pages.check(peer_id=checked, answer=made.check_view(*outcome))
     for name, snapshot in (("docs", small), ("hostile-docs", hostile.snapshot), ("docs-waiting", None)):
-        answers, fill = examples(snapshot, (), show_addresses=True)
+        answers, fill = examples(snapshot, ())
         views[name] = pages.docs(describe(), answers, fill, base="https://example.org", rate_limit=120)
     views["places"] = pages.places(made.make_view(small))
     views["share"] = pages.share(small.models[0], "https://example.org")
