@@ -37,6 +37,7 @@ from api.http.cors import Cors
 from api.http.problems import exception_handlers
 from api.http.request_id import RequestId
 from api.http.request_spans import RequestSpans
+from api.http.trusted_only import TrustedOnly
 from api.metrics.process import RequestMetrics
 from api.pages.templating import STATIC_DIR
 from api.responses.prepared import AnswerPrepared
@@ -69,6 +70,7 @@ def create_app(settings: ApiSettings) -> Starlette:
             Middleware(AnswerPrepared, prepared=services.prepared),
             Middleware(RequestMetrics, metrics=services.metrics),
             Middleware(RequestId),
+            Middleware(TrustedOnly),
             Middleware(Cors),
             *([Middleware(RequestSpans, trusted=settings.trusted)] if settings.otel_exporter_otlp_endpoint else []),
         ],

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from api.checks.client import CheckClient
+from api.http import trusted_only
 from api.http.client_address import client_address, is_trusted
 from api.http.problems import Problem
 from api.http.request_rate import RequestRate
@@ -160,6 +161,7 @@ class Services:
             address = client_address(request.scope)
             if not is_trusted(address, self.settings.trusted):
                 raise Problem(403, "This monitor shows this to its trusted networks alone.")
+            request.scope[trusted_only.MARK] = True
 
     def public_resource(self, request: Request) -> str:
         """Return the key under which a response is prepared. Raises as `require_public`.
