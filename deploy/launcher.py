@@ -60,9 +60,15 @@ def say(text: str) -> None:
 
 async def _run(plan: Plan) -> int:
     stop = asyncio.Event()
-    for name in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(name, stop.set)
     supervisor = Supervisor(say)
+
+    def told_to_stop() -> None:
+        if stop.is_set():
+            supervisor.kill()
+        stop.set()
+
+    for name in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(name, told_to_stop)
     starting = awaited(_start_all(supervisor, plan))
     stopping = awaited(stop.wait())
     refused = awaited(supervisor.refused.wait())
@@ -73,11 +79,11 @@ async def _run(plan: Plan) -> int:
             await asyncio.wait({stopping, refused}, return_when=asyncio.FIRST_COMPLETED)
         if supervisor.refused.is_set():
             return exit_codes.BAD_SETTINGS  # what is bad about the settings, the child has said
-    except TimeoutError as error:
+    except OSError as error:  # what did not start in time, too
         say(str(error))
         return 1
     finally:
-        say("stopping")
+        say("stopping; Ctrl-C again ends at once what has not ended")
         await end(starting, stopping, refused)
         await supervisor.stop()
     return 0

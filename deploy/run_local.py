@@ -7,6 +7,7 @@ die, and ends all of them on Ctrl-C.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import socket
@@ -56,6 +57,8 @@ def read_plan() -> Plan:
 
 def _fault(plan: Plan) -> str | None:
     """Say why nothing of a plan can be started, None where it can."""
+    if not plan.api_port:
+        return "API_PORT=0 means any port, at which nobody would find the page: set API_PORT to one."
     if _is_taken(plan.api_host, plan.api_port):
         return f"Port {plan.api_port} is taken: set API_PORT to another one."
     embedded = not plan.demo and not plan.redis_url_is_set
@@ -65,12 +68,18 @@ def _fault(plan: Plan) -> str | None:
 
 
 def _cannot_keep(folder: Path) -> str | None:
-    """Say why a folder can take no data, None where it can."""
+    """Say why a folder can take no data, None where it can; it is this process's alone from then on."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(ROOM_FOR_DATA))
             file.flush()
+        # Held by the launcher, which this process becomes: two Redis would write into one file, and ruin it.
+        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)
+        os.set_inheritable(lock, True)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return "another monitor keeps its data there"
     except OSError as error:
         return error.strerror or str(error)
     return None

@@ -1,5 +1,6 @@
 """A machine on which the monitor cannot run is told in one line each, before anything is installed."""
 
+import fcntl
 import os
 import platform
 import shutil
@@ -87,12 +88,16 @@ def run_local(*options, **environment):
 
 
 def test_a_folder_that_takes_no_data_is_told_before_anything_starts(tmp_path):
-    """A file in its place; a full disk."""
+    """A file in its place; another monitor's folder, whose Redis writes there; a full disk."""
     (tmp_path / "taken").write_text("")
     done = run_local("--data", str(tmp_path / "taken"))
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert "cannot keep data: File exists" in line
+    with (tmp_path / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        used = run_local("--data", str(tmp_path))
+    assert (used.returncode, "another monitor keeps its data there" in used.stderr) == (2, True)
     if Path("/dev/full").exists():
         script = (
             "import tempfile, deploy.run_local as launcher\n"
@@ -103,3 +108,9 @@ def test_a_folder_that_takes_no_data_is_told_before_anything_starts(tmp_path):
         environment = {**os.environ, "API_PORT": str(free_port())}
         full = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
         assert "cannot keep data: No space left on device" in full.stderr
+
+
+def test_a_port_that_nobody_could_name_is_refused():
+    """The api would listen on any, and the launcher wait for it in vain."""
+    done = run_local("--demo", API_PORT="0")
+    assert (done.returncode, done.stderr.startswith("API_PORT=0")) == (2, True)

@@ -94,7 +94,8 @@ async def test_sharing_over_http(redis, redis_url):
 async def test_private_pages_show_strangers_nothing_elsewhere(redis, redis_url):
     """Lists, feeds, exports and pictures are refused, also after a trusted client had them; links unfold to nothing.
 
-    Neither a proxy's cache nor a page of another site that a trusted client opens hands them on. An open page is told of new snapshots; of changes a stranger is not.
+    Neither a proxy's cache nor a page of another site that a trusted client opens hands them on. An open page is told
+    of new snapshots; of changes a stranger is not.
     """
     await crawl_five(redis)
     paths = ["/api/v1/servers", "/api/v1/models.csv", "/og.png", "/og/models/second.png", "/embed/models/second"]
