@@ -170,10 +170,11 @@ def test_every_process_is_scraped_and_the_swarm_once():
     rules = (KUBERNETES.parent / "prometheus/rules.yml").read_text()
     [known] = re.findall(r"up\{job=~\"([^\"]+)\"\} == 0", rules)
     [relabelling] = monitor["spec"]["endpoints"][0]["relabelings"]
-    assert (relabelling["sourceLabels"], relabelling["targetLabel"]) == (["job"], "job")
+    assert relabelling["sourceLabels"] == ["__meta_kubernetes_service_label_app_kubernetes_io_name"]
+    assert relabelling["targetLabel"] == "job"
     for service in of_kind("production", "Service").values():
-        job = relabelling["replacement"].replace("$1", service["metadata"]["labels"][monitor["spec"]["jobLabel"]])
-        assert re.fullmatch(known, job), job
+        name = service["metadata"]["labels"]["app.kubernetes.io/name"]
+        assert re.fullmatch(known, relabelling["replacement"].replace("$1", name)), name
     [once] = of_kind("production", "ScrapeConfig").values()
     [target] = once["spec"]["staticConfigs"][0]["targets"]
     service, namespace, _ = target.partition(":")[0].split(".")
