@@ -13,7 +13,7 @@ from pathlib import Path
 
 PYTHONS = ((3, 11), (3, 12))
 NEEDED_MB = 400
-"""Room for the environment (180 MB) and for pip's work."""
+"""Room for the environment (165 MB) and for pip's work."""
 
 
 def reasons(folder: str) -> list:  # type: ignore[type-arg] # Python 3.6 cannot read list[str]
