@@ -1,4 +1,4 @@
-"""Says what keeps the monitor from being installed on this machine, before anything is: `check_machine.py FOLDER`.
+"""This module says what keeps the monitor from being installed on this machine: `check_machine.py FOLDER`.
 
 Prints a line for each reason, with what to do, and exits with 2; else it is silent. It runs with whatever Python there
 is, from 3.6 on, so it uses nothing newer and imports nothing of the project.

@@ -1,4 +1,4 @@
-"""Is the service in this container fit? For HEALTHCHECK and exec probes.
+"""This module tells whether the service in this container is fit, for HEALTHCHECK and exec probes.
 
     python -m deploy.healthcheck api|crawler|worker     (without a name: whichever of crawler and worker runs here)
 

@@ -1,4 +1,4 @@
-"""The launcher: starts Redis (REDIS_URL if set, else an embedded server), the api, the crawler and the workers.
+"""This module is the launcher: it starts an embedded Redis unless REDIS_URL is set, the api, crawler and workers.
 
 It restarts what dies, and ends all of it on Ctrl-C. `deploy.run_local` becomes this program, which runs as long as the
 monitor: it imports little.

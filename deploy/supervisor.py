@@ -1,4 +1,4 @@
-"""Keep a few processes running: restart what dies, end all of it cleanly.
+"""This module keeps a few processes running: it restarts what dies, and ends all of it cleanly.
 
 Each child leads its own process group, so that nothing it started (p2pd) outlives it, whatever ended it.
 """

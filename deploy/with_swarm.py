@@ -1,4 +1,4 @@
-"""Start a service on the demo swarm where there is one: `python -m deploy.with_swarm crawler`.
+"""This module starts a service on the demo swarm where there is one: `python -m deploy.with_swarm crawler`.
 
 The demo swarm's bootstrap peer has an identity that nobody knows beforehand, so it is asked for: at
 DEMO_SWARM_URL, which `deploy.demo.swarm` serves once the swarm stands. Where that name is not known (the demo

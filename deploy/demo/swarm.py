@@ -1,4 +1,4 @@
-"""A private swarm on 127.0.0.1 that has everything a page can show, for `make demo`.
+"""This module runs a private swarm on 127.0.0.1 that has everything a page can show, for `make demo`.
 
 `python -m deploy.demo.swarm` prints one line, `INITIAL_PEERS=...`, once the swarm stands, and runs until it is
 told to stop. All nodes are real; only the models are missing.
