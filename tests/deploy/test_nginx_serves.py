@@ -110,7 +110,7 @@ async def nginx(folder, backend_port, *addresses):
 @pytest.fixture
 async def site(tmp_path):
     backend = Backend()
-    server = await asyncio.start_server(backend.serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(backend.serve, "127.0.0.1", 0, limit=2**20)
     async with server, nginx(tmp_path, server.sockets[0].getsockname()[1]) as clients:
         yield Site(*clients, backend)
         backend.free.set()
@@ -149,6 +149,15 @@ async def test_the_old_page_is_served_while_a_new_one_is_fetched(site):
     assert not fetching.done()
     site.backend.free.set()
     assert (await fetching).headers["x-cache"] == "EXPIRED"
+
+
+async def test_what_the_pages_take_passes(site):
+    """Log lines that were pasted into a box, of as many characters as it takes."""
+    macros = FOLDER.parents[1] / "api/pages/templates/macros.html"
+    [longest] = re.findall(r'maxlength="(\d+)"', macros.read_text())
+    pasted = ("Sep 01 12:00:00 [INFO] /ip4/1.2.3.4/tcp/31337 " * 400)[: int(longest)]
+    for client in (site.plain, site.secure):
+        assert (await client.get("/check", params={"q": pasted})).status_code == 200
 
 
 async def test_a_check_is_never_cached(site):
