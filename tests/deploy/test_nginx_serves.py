@@ -37,8 +37,10 @@ class Backend:
         self.requests.append(request)
         await self.free.wait()
         body = request.encode()
-        long = f"Location: {'x' * MAX_GIVEN * MAX_GIVEN_CHARS * 3}\r\n" if request.startswith("GET /long") else ""
-        head = f"HTTP/1.1 200 OK\r\n{long}Content-Length: {len(body)}\r\nCache-Control: max-age=60\r\nConnection: close\r\n\r\n"
+        headers = [f"Content-Length: {len(body)}", "Cache-Control: max-age=60", "Connection: close"]
+        if request.startswith("GET /long"):
+            headers.append(f"Location: {'x' * MAX_GIVEN * MAX_GIVEN_CHARS * 3}")
+        head = "\r\n".join(["HTTP/1.1 200 OK", *headers, "", ""])
         writer.write(head.encode() + body)
         await writer.drain()
         writer.close()
