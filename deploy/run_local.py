@@ -63,7 +63,7 @@ def _fault(plan: Plan) -> str | None:
         return f"Port {plan.api_port} cannot be used ({reason}): set API_PORT to another one."
     embedded = not plan.demo and not plan.redis_url_is_set
     if embedded and (reason := _cannot_keep(Path(plan.data))) is not None:
-        return f"{plan.data} cannot keep data: {reason}. Give another folder: --data FOLDER."
+        return f'{plan.data} cannot keep data: {reason}. Give another folder: make run ARGS="--data FOLDER".'
     return None
 
 
@@ -75,7 +75,7 @@ def _cannot_keep(folder: Path) -> str | None:
             file.write(bytes(ROOM_FOR_DATA))
             file.flush()
         # Held by the launcher, which this process becomes: two Redis would write into one file, and ruin it.
-        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)
+        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         os.set_inheritable(lock, True)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
