@@ -34,10 +34,10 @@ from api.endpoints import (
     share,
 )
 from api.http.cors import Cors
-from api.http.private import PrivateAnswers
 from api.http.problems import exception_handlers
 from api.http.request_id import RequestId
 from api.http.request_spans import RequestSpans
+from api.http.trusted_only import TrustedOnly
 from api.metrics.process import RequestMetrics
 from api.pages.templating import STATIC_DIR
 from api.responses.prepared import AnswerPrepared
@@ -70,8 +70,8 @@ def create_app(settings: ApiSettings) -> Starlette:
             Middleware(AnswerPrepared, prepared=services.prepared),
             Middleware(RequestMetrics, metrics=services.metrics),
             Middleware(RequestId),
+            *([Middleware(TrustedOnly)] if settings.public_pages == "private" else []),
             Middleware(Cors),
-            *([Middleware(PrivateAnswers)] if settings.public_pages == "private" else []),
             *([Middleware(RequestSpans, trusted=settings.trusted)] if settings.otel_exporter_otlp_endpoint else []),
         ],
         exception_handlers=exception_handlers(services.pages.problem),

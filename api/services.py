@@ -8,8 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from api.checks.client import CheckClient
+from api.http import trusted_only
 from api.http.client_address import client_address, is_trusted
-from api.http.private import PRIVATE
 from api.http.problems import Problem
 from api.http.request_rate import RequestRate
 from api.http.resources import resource
@@ -162,12 +162,12 @@ class Services:
     def require_public(self, request: Request) -> None:
         """Raise a 403 `Problem` where PUBLIC_PAGES keeps this from strangers and the client is one.
 
-        What a trusted client gets there is marked, so that caches do not send it to others.
+        What a trusted client gets there is marked, so that neither caches nor other sites' pages hand it on.
         """
         if self.settings.public_pages == "private":
             if not is_trusted(client_address(request.scope), self.settings.trusted):
                 raise Problem(403, "This monitor shows this to its trusted networks alone.")
-            request.scope[PRIVATE] = True
+            request.scope[trusted_only.MARK] = True
 
     def public_resource(self, request: Request) -> str:
         """Return the key under which a response is prepared. Raises as `require_public`.

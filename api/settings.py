@@ -11,7 +11,7 @@ from pydantic import ValidationInfo, field_validator
 
 from shared.export_files import ExportSettings
 from shared.reachability import ANSWER_WITHIN, MAX_QUEUED
-from shared.settings import CommaSeparated, Field, OwnAddress, checked_by, split_list
+from shared.settings import CommaSeparated, Field, OwnAddress, checked_by, http_url, split_list
 
 _WEB_ADDRESS = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]{1,253}")
 Networks = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
@@ -27,6 +27,8 @@ def _network(text: str) -> None:
 def _web_address(text: str) -> None:
     if text and _WEB_ADDRESS.fullmatch(text) is None:
         raise ValueError("not an address like https://health.example.org, without a path")
+    if text:
+        http_url(text)
 
 
 class ApiSettings(ExportSettings):
@@ -54,7 +56,8 @@ class ApiSettings(ExportSettings):
     )
     stale_after_periods: float = Field(
         3.0,
-        gt=0,
+        ge=1.5,
+        le=1000,
         description="Crawl periods after which a snapshot is shown as stale and its metrics end; where a crawl takes "
         "longer than its period, its duration counts instead.",
     )

@@ -1,4 +1,4 @@
-"""Says what keeps the monitor from being installed on this machine, before anything is: `check_machine.py FOLDER`.
+"""This module says what keeps the monitor from being installed on this machine: `check_machine.py FOLDER`.
 
 Prints a line for each reason, with what to do, and exits with 2; else it is silent. It runs with whatever Python there
 is, from 3.6 on, so it uses nothing newer and imports nothing of the project.
@@ -13,7 +13,7 @@ from pathlib import Path
 
 PYTHONS = ((3, 11), (3, 12))
 NEEDED_MB = 400
-"""Room for the environment (180 MB) and for pip's work."""
+"""Room for the environment (165 MB) and for pip's work."""
 
 
 def reasons(folder: str) -> list:  # type: ignore[type-arg] # Python 3.6 cannot read list[str]

@@ -1,4 +1,4 @@
-"""A Redis-compatible server (Valkey) from a Python wheel: no container, no compiler, no root."""
+"""This module starts a Redis-compatible server (Valkey) from a Python wheel: no container, no compiler, no root."""
 
 from __future__ import annotations
 

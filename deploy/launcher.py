@@ -1,4 +1,4 @@
-"""The launcher: starts Redis (REDIS_URL if set, else an embedded server), the api, the crawler and the workers.
+"""This module is the launcher: it starts an embedded Redis unless REDIS_URL is set, the api, crawler and workers.
 
 It restarts what dies, and ends all of it on Ctrl-C. `deploy.run_local` becomes this program, which runs as long as the
 monitor: it imports little.
@@ -60,9 +60,15 @@ def say(text: str) -> None:
 
 async def _run(plan: Plan) -> int:
     stop = asyncio.Event()
-    for name in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(name, stop.set)
     supervisor = Supervisor(say)
+
+    def told_to_stop() -> None:
+        if stop.is_set():
+            supervisor.kill()
+        stop.set()
+
+    for name in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(name, told_to_stop)
     starting = awaited(_start_all(supervisor, plan))
     stopping = awaited(stop.wait())
     refused = awaited(supervisor.refused.wait())
@@ -73,11 +79,11 @@ async def _run(plan: Plan) -> int:
             await asyncio.wait({stopping, refused}, return_when=asyncio.FIRST_COMPLETED)
         if supervisor.refused.is_set():
             return exit_codes.BAD_SETTINGS  # what is bad about the settings, the child has said
-    except TimeoutError as error:
+    except OSError as error:  # what did not start in time, too
         say(str(error))
         return 1
     finally:
-        say("stopping")
+        say("stopping; Ctrl-C again ends at once what has not ended")
         await end(starting, stopping, refused)
         await supervisor.stop()
     return 0

@@ -7,6 +7,7 @@ die, and ends all of them on Ctrl-C.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import socket
@@ -56,21 +57,29 @@ def read_plan() -> Plan:
 
 def _fault(plan: Plan) -> str | None:
     """Say why nothing of a plan can be started, None where it can."""
-    if _is_taken(plan.api_host, plan.api_port):
-        return f"Port {plan.api_port} is taken: set API_PORT to another one."
+    if not plan.api_port:
+        return "API_PORT=0 means any port, at which nobody would find the page: set API_PORT to one."
+    if (reason := _cannot_listen(plan.api_host, plan.api_port)) is not None:
+        return f"Port {plan.api_port} cannot be used ({reason}): set API_PORT to another one."
     embedded = not plan.demo and not plan.redis_url_is_set
     if embedded and (reason := _cannot_keep(Path(plan.data))) is not None:
-        return f"{plan.data} cannot keep data: {reason}. Give another folder: --data FOLDER."
+        return f'{plan.data} cannot keep data: {reason}. Give another folder: make run ARGS="--data FOLDER".'
     return None
 
 
 def _cannot_keep(folder: Path) -> str | None:
-    """Say why a folder can take no data, None where it can."""
+    """Say why a folder can take no data, None where it can; it is this process's alone from then on."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(ROOM_FOR_DATA))
             file.flush()
+        # Held by the launcher, which this process becomes: two Redis would write into one file, and ruin it.
+        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        os.set_inheritable(lock, True)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return "another monitor keeps its data there"
     except OSError as error:
         return error.strerror or str(error)
     return None
@@ -86,12 +95,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _is_taken(host: str, port: int) -> bool:
+def _cannot_listen(host: str, port: int) -> str | None:
+    """Say why nothing can listen there, None where it can: another program does, or the port is root's."""
+    host = host.strip("[]")
     try:
-        socket.create_connection((host.strip("[]"), port), timeout=0.5).close()
-    except OSError:
-        return False
-    return True
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error:
+        return os.strerror(error.errno) if error.errno else str(error)
+    return None
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Keep a few processes running: restart what dies, end all of it cleanly.
+"""This module keeps a few processes running: it restarts what dies, and ends all of it cleanly.
 
 Each child leads its own process group, so that nothing it started (p2pd) outlives it, whatever ended it.
 """
@@ -55,10 +55,16 @@ class Supervisor:
         self._keepers.keep(child.name, lambda: self._keep(child))
 
     async def stop(self) -> None:
-        """End the children, the latest first, each with its whole process group."""
+        """End the children, each with its whole process group; the first one last, which the others may need."""
         await self._keepers.close()
-        for child in reversed(self._children):
-            await _end(child)
+        for children in (self._children[1:], self._children[:1]):
+            await asyncio.gather(*map(_end, children))
+
+    def kill(self) -> None:
+        """End at once the children that `stop` waits for."""
+        for child in self._children:
+            if child.process is not None and child.process.returncode is None:
+                _kill_group(child)
 
     async def _keep(self, child: Child) -> None:
         failures = 0

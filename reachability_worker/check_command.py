@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from shared import words
+from shared.advice.checks import check_advice
 from shared.advice.given import difference, how_it_ended
-from shared.advice.servers import Server, check_advice
+from shared.advice.servers import Server
 from shared.given import BadAddressError, GivenAddress, GivenDial
 from shared.resolve import Directory
 from shared.snapshot import Verdict

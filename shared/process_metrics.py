@@ -31,8 +31,12 @@ class ProcessRegistry:
         self.histogram: Callable[..., Histogram] = partial(Histogram, registry=self.registry)
 
     def serve(self, port: int, host: str = "127.0.0.1") -> None:
-        """Serve `/metrics` from a thread of its own."""
-        start_http_server(port, host, registry=self.registry)
+        """Serve `/metrics` from a thread of its own. Raises `OSError`."""
+        try:
+            start_http_server(port, host, registry=self.registry)
+        except OSError as error:
+            error.add_note(f"This is the port of the process's own metrics, {host}:{port}.")
+            raise
 
 
 class _BackgroundTasks(Collector):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from shared import words
 from shared.judgement.freshness import FRESH, Freshness
 from shared.judgement.swarm import swarm_state
-from shared.judgement.usability import does_not_compute
+from shared.judgement.usability import ModelUsability, does_not_compute, model_usability
 from shared.peer_id import short_peer_id
 from shared.snapshot import PeerState
 
@@ -59,9 +59,10 @@ def _first_line(snapshot: Snapshot, freshness: Freshness) -> str:
 
 
 def _notes(snapshot: Snapshot) -> list[str]:
-    """Return notes on what the picture leaves open: servers that could not be probed, records that were refused."""
+    """Return notes on what the picture leaves open: healthy models without tokens, servers not probed, and so on."""
     keys, undialled = snapshot.unanswered_keys, snapshot.undialled_servers
-    notes = []
+    silent = [model for model in snapshot.models if model_usability(model) is ModelUsability.UNUSABLE]
+    notes = [f"{model.name} gives no tokens: its servers answer, but do not compute" for model in silent]
     if keys:
         notes.append(f"{words.count(keys, 'DHT key')} did not answer: there may be servers that were not seen")
     if undialled:

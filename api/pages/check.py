@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from api.pages import text
 from shared import words
 from shared.advice.causes import message
+from shared.advice.checks import check_advice
 from shared.advice.given import difference, how_it_ended
 from shared.advice.inference import server_proof
-from shared.advice.servers import Server, check_advice
+from shared.advice.servers import Server
 from shared.reachability import Cause, DialOutcome, Stage, decide
 from shared.snapshot import Verdict
 

@@ -1,4 +1,4 @@
-"""Petals servers without a model: real hivemind nodes that announce blocks, and compute something in their place.
+"""This module runs Petals servers without a model: hivemind nodes that announce blocks, and compute something.
 
 For the demo, the tests and the benchmarks. Each has its own p2pd, so it can be closed, frozen and dialled like
 a genuine server; the wire format is petals' own (`ServerInfo.to_tuple`).

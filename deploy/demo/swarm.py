@@ -1,4 +1,4 @@
-"""A private swarm on 127.0.0.1 that has everything a page can show, for `make demo`.
+"""This module runs a private swarm on 127.0.0.1 that has everything a page can show, for `make demo`.
 
 `python -m deploy.demo.swarm` prints one line, `INITIAL_PEERS=...`, once the swarm stands, and runs until it is
 told to stop. All nodes are real; only the models are missing.
@@ -17,7 +17,7 @@ import random
 import signal
 import socket
 import sys
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -135,11 +135,12 @@ async def _hand_over(initial_peers: Iterable[str]) -> asyncio.Server:
     answer = f"HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {len(settings)}\r\n\r\n{settings}"
 
     async def reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        async with asyncio.timeout(5):
-            await reader.readuntil(b"\r\n\r\n")
-            writer.write(answer.encode())
-            await writer.drain()
-        writer.close()
+        # A health check connects and asks nothing.
+        with closing(writer), suppress(asyncio.IncompleteReadError, OSError):
+            async with asyncio.timeout(5):
+                await reader.readuntil(b"\r\n\r\n")
+                writer.write(answer.encode())
+                await writer.drain()
 
     return await asyncio.start_server(reply, "0.0.0.0", HANDOVER_PORT)
 

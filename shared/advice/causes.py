@@ -111,6 +111,12 @@ _WORDS: dict[Cause, tuple[str, str]] = {
     Cause.EXPIRED: ("The check expired before a worker could take it.", "Ask again in a minute."),
 }
 """By cause: what was observed, and what the peer's operator can do about it."""
+MENDED_BY_RESTART = {Cause.NO_ADDRESS, Cause.FROZEN, Cause.SILENT_BEHIND_RELAY, Cause.HANDLER_FAILED}
+"""Causes that may go away when the server is restarted as it was; most others need a public address or a port."""
+NOT_MENDED = {Cause.BACKOFF, Cause.PROTOCOL_MISSING, Cause.OTHER}
+"""Causes that no command mends."""
+NOT_OURS = {Cause.NAME_NOT_RESOLVED, Cause.RELAY_FULL, Cause.SAME_NETWORK, Cause.NO_LOCAL_ROUTE}
+"""Causes for which nobody could look, and which are no fault of the monitor."""
 
 
 def message(cause: Cause) -> str:

@@ -82,7 +82,7 @@ def model_advice(
                 Tone.BAD,
                 "cannot be used now: no token comes out",
                 "Each of its blocks has an online server, but a computation through them failed.",
-                "The server that is named has to be restarted, or another one started for its blocks.",
+                "Restart the server at which it failed, or start another one for its blocks.",
             )
         case ModelUsability.BROKEN:
             found = _broken(model, snapshot, missing, joining, past.lost if past is not None else ())

@@ -1,7 +1,7 @@
-"""This module says how a server (or a bootstrap or unknown peer) is, since when, and what its operator can do.
+"""This module says how the last crawl found a server (or a bootstrap or unknown peer), and what its operator can do.
 
-`server_advice` is about what the last crawl found, `check_advice` about what a check found just now. What a server
-announces is presented as its claim, and a peer that nobody could probe as a failure of the monitor.
+What a server announces is presented as its claim, and a peer that nobody could probe as a failure of the monitor.
+`shared.advice.checks` says what a check found just now.
 """
 
 from __future__ import annotations
@@ -12,31 +12,23 @@ from typing import TYPE_CHECKING
 from shared import words
 from shared.address_text import endpoint, is_public
 from shared.advice.advice import Advice, Tone, past_title
-from shared.advice.causes import advice, message
+from shared.advice.causes import NOT_MENDED, advice, message
 from shared.advice.commands import DEFAULT_PORT, PublicAddress, initial_peers, public_address, run_server
 from shared.incidents import FATES
 from shared.judgement.usability import against_majority, does_not_compute
-from shared.reachability import NOBODY_COULD_LOOK, Cause, Stage
+from shared.reachability import Cause
 from shared.snapshot import PeerState, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from shared.given import GivenDial
     from shared.incidents import LostServer
-    from shared.reachability import DialOutcome
     from shared.snapshot import BootstrapPeer, ModelReport, ServerReport, Snapshot
     from shared.store.server_history import ServerRecord
 
 ASK_AGAIN = "Ask again in a minute."
 CHECK_NOW = "Check it now, or look again in a minute."
 WAIT = "Wait some minutes. If it stays so for half an hour, read in its log what it waits for."
-_MENDED_BY_RESTART = {Cause.NO_ADDRESS, Cause.FROZEN, Cause.SILENT_BEHIND_RELAY, Cause.HANDLER_FAILED}
-"""Causes that may go away when the server is restarted as it was; most others need a public address or a port."""
-_NOT_MENDED = {Cause.BACKOFF, Cause.PROTOCOL_MISSING, Cause.OTHER}
-"""Causes that no command mends."""
-_NOT_OURS = {Cause.NAME_NOT_RESOLVED, Cause.RELAY_FULL, Cause.SAME_NETWORK, Cause.NO_LOCAL_ROUTE}
-"""Causes for which nobody could look, and which are no fault of the monitor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,53 +109,25 @@ def server_advice(
     return replace(found, since=_since(record, now, online=online))
 
 
-def check_advice(server: Server, outcome: DialOutcome, *, your_ip: str = "", given: Sequence[GivenDial] = ()) -> Advice:
-    """Say what a check found just now at the addresses that the swarm knows; `given` were dialled beside these."""
-    cause = outcome.cause
-    # A restart needs no other address than before.
-    address = server.address_to_announce("" if cause in _MENDED_BY_RESTART else your_ip, outcome.addresses)
-    if outcome.verdict is Verdict.UNKNOWN or cause in NOBODY_COULD_LOOK:
-        reason, next_step = "This says nothing about the server.", ASK_AGAIN
-        if cause is not None:
-            reason, next_step = f"{message(cause)} {reason}", _next_step(cause, address)
-        return Advice(Tone.IDLE, "could not be checked", reason, next_step, ours=cause not in _NOT_OURS)
-    if outcome.verdict is Verdict.REACHABLE:
-        return _reached(server, outcome)
-    answering = [dial.address for dial in given if dial.outcome.verdict is Verdict.REACHABLE]
-    if cause is Cause.NO_ADDRESS and not server.shares and server.bootstrap is None:
-        return _not_yet_announced(server.snapshot) if answering else never_announced(server.snapshot)
-    address = public_address(answering) or address
-    return _cannot_be_reached(server, cause, message(cause or Cause.OTHER), address)
-
-
 def never_announced(snapshot: Snapshot | None) -> Advice:
     """Say that the swarm does not know an id."""
     return Advice(
         Tone.IDLE,
         "is not known here",
-        f"No server of {_swarm(snapshot)} has announced itself under this id: it is mistyped, or the server never "
+        f"No server of {swarm_name(snapshot)} has announced itself under this id: it is mistyped, or the server never "
         "started.",
-        f"Compare the id with the one in the server's log, and start the server{_with_peers(snapshot)}. "
+        f"Compare the id with the one in the server's log, and start the server{with_peers(snapshot)}. "
         "It shows up here a minute or two after it has joined.",
     )
 
 
-def _not_yet_announced(snapshot: Snapshot | None) -> Advice:
-    """Say that a peer answers at an address that somebody gave, and that the swarm does not know it."""
-    return Advice(
-        Tone.WARN,
-        f"is not known to {_swarm(snapshot)} yet",
-        "It answers at an address that you gave, but clients cannot find it there: it has not announced itself.",
-        "If it is loading its blocks, wait: it shows up here a minute or two after it has joined. Otherwise compare "
-        f"its log, and start it{_with_peers(snapshot)}.",
-    )
-
-
-def _swarm(snapshot: Snapshot | None) -> str:
+def swarm_name(snapshot: Snapshot | None) -> str:
+    """Return what the swarm is called in a sentence."""
     return "this private swarm" if snapshot is not None and snapshot.private_swarm else "the swarm"
 
 
-def _with_peers(snapshot: Snapshot | None) -> str:
+def with_peers(snapshot: Snapshot | None) -> str:
+    """Return the option that joins a private swarm, for a sentence; empty for the public one."""
     peers = " ".join(initial_peers(snapshot))
     return f" with --initial_peers {peers}" if peers else ""
 
@@ -175,7 +139,7 @@ def _announced(server: Server) -> Advice:
         _, report = shares[PeerState.UNREACHABLE]
         failed = what_failed(report.cause, report.error)
         reason = f"It announces that it is online, but the monitor could not connect to it. {failed}".strip()
-        return _cannot_be_reached(server, _known(report.cause), reason, server.address_to_announce())
+        return cannot_be_reached(server, _known(report.cause), reason, server.address_to_announce())
     if PeerState.ONLINE in shares:
         return _online([report for _, report in server.shares])
     if PeerState.JOINING in shares:
@@ -216,12 +180,14 @@ def _online(reports: Sequence[ServerReport]) -> Advice:
     return Advice(Tone.GOOD, "is online", reason)
 
 
-def _cannot_be_reached(server: Server, cause: Cause | None, reason: str, address: PublicAddress | None) -> Advice:
-    command = "" if cause in _NOT_MENDED else server.command(address)
-    return Advice(Tone.BAD, "cannot be reached from here", reason, _next_step(cause or Cause.OTHER, address), command)
+def cannot_be_reached(server: Server, cause: Cause | None, reason: str, address: PublicAddress | None) -> Advice:
+    """Say why a peer was not reached; `address` is the public one that it should announce, None where none is known."""
+    command = "" if cause in NOT_MENDED else server.command(address)
+    return Advice(Tone.BAD, "cannot be reached from here", reason, what_to_do(cause or Cause.OTHER, address), command)
 
 
-def _next_step(cause: Cause, address: PublicAddress | None) -> str:
+def what_to_do(cause: Cause, address: PublicAddress | None) -> str:
+    """Return what the operator can do, with the flags of that address."""
     return advice(cause) if address is None else advice(cause, address.flags)
 
 
@@ -272,33 +238,6 @@ def _since(record: ServerRecord, now: float, *, online: bool) -> str:
     if not record.last_online:
         return f"No crawl has found it online since it was first seen, {words.ago(record.first_seen, now)}."
     return f"It was last online {words.ago(record.last_online, now)}."
-
-
-def _reached(server: Server, outcome: DialOutcome) -> Advice:
-    connected = f"The monitor connected to it {words.way(outcome.relayed)}".rstrip() + "."
-    if outcome.protocol_ok is not False:
-        reason = f"{connected} Other peers can connect to it, as far as can be seen from here."
-        return Advice(Tone.GOOD, "can be reached", reason)
-    if server.bootstrap is not None and not server.shares:
-        reason = f"{connected} It is a bootstrap peer: it lets others join, and serves no blocks."
-        return Advice(Tone.GOOD, "can be reached", reason)
-    if outcome.stage is Stage.PROTOCOL and outcome.cause is Cause.HANDLER_FAILED:
-        return Advice(
-            Tone.WARN,
-            "can be reached, but does not answer for its blocks",
-            f"{connected} {message(Cause.HANDLER_FAILED)}",
-            advice(Cause.HANDLER_FAILED),
-            server.command(server.address_to_announce()),
-        )
-    if server.shares:
-        reason = f"{connected} It announces blocks, which it may still be loading."
-        return Advice(Tone.WARN, "can be reached, but serves no blocks yet", reason, WAIT)
-    if server.snapshot is None:
-        reason = f"{connected} It is no Petals server, or has not loaded its blocks yet."
-        return Advice(Tone.WARN, "can be reached, but serves no blocks", reason, WAIT)
-    reason = f"{connected} It is no Petals server, or has not begun to load blocks."
-    next_step = "If it is a Petals server, wait until its log says that it has announced its blocks."
-    return Advice(Tone.WARN, "can be reached, but announces no blocks", reason, next_step)
 
 
 def _any_port(addresses: Sequence[str]) -> int:

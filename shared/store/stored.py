@@ -56,7 +56,10 @@ for _kind in (
 _OUTAGES = (
     ReadOnlyError, OutOfMemoryError, NoPermissionError, ClusterDownError, TryAgainError, NoScriptError, ExecAbortError,
 )  # fmt: skip
-_CODES = ("BUSY", "LOADING", "MISCONF", "NOREPLICAS", "READONLY", "OOM", "UNKILLABLE", "MASTERDOWN", "CLUSTERDOWN")
+_CODES = (
+    "BUSY", "LOADING", "MISCONF", "NOREPLICAS", "READONLY", "OOM", "UNKILLABLE", "MASTERDOWN", "CLUSTERDOWN",
+    "UNBLOCKED",
+)  # fmt: skip
 """Error codes that redis-py has no class for, or that a script's error begins with."""
 _BAD_DATA = (DataError, ResponseError)
 

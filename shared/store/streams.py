@@ -130,8 +130,10 @@ class StreamTail:
     async def _newest_id(self, key: str) -> str | None:
         try:
             info: Any = await self._redis.xinfo_stream(key)
-        except ResponseError:  # no such key
-            return None
+        except ResponseError as error:
+            if stored.is_outage(error):
+                raise
+            return None  # no such key, or no stream
         newest: bytes = info["last-generated-id"]
         return newest.decode()
 

@@ -112,10 +112,14 @@ def test_badges_show_what_was_proved(model, usable, speed):
 
 
 def test_the_text_picture_marks_a_server_that_does_not_compute():
-    """With a character of its own, which the legend explains."""
+    """With a character of its own, which the legend explains; a healthy model without tokens has a note."""
     broken = msgspec.structs.replace(COMPUTED, outcome=InferenceOutcome.NOT_FINITE)
     servers = (fakes.server(1, 0, 4, inference=broken), fakes.server(2, 4, 8))
     picture = text_picture(made.make_snapshot([proved(servers=servers)]))
     assert "|XXXX    |" in picture
     assert "|    ####|" in picture
     assert "X - online" in picture
+    assert "gives no tokens" not in picture
+    silent = text_picture(made.make_snapshot([proved(UsabilityState.UNUSABLE)]))
+    assert "(healthy), 8 blocks" in silent
+    assert "gives no tokens: its servers answer, but do not compute." in silent

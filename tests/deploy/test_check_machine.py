@@ -1,8 +1,10 @@
 """A machine on which the monitor cannot run is told in one line each, before anything is installed."""
 
+import fcntl
 import os
 import platform
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -87,12 +89,16 @@ def run_local(*options, **environment):
 
 
 def test_a_folder_that_takes_no_data_is_told_before_anything_starts(tmp_path):
-    """A file in its place; a full disk."""
+    """A file in its place; another monitor's folder, whose Redis writes there; a full disk."""
     (tmp_path / "taken").write_text("")
     done = run_local("--data", str(tmp_path / "taken"))
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert "cannot keep data: File exists" in line
+    with (tmp_path / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        used = run_local("--data", str(tmp_path))
+    assert (used.returncode, "another monitor keeps its data there" in used.stderr) == (2, True)
     if Path("/dev/full").exists():
         script = (
             "import tempfile, deploy.run_local as launcher\n"
@@ -103,3 +109,11 @@ def test_a_folder_that_takes_no_data_is_told_before_anything_starts(tmp_path):
         environment = {**os.environ, "API_PORT": str(free_port())}
         full = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
         assert "cannot keep data: No space left on device" in full.stderr
+
+
+def test_a_port_at_which_nobody_would_find_the_page_is_refused():
+    """Any port (0), for which the launcher would wait in vain, and one at which another program listens."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        for port in (0, taken.getsockname()[1]):
+            done = run_local("--demo", API_PORT=str(port))
+            assert (done.returncode, "set API_PORT to" in done.stderr) == (2, True)

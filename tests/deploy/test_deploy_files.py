@@ -80,6 +80,8 @@ def test_units_are_well_formed(tmp_path):
         # The program is on the server, not here.
         copy.write_text(re.sub(r"/opt/\S+/python", sys.executable, unit.read_text()))
         units.append(str(copy))
+        # Five starts in ten seconds are systemd's own limit: after them it would never try again.
+        assert "StartLimitIntervalSec=0" in unit.read_text(), unit.name
     assert len(units) == 3
     told = run(analyze, "verify", *units)
     assert not [line for line in told.splitlines() if "petals-" in line], told

@@ -55,6 +55,7 @@ def service(monkeypatch):
         threading.Thread(target=made.serve_forever, args=(0.05,), daemon=True).start()
         for variable in ("API_PORT", "CRAWLER_METRICS_PORT", "WORKER_METRICS_PORT"):
             monkeypatch.setenv(variable, f"{made.server_port}\r")  # a file with Windows' line ends
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")  # Docker gives containers the host's
         yield made
         made.shutdown()
 
@@ -96,6 +97,16 @@ def test_a_leader_without_its_lease_is_ill(leading, capsys):
     leading.set(keys.CRAWLER_LEASE, "2:another-1")
     assert healthcheck.main(["crawler"]) == 1
     assert "another-1" in capsys.readouterr().err
+
+
+def test_a_leader_that_does_not_crawl_is_ill(leading, monkeypatch, capsys):
+    """Once it has had the time to: one that has just begun has not, whatever this machine's clock says."""
+    for seconds, code in ((60.0, 0), (100_000.0, 1)):
+        monkeypatch.setattr(healthcheck, "_container_age", lambda seconds=seconds: seconds)
+        leading.delete(keys.CRAWLS)
+        leading.xadd(keys.CRAWLS, {"status": b"{}"}, id="1000-0")
+        assert healthcheck.main(["crawler"]) == code
+    assert "the last crawl attempt ended" in capsys.readouterr().err
 
 
 def test_a_worker_beats(service, redis_url, monkeypatch, capsys):

@@ -157,6 +157,7 @@ def test_network_policies_deny_first_and_name_what_exists(overlay):
 
 
 def test_every_process_is_scraped_and_the_swarm_once():
+    """Under names that the alerts and dashboards know."""
     [monitor] = of_kind("production", "ServiceMonitor").values()
     wanted = monitor["spec"]["selector"]["matchLabels"]
     scraped = {
@@ -165,6 +166,15 @@ def test_every_process_is_scraped_and_the_swarm_once():
         if wanted.items() <= service["metadata"]["labels"].items()
     }
     assert scraped == SERVICES
+    # Each has a job that the alerts and dashboards know.
+    rules = (KUBERNETES.parent / "prometheus/rules.yml").read_text()
+    [known] = re.findall(r"up\{job=~\"([^\"]+)\"\} == 0", rules)
+    [relabelling] = monitor["spec"]["endpoints"][0]["relabelings"]
+    assert relabelling["sourceLabels"] == ["__meta_kubernetes_service_label_app_kubernetes_io_name"]
+    assert relabelling["targetLabel"] == "job"
+    for service in of_kind("production", "Service").values():
+        name = service["metadata"]["labels"]["app.kubernetes.io/name"]
+        assert re.fullmatch(known, relabelling["replacement"].replace("$1", name)), name
     [once] = of_kind("production", "ScrapeConfig").values()
     [target] = once["spec"]["staticConfigs"][0]["targets"]
     service, namespace, _ = target.partition(":")[0].split(".")

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from deploy.embedded_redis import free_port
+from shared.given import MAX_GIVEN, MAX_GIVEN_CHARS
 from tests.deploy.tools import tool
 from tests.support.self_signed import make_certificate
 
@@ -36,9 +37,10 @@ class Backend:
         self.requests.append(request)
         await self.free.wait()
         body = request.encode()
-        head = (
-            f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nCache-Control: max-age=60\r\nConnection: close\r\n\r\n"
-        )
+        headers = [f"Content-Length: {len(body)}", "Cache-Control: max-age=60", "Connection: close"]
+        if request.startswith("GET /long"):
+            headers.append(f"Location: {'x' * MAX_GIVEN * MAX_GIVEN_CHARS * 3}")
+        head = "\r\n".join(["HTTP/1.1 200 OK", *headers, "", ""])
         writer.write(head.encode() + body)
         await writer.drain()
         writer.close()
@@ -110,7 +112,7 @@ async def nginx(folder, backend_port, *addresses):
 @pytest.fixture
 async def site(tmp_path):
     backend = Backend()
-    server = await asyncio.start_server(backend.serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(backend.serve, "127.0.0.1", 0, limit=2**20)
     async with server, nginx(tmp_path, server.sockets[0].getsockname()[1]) as clients:
         yield Site(*clients, backend)
         backend.free.set()
@@ -149,6 +151,16 @@ async def test_the_old_page_is_served_while_a_new_one_is_fetched(site):
     assert not fetching.done()
     site.backend.free.set()
     assert (await fetching).headers["x-cache"] == "EXPIRED"
+
+
+async def test_what_the_pages_take_passes(site):
+    """Log lines that were pasted into a box, of as many characters as it takes; a redirect to all given addresses."""
+    macros = FOLDER.parents[1] / "api/pages/templates/macros.html"
+    [longest] = re.findall(r'maxlength="(\d+)"', macros.read_text())
+    pasted = ("Sep 01 12:00:00 [INFO] /ip4/1.2.3.4/tcp/31337 " * 400)[: int(longest)]
+    for client in (site.plain, site.secure):
+        assert (await client.get("/check", params={"q": pasted})).status_code == 200
+        assert (await client.get("/long")).status_code == 200
 
 
 async def test_a_check_is_never_cached(site):

@@ -169,6 +169,8 @@ def test_without_a_reachable_swarm_the_page_says_so(start, tmp_path):
     assert "INITIAL_PEERS" in page
     status, body = get(url + "api/v1/is_reachable/QmedTaZXmULqwspJXz44SsPZyTNKxhnnFvYRajfH7MGhCY")
     assert status == 503, body
+    second = start("--data", str(tmp_path / "data"))  # two Redis in one folder would ruin its file
+    assert second.process.wait(START) == 2
     code, left = monitor.stop()
     assert (code, left) == (0, [])
 

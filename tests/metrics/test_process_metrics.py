@@ -129,6 +129,9 @@ async def test_private_ports_speak_both_formats_and_gzip(made):
     """Text or OpenMetrics, compressed or not, with the process's own memory and CPU."""
     metrics, port = made(), free_port()
     metrics.serve(port, CrawlerSettings().metrics_host)
+    with pytest.raises(OSError, match="in use") as taken:
+        made().serve(port, "127.0.0.1")
+    assert f"127.0.0.1:{port}" in taken.value.__notes__[0]
     with pytest.raises(httpx.ConnectError):  # an address of this machine that nobody was told to listen on
         httpx.get(f"http://127.0.0.2:{port}/metrics")
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:

@@ -182,6 +182,22 @@ async def test_a_keeper_that_fails_ends_the_child_before_it_starts_another(tmp_p
     assert not Path(f"/proc/{seen[1]}").exists()
 
 
+async def test_children_end_at_once_on_a_second_signal(tmp_path):
+    """The first one, which the others may need, is told to end after them; what ignores SIGTERM is killed."""
+    told, supervisor = tmp_path / "told", Supervisor(lambda _: None)
+    (tmp_path / "started").mkdir()
+    for name, trap in (("redis", f"echo redis >> {told}"), ("quick", f"echo quick >> {told}; exit"), ("deaf", "")):
+        script = f"trap '{trap}' TERM; touch {tmp_path}/started/{name}; while :; do sleep 0.05; done"
+        supervisor.start(Child(name, ["sh", "-c", script]))
+    await eventually(lambda: len(list((tmp_path / "started").iterdir())) == 3)
+    async with asyncio.TaskGroup() as group:
+        stopping = group.create_task(supervisor.stop())
+        await eventually(lambda: told.exists() and told.read_text() == "quick\n")
+        assert not stopping.done()
+        supervisor.kill()
+    assert "redis" not in told.read_text()
+
+
 async def test_a_worker_that_opens_half_of_its_nodes_leaves_no_daemon_behind(monkeypatch, swarm):
     """One more p2pd a second, for as long as the other cannot be started."""
     before = daemons()

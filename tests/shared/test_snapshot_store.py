@@ -11,6 +11,7 @@ from shared.store import keys, snapshots
 from shared.store.connection import connect
 from shared.store.fencing import DeposedError
 from shared.store.snapshots import SnapshotReader, SnapshotWriter
+from shared.store.streams import StreamTail
 from tests.fakes import model, refused, snapshot
 
 
@@ -217,3 +218,20 @@ async def test_a_snapshot_of_now_bars_older_ones_and_one_of_a_wrong_clock_does_n
     await writer.publish(snapshot(taken_at=now + 30), leader.lease)
     with pytest.raises(DeposedError, match="OLDER"):
         await writer.publish(snapshot(taken_at=now + 1), leader.lease)
+
+
+async def test_a_user_who_may_not_ask_for_the_streams_end_is_told_so(redis_server):
+    """Its snapshot is not read anew with each quiet read: whether it was lost is not known."""
+    async with connect(redis_server.url, "admin") as admin:
+        await admin.execute_command("ACL", "SETUSER", "reader", "on", ">x", "~*", "+@all", "-xinfo")
+        await SnapshotWriter(admin).publish(snapshot(taken_at=1.0), (await lead(admin)).lease)
+        async with connect(redis_server.url.replace("//", "//reader:x@"), "reader") as client:
+            tail = StreamTail(client, [keys.SNAPSHOTS], about="snapshots")
+            news = tail.follow()
+            assert len(await anext(news)) == 1
+            again = asyncio.create_task(anext(news))
+            while tail.last_error is None:
+                await asyncio.sleep(0.01)
+            assert "no permissions to run the 'xinfo" in tail.last_error
+            assert not again.done()
+            again.cancel()

@@ -1,5 +1,6 @@
 """The edge to Redis: whatever stands there is a value or a counted refusal, and never an error of the reader."""
 
+import asyncio
 import math
 import struct
 
@@ -286,8 +287,14 @@ def test_outages_are_waited_out(error):
     assert stored.is_outage(error)
 
 
+async def _error_of(command):
+    with pytest.raises(errors.RedisError) as raised:
+        await command
+    return raised.value
+
+
 async def test_what_a_real_server_answers_is_told_apart(redis_server):
-    """A wrong type, a script that stumbles, a bad argument are for ever; a full or a read-only server is not."""
+    """A wrong type, a script that stumbles, a bad argument are for ever; a full, read-only or deposed server is not."""
     client = sync_redis.Redis.from_url(redis_server.url)
     client.set("text", "x")
     client.eval("return redis.call('SET', 'other', '1')", 0)
@@ -307,7 +314,12 @@ async def test_what_a_real_server_answers_is_told_apart(redis_server):
             client.execute_command(*command)
         assert stored.is_outage(raised.value), command
     client.config_set("maxmemory", "0")
-    client.replicaof("127.0.0.1", "1")
+    async with connect(redis_server.url, "waits") as other, asyncio.TaskGroup() as group:
+        waiting = group.create_task(_error_of(other.blmove("none", "none", 4, "LEFT", "RIGHT")))
+        while not client.info("clients")["blocked_clients"]:
+            await asyncio.sleep(0.01)
+        client.replicaof("127.0.0.1", "1")
+    assert stored.is_outage(waiting.result())
     for command in (("SET", "more", "x"), ("EVAL", "return redis.call('SET', 'more', 'x')", 0)):
         with pytest.raises(errors.RedisError) as raised:
             client.execute_command(*command)

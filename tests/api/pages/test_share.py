@@ -94,7 +94,8 @@ async def test_sharing_over_http(redis, redis_url):
 async def test_private_pages_show_strangers_nothing_elsewhere(redis, redis_url):
     """Lists, feeds, exports and pictures are refused, also after a trusted client had them; links unfold to nothing.
 
-    No cache that serves others keeps them. An open page is told of new snapshots; of changes a stranger is not.
+    Neither a proxy's cache nor a page of another site that a trusted client opens hands them on. An open page is told
+    of new snapshots; of changes a stranger is not.
     """
     await crawl_five(redis)
     paths = ["/api/v1/servers", "/api/v1/models.csv", "/og.png", "/og/models/second.png", "/embed/models/second"]
@@ -106,6 +107,7 @@ async def test_private_pages_show_strangers_nothing_elsewhere(redis, redis_url):
         for path in paths:
             shown = await http.get(path, headers={"x-forwarded-for": "10.1.2.3"})
             assert (shown.status_code, shown.headers["cache-control"]) == (200, "private, no-cache"), path
+            assert "access-control-allow-origin" not in shown.headers, path
             refused = await http.get(path, headers=stranger)
             assert (refused.status_code, "trusted networks" in refused.text) == (403, True), path
         for name in ("/data/crawls-2025-11-23.csv.gz", "/reports/2025-W47", "/contributors/x", "/places", *streams):

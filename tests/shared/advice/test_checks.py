@@ -4,7 +4,8 @@ import msgspec
 import pytest
 
 from shared.advice.advice import Advice, Tone
-from shared.advice.servers import Server, check_advice, server_advice
+from shared.advice.checks import check_advice
+from shared.advice.servers import Server, server_advice
 from shared.given import GivenDial
 from shared.reachability import NOBODY_COULD_LOOK, Cause, DialOutcome, Stage
 from shared.snapshot import BootstrapPeer, Verdict

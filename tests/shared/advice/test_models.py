@@ -68,7 +68,7 @@ def test_a_usable_an_unusable_and_an_unserved_model():
             Tone.BAD,
             "cannot be used now: no token comes out",
             "Each of its blocks has an online server, but a computation through them failed.",
-            "The server that is named has to be restarted, or another one started for its blocks.",
+            "Restart the server at which it failed, or start another one for its blocks.",
         ),
     )
     assert not of_model(*twice, usability=no_token).usable
