@@ -125,10 +125,7 @@ _MAX_WRONG = 3
 
 @dataclass(slots=True)
 class Directory:
-    """An index of the names in one snapshot: build it once with `of`, then call `resolve` for each text.
-
-    Without `show_addresses`, servers are not found by address, since that would tell where they are.
-    """
+    """An index of the names in one snapshot: build it once with `of`, then call `resolve` for each text."""
 
     peers: dict[str, Kind] = field(default_factory=dict)
     models: dict[str, list[str]] = field(default_factory=dict)
@@ -145,7 +142,7 @@ class Directory:
     """Peer ids by their last `MIN_FRAGMENT` characters in lower case."""
 
     @classmethod
-    def of(cls, snapshot: Snapshot | None, *, show_addresses: bool = True) -> Directory:
+    def of(cls, snapshot: Snapshot | None) -> Directory:
         directory = cls()
         if snapshot is None:
             return directory
@@ -155,12 +152,10 @@ class Directory:
                 directory.peers[server.peer_id] = Kind.SERVER
                 if server.public_name:
                     directory._add_contributor(server.public_name, shown=server.show_public_name)
-                if show_addresses:
-                    directory._add_addresses(server.peer_id, server.multiaddrs)
+                directory._add_addresses(server.peer_id, server.multiaddrs)
         for peer in snapshot.bootstrap_peers:
             directory.peers.setdefault(peer.peer_id, Kind.BOOTSTRAP)
-            if show_addresses:
-                directory._add_addresses(peer.peer_id, peer.addresses)
+            directory._add_addresses(peer.peer_id, peer.addresses)
         for peer_id in directory.peers:
             directory._by_end.setdefault(peer_id[-MIN_FRAGMENT:].lower(), []).append(peer_id)
         return directory

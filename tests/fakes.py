@@ -118,6 +118,6 @@ def refused(kind):
     return stored.REFUSED.labels(kind)._value.get()
 
 
-def resolve(text, snapshot, *, show_addresses=True):
+def resolve(text, snapshot):
     """What a text names in one snapshot."""
-    return Directory.of(snapshot, show_addresses=show_addresses).resolve(text)
+    return Directory.of(snapshot).resolve(text)

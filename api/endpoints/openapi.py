@@ -64,13 +64,11 @@ def examples(snapshot: Snapshot | None, found: Sequence[Incident]) -> tuple[dict
         head: dict[str, Any] = {**as_of(snapshot, FRESH), "total": 1, "next": None}
         documents |= {
             "/api/v1/state": state.state_document(small),
-            "/api/v1/servers": lists.ServersDocument(
-                servers=(lists.server_entry(model, server, show_addresses=True),), **head
-            ),
+            "/api/v1/servers": lists.ServersDocument(servers=(lists.server_entry(model, server),), **head),
             "/api/v1/models": models.ModelsDocument(models=(models.model_summary(model),), **head),
-            "/api/v1/models/{dht_prefix}": models.model_document(small, part, show_addresses=True),
+            "/api/v1/models/{dht_prefix}": models.model_document(small, part),
         }
-        about = models.server_document(small, server.peer_id, show_addresses=True)
+        about = models.server_document(small, server.peer_id)
         if about is not None:
             documents["/api/v1/servers/{peer_id}"] = about
     return {path: msgspec.json.decode(msgspec.json.encode(one)) for path, one in documents.items()}, fill

@@ -38,7 +38,7 @@ SERVERS: Table[ServerPart] = Table(
     name="servers",
     rows=lambda snapshot: (ServerPart(model, one) for model in snapshot.models for one in model.servers),
     identity=lambda part: (part.model.dht_prefix, part.server.peer_id),
-    entry=lambda part: server_entry(part.model, part.server, show_addresses=True),
+    entry=lambda part: server_entry(part.model, part.server),
     kind=ServerEntry,
     filters={
         "model": Filter(lambda part: part.model.dht_prefix, "DHT prefix of the model."),

@@ -109,10 +109,10 @@ class ServersPart(Document):
     age_seconds: int
 
 
-def server_entry(model: ModelReport, server: ServerReport, *, show_addresses: bool) -> ServerEntry:
+def server_entry(model: ModelReport, server: ServerReport) -> ServerEntry:
     """Return the row of a server's part in a model."""
     check = server.inference
-    place = server.location if show_addresses else None
+    place = server.location
     return ServerEntry.of(
         server,
         model=model.dht_prefix,
@@ -129,7 +129,7 @@ def server_entry(model: ModelReport, server: ServerReport, *, show_addresses: bo
         network_rps=finite(server.network_rps),
         country=None if place is None else place.country,
         city=None if place is None else place.city,
-        multiaddrs=server.multiaddrs if show_addresses else (),
+        multiaddrs=server.multiaddrs,
         computes=computes(server),
         inference_outcome=None if check is None else check.outcome,
         inference_checked_at=None if check is None else check.checked_at,

@@ -124,24 +124,20 @@ def model_summary(model: ModelReport) -> ModelSummary:
     return ModelSummary.of(model, **_summary(model))
 
 
-def model_document(
-    snapshot: Snapshot, model: ModelReport, freshness: Freshness = FRESH, *, show_addresses: bool
-) -> ModelDocument:
+def model_document(snapshot: Snapshot, model: ModelReport, freshness: Freshness = FRESH) -> ModelDocument:
     return ModelDocument.of(
         model,
         **_summary(model),
         **as_of(snapshot, freshness),
         redundancy=coverage(model).redundancy,
-        server_rows=server_rows(model, show_addresses=show_addresses),
+        server_rows=server_rows(model),
     )
 
 
-def server_document(
-    snapshot: Snapshot, peer_id: str, freshness: Freshness = FRESH, *, show_addresses: bool
-) -> ServerDocument | None:
+def server_document(snapshot: Snapshot, peer_id: str, freshness: Freshness = FRESH) -> ServerDocument | None:
     """Return what is known of a peer; None where the snapshot does not know it."""
     shares = tuple(
-        ServerShare.of(model, row=server_row(server, {**pings_to(model, peer_id)}, show_addresses=show_addresses))
+        ServerShare.of(model, row=server_row(server, {**pings_to(model, peer_id)}))
         for model in snapshot.models
         for server in model.servers
         if server.peer_id == peer_id

@@ -188,9 +188,7 @@ class StateDocument(Document):
     """Seconds that this is old at least, in whole update periods; `last_updated` tells the age to the second."""
 
 
-def state_document(
-    snapshot: domain.Snapshot, freshness: Freshness = FRESH, *, show_addresses: bool = True
-) -> StateDocument:
+def state_document(snapshot: domain.Snapshot, freshness: Freshness = FRESH) -> StateDocument:
     return StateDocument.of(
         snapshot,
         **as_of(snapshot, freshness),
@@ -198,10 +196,7 @@ def state_document(
         bootstrap_states=tuple(
             "unreachable" if peer.verdict is Verdict.UNREACHABLE else "online" for peer in snapshot.bootstrap_peers
         ),
-        model_reports=tuple(
-            ModelReport.of(model, server_rows=server_rows(model, show_addresses=show_addresses))
-            for model in snapshot.models
-        ),
+        model_reports=tuple(ModelReport.of(model, server_rows=server_rows(model)) for model in snapshot.models),
         reachability_issues=tuple(StateIssue.of(issue, err=issue.error) for issue in snapshot.reachability_issues),
         bootstrap_peers=tuple(
             StateBootstrapPeer.of(peer, state=bootstrap_state(peer)) for peer in snapshot.bootstrap_peers
@@ -210,7 +205,7 @@ def state_document(
     )
 
 
-def server_rows(model: domain.ModelReport, *, show_addresses: bool) -> tuple[msgspec.Raw, ...]:
+def server_rows(model: domain.ModelReport) -> tuple[msgspec.Raw, ...]:
     """Return the model's `ServerRow`s as JSON, for a document that is written as JSON, too.
 
     Each is encoded as soon as it is made: thousands at once would take more memory, and no other thread runs while
@@ -220,18 +215,16 @@ def server_rows(model: domain.ModelReport, *, show_addresses: bool) -> tuple[msg
     for origin in model.servers:
         for target, seconds in (origin.next_pings or {}).items():
             pings.setdefault(target, {})[origin.peer_id] = seconds
-    rows = (
-        server_row(server, pings.get(server.peer_id, {}), show_addresses=show_addresses) for server in model.servers
-    )
+    rows = (server_row(server, pings.get(server.peer_id, {})) for server in model.servers)
     return tuple(msgspec.Raw(msgspec.json.encode(row)) for row in rows)
 
 
-def server_row(server: domain.ServerReport, pings_to_me: Pings, *, show_addresses: bool) -> ServerRow:
+def server_row(server: domain.ServerReport, pings_to_me: Pings) -> ServerRow:
     span, left = server.span, server.cache_tokens_left_per_block
     return ServerRow.of(
         server,
         short_peer_id=short_peer_id(server.peer_id),
-        peer_ip_info=_peer_ip_info(server) if show_addresses and server.multiaddrs else "unknown",
+        peer_ip_info=_peer_ip_info(server) if server.multiaddrs else "unknown",
         span=ServerSpan(
             peer_id=server.peer_id,
             start=span.start,

@@ -84,7 +84,7 @@ def surfaces(snapshot, incidents, age):
         found[f"/models/{number}"] = PAGES.model(view, model.dht_prefix)
         for server in model.servers:
             found[f"/servers/{server.peer_id}"] = PAGES.server(view, server.peer_id)
-        document = model_document(snapshot, model, view.freshness, show_addresses=True)
+        document = model_document(snapshot, model, view.freshness)
         found[f"/api/v1/models/{number}"] = msgspec.json.encode(document).decode()
     return found
 

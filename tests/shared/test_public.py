@@ -176,27 +176,14 @@ def test_the_state_is_what_clients_read():
     assert json.dumps(written(state_document(SWARM))) == json.dumps(STATE)
 
 
-def test_addresses_are_shown_only_where_the_operator_lets_them():
-    """Neither the state nor the parts of it tell where a server is, where that is not wanted."""
-    documents = (
-        state_document(SWARM, show_addresses=False),
-        model_document(SWARM, SWARM.models[0], show_addresses=False),
-        server_document(SWARM, peer_id(1), show_addresses=False),
-    )
-    for document in documents:
-        text = msgspec.json.encode(document)
-        assert b"8.8.8.8" not in text
-        assert b"Helsinki" not in text
-
-
 def test_the_parts_are_those_of_the_state():
     """A model's and a server's rows are the state's, pings to it included."""
-    assert written(model_document(SWARM, SWARM.models[0], show_addresses=True))["server_rows"] == [FULL_ROW, BARE_ROW]
+    assert written(model_document(SWARM, SWARM.models[0]))["server_rows"] == [FULL_ROW, BARE_ROW]
     for row in (FULL_ROW, BARE_ROW):
-        (share,) = written(server_document(SWARM, row["peer_id"], show_addresses=True))["shares"]
+        (share,) = written(server_document(SWARM, row["peer_id"]))["shares"]
         assert share == {"dht_prefix": "lab-demo", "name": "lab-demo", "num_blocks": 8, "row": row}
-    assert server_document(SWARM, peer_id(99), show_addresses=True) is None
-    assert written(server_document(SWARM, peer_id(2), show_addresses=True))["issue"] == {
+    assert server_document(SWARM, peer_id(99)) is None
+    assert written(server_document(SWARM, peer_id(2)))["issue"] == {
         "err": "refused",
         "advice": "Open the port.",
     }
@@ -204,7 +191,7 @@ def test_the_parts_are_those_of_the_state():
 
 @pytest.mark.parametrize(("number", "state"), [(10, "online"), (11, "unreachable"), (12, "unknown")])
 def test_a_bootstrap_peer_is_known_by_its_verdict(number, state):
-    document = written(server_document(SWARM, peer_id(number), show_addresses=True))
+    document = written(server_document(SWARM, peer_id(number)))
     assert (document["bootstrap_state"], document["shares"], document["issue"]) == (state, [], None)
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from api.hidden import snapshot_without_addresses
 from shared.paste import MAX_KEPT, MAX_READ, MAX_WORDS
 from shared.peer_id import named_peer
 from shared.resolve import (
@@ -174,7 +175,7 @@ def test_names_that_are_not_shown_are_found_but_not_proposed():
 def test_hidden_addresses_find_nothing():
     """Where the operator hides addresses, nobody learns whose one is by asking for it."""
     for text in ("45.1.1.9", "/ip4/45.1.1.9/tcp/31330", "/ip4/45.1.1.9/tcp/9", "gpu.example.org"):
-        hidden = resolve(text, SWARM, show_addresses=False)
+        hidden = resolve(text, snapshot_without_addresses(SWARM))
         assert (hidden.found, hidden.suggestions) == ((), ())
 
 
