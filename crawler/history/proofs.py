@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from crawler.history.pieces import Piece, read_pieces
 from shared.inference import InferenceOutcome, UsabilityState
+from shared.snapshot import ModelState
 from shared.store import keys
 from shared.store.inference_history import MODEL_HOURS, SERVER_HOURS, Proof, of_model, of_server, pack, unpack
 
@@ -57,7 +58,7 @@ def _latest(snapshot: Snapshot, models: Container[str], servers: Container[str])
     """Return the newest check by key; of a server of several models, the newest of all."""
     latest: dict[str, tuple[Ring, Proof]] = {}
     for model in snapshot.models:
-        usability = model.usability
+        usability = model.usability if model.state is ModelState.HEALTHY else None  # else there was no chain
         if usability and usability.state is not UsabilityState.UNKNOWN and model.dht_prefix in models:
             latest[keys.inference_of_model(model.dht_prefix)] = (MODEL_HOURS, of_model(usability))
         for server in model.servers:

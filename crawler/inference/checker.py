@@ -72,7 +72,8 @@ class Checker:
     async def chain(self, model: ModelReport) -> None:
         """Compute tokens through all blocks of a model."""
         prefix, now = model.dht_prefix, self.now()
-        if self._is_fresh(self.results.models.get(prefix)):
+        latest = self.results.models.get(prefix)
+        if latest is not None and latest.state is not UsabilityState.UNKNOWN and self._is_fresh(latest):
             return
         left_out = {
             server.peer_id: instead

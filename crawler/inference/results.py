@@ -6,12 +6,16 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from shared.snapshot import PeerState
+from crawler.incidents import judged
+from shared import words
+from shared.inference import Usability, UsabilityState
+from shared.judgement.coverage import coverage
+from shared.snapshot import ModelState, PeerState
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
-    from shared.inference import Agreement, ServerInference, Usability
+    from shared.inference import Agreement, ServerInference
     from shared.snapshot import ModelReport, ServerReport, Snapshot
 
 KEPT_PERIODS = 3
@@ -21,8 +25,10 @@ KEPT_PERIODS = 3
 class Results:
     """The latest checks of servers (by DHT prefix and peer id; with an adapter apart) and models (by prefix)."""
 
-    def __init__(self, period: float) -> None:
-        self._kept = KEPT_PERIODS * period
+    def __init__(self, period: float, only: Collection[str] | None = None) -> None:
+        """`period` is seconds between two checks; `only` are the DHT prefixes of those that are checked, None: all."""
+        self._period = period
+        self._only = only
         self.servers: dict[tuple[str, str], ServerInference] = {}
         self.adapters: dict[tuple[str, str], ServerInference] = {}
         self.models: dict[str, Usability] = {}
@@ -41,7 +47,7 @@ class Results:
     def restore(self, snapshot: Snapshot) -> None:
         """Add the checks that another crawler published, where this one has none."""
         for model in snapshot.models:
-            if model.usability is not None:
+            if model.usability is not None and model.state is ModelState.HEALTHY:  # a broken one's is of no chain
                 self.models.setdefault(model.dht_prefix, model.usability)
             for server in model.servers:
                 key = model.dht_prefix, server.peer_id
@@ -52,17 +58,24 @@ class Results:
 
     def merged(self, snapshot: Snapshot, *, peer_id: str | None) -> Snapshot:
         """Return a snapshot with its checks; drop those that are too old. `peer_id` is that of the checking node."""
-        oldest = snapshot.taken_at - self._kept
+        oldest = snapshot.taken_at - KEPT_PERIODS * self._period
         self.servers = {key: one for key, one in self.servers.items() if one.checked_at >= oldest}
         self.adapters = {key: one for key, one in self.adapters.items() if one.checked_at >= oldest}
         self.models = {key: one for key, one in self.models.items() if one.checked_at >= oldest}
-        return msgspec.structs.replace(
-            snapshot, models=tuple(map(self._model, snapshot.models)), inference_peer_id=peer_id
-        )
+        models = tuple(self._model(model, snapshot) for model in snapshot.models)
+        return msgspec.structs.replace(snapshot, models=models, inference_peer_id=peer_id)
 
-    def _model(self, model: ModelReport) -> ModelReport:
-        servers = tuple(self._server(model.dht_prefix, server) for server in model.servers)
-        return msgspec.structs.replace(model, servers=servers, usability=self.models.get(model.dht_prefix))
+    def _model(self, model: ModelReport, snapshot: Snapshot) -> ModelReport:
+        prefix, at = model.dht_prefix, snapshot.taken_at
+        servers = tuple(self._server(prefix, server) for server in model.servers)
+        found = self.models.get(prefix)
+        takes_part = self._only is None or prefix in self._only
+        if takes_part and judged(model, snapshot.unanswered_keys) is ModelState.BROKEN:
+            # No chain can prove more. What an earlier one proved says nothing about the servers that will come.
+            self.models[prefix] = Usability(UsabilityState.UNKNOWN, at, "not tried since its blocks have servers again")
+            missing = words.blocks(coverage(model).gaps())
+            found = Usability(UsabilityState.UNUSABLE, at, f"no server that answers holds {missing}")
+        return msgspec.structs.replace(model, servers=servers, usability=found)
 
     def _server(self, dht_prefix: str, server: ServerReport) -> ServerReport:
         """Return the server with its checks, except those of blocks or an adapter that it no longer serves."""

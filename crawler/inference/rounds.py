@@ -23,15 +23,16 @@ import structlog
 from crawler.inference.checker import Checker, Round
 from crawler.inference.plan import slot_of
 from crawler.inference.results import Results
-from shared.inference import InferenceOutcome, Usability, UsabilityState
+from shared.inference import InferenceOutcome
 from shared.p2p.addresses import AddressRules
 from shared.p2p.connect import NotConnectedError, ProberNode, connection
 from shared.p2p.daemon import NodeError
 from shared.p2p.inference import InferenceError
 from shared.p2p.multiaddr import packed
+from shared.snapshot import ModelState
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from shared.snapshot import ModelReport, ServerReport, Snapshot
@@ -77,7 +78,7 @@ class InferenceChecks:
     """By peer id: held by the check that uses the server."""
 
     def __post_init__(self) -> None:
-        self.results = Results(self.period)
+        self.results = Results(self.period, self.models)
 
     def merged(self, snapshot: Snapshot) -> Snapshot:
         """Take a new snapshot, and return it with what is known of its servers and models."""
@@ -114,7 +115,6 @@ class InferenceChecks:
             if snapshot is None:
                 return
             models = [model for model in snapshot.models if self.models is None or model.dht_prefix in self.models]
-            self._without_servers(models)
             due = _due(models, slot)
             if not due:
                 continue
@@ -140,14 +140,6 @@ class InferenceChecks:
         steps = [partial(checker.server, model, server) for model, server in due if server is not None]
         await _all(SESSIONS_AT_ONCE, steps)
 
-    def _without_servers(self, models: Iterable[ModelReport]) -> None:
-        """Record models without any server to ask as unusable."""
-        for model in models:
-            if not any(server.reached for server in model.servers):
-                self.results.models[model.dht_prefix] = Usability(
-                    UsabilityState.UNUSABLE, self.now(), "no server that answers holds its blocks"
-                )
-
     @asynccontextmanager
     async def connection(self, node: ProberNode, server: ServerReport) -> AsyncIterator[None]:
         """Hold a connection to a server that no other inference check uses. Raises `InferenceError`."""
@@ -172,9 +164,10 @@ class InferenceChecks:
 
 
 def _due(models: Sequence[ModelReport], slot: int) -> list[tuple[ModelReport, ServerReport | None]]:
-    """Return what a slot of a round checks: the first one each model's chain, the others each some servers."""
+    """Return what a slot of a round checks: the first one each whole model's chain, the others each some servers."""
     if slot == 0:
-        return [(model, None) for model in models if any(server.reached for server in model.servers)]
+        whole = (model for model in models if model.state is ModelState.HEALTHY)
+        return [(model, None) for model in whole if any(server.reached for server in model.servers)]
     return [
         (model, server)
         for model in models

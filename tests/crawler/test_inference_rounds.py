@@ -13,9 +13,10 @@ from structlog.testing import capture_logs
 
 from crawler.inference import checker, rounds
 from crawler.inference.checker import Checker, Round
+from crawler.inference.results import Results
 from crawler.inference.rounds import InferenceChecks
 from shared.inference import AgreementOutcome, InferenceOutcome, ServerInference, Usability, UsabilityState
-from shared.judgement.usability import OPT_OUT, not_asked
+from shared.judgement.usability import OPT_OUT, gives_tokens, not_asked
 from shared.p2p import tensors
 from shared.p2p.connect import NotConnectedError
 from shared.p2p.daemon import NodeError
@@ -235,12 +236,31 @@ async def test_a_server_of_a_chain_is_not_checked_again_in_its_round(monkeypatch
     assert swarm.asked() == {ONE: 1}
 
 
-async def test_a_model_without_a_server_to_ask_is_unusable(monkeypatch):
-    """It has no chain. One server is enough to be asked, and a model with one is judged by its chain alone."""
+async def test_a_model_whose_blocks_lack_servers_is_unusable_as_long_as_they_do(monkeypatch):
+    """It has no chain. Once they are back nothing is known until there is one, which another round makes at once."""
+    swarm = Swarm(monkeypatch)
+    broken, whole = model(servers=(reached(1, 0, 4),)), model(servers=(reached(1, 0, 4), reached(2, 4, 8)))
+    await swarm.round(whole)
+    (found,) = swarm.checks.merged(snapshot(broken, taken_at=NOW)).models
+    assert found.usability == Usability(UsabilityState.UNUSABLE, NOW, "no server that answers holds blocks 4–7")
+    swarm.checks.results = Results(60.0)  # those of another crawler that takes over
+    swarm.checks.results.restore(snapshot(found, taken_at=NOW))
+    swarm.checks.merged(snapshot(broken, taken_at=NOW))
+    (found,) = swarm.checks.merged(snapshot(whole, taken_at=NOW)).models
+    assert (found.usability.state, gives_tokens(found)) == (UsabilityState.UNKNOWN, None)
+    (found,) = await swarm.round(whole)
+    assert found.usability.state is UsabilityState.DEGRADED
+
+
+async def test_a_model_that_nobody_could_look_at_is_not_unusable(monkeypatch):
+    """Neither where no server could be probed, nor where the blocks without servers may have some. Nobody is asked."""
     swarm = Swarm(monkeypatch)
     (found,) = await swarm.round(model(servers=(server(1, 0, 8, PeerState.UNREACHABLE), server(2, 0, 8))))
-    assert found.usability == Usability(UsabilityState.UNUSABLE, NOW, "no server that answers holds its blocks")
-    assert not swarm.slots
+    assert (found.usability, swarm.slots) == (None, [])
+    swarm.checks.merged(snapshot(model(servers=(reached(1, 0, 4),)), taken_at=NOW, unanswered_keys=4))
+    await swarm.checks.round()
+    (found,) = swarm.checks.merged(snapshot(model(servers=(reached(1),)), taken_at=NOW)).models
+    assert found.usability is None
     for _ in range(2):
         (found,) = await swarm.round(model("two", servers=(server(1, 0, 8), reached(2))))
         assert found.usability.state is UsabilityState.USABLE
