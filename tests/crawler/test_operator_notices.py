@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections import Counter
 from datetime import UTC, datetime
 
@@ -23,7 +26,7 @@ from shared.snapshot import PeerState, Verdict
 from shared.store import keys
 from shared.store.clock import RedisClock
 from shared.store.fencing import DeposedError
-from tests.crawler.test_incident_notices import receiver
+from tests.crawler.test_incident_notices import Receiver, receiver
 from tests.fakes import model, peer_id, server, snapshot
 
 __all__ = ["receiver"]
@@ -117,11 +120,17 @@ class Monitor:
         self.redis, self.leadership, self.outcomes = redis, Leadership(redis, "one"), Counter()
         self.writer, self.clock = HistoryWriter(redis), RedisClock(redis)
         self.at = None
-        self.notices = OperatorNotices(
-            redis, self.leadership, self.clock, urls=urls, choice=chosen("all", least=Severity.WARNING), official=(),
-            on_ended=lambda outcome: self.outcomes.update([outcome]),
-            **{"digest_seconds": 0.0, "quiet_hours": None, "monitor_url": None} | more,
-        )  # fmt: skip
+        self.notices = [
+            OperatorNotices(
+                redis, self.leadership, self.clock, url=url, choice=chosen("all", least=Severity.WARNING), official=(),
+                on_ended=lambda outcome: self.outcomes.update([outcome]),
+                **{"digest_seconds": 0.0, "quiet_hours": None, "monitor_url": None} | more,
+            )
+            for url in urls
+        ]  # fmt: skip
+
+    async def tell(self):
+        await asyncio.gather(*(each.send_due() for each in self.notices))
 
     async def crawl(self, *states):
         """Record a crawl in which server n is up or not."""
@@ -146,7 +155,7 @@ def service(receiver):
 async def begin(redis, *urls, **more):
     monitor = Monitor(redis, urls, **more)
     await monitor.crawl(True, True)
-    await monitor.notices.send_due()
+    await monitor.tell()
     return monitor
 
 
@@ -157,10 +166,10 @@ async def test_a_storm_is_one_message_and_its_end_another(redis, receiver, servi
     for _ in range(2):
         await monitor.crawl(False, False)
     for _ in range(3):
-        await monitor.notices.send_due()
+        await monitor.tell()
     await monitor.crawl(True, True)
     for _ in range(2):
-        await monitor.notices.send_due()
+        await monitor.tell()
     down, up = (json.loads(body) for _, body in receiver.received)
     assert down["title"].startswith("Petals: 2 changes")
     assert (down["type"], up["type"]) == ("warning", "success")
@@ -176,13 +185,13 @@ async def test_a_service_that_is_away_gets_all_of_it_later(redis, receiver, serv
     receiver.answers = [500]
     for _ in range(2):
         await monitor.crawl(False, True)
-    await monitor.notices.send_due()
+    await monitor.tell()
     assert (receiver.received, monitor.outcomes) == ([], {"failed": 2})
-    await monitor.notices.send_due()  # before the pause is over: nobody is asked
+    await monitor.tell()  # before the pause is over: nobody is asked
     assert monitor.outcomes == {"failed": 2}
     successor = Monitor(redis, (service,))
-    successor.leadership = successor.notices._leadership = monitor.leadership
-    await successor.notices.send_due()
+    successor.leadership = successor.notices[0]._leadership = monitor.leadership
+    await successor.tell()
     assert "unreachable" in json.loads(receiver.received[0][1])["title"]
 
 
@@ -191,12 +200,13 @@ async def test_quiet_hours_and_digests_hold_it_back(redis, receiver, service):
     monitor = await begin(redis, service, quiet_hours=parse_quiet_hours("00:00-23:59"))
     for _ in range(2):
         await monitor.crawl(False, True)
-    await monitor.notices.send_due()
-    monitor.notices._quiet_hours, monitor.notices._digest_seconds = None, 3600.0
-    await monitor.notices.send_due()
+    await monitor.tell()
+    (notices,) = monitor.notices
+    notices._quiet_hours, notices._digest_seconds = None, 3600.0
+    await monitor.tell()
     assert receiver.received == []
-    monitor.notices._digest_seconds = 0.0
-    await monitor.notices.send_due()
+    notices._digest_seconds = 0.0
+    await monitor.tell()
     assert len(receiver.received) == 1
 
 
@@ -207,20 +217,85 @@ async def test_a_deposed_crawler_moves_nothing(redis, receiver, service):
     for field in await redis.hkeys(keys.NOTICE_POSITIONS):
         await redis.hset(keys.NOTICE_POSITIONS, field, b"\xff nonsense")
     with pytest.raises(DeposedError):
-        await monitor.notices.send_due()
+        await monitor.tell()
     assert receiver.received == []
+
+
+async def test_no_service_holds_up_another(redis, receiver, service):
+    """Neither one that fails in a way of its own (apprise does not catch all), nor one that takes its time."""
+    with Receiver() as slow:
+        threading.Thread(target=slow.serve_forever, args=(0.05,), daemon=True).start()
+        slow.answers = AfterAnother(receiver)
+        monitor = await begin(
+            redis,
+            "mailto://user:hunter2@example.org?smtp=a..b",
+            service.replace(str(receiver.server_port), str(slow.server_port)),
+            service,
+        )
+        for _ in range(2):
+            await monitor.crawl(False, True)
+        await monitor.tell()
+        slow.shutdown()
+    assert (len(slow.received), len(receiver.received)) == (1, 1)
+    assert monitor.outcomes == {"failed": 1, "delivered": 2}
+
+
+class AfterAnother(list):
+    """Answers of a receiver that waits until another one got something."""
+
+    def __init__(self, other):
+        super().__init__([204])
+        self.other = other
+
+    def pop(self, _=0):
+        while not self.other.received:
+            time.sleep(0.01)
+        return 204
+
+
+@pytest.mark.parametrize("position", [b"9999999999999-0", b"18446744073709551615-18446744073709551615"])
+async def test_a_position_beyond_the_stream_is_as_none(redis, receiver, service, position):
+    """A bad entry in Redis, or a stream that was begun anew: it costs what happened before, not all that follows."""
+    monitor = await begin(redis, service)
+    for field in await redis.hkeys(keys.NOTICE_POSITIONS):
+        await redis.hset(keys.NOTICE_POSITIONS, field, position)
+    await monitor.tell()
+    for _ in range(2):
+        await monitor.crawl(False, True)
+    await monitor.tell()
+    assert len(receiver.received) == 1
+
+
+async def test_a_clock_that_is_set_back_holds_nothing_up(redis, receiver, service):
+    """Redis gives a stream's entries later ids than the last one, whatever its clock says: those are not waited for.
+
+    And a new service is not told what happened before it was set.
+    """
+    ahead = int(time.time() * 1000) + 7_200_000
+    monitor = await begin(redis, service, digest_seconds=60.0)
+    await redis.xadd(keys.CHANGES, {"id": "x", "change": msgspec.msgpack.encode(change(id="x"))}, id=f"{ahead}-0")
+    later = Monitor(redis, (f"{service}&new=1",))
+    later.notices[0]._leadership = monitor.leadership
+    for _ in range(2):
+        await later.tell()
+    assert later.outcomes == {}
+    await monitor.tell()
+    assert len(receiver.received) == 1
 
 
 @pytest.mark.real_parts
 def test_the_test_notice(receiver, service):
     """`--test-notice` reaches every receiver, says which fail, and shows no secret."""
-    settings = {"NOTIFY_URLS": f"{service},json://user:hunter2@127.0.0.1:1/secret?cto=1", "INITIAL_PEERS": ""}
+    settings = {
+        "NOTIFY_URLS": f"{service},json://user:hunter2@127.0.0.1:1/secret?cto=1,mailto://u:hunter2@example.org?smtp=a..b",
+        "INITIAL_PEERS": "",
+    }
     ran = subprocess.run(
         [sys.executable, "-m", "crawler", "--test-notice"],
         env={**os.environ, **settings}, capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     assert (ran.returncode, ran.stdout.splitlines()[0]) == (1, "sent  json://***"), ran.stderr
-    assert ran.stdout.splitlines()[1].startswith("FAIL  json://***")
+    assert [line.split(":")[0] for line in ran.stdout.splitlines()[1:]] == ["FAIL  json", "FAIL  mailto"]
     assert "hunter2" not in ran.stdout + ran.stderr
     assert "nothing happened" in json.loads(receiver.received[0][1])["message"]
 
