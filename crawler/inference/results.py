@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
 from crawler.incidents import judged
 from shared import words
-from shared.inference import Usability, UsabilityState
+from shared.inference import ServerInference, Usability, UsabilityState
 from shared.judgement.coverage import coverage
+from shared.judgement.freshness import snapshot_period
 from shared.snapshot import ModelState, PeerState
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from shared.inference import Agreement, ServerInference
+    from shared.inference import Agreement
     from shared.snapshot import ModelReport, ServerReport, Snapshot
 
+K = TypeVar("K")
+T = TypeVar("T", ServerInference, Usability)
+
 KEPT_PERIODS = 3
-"""Periods after which a check is too old to say anything about now, and is dropped."""
+"""Periods, of checks or of crawls if these are longer, after which a check says nothing about now, and is dropped."""
 
 
 class Results:
@@ -45,20 +49,18 @@ class Results:
                 kept[dht_prefix, peer_id] = msgspec.structs.replace(found, agreement=agreement)
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Add the checks that another crawler published, where this one has none."""
+        """Add the checks that another crawler published, where this one has no newer ones."""
         for model in snapshot.models:
-            if model.usability is not None and model.state is ModelState.HEALTHY:  # a broken one's is of no chain
-                self.models.setdefault(model.dht_prefix, model.usability)
+            if model.state is ModelState.HEALTHY:  # what is said of a broken one is of no chain
+                _add_newer(self.models, model.dht_prefix, model.usability)
             for server in model.servers:
                 key = model.dht_prefix, server.peer_id
-                if server.inference is not None:
-                    self.servers.setdefault(key, server.inference)
-                if server.adapter_inference is not None:
-                    self.adapters.setdefault(key, server.adapter_inference)
+                _add_newer(self.servers, key, server.inference)
+                _add_newer(self.adapters, key, server.adapter_inference)
 
     def merged(self, snapshot: Snapshot, *, peer_id: str | None) -> Snapshot:
         """Return a snapshot with its checks; drop those that are too old. `peer_id` is that of the checking node."""
-        oldest = snapshot.taken_at - KEPT_PERIODS * self._period
+        oldest = snapshot.taken_at - KEPT_PERIODS * max(self._period, snapshot_period(snapshot))
         self.servers = {key: one for key, one in self.servers.items() if one.checked_at >= oldest}
         self.adapters = {key: one for key, one in self.adapters.items() if one.checked_at >= oldest}
         self.models = {key: one for key, one in self.models.items() if one.checked_at >= oldest}
@@ -92,3 +94,9 @@ class Results:
         if plain is adapted is None:
             return server
         return msgspec.structs.replace(server, inference=plain, adapter_inference=adapted)
+
+
+def _add_newer(kept: dict[K, T], key: K, found: T | None) -> None:
+    before = kept.get(key)
+    if found is not None and (before is None or before.checked_at < found.checked_at):
+        kept[key] = found

@@ -24,6 +24,7 @@ from crawler.inference.checker import Checker, Round
 from crawler.inference.plan import slot_of
 from crawler.inference.results import Results
 from shared.inference import InferenceOutcome
+from shared.judgement.freshness import stale_after
 from shared.p2p.addresses import AddressRules
 from shared.p2p.connect import NotConnectedError, ProberNode, connection
 from shared.p2p.daemon import NodeError
@@ -43,8 +44,8 @@ SESSIONS_AT_ONCE = 16
 CHAINS_AT_ONCE = 2
 SERVER_FREE_WITHIN = 30.0
 """Seconds that a check waits for another one of the same server, of another model."""
-SNAPSHOT_LASTS = 300.0
-"""Seconds: an older snapshot does not say where servers are now."""
+SNAPSHOT_LASTS, SNAPSHOT_PERIODS = 300.0, 2
+"""Seconds, or crawl periods if these are longer: an older snapshot does not say where servers are now."""
 FRESH = 0.5
 """Share of a period: a check that is younger, of another process, is not made again."""
 IDLE = 1.0
@@ -101,9 +102,10 @@ class InferenceChecks:
     def _current(self) -> Snapshot | None:
         """Return the latest snapshot; None where this crawler does not lead, or the snapshot is too old."""
         snapshot = self._snapshot
-        if snapshot is None or not self.leads() or snapshot.age(self.now()) > SNAPSHOT_LASTS:
+        if snapshot is None or not self.leads():
             return None
-        return snapshot
+        lasts = max(SNAPSHOT_LASTS, stale_after(snapshot, SNAPSHOT_PERIODS))
+        return snapshot if snapshot.age(self.now()) <= lasts else None
 
     async def round(self, identity: Path | None = None, began: float | None = None) -> None:
         """Check every model and every server that takes part once; `began` is in monotonic seconds, None: at once."""

@@ -100,8 +100,8 @@ class OperatorNotices:
         """
         newest: Any = await self._redis.xrevrange(keys.CHANGES, count=1)
         end = _position(newest[0][0]) if newest else (0, 0)
-        stored_position = await self._redis.hget(keys.NOTICE_POSITIONS, self._field)
-        position = None if stored_position is None else stored.read("change", _position, stored_position)
+        written: Any = await self._redis.hget(keys.NOTICE_POSITIONS, self._field)
+        position = None if written is None else stored.read("change", _position, written)
         if position is None or position > end:  # a new service: it gets the changes from now on
             await self._move(end)
         else:

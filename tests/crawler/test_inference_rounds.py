@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 from structlog.testing import capture_logs
 
@@ -289,6 +290,43 @@ async def test_nobody_checks_who_does_not_lead_or_what_is_old_or_left_out(monkey
     swarm = Swarm(monkeypatch, **more)
     (found,) = await swarm.round(model(servers=(reached(1),)), age=age)
     assert (swarm.connected, found.usability) == ([], None)
+
+
+async def test_rare_crawls_still_have_checks(monkeypatch):
+    """A snapshot serves until the next one, and what was found until then stays known for some crawls."""
+    swarm = Swarm(monkeypatch)
+    seen = snapshot(model(servers=(reached(1),)), taken_at=NOW - 3_000, update_period=3_600.0)
+    swarm.checks.merged(seen)
+    await swarm.checks.round()
+    later = msgspec.structs.replace(seen, taken_at=NOW + 600)
+    assert swarm.checks.merged(later).models[0].servers[0].inference.outcome is InferenceOutcome.COMPUTED
+    much_later = msgspec.structs.replace(seen, taken_at=NOW + 4 * 3_600)
+    assert swarm.checks.merged(much_later).models[0].servers[0].inference is None
+
+
+def test_the_newest_check_counts_at_a_take_over():
+    """Not the one that this crawler made itself when it led before."""
+    old, new = (ServerInference(outcome, (0, 8), at) for outcome, at in (("failed", NOW - 60), ("computed", NOW)))
+    proved = Usability(UsabilityState.USABLE, NOW)
+    published = model(servers=(reached(1, inference=new),), usability=proved)
+    results = Results(60.0)
+    results.add("demo-model", ONE, old)
+    results.models["demo-model"] = Usability(UsabilityState.UNUSABLE, NOW - 60)
+    for _ in range(2):
+        results.restore(snapshot(published))
+        (found,) = results.merged(snapshot(model(servers=(reached(1),)), taken_at=NOW), peer_id=None).models
+        assert (found.servers[0].inference, found.usability) == (new, proved)
+        published = model(servers=(reached(1, inference=old),), usability=Usability(UsabilityState.UNUSABLE, NOW - 60))
+
+
+@pytest.mark.parametrize("order", [1, -1])
+async def test_a_model_one_of_whose_servers_nobody_reached_is_not_unusable(monkeypatch, order):
+    """Whichever server was asked last: the one that did not describe its blocks is not the only one."""
+    swarm = Swarm(monkeypatch)
+    swarm.info = lambda peer, _: OSError("gone") if peer == ONE else b""
+    monkeypatch.setattr(checker.random, "sample", lambda asked, _: asked[::order])
+    await swarm.checker().chain(model(servers=(reached(1), reached(2))))
+    assert swarm.checks.results.models["demo-model"].state is UsabilityState.UNKNOWN
 
 
 async def test_checks_begin_with_the_first_snapshot(monkeypatch):
