@@ -59,11 +59,16 @@ class Results:
                 _add_newer(self.adapters, key, server.adapter_inference)
 
     def merged(self, snapshot: Snapshot, *, peer_id: str | None) -> Snapshot:
-        """Return a snapshot with its checks; drop those that are too old. `peer_id` is that of the checking node."""
+        """Return a snapshot with its checks, without those that are too old. `peer_id` is that of the checking node."""
         oldest = snapshot.taken_at - KEPT_PERIODS * max(self._period, snapshot_period(snapshot))
         self.servers = {key: one for key, one in self.servers.items() if one.checked_at >= oldest}
         self.adapters = {key: one for key, one in self.adapters.items() if one.checked_at >= oldest}
-        self.models = {key: one for key, one in self.models.items() if one.checked_at >= oldest}
+        present = {model.dht_prefix for model in snapshot.models}
+        for prefix, one in tuple(self.models.items()):
+            if prefix not in present:
+                del self.models[prefix]
+            elif one.checked_at < oldest:
+                self.models[prefix] = Usability(UsabilityState.UNKNOWN, one.checked_at, "not tried since then")
         models = tuple(self._model(model, snapshot) for model in snapshot.models)
         return msgspec.structs.replace(snapshot, models=models, inference_peer_id=peer_id)
 

@@ -304,6 +304,19 @@ async def test_rare_crawls_still_have_checks(monkeypatch):
     assert swarm.checks.merged(much_later).models[0].servers[0].inference is None
 
 
+async def test_a_chain_that_is_long_ago_leaves_unknown_what_it_proved(monkeypatch):
+    """So it ends no incident, as a model does that has no chains at all; one that nobody announces is forgotten."""
+    swarm = Swarm(monkeypatch, Servers(**{ONE: lambda *_: raised("a bug")}))
+    seen = model(servers=(reached(1),))
+    (found,) = await swarm.round(seen)
+    assert found.usability.state is UsabilityState.UNUSABLE
+    for _ in range(2):
+        (found,) = swarm.checks.merged(snapshot(seen, taken_at=NOW + 181)).models
+        assert (found.usability.state, found.usability.checked_at) == (UsabilityState.UNKNOWN, NOW)
+    swarm.checks.merged(snapshot(model("another"), taken_at=NOW + 182))
+    assert list(swarm.checks.results.models) == ["another"]
+
+
 def test_the_newest_check_counts_at_a_take_over():
     """Not the one that this crawler made itself when it led before."""
     old, new = (ServerInference(outcome, (0, 8), at) for outcome, at in (("failed", NOW - 60), ("computed", NOW)))
