@@ -36,6 +36,13 @@ def _prefixes(given: frozenset[str]) -> None:
 def _can_be_kept(file: Path) -> None:
     if not os.access(file if file.exists() else file.parent, os.R_OK | os.W_OK):
         raise ValueError(f"cannot read and write {file}")
+    if file.exists():
+        from shared.p2p.hivemind import PeerID  # noqa: PLC0415 - megabytes that few need
+
+        try:
+            PeerID.from_identity(file.read_bytes())
+        except Exception:  # noqa: BLE001 - those of OSError, protobuf and cryptography have no common class
+            raise ValueError(f"{file} is no private key of libp2p: name a file that does not exist") from None
 
 
 class CrawlerSettings(SwarmSettings, ExportSettings):
@@ -157,6 +164,15 @@ class CrawlerSettings(SwarmSettings, ExportSettings):
     @classmethod
     def _split_choice(cls, value: Any) -> Any:
         return value if value in ("official", "all") else split_list(value)
+
+    @field_validator("notify_models")
+    @classmethod
+    def _are_prefixes(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            if alone := {"official", "all"}.intersection(value):
+                raise ValueError(f"`{alone.pop()}` stands alone")
+            _prefixes(frozenset(value))
+        return value
 
     @field_validator("notify_servers")
     @classmethod

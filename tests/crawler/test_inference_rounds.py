@@ -16,6 +16,7 @@ from crawler.inference import checker, rounds
 from crawler.inference.checker import Checker, Round
 from crawler.inference.results import Results
 from crawler.inference.rounds import InferenceChecks
+from crawler.settings import CrawlerSettings
 from shared.inference import AgreementOutcome, InferenceOutcome, ServerInference, Usability, UsabilityState
 from shared.judgement.usability import OPT_OUT, gives_tokens, not_asked
 from shared.p2p import tensors
@@ -482,6 +483,16 @@ def test_a_rounds_input_is_known_to_nobody_before():
     assert one.inputs(HIDDEN) is one.inputs(HIDDEN)
     assert one.inputs(HIDDEN) != other.inputs(HIDDEN)
     assert [len(values) for values in one.inputs(7)] == [7, 7]
+
+
+def test_a_file_that_keeps_no_identity_is_a_bad_setting(tmp_path):
+    """An empty one, or the folder that a container's engine makes for a missing one: no check would ever be made."""
+    (tmp_path / "empty").touch()
+    (tmp_path / "junk").write_bytes(b"junk")
+    for name in ("empty", "junk", "."):
+        with pytest.raises(ValueError, match="no private key"):
+            CrawlerSettings(inference_identity=tmp_path / name)
+    assert CrawlerSettings(inference_identity=tmp_path / "new").inference_identity == tmp_path / "new"
 
 
 @pytest.mark.parametrize("kept", [True, False])

@@ -52,6 +52,9 @@ def chosen(models="official", servers=(), contributors=(), least=Severity.CRITIC
         (chosen(("another",)), change(dht_prefix="another"), True),
         (chosen(), change(ChangeKind.DOWN), False),
         (chosen(least=Severity.WARNING), change(ChangeKind.DOWN), True),
+        (chosen((), ("P",)), change(ChangeKind.DOWN, peer_id="P"), True),
+        (chosen((), (), ("Ada",)), change(ChangeKind.NOT_COMPUTING, contributor="Ada"), True),
+        (chosen((), ("P",)), change(ChangeKind.MOVED, peer_id="P"), False),
         (chosen((), ("P",), (), Severity.INFO), change(ChangeKind.MOVED, peer_id="P", dht_prefix="another"), True),
         (
             chosen((), (), ("Ada",), Severity.INFO),
@@ -64,7 +67,10 @@ def chosen(models="official", servers=(), contributors=(), least=Severity.CRITIC
     ],
 )
 def test_who_is_told_of_what(choice, told, is_told):
-    """Models, servers and contributors by name, from a severity on; of what flaps fewer and fewer times."""
+    """Models, servers and contributors by name, from a severity on; of what flaps fewer and fewer times.
+
+    A server's changes are never critical: of one that is named, those that are urgent for a server are told.
+    """
     assert choice.takes(told, OFFICIAL) is is_told
 
 
@@ -85,10 +91,12 @@ def test_quiet_hours(hours, at, quiet):
     assert parse_quiet_hours(hours).include(now) is quiet
 
 
-@pytest.mark.parametrize("text", ["", "22-7", "25:00-07:00", "22:00-07:00 Mars/Base", "22:00-07:00 ../../etc/passwd"])
+@pytest.mark.parametrize(
+    "text", ["", "22-7", "08:00-08:00", "25:00-07:00", "22:00-07:00 Mars/Base", "22:00-07:00 ../../etc/passwd"]
+)
 def test_quiet_hours_that_are_none(text):
     """They are refused with what was expected."""
-    with pytest.raises(ValueError, match="expected|no time zone"):
+    with pytest.raises(ValueError, match="expected|no time zone|the same"):
         parse_quiet_hours(text)
 
 
@@ -298,6 +306,13 @@ def test_the_test_notice(receiver, service):
     assert [line.split(":")[0] for line in ran.stdout.splitlines()[1:]] == ["FAIL  json", "FAIL  mailto"]
     assert "hunter2" not in ran.stdout + ran.stderr
     assert "nothing happened" in json.loads(receiver.received[0][1])["message"]
+
+
+@pytest.mark.parametrize("models", ["official,my-model", "all, my-model", "my model", "a.b"])
+def test_models_that_nobody_can_have_are_refused(models):
+    """`official` and `all` stand alone: beside others each would be read as the name of a model."""
+    with pytest.raises(ValueError, match=r"stands alone|the prefix has"):
+        CrawlerSettings(notify_models=models)
 
 
 def test_settings_are_tried_before_work(monkeypatch):
