@@ -10,7 +10,7 @@ import msgspec
 from crawler.incidents import Watch, step
 from shared import changes, incidents
 from shared.store import keys
-from shared.store.rings import CRAWLED, DAY, Resolution, pack_crawled, pack_model, sample, unpack_model
+from shared.store.rings import CRAWLED, DAY, Resolution, pack_crawled, pack_model, sample, unpack_crawled, unpack_model
 from shared.store.server_history import LIFE_SECONDS, seen, unpack_header
 from shared.store.server_history import changes as header_changes
 
@@ -61,9 +61,16 @@ class FollowedModel(NamedTuple):
     stored: StoredOutage
 
 
-def crawled_commands(hour: int, minutes: int, *, first: bool, new_minute: bool) -> list[Command]:
-    """Return the commands that count this minute, unless it is counted. `minutes` of the hour are counted so far."""
+def crawled_commands(hour: int, minutes: int, *, first: bool, new_minute: bool, ring: bytes = b"") -> list[Command]:
+    """Return the commands that count this minute, unless it is counted. `minutes` of the hour are counted so far.
+
+    `ring` has all hours where a clock that was ahead may have counted later ones: those are deleted.
+    """
     commands: list[Command] = []
+    for later in range(hour + 1, hour + CRAWLED.slots) if ring else ():
+        place = CRAWLED.offset(later)
+        if unpack_crawled(ring[place : place + CRAWLED.width], later):
+            commands.append(("SETRANGE", keys.HISTORY_CRAWLED, place, bytes(CRAWLED.width)))
     if first:
         commands.append(("SETRANGE", keys.HISTORY_CRAWLED, CRAWLED.size - 1, b"\0"))
     if not minutes:

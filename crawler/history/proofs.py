@@ -28,16 +28,21 @@ class ProofHistory:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._recorded: dict[str, int] = {}
+        self.recorded: dict[str, int] = {}
         """When the latest recorded check of a key began."""
 
-    async def commands(self, snapshot: Snapshot, models: Container[str], servers: Container[str]) -> list[Command]:
-        """Return the commands for the models (DHT prefixes) and servers that have a history."""
+    async def commands(
+        self, snapshot: Snapshot, models: Container[str], servers: Container[str]
+    ) -> tuple[list[Command], dict[str, int]]:
+        """Return the commands for the models (DHT prefixes) and servers that have a history.
+
+        And what `recorded` is once they have been run.
+        """
         latest = _latest(snapshot, models, servers)
         fresh = {
             Piece(key, ring.offset(proof.hour), ring.width): (ring, proof)
             for key, (ring, proof) in latest.items()
-            if proof.checked_at > self._recorded.get(key, -1)
+            if proof.checked_at > self.recorded.get(key, -1)
         }
         found, commands = await read_pieces(self._redis, list(fresh))
         for piece, (ring, proof) in fresh.items():
@@ -50,8 +55,7 @@ class ProofHistory:
             record = proof if before is None else before.merge(proof)
             commands.append(("SETRANGE", key, piece.offset, pack(record)))
             commands.append(("EXPIRE", key, ring.life))
-        self._recorded = {key: proof.checked_at for key, (_, proof) in latest.items()}
-        return commands
+        return commands, {key: proof.checked_at for key, (_, proof) in latest.items()}
 
 
 def _latest(snapshot: Snapshot, models: Container[str], servers: Container[str]) -> dict[str, tuple[Ring, Proof]]:

@@ -143,7 +143,9 @@ class HistoryWriter:
         rings = {model.report.dht_prefix: ring_pieces(model.report.dht_prefix, at) for model in models}
         headers = [Piece(keys.history_of_server(peer_id), 0, HEADER_BYTES) for peer_id in servers]
         hours = [Piece(keys.history_of_server(peer_id), offset_of(hour), 1) for peer_id in servers if was_ahead]
-        found, unusable = await read_pieces(self._redis, [*chain.from_iterable(rings.values()), *headers, *hours])
+        whole_ring = Piece(keys.HISTORY_CRAWLED, 0, CRAWLED.size)
+        pieces = [*chain.from_iterable(rings.values()), *headers, *hours, *((whole_ring,) if was_ahead else ())]
+        found, unusable = await read_pieces(self._redis, pieces)
         commands += unusable
         known, unreadable = _readable("change", decode_watched, keys.WATCHED_SERVERS, known)
         commands += unreadable
@@ -151,7 +153,13 @@ class HistoryWriter:
         served = stored.read_fields("contributor", contributors.decode, stored.answered("contributor", served, {}))
         commands += contributor_commands(served, snapshot, at, last_crawl=last)
         minutes = unpack_crawled(crawled, hour)
-        commands += crawled_commands(hour, minutes, first=not crawled, new_minute=at // MINUTE > last // MINUTE)
+        commands += crawled_commands(
+            hour,
+            minutes,
+            first=not crawled,
+            new_minute=at // MINUTE > last // MINUTE,
+            ring=found.get(whole_ring, b""),
+        )
         for model in models:
             commands += model_commands(model, [found[piece] for piece in rings[model.report.dht_prefix]], at)
         commands += server_commands(
@@ -163,8 +171,9 @@ class HistoryWriter:
             ring_minutes=[found[piece] for piece in hours],
         )
         followed = {model.report.dht_prefix for model in models}
-        commands += await self._proofs.commands(snapshot, followed, servers)
-        await self._write(commands, lease, head or b"", at)
+        proofs, recorded = await self._proofs.commands(snapshot, followed, servers)
+        await self._write(commands + proofs, lease, head or b"", at)
+        self._proofs.recorded = recorded
         return True
 
     async def _write(self, commands: list[Command], lease: str, head: bytes, at: float) -> None:
