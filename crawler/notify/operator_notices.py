@@ -80,6 +80,8 @@ class OperatorNotices:
         self._monitor_url = monitor_url
         self._on_ended = on_ended
         self._advance = FencedScript(redis, _ADVANCE)
+        self._told: dict[str, int] = {}
+        """The changes that last and were sent: how often each had happened then, by its id."""
         self._retry_at = 0.0
         """Monotonic seconds."""
         self._pause = FIRST_PAUSE
@@ -112,7 +114,7 @@ class OperatorNotices:
         found = []
         for entry_id, fields in entries:
             change = stored.read("change", lambda entry: changes.decode(entry[b"change"]), fields)
-            if change is not None and self._choice.takes(change, self._official):
+            if change is not None and self._choice.takes(change, self._official) and not self._is_told(change):
                 found.append((entry_id, change))
         if not entries:
             return
@@ -127,10 +129,19 @@ class OperatorNotices:
             return
         if await self._send([change for _, change in found]):
             self._pause = FIRST_PAUSE
+            for _, change in found:
+                if change.lasts:
+                    self._told[change.id] = change.times
+                else:
+                    self._told.pop(change.id, None)
             await self._move(last)
         else:
             self._retry_at = time.monotonic() + self._pause
             self._pause = min(2 * self._pause, LONGEST_PAUSE)
+
+    def _is_told(self, change: Change) -> bool:
+        """Whether the service knows it: an update has added evidence, such as further blocks that a model lost."""
+        return change.lasts and self._told.get(change.id) == change.times
 
     async def _send(self, found: list[Change]) -> bool:
         service = masked(self._url)

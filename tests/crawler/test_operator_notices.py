@@ -150,8 +150,18 @@ class Monitor:
             else server(n, 0, 8, PeerState.UNREACHABLE, verdict=Verdict.UNREACHABLE, error="The port refuses.")
             for n, up in enumerate(states)
         ]
-        each = snapshot(model(servers=(*servers, server(99, 0, 8, verdict=Verdict.REACHABLE))), taken_at=self.at)
-        await self.writer.append(each, self.leadership.lease)
+        await self._record(model(servers=(*servers, server(99, 0, 8, verdict=Verdict.REACHABLE))))
+
+    async def crawl_model(self, held):
+        """Record a crawl in which an official model has a server for its first blocks."""
+        assert await self.leadership.hold()
+        self.at += 60
+        up = tuple(server(n, 0, 8, verdict=Verdict.REACHABLE) for n in (0, 1, 99))
+        outage = model("official", servers=(server(7, 0, held, verdict=Verdict.REACHABLE),), official=True)
+        await self._record(model(servers=up), outage)
+
+    async def _record(self, *models):
+        await self.writer.append(snapshot(*models, taken_at=self.at), self.leadership.lease)
 
 
 @pytest.fixture
@@ -201,6 +211,22 @@ async def test_a_service_that_is_away_gets_all_of_it_later(redis, receiver, serv
     successor.leadership = successor.notices[0]._leadership = monitor.leadership
     await successor.tell()
     assert "unreachable" in json.loads(receiver.received[0][1])["title"]
+
+
+async def test_an_outage_that_gets_worse_is_told_once(redis, receiver, service):
+    """And its end. Each further block that it loses updates its entry, which may be the first that a service sees."""
+    monitor = await begin(redis, service)
+    for held in (8, 5, 5, 4):
+        await monitor.crawl_model(held)
+    await monitor.tell()
+    for held in (3, 2):
+        await monitor.crawl_model(held)
+        await monitor.tell()
+    for _ in range(2):
+        await monitor.crawl_model(8)
+    await monitor.tell()
+    titles = [json.loads(body)["title"] for _, body in receiver.received]
+    assert titles == ["official is broken", "official works again"]
 
 
 async def test_quiet_hours_and_digests_hold_it_back(redis, receiver, service):
