@@ -66,16 +66,18 @@ class CrawlLoop:
     async def _keep_lease(self) -> None:
         """Take the lease or renew it every second. A Redis that is away, or comes back empty, is waited out."""
         redis_away = False
+        taken_over: str | None = None
         while True:
             try:
-                led = self._leads.is_set()
                 if await self.leadership.hold():
-                    if not led:
+                    # A new lease of one that led before, too: another crawler may have led while it stood still.
+                    if self.leadership.lease != taken_over:
                         await self.publisher.take_over(self.settings.bootstrap_peers)
+                        taken_over = self.leadership.lease
                     self._leads.set()
                     await self.publisher.restore()
                 else:
-                    if led:
+                    if self._leads.is_set():
                         log.warning("another crawler leads")
                     self._leads.clear()
                 if redis_away:
