@@ -42,12 +42,16 @@ class StoredOutage(NamedTuple):
 
     watch: Watch | None = None
     opened: incidents.Incident | None = None
+    after_gap: bool = False
+    """Whether nobody looked for long before this crawl: what an earlier one suspected then counts no more."""
 
     @property
     def agreed(self) -> Watch | None:
         """The watch to continue from. It takes over the incident that is shown as open, so healthy crawls end it."""
         if self.opened is None:
-            return self.watch
+            if self.watch is None or not self.after_gap:
+                return self.watch
+            return msgspec.structs.replace(self.watch, suspected=None)
         if self.watch is None:
             return Watch.of(self.opened)
         return msgspec.structs.replace(self.watch, incident=self.opened, suspected=None)

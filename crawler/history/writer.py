@@ -26,6 +26,7 @@ from crawler.history.pieces import Piece, read_pieces, ring_pieces
 from crawler.history.proofs import ProofHistory
 from crawler.incidents import absent, decode_watch, judged
 from shared import changes, contributors, incidents
+from shared.judgement.freshness import snapshot_period
 from shared.snapshot import ModelState, PeerState, Snapshot
 from shared.store import keys, stored
 from shared.store.fencing import FencedScript
@@ -45,6 +46,8 @@ MAX_MODELS = 100
 """Models with a history: official ones first, then those that were ever healthy."""
 MAX_SERVERS = 5_000
 """Servers with a history. Those that were never online are dropped first, then those not seen for longest."""
+GAP_SECONDS, GAP_PERIODS = 600.0, 3
+"""Seconds, or periods of crawls if these are longer, after which the crawl before does not count as the one before."""
 CLOCK_TOLERANCE = 60.0
 """Seconds by which a recorded crawl may be ahead of Redis's clock."""
 
@@ -137,7 +140,8 @@ class HistoryWriter:
             last = 0.0
         if at <= last:
             return False
-        models, commands = _follow(snapshot, watched, opened, at)
+        after_gap = at - last > max(GAP_SECONDS, GAP_PERIODS * snapshot_period(snapshot))
+        models, commands = _follow(snapshot, watched, opened, at, after_gap=after_gap)
         servers = _choose_servers(snapshot)
 
         rings = {model.report.dht_prefix: ring_pieces(model.report.dht_prefix, at) for model in models}
@@ -149,7 +153,7 @@ class HistoryWriter:
         commands += unusable
         known, unreadable = _readable("change", decode_watched, keys.WATCHED_SERVERS, known)
         commands += unreadable
-        commands += server_changes(known, snapshot, at)
+        commands += server_changes(known, snapshot, at, after_gap=after_gap)
         served = stored.read_fields("contributor", contributors.decode, stored.answered("contributor", served, {}))
         commands += contributor_commands(served, snapshot, at, last_crawl=last)
         minutes = unpack_crawled(crawled, hour)
@@ -191,12 +195,16 @@ class HistoryWriter:
         await self._append(lease, names, *arguments)
 
 
-def _follow(snapshot: Snapshot, watched: Any, opened: Any, at: float) -> tuple[list[FollowedModel], list[Command]]:
+def _follow(
+    snapshot: Snapshot, watched: Any, opened: Any, at: float, *, after_gap: bool
+) -> tuple[list[FollowedModel], list[Command]]:
     """Return the models to follow, and commands for the other fields of the two hashes (watches, open incidents)."""
     watches, commands = _readable("watch", decode_watch, keys.INCIDENT_WATCH, watched)
     shown, unreadable = _readable("incident", incidents.decode, keys.OPEN_INCIDENTS, opened)
     commands += unreadable
-    outages = {prefix: StoredOutage(watches.get(prefix), shown.get(prefix)) for prefix in {**watches, **shown}}
+    outages = {
+        prefix: StoredOutage(watches.get(prefix), shown.get(prefix), after_gap) for prefix in {**watches, **shown}
+    }
     models, left_out, withdrawn = _choose_models(snapshot, outages)
     for prefix in withdrawn:
         commands += withdrawal_commands(prefix, outages[prefix], at)
