@@ -140,7 +140,7 @@ class HistoryWriter:
             last = 0.0
         if at <= last:
             return False
-        after_gap = at - last > max(GAP_SECONDS, GAP_PERIODS * snapshot_period(snapshot))
+        after_gap = 0.0 < last < at - max(GAP_SECONDS, GAP_PERIODS * snapshot_period(snapshot))
         models, commands = _follow(snapshot, watched, opened, at, after_gap=after_gap)
         servers = _choose_servers(snapshot)
 

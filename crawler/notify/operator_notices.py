@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import threading
 import time
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -82,6 +84,8 @@ class OperatorNotices:
         self._advance = FencedScript(redis, _ADVANCE)
         self._told: dict[str, int] = {}
         """The changes that last and were sent: how often each had happened then, by its id."""
+        self._sending: asyncio.Future[None] | None = None
+        """The message that is under way, perhaps for longer than it was waited for."""
         self._retry_at = 0.0
         """Monotonic seconds."""
         self._pause = FIRST_PAUSE
@@ -144,17 +148,22 @@ class OperatorNotices:
         return change.lasts and self._told.get(change.id) == change.times
 
     async def _send(self, found: list[Change]) -> bool:
-        service = masked(self._url)
+        if self._sending is not None and not self._sending.done():
+            return self._failed("the message before is still under way")
+        self._sending = _in_thread(partial(send, self._url, message(found, self._monitor_url)))
         try:
             async with asyncio.timeout(SEND_TIMEOUT):
-                await asyncio.to_thread(send, self._url, message(found, self._monitor_url))
+                await asyncio.shield(self._sending)
         except (NotSentError, TimeoutError) as error:
-            self._on_ended("failed")
-            log.warning("notice not delivered; it will be retried", service=service, reason=str(error) or "timeout")
-            return False
+            return self._failed(str(error) or "timeout")
         self._on_ended("delivered")
-        log.info("notice delivered", service=service, changes=len(found))
+        log.info("notice delivered", service=masked(self._url), changes=len(found))
         return True
+
+    def _failed(self, reason: str) -> bool:
+        self._on_ended("failed")
+        log.warning("notice not delivered; it will be retried", service=masked(self._url), reason=reason)
+        return False
 
     async def _move(self, position: Position) -> None:
         packed = "{}-{}".format(*position)
@@ -165,3 +174,28 @@ def _position(stream_id: bytes) -> Position:
     """Return the numbers of a stream id. Raises `ValueError` where it is none."""
     milliseconds, _, sequence = stream_id.decode().partition("-")
     return int(milliseconds), int(sequence)
+
+
+def _in_thread(work: Callable[[], None]) -> asyncio.Future[None]:
+    """Run `work` in a thread of its own, which may take for ever: those of asyncio are few, and are waited for."""
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[None] = loop.create_future()
+
+    def end(error: Exception | None) -> None:
+        if error is None:
+            ended.set_result(None)
+        else:
+            ended.set_exception(error)
+            ended.exception()  # read, so that asyncio does not log it where nobody waits any more
+
+    def run() -> None:
+        error = None
+        try:
+            work()
+        except Exception as raised:  # noqa: BLE001 - raised where it is awaited
+            error = raised
+        with suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(end, error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return ended

@@ -188,6 +188,18 @@ async def test_most_servers_by_name_decide_which_hidden_size_is_wrong(monkeypatc
     assert swarm.counted == {"computed": 5, "wrong_shape": 1}
 
 
+async def test_a_chain_of_another_hidden_size_is_nobodys_input(monkeypatch):
+    """Of two servers that name different ones nobody knows which is right: each is given what it can compute."""
+    swarm = Swarm(monkeypatch)
+    swarm.info = lambda peer, _: schema((2,)) if peer == ONE else schema()
+    monkeypatch.setattr(checker.random, "sample", lambda asked, _: asked)
+    (found,) = await swarm.round(model(servers=(reached(1), reached(2, inference_rps=1.0))))
+    assert found.usability.path[0].peer_id == ONE
+    two = found.servers[1].inference
+    assert (two.outcome, two.detail) == (InferenceOutcome.COMPUTED, None)
+    assert two.agreement.outcome is AgreementOutcome.ALONE
+
+
 async def test_few_servers_are_asked_for_the_hidden_size(monkeypatch):
     """Until three have named one, and eight at most, in no order; those that are left out are not asked."""
     swarm, asked = Swarm(monkeypatch), []

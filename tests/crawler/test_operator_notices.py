@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -272,6 +273,21 @@ async def test_no_service_holds_up_another(redis, receiver, service):
         slow.shutdown()
     assert (len(slow.received), len(receiver.received)) == (1, 1)
     assert monitor.outcomes == {"failed": 1, "delivered": 2}
+
+
+async def test_a_service_that_never_answers_takes_one_thread(redis, service, monkeypatch):
+    """Crawls, exports and the webhook need threads too: there are as few as the machine has cores, and some."""
+    monkeypatch.setattr("crawler.notify.operator_notices.SEND_TIMEOUT", 0.02)
+    before = threading.active_count()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monitor = await begin(redis, f"json://127.0.0.1:{silent.getsockname()[1]}/?rto=9")
+        for _ in range(2):
+            await monitor.crawl(False, True)
+        for _ in range(3):
+            monitor.notices[0]._retry_at = 0.0
+            await monitor.tell()
+        assert monitor.outcomes == {"failed": 3}
+        assert threading.active_count() <= before + 1
 
 
 class AfterAnother(list):
