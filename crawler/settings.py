@@ -222,6 +222,12 @@ def parse_models(text: str) -> tuple[Model, ...]:
     for model in models:
         if reason := bad_prefix(model.dht_prefix):
             raise ValueError(f"model {model.dht_prefix!r}: {reason}")
+        if model.repository is not None:
+            http_url(model.repository)
+            if not model.name:
+                raise ValueError(f"model {model.dht_prefix!r}: its repository is https://HOST/OWNER/NAME")
+        if not model.official:
+            raise ValueError(f"model {model.dht_prefix!r}: all models that are named here are official")
     if len({model.dht_prefix for model in models}) < len(models):
         raise ValueError("a model's prefix is given twice")
     return models
