@@ -8,7 +8,7 @@ Sizes and bounds: docs/history.md.
 from __future__ import annotations
 
 from itertools import chain
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from crawler.history.changes import decode_watched, server_changes
 from crawler.history.commands import (
@@ -108,6 +108,26 @@ return 1
 """
 
 
+class _Before(NamedTuple):
+    """What is stored before a crawl. The hashes are HGETALL's answers, which may be errors."""
+
+    head: bytes
+    last: float
+    """When the crawl ended that was recorded last, in Unix seconds; 0 where there is none, or a clock was ahead."""
+    was_ahead: bool
+    """Whether a clock that was ahead dated that crawl, which then does not prevent newer ones."""
+    crawled: bytes
+    """The record of this hour."""
+    watched: Any
+    opened: Any
+    servers: Any
+    contributors: Any
+
+    def is_gap_until(self, snapshot: Snapshot) -> bool:
+        """Whether nobody looked for long before this crawl."""
+        return 0.0 < self.last < snapshot.taken_at - max(GAP_SECONDS, GAP_PERIODS * snapshot_period(snapshot))
+
+
 class HistoryWriter:
     """Records the crawls of one crawler. Every write names its lease, which fences it."""
 
@@ -122,46 +142,33 @@ class HistoryWriter:
         Raises `DeposedError`, `redis.RedisError`.
         """
         at = snapshot.taken_at
-        hour = CRAWLED.slot(at)
-        reading = self._redis.pipeline(transaction=False)
-        reading.get(keys.HISTORY_HEAD)
-        reading.hgetall(keys.INCIDENT_WATCH)
-        reading.hgetall(keys.OPEN_INCIDENTS)
-        reading.getrange(keys.HISTORY_CRAWLED, CRAWLED.offset(hour), CRAWLED.offset(hour) + CRAWLED.width - 1)
-        reading.hgetall(keys.WATCHED_SERVERS)
-        reading.hgetall(keys.CONTRIBUTORS)
-        reading.time()
-        head, watched, opened, crawled, known, served, time = await reading.execute(raise_on_error=False)
-        head, crawled = stored.answered("history", head, b""), stored.answered("history", crawled, b"")
-        now, _ = stored.answered("history", time, (at, 0))
-        last = stored.read("history", stored.number, head) or 0.0 if head else 0.0
-        # A crawl from the future was dated by a clock that was ahead. It does not prevent newer ones.
-        if was_ahead := last > now + CLOCK_TOLERANCE:
-            last = 0.0
-        if at <= last:
+        before = await self._read(at)
+        if at <= before.last:
             return False
-        after_gap = 0.0 < last < at - max(GAP_SECONDS, GAP_PERIODS * snapshot_period(snapshot))
-        models, commands = _follow(snapshot, watched, opened, at, after_gap=after_gap)
+        hour, after_gap = CRAWLED.slot(at), before.is_gap_until(snapshot)
+        models, commands = _follow(snapshot, before.watched, before.opened, at, after_gap=after_gap)
         servers = _choose_servers(snapshot)
 
         rings = {model.report.dht_prefix: ring_pieces(model.report.dht_prefix, at) for model in models}
         headers = [Piece(keys.history_of_server(peer_id), 0, HEADER_BYTES) for peer_id in servers]
-        hours = [Piece(keys.history_of_server(peer_id), offset_of(hour), 1) for peer_id in servers if was_ahead]
+        hours = [Piece(keys.history_of_server(peer_id), offset_of(hour), 1) for peer_id in servers if before.was_ahead]
         whole_ring = Piece(keys.HISTORY_CRAWLED, 0, CRAWLED.size)
-        pieces = [*chain.from_iterable(rings.values()), *headers, *hours, *((whole_ring,) if was_ahead else ())]
+        pieces = [*chain.from_iterable(rings.values()), *headers, *hours, *((whole_ring,) if before.was_ahead else ())]
         found, unusable = await read_pieces(self._redis, pieces)
         commands += unusable
-        known, unreadable = _readable("change", decode_watched, keys.WATCHED_SERVERS, known)
+        known, unreadable = _readable("change", decode_watched, keys.WATCHED_SERVERS, before.servers)
         commands += unreadable
         commands += server_changes(known, snapshot, at, after_gap=after_gap)
-        served = stored.read_fields("contributor", contributors.decode, stored.answered("contributor", served, {}))
-        commands += contributor_commands(served, snapshot, at, last_crawl=last)
-        minutes = unpack_crawled(crawled, hour)
+        served = stored.read_fields(
+            "contributor", contributors.decode, stored.answered("contributor", before.contributors, {})
+        )
+        commands += contributor_commands(served, snapshot, at, last_crawl=before.last)
+        minutes = unpack_crawled(before.crawled, hour)
         commands += crawled_commands(
             hour,
             minutes,
-            first=not crawled,
-            new_minute=at // MINUTE > last // MINUTE,
+            first=not before.crawled,
+            new_minute=at // MINUTE > before.last // MINUTE,
             ring=found.get(whole_ring, b""),
         )
         for model in models:
@@ -170,15 +177,31 @@ class HistoryWriter:
             servers,
             [found[piece] for piece in headers],
             at,
-            last_crawl=int(last),
+            last_crawl=int(before.last),
             minutes=minutes,
             ring_minutes=[found[piece] for piece in hours],
         )
         followed = {model.report.dht_prefix for model in models}
         proofs, recorded = await self._proofs.commands(snapshot, followed, servers)
-        await self._write(commands + proofs, lease, head or b"", at)
+        await self._write(commands + proofs, lease, before.head, at)
         self._proofs.recorded = recorded
         return True
+
+    async def _read(self, at: float) -> _Before:
+        """Return what is stored before the crawl that ended `at`. Raises `redis.RedisError`."""
+        place = CRAWLED.offset(CRAWLED.slot(at))
+        reading = self._redis.pipeline(transaction=False)
+        reading.get(keys.HISTORY_HEAD)
+        reading.getrange(keys.HISTORY_CRAWLED, place, place + CRAWLED.width - 1)
+        reading.time()
+        for key in (keys.INCIDENT_WATCH, keys.OPEN_INCIDENTS, keys.WATCHED_SERVERS, keys.CONTRIBUTORS):
+            reading.hgetall(key)
+        head, crawled, time, *hashes = await reading.execute(raise_on_error=False)
+        head, crawled = stored.answered("history", head, b"") or b"", stored.answered("history", crawled, b"")
+        now, _ = stored.answered("history", time, (at, 0))
+        last = stored.read("history", stored.number, head) or 0.0 if head else 0.0
+        was_ahead = last > now + CLOCK_TOLERANCE
+        return _Before(head, 0.0 if was_ahead else last, was_ahead, crawled, *hashes)
 
     async def _write(self, commands: list[Command], lease: str, head: bytes, at: float) -> None:
         prefixes = [keys.history_of_model(resolution, "") for resolution in Resolution]

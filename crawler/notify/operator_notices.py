@@ -115,39 +115,35 @@ class OperatorNotices:
 
     async def _send_after(self, position: Position) -> None:
         entries: Any = await self._redis.xrange(keys.CHANGES, "({}-{}".format(*position))
-        found = []
-        for entry_id, fields in entries:
-            change = stored.read("change", lambda entry: changes.decode(entry[b"change"]), fields)
-            if change is not None and self._choice.takes(change, self._official) and not self._is_told(change):
-                found.append((entry_id, change))
         if not entries:
             return
-        last = _position(entries[-1][0])
-        if not found:
+        last, wanted = _position(entries[-1][0]), self._wanted(entries)
+        if not wanted or (await self._is_due(next(iter(wanted))) and await self._send(list(wanted.values()))):
             await self._move(last)
-            return
-        now, oldest = await self._clock.ask(), _position(found[0][0])[0] / 1000
-        quiet = self._quiet_hours is not None and self._quiet_hours.include(now)
-        collecting = oldest <= now < oldest + self._digest_seconds  # of a clock that was set back, `oldest` is later
-        if quiet or collecting or time.monotonic() < self._retry_at:
-            return
-        if await self._send([change for _, change in found]):
-            self._pause = FIRST_PAUSE
-            for _, change in found:
-                if change.lasts:
-                    self._told[change.id] = change.times
-                else:
-                    self._told.pop(change.id, None)
-            await self._move(last)
-        else:
-            self._retry_at = time.monotonic() + self._pause
-            self._pause = min(2 * self._pause, LONGEST_PAUSE)
 
-    def _is_told(self, change: Change) -> bool:
-        """Whether the service knows it: an update has added evidence, such as further blocks that a model lost."""
-        return change.lasts and self._told.get(change.id) == change.times
+    def _wanted(self, entries: list[tuple[bytes, dict[bytes, bytes]]]) -> dict[Position, Change]:
+        """Return the changes to send, by their place in the stream: chosen ones that the service does not know yet.
+
+        It knows one that lasts, if an update only added evidence, such as further blocks that a model lost.
+        """
+        wanted = {}
+        for entry_id, fields in entries:
+            change = stored.read("change", lambda entry: changes.decode(entry[b"change"]), fields)
+            if change is None or not self._choice.takes(change, self._official):
+                continue
+            if not (change.lasts and self._told.get(change.id) == change.times):
+                wanted[_position(entry_id)] = change
+        return wanted
+
+    async def _is_due(self, oldest: Position) -> bool:
+        """Whether a message may be sent now, whose oldest change is at this place."""
+        now, begun = await self._clock.ask(), oldest[0] / 1000
+        quiet = self._quiet_hours is not None and self._quiet_hours.include(now)
+        collecting = begun <= now < begun + self._digest_seconds  # after a clock was set back, `begun` is later
+        return not quiet and not collecting and time.monotonic() >= self._retry_at
 
     async def _send(self, found: list[Change]) -> bool:
+        """Send one message, and return whether the service took it."""
         if self._sending is not None and not self._sending.done():
             return self._failed("the message before is still under way")
         self._sending = _in_thread(partial(send, self._url, message(found, self._monitor_url)))
@@ -156,11 +152,19 @@ class OperatorNotices:
                 await asyncio.shield(self._sending)
         except (NotSentError, TimeoutError) as error:
             return self._failed(str(error) or "timeout")
+        self._pause = FIRST_PAUSE
+        for change in found:
+            if change.lasts:
+                self._told[change.id] = change.times
+            else:
+                self._told.pop(change.id, None)
         self._on_ended("delivered")
         log.info("notice delivered", service=masked(self._url), changes=len(found))
         return True
 
     def _failed(self, reason: str) -> bool:
+        self._retry_at = time.monotonic() + self._pause
+        self._pause = min(2 * self._pause, LONGEST_PAUSE)
         self._on_ended("failed")
         log.warning("notice not delivered; it will be retried", service=masked(self._url), reason=reason)
         return False
