@@ -121,14 +121,20 @@ def server_changes(
         else:
             after, made = _step(_unsuspected(before) if after_gap else before, model, server, at)
         commands += _writes(name, before, after, made)
+    present = {model.dht_prefix for model in snapshot.models}
     for name in watched.keys() - found.keys():
         before = watched[name]
         if before.open is not None and at - before.open.since > FORGOTTEN_AFTER:
             commands.append(("HDEL", keys.WATCHED_SERVERS, name))
-        elif not snapshot.unanswered_keys:
+        elif not snapshot.unanswered_keys and (before.dht_prefix in present or not models_left_out(snapshot)):
             known = _unsuspected(before) if after_gap else before
             commands += _writes(name, before, *_down(known, GONE, _EVIDENCE[GONE], at))
     return commands
+
+
+def models_left_out(snapshot: Snapshot) -> int:
+    """Return how many announced models there was no room to read: one that is missing may be among them."""
+    return snapshot.refused.by_reason.get("too_many_models", 0)
 
 
 def _unsuspected(watched: Watched) -> Watched:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from crawler.history.changes import decode_watched, server_changes
+from crawler.history.changes import decode_watched, models_left_out, server_changes
 from crawler.history.commands import (
     YEAR,
     FollowedModel,
@@ -262,7 +262,8 @@ def _choose_models(
         if watch.official:  # official ones are in every snapshot, also those that nobody serves
             withdrawn.append(prefix)
         elif watch.missed_when_absent:
-            found.append(FollowedModel(absent(prefix, watch), judged(None, snapshot.unanswered_keys), outage))
+            unseen = snapshot.unanswered_keys + models_left_out(snapshot)
+            found.append(FollowedModel(absent(prefix, watch), judged(None, unseen), outage))
 
     def rank(model: FollowedModel) -> tuple[bool, bool]:
         watch = model.stored.agreed

@@ -7,7 +7,7 @@ from crawler.history.writer import HistoryWriter
 from crawler.incidents import Watch
 from shared import changes, incidents
 from shared.incidents import Outcome
-from shared.snapshot import PeerState, Verdict
+from shared.snapshot import PeerState, Refusals, Verdict
 from shared.store import keys
 from shared.store.history import HistoryReader
 from tests.crawler.recording import START, lead, record
@@ -56,6 +56,21 @@ async def test_an_official_model_that_nobody_serves_any_more_is_down(redis):
     """Still on the list, and gone: that is what the list is for."""
     await record(redis, *crawls(WHOLE, (), ()))
     assert await told(redis) == [("demo-model", True, None)]
+
+
+async def test_a_model_that_there_was_no_room_to_read_is_neither_broken_nor_left(redis):
+    """Where more models are announced than are read, one that is missing may be served: nobody looked."""
+    seen = (server(1, 0, 8, verdict=Verdict.REACHABLE),)
+    flooded = [
+        msgspec.structs.replace(each, refused=Refusals({"too_many_models": 1}))
+        for each in crawls(None, None, None, first=1)
+    ]
+    await record(redis, *crawls(seen, official=False), *flooded)
+    assert await told(redis) == []
+    assert await changed(redis) == []
+    await record(redis, *crawls(None, None, first=4))
+    assert await told(redis) == [("demo-model", False, None)]
+    assert {(each.kind, each.state) for each in await changed(redis)} == {("outage", "broken"), ("down", "gone")}
 
 
 async def test_a_suspicion_does_not_outlive_a_time_in_which_nobody_looked(redis):
