@@ -96,8 +96,8 @@ class InferenceChecks:
                     await asyncio.sleep(IDLE)
                     continue
                 began = time.monotonic()
-                await self.round(identity, began)
-                await asyncio.sleep(max(0.0, began + self.period - time.monotonic()))
+                if await self.round(identity, began):
+                    await asyncio.sleep(max(0.0, began + self.period - time.monotonic()))
 
     def _current(self) -> Snapshot | None:
         """Return the latest snapshot; None where this crawler does not lead, or the snapshot is too old."""
@@ -107,15 +107,18 @@ class InferenceChecks:
         lasts = max(SNAPSHOT_LASTS, stale_after(snapshot, SNAPSHOT_PERIODS))
         return snapshot if snapshot.age(self.now()) <= lasts else None
 
-    async def round(self, identity: Path | None = None, began: float | None = None) -> None:
-        """Check every model and every server that takes part once; `began` is in monotonic seconds, None: at once."""
+    async def round(self, identity: Path | None = None, began: float | None = None) -> bool:
+        """Check every model and every server that takes part once; `began` is in monotonic seconds, None: at once.
+
+        Return False where it is broken off, because this crawler does not lead any more or the snapshot is too old.
+        """
         current, self._number = Round(self._number), self._number + 1
         for slot in range(SLOTS):
             if began is not None:
                 await asyncio.sleep(max(0.0, began + self.period * slot / SLOTS - time.monotonic()))
             snapshot = self._current()
             if snapshot is None:
-                return
+                return False
             models = [model for model in snapshot.models if self.models is None or model.dht_prefix in self.models]
             due = _due(models, slot)
             if not due:
@@ -131,6 +134,7 @@ class InferenceChecks:
             models=dict(Counter(str(one.state) for one in self.results.models.values())),
             servers=dict(Counter(str(one.outcome) for one in self.results.servers.values())),
         )
+        return True
 
     async def _check(
         self, current: Round, node: ProberNode, due: Sequence[tuple[ModelReport, ServerReport | None]]

@@ -520,6 +520,7 @@ async def test_rounds_follow_one_another_while_this_crawler_leads(monkeypatch, t
         assert not identity.exists()
         assert identity.parent.is_dir()
         made.append((identity, began))
+        return True
 
     monkeypatch.setattr(checks, "round", one)
     task = asyncio.create_task(checks.run())
@@ -535,6 +536,29 @@ async def test_rounds_follow_one_another_while_this_crawler_leads(monkeypatch, t
     (identity,) = {identity for identity, _ in made}
     assert (identity == tmp_path / "mine") is kept is identity.parent.exists()
     assert made[0][1] <= made[1][1] <= made[2][1]
+
+
+async def test_a_round_that_is_broken_off_is_begun_anew(monkeypatch, tmp_path):
+    """As soon as this crawler leads again, not when the period is over, which may be a day."""
+    swarm = Swarm(monkeypatch, period=86_400.0, identity=tmp_path)
+    monkeypatch.setattr(rounds, "IDLE", 0.0)
+    leads = itertools.chain((True, True, False, False), itertools.repeat(True))
+    swarm.checks.leads = leads.__next__
+    begun, whole = [], swarm.checks.round
+
+    async def one(identity, began):
+        begun.append(began)
+        return await whole(identity) if len(begun) == 1 else True
+
+    monkeypatch.setattr(swarm.checks, "round", one)
+    swarm.checks.merged(snapshot(model(servers=(reached(1),)), taken_at=NOW))
+    task = asyncio.create_task(swarm.checks.run())
+    async with asyncio.timeout(5):
+        while len(begun) < 2:
+            await asyncio.sleep(0.001)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
 
 async def test_the_slots_of_a_round_are_spread_over_a_period(monkeypatch, tmp_path):
