@@ -89,6 +89,7 @@ class CrawlLoop:
                 redis_away = True
                 await self.publisher.delete_unusable_keys()
             self.metrics.leading.set(self._leads.is_set())
+            _raise_if_cancelled()
             await asyncio.sleep(RENEW_EVERY)
 
     async def _crawl_on_schedule(self) -> None:
@@ -100,6 +101,7 @@ class CrawlLoop:
                 if span.trace_id:
                     structlog.contextvars.bind_contextvars(trace_id=span.trace_id)
                 await self._crawl()
+            _raise_if_cancelled()
             gc.collect()  # a crawl's objects refer to one another in circles, which would live on into the next crawl
             await asyncio.to_thread(heap.trim)
             elapsed = time.monotonic() - started
@@ -150,3 +152,10 @@ class CrawlLoop:
             raise SwarmUnavailableError(
                 f"the swarm announced no server at all, where it had {seen} before", snapshot.bootstrap_peers
             )
+
+
+def _raise_if_cancelled() -> None:
+    """Raise `CancelledError` where this task was cancelled, and redis-py swallowed it (`shared.tasks.end`)."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError

@@ -154,3 +154,19 @@ async def test_each_new_lease_goes_on_from_what_was_published(redis, one, monkey
                 await asyncio.sleep(0.01)
     finally:
         await end(keeping)
+
+
+async def test_a_crawler_that_is_told_to_stop_is_told_once(redis, one):
+    """Whatever it does in that moment: redis-py returns from a request that was cancelled while its answer came."""
+    metrics = CrawlerMetrics()
+    publisher = Publisher(SnapshotWriter(redis), HistoryWriter(redis), one, metrics, RedisClock(redis))
+    loop = CrawlLoop(SimpleNamespace(bootstrap_peers={}), None, publisher, one, metrics)
+    for turns in range(30):
+        keeping = awaited(loop._keep_lease())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        time.sleep(0.002)  # so that answers come meanwhile
+        keeping.cancel()
+        _, going_on = await asyncio.wait({keeping}, timeout=5)
+        await end(keeping)
+        assert not going_on
