@@ -104,8 +104,8 @@ async def _run(settings: CrawlerSettings) -> None:
             if settings.incident_webhook_url is not None or settings.notify_urls:
                 from crawler.notices import notices  # noqa: PLC0415 - RQ's worker among others: 1.6 MB
 
-                for who, told in notices(settings, redis, leadership, metrics, clock):
-                    beside.keep(who, told.run)
+                for loop_name, sender in notices(settings, redis, leadership, metrics, clock):
+                    beside.keep(loop_name, sender.run)
             beside.keep("weekly_reports", WeeklyReports(redis, leadership, now=clock.now).run)
             if settings.export_folder is not None:
                 from crawler.history.daily_export import DailyExport  # noqa: PLC0415 - as the notices

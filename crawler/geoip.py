@@ -37,17 +37,17 @@ class GeoDatabase:
             raise ValueError(f"{path} is not a MaxMind-format database: {error}") from error
 
     def locate(self, ip: str) -> Location | None:
-        """Return the location of a public IP address; None for others and for unknown ones."""
+        """Return the location of a public IP address; None for others, unknown ones, and entries that are broken."""
         try:
             found: Any = self._reader.get(ip) if is_public(ip) else None
-        except ValueError:  # IPv6, where the database has IPv4 alone
+        except (ValueError, RuntimeError):  # IPv6, where the database has IPv4 alone; maxminddb's of a broken entry
             return None
         if not isinstance(found, dict):
             return None
-        regions = found.get("subdivisions") or [None]
+        regions = found.get("subdivisions")
         location = Location(
             country=_text(_part(found, "country").get("iso_code")),
-            region=_name(regions[0]),
+            region=_name(regions[0]) if isinstance(regions, list) and regions else None,
             city=_name(found.get("city")),
             country_name=_name(found.get("country")),
             lat=_degrees(_part(found, "location").get("latitude"), 90),

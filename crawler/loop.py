@@ -66,16 +66,18 @@ class CrawlLoop:
     async def _keep_lease(self) -> None:
         """Take the lease or renew it every second. A Redis that is away, or comes back empty, is waited out."""
         redis_away = False
+        taken_over: str | None = None
         while True:
             try:
-                led = self._leads.is_set()
                 if await self.leadership.hold():
-                    if not led:
+                    # A new lease of one that led before, too: another crawler may have led while it stood still.
+                    if self.leadership.lease != taken_over:
                         await self.publisher.take_over(self.settings.bootstrap_peers)
+                        taken_over = self.leadership.lease
                     self._leads.set()
                     await self.publisher.restore()
                 else:
-                    if led:
+                    if self._leads.is_set():
                         log.warning("another crawler leads")
                     self._leads.clear()
                 if redis_away:
@@ -87,6 +89,7 @@ class CrawlLoop:
                 redis_away = True
                 await self.publisher.delete_unusable_keys()
             self.metrics.leading.set(self._leads.is_set())
+            _raise_if_cancelled()
             await asyncio.sleep(RENEW_EVERY)
 
     async def _crawl_on_schedule(self) -> None:
@@ -98,6 +101,7 @@ class CrawlLoop:
                 if span.trace_id:
                     structlog.contextvars.bind_contextvars(trace_id=span.trace_id)
                 await self._crawl()
+            _raise_if_cancelled()
             gc.collect()  # a crawl's objects refer to one another in circles, which would live on into the next crawl
             await asyncio.to_thread(heap.trim)
             elapsed = time.monotonic() - started
@@ -148,3 +152,10 @@ class CrawlLoop:
             raise SwarmUnavailableError(
                 f"the swarm announced no server at all, where it had {seen} before", snapshot.bootstrap_peers
             )
+
+
+def _raise_if_cancelled() -> None:
+    """Raise `CancelledError` where this task was cancelled, and redis-py swallowed it (`shared.tasks.end`)."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError

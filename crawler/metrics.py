@@ -67,7 +67,9 @@ class CrawlerMetrics(ProcessRegistry, Collector):
             buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
         )
         self.notices = self.counter(
-            "petals_crawler_incident_notices", "Webhook deliveries by how they ended.", ["outcome"]
+            "petals_crawler_incident_notices",
+            "Deliveries to webhook and services by how they ended.",
+            ["outcome"],
         )
         self.inference_checks = self.counter(
             "petals_inference_checks", "Inference checks of servers by how they ended.", ["outcome"]

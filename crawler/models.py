@@ -11,7 +11,7 @@ MAX_BLOCKS = 1024
 """The largest model that Petals serves has 126; each block costs a DHT lookup, and anyone may announce 10^9."""
 
 
-class Model(msgspec.Struct, frozen=True):
+class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A model whose servers announce its blocks under the DHT keys `{dht_prefix}.{block}`."""
 
     dht_prefix: str

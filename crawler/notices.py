@@ -34,28 +34,23 @@ def notices(
         queue = NoticeQueue(connect_sync(settings.redis_url), receiver.deliver, count)
         official_only = settings.incident_webhook_models == "official"
         yield "incident_notices", IncidentNotices(redis, leadership, queue, clock, official_only=official_only)
-    if settings.notify_urls:
-        quiet_hours = settings.notify_quiet_hours
-        yield (
-            "operator_notices",
-            OperatorNotices(
-                redis,
-                leadership,
-                clock,
-                urls=[url.get_secret_value() for url in settings.notify_urls],
-                choice=Choice(
-                    settings.notify_models,
-                    settings.notify_servers,
-                    settings.notify_contributors,
-                    settings.notify_severity,
-                ),
-                official=frozenset(model.dht_prefix for model in settings.official_models),
-                digest_seconds=settings.notify_digest,
-                quiet_hours=None if quiet_hours is None else parse_quiet_hours(quiet_hours),
-                monitor_url=settings.notify_monitor_url,
-                on_ended=count,
+    quiet_hours = settings.notify_quiet_hours
+    for url in settings.notify_urls:
+        told = OperatorNotices(
+            redis,
+            leadership,
+            clock,
+            url=url.get_secret_value(),
+            choice=Choice(
+                settings.notify_models, settings.notify_servers, settings.notify_contributors, settings.notify_severity
             ),
+            official=frozenset(model.dht_prefix for model in settings.official_models),
+            digest_seconds=settings.notify_digest,
+            quiet_hours=None if quiet_hours is None else parse_quiet_hours(quiet_hours),
+            monitor_url=settings.notify_monitor_url,
+            on_ended=count,
         )
+        yield "operator_notices", told
 
 
 def webhook(settings: CrawlerSettings, now: Callable[[], float]) -> Webhook | None:

@@ -36,6 +36,13 @@ def _prefixes(given: frozenset[str]) -> None:
 def _can_be_kept(file: Path) -> None:
     if not os.access(file if file.exists() else file.parent, os.R_OK | os.W_OK):
         raise ValueError(f"cannot read and write {file}")
+    if file.exists():
+        from shared.p2p.hivemind import PeerID  # noqa: PLC0415 - megabytes that few need
+
+        try:
+            PeerID.from_identity(file.read_bytes())
+        except Exception:  # noqa: BLE001 - those of OSError, protobuf and cryptography have no common class
+            raise ValueError(f"{file} is no private key of libp2p: name a file that does not exist") from None
 
 
 class CrawlerSettings(SwarmSettings, ExportSettings):
@@ -158,6 +165,15 @@ class CrawlerSettings(SwarmSettings, ExportSettings):
     def _split_choice(cls, value: Any) -> Any:
         return value if value in ("official", "all") else split_list(value)
 
+    @field_validator("notify_models")
+    @classmethod
+    def _are_prefixes(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            if alone := {"official", "all"}.intersection(value):
+                raise ValueError(f"`{alone.pop()}` stands alone")
+            _prefixes(frozenset(value))
+        return value
+
     @field_validator("notify_servers")
     @classmethod
     def _are_peer_ids(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -206,6 +222,12 @@ def parse_models(text: str) -> tuple[Model, ...]:
     for model in models:
         if reason := bad_prefix(model.dht_prefix):
             raise ValueError(f"model {model.dht_prefix!r}: {reason}")
+        if model.repository is not None:
+            http_url(model.repository)
+            if not model.name:
+                raise ValueError(f"model {model.dht_prefix!r}: its repository is https://HOST/OWNER/NAME")
+        if not model.official:
+            raise ValueError(f"model {model.dht_prefix!r}: all models that are named here are official")
     if len({model.dht_prefix for model in models}) < len(models):
         raise ValueError("a model's prefix is given twice")
     return models

@@ -101,8 +101,13 @@ def field(peer_id: str, dht_prefix: str) -> str:
     return f"{peer_id} {dht_prefix}"
 
 
-def server_changes(watched: Mapping[str, Watched], snapshot: Snapshot, at: float) -> list[Command]:
-    """Return the commands that record what changed, given the stored states by `field`."""
+def server_changes(
+    watched: Mapping[str, Watched], snapshot: Snapshot, at: float, *, after_gap: bool = False
+) -> list[Command]:
+    """Return the commands that record what changed, given the stored states by `field`.
+
+    `after_gap`: nobody looked for long before this crawl, so what an earlier one suspected counts no more.
+    """
     found = {field(server.peer_id, model.dht_prefix): (model, server) for model, server in _servers(snapshot)}
     commands: list[Command] = []
     room = MAX_WATCHED - len(watched)
@@ -114,15 +119,26 @@ def server_changes(watched: Mapping[str, Watched], snapshot: Snapshot, at: float
             room -= 1
             after, made = _begin(model, server, at, first=not watched)
         else:
-            after, made = _step(before, model, server, at)
+            after, made = _step(_unsuspected(before) if after_gap else before, model, server, at)
         commands += _writes(name, before, after, made)
+    present = {model.dht_prefix for model in snapshot.models}
     for name in watched.keys() - found.keys():
         before = watched[name]
         if before.open is not None and at - before.open.since > FORGOTTEN_AFTER:
             commands.append(("HDEL", keys.WATCHED_SERVERS, name))
-        elif not snapshot.unanswered_keys:
-            commands += _writes(name, before, *_down(before, GONE, _EVIDENCE[GONE], at))
+        elif not snapshot.unanswered_keys and (before.dht_prefix in present or not models_left_out(snapshot)):
+            known = _unsuspected(before) if after_gap else before
+            commands += _writes(name, before, *_down(known, GONE, _EVIDENCE[GONE], at))
     return commands
+
+
+def models_left_out(snapshot: Snapshot) -> int:
+    """Return how many announced models there was no room to read: one that is missing may be among them."""
+    return snapshot.refused.by_reason.get("too_many_models", 0)
+
+
+def _unsuspected(watched: Watched) -> Watched:
+    return watched if watched.suspect is None else msgspec.structs.replace(watched, suspect=None)
 
 
 def _writes(name: str, before: Watched | None, after: Watched, made: list[Change]) -> list[Command]:

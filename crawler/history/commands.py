@@ -10,7 +10,7 @@ import msgspec
 from crawler.incidents import Watch, step
 from shared import changes, incidents
 from shared.store import keys
-from shared.store.rings import CRAWLED, DAY, Resolution, pack_crawled, pack_model, sample, unpack_model
+from shared.store.rings import CRAWLED, DAY, Resolution, pack_crawled, pack_model, sample, unpack_crawled, unpack_model
 from shared.store.server_history import LIFE_SECONDS, seen, unpack_header
 from shared.store.server_history import changes as header_changes
 
@@ -42,12 +42,16 @@ class StoredOutage(NamedTuple):
 
     watch: Watch | None = None
     opened: incidents.Incident | None = None
+    after_gap: bool = False
+    """Whether nobody looked for long before this crawl: what an earlier one suspected then counts no more."""
 
     @property
     def agreed(self) -> Watch | None:
         """The watch to continue from. It takes over the incident that is shown as open, so healthy crawls end it."""
         if self.opened is None:
-            return self.watch
+            if self.watch is None or not self.after_gap:
+                return self.watch
+            return msgspec.structs.replace(self.watch, suspected=None)
         if self.watch is None:
             return Watch.of(self.opened)
         return msgspec.structs.replace(self.watch, incident=self.opened, suspected=None)
@@ -61,9 +65,16 @@ class FollowedModel(NamedTuple):
     stored: StoredOutage
 
 
-def crawled_commands(hour: int, minutes: int, *, first: bool, new_minute: bool) -> list[Command]:
-    """Return the commands that count this minute, unless it is counted. `minutes` of the hour are counted so far."""
+def crawled_commands(hour: int, minutes: int, *, first: bool, new_minute: bool, ring: bytes = b"") -> list[Command]:
+    """Return the commands that count this minute, unless it is counted. `minutes` of the hour are counted so far.
+
+    `ring` has all hours where a clock that was ahead may have counted later ones: those are deleted.
+    """
     commands: list[Command] = []
+    for later in range(hour + 1, hour + CRAWLED.slots) if ring else ():
+        place = CRAWLED.offset(later)
+        if unpack_crawled(ring[place : place + CRAWLED.width], later):
+            commands.append(("SETRANGE", keys.HISTORY_CRAWLED, place, bytes(CRAWLED.width)))
     if first:
         commands.append(("SETRANGE", keys.HISTORY_CRAWLED, CRAWLED.size - 1, b"\0"))
     if not minutes:

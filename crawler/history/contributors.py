@@ -55,7 +55,7 @@ def count(before: Contributor | None, shares: Sequence[Serving], at: float, seco
     servers = seconds * len({share.peer_id for share in shares})
     blocks = seconds * sum(share.blocks for share in shares)
     today = int(at // DAY)
-    last = before.days[-1] if before.days and before.days[-1].day == today else Day(today, 0.0, 0.0)
+    last = next((day for day in before.days if day.day == today), Day(today, 0.0, 0.0))
     days = tuple(day for day in before.days if today - DAYS_KEPT < day.day < today)
     models = dict(before.models)
     for share in shares:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from crawler.history.pieces import Piece, read_pieces
 from shared.inference import InferenceOutcome, UsabilityState
+from shared.snapshot import ModelState
 from shared.store import keys
 from shared.store.inference_history import MODEL_HOURS, SERVER_HOURS, Proof, of_model, of_server, pack, unpack
 
@@ -27,16 +28,21 @@ class ProofHistory:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._recorded: dict[str, int] = {}
+        self.recorded: dict[str, int] = {}
         """When the latest recorded check of a key began."""
 
-    async def commands(self, snapshot: Snapshot, models: Container[str], servers: Container[str]) -> list[Command]:
-        """Return the commands for the models (DHT prefixes) and servers that have a history."""
+    async def commands(
+        self, snapshot: Snapshot, models: Container[str], servers: Container[str]
+    ) -> tuple[list[Command], dict[str, int]]:
+        """Return the commands for the models (DHT prefixes) and servers that have a history.
+
+        And what `recorded` is once they have been run.
+        """
         latest = _latest(snapshot, models, servers)
         fresh = {
             Piece(key, ring.offset(proof.hour), ring.width): (ring, proof)
             for key, (ring, proof) in latest.items()
-            if proof.checked_at > self._recorded.get(key, -1)
+            if proof.checked_at > self.recorded.get(key, -1)
         }
         found, commands = await read_pieces(self._redis, list(fresh))
         for piece, (ring, proof) in fresh.items():
@@ -49,15 +55,14 @@ class ProofHistory:
             record = proof if before is None else before.merge(proof)
             commands.append(("SETRANGE", key, piece.offset, pack(record)))
             commands.append(("EXPIRE", key, ring.life))
-        self._recorded = {key: proof.checked_at for key, (_, proof) in latest.items()}
-        return commands
+        return commands, {key: proof.checked_at for key, (_, proof) in latest.items()}
 
 
 def _latest(snapshot: Snapshot, models: Container[str], servers: Container[str]) -> dict[str, tuple[Ring, Proof]]:
     """Return the newest check by key; of a server of several models, the newest of all."""
     latest: dict[str, tuple[Ring, Proof]] = {}
     for model in snapshot.models:
-        usability = model.usability
+        usability = model.usability if model.state is ModelState.HEALTHY else None  # else there was no chain
         if usability and usability.state is not UsabilityState.UNKNOWN and model.dht_prefix in models:
             latest[keys.inference_of_model(model.dht_prefix)] = (MODEL_HOURS, of_model(usability))
         for server in model.servers:

@@ -125,10 +125,9 @@ def make_report(
         for peer_id, (record, _) in servers.items()
         if online[peer_id] and week.start <= record.first_seen < week.end
     )
+    since, until = (_watched_until(end, crawled) - DAY for end in (week.start, week.end))
     lost = sorted(
-        peer_id
-        for peer_id, (record, _) in servers.items()
-        if record.last_online and week.start - DAY <= record.last_seen < week.end - DAY
+        peer_id for peer_id, (record, _) in servers.items() if record.last_online and since <= record.last_seen < until
     )
     known_before = any(hour < hours.start for hour in crawled)
     outages = sorted(_outages(incidents, week, now), key=lambda outage: outage.duration, reverse=True)
@@ -157,6 +156,11 @@ def make_report(
         incidents=tuple(outages[:MAX_INCIDENTS]),
         thanks=dict(served[:MAX_NAMES]),
     )
+
+
+def _watched_until(end: int, crawled: Collection[int]) -> int:
+    """Return when the last hour ended before `end` that had a crawl: nobody saw who left after it."""
+    return max(((hour + 1) * HOUR for hour in crawled if (hour + 1) * HOUR <= end), default=end)
 
 
 def _hours(week: Week) -> range:

@@ -8,9 +8,9 @@ Sizes and bounds: docs/history.md.
 from __future__ import annotations
 
 from itertools import chain
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from crawler.history.changes import decode_watched, server_changes
+from crawler.history.changes import decode_watched, models_left_out, server_changes
 from crawler.history.commands import (
     YEAR,
     FollowedModel,
@@ -26,6 +26,7 @@ from crawler.history.pieces import Piece, read_pieces, ring_pieces
 from crawler.history.proofs import ProofHistory
 from crawler.incidents import absent, decode_watch, judged
 from shared import changes, contributors, incidents
+from shared.judgement.freshness import snapshot_period
 from shared.snapshot import ModelState, PeerState, Snapshot
 from shared.store import keys, stored
 from shared.store.fencing import FencedScript
@@ -45,6 +46,8 @@ MAX_MODELS = 100
 """Models with a history: official ones first, then those that were ever healthy."""
 MAX_SERVERS = 5_000
 """Servers with a history. Those that were never online are dropped first, then those not seen for longest."""
+GAP_SECONDS, GAP_PERIODS = 600.0, 3
+"""Seconds, or periods of crawls if these are longer, after which the crawl before does not count as the one before."""
 CLOCK_TOLERANCE = 60.0
 """Seconds by which a recorded crawl may be ahead of Redis's clock."""
 
@@ -105,6 +108,26 @@ return 1
 """
 
 
+class _Before(NamedTuple):
+    """What is stored before a crawl. The hashes are HGETALL's answers, which may be errors."""
+
+    head: bytes
+    last: float
+    """When the crawl ended that was recorded last, in Unix seconds; 0 where there is none, or a clock was ahead."""
+    was_ahead: bool
+    """Whether a clock that was ahead dated that crawl, which then does not prevent newer ones."""
+    crawled: bytes
+    """The record of this hour."""
+    watched: Any
+    opened: Any
+    servers: Any
+    contributors: Any
+
+    def is_gap_until(self, snapshot: Snapshot) -> bool:
+        """Whether nobody looked for long before this crawl."""
+        return 0.0 < self.last < snapshot.taken_at - max(GAP_SECONDS, GAP_PERIODS * snapshot_period(snapshot))
+
+
 class HistoryWriter:
     """Records the crawls of one crawler. Every write names its lease, which fences it."""
 
@@ -119,53 +142,66 @@ class HistoryWriter:
         Raises `DeposedError`, `redis.RedisError`.
         """
         at = snapshot.taken_at
-        hour = CRAWLED.slot(at)
-        reading = self._redis.pipeline(transaction=False)
-        reading.get(keys.HISTORY_HEAD)
-        reading.hgetall(keys.INCIDENT_WATCH)
-        reading.hgetall(keys.OPEN_INCIDENTS)
-        reading.getrange(keys.HISTORY_CRAWLED, CRAWLED.offset(hour), CRAWLED.offset(hour) + CRAWLED.width - 1)
-        reading.hgetall(keys.WATCHED_SERVERS)
-        reading.hgetall(keys.CONTRIBUTORS)
-        reading.time()
-        head, watched, opened, crawled, known, served, time = await reading.execute(raise_on_error=False)
-        head, crawled = stored.answered("history", head, b""), stored.answered("history", crawled, b"")
-        now, _ = stored.answered("history", time, (at, 0))
-        last = stored.read("history", stored.number, head) or 0.0 if head else 0.0
-        # A crawl from the future was dated by a clock that was ahead. It does not prevent newer ones.
-        if was_ahead := last > now + CLOCK_TOLERANCE:
-            last = 0.0
-        if at <= last:
+        before = await self._read(at)
+        if at <= before.last:
             return False
-        models, commands = _follow(snapshot, watched, opened, at)
+        hour, after_gap = CRAWLED.slot(at), before.is_gap_until(snapshot)
+        models, commands = _follow(snapshot, before.watched, before.opened, at, after_gap=after_gap)
         servers = _choose_servers(snapshot)
 
         rings = {model.report.dht_prefix: ring_pieces(model.report.dht_prefix, at) for model in models}
         headers = [Piece(keys.history_of_server(peer_id), 0, HEADER_BYTES) for peer_id in servers]
-        hours = [Piece(keys.history_of_server(peer_id), offset_of(hour), 1) for peer_id in servers if was_ahead]
-        found, unusable = await read_pieces(self._redis, [*chain.from_iterable(rings.values()), *headers, *hours])
+        hours = [Piece(keys.history_of_server(peer_id), offset_of(hour), 1) for peer_id in servers if before.was_ahead]
+        whole_ring = Piece(keys.HISTORY_CRAWLED, 0, CRAWLED.size)
+        pieces = [*chain.from_iterable(rings.values()), *headers, *hours, *((whole_ring,) if before.was_ahead else ())]
+        found, unusable = await read_pieces(self._redis, pieces)
         commands += unusable
-        known, unreadable = _readable("change", decode_watched, keys.WATCHED_SERVERS, known)
+        known, unreadable = _readable("change", decode_watched, keys.WATCHED_SERVERS, before.servers)
         commands += unreadable
-        commands += server_changes(known, snapshot, at)
-        served = stored.read_fields("contributor", contributors.decode, stored.answered("contributor", served, {}))
-        commands += contributor_commands(served, snapshot, at, last_crawl=last)
-        minutes = unpack_crawled(crawled, hour)
-        commands += crawled_commands(hour, minutes, first=not crawled, new_minute=at // MINUTE > last // MINUTE)
+        commands += server_changes(known, snapshot, at, after_gap=after_gap)
+        served = stored.read_fields(
+            "contributor", contributors.decode, stored.answered("contributor", before.contributors, {})
+        )
+        commands += contributor_commands(served, snapshot, at, last_crawl=before.last)
+        minutes = unpack_crawled(before.crawled, hour)
+        commands += crawled_commands(
+            hour,
+            minutes,
+            first=not before.crawled,
+            new_minute=at // MINUTE > before.last // MINUTE,
+            ring=found.get(whole_ring, b""),
+        )
         for model in models:
             commands += model_commands(model, [found[piece] for piece in rings[model.report.dht_prefix]], at)
         commands += server_commands(
             servers,
             [found[piece] for piece in headers],
             at,
-            last_crawl=int(last),
+            last_crawl=int(before.last),
             minutes=minutes,
             ring_minutes=[found[piece] for piece in hours],
         )
         followed = {model.report.dht_prefix for model in models}
-        commands += await self._proofs.commands(snapshot, followed, servers)
-        await self._write(commands, lease, head or b"", at)
+        proofs, recorded = await self._proofs.commands(snapshot, followed, servers)
+        await self._write(commands + proofs, lease, before.head, at)
+        self._proofs.recorded = recorded
         return True
+
+    async def _read(self, at: float) -> _Before:
+        """Return what is stored before the crawl that ended `at`. Raises `redis.RedisError`."""
+        place = CRAWLED.offset(CRAWLED.slot(at))
+        reading = self._redis.pipeline(transaction=False)
+        reading.get(keys.HISTORY_HEAD)
+        reading.getrange(keys.HISTORY_CRAWLED, place, place + CRAWLED.width - 1)
+        reading.time()
+        for key in (keys.INCIDENT_WATCH, keys.OPEN_INCIDENTS, keys.WATCHED_SERVERS, keys.CONTRIBUTORS):
+            reading.hgetall(key)
+        head, crawled, time, *hashes = await reading.execute(raise_on_error=False)
+        head, crawled = stored.answered("history", head, b"") or b"", stored.answered("history", crawled, b"")
+        now, _ = stored.answered("history", time, (at, 0))
+        last = stored.read("history", stored.number, head) or 0.0 if head else 0.0
+        was_ahead = last > now + CLOCK_TOLERANCE
+        return _Before(head, 0.0 if was_ahead else last, was_ahead, crawled, *hashes)
 
     async def _write(self, commands: list[Command], lease: str, head: bytes, at: float) -> None:
         prefixes = [keys.history_of_model(resolution, "") for resolution in Resolution]
@@ -182,12 +218,16 @@ class HistoryWriter:
         await self._append(lease, names, *arguments)
 
 
-def _follow(snapshot: Snapshot, watched: Any, opened: Any, at: float) -> tuple[list[FollowedModel], list[Command]]:
+def _follow(
+    snapshot: Snapshot, watched: Any, opened: Any, at: float, *, after_gap: bool
+) -> tuple[list[FollowedModel], list[Command]]:
     """Return the models to follow, and commands for the other fields of the two hashes (watches, open incidents)."""
     watches, commands = _readable("watch", decode_watch, keys.INCIDENT_WATCH, watched)
     shown, unreadable = _readable("incident", incidents.decode, keys.OPEN_INCIDENTS, opened)
     commands += unreadable
-    outages = {prefix: StoredOutage(watches.get(prefix), shown.get(prefix)) for prefix in {**watches, **shown}}
+    outages = {
+        prefix: StoredOutage(watches.get(prefix), shown.get(prefix), after_gap) for prefix in {**watches, **shown}
+    }
     models, left_out, withdrawn = _choose_models(snapshot, outages)
     for prefix in withdrawn:
         commands += withdrawal_commands(prefix, outages[prefix], at)
@@ -222,7 +262,8 @@ def _choose_models(
         if watch.official:  # official ones are in every snapshot, also those that nobody serves
             withdrawn.append(prefix)
         elif watch.missed_when_absent:
-            found.append(FollowedModel(absent(prefix, watch), judged(None, snapshot.unanswered_keys), outage))
+            unseen = snapshot.unanswered_keys + models_left_out(snapshot)
+            found.append(FollowedModel(absent(prefix, watch), judged(None, unseen), outage))
 
     def rank(model: FollowedModel) -> tuple[bool, bool]:
         watch = model.stored.agreed

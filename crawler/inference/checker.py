@@ -72,7 +72,8 @@ class Checker:
     async def chain(self, model: ModelReport) -> None:
         """Compute tokens through all blocks of a model."""
         prefix, now = model.dht_prefix, self.now()
-        if self._is_fresh(self.results.models.get(prefix)):
+        latest = self.results.models.get(prefix)
+        if latest is not None and latest.state is not UsabilityState.UNKNOWN and self._is_fresh(latest):
             return
         left_out = {
             server.peer_id: instead
@@ -98,7 +99,10 @@ class Checker:
     async def _hidden_size(
         self, model: ModelReport, left_out: dict[str, ServerInference]
     ) -> tuple[int, InferenceError | None]:
-        """Return the hidden size that most of a few servers name (0 where none answers), and the last error."""
+        """Return the hidden size that most of a few servers name (0 where none does), and an error.
+
+        It is one of a server that nobody could ask, if there is any: that one may name it.
+        """
         sizes, failed = self.round.sizes[model.dht_prefix], None
         asked = [server for server in model.servers if server.reached and server.peer_id not in left_out]
         for server in random.sample(asked, min(SCHEMA_TRIES, len(asked))):
@@ -108,7 +112,8 @@ class Checker:
                 async with self.connection(server):
                     schema = await ask_schema(self.node, server.peer_id, block_key(model.dht_prefix, server.span.start))
             except InferenceError as error:
-                failed = error
+                if failed is None or error.outcome is InferenceOutcome.UNKNOWN:
+                    failed = error
             else:
                 sizes[server.peer_id] = schema.hidden_size
         return (mode(sizes.values()) if sizes else 0), failed
@@ -128,7 +133,10 @@ class Checker:
         given: list[Sequence[array[float]]] = []
 
         def inputs(hidden_size: int) -> Sequence[array[float]]:
+            nonlocal step
             self._expect(prefix, server.peer_id, hidden_size)
+            if step.hop is not None and len(step.hop.inputs[0]) != hidden_size:
+                step = step._replace(hop=None)  # a chain of other servers, which name another size
             given.append(step.hop.inputs if step.hop is not None else self.round.inputs(hidden_size))
             return given[0]
 

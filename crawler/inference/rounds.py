@@ -23,15 +23,17 @@ import structlog
 from crawler.inference.checker import Checker, Round
 from crawler.inference.plan import slot_of
 from crawler.inference.results import Results
-from shared.inference import InferenceOutcome, Usability, UsabilityState
+from shared.inference import InferenceOutcome
+from shared.judgement.freshness import stale_after
 from shared.p2p.addresses import AddressRules
 from shared.p2p.connect import NotConnectedError, ProberNode, connection
 from shared.p2p.daemon import NodeError
 from shared.p2p.inference import InferenceError
 from shared.p2p.multiaddr import packed
+from shared.snapshot import ModelState
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from shared.snapshot import ModelReport, ServerReport, Snapshot
@@ -42,8 +44,8 @@ SESSIONS_AT_ONCE = 16
 CHAINS_AT_ONCE = 2
 SERVER_FREE_WITHIN = 30.0
 """Seconds that a check waits for another one of the same server, of another model."""
-SNAPSHOT_LASTS = 300.0
-"""Seconds: an older snapshot does not say where servers are now."""
+SNAPSHOT_LASTS, SNAPSHOT_PERIODS = 300.0, 2
+"""Seconds, or crawl periods if these are longer: an older snapshot does not say where servers are now."""
 FRESH = 0.5
 """Share of a period: a check that is younger, of another process, is not made again."""
 IDLE = 1.0
@@ -77,7 +79,7 @@ class InferenceChecks:
     """By peer id: held by the check that uses the server."""
 
     def __post_init__(self) -> None:
-        self.results = Results(self.period)
+        self.results = Results(self.period, self.models)
 
     def merged(self, snapshot: Snapshot) -> Snapshot:
         """Take a new snapshot, and return it with what is known of its servers and models."""
@@ -94,27 +96,30 @@ class InferenceChecks:
                     await asyncio.sleep(IDLE)
                     continue
                 began = time.monotonic()
-                await self.round(identity, began)
-                await asyncio.sleep(max(0.0, began + self.period - time.monotonic()))
+                if await self.round(identity, began):
+                    await asyncio.sleep(max(0.0, began + self.period - time.monotonic()))
 
     def _current(self) -> Snapshot | None:
         """Return the latest snapshot; None where this crawler does not lead, or the snapshot is too old."""
         snapshot = self._snapshot
-        if snapshot is None or not self.leads() or snapshot.age(self.now()) > SNAPSHOT_LASTS:
+        if snapshot is None or not self.leads():
             return None
-        return snapshot
+        lasts = max(SNAPSHOT_LASTS, stale_after(snapshot, SNAPSHOT_PERIODS))
+        return snapshot if snapshot.age(self.now()) <= lasts else None
 
-    async def round(self, identity: Path | None = None, began: float | None = None) -> None:
-        """Check every model and every server that takes part once; `began` is in monotonic seconds, None: at once."""
+    async def round(self, identity: Path | None = None, began: float | None = None) -> bool:
+        """Check every model and every server that takes part once; `began` is in monotonic seconds, None: at once.
+
+        Return False where it is broken off, because this crawler does not lead any more or the snapshot is too old.
+        """
         current, self._number = Round(self._number), self._number + 1
         for slot in range(SLOTS):
             if began is not None:
                 await asyncio.sleep(max(0.0, began + self.period * slot / SLOTS - time.monotonic()))
             snapshot = self._current()
             if snapshot is None:
-                return
+                return False
             models = [model for model in snapshot.models if self.models is None or model.dht_prefix in self.models]
-            self._without_servers(models)
             due = _due(models, slot)
             if not due:
                 continue
@@ -129,6 +134,7 @@ class InferenceChecks:
             models=dict(Counter(str(one.state) for one in self.results.models.values())),
             servers=dict(Counter(str(one.outcome) for one in self.results.servers.values())),
         )
+        return True
 
     async def _check(
         self, current: Round, node: ProberNode, due: Sequence[tuple[ModelReport, ServerReport | None]]
@@ -139,14 +145,6 @@ class InferenceChecks:
         await _all(CHAINS_AT_ONCE, [partial(checker.chain, model) for model, server in due if server is None])
         steps = [partial(checker.server, model, server) for model, server in due if server is not None]
         await _all(SESSIONS_AT_ONCE, steps)
-
-    def _without_servers(self, models: Iterable[ModelReport]) -> None:
-        """Record models without any server to ask as unusable."""
-        for model in models:
-            if not any(server.reached for server in model.servers):
-                self.results.models[model.dht_prefix] = Usability(
-                    UsabilityState.UNUSABLE, self.now(), "no server that answers holds its blocks"
-                )
 
     @asynccontextmanager
     async def connection(self, node: ProberNode, server: ServerReport) -> AsyncIterator[None]:
@@ -172,9 +170,10 @@ class InferenceChecks:
 
 
 def _due(models: Sequence[ModelReport], slot: int) -> list[tuple[ModelReport, ServerReport | None]]:
-    """Return what a slot of a round checks: the first one each model's chain, the others each some servers."""
+    """Return what a slot of a round checks: the first one each whole model's chain, the others each some servers."""
     if slot == 0:
-        return [(model, None) for model in models if any(server.reached for server in model.servers)]
+        whole = (model for model in models if model.state is ModelState.HEALTHY)
+        return [(model, None) for model in whole if any(server.reached for server in model.servers)]
     return [
         (model, server)
         for model in models

@@ -44,11 +44,17 @@ def parse_quiet_hours(text: str) -> QuietHours:
         zone = ZoneInfo(found[5] or "UTC")
     except (ZoneInfoNotFoundError, ValueError):
         raise ValueError(f"no time zone {found[5]!r} is known") from None
-    return QuietHours(time(int(found[1]), int(found[2])), time(int(found[3]), int(found[4])), zone)
+    begin, end = time(int(found[1]), int(found[2])), time(int(found[3]), int(found[4]))
+    if begin == end:
+        raise ValueError("they begin and end at the same time")
+    return QuietHours(begin, end, zone)
 
 
 class Choice(NamedTuple):
-    """The changes that operators want: of these models, servers and contributors, with at least this severity."""
+    """The changes that operators want: of these models, servers and contributors, with at least this severity.
+
+    Of a server that is named, or whose contributor is, `warning` is enough: none of its changes is critical.
+    """
 
     models: str | Collection[str]
     """`official`, `all`, or DHT prefixes."""
@@ -58,11 +64,12 @@ class Choice(NamedTuple):
 
     def takes(self, change: Change, official: Collection[str]) -> bool:
         """Whether to send a change. `official` are the DHT prefixes of official models."""
-        if _RANKS.index(severity(change)) < _RANKS.index(self.least):
-            return False
         if change.times & (change.times - 1):  # of a change that repeats, only the 1st, 2nd, 4th, 8th, … time is sent
             return False
         named = change.peer_id in self.servers or change.contributor in self.contributors
+        least = Severity.WARNING if named and self.least is Severity.CRITICAL else self.least
+        if _RANKS.index(severity(change)) < _RANKS.index(least):
+            return False
         if self.models == "all":
             return True
         return named or change.dht_prefix in (official if self.models == "official" else self.models)

@@ -71,6 +71,7 @@ class IncidentNotices:
 
     async def run(self) -> None:
         """Send notices until cancelled. Outages of Redis and of the receiver are waited out."""
+        self._queue.open()
         try:
             while True:
                 if self._leadership.lease is not None:

@@ -213,8 +213,12 @@ class NoticeQueue:
             [self._queue], None, connection=self._connection, job_class=_NoticeJob, serializer=JSONSerializer
         )
 
+    def open(self) -> None:
+        """Deliver again after `close`."""
+        self._closing = False
+
     def close(self) -> None:
-        """Release the scheduler's lock and leave RQ's list of workers; where a delivery hangs, both expire."""
+        """Stop: release the scheduler's lock and leave RQ's list of workers; where a delivery hangs, both expire."""
         self._closing = True
         if self._working.acquire(timeout=CLOSE_TIMEOUT):
             self._scheduler.release_locks()  # type: ignore[no-untyped-call]

@@ -1,6 +1,6 @@
-"""This module sends changes to the operators' services, to each independently, while this crawler leads.
+"""This module sends changes to one of the operators' services while this crawler leads.
 
-Redis holds a position in the stream of changes per service: everything before it was sent. (An updated change is a new
+Redis holds the service's position in the stream of changes: everything before it was sent. (An updated change is a new
 entry of the stream.) What could not be sent, or waits for the end of quiet hours, lies after the position and becomes
 part of the next message. So nothing is lost, and many changes make one message. A message whose confirmation got lost
 is sent again.
@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import threading
+import time
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -37,6 +40,8 @@ SEND_TIMEOUT = 60.0
 FIRST_PAUSE, LONGEST_PAUSE = 30.0, 3600.0
 """Seconds after a failure; the pause doubles."""
 KEPT = 400 * 86400
+Position = tuple[int, int]
+"""A stream id: milliseconds, and a number that tells entries of the same one apart."""
 
 # KEYS: lease, positions. ARGV: lease, field, position, expiry in seconds.
 _ADVANCE = """
@@ -48,7 +53,7 @@ log = structlog.get_logger()
 
 
 class OperatorNotices:
-    """Sends digests for one crawler while it leads. Its lease fences what it writes."""
+    """Sends digests to one service for one crawler while it leads. Its lease fences what it writes."""
 
     def __init__(
         self,
@@ -56,7 +61,7 @@ class OperatorNotices:
         leadership: Leadership,
         clock: RedisClock,
         *,
-        urls: Collection[str],
+        url: str,
         choice: Choice,
         official: Collection[str],
         digest_seconds: float,
@@ -68,7 +73,8 @@ class OperatorNotices:
         self._redis = redis
         self._leadership = leadership
         self._clock = clock
-        self._urls = {hashlib.sha256(url.encode()).hexdigest()[:16]: url for url in urls}
+        self._url = url
+        self._field = hashlib.sha256(url.encode()).hexdigest()[:16]
         self._choice = choice
         self._official = official
         self._digest_seconds = digest_seconds
@@ -76,11 +82,16 @@ class OperatorNotices:
         self._monitor_url = monitor_url
         self._on_ended = on_ended
         self._advance = FencedScript(redis, _ADVANCE)
-        self._pauses: dict[str, tuple[float, float]] = {}
-        """By service: when it is tried again (Unix seconds), and the pause after that."""
+        self._told: dict[str, int] = {}
+        """The changes that last and were sent: how often each had happened then, by its id."""
+        self._sending: asyncio.Future[None] | None = None
+        """The message that is under way, perhaps for longer than it was waited for."""
+        self._retry_at = 0.0
+        """Monotonic seconds."""
+        self._pause = FIRST_PAUSE
 
     async def run(self) -> None:
-        """Send until cancelled. Outages of Redis and of services are waited out."""
+        """Send until cancelled. Outages of Redis and of the service are waited out."""
         while True:
             if self._leadership.lease is not None:
                 # The crawl loop logs these, and deletes keys of a wrong type at each crawl.
@@ -89,62 +100,106 @@ class OperatorNotices:
             await asyncio.sleep(POLL_EVERY)
 
     async def send_due(self) -> None:
-        """Send each service one message with all changes after its position, where that is due.
+        """Send one message with all changes after the position, where that is due.
 
         Raises `DeposedError`, `redis.RedisError`, `OSError`.
         """
-        now = await self._clock.ask()
-        positions: Any = await self._redis.hgetall(keys.NOTICE_POSITIONS)
-        for field, url in self._urls.items():
-            position = stored.read("change", _position, positions.get(field.encode()) or b"")
-            if position is None:  # a new service: it gets the changes from now on
-                await self._move(field, f"{int(now * 1000)}-0")
-                continue
-            await self._send_after(field, url, position, now)
+        newest: Any = await self._redis.xrevrange(keys.CHANGES, count=1)
+        end = _position(newest[0][0]) if newest else (0, 0)
+        written: Any = await self._redis.hget(keys.NOTICE_POSITIONS, self._field)
+        position = None if written is None else stored.read("change", _position, written)
+        if position is None or position > end:  # a new service: it gets the changes from now on
+            await self._move(end)
+        else:
+            await self._send_after(position)
 
-    async def _send_after(self, field: str, url: str, position: str, now: float) -> None:
-        entries: Any = await self._redis.xrange(keys.CHANGES, f"({position}")
-        found = []
-        for entry_id, fields in entries:
-            change = stored.read("change", lambda entry: changes.decode(entry[b"change"]), fields)
-            if change is not None and self._choice.takes(change, self._official):
-                found.append((entry_id, change))
+    async def _send_after(self, position: Position) -> None:
+        entries: Any = await self._redis.xrange(keys.CHANGES, "({}-{}".format(*position))
         if not entries:
             return
-        last = entries[-1][0].decode()
-        if not found:
-            await self._move(field, last)
-            return
-        oldest = int(found[0][0].partition(b"-")[0]) / 1000
-        retry_at, pause = self._pauses.get(field, (0.0, FIRST_PAUSE))
-        quiet = self._quiet_hours is not None and self._quiet_hours.include(now)
-        if quiet or now < max(retry_at, oldest + self._digest_seconds):
-            return
-        if await self._send(url, [change for _, change in found]):
-            self._pauses.pop(field, None)
-            await self._move(field, last)
-        else:
-            self._pauses[field] = (now + pause, min(2 * pause, LONGEST_PAUSE))
+        last, wanted = _position(entries[-1][0]), self._wanted(entries)
+        if not wanted or (await self._is_due(next(iter(wanted))) and await self._send(list(wanted.values()))):
+            await self._move(last)
 
-    async def _send(self, url: str, found: list[Change]) -> bool:
+    def _wanted(self, entries: list[tuple[bytes, dict[bytes, bytes]]]) -> dict[Position, Change]:
+        """Return the changes to send, by their place in the stream: chosen ones that the service does not know yet.
+
+        It knows one that lasts, if an update only added evidence, such as further blocks that a model lost.
+        """
+        wanted = {}
+        for entry_id, fields in entries:
+            change = stored.read("change", lambda entry: changes.decode(entry[b"change"]), fields)
+            if change is None or not self._choice.takes(change, self._official):
+                continue
+            if not (change.lasts and self._told.get(change.id) == change.times):
+                wanted[_position(entry_id)] = change
+        return wanted
+
+    async def _is_due(self, oldest: Position) -> bool:
+        """Whether a message may be sent now, whose oldest change is at this place."""
+        now, begun = await self._clock.ask(), oldest[0] / 1000
+        quiet = self._quiet_hours is not None and self._quiet_hours.include(now)
+        collecting = begun <= now < begun + self._digest_seconds  # after a clock was set back, `begun` is later
+        return not quiet and not collecting and time.monotonic() >= self._retry_at
+
+    async def _send(self, found: list[Change]) -> bool:
+        """Send one message, and return whether the service took it."""
+        if self._sending is not None and not self._sending.done():
+            return self._failed("the message before is still under way")
+        self._sending = _in_thread(partial(send, self._url, message(found, self._monitor_url)))
         try:
             async with asyncio.timeout(SEND_TIMEOUT):
-                await asyncio.to_thread(send, url, message(found, self._monitor_url))
+                await asyncio.shield(self._sending)
         except (NotSentError, TimeoutError) as error:
-            self._on_ended("failed")
-            log.warning("notice not delivered; it will be retried", service=masked(url), reason=str(error) or "timeout")
-            return False
+            return self._failed(str(error) or "timeout")
+        self._pause = FIRST_PAUSE
+        for change in found:
+            if change.lasts:
+                self._told[change.id] = change.times
+            else:
+                self._told.pop(change.id, None)
         self._on_ended("delivered")
-        log.info("notice delivered", service=masked(url), changes=len(found))
+        log.info("notice delivered", service=masked(self._url), changes=len(found))
         return True
 
-    async def _move(self, field: str, position: str) -> None:
-        await self._advance(self._leadership.lease, [keys.NOTICE_POSITIONS], field, position, KEPT)
+    def _failed(self, reason: str) -> bool:
+        self._retry_at = time.monotonic() + self._pause
+        self._pause = min(2 * self._pause, LONGEST_PAUSE)
+        self._on_ended("failed")
+        log.warning("notice not delivered; it will be retried", service=masked(self._url), reason=reason)
+        return False
+
+    async def _move(self, position: Position) -> None:
+        packed = "{}-{}".format(*position)
+        await self._advance(self._leadership.lease, [keys.NOTICE_POSITIONS], self._field, packed, KEPT)
 
 
-def _position(entry: bytes) -> str | None:
-    """Return a stream id; None where there is none. Raises `ValueError` for anything else."""
-    if not entry:
-        return None
-    milliseconds, _, sequence = entry.decode().partition("-")
-    return f"{int(milliseconds)}-{int(sequence)}"
+def _position(stream_id: bytes) -> Position:
+    """Return the numbers of a stream id. Raises `ValueError` where it is none."""
+    milliseconds, _, sequence = stream_id.decode().partition("-")
+    return int(milliseconds), int(sequence)
+
+
+def _in_thread(work: Callable[[], None]) -> asyncio.Future[None]:
+    """Run `work` in a thread of its own, which may take for ever: those of asyncio are few, and are waited for."""
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[None] = loop.create_future()
+
+    def end(error: Exception | None) -> None:
+        if error is None:
+            ended.set_result(None)
+        else:
+            ended.set_exception(error)
+            ended.exception()  # read, so that asyncio does not log it where nobody waits any more
+
+    def run() -> None:
+        error = None
+        try:
+            work()
+        except Exception as raised:  # noqa: BLE001 - raised where it is awaited
+            error = raised
+        with suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(end, error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return ended

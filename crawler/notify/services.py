@@ -28,8 +28,12 @@ def check_url(url: str) -> None:
 
 def send(url: str, message: Message) -> None:
     """Send a message to one service. Raises `NotSentError`. Blocks: call it in a thread."""
-    service = _opened(url)
-    if service is None or not service.notify(body=message.body, title=message.title, notify_type=message.tone):
+    try:
+        service = _opened(url)
+        sent = service is not None and service.notify(body=message.body, title=message.title, notify_type=message.tone)
+    except Exception as error:  # noqa: BLE001 - what a plugin does not catch; its words may quote the address
+        raise NotSentError(f"apprise failed with {type(error).__name__}") from None
+    if not sent:
         raise NotSentError("the service did not take it")
 
 

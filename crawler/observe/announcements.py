@@ -73,6 +73,8 @@ class AnnouncementReader:
         first, indexing = await self._first_named()
         found = [self._begin(first)]
         announced = await self._announced_models(await indexing)
+        latest = {model.dht_prefix: model for model in announced}
+        first = [model for model in first if latest.get(model.dht_prefix, model) == model]
         before = {model.dht_prefix for model in served_before(self._last)}
         left = [model for model in announced if model not in first]
         known = first_that_fit([model for model in left if model.dht_prefix in before], beside=first)
@@ -81,12 +83,14 @@ class AnnouncementReader:
         others = [model for model in left if model.dht_prefix not in before]
         if len(more := first_that_fit(others, beside=chosen)) < len(others):
             more = first_that_fit(await served_first(others, self._blocks.served), beside=chosen)
-        seen = {model.dht_prefix for model in (*chosen, *more)}
+        found.append(self._begin(more))
+        chosen += more
+        seen = {model.dht_prefix for model in chosen}
         for model in announced:
             if model.dht_prefix not in seen:
                 self._records.refuse("too_many_models", model.dht_prefix)
-        found.append(self._begin(more))
-        observed = [model for task in found for model in await task]
+        # Not those of which another node had a later entry than the one that answered first.
+        observed = [each for task in found for each in await task if each.model in chosen]
         return [*await official, *sorted(observed, key=lambda each: sort_key(each.model))]
 
     async def close(self) -> None:

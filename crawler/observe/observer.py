@@ -19,7 +19,9 @@ from crawler.observe.record_reader import RecordReader
 from shared import tracing
 from shared.advice.causes import explanation
 from shared.p2p.connect import ProberNode
+from shared.p2p.daemon import NodeError
 from shared.p2p.dht_node import DHTClientNode
+from shared.p2p.hivemind import P2PDaemonError
 from shared.p2p.multiaddr import from_text, to_text
 from shared.p2p.probe import probe
 from shared.p2p.waiting import any_true
@@ -196,7 +198,7 @@ class Crawl:
     async def _observation(
         self, bootstrap: tuple[BootstrapPeer, ...], observed: Sequence[ObservedModel]
     ) -> Observation:
-        """Return what is known now. Raises `SwarmUnavailableError` where this node, not the swarm, is at fault."""
+        """Return what is known now. Raises `SwarmUnavailableError`, `NodeError` where not the swarm is at fault."""
         if self._announcements.unanswered_keys and not self._announcements.answered_keys:
             raise SwarmUnavailableError("no node of the swarm answered a lookup", self._with_accounts(bootstrap))
         dials = dict(self._probes.outcomes)
@@ -261,10 +263,15 @@ class Crawl:
         )
 
     async def _addresses(self) -> dict[str, tuple[str, ...]]:
-        """Return `{peer id: multiaddrs}` of open connections, and of circuits, which are closed, from the probes."""
-        found = {
-            peer_id: tuple(map(to_text, open_)) for peer_id, open_ in (await self._prober_node.connections()).items()
-        }
+        """Return `{peer id: multiaddrs}` of open connections, and of circuits, which are closed, from the probes.
+
+        Raises `NodeError`.
+        """
+        try:
+            connections = await self._prober_node.connections()
+        except (P2PDaemonError, OSError, EOFError) as error:
+            raise NodeError(f"p2pd ended during the crawl: {error}") from error
+        found = {peer_id: tuple(map(to_text, addresses)) for peer_id, addresses in connections.items()}
         circuits = {peer_id: outcome.addresses for peer_id, outcome in self._probes.outcomes.items() if outcome.relayed}
         return found | circuits
 

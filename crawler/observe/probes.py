@@ -73,7 +73,7 @@ class ProbeQueue:
         try:
             while True:
                 await self._room.acquire()
-                while self._late():  # noqa: ASYNC110 - nothing signals when it ends
+                while self._late() and time.monotonic() <= self._begin_until:  # noqa: ASYNC110 - nothing signals its end
                     await asyncio.sleep(LATE_PAUSE)
                 if not self._waiting or time.monotonic() > self._begin_until:
                     self._room.release()

@@ -43,6 +43,21 @@ async def test_a_history_that_was_written_ahead_of_time_goes_on_at_once(redis, a
     assert of_server.uptimes()["24h"] == 1.0
 
 
+async def test_hours_that_a_clock_ahead_has_counted_are_counted_anew(redis):
+    """Else a server that is always online seems absent for half of them: their minutes with a crawl count twice."""
+    start = time.time() // HOUR * HOUR
+    ahead = [start + 2 * HOUR + 300 * number for number in range(12)]
+    right = [start + 600 * number for number in range(15)]  # to the middle of the hour that is counted already
+    writer, leader = await record(redis, *(snapshot(whole(), taken_at=at) for at in ahead))
+    for at in right:
+        assert await leader.hold()
+        assert await writer.append(snapshot(whole(), taken_at=at), leader.lease)
+    of_server = await HistoryReader(redis).server(peer_id(1), right[-1])
+    assert [(hour.hour - start // HOUR, hour.crawled, hour.online) for hour in of_server.hours] == [
+        (0, 6, 6), (1, 6, 6), (2, 3, 3),
+    ]  # fmt: skip
+
+
 async def lead_again(redis):
     await redis.delete("petals:crawler:lease")
     return await lead(redis)

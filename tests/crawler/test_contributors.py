@@ -55,6 +55,16 @@ def test_a_name_without_a_server_behind_it_counts_nothing(nothing):
     assert serving(snapshot(official(nothing))) == {}
 
 
+def test_a_clock_that_was_ahead_costs_no_day():
+    """What was counted of today before it stepped stays, and what was counted of tomorrow goes."""
+    counters = Counters()
+    for at in (NOON, NOON + 60, NOON + DAY):
+        counters.crawl(at, official(named(1)))
+    counters.last = NOON + 60
+    counters.crawl(NOON + 120, official(named(1)))
+    assert [(day.day, day.server_seconds) for day in counters.known["Ada"].days] == [(NOON // DAY, 120.0)]
+
+
 def test_made_up_models_count_only_where_the_operator_decides_who_joins():
     """A model with a million blocks that anyone announces is no contribution; in a private swarm all models count."""
     made_up = model("made-up", blocks=10, servers=(named(1),))

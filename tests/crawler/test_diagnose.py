@@ -10,6 +10,7 @@ from crawler.settings import CrawlerSettings
 from deploy.demo.simulated_server import Announcement, Model
 from shared.p2p.daemon import NodeError
 from shared.p2p.dht_node import DHTClientNode
+from shared.p2p.dht_reader import DHTReader
 from tests.fakes import peer_id
 
 
@@ -38,14 +39,23 @@ async def findings(**settings):
 
 
 @pytest.mark.swarm
-async def test_an_empty_swarm_is_told_from_one_that_cannot_be_seen(swarm):
-    """Nobody announces anything; nobody answers; and one that works."""
+async def test_an_empty_swarm_is_told_from_one_that_cannot_be_seen(swarm, monkeypatch):
+    """Nobody announces anything; no lookup is answered; nobody answers; and one that works."""
     found, said = await findings(initial_peers=swarm.initial_peers)
     assert found.ok
     assert "No model is announced" in said
     assert "No server is announced" in said
     assert found.verdict == "The swarm can be joined, but no server announces anything."
     assert found.command.endswith(f"--initial_peers {' '.join(swarm.initial_peers)}")
+
+    async def no_answer(*_):
+        return {}
+
+    with monkeypatch.context() as patched:
+        patched.setattr(DHTReader, "look_up", no_answer)
+        found, said = await findings(initial_peers=swarm.initial_peers)
+    assert "No model is announced" not in said
+    assert "did not answer in time" in said
 
     swarm.start(Announcement(Model("half", 8), 0, 4))
     found, said = await findings(initial_peers=swarm.initial_peers)

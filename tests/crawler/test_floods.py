@@ -67,6 +67,17 @@ async def test_models_served_before_are_looked_up_where_the_index_does_not_answe
     assert after.unanswered_keys == 1
 
 
+@pytest.mark.parametrize("blocks", [3, 1024])
+async def test_a_node_that_answers_first_with_an_old_index_makes_no_second_model(flooded, monkeypatch, blocks):
+    """Nor one that is broken: anyone can write to a single node. The latest of all nodes' entries counts."""
+    flooded.announce_model("shrunk-hf", blocks)
+    flooded.first_answers["_petals.models"] = {HONEST: flooded.values["_petals.models"].pop("shrunk-hf")}
+    snapshot = await crawl(flooded, monkeypatch)
+    assert [(model.dht_prefix, model.num_blocks, model.state) for model in snapshot.models] == [
+        (HONEST, 4, ModelState.HEALTHY)
+    ]
+
+
 async def test_a_swarm_that_answers_nothing_is_no_empty_swarm(flooded, monkeypatch):
     """Bootstrap peers that connect and stay silent to lookups: nobody answered."""
     flooded.unanswered.update(flooded.values)

@@ -55,6 +55,22 @@ def test_other_addresses_have_none(database, address):
     assert located.models[0].servers[0] == msgspec.structs.replace(report, location=None)
 
 
+def test_an_entry_that_cannot_be_read_costs_one_location(database, tmp_path):
+    """Not the crawl, and not the locations of others."""
+    odd = tmp_path / "odd.mmdb"
+    writer = MMDBWriter(ip_version=6, ipv4_compatible=True)
+    writer.insert_network(IPSet(["8.8.8.0/24"]), {"subdivisions": {"names": "x"}, "city": {"names": {"en": "Zeist"}}})
+    writer.insert_network(IPSet(["9.9.9.0/24"]), {"city": {"names": {"en": "Utrecht"}}})
+    writer.to_db_file(str(odd))
+    assert GeoDatabase.open(odd).locate("8.8.8.8") == Location(city="Zeist")
+    data = odd.read_bytes()
+    for number, junk in enumerate((b"\x45\xff\xff\xff\xff\xff", b"\x38\xff\xff\xff\xff\xff")):  # no text, no place
+        copy = tmp_path / f"{number}.mmdb"
+        copy.write_bytes(data.replace(b"\x45Zeist", junk))
+        broken = GeoDatabase.open(copy)
+        assert (broken.locate("8.8.8.8"), broken.locate("9.9.9.9")) == (None, Location(city="Utrecht"))
+
+
 def test_a_file_that_is_no_database_is_a_bad_setting(tmp_path):
     """Told before any work."""
     path = tmp_path / "junk.mmdb"

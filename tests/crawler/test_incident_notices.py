@@ -28,7 +28,7 @@ from shared.store.clock import RedisClock
 from shared.store.fencing import DeposedError
 from shared.store.history import HistoryReader
 from shared.store.snapshots import SnapshotWriter
-from shared.tasks import end
+from shared.tasks import Tasks, end
 from tests.fakes import model, server, snapshot
 from tests.reliability.parts import Part, until
 
@@ -151,6 +151,29 @@ async def test_a_receiver_that_fails_is_tried_again(redis, connection, receiver,
     assert monitor.outcomes == {"failed": 3, "delivered": 2}
     assert not connection.keys("rq:job:*")
     assert not connection.exists("rq:scheduler-lock:incident-notices")
+
+
+async def test_a_loop_that_an_error_ended_delivers_again(redis, connection, receiver, monkeypatch):
+    """Whatever ended it: it is started again, and does what it did."""
+    monkeypatch.setattr("crawler.notify.incident_notices.POLL_EVERY", 0.05)
+    monitor = Monitor(redis, connection, receiver)
+    await monitor.tell()
+    await monitor.crawl(True, False, False)
+    send, errors = monitor.notices.send, [RuntimeError("a bug")]
+
+    async def fails_once():
+        if errors:
+            raise errors.pop()
+        await send()
+
+    monkeypatch.setattr(monitor.notices, "send", fails_once)
+    async with Tasks() as tasks:
+        tasks.keep("incident_notices", monitor.notices.run)
+        async with asyncio.timeout(10):
+            while not receiver.events:
+                await monitor.leadership.hold()
+                await asyncio.sleep(0.05)
+    assert receiver.events == [("incident.opened", "Beluga-hf")]
 
 
 def test_the_pauses_grow_to_an_hour_and_last_a_day():

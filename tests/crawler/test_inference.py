@@ -203,7 +203,7 @@ async def test_results_keep_their_own_age_and_pass_on_to_the_next_leader(swarm):
     await other.round()
     assert server.handler.sessions == 1
     later = msgspec.structs.replace(bare, taken_at=snapshot.taken_at + 1000)
-    assert other.merged(later).models[0].usability is None
+    assert other.merged(later).models[0].usability.state is UsabilityState.UNKNOWN
 
 
 async def test_nobody_checks_who_does_not_lead(swarm):

@@ -11,6 +11,7 @@ from shared.advice.inference import record_words
 from shared.inference import InferenceOutcome, ServerInference, Usability, UsabilityState
 from shared.public.history import model_history_document, server_history_document
 from shared.store import keys
+from shared.store.fencing import DeposedError
 from shared.store.history import HistoryReader
 from shared.store.inference_history import OUTCOMES, SERVER_HOURS, Proof, pack, unpack
 from shared.store.rings import HOUR, Resolution
@@ -53,6 +54,19 @@ async def test_each_check_is_kept_once_with_its_outcome_and_seconds(redis, recor
     (point,) = server_history_document(await reader.server(peer_id(1), now + 60)).inference
     assert (point.checks, point.computed, point.outcome) == (3, 2, "timeout")
     assert point.seconds_per_token == pytest.approx(0.3, rel=1e-3)
+
+
+async def test_a_check_whose_crawl_was_not_recorded_is_recorded_with_the_next(redis):
+    """Redis was away in that moment, or the write was refused."""
+    now = float((await redis.time())[0] // HOUR * HOUR)
+    leader, writer = Leadership(redis, "tests"), HistoryWriter(redis)
+    assert await leader.hold()
+    with pytest.raises(DeposedError):
+        await writer.append(swarm(now + 10, now + 1), "another's")
+    for at in (now + 20, now + 30):
+        await writer.append(swarm(at, now + 1), leader.lease)
+    (proof,) = (await HistoryReader(redis).server(peer_id(1), now + 60)).proofs
+    assert proof.checks == 1
 
 
 async def test_history_without_checks_is_read_as_before(redis, record):

@@ -8,14 +8,17 @@ from contextlib import asynccontextmanager
 from functools import partial
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 from structlog.testing import capture_logs
 
 from crawler.inference import checker, rounds
 from crawler.inference.checker import Checker, Round
+from crawler.inference.results import Results
 from crawler.inference.rounds import InferenceChecks
+from crawler.settings import CrawlerSettings
 from shared.inference import AgreementOutcome, InferenceOutcome, ServerInference, Usability, UsabilityState
-from shared.judgement.usability import OPT_OUT, not_asked
+from shared.judgement.usability import OPT_OUT, gives_tokens, not_asked
 from shared.p2p import tensors
 from shared.p2p.connect import NotConnectedError
 from shared.p2p.daemon import NodeError
@@ -185,6 +188,18 @@ async def test_most_servers_by_name_decide_which_hidden_size_is_wrong(monkeypatc
     assert swarm.counted == {"computed": 5, "wrong_shape": 1}
 
 
+async def test_a_chain_of_another_hidden_size_is_nobodys_input(monkeypatch):
+    """Of two servers that name different ones nobody knows which is right: each is given what it can compute."""
+    swarm = Swarm(monkeypatch)
+    swarm.info = lambda peer, _: schema((2,)) if peer == ONE else schema()
+    monkeypatch.setattr(checker.random, "sample", lambda asked, _: asked)
+    (found,) = await swarm.round(model(servers=(reached(1), reached(2, inference_rps=1.0))))
+    assert found.usability.path[0].peer_id == ONE
+    two = found.servers[1].inference
+    assert (two.outcome, two.detail) == (InferenceOutcome.COMPUTED, None)
+    assert two.agreement.outcome is AgreementOutcome.ALONE
+
+
 async def test_few_servers_are_asked_for_the_hidden_size(monkeypatch):
     """Until three have named one, and eight at most, in no order; those that are left out are not asked."""
     swarm, asked = Swarm(monkeypatch), []
@@ -235,12 +250,31 @@ async def test_a_server_of_a_chain_is_not_checked_again_in_its_round(monkeypatch
     assert swarm.asked() == {ONE: 1}
 
 
-async def test_a_model_without_a_server_to_ask_is_unusable(monkeypatch):
-    """It has no chain. One server is enough to be asked, and a model with one is judged by its chain alone."""
+async def test_a_model_whose_blocks_lack_servers_is_unusable_as_long_as_they_do(monkeypatch):
+    """It has no chain. Once they are back nothing is known until there is one, which another round makes at once."""
+    swarm = Swarm(monkeypatch)
+    broken, whole = model(servers=(reached(1, 0, 4),)), model(servers=(reached(1, 0, 4), reached(2, 4, 8)))
+    await swarm.round(whole)
+    (found,) = swarm.checks.merged(snapshot(broken, taken_at=NOW)).models
+    assert found.usability == Usability(UsabilityState.UNUSABLE, NOW, "no server that answers holds blocks 4–7")
+    swarm.checks.results = Results(60.0)  # those of another crawler that takes over
+    swarm.checks.results.restore(snapshot(found, taken_at=NOW))
+    swarm.checks.merged(snapshot(broken, taken_at=NOW))
+    (found,) = swarm.checks.merged(snapshot(whole, taken_at=NOW)).models
+    assert (found.usability.state, gives_tokens(found)) == (UsabilityState.UNKNOWN, None)
+    (found,) = await swarm.round(whole)
+    assert found.usability.state is UsabilityState.DEGRADED
+
+
+async def test_a_model_that_nobody_could_look_at_is_not_unusable(monkeypatch):
+    """Neither where no server could be probed, nor where the blocks without servers may have some. Nobody is asked."""
     swarm = Swarm(monkeypatch)
     (found,) = await swarm.round(model(servers=(server(1, 0, 8, PeerState.UNREACHABLE), server(2, 0, 8))))
-    assert found.usability == Usability(UsabilityState.UNUSABLE, NOW, "no server that answers holds its blocks")
-    assert not swarm.slots
+    assert (found.usability, swarm.slots) == (None, [])
+    swarm.checks.merged(snapshot(model(servers=(reached(1, 0, 4),)), taken_at=NOW, unanswered_keys=4))
+    await swarm.checks.round()
+    (found,) = swarm.checks.merged(snapshot(model(servers=(reached(1),)), taken_at=NOW)).models
+    assert found.usability is None
     for _ in range(2):
         (found,) = await swarm.round(model("two", servers=(server(1, 0, 8), reached(2))))
         assert found.usability.state is UsabilityState.USABLE
@@ -269,6 +303,56 @@ async def test_nobody_checks_who_does_not_lead_or_what_is_old_or_left_out(monkey
     swarm = Swarm(monkeypatch, **more)
     (found,) = await swarm.round(model(servers=(reached(1),)), age=age)
     assert (swarm.connected, found.usability) == ([], None)
+
+
+async def test_rare_crawls_still_have_checks(monkeypatch):
+    """A snapshot serves until the next one, and what was found until then stays known for some crawls."""
+    swarm = Swarm(monkeypatch)
+    seen = snapshot(model(servers=(reached(1),)), taken_at=NOW - 3_000, update_period=3_600.0)
+    swarm.checks.merged(seen)
+    await swarm.checks.round()
+    later = msgspec.structs.replace(seen, taken_at=NOW + 600)
+    assert swarm.checks.merged(later).models[0].servers[0].inference.outcome is InferenceOutcome.COMPUTED
+    much_later = msgspec.structs.replace(seen, taken_at=NOW + 4 * 3_600)
+    assert swarm.checks.merged(much_later).models[0].servers[0].inference is None
+
+
+async def test_a_chain_that_is_long_ago_leaves_unknown_what_it_proved(monkeypatch):
+    """So it ends no incident, as a model does that has no chains at all; one that nobody announces is forgotten."""
+    swarm = Swarm(monkeypatch, Servers(**{ONE: lambda *_: raised("a bug")}))
+    seen = model(servers=(reached(1),))
+    (found,) = await swarm.round(seen)
+    assert found.usability.state is UsabilityState.UNUSABLE
+    for _ in range(2):
+        (found,) = swarm.checks.merged(snapshot(seen, taken_at=NOW + 181)).models
+        assert (found.usability.state, found.usability.checked_at) == (UsabilityState.UNKNOWN, NOW)
+    swarm.checks.merged(snapshot(model("another"), taken_at=NOW + 182))
+    assert list(swarm.checks.results.models) == ["another"]
+
+
+def test_the_newest_check_counts_at_a_take_over():
+    """Not the one that this crawler made itself when it led before."""
+    old, new = (ServerInference(outcome, (0, 8), at) for outcome, at in (("failed", NOW - 60), ("computed", NOW)))
+    proved = Usability(UsabilityState.USABLE, NOW)
+    published = model(servers=(reached(1, inference=new),), usability=proved)
+    results = Results(60.0)
+    results.add("demo-model", ONE, old)
+    results.models["demo-model"] = Usability(UsabilityState.UNUSABLE, NOW - 60)
+    for _ in range(2):
+        results.restore(snapshot(published))
+        (found,) = results.merged(snapshot(model(servers=(reached(1),)), taken_at=NOW), peer_id=None).models
+        assert (found.servers[0].inference, found.usability) == (new, proved)
+        published = model(servers=(reached(1, inference=old),), usability=Usability(UsabilityState.UNUSABLE, NOW - 60))
+
+
+@pytest.mark.parametrize("order", [1, -1])
+async def test_a_model_one_of_whose_servers_nobody_reached_is_not_unusable(monkeypatch, order):
+    """Whichever server was asked last: the one that did not describe its blocks is not the only one."""
+    swarm = Swarm(monkeypatch)
+    swarm.info = lambda peer, _: OSError("gone") if peer == ONE else b""
+    monkeypatch.setattr(checker.random, "sample", lambda asked, _: asked[::order])
+    await swarm.checker().chain(model(servers=(reached(1), reached(2))))
+    assert swarm.checks.results.models["demo-model"].state is UsabilityState.UNKNOWN
 
 
 async def test_checks_begin_with_the_first_snapshot(monkeypatch):
@@ -413,6 +497,16 @@ def test_a_rounds_input_is_known_to_nobody_before():
     assert [len(values) for values in one.inputs(7)] == [7, 7]
 
 
+def test_a_file_that_keeps_no_identity_is_a_bad_setting(tmp_path):
+    """An empty one, or the folder that a container's engine makes for a missing one: no check would ever be made."""
+    (tmp_path / "empty").touch()
+    (tmp_path / "junk").write_bytes(b"junk")
+    for name in ("empty", "junk", "."):
+        with pytest.raises(ValueError, match="no private key"):
+            CrawlerSettings(inference_identity=tmp_path / name)
+    assert CrawlerSettings(inference_identity=tmp_path / "new").inference_identity == tmp_path / "new"
+
+
 @pytest.mark.parametrize("kept", [True, False])
 async def test_rounds_follow_one_another_while_this_crawler_leads(monkeypatch, tmp_path, kept):
     """None before there is a snapshot; each with the same identity, a period after the one before began.
@@ -426,6 +520,7 @@ async def test_rounds_follow_one_another_while_this_crawler_leads(monkeypatch, t
         assert not identity.exists()
         assert identity.parent.is_dir()
         made.append((identity, began))
+        return True
 
     monkeypatch.setattr(checks, "round", one)
     task = asyncio.create_task(checks.run())
@@ -441,6 +536,29 @@ async def test_rounds_follow_one_another_while_this_crawler_leads(monkeypatch, t
     (identity,) = {identity for identity, _ in made}
     assert (identity == tmp_path / "mine") is kept is identity.parent.exists()
     assert made[0][1] <= made[1][1] <= made[2][1]
+
+
+async def test_a_round_that_is_broken_off_is_begun_anew(monkeypatch, tmp_path):
+    """As soon as this crawler leads again, not when the period is over, which may be a day."""
+    swarm = Swarm(monkeypatch, period=86_400.0, identity=tmp_path)
+    monkeypatch.setattr(rounds, "IDLE", 0.0)
+    leads = itertools.chain((True, True, False, False), itertools.repeat(True))
+    swarm.checks.leads = leads.__next__
+    begun, whole = [], swarm.checks.round
+
+    async def one(identity, began):
+        begun.append(began)
+        return await whole(identity) if len(begun) == 1 else True
+
+    monkeypatch.setattr(swarm.checks, "round", one)
+    swarm.checks.merged(snapshot(model(servers=(reached(1),)), taken_at=NOW))
+    task = asyncio.create_task(swarm.checks.run())
+    async with asyncio.timeout(5):
+        while len(begun) < 2:
+            await asyncio.sleep(0.001)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
 
 async def test_the_slots_of_a_round_are_spread_over_a_period(monkeypatch, tmp_path):

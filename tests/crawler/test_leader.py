@@ -1,9 +1,22 @@
 """Who leads: one crawler at a time, by a lease whose number never comes twice."""
 
+import asyncio
+import time
+from types import SimpleNamespace
+
 import pytest
 
+from crawler.history.writer import HistoryWriter
 from crawler.leader import LEASE_SECONDS, Leadership
+from crawler.loop import CrawlLoop
+from crawler.metrics import CrawlerMetrics
+from crawler.publish import Publisher
+from shared.snapshot import encode
 from shared.store import keys
+from shared.store.clock import RedisClock
+from shared.store.snapshots import SnapshotWriter
+from shared.tasks import awaited, end
+from tests.fakes import peer_id, snapshot
 
 LEASE_MS = LEASE_SECONDS * 1000
 
@@ -118,3 +131,42 @@ async def test_a_counter_that_is_no_number_begins_above_all_that_were(redis, one
     await redis.delete(keys.CRAWLER_LEASE)
     assert await two.hold() is True
     assert two.lease == f"{number + 1}:two"
+
+
+async def test_each_new_lease_goes_on_from_what_was_published(redis, one, monkeypatch):
+    """Also where this crawler had the one before: another one may have led while this one stood still."""
+    monkeypatch.setattr("crawler.loop.RENEW_EVERY", 0.01)
+    metrics = CrawlerMetrics()
+    publisher = Publisher(SnapshotWriter(redis), HistoryWriter(redis), one, metrics, RedisClock(redis))
+    settings = SimpleNamespace(bootstrap_peers={peer_id(0): []})
+    keeping = awaited(CrawlLoop(settings, None, publisher, one, metrics)._keep_lease())
+    others = snapshot(taken_at=time.time())
+    try:
+        async with asyncio.timeout(5):
+            while one.lease is None:
+                await asyncio.sleep(0.01)
+            publisher.last = snapshot(taken_at=others.taken_at - 3600)
+            async with redis.pipeline(transaction=True) as another:
+                another.xadd(keys.SNAPSHOTS, {"taken_at": repr(others.taken_at), "snapshot": encode(others)}, maxlen=1)
+                another.delete(keys.CRAWLER_LEASE)
+                await another.execute()
+            while publisher.last.taken_at != others.taken_at:
+                await asyncio.sleep(0.01)
+    finally:
+        await end(keeping)
+
+
+async def test_a_crawler_that_is_told_to_stop_is_told_once(redis, one):
+    """Whatever it does in that moment: redis-py returns from a request that was cancelled while its answer came."""
+    metrics = CrawlerMetrics()
+    publisher = Publisher(SnapshotWriter(redis), HistoryWriter(redis), one, metrics, RedisClock(redis))
+    loop = CrawlLoop(SimpleNamespace(bootstrap_peers={}), None, publisher, one, metrics)
+    for turns in range(30):
+        keeping = awaited(loop._keep_lease())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        time.sleep(0.002)  # so that answers come meanwhile
+        keeping.cancel()
+        _, going_on = await asyncio.wait({keeping}, timeout=5)
+        await end(keeping)
+        assert not going_on

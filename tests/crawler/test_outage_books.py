@@ -5,8 +5,9 @@ import pytest
 
 from crawler.history.writer import HistoryWriter
 from crawler.incidents import Watch
-from shared import incidents
+from shared import changes, incidents
 from shared.incidents import Outcome
+from shared.snapshot import PeerState, Refusals, Verdict
 from shared.store import keys
 from shared.store.history import HistoryReader
 from tests.crawler.recording import START, lead, record
@@ -55,6 +56,38 @@ async def test_an_official_model_that_nobody_serves_any_more_is_down(redis):
     """Still on the list, and gone: that is what the list is for."""
     await record(redis, *crawls(WHOLE, (), ()))
     assert await told(redis) == [("demo-model", True, None)]
+
+
+async def test_a_model_that_there_was_no_room_to_read_is_neither_broken_nor_left(redis):
+    """Where more models are announced than are read, one that is missing may be served: nobody looked."""
+    seen = (server(1, 0, 8, verdict=Verdict.REACHABLE),)
+    flooded = [
+        msgspec.structs.replace(each, refused=Refusals({"too_many_models": 1}))
+        for each in crawls(None, None, None, first=1)
+    ]
+    await record(redis, *crawls(seen, official=False), *flooded)
+    assert await told(redis) == []
+    assert await changed(redis) == []
+    await record(redis, *crawls(None, None, first=4))
+    assert await told(redis) == [("demo-model", False, None)]
+    assert {(each.kind, each.state) for each in await changed(redis)} == {("outage", "broken"), ("down", "gone")}
+
+
+async def test_a_suspicion_does_not_outlive_a_time_in_which_nobody_looked(redis):
+    """Of a model or a server: one bad crawl before a monitor stopped and one after it are not two in a row."""
+    silent = (server(1, 0, 8, PeerState.UNREACHABLE, verdict=Verdict.UNREACHABLE),)
+    seen = (server(1, 0, 8, verdict=Verdict.REACHABLE),)
+    await record(redis, *crawls(seen, seen, silent), *crawls(silent, seen, first=600))
+    assert await told(redis) == []
+    assert [each.kind for each in await changed(redis)] == []
+    await record(redis, *crawls(silent, silent, first=602))
+    (incident,) = await HistoryReader(redis).incidents()
+    assert incident.start == START + 60.0 * 602
+    assert {each.start for each in await changed(redis)} == {incident.start}
+
+
+async def changed(redis):
+    return [changes.decode(fields[b"change"]) for _, fields in await redis.xrange(keys.CHANGES)]
 
 
 @pytest.mark.parametrize(

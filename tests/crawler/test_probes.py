@@ -97,9 +97,11 @@ async def test_a_first_look_waits_for_those_that_may_still_answer_alone(small):
     await dials.finish()
 
 
-async def test_those_that_no_time_is_left_for_are_counted(small):
+@pytest.mark.parametrize("late", [False, True])
+async def test_those_that_no_time_is_left_for_are_counted(small, late):
+    """Also while the machine is too busy to begin any: it may stay so."""
     peers = Peers()
-    dials = queue(peers, seconds=0.5)
+    dials = ProbeQueue(peers.dial, timeout=1.0, until=time.monotonic() + 0.5, late=lambda: late)
     for number in range(3):
         dials.add(str(number), known=False, rank=number)
     await dials.finish()

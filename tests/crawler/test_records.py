@@ -1,5 +1,6 @@
 """The validating edge: whatever bytes stand in the DHT, they become a bounded record or a counted refusal."""
 
+import json
 import math
 
 import msgpack
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from crawler.observe import records
 from crawler.observe.records import RefusedError, ServerRecord, read_model, read_server
+from crawler.settings import parse_models
 from crawler.text import bad_prefix, clean_text
 from shared.p2p.hivemind import MSGPackSerializer
 from shared.snapshot import PeerState
@@ -380,3 +382,20 @@ def test_no_model_escapes_the_edge(data, prefix, private_swarm):
         return
     assert 1 <= model.num_blocks <= records.MAX_BLOCKS
     assert model.dht_prefix.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [
+        ({"repositry": "https://huggingface.co/a/b"}, "repositry"),
+        ({"repository": "a/b"}, "expected http"),
+        ({"repository": "https://huggingface.co/"}, "OWNER/NAME"),
+        ({"official": False}, "official"),
+    ],
+)
+def test_a_model_of_the_settings_is_as_it_will_be_shown(field, said):
+    """A mistyped field, a repository that no page can link to, and a model that would be official and not."""
+    named = {"dht_prefix": "x", "num_blocks": 2}
+    assert parse_models(json.dumps([named]))[0].name == "x"
+    with pytest.raises(ValueError, match=said):
+        parse_models(json.dumps([named | field]))

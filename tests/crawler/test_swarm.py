@@ -1,5 +1,6 @@
 """The crawler on a real private swarm: hivemind nodes with p2pd, some of them dead, frozen or lying."""
 
+import asyncio
 import os
 import signal
 import time
@@ -14,6 +15,8 @@ from crawler.observe.observation import SwarmUnavailableError
 from crawler.observe.observer import observe
 from crawler.settings import CrawlerSettings
 from deploy.demo.simulated_server import Announcement, Model
+from shared.p2p.connect import ProberNode
+from shared.p2p.daemon import NodeError
 from shared.p2p.dht_node import DHTClientNode
 from shared.snapshot import ModelState, PeerState, Verdict
 from tests.fakes import peer_id
@@ -206,3 +209,19 @@ def test_the_python_api_returns_the_state_document(swarm):
     assert model["state"] == "healthy"
     assert model["server_rows"][0]["peer_id"] == live.peer_id
     assert state["bootstrap_states"] == ["online"]
+
+
+async def test_a_node_that_ends_with_the_crawl_is_told_in_words(swarm, monkeypatch):
+    """As any failure of our own: `--once` and `--watch` go on from there, without a traceback."""
+    swarm.start(Announcement(MODEL, 0, 12))
+    asked = ProberNode.connections
+
+    async def killed(node):
+        os.kill(node.daemon_pid, signal.SIGKILL)
+        while node.is_alive:
+            await asyncio.sleep(0.01)
+        return await asked(node)
+
+    monkeypatch.setattr(ProberNode, "connections", killed)
+    with pytest.raises(NodeError, match="ended during the crawl"):
+        await crawl(swarm)

@@ -103,6 +103,24 @@ async def test_the_first_week_does_not_call_everyone_new(redis):
     assert (report.num_new_servers, report.new_servers) == (None, ())
 
 
+async def test_servers_are_lost_to_who_looked(redis):
+    """A monitor that stopped before the week ended saw nobody leave after that; each server is lost in one week."""
+    one, two, three = (server(number, 0, 8) for number in (1, 2, 3))
+    stopped = WEEK.start + 3 * DAY
+    _, leader = await record(
+        redis,
+        crawl(WEEK.start + HOUR, one, two, three),
+        crawl(stopped - HOUR, one, three),
+        crawl(stopped, one),
+    )
+    await WeeklyReports(redis, leader, now=lambda: AFTER).make()
+    assert (await the_report(redis)).lost_servers == (peer_id(2),)
+    _, leader = await record(redis, crawl(WEEK.end + 2 * DAY, one))
+    (name,) = await WeeklyReports(redis, leader, now=lambda: AFTER + 7 * DAY).make()
+    (data,) = await Reports(redis).get([name])
+    assert decode_report(data).lost_servers == (peer_id(3),)
+
+
 async def test_reports_are_served_as_pages_json_and_feed(redis, redis_url, recorded):
     """Each shows the same week, and what servers announce is only text."""
     maker, leader = recorded
