@@ -18,7 +18,7 @@ from crawler.leader import RENEW_EVERY
 from crawler.observe.observation import SwarmUnavailableError
 from shared import heap, tracing
 from shared.p2p.daemon import NodeError
-from shared.tasks import awaited, end
+from shared.tasks import awaited, end, raise_if_cancelled
 
 if TYPE_CHECKING:
     from crawler.leader import Leadership
@@ -89,7 +89,7 @@ class CrawlLoop:
                 redis_away = True
                 await self.publisher.delete_unusable_keys()
             self.metrics.leading.set(self._leads.is_set())
-            _raise_if_cancelled()
+            raise_if_cancelled()
             await asyncio.sleep(RENEW_EVERY)
 
     async def _crawl_on_schedule(self) -> None:
@@ -101,7 +101,7 @@ class CrawlLoop:
                 if span.trace_id:
                     structlog.contextvars.bind_contextvars(trace_id=span.trace_id)
                 await self._crawl()
-            _raise_if_cancelled()
+            raise_if_cancelled()
             gc.collect()  # a crawl's objects refer to one another in circles, which would live on into the next crawl
             await asyncio.to_thread(heap.trim)
             elapsed = time.monotonic() - started
@@ -152,10 +152,3 @@ class CrawlLoop:
             raise SwarmUnavailableError(
                 f"the swarm announced no server at all, where it had {seen} before", snapshot.bootstrap_peers
             )
-
-
-def _raise_if_cancelled() -> None:
-    """Raise `CancelledError` where this task was cancelled, and redis-py swallowed it (`shared.tasks.end`)."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError

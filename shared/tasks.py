@@ -180,5 +180,12 @@ def _read_error(task: asyncio.Task[Any]) -> None:
 
 
 def _is_cancelled() -> bool:
+    """Whether the running task was told to end."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+def raise_if_cancelled() -> None:
+    """Raise `CancelledError` where the running task was told to end, and redis-py swallowed it (see `end`)."""
+    if _is_cancelled():
+        raise asyncio.CancelledError

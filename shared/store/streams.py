@@ -14,6 +14,7 @@ import structlog
 from redis.exceptions import RedisError, ResponseError
 
 from shared.store import stored
+from shared.tasks import raise_if_cancelled
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -64,7 +65,7 @@ class StreamTail:
         while True:
             try:
                 streams: Any = await self._read()
-                _raise_if_cancelled()
+                raise_if_cancelled()
             except (RedisError, OSError) as error:
                 if self.connected or self.last_error is None:
                     log.warning("redis is away", reading=self._about, error=str(error))
@@ -136,17 +137,6 @@ class StreamTail:
             return None  # no such key, or no stream
         newest: bytes = info["last-generated-id"]
         return newest.decode()
-
-
-def _raise_if_cancelled() -> None:
-    """End a loop whose cancellation was swallowed.
-
-    redis-py sends through `asyncio.wait_for`, which before Python 3.12 returns normally where the cancellation comes
-    in the very moment in which it is done. A service would then never stop.
-    """
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
 
 
 def _as_numbers(entry_id: str) -> tuple[int, int]:
