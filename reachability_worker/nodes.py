@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 SELF_TEST_EVERY = 5.0
 JOIN_TIMEOUT = 5.0
-RECOVER_EVERY = 1.0
+RECOVER_PAUSES = (0.5, 1, 2, 4)
+"""Seconds before the first, second, … attempt to join the swarm again; further ones use the last. Each starts a daemon,
+since one that failed to dial a bootstrap peer refuses to dial it again for longer and longer."""
 RETIRED_LASTS = 10.0
 """Seconds after which no check can still be using a replaced node."""
 
@@ -59,7 +61,9 @@ class Nodes:
         """When the last self-test began that passed, in monotonic seconds."""
         self.background = Tasks()
         """What goes on after a check, until `run` ends."""
-        self._fit = asyncio.Event()
+        self._fit, self._unfit = asyncio.Event(), asyncio.Event()
+        """One of them is set."""
+        self._unfit.set()
         self.unfit_reason: str | None = "starting"
 
     @property
@@ -73,13 +77,18 @@ class Nodes:
 
     async def run(self) -> None:
         """Open the nodes, and keep them fit until cancelled."""
+        attempts = 0
         try:
+            await self._recover()
             while True:
-                if not self.fit:
+                if await true_within(SELF_TEST_EVERY, self._unfit.wait()):
+                    await asyncio.sleep(RECOVER_PAUSES[min(attempts, len(RECOVER_PAUSES) - 1)])
+                    attempts += 1
                     await self._recover()
-                elif not await self._passes_self_test():
+                elif await self._passes_self_test():
+                    attempts = 0
+                else:
                     self._set_unfit_reason("no bootstrap peer answers")
-                await asyncio.sleep(SELF_TEST_EVERY if self.fit else RECOVER_EVERY)
         finally:
             await self._close()
 
@@ -148,10 +157,12 @@ class Nodes:
         if reason is None and not self.fit:
             log.info("fit to probe peers")
             self._fit.set()
+            self._unfit.clear()
         elif reason is not None:
             if self.fit:
                 log.warning("unfit to probe peers", reason=reason)
             self._fit.clear()
+            self._unfit.set()
         self.unfit_reason = reason
 
     def _retire(self, node: Daemon) -> None:
@@ -173,16 +184,17 @@ class Nodes:
         async with AsyncExitStack() as opened:  # whatever fails, no daemon is left running
             try:
                 dht_node = await opened.enter_async_context(await DHTClientNode.open(self._dial_private))
-                prober_node = await opened.enter_async_context(await ProberNode.open())
+                self._on_opened(DHT_NODE)
+                failures = await dht_node.join(self._bootstrap_peers, JOIN_TIMEOUT)
+                joined = [peer_id for peer_id, failure in failures.items() if failure is None]
+                prober_node = await opened.enter_async_context(await ProberNode.open()) if joined else None
             except NodeError as error:
                 self._set_unfit_reason(str(error))
                 return
-            self._on_opened(DHT_NODE)
-            failures = await dht_node.join(self._bootstrap_peers, JOIN_TIMEOUT)
-            joined = [peer_id for peer_id, failure in failures.items() if failure is None]
             if not await self._self_test(dht_node, prober_node, joined):
                 self._set_unfit_reason("no bootstrap peer answers")
                 return
+            self._on_opened(PROBER_NODE)
             opened.pop_all()
         self._dht_node, self._prober_node, self._joined = dht_node, prober_node, joined
         self._set_unfit_reason(None)
