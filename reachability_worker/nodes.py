@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 SELF_TEST_EVERY = 5.0
 JOIN_TIMEOUT = 5.0
-RECOVER_PAUSES = (0.5, 1, 2, 4)
+RECOVER_PAUSES = (0.5, 1, 2, 3)
 """Seconds before the first, second, … attempt to join the swarm again; further ones use the last. Each starts a daemon,
 since one that failed to dial a bootstrap peer refuses to dial it again for longer and longer."""
 RETIRED_LASTS = 10.0

@@ -15,7 +15,6 @@ import asyncio
 import time
 from collections import defaultdict
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 import base58
@@ -30,7 +29,7 @@ from shared.reachability import Cause
 from shared.tasks import awaited, end
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+    from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable
     from pathlib import Path
 
     from shared.p2p.hivemind import P2P
@@ -62,34 +61,49 @@ class ProberNode(Daemon):
         return cls(await start_p2pd("none", identity))
 
 
-@dataclass
 class Relays:
-    """The relays that one daemon uses: each is dialled once for all probes that need it at the same time."""
+    """The relays that one daemon uses."""
 
-    daemon: Daemon
-    _dials: dict[str, asyncio.Task[None]] = field(default_factory=dict)
-    _circuits: defaultdict[str, asyncio.Semaphore] = field(
-        default_factory=lambda: defaultdict(lambda: asyncio.Semaphore(CIRCUITS_AT_ONCE))
-    )
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        self._pings: dict[str, asyncio.Task[bool]] = {}
+        self._circuits: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(CIRCUITS_AT_ONCE))
 
     def slot(self, relay: str) -> asyncio.Semaphore:
         """Return what bounds the open circuits through this relay."""
         return self._circuits[relay]
 
-    async def connect(self, relay: str, addresses: Iterable[bytes]) -> None:
-        """Hold a connection to a relay that answers. Raises as `Daemon.connect`."""
-        dial = self._dials.get(relay)
-        if dial is None:
-            dial = self._dials[relay] = awaited(self._connect(relay, list(addresses)))
-            dial.add_done_callback(lambda _: self._dials.pop(relay, None))
-        await asyncio.shield(dial)
+    async def connect(self, relay: str, addresses: Collection[bytes]) -> None:
+        """Hold a connection to a relay that answers. Raises as `Daemon.connect`.
 
-    async def _connect(self, relay: str, addresses: list[bytes]) -> None:
-        await self.daemon.connect(relay, addresses)
-        if not await self.daemon.pings(relay, RELAY_CHECK_TIMEOUT):
-            # An old connection to a relay that is gone, or frozen.
-            await self.daemon.disconnect(relay)
-            await self.daemon.connect(relay, addresses)
+        Probes that need the same relay at the same time each dial it at the addresses that they know, for those that
+        another peer names may be wrong. p2pd holds one connection for all of them.
+        """
+        await dial(self._daemon, relay, addresses)
+        ping = self._pings.get(relay)
+        if ping is None:
+            ping = self._pings[relay] = awaited(self._answers(relay))
+            ping.add_done_callback(lambda _: self._pings.pop(relay, None))
+        if not await asyncio.shield(ping):
+            await dial(self._daemon, relay, addresses)
+
+    async def _answers(self, relay: str) -> bool:
+        """Whether the relay answers a ping; closes an old connection to one that is gone, or frozen."""
+        answers = await self._daemon.pings(relay, RELAY_CHECK_TIMEOUT)
+        if not answers:
+            with suppress(OSError, EOFError):
+                await self._daemon.disconnect(relay)
+        return answers
+
+
+async def dial(daemon: Daemon, peer_id: str, addresses: Collection[bytes]) -> None:
+    """Dial a peer, and once more where the first dial was cut short. Raises as `Daemon.connect`."""
+    try:
+        await daemon.connect(peer_id, addresses)
+    except P2PDaemonError as error:
+        if not was_cut_short(str(error)):
+            raise
+        await daemon.connect(peer_id, addresses)
 
 
 class PeerDials:
@@ -141,17 +155,10 @@ class PeerDials:
             kinds.setdefault(self._rules.kind(self._peer_id, address), []).append(address)
         for name in kinds.get(Kind.NAME, ()):
             self._begin(self._resolve_and_connect(name), direct=True)
-        self._add_direct(kinds.get(Kind.DIRECT, ()))
-        self._add_circuits(kinds.get(Kind.CIRCUIT, ()))
-
-    def _add_direct(self, addresses: Iterable[bytes]) -> None:
-        strange = [address for address in addresses if not components(address)[-1].known]
-        if plain := [address for address in addresses if address not in strange]:
+        if direct := kinds.get(Kind.DIRECT):
             # p2pd dials a peer's further addresses beside those that it is dialling.
-            self._begin(self._connect(plain), direct=True)
-        for address in strange:
-            # An address that p2pd cannot read makes it refuse all addresses of the same request.
-            self._begin(self._connect((address,)), direct=True)
+            self._begin(self._connect(direct), direct=True)
+        self._add_circuits(kinds.get(Kind.CIRCUIT, ()))
 
     def _add_circuits(self, addresses: Iterable[bytes]) -> None:
         for circuit in filter(None, (split_circuit(components(address)) for address in addresses)):
@@ -172,24 +179,15 @@ class PeerDials:
         if direct:
             self._direct.add(task)
 
-    async def _connect(self, addresses: Iterable[bytes], relay: str | None = None) -> None:
+    async def _connect(self, addresses: Collection[bytes], relay: str | None = None) -> None:
         try:
-            await self._dial(addresses)
+            await dial(self._prober_node, self._peer_id, addresses)
         except P2PDaemonError as error:
             self.failures.append(Failure(str(error), relay))
         except (OSError, EOFError) as error:
             self.error = error
         else:
             self.connected.set()
-
-    async def _dial(self, addresses: Iterable[bytes]) -> None:
-        """Dial, and once more where the first dial was cut short. Raises as `Daemon.connect`."""
-        try:
-            await self._prober_node.connect(self._peer_id, addresses)
-        except P2PDaemonError as error:
-            if not was_cut_short(str(error)):
-                raise
-            await self._prober_node.connect(self._peer_id, addresses)
 
     async def _resolve_and_connect(self, address: bytes) -> None:
         try:

@@ -11,7 +11,7 @@ import pytest_asyncio
 from deploy.demo.simulated_server import Announcement, Model, stop_process
 from shared.p2p.address_search import DIALLED_AT_ONCE, MAX_ASKED, MAX_DIALLED, Search
 from shared.p2p.addresses import AddressRules
-from shared.p2p.connect import ProberNode
+from shared.p2p.connect import PeerDials, ProberNode
 from shared.p2p.dht_node import DHTClientNode
 from shared.p2p.multiaddr import from_text
 from shared.p2p.probe import probe
@@ -162,3 +162,29 @@ async def test_an_answer_that_our_own_daemon_was_too_late_to_hear_may_have_named
     assert (outcome.verdict, outcome.cause) == (Verdict.UNKNOWN, Cause.NODE_UNFIT)
     liar.says = {}
     assert (await probe_through(nodes, live.peer_id)).verdict is Verdict.REACHABLE  # no node was taken for silent
+
+
+@pytest.mark.parametrize("lie", ["silent", "refused"])
+async def test_a_wrong_address_of_a_relay_holds_up_nobody_who_knows_the_right_one(swarm, lie):
+    """A peer may announce that it is behind another's relay, at an address where that is not."""
+    relay = swarm.start()
+    right = tuple(from_text(one.rpartition("/p2p/")[0]) for one in addresses(swarm, relay))
+    async with Tarpit(1) as tarpit, await ProberNode.open() as prober_node:
+        wrong = tarpit.addresses[0] if lie == "silent" else CLOSED_PORT
+        lying = asyncio.create_task(prober_node.relays.connect(relay.peer_id, (from_text(wrong),)))
+        await asyncio.sleep(0)
+        async with asyncio.timeout(2):
+            await prober_node.relays.connect(relay.peer_id, right)
+        await end(lying)
+
+
+async def test_an_address_that_p2pd_cannot_read_spoils_no_other_one(swarm, liar, nodes):
+    """It would refuse a request with such an address as a whole."""
+    live = swarm.start(Announcement(Model("m", 4), 0, 4))
+    right = [one.rpartition("/p2p/")[0] for one in addresses(swarm, live)]
+    liar.says = {live.peer_id: {live.peer_id: [from_text(CLOSED_PORT) + b"\x36\x01/", *right]}}
+    search = Search(nodes[0].kademlia, live.peer_id, (str(liar.node.peer_id),), AddressRules(dial_private=True))
+    async with PeerDials(nodes[1], live.peer_id, search.rules) as dials:
+        await search.run(dials.add)
+        await dials.ended()
+        assert dials.connected.is_set()
