@@ -12,6 +12,7 @@ https://github.com/libp2p/specs/blob/master/relay/circuit-v2.md
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import defaultdict
 from contextlib import asynccontextmanager, suppress
@@ -119,6 +120,9 @@ class PeerDials:
         """A failure of our own daemon."""
         self.begun_at: float | None = None
         """When the first dial began, in monotonic seconds."""
+        self.last_begun_at = -math.inf
+        """The same of the last one, also of a relay or through one."""
+        self.names_resolving: set[bytes] = set()
         self.relays_asked: set[str] = set()
         self.relays_dialling: set[str] = set()
         """Relays that have neither answered nor failed."""
@@ -137,13 +141,15 @@ class PeerDials:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await end(*self._all)
-        if self._slots:
-            # Gives the circuit back to the relay.
-            with suppress(P2PDaemonError, OSError, EOFError):
-                await self._prober_node.disconnect(self._peer_id)
-        for slot in self._slots:
-            slot.release()
+        try:
+            await end(*self._all)
+            if self._slots:
+                # Gives the circuit back to the relay.
+                with suppress(P2PDaemonError, OSError, EOFError):
+                    await self._prober_node.disconnect(self._peer_id)
+        finally:  # also where this is cancelled
+            for slot in self._slots:
+                slot.release()
 
     def add(self, addresses: Iterable[bytes]) -> None:
         """Dial these addresses too. Those that the rules deny are left out."""
@@ -180,6 +186,7 @@ class PeerDials:
             self._direct.add(task)
 
     async def _connect(self, addresses: Collection[bytes], relay: str | None = None) -> None:
+        self.last_begun_at = time.monotonic()
         try:
             await dial(self._prober_node, self._peer_id, addresses)
         except P2PDaemonError as error:
@@ -190,11 +197,14 @@ class PeerDials:
             self.connected.set()
 
     async def _resolve_and_connect(self, address: bytes) -> None:
+        self.names_resolving.add(address)
         try:
             found = await resolve(address, base58.b58decode(self._peer_id))
         except NotResolvedError as error:
             self.failures.append(Failure(f"no address for the name {error}", cause=Cause.NAME_NOT_RESOLVED))
             return
+        finally:
+            self.names_resolving.discard(address)
         allowed = [one for one in found if self._rules.kind(self._peer_id, one) is Kind.DIRECT]
         if allowed:
             await self._connect(allowed)
@@ -207,6 +217,7 @@ class PeerDials:
         self.relays_asked.add(relay)
         relays = self._prober_node.relays
         self.relays_dialling.add(relay)
+        self.last_begun_at = time.monotonic()
         try:
             await relays.connect(relay, self._relay_addresses[relay])
         except P2PDaemonError as error:

@@ -15,6 +15,7 @@ from reachability_worker.nodes import Nodes
 from reachability_worker.prober import Prober
 from shared.inference import InferenceOutcome, InferenceRequest
 from shared.p2p.addresses import DialPrivate
+from shared.p2p.probe import probe
 from shared.reachability import Cause, Stage
 from shared.snapshot import Verdict
 from shared.tasks import end
@@ -169,6 +170,20 @@ async def test_waiting_for_a_slot_is_not_failing(swarm):
         waiting = await look(prober, peer_id(1), 0.5)
         assert (waiting.verdict, waiting.cause) == (Verdict.UNKNOWN, Cause.NO_SLOT)
         assert (await first).verdict is Verdict.UNREACHABLE
+
+
+async def test_what_hung_for_a_moment_only_has_proved_nothing(swarm):
+    """A check that waited long in the queue, for a relay or an address, has little time left for the peer."""
+    server = swarm.start(Announcement(MODEL, 0, 4))
+    async with prober_in(swarm) as (nodes, prober):
+        found = await probe(
+            *nodes.current(), server.peer_id, deadline=time.monotonic() + 0.9, must_serve=True,
+            on_stage=lambda stage: server.freeze() if stage is Stage.PROTOCOL else None,
+        )  # fmt: skip
+        assert (found.verdict, found.stage, found.cause) == (Verdict.UNKNOWN, Stage.PROTOCOL, Cause.NO_SLOT)
+        found = await look(prober, server.peer_id, 0.9)
+        assert (found.verdict, found.stage, found.cause) == (Verdict.UNKNOWN, Stage.DIAL, Cause.NO_SLOT)
+    server.thaw()
 
 
 async def test_hundreds_of_silent_peers_do_not_make_a_live_one_look_dead(swarm):
