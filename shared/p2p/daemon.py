@@ -147,9 +147,12 @@ async def start_p2pd(dht_mode: str, identity: Path | None = None) -> P2P:
     except (P2PDaemonError, OSError) as error:
         raise NodeError(f"p2pd did not start: {error}") from error
     except asyncio.CancelledError:
-        # hivemind, interrupted, would leave the daemon and a connection to it behind.
-        with suppress(P2PDaemonError, OSError):
-            await Daemon(await starting).close()
+        # hivemind, interrupted, would leave the daemon and a connection to it behind: however often this is cancelled.
+        while not starting.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait({starting})
+        if starting.exception() is None:
+            await Daemon(starting.result()).close()
         raise
 
 
