@@ -22,9 +22,8 @@ from shared.snapshot import Verdict
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from reachability_worker.nodes import Nodes
+    from reachability_worker.nodes import Nodes, Pair
     from shared.p2p.connect import ProberNode
-    from shared.p2p.dht_node import DHTClientNode
 
 PROBER_NODE_LIFETIME = 30.0
 """Seconds. p2pd redials a peer that failed n times only after 5 + n² seconds. A prober node of this age is replaced,
@@ -63,40 +62,33 @@ class Prober:
         nodes = self._nodes.current()
         if nodes is None:
             return self._nodes.unfit()
-        dht_node, prober_node = nodes
-        if time.monotonic() - prober_node.opened_at > PROBER_NODE_LIFETIME:
-            prober_node = await self._nodes.replace(prober_node)
-        outcome = await self._dial(dht_node, prober_node, peer_id, deadline, on_stage)
+        if time.monotonic() - nodes.prober_node.opened_at > PROBER_NODE_LIFETIME:
+            self._nodes.replace_soon(nodes)
+        outcome = await self._dial(nodes, peer_id, deadline, on_stage)
         if outcome.cause is Cause.BACKOFF:
             failed_at, failure = self._failures.get(peer_id, (-RECENT_FAILURE, outcome))
             if time.monotonic() - failed_at < RECENT_FAILURE:
                 outcome = failure  # it explains the daemon's backoff
             else:
-                prober_node = await self._nodes.replace(prober_node)
-                outcome = await self._dial(dht_node, prober_node, peer_id, deadline, on_stage)
+                nodes = await self._nodes.replace(nodes)
+                outcome = await self._dial(nodes, peer_id, deadline, on_stage)
         if outcome.verdict is not Verdict.REACHABLE:
-            outcome = await self._nodes.confirmed(outcome)
+            outcome = await self._nodes.confirmed(outcome, nodes)
             if outcome.verdict is Verdict.UNREACHABLE:
                 self._remember(peer_id, outcome)
             return outcome
         self._failures.pop(peer_id, None)
         if outcome.reached_at is None:  # else through a relay, whose circuit is closed by now
-            outcome = await with_open_connections(prober_node, peer_id, outcome)
-            self._nodes.background.start("disconnect", _disconnect(prober_node, peer_id))
+            outcome = await with_open_connections(nodes.prober_node, peer_id, outcome)
+            self._nodes.background.start("disconnect", _disconnect(nodes.prober_node, peer_id))
         return outcome
 
-    async def _dial(
-        self,
-        dht_node: DHTClientNode,
-        prober_node: ProberNode,
-        peer_id: str,
-        deadline: float,
-        on_stage: Callable[[Stage], None],
-    ) -> DialOutcome:
+    async def _dial(self, nodes: Pair, peer_id: str, deadline: float, on_stage: Callable[[Stage], None]) -> DialOutcome:
         with tracing.span("dial") as span:
-            outcome = await probe(dht_node, prober_node, peer_id, deadline=deadline, on_stage=on_stage)
-            self._nodes.on_addresses_refused(dht_node.kademlia.refused_addresses)
-            dht_node.kademlia.refused_addresses.clear()
+            outcome = await probe(nodes.dht_node, nodes.prober_node, peer_id, deadline=deadline, on_stage=on_stage)
+            refused = nodes.dht_node.kademlia.refused_addresses
+            self._nodes.on_addresses_refused(refused)
+            refused.clear()
             span.stages(outcome.durations)
             note_outcome(span, outcome)
             return outcome

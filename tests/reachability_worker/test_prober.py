@@ -15,8 +15,10 @@ from reachability_worker.nodes import Nodes
 from reachability_worker.prober import Prober
 from shared.inference import InferenceOutcome, InferenceRequest
 from shared.p2p.addresses import DialPrivate
+from shared.p2p.connect import ProberNode
+from shared.p2p.hivemind import ControlFailure
 from shared.p2p.probe import probe
-from shared.reachability import Cause, Stage
+from shared.reachability import Cause, DialOutcome, Stage
 from shared.snapshot import Verdict
 from shared.tasks import end
 from tests.fakes import peer_id
@@ -117,7 +119,7 @@ async def test_a_lost_daemon_is_noticed_and_replaced(swarm):
 
     async def lose(which, how):
         async with prober_in(swarm, check_timeout=2.0) as (nodes, prober):
-            os.kill(getattr(nodes, f"_{which}").daemon_pid, how)
+            os.kill(getattr(nodes.current(), which).daemon_pid, how)
             outcome = await look(prober, live.peer_id, 5)
             assert outcome.verdict is not Verdict.UNREACHABLE, (which, how)
             deadline = time.monotonic() + 30
@@ -136,14 +138,56 @@ async def test_a_lost_daemon_is_noticed_and_replaced(swarm):
             await asyncio.sleep(0.05)
 
 
+async def test_nodes_confirm_what_they_found_themselves(swarm, monkeypatch):
+    """A failure that a broken daemon reports is not confirmed by the one that took its place meanwhile."""
+    async with prober_in(swarm) as (nodes, _):
+        broken = nodes.current()
+        monkeypatch.setattr(broken.prober_node, "connect", _too_many_files)
+        fresh = await nodes.replace(broken)
+        found = DialOutcome(Verdict.UNREACHABLE, Stage.DIAL, Cause.OTHER)
+        assert (await nodes.confirmed(found, broken)).verdict is Verdict.UNKNOWN
+        assert await nodes.confirmed(found, fresh) is found
+        assert nodes.fit
+
+
+async def _too_many_files(*_):
+    raise ControlFailure("dial tcp4 192.0.2.1:1: socket: too many open files")
+
+
+async def test_no_check_waits_for_a_prober_node_that_does_not_start(swarm, monkeypatch):
+    """An old one works on while the one that shall replace it starts."""
+    live = swarm.start(Announcement(MODEL, 0, 4))
+    monkeypatch.setattr("reachability_worker.prober.PROBER_NODE_LIFETIME", 0)
+    async with prober_in(swarm) as (_, prober):
+        monkeypatch.setattr(ProberNode, "open", classmethod(lambda _: asyncio.sleep(60)))
+        for _ in range(2):
+            assert (await look(prober, live.peer_id, 5)).verdict is Verdict.REACHABLE
+
+
+async def test_a_prober_node_that_is_replaced_while_the_swarm_is_lost_does_not_stay(swarm, monkeypatch):
+    """Two daemons are left: those that joined the swarm again."""
+    monkeypatch.setattr("reachability_worker.nodes.RETIRED_LASTS", 0)
+    monkeypatch.setattr("reachability_worker.nodes.RECOVER_PAUSES", (0,))
+    before = set(daemons_of(os.getpid()))
+    async with prober_in(swarm) as (nodes, _):
+        pair = nodes.current()
+        nodes._become_unfit("a test")
+        await nodes.replace(pair)
+        assert await nodes.until_fit(20)
+        async with asyncio.timeout(5):
+            while len(set(daemons_of(os.getpid())) - before) != 2:
+                await asyncio.sleep(0.05)
+
+
 @pytest.mark.parametrize("away", ["our own daemon", "all others, as where our network is away"])
 async def test_who_stood_still_during_a_probe_has_proved_nothing(swarm, monkeypatch, away):
     """They go on before the self-test, which then passes: only what is measured beside the probe can tell."""
     monkeypatch.setattr("reachability_worker.nodes.SELF_TEST_EVERY", 60.0)  # none but the probe's own
     live = swarm.start(Announcement(MODEL, 0, 4))
     async with prober_in(swarm, check_timeout=3.0) as (nodes, prober):
-        ours, theirs = [nodes._prober_node.daemon_pid], [live.daemon_pid, swarm.bootstrap.daemon_pid]
-        daemons, passes = ours if away == "our own daemon" else theirs, nodes._passes_self_test
+        pair = nodes.current()
+        ours, theirs = [pair.prober_node.daemon_pid], [live.daemon_pid, swarm.bootstrap.daemon_pid]
+        daemons, passes = ours if away == "our own daemon" else theirs, pair.passes_self_test
 
         def stop(stage):
             if stage is Stage.DIAL:
@@ -155,7 +199,7 @@ async def test_who_stood_still_during_a_probe_has_proved_nothing(swarm, monkeypa
                 os.kill(daemon, signal.SIGCONT)
             return await passes()
 
-        monkeypatch.setattr(nodes, "_passes_self_test", go_on_first)
+        monkeypatch.setattr(pair, "passes_self_test", go_on_first)
         outcome = await prober.probe(live.peer_id, time.monotonic() + 8, stop)
         assert (outcome.verdict, outcome.cause, nodes.fit) == (Verdict.UNKNOWN, Cause.NODE_UNFIT, True)
 
@@ -176,8 +220,9 @@ async def test_what_hung_for_a_moment_only_has_proved_nothing(swarm):
     """A check that waited long in the queue, for a relay or an address, has little time left for the peer."""
     server = swarm.start(Announcement(MODEL, 0, 4))
     async with prober_in(swarm) as (nodes, prober):
+        pair = nodes.current()
         found = await probe(
-            *nodes.current(), server.peer_id, deadline=time.monotonic() + 0.9, must_serve=True,
+            pair.dht_node, pair.prober_node, server.peer_id, deadline=time.monotonic() + 0.9, must_serve=True,
             on_stage=lambda stage: server.freeze() if stage is Stage.PROTOCOL else None,
         )  # fmt: skip
         assert (found.verdict, found.stage, found.cause) == (Verdict.UNKNOWN, Stage.PROTOCOL, Cause.NO_SLOT)
@@ -201,7 +246,8 @@ async def test_hundreds_of_silent_peers_do_not_make_a_live_one_look_dead(swarm):
     silent = f"/ip4/127.0.0.1/tcp/{listener.sockets[0].getsockname()[1]}"
     live = swarm.start(Announcement(MODEL, 0, 4))
     async with prober_in(swarm) as (nodes, prober):
-        (dht_node, _), search = nodes.current(), nodes.current()[0].search
+        dht_node = nodes.current().dht_node
+        search = dht_node.search
 
         def find(peer, **dialled_from):
             if peer == live.peer_id:
