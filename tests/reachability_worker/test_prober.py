@@ -10,7 +10,7 @@ import pytest
 
 from deploy.demo.simulated_inference import Computation
 from deploy.demo.simulated_server import Announcement, Model, stop_process
-from reachability_worker.inference import InferenceChecker
+from reachability_worker.inference import CHECKS_AT_ONCE, InferenceChecker
 from reachability_worker.nodes import Nodes
 from reachability_worker.prober import Prober
 from shared.inference import InferenceOutcome, InferenceRequest
@@ -81,6 +81,15 @@ async def test_a_peer_that_was_reached_can_be_asked_to_compute(swarm):
             InferenceOutcome.COMPUTED, InferenceOutcome.REFUSED, InferenceOutcome.TIMEOUT
         ]  # fmt: skip
         assert (await look(prober, good.peer_id)).verdict is Verdict.REACHABLE
+
+
+async def test_an_inference_check_that_had_no_time_says_nothing_about_the_server():
+    """Two slow servers that others ask to compute make no third one seem unable to."""
+    checker, reached = InferenceChecker(dial_private=True, dial_timeout=5.0), DialOutcome(Verdict.REACHABLE, Stage.DIAL)
+    for _ in range(CHECKS_AT_ONCE):
+        await checker._slots.acquire()
+    found = await checker.infer(peer_id(1), reached, InferenceRequest("m", 0, 4), time.monotonic() + 1.1)
+    assert found.outcome is InferenceOutcome.UNKNOWN
 
 
 async def test_a_peer_that_comes_back_is_reachable_at_once(swarm):
