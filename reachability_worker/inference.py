@@ -58,8 +58,7 @@ class InferenceChecker:
             return _unknown(blocks, TOO_LATE)
         try:
             async with asyncio.timeout(left):
-                finding, _ = await check_server(node, peer_id, dht_prefix, blocks)
-            return finding
+                return (await check_server(node, peer_id, dht_prefix, blocks))[0]
         except TimeoutError:
             return ServerInference(
                 InferenceOutcome.TIMEOUT, blocks, time.time(), detail="no numbers within the time of a check"

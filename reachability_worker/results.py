@@ -89,24 +89,11 @@ class Results:
             self._on_written([done.job_id for done in batch])
 
     async def _write(self, batch: list[_Result], *, cleaned: bool = False) -> None:
-        """Write answers, waiting while Redis is away. An answer that Redis itself refuses is dropped, alone.
-
-        So are those that came too late: who asks now would get what was found before an outage.
-        """
+        """Write answers, waiting while Redis is away. An answer that Redis itself refuses is dropped, alone."""
         away = False
         while True:
-            now = time.monotonic()
-            late = [done.job_id for done in batch if now > done.useful_until]
-            finished = [
-                Finished(done.job_id, done.answer, max(0, int((done.reusable_until - now) * 1000)))
-                for done in batch
-                if now <= done.useful_until
-            ]
             try:
-                if late:
-                    await self._scripts.drop(late)
-                if finished:
-                    await self._scripts.finish(finished)
+                await self._write_once(batch)
             except (RedisError, OSError) as error:
                 if stored.is_outage(error):
                     # The answers are kept. A caller whose deadline passes meanwhile gets "nobody could look".
@@ -127,3 +114,15 @@ class Results:
             cleaned = True
             with suppress(RedisError, OSError):
                 await self._delete_unusable()
+
+    async def _write_once(self, batch: list[_Result]) -> None:
+        """Write answers, but for those that are too late: who asks now would get what was found before an outage."""
+        now = time.monotonic()
+        if late := [one.job_id for one in batch if one.useful_until < now]:
+            await self._scripts.drop(late)
+        if finished := [
+            Finished(one.job_id, one.answer, max(0, int((one.reusable_until - now) * 1000)))
+            for one in batch
+            if one.useful_until >= now
+        ]:
+            await self._scripts.finish(finished)
