@@ -121,7 +121,7 @@ async def _probe(
         if dials.begun_at is not None:
             begun[Stage.DIAL] = dials.begun_at
     if not dials.connected.is_set():
-        if dials.failures:
+        if dials.failures and search.over:
             failed = outcome_of(dials.failures)
             return msgspec.structs.replace(failed, addresses=failed.addresses or known_addresses(search))
         return _node_failed(dials.error) if dials.error is not None else _not_located(dht_node, search)
@@ -231,10 +231,10 @@ async def _ask(node: ProberNode, peer_id: str, deadline: float) -> DialOutcome |
 
 def _not_located(dht_node: DHTClientNode, search: Search) -> DialOutcome:
     """Return the outcome without an address: unreachable where nodes know none, unknown where they are silent."""
-    if search.withheld:
-        return DialOutcome(Verdict.UNREACHABLE, Stage.LOOKUP, Cause.NOT_DIALABLE, addresses=known_addresses(search))
     if not search.over or not dht_node.is_alive:
         return DialOutcome.unknown(Cause.LOOKUP_UNFINISHED, stage=Stage.LOOKUP)
+    if search.withheld:
+        return DialOutcome(Verdict.UNREACHABLE, Stage.LOOKUP, Cause.NOT_DIALABLE, addresses=known_addresses(search))
     return DialOutcome(Verdict.UNREACHABLE, Stage.LOOKUP, Cause.NO_ADDRESS)
 
 

@@ -164,6 +164,24 @@ async def test_an_answer_that_our_own_daemon_was_too_late_to_hear_may_have_named
     assert (await probe_through(nodes, live.peer_id)).verdict is Verdict.REACHABLE  # no node was taken for silent
 
 
+async def test_a_silent_start_peer_may_have_named_the_address(swarm, liar, nodes, monkeypatch):
+    """Another one knows no address, or a wrong one. A server behind a relay is known to few.
+
+    A start peer that is silent for long counts no more.
+    """
+    asked = [swarm.start(Announcement(Model("m", 4), 0, 4)).peer_id for _ in range(2)]
+    liar.says = {asked[0]: {}, asked[1]: {asked[1]: [CLOSED_PORT]}}
+    swarm.bootstrap.freeze()
+    try:
+        found = await asyncio.gather(*(probe_through(nodes, peer) for peer in asked))
+        assert {one.cause for one in found} == {Cause.LOOKUP_UNFINISHED}
+        monkeypatch.setattr("shared.p2p.address_search.BELIEVED_SILENT_AFTER", 0)
+        found = await asyncio.gather(*(probe_through(nodes, peer) for peer in asked))
+        assert {one.verdict for one in found} == {Verdict.UNREACHABLE}
+    finally:
+        swarm.bootstrap.thaw()
+
+
 @pytest.mark.parametrize("lie", ["silent", "refused"])
 async def test_a_wrong_address_of_a_relay_holds_up_nobody_who_knows_the_right_one(swarm, lie):
     """A peer may announce that it is behind another's relay, at an address where that is not."""
