@@ -224,9 +224,10 @@ class Nodes:
 
     async def _close(self) -> None:
         self._become_unfit("stopping")
+        pair, self._pair = self._pair, None
         async with AsyncExitStack() as closing:  # whatever fails or is cancelled, each is closed
-            if self._pair is not None:
-                closing.push_async_callback(self._pair.dht_node.close)
-                closing.push_async_callback(self._pair.prober_node.close)
-                closing.push_async_callback(end, self._pair.testing)
+            if pair is not None:
+                closing.push_async_callback(pair.dht_node.close)
+                closing.push_async_callback(pair.prober_node.close)
+                closing.push_async_callback(end, pair.testing)
             await self.background.close()

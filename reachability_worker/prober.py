@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -30,7 +29,6 @@ PROBER_NODE_LIFETIME = 30.0
 so that a server which requests a check every 15 s is dialled each time."""
 RECENT_FAILURE = 10.0
 """Seconds for which an observed failure explains a later "dial backoff"."""
-REMEMBERED_FAILURES = 20_000
 
 
 class Prober:
@@ -40,8 +38,8 @@ class Prober:
         self._nodes = nodes
         self._check_timeout = check_timeout
         self._slots = asyncio.Semaphore(dials_at_once)
-        self._failures: OrderedDict[str, tuple[float, DialOutcome]] = OrderedDict()
-        """When each peer's last failure was observed (monotonic seconds), and what it was."""
+        self._failures: dict[str, tuple[float, DialOutcome]] = {}
+        """When each peer's last failure was observed (monotonic seconds), and what it was; the oldest first."""
 
     async def probe(
         self, peer_id: str, deadline: float, on_stage: Callable[[Stage], None] = lambda _: None
@@ -97,10 +95,11 @@ class Prober:
         seen = self._failures.get(peer_id)
         if seen is not None and seen[1] is outcome:
             return  # the same observation again keeps its time
-        self._failures[peer_id] = (time.monotonic(), outcome)
-        self._failures.move_to_end(peer_id)
-        if len(self._failures) > REMEMBERED_FAILURES:
-            self._failures.popitem(last=False)
+        now = time.monotonic()
+        self._failures.pop(peer_id, None)
+        self._failures[peer_id] = (now, outcome)
+        while now - next(iter(self._failures.values()))[0] > RECENT_FAILURE:
+            del self._failures[next(iter(self._failures))]
 
 
 async def _disconnect(prober_node: ProberNode, peer_id: str) -> None:

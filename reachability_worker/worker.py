@@ -15,6 +15,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
+import msgspec
 import structlog
 from redis.exceptions import RedisError
 
@@ -197,8 +198,9 @@ class ConcurrentWorker:
         async with inference_turn(self._redis, check.peer_id) as mine:
             if not mine:
                 blocks, detail = (asked.start, asked.end), "another inference check of it goes on"
-                return ServerInference(InferenceOutcome.UNKNOWN, blocks, time.time(), detail=detail)
-            return await self._inference_checker.infer(check.peer_id, outcome, asked, check.deadline)
+                return ServerInference(InferenceOutcome.UNKNOWN, blocks, self._clock.now(), detail=detail)
+            found = await self._inference_checker.infer(check.peer_id, outcome, asked, check.deadline)
+            return msgspec.structs.replace(found, checked_at=self._clock.now())
 
     async def _probe(self, check: Check) -> DialOutcome:
         """Return what was found at the given address, where the check is about one, else of the peer; and count it."""

@@ -23,10 +23,10 @@ QUEUE = queue_name("here")
 worker_on = partial(simulated_worker.worker_on, vantage="here", verdict_reuse=5.0, shutdown_grace=2.0)
 
 
-def enqueue(connection, peer, seconds=9.0, job_id=None):
+def enqueue(connection, peer, seconds=9.0, job_id=None, inference=()):
     """Put a check into the queue as the api does."""
     job = Job.create(
-        CHECK_FUNCTION, args=[peer], id=job_id or f"{peer}-{time.monotonic_ns()}", connection=connection,
+        CHECK_FUNCTION, args=[peer, *inference], id=job_id or f"{peer}-{time.monotonic_ns()}", connection=connection,
         serializer=JSONSerializer, origin=QUEUE, status="queued", timeout=10, result_ttl=0,
     )  # fmt: skip
     connection.hset(job.key, mapping={**job.to_dict(), "deadline_ms": int((time.time() + seconds) * 1000)})
@@ -104,6 +104,16 @@ async def test_a_worker_starts_and_stops_while_redis_is_away():
     async with asyncio.timeout(5):
         await running
     await redis.aclose()
+
+
+async def test_redis_tells_when_a_peer_computed(redis_url, rq_redis, monkeypatch):
+    """As it tells of each age that a page shows: the worker's own clock may be wrong."""
+    async with worker_on(redis_url, FakeProber()) as worker:
+        monkeypatch.setattr(worker._clock, "now", lambda: 5.0)
+        blocks = {"dht_prefix": "m", "start": 0, "end": 4}
+        enqueue(rq_redis, peer_id(1), job_id=f"{peer_id(1)}-inference-1", inference=[blocks])
+        (answer,) = await until(lambda: replies(rq_redis))
+    assert answer.inference.checked_at == 5.0
 
 
 async def test_a_thousand_checks_run_at_once(redis_url, rq_redis):
