@@ -26,6 +26,7 @@ from shared.p2p.hivemind import (
     PeerID,
     p2pd_pb2,
     raise_if_failed,
+    runtime_pb2,
 )
 from shared.p2p.kad_messages import packed_id, read_message
 from shared.p2p.lateness import Lateness
@@ -53,6 +54,8 @@ NO_RELAY_SERVICE = Path(__file__).with_name("p2pd.json")
 and whose table of networks takes 28 MB and 0.3 s of a core per daemon. Dialling through relays does not need it."""
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
 """p2pd's own limit for an answer to a call."""
+MAX_INFO_BYTES = 64 * 1024
+"""The same for `rpc_info`, whose answers take up to a thousandth of p2pd's limit: strangers choose what is held here."""
 
 
 class NodeError(Exception):
@@ -74,9 +77,12 @@ class P2PDaemon(P2P):  # type: ignore[misc]  # hivemind has no types
         reader, writer = await _open_stream(self, peer_id.to_bytes(), name)
         try:
             writer.write(_framed(p2pd_pb2.PersistentConnectionRequest(callId=uuid4().bytes, callUnary=call)))
-            answer = await read_message(reader, MAX_ANSWER_BYTES)
-        except (EOFError, ValueError) as error:
-            raise P2PDaemonError("stream reset" if isinstance(error, EOFError) else str(error)) from error
+            is_info = answer_type is runtime_pb2.ExpertInfo
+            answer = await read_message(reader, MAX_INFO_BYTES if is_info else MAX_ANSWER_BYTES)
+        except EOFError as error:
+            raise P2PDaemonError("stream reset") from error
+        except ValueError as error:
+            raise P2PHandlerError(str(error)) from error
         finally:
             writer.close()
         result = p2pd_pb2.PersistentConnectionRequest.FromString(answer).unaryResponse

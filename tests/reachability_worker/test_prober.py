@@ -14,9 +14,10 @@ from reachability_worker.inference import CHECKS_AT_ONCE, InferenceChecker
 from reachability_worker.nodes import Nodes
 from reachability_worker.prober import Prober
 from shared.inference import InferenceOutcome, InferenceRequest
+from shared.p2p import petals
 from shared.p2p.addresses import DialPrivate
 from shared.p2p.connect import ProberNode
-from shared.p2p.hivemind import ControlFailure
+from shared.p2p.hivemind import ControlFailure, P2PContext, runtime_pb2
 from shared.p2p.probe import probe
 from shared.reachability import Cause, DialOutcome, Stage
 from shared.snapshot import Verdict
@@ -81,6 +82,20 @@ async def test_a_peer_that_was_reached_can_be_asked_to_compute(swarm):
             InferenceOutcome.COMPUTED, InferenceOutcome.REFUSED, InferenceOutcome.TIMEOUT
         ]  # fmt: skip
         assert (await look(prober, good.peer_id)).verdict is Verdict.REACHABLE
+
+
+async def test_a_peer_cannot_have_megabytes_held(swarm):
+    """A thousand of them at once would take all memory: what is longer than any genuine answer is not read."""
+
+    class TransformerConnectionHandler(petals.TransformerConnectionHandler):
+        async def rpc_info(self, request: runtime_pb2.ExpertUID, context: P2PContext) -> runtime_pb2.ExpertInfo:
+            return runtime_pb2.ExpertInfo(serialized_info=bytes(1 << 20))
+
+    server = swarm.start(Announcement(MODEL, 0, 4), serves=False)
+    swarm.call(TransformerConnectionHandler().add_p2p_handlers(server.node.p2p))
+    async with prober_in(swarm) as (_, prober):
+        found = await look(prober, server.peer_id)
+    assert (found.verdict, found.cause, found.error) == (Verdict.REACHABLE, Cause.HANDLER_FAILED, "message too long")
 
 
 async def test_an_inference_check_that_had_no_time_says_nothing_about_the_server():
