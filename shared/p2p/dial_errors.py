@@ -56,6 +56,7 @@ _SIGNS = (
 # Statuses of a relay that refuses: https://github.com/libp2p/specs/blob/master/relay/circuit-v2.md#status-codes
 _CIRCUIT_SIGNS = (
     _Sign(_OTHER_DIAL_SUCCEEDED, Stage.DIAL, Cause.NODE_UNFIT),
+    _Sign(_OUR_CONNECTION_CLOSED, Stage.DIAL, Cause.NODE_UNFIT),
     _Sign("dial backoff", Stage.DIAL, Cause.BACKOFF),
     _Sign("NO_RESERVATION", Stage.DIAL, Cause.NO_RELAY_RESERVATION),
     _Sign("RESOURCE_LIMIT_EXCEEDED", Stage.DIAL, Cause.RELAY_FULL),

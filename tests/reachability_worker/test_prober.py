@@ -17,6 +17,7 @@ from shared.inference import InferenceOutcome, InferenceRequest
 from shared.p2p import petals
 from shared.p2p.addresses import DialPrivate
 from shared.p2p.connect import ProberNode
+from shared.p2p.daemon import PING_BYTES, PING_PROTOCOL
 from shared.p2p.hivemind import ControlFailure, P2PContext, runtime_pb2
 from shared.p2p.probe import probe
 from shared.reachability import Cause, DialOutcome, Stage
@@ -160,6 +161,18 @@ async def test_a_lost_daemon_is_noticed_and_replaced(swarm):
     async with asyncio.timeout(5):
         while set(daemons_of(os.getpid())) - before:
             await asyncio.sleep(0.05)
+
+
+async def test_a_self_test_ends_no_connection_that_others_use(swarm):
+    """Bootstrap peers relay for servers behind NATs: circuits lead over the prober node's connections to them."""
+    async with prober_in(swarm) as (nodes, _):
+        pair, bootstrap = nodes.current(), swarm.bootstrap.peer_id
+        await pair.prober_node.connect(bootstrap, pair.dht_node.bootstrap_peers[bootstrap])
+        reader, writer = await pair.prober_node.open_stream(bootstrap, PING_PROTOCOL)
+        assert await pair.passes_self_test()
+        writer.write(bytes(PING_BYTES))
+        assert await reader.readexactly(PING_BYTES) == bytes(PING_BYTES)
+        writer.close()
 
 
 async def test_nodes_confirm_what_they_found_themselves(swarm, monkeypatch):

@@ -102,6 +102,7 @@ def circuit_failed(why):
         ("error opening relay circuit: CONNECTION_FAILED (203)", False, Cause.SILENT_BEHIND_RELAY),
         ("error opening hop stream to relay: failed to dial: connection refused", False, Cause.RELAY_AWAY),
         ("error opening hop stream to relay: protocols not supported: [/libp2p/circuit]", False, Cause.RELAY_REFUSED),
+        ("error opening hop stream to relay: session shutdown", False, Cause.NODE_UNFIT),
         ("dial backoff", False, Cause.BACKOFF),
         ("dial tcp4 192.0.2.1:1: connect: connection refused", True, Cause.RELAY_AWAY),
         ("dial tcp6: connect: network is unreachable", True, Cause.NO_LOCAL_ROUTE),
