@@ -295,8 +295,8 @@ class Daemon:
     async def reaches(self, peer_id: str, addresses: Sequence[bytes]) -> bool:
         """Whether a new connection to a peer that is known to be there succeeds: tests this node, not the peer.
 
-        The peer is dialled as somebody else, and proves that it is not. So no connection is closed that others use, to the
-        peer or through it. At addresses that say who is there, nobody else can be dialled.
+        The peer is dialled as somebody else, and proves that it is not. So no connection that others use is closed, to
+        the peer or through it. At addresses that say who is there, nobody else can be dialled.
         """
         names_peer = any(is_circuit(one) or components(one)[0].code == DNSADDR for one in addresses)
         nobody = base58.b58encode(b"\x12\x20" + os.urandom(32)).decode()
