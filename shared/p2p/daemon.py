@@ -37,7 +37,7 @@ from shared.tasks import awaited
 
 if TYPE_CHECKING:
     from asyncio import StreamReader, StreamWriter
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from google.protobuf.message import Message
 
@@ -292,12 +292,13 @@ class Daemon:
         except (TimeoutError, P2PDaemonError, OSError, EOFError):
             return False
 
-    async def reaches(self, peer_id: str, addresses: Sequence[bytes]) -> bool:
+    async def reaches(self, peer_id: str, addresses: Iterable[bytes]) -> bool:
         """Whether a new connection to a peer that is known to be there succeeds: tests this node, not the peer.
 
         The peer is dialled as somebody else, and proves that it is not. So no connection that others use is closed, to
         the peer or through it. At addresses that say who is there, nobody else can be dialled.
         """
+        addresses = tuple(addresses)
         names_peer = any(is_circuit(one) or components(one)[0].code == DNSADDR for one in addresses)
         nobody = base58.b58encode(b"\x12\x20" + os.urandom(32)).decode()
         try:
