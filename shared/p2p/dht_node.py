@@ -19,15 +19,15 @@ from shared.p2p.dht_reader import DHTReader
 from shared.p2p.dial_errors import classify
 from shared.p2p.hivemind import P2P, DHTNode, P2PDaemonError, PeerID, dht_pb2
 from shared.p2p.kad_messages import bytes_fields, read_message
-from shared.p2p.lateness import LATE, MAYBE_OURS, Lateness
+from shared.p2p.lateness import Lateness, when_late
 from shared.p2p.multiaddr import from_text, is_circuit
 from shared.p2p.waiting import any_true
-from shared.reachability import Cause, DialOutcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from shared.address_text import IPAddress
+    from shared.reachability import DialOutcome
 
 DHT_ANSWER_TIMEOUT = 2.0
 """Seconds that one DHT node gets to answer. A search waits so long for each silent node that it meets."""
@@ -128,9 +128,7 @@ class DHTClientNode(Daemon):
         began = time.monotonic()
         if (words := await self._greet(peer_id, addresses, timeout)) is not None:
             failure = classify(words)
-            if failure.cause in MAYBE_OURS and self.lateness.since(began):
-                return DialOutcome.unknown(Cause.NODE_UNFIT, stage=failure.stage, error=LATE)
-            return failure
+            return when_late(failure) if self.lateness.since(began) else failure
         self._reader.silent.discard(PeerID.from_base58(peer_id))
         await asyncio.sleep(0)  # call_ping enters the peer into the routing table in a task of its own
         self._joined = (*self._joined, peer_id)

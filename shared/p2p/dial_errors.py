@@ -80,23 +80,20 @@ def was_cut_short(words: str) -> bool:
 
 
 def classify(*failures: str) -> DialOutcome:
-    """Return the outcome of one probe's failed dials, given their error texts in order.
+    """Return the outcome of one probe's failed dials, given their error texts in any order.
 
-    An unknown text is `Cause.OTHER`, a failure like others. An address of which the first text has "dial backoff" was
-    not dialled in this probe: then the outcome is `Cause.BACKOFF`, whatever the other addresses, which anyone may have
-    made up, came to.
+    An unknown text is `Cause.OTHER`, a failure like others. An address of which all texts have "dial backoff" was not
+    dialled in this probe: then the outcome is `Cause.BACKOFF`, whatever the other addresses, which anyone may have made
+    up, came to.
     """
     words = "\n".join(dict.fromkeys(failures))
-    first: dict[str, str] = {}
+    dialled: dict[str, bool] = {}
     for address, reason in _REASON.findall(words):
-        first.setdefault(address, reason)
-    if any("dial backoff" in reason for reason in first.values()):
-        outcome = _outcome(Stage.DIAL, Cause.BACKOFF, words)
-    else:
-        outcome = _signified(_SIGNS, words)
+        dialled[address] = dialled.get(address, False) or "dial backoff" not in reason
+    outcome = _signified(_SIGNS, words) if all(dialled.values()) else _outcome(Stage.DIAL, Cause.BACKOFF, words)
     return msgspec.structs.replace(
         outcome,
-        addresses=tuple(first)[:MAX_ADDRESSES],
+        addresses=tuple(dialled)[:MAX_ADDRESSES],
         protocol_ok=False if outcome.cause is Cause.PROTOCOL_MISSING else None,
     )
 

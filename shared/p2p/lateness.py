@@ -11,14 +11,15 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
-from shared.reachability import Cause
+from shared.reachability import Cause, DialOutcome
+from shared.snapshot import Verdict
 from shared.tasks import awaited, end
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-LATE = "this monitor was too busy to hear an answer, or its network was away"
-MAYBE_OURS = frozenset(
+_LATE = "this monitor was too busy to hear an answer, or its network was away"
+_MAYBE_OURS = frozenset(
     {
         Cause.TIMEOUT,
         Cause.FROZEN,
@@ -94,3 +95,13 @@ class Lateness:
         now = time.monotonic()
         if self._requested_at is not None and now - self._requested_at > self._every + self._max_delay:
             self._late_at = now
+
+
+def when_late(outcome: DialOutcome, *, certain: bool = False) -> DialOutcome:
+    """Return what an outcome proves where our own side was late: a failure that may be ours is unknown.
+
+    `certain`: the failure is ours, whatever its cause says.
+    """
+    if outcome.verdict is Verdict.UNREACHABLE and (certain or outcome.cause in _MAYBE_OURS):
+        return DialOutcome.unknown(Cause.NODE_UNFIT, stage=outcome.stage, error=_LATE)
+    return outcome

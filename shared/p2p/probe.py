@@ -15,7 +15,7 @@ from shared.p2p.addresses import host_and_port
 from shared.p2p.connect import PeerDials
 from shared.p2p.dial_errors import MAX_ADDRESSES, classify, clean, outcome_of
 from shared.p2p.hivemind import P2PDaemonError, P2PHandlerError, runtime_pb2
-from shared.p2p.lateness import LATE, MAYBE_OURS
+from shared.p2p.lateness import when_late
 from shared.p2p.multiaddr import is_circuit, relay_of, to_text
 from shared.p2p.petals import PeerID, TransformerConnectionHandler
 from shared.p2p.rpc_info import read_version
@@ -84,8 +84,8 @@ async def probe(
         # What was held up in the first half of a stage had the second half to end: TCP sends lost packets again.
         half = (max(begun.values()) + time.monotonic()) / 2
         late = any(own.since(half) for own in (dht_node.lateness, dht_node.network, prober_node.lateness))
-    if outcome.verdict is Verdict.UNREACHABLE and (search.missed or (late and outcome.cause in MAYBE_OURS)):
-        outcome = DialOutcome.unknown(Cause.NODE_UNFIT, stage=outcome.stage, error=LATE)
+    if late or search.missed:
+        outcome = when_late(outcome, certain=search.missed)
     if outcome.verdict is Verdict.UNREACHABLE and dht_node.shares_address(search.addresses):
         # Our router may not let us in from inside, where it lets others in from outside.
         outcome = msgspec.structs.replace(outcome, verdict=Verdict.UNKNOWN, cause=Cause.SAME_NETWORK)

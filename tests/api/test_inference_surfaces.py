@@ -5,10 +5,7 @@ import pytest
 
 from api.pages import Pages
 from api.pages.badge import BadgeMetric, model_badge
-from shared.advice.inference import agreement_words, model_proof, server_proof
 from shared.inference import (
-    Agreement,
-    AgreementOutcome,
     Hop,
     InferenceOutcome,
     ServerInference,
@@ -34,36 +31,6 @@ def proved(state=UsabilityState.USABLE, reason=None, **more):
     path = tuple(Hop(one.peer_id, one.span.start, one.span.end, seconds_per_step=0.2) for one in servers)
     found = Usability(state, NOW - 90, reason, path, 0.9, 0.4)
     return fakes.model(**{"blocks": 8, "usability": found, "servers": servers, **more})
-
-
-@pytest.mark.parametrize(
-    ("model", "says"),
-    [
-        (proved(), "Usable now: 0.4 s per token over 2 servers"),
-        (proved(UsabilityState.DEGRADED, "x is slow"), f"Usable now, but degraded: {SPEED}"),
-        (proved(UsabilityState.UNUSABLE, "x: not_finite"), "Unusable now: no token comes out"),
-        (proved(UsabilityState.UNKNOWN), "Not known whether it is usable: nobody could look"),
-        (proved(usability=None), "Not proved"),
-        (proved(servers=(fakes.server(1, 0, 4),)), f"Usable when it was last tried: {SPEED}"),
-    ],
-)
-def test_what_a_chain_proved_is_said_of_a_model(model, says):
-    """A chain over a server that has left since then proves nothing about now."""
-    assert model_proof(model).title == says
-    assert " now" not in model_proof(model, stale=True).title
-
-
-@pytest.mark.parametrize("outcome", InferenceOutcome)
-def test_every_outcome_has_words(outcome):
-    proof = server_proof(msgspec.structs.replace(COMPUTED, outcome=outcome, detail="in its own words"))
-    assert proof.title
-    assert proof.checked_at == COMPUTED.checked_at
-
-
-def test_nobody_is_blamed_where_two_differ():
-    found = Agreement(AgreementOutcome.DISAGREES, (fakes.peer_id(2),), (0, 4), 0.1)
-    assert "not known which" in agreement_words(found)
-    assert "most" in agreement_words(msgspec.structs.replace(found, against_majority=True))
 
 
 def test_the_proof_stands_first_on_card_and_page():

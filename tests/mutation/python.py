@@ -1,20 +1,23 @@
 """Runs mutmut on the Python code that decides, and compares survivors with the list: `python -m tests.mutation.python`.
 
 `[tool.mutmut]` of pyproject.toml names the modules and their tests. Fewer than 90 % killed is an error; survivors
-that `survivors.toml` does not explain are printed. `--seconds` runs one module for about so long, chosen by the seed:
-for CI.
+that `survivors.toml` does not explain are printed. `--seconds` tries mutants of one module, chosen by the
+seed, for so long: for CI.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,15 +31,22 @@ KILLED, SURVIVED = {"killed", "timeout", "segfault"}, {"survived", "no tests", "
 
 
 def mutmut(*arguments: str, seconds: float | None = None) -> str:
-    """Return its output; end it after so many seconds: what it has found until then is kept."""
-    command = [sys.executable, "-m", "tests.mutation.without_words", *arguments]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+    """Return its output; end it so many seconds after its first mutant: it writes down each result as it comes."""
+    command = [sys.executable, "-u", "-m", "tests.mutation.without_words", *arguments]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stdout is not None
+        end = threading.Timer(seconds or 0, os.killpg, (process.pid, signal.SIGKILL))
+        output = []
         try:
-            output, _ = process.communicate(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGINT)
-            output, _ = process.communicate()
-    return output
+            for line in process.stdout:
+                output.append(line)
+                if seconds and line.startswith("Running mutation testing"):
+                    end.start()
+        finally:
+            end.cancel()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    return "".join(output)
 
 
 def results(modules: list[str]) -> dict[str, str]:
@@ -80,6 +90,7 @@ def main() -> int:
     found = results(modules)
     if not found:
         print(output)  # noqa: T201 - why: the tests fail without any mutant, say
+        return 1
     survivors = {change(name): state for name, state in found.items() if state in SURVIVED}
     unexpected = {mutant: state for mutant, state in survivors.items() if mutant not in EXPECTED}
     for mutant, state in unexpected.items():

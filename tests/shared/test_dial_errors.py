@@ -70,9 +70,10 @@ def test_an_address_that_was_not_dialled_is_not_judged_by_others():
     """The daemon remembers a failure of the true address, and a liar's closed port refuses: nobody dialled again."""
     lie = dial_failed("dial tcp4 192.0.2.9:1: connect: connection refused", "/ip4/192.0.2.9/tcp/1")
     assert classify(lie, dial_failed("dial backoff")).cause is Cause.BACKOFF
-    # Tried, failed, and named again by another node: it was dialled in this probe.
+    # Tried, failed, and named again by another node: it was dialled in this probe, whichever text comes first.
     tried = dial_failed("dial tcp4 192.0.2.1:1: connect: connection refused")
     assert classify(tried, dial_failed("dial backoff")).cause is Cause.REFUSED
+    assert classify(dial_failed("dial backoff"), lie, tried).cause is Cause.REFUSED
 
 
 def test_a_peers_words_cannot_carry_control_codes():

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.incidents import Incident
+from shared.judgement.contributors import Serving, serving
 from shared.judgement.coverage import (
     MAX_SPEED,
     Coverage,
@@ -289,3 +290,26 @@ def test_anyone_who_reached_a_peer_decides(verdicts):
     ]
     order = list(Verdict)
     assert decide(answers).outcome.verdict is min(verdicts, key=order.index)
+
+
+def test_who_is_thanked():
+    """Blocks of official models whose servers were reached, by the names that they show; in a private swarm of all."""
+
+    def named(number, start, end, name="Ada", *, verdict=Verdict.REACHABLE, shown=True):
+        return server(number, start, end, verdict=verdict, show_public_name=shown, public_name=name)
+
+    official = model(
+        "official", official=True, servers=(
+            named(1, 0, 3, verdict=Verdict.UNREACHABLE), named(2, 0, 3, shown=False), named(3, 0, 3, name=None),
+            named(4, 0, 3), named(5, 2, 8, "Bob"), named(6, 3, 8),
+        ),
+    )  # fmt: skip
+    other = model("other", official=False, servers=(named(7, 0, 8),))
+    here = snapshot(other, official, private_swarm=False)
+    thanked = {
+        "Ada": [Serving(peer_id(4), "official", 3), Serving(peer_id(6), "official", 5)],
+        "Bob": [Serving(peer_id(5), "official", 6)],
+    }
+    assert serving(here) == thanked
+    private = snapshot(other, official, private_swarm=True)
+    assert serving(private) == {"Ada": [Serving(peer_id(7), "other", 8), *thanked["Ada"]], "Bob": thanked["Bob"]}

@@ -3,7 +3,9 @@
 import asyncio
 import time
 
-from shared.p2p.lateness import Lateness
+from shared.p2p.lateness import Lateness, when_late
+from shared.reachability import Cause, DialOutcome, Stage
+from shared.snapshot import Verdict
 
 
 async def watched(ask, seconds):
@@ -83,3 +85,17 @@ async def test_nothing_is_requested_while_nobody_waits_for_an_answer():
         await asyncio.sleep(0.03)
         assert len(asked) > 1
         assert not it.since(again)
+
+
+def test_what_a_late_monitor_proves():
+    """A peer that refused is unreachable however late we were; one that we may not have heard is unknown."""
+
+    def failed(cause):
+        return DialOutcome(Verdict.UNREACHABLE, Stage.DIAL, cause)
+
+    assert when_late(failed(Cause.REFUSED)) == failed(Cause.REFUSED)
+    for cause in (Cause.TIMEOUT, Cause.FROZEN, Cause.RESET, Cause.RELAY_AWAY, Cause.OTHER):
+        assert when_late(failed(cause)).verdict is Verdict.UNKNOWN
+    assert when_late(failed(Cause.NO_ADDRESS), certain=True).cause is Cause.NODE_UNFIT
+    reached = DialOutcome(Verdict.REACHABLE, Stage.ANSWERED)
+    assert when_late(reached, certain=True) is reached

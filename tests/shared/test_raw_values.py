@@ -22,12 +22,12 @@ def test_the_latest_value_of_each_subkey_is_kept():
     """Whichever node answers first; each answer tells only what is new in it."""
     merged = MergedDictionary(Counter())
     assert merged.add(answer(("a", b"1", LATER + 60), ("b", b"1", LATER + 70))) == {"a": b"1", "b": b"1"}
-    assert merged.add(answer(("a", b"1", LATER + 60), ("b", b"0", LATER + 65))) == {}
+    assert merged.add(answer(("a", b"1", LATER + 60), ("b", b"0", LATER + 65), ("e", b"1", LATER + 60))) == {"e": b"1"}
     assert merged.add(answer(("a", b"2", LATER + 61), ("c", b"1", LATER + 60), ("d", b"1", time.time() - 1))) == {
         "a": b"2",
         "c": b"1",
     }
-    assert merged.values() == {"a": b"2", "b": b"1", "c": b"1"}
+    assert merged.values() == {"a": b"2", "b": b"1", "c": b"1", "e": b"1"}
 
 
 @pytest.mark.parametrize(
@@ -40,6 +40,8 @@ def test_the_latest_value_of_each_subkey_is_kept():
         (("x", ["no bytes"], LATER + 60), "malformed_entry"),
         (("x", b""), "malformed_entry"),
         (7, "malformed_entry"),
+        ({7: b"a map"}, "malformed_entry"),
+        (msgpack.ExtType(0x50, b"\xc1"), "malformed_entry"),
         (("x", b"", math.nan), "bad_expiration"),
         (("x", b"", "soon"), "bad_expiration"),
         (("good", b"", "soon"), "malformed_entry"),
@@ -51,6 +53,13 @@ def test_a_bad_entry_costs_one_entry(entry, reason):
     merged.add(answer(("good", b"1", LATER + 60)))
     assert merged.add(answer(entry, ("other", b"1", LATER + 60))) == {"other": b"1"}
     assert (merged.values().keys(), refused) == ({"good", "other"}, {reason: 1})
+    merged.add(answer(entry))
+    assert refused == {reason: 2}
+
+
+def test_the_longest_subkey():
+    name = "x" * MAX_SUBKEY_BYTES
+    assert MergedDictionary(Counter()).add(answer((name, b"1", LATER + 60))) == {name: b"1"}
 
 
 @pytest.mark.parametrize(
@@ -58,8 +67,9 @@ def test_a_bad_entry_costs_one_entry(entry, reason):
 )
 def test_what_is_no_dictionary_is_counted(data):
     refused = Counter()
-    assert MergedDictionary(refused).add(PackedDictionary(data)) is None
-    assert refused == {"undecodable_dictionary": 1}
+    for times in (1, 2):
+        assert MergedDictionary(refused).add(PackedDictionary(data)) is None
+        assert refused == {"undecodable_dictionary": times}
 
 
 def test_one_node_cannot_hide_what_another_holds():
