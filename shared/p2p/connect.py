@@ -1,8 +1,8 @@
 """This module connects to one peer at all of its addresses: directly, by a host name, through a relay.
 
 Direct addresses are dialled first, a relay when these have failed or have had `DIRECT_FIRST` seconds. The relay is
-dialled as a peer of its own, so that "the relay is away" differs from "the peer is away"; then one circuit through it
-is requested, however many of its addresses the peer names. A relay grants 16 circuits to one client (p2pd's default),
+dialled as a peer of its own, so that "the relay is away" differs from "the peer is away", at each address that any node
+names for it; then one circuit through it is requested. A relay grants 16 circuits to one client (p2pd's default),
 so few are open at a time.
 
 A circuit is what libp2p calls a connection through a relay:
@@ -134,7 +134,7 @@ class PeerDials:
         self._on_begin = on_begin
         self._direct: set[asyncio.Task[None]] = set()
         self._all: set[asyncio.Task[None]] = set()
-        self._relay_addresses: dict[str, list[bytes]] = {}
+        self._relays_reached: set[str] = set()
         self._slots: list[asyncio.Semaphore] = []
 
     async def __aenter__(self) -> Self:
@@ -167,12 +167,12 @@ class PeerDials:
         self._add_circuits(kinds.get(Kind.CIRCUIT, ()))
 
     def _add_circuits(self, addresses: Iterable[bytes]) -> None:
+        named: defaultdict[str, list[bytes]] = defaultdict(list)
         for circuit in filter(None, (split_circuit(components(address)) for address in addresses)):
-            if circuit.relay in self._relay_addresses:
-                self._relay_addresses[circuit.relay].append(circuit.relay_address)
-            else:
-                self._relay_addresses[circuit.relay] = [circuit.relay_address]
-                self._begin(self._connect_through(circuit.relay), direct=False)
+            named[circuit.relay].append(circuit.relay_address)
+        for relay, at in named.items():
+            if relay not in self._relays_reached:
+                self._begin(self._connect_through(relay, at), direct=False)
 
     async def ended(self) -> None:
         """Wait until every dial begun so far has succeeded or failed."""
@@ -211,7 +211,7 @@ class PeerDials:
         else:
             self.failures.append(Failure("the name stands for a private address", cause=Cause.NOT_DIALABLE))
 
-    async def _connect_through(self, relay: str) -> None:
+    async def _connect_through(self, relay: str, at: Collection[bytes]) -> None:
         if direct := [task for task in self._direct if not task.done()]:
             await asyncio.wait(direct, timeout=DIRECT_FIRST)
         self.relays_asked.add(relay)
@@ -219,15 +219,20 @@ class PeerDials:
         self.relays_dialling.add(relay)
         self.last_begun_at = time.monotonic()
         try:
-            await relays.connect(relay, self._relay_addresses[relay])
+            await relays.connect(relay, at)
         except P2PDaemonError as error:
             self.relays_dialling.discard(relay)
-            self.failures.append(Failure(str(error), relay, relay_away=True))
+            if relay not in self._relays_reached:
+                self.failures.append(Failure(str(error), relay, relay_away=True))
             return
         except (OSError, EOFError) as error:
             self.error = error
             return
         self.relays_dialling.discard(relay)
+        if relay in self._relays_reached:
+            return  # at another address: one circuit is enough
+        self._relays_reached.add(relay)
+        self.failures = [one for one in self.failures if not (one.relay_away and one.relay == relay)]
         slot = relays.slot(relay)
         self.relays_waited_for.add(relay)
         await slot.acquire()

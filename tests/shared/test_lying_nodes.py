@@ -13,6 +13,7 @@ from shared.p2p.address_search import DIALLED_AT_ONCE, MAX_ASKED, MAX_DIALLED, S
 from shared.p2p.addresses import AddressRules
 from shared.p2p.connect import PeerDials, ProberNode
 from shared.p2p.dht_node import DHTClientNode
+from shared.p2p.dial_errors import Failure, outcome_of
 from shared.p2p.multiaddr import from_text
 from shared.p2p.probe import probe
 from shared.p2p.swarm_settings import bootstrap_peers
@@ -24,6 +25,7 @@ from tests.shared.lying_node import LyingNode, Tarpit, id_near
 
 pytestmark = pytest.mark.swarm
 CLOSED_PORT = "/ip4/127.0.0.1/tcp/1"
+UNKNOWN = Failure("none yet")
 
 
 @pytest_asyncio.fixture
@@ -194,6 +196,27 @@ async def test_a_wrong_address_of_a_relay_holds_up_nobody_who_knows_the_right_on
         async with asyncio.timeout(2):
             await prober_node.relays.connect(relay.peer_id, right)
         await end(lying)
+
+
+@pytest.mark.parametrize("lie", ["silent", "refused"])
+async def test_a_wrong_address_of_the_relay_that_comes_first_hides_no_right_one(swarm, lie):
+    """One node answers sooner than an honest one, and names the server's own relay at an address where that is not."""
+    relay = swarm.start()
+    circuit = f"/p2p/{relay.peer_id}/p2p-circuit"
+    right = addresses(swarm, relay)[0].rpartition("/p2p/")[0]
+    async with Tarpit(1) as tarpit, await ProberNode.open() as prober_node:
+        wrong = tarpit.addresses[0] if lie == "silent" else CLOSED_PORT
+        async with PeerDials(prober_node, peer_id(1), AddressRules(dial_private=True)) as dials:
+            dials.add([from_text(wrong + circuit)])
+            if lie == "refused":
+                await dials.ended()
+            else:
+                await asyncio.sleep(0.1)
+            dials.add([from_text(right + circuit)])
+            async with asyncio.timeout(5):
+                # It relays for nobody, which shows that it was reached.
+                while outcome_of(dials.failures or [UNKNOWN]).cause is not Cause.RELAY_REFUSED:
+                    await asyncio.sleep(0.01)
 
 
 async def test_an_address_that_p2pd_cannot_read_spoils_no_other_one(swarm, liar, nodes):
