@@ -59,7 +59,7 @@ class AddressProber:
         """
         nodes = self._nodes.current()
         if nodes is None:
-            return self._nodes.unfit()
+            return self._nodes.unfit_outcome()
         kind = nodes.dht_node.rules(nodes.prober_node.peer_id).kind(given.peer_id, from_text(given.address))
         if not kind.is_dialled:
             self._nodes.on_addresses_refused({kind: 1})

@@ -130,7 +130,7 @@ class Nodes:
         """Return the nodes to probe with; None while they are not fit."""
         return self._pair if self.fit else None
 
-    def unfit(self, stage: Stage = Stage.QUEUE) -> DialOutcome:
+    def unfit_outcome(self, stage: Stage = Stage.QUEUE) -> DialOutcome:
         """Return the outcome of a check while the nodes are not fit: nobody could look."""
         return DialOutcome.unknown(Cause.NODE_UNFIT, stage=stage, error=self.unfit_reason)
 
@@ -143,7 +143,7 @@ class Nodes:
             return outcome
         if used is self._pair:
             self._become_unfit("the self-test failed")
-        return self.unfit(outcome.stage)
+        return self.unfit_outcome(outcome.stage)
 
     async def replace(self, old: Pair) -> Pair:
         """Return a pair with a fresh prober node, which the next checks use; the old one where none can be had.

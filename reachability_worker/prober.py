@@ -59,7 +59,7 @@ class Prober:
     async def _probe(self, peer_id: str, deadline: float, on_stage: Callable[[Stage], None]) -> DialOutcome:
         nodes = self._nodes.current()
         if nodes is None:
-            return self._nodes.unfit()
+            return self._nodes.unfit_outcome()
         if time.monotonic() - nodes.prober_node.opened_at > PROBER_NODE_LIFETIME:
             self._nodes.replace_soon(nodes)
         outcome = await self._dial(nodes, peer_id, deadline, on_stage)
