@@ -83,6 +83,14 @@ def test_a_peers_words_cannot_carry_control_codes():
     assert len(outcome.error) <= 300
 
 
+@pytest.mark.parametrize("part", ["Qm", "12D3KooW", "\n ", "\n  * [", "all dials failed ", " * [a] ", "\x1b"])
+def test_no_words_of_a_peer_hold_up_all_others(part):
+    """A server answers a call with an error of its own words, of any length: they are read once, from end to end."""
+    words = part * (1_000_000 // len(part))
+    assert len(clean(words)) <= 300
+    assert classify(words).verdict is Verdict.UNREACHABLE
+
+
 @pytest.mark.parametrize("cause", Cause)
 def test_every_cause_has_words_and_advice(cause):
     """Sentences, for people."""
