@@ -8,7 +8,7 @@ https://github.com/multiformats/multiaddr/blob/master/protocols/DNSADDR.md
 from __future__ import annotations
 
 import asyncio
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from shared.p2p.multiaddr import (
@@ -30,6 +30,9 @@ RESOLVE_TIMEOUT = 2.0
 """Seconds for all queries about one name, which are sent at the same time."""
 MAX_RESOLVED = 4
 """Addresses of one name that are used."""
+MAX_RECORDS, MAX_RECORD_CHARS = 64, 512
+"""Records of one name that are read, and characters of one: a name server answers up to 64 kB, and to decode an id takes time
+by the square of its length."""
 _QUERIES = {DNS: ("A", "AAAA"), DNS4: ("A",), DNS6: ("AAAA",), DNSADDR: ("TXT",)}
 
 
@@ -46,7 +49,7 @@ async def resolve(address: bytes, peer_id: bytes) -> list[bytes]:
     name = host.value.decode("ascii", "replace")
     answers = await asyncio.gather(*(_query(name, kind) for kind in _QUERIES[host.code]))
     found: list[bytes] = []
-    for record in chain.from_iterable(answers):
+    for record in islice(chain.from_iterable(answers), MAX_RECORDS):
         if host.code != DNSADDR:
             found.append(from_text(f"/ip{'6' if ':' in record.address else '4'}/{record.address}") + join(rest))
         elif whole := _whole_address("".join(part.decode("ascii", "replace") for part in record.strings), peer_id):
@@ -70,9 +73,9 @@ async def _query(name: str, kind: str) -> Iterable[Any]:
 
 def _whole_address(text: str, peer_id: bytes) -> bytes:
     """Return the address in one `/dnsaddr` record, without the peer's id; none (`b""`) where it is another peer's."""
-    value = text.removeprefix("dnsaddr=")
+    value = text[:MAX_RECORD_CHARS].removeprefix("dnsaddr=")
     try:
-        parts = components(from_text(value)) if value != text else ()
+        parts = components(from_text(value)) if text.startswith("dnsaddr=") else ()
     except MalformedAddressError:
         return b""
     if parts and parts[-1].code == P2P:

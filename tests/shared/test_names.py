@@ -9,7 +9,7 @@ import pytest
 
 from shared.p2p.kad_messages import packed_id
 from shared.p2p.multiaddr import packed
-from shared.p2p.names import NotResolvedError, resolve
+from shared.p2p.names import NotResolvedError, _whole_address, resolve
 from tests.fakes import peer_id
 
 pytestmark = pytest.mark.real_parts
@@ -70,3 +70,8 @@ async def test_a_name_stands_for_the_addresses_of_its_records(monkeypatch, addre
     else:
         assert await resolving == packed(expected)
     transport.close()
+
+
+def test_a_name_server_cannot_hold_up_all_others():
+    """An id of a million characters is not decoded, which would take minutes."""
+    assert _whole_address("dnsaddr=/ip4/192.0.2.1/tcp/1/p2p/" + "Q" * 1_000_000, packed_id(peer_id(1))) == b""
