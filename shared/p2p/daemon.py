@@ -14,6 +14,7 @@ import socket
 import time
 from contextlib import suppress
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 from uuid import uuid4
@@ -21,16 +22,18 @@ from uuid import uuid4
 import base58
 
 from shared.p2p.hivemind import (
+    DHTID,
     P2P,
     ControlFailure,
     P2PDaemonError,
     P2PHandlerError,
     PeerID,
+    dht_pb2,
     p2pd_pb2,
     raise_if_failed,
     runtime_pb2,
 )
-from shared.p2p.kad_messages import packed_id, read_message
+from shared.p2p.kad_messages import MAX_ID_BYTES, packed_id, read_message
 from shared.p2p.lateness import Lateness
 from shared.p2p.multiaddr import DNSADDR, components, is_circuit, varint
 from shared.tasks import awaited
@@ -56,6 +59,8 @@ NO_RELAY_SERVICE = Path(__file__).with_name("p2pd.json")
 and whose table of networks takes 28 MB and 0.3 s of a core per daemon. Dialling through relays does not need it."""
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
 """p2pd's own limit for an answer to a call."""
+MAX_NEAREST = 128
+"""Nodes that an answer of hivemind's DHT may name for one key; an honest one names twenty."""
 MAX_INFO_BYTES = 64 * 1024
 """The same for `rpc_info`, whose genuine answers take less than 1 KiB: strangers choose how much is held."""
 
@@ -90,7 +95,26 @@ class P2PDaemon(P2P):  # type: ignore[misc]  # hivemind has no types
         result = p2pd_pb2.PersistentConnectionRequest.FromString(answer).unaryResponse
         if not result.HasField("response"):
             raise P2PHandlerError(result.error.decode(errors="ignore"))
-        return answer_type.FromString(result.response)
+        return _checked(answer_type.FromString(result.response))
+
+
+def _checked(answer: Message) -> Message:
+    """Return an answer. Raises `P2PHandlerError` for one of hivemind's DHT with ids that would hold hivemind up.
+
+    It turns each peer id into base58 as it reads it, in time by the square of its length. It raises out of a ping for a
+    node id that is too long.
+    """
+    if isinstance(answer, dht_pb2.PingResponse | dht_pb2.FindResponse):
+        found = answer.results if isinstance(answer, dht_pb2.FindResponse) else ()
+        node_ids = [(answer.peer.node_id,), *(one.nearest_node_ids for one in found)]
+        peer_ids = [one.nearest_peer_ids for one in found]
+        if (
+            max(map(len, (*node_ids, *peer_ids))) > MAX_NEAREST
+            or any(len(one) > DHTID.HASH_NBYTES for one in chain.from_iterable(node_ids))
+            or any(len(one) > MAX_ID_BYTES for one in chain.from_iterable(peer_ids))
+        ):
+            raise P2PHandlerError("an answer with too many or too long ids")
+    return answer
 
 
 async def _open_stream(p2p: P2P, peer: bytes, protocol: str) -> tuple[StreamReader, StreamWriter]:

@@ -31,7 +31,7 @@ RESOLVE_TIMEOUT = 2.0
 MAX_RESOLVED = 4
 """Addresses of one name that are used."""
 MAX_RECORDS, MAX_RECORD_CHARS = 64, 512
-"""Records of one name that are read, and characters of one. A name server answers up to 64 kB, and to decode an id takes
+"""Records of one name that are read, and characters of one. A name server answers up to 64 kB, and an id is decoded in
 time by the square of its length."""
 _QUERIES = {DNS: ("A", "AAAA"), DNS4: ("A",), DNS6: ("AAAA",), DNSADDR: ("TXT",)}
 
