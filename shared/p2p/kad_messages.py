@@ -77,7 +77,8 @@ def packed_id(peer_id: str) -> bytes:
 
 def bytes_fields(message: bytes) -> list[tuple[int, bytes]]:
     """Return a protobuf message's length-delimited fields. Raises `ValueError` for other bytes."""
-    fields, place = [], 0
+    fields: list[tuple[int, bytes]] = []
+    place = 0
     for _ in range(MAX_FIELDS):
         if place == len(message):
             return fields
