@@ -179,8 +179,8 @@ class PeerDials:
         while running := [task for task in self._all if not task.done()]:
             await asyncio.wait(running)
 
-    def _begin(self, dial: Coroutine[object, object, None], *, direct: bool) -> None:
-        task = awaited(dial)
+    def _begin(self, dialling: Coroutine[object, object, None], *, direct: bool) -> None:
+        task = awaited(dialling)
         self._all.add(task)
         if direct:
             self._direct.add(task)
