@@ -39,6 +39,7 @@ def main() -> int:
         port=settings.api_port,
         loop="uvloop",
         http=BoundedHttp,
+        ws="none",  # where its library is installed, "auto" would take upgraded connections out of BoundedHttp's bounds
         lifespan="on",
         log_config=None,
         access_log=False,

@@ -34,6 +34,7 @@ from api.endpoints import (
     share,
 )
 from api.http.cors import Cors
+from api.http.private import PrivateAnswers
 from api.http.problems import exception_handlers
 from api.http.request_id import RequestId
 from api.http.request_spans import RequestSpans
@@ -70,6 +71,7 @@ def create_app(settings: ApiSettings) -> Starlette:
             Middleware(RequestMetrics, metrics=services.metrics),
             Middleware(RequestId),
             Middleware(Cors),
+            *([Middleware(PrivateAnswers)] if settings.public_pages == "private" else []),
             *([Middleware(RequestSpans, trusted=settings.trusted)] if settings.otel_exporter_otlp_endpoint else []),
         ],
         exception_handlers=exception_handlers(services.pages.problem),

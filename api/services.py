@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from api.checks.client import CheckClient
 from api.http.client_address import client_address, is_trusted
+from api.http.private import PRIVATE
 from api.http.problems import Problem
 from api.http.request_rate import RequestRate
 from api.http.resources import resource
@@ -74,9 +75,13 @@ class Services:
             prepared=self.prepared,
             on_demand=self.on_demand,
         )
-        self.lists = ListPages(show_addresses=settings.show_addresses)
+        self.lists = ListPages()
         self.history = HistoryCache(HistoryReader(self._history_redis), Reports(self._history_redis), self.clock.now)
-        self.changes = ChangeLog(ChangesReader(self._redis), self.swarm.subscribers.wake_all)
+        self.changes = ChangeLog(
+            ChangesReader(self._redis),
+            self.swarm.subscribers.wake_all,
+            hide_addresses=not settings.show_addresses,
+        )
         self.checks = CheckClient(self._redis, self.tasks, max_queued=settings.max_queued_checks)
         self.request_rate = RequestRate(self._redis)
         self._directory: tuple[Snapshot | None, Directory] | None = None
@@ -137,7 +142,7 @@ class Services:
         """Return what `draw` makes of the swarm and of what `read` returns; made once per snapshot and `key`.
 
         `draw` runs in the rendering thread. Without a `key`, the response is that of the request's resource, and
-        `AnswerPrepared` sends it to others; it never sends one whose key is no path. Raises the errors of both.
+        `AnswerPrepared` sends it to others; it never sends one whose key is no resource. Raises the errors of both.
         """
 
         async def read_all() -> tuple[View, T]:
@@ -155,16 +160,19 @@ class Services:
         return model
 
     def require_public(self, request: Request) -> None:
-        """Raise a 403 `Problem` where PUBLIC_PAGES keeps this from strangers and the client is one."""
+        """Raise a 403 `Problem` where PUBLIC_PAGES keeps this from strangers and the client is one.
+
+        What a trusted client gets there is marked, so that caches do not send it to others.
+        """
         if self.settings.public_pages == "private":
-            address = client_address(request.scope)
-            if not is_trusted(address, self.settings.trusted):
+            if not is_trusted(client_address(request.scope), self.settings.trusted):
                 raise Problem(403, "This monitor shows this to its trusted networks alone.")
+            request.scope[PRIVATE] = True
 
     def public_resource(self, request: Request) -> str:
         """Return the key under which a response is prepared. Raises as `require_public`.
 
-        Where pages are private, the key is not a path, so that `AnswerPrepared` never sends it without this check.
+        Where pages are private, the key is no resource, so that `AnswerPrepared` never sends it without this check.
         """
         self.require_public(request)
         name = resource(request.scope)
@@ -186,7 +194,7 @@ class Services:
     def _resolve(self, text: str) -> Resolution:  # runs in the one rendering thread, so the directory needs no lock
         snapshot = self.swarm.snapshot
         if self._directory is None or self._directory[0] is not snapshot:
-            self._directory = (snapshot, Directory.of(snapshot, show_addresses=self.settings.show_addresses))
+            self._directory = (snapshot, Directory.of(snapshot))
         return self._directory[1].resolve(text)
 
     def unknown(self, kind: Literal["model", "server"], name: str, detail: str = "") -> Problem:
@@ -209,7 +217,9 @@ class Services:
     def no_snapshot(self) -> Problem:
         """Return the 503 for while there is nothing to show, with the reason where one is known."""
         status = self.swarm.status
-        if status is not None and not status.ok:
+        if self.swarm.view().unreadable:
+            reason = "this api cannot read the crawler's, which is of another version"
+        elif status is not None and not status.ok:
             reason = f"the last crawl failed: {status.error}"
         elif not self.swarm.connected:
             reason = "Redis is away"

@@ -20,7 +20,7 @@ from shared.p2p.daemon import NodeError
 from shared.p2p.dht_node import DHTClientNode
 from shared.p2p.waiting import any_true, true_within
 from shared.reachability import Cause, DialOutcome, Stage
-from shared.tasks import Tasks, awaited, end
+from shared.tasks import Tasks, end, shared
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -57,7 +57,7 @@ class Pair:
         since = time.monotonic()
         while self._tested_from < since:
             if self.testing is None or self.testing.done():
-                self.testing = awaited(self._self_test())
+                self.testing = shared(self._self_test())
             if not await asyncio.shield(self.testing):
                 return False
         return True

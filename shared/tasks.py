@@ -3,8 +3,8 @@
 `Tasks.keep` is for loops that run as long as the process: one that ends, with or without an error, is logged with its
 traceback, counted, and started again after a growing pause. Until then `Tasks.failing` names it, for `/readyz`, a
 worker's lease, and the health checks. `Tasks.start` is for work that nobody waits for. `awaited` is for work whose
-creator awaits its result or error; `end` cancels such tasks and waits. `tests/shared/test_tasks.py` forbids all other
-ways but `asyncio.TaskGroup`.
+creator awaits its result or error, `shared` where several callers do; `end` cancels such tasks and waits.
+`tests/shared/test_tasks.py` forbids all other ways but `asyncio.TaskGroup`.
 """
 
 from __future__ import annotations
@@ -141,21 +141,42 @@ def awaited(work: Coroutine[Any, Any, T], name: str | None = None) -> asyncio.Ta
     return asyncio.create_task(work, name=name)
 
 
-async def end(*tasks: asyncio.Task[Any] | None) -> None:
-    """Cancel tasks and wait until they have ended. Their results and errors are dropped.
+def shared(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """Start a task that any number of callers await, each through `asyncio.shield`: it goes on when one stops waiting.
 
-    They are cancelled once per `CANCEL_AGAIN` seconds: redis-py can swallow a cancellation (`asyncio.wait_for` before
-    Python 3.12 does where the awaited task ends at the same moment), and a loop cancelled only once would never end.
+    Its error is theirs: where none of them waits any more, nobody is told.
     """
-    pending = {task for task in tasks if task is not None}
-    ended = set(pending)
-    while pending:
+    task = asyncio.create_task(work)
+    task.add_done_callback(_read_error)
+    return task
+
+
+async def end(*tasks: asyncio.Task[Any] | None) -> None:
+    """Cancel tasks and wait until they have ended, also where the caller is cancelled meanwhile.
+
+    Their results and errors are dropped. They are cancelled once per `CANCEL_AGAIN` seconds: redis-py can swallow a
+    cancellation (`asyncio.wait_for` before Python 3.12 does where the awaited task ends at the same moment), and a loop
+    cancelled only once would never end.
+    """
+    ending = {task for task in tasks if task is not None}
+    cancelled: asyncio.CancelledError | None = None
+    while pending := {task for task in ending if not task.done()}:
         for task in pending:
             task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN)
-    for task in ended:
-        if not task.cancelled():
-            task.exception()  # read, so that asyncio does not log it
+        try:
+            await asyncio.wait(pending, timeout=CANCEL_AGAIN)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    for task in ending:
+        _read_error(task)
+    if cancelled is not None:
+        raise cancelled
+
+
+def _read_error(task: asyncio.Task[Any]) -> None:
+    """Read a task's error, so that asyncio does not log it as one that nobody has read."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _is_cancelled() -> bool:

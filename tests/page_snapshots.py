@@ -347,7 +347,6 @@ def make_view(snapshot=None, status=None, **given) -> View:
         "now": NOW,
         "redis_connected": True,
         "snapshot_id": None if snapshot is None else "1763900000000-0",
-        "show_addresses": True,
         "stale_after": 300.0,
     }
     return View(**{**fields, **given})

@@ -112,6 +112,8 @@ class Check:
     """A multiaddr to be dialled as it was given; `peer_id` is empty then, and the answer is about the address alone."""
     job_id: str = ""
     """The job that was joined or begun last; admitting again recognises it by this."""
+    ignores_verdict: bool = False
+    """Whether the verdict in Redis could not be read: the check goes on as if there were none. Its key stays."""
 
     @property
     def subject(self) -> str:
@@ -179,7 +181,7 @@ class Admissions:
                 answer = stored.read("verdict", lambda packed: _verdict(packed, check), rest[0])
                 if answer is not None:
                     return Admitted(answer, "", began=False)
-                check.fresh = True  # as if there were none; the new verdict replaces it
+                check.ignores_verdict = True  # the new one replaces it
                 return await self.admit(check)
             job_id = rest[0].decode()
             span.set({"messaging.message.id": job_id})
@@ -228,6 +230,7 @@ class Admissions:
         queue = queue_name(check.vantage)
         left_ms = max(1, int((check.deadline - time.monotonic()) * 1000))
         about = check.address or check.peer_id
+        wants_fresh = int(check.fresh or check.ignores_verdict)
         job = Job.create(
             CHECK_FUNCTION,
             args=[about] if check.inference is None else [about, msgspec.to_builtins(check.inference)],
@@ -253,7 +256,7 @@ class Admissions:
                 job.key,
                 Queue.redis_queues_keys,
             ],
-            [job.id, left_ms, self._max_queued, RENEWAL * 1000, int(check.fresh), check.job_id, *fields],
+            [job.id, left_ms, self._max_queued, RENEWAL * 1000, wants_fresh, check.job_id, *fields],
         )
 
 

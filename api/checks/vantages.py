@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 from api.checks.admission import NoVerdictError
 from shared.reachability import VANTAGE_PATTERN
 from shared.store import keys, stored
-from shared.tasks import awaited
+from shared.tasks import shared
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -36,8 +36,7 @@ class Vantages:
         All callers share one read; whether a worker lives at this moment is decided at each admission.
         """
         if time.monotonic() - self._read_at > TTL and (self._reading is None or self._reading.done()):
-            self._reading = awaited(self._read())
-            self._reading.add_done_callback(_retrieve_error)
+            self._reading = shared(self._read())
         if self._reading is not None and not self._reading.done():
             return await asyncio.shield(self._reading)
         return self._names
@@ -66,9 +65,3 @@ def _vantage(name: bytes) -> str:
     if re.fullmatch(VANTAGE_PATTERN, text := name.decode()) is None:
         raise ValueError("not the name of a vantage point")
     return text
-
-
-def _retrieve_error(task: asyncio.Task[Any]) -> None:
-    """Read a task's error, so that asyncio does not log it as unhandled where no caller waits any more."""
-    if not task.cancelled():
-        task.exception()

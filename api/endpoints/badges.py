@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from api.http.headers import SVG
 from api.http.problems import Problem
+from api.http.resources import parameters
 from api.pages.badge import UNKNOWN, UPTIME_WINDOW, BadgeMetric, model_badge
 from api.pages.view import model_of
 from api.responses import kinds
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 async def badge(request: Request) -> Response | PreparedResponse:
     """`?metric=state` `coverage`, `uptime` (30 days), `usable` or `speed`. A picture also where nothing is known."""
     services = services_of(request)
-    given = request.query_params.get("metric", BadgeMetric.STATE.value)
+    given = parameters(request.scope).get("metric", BadgeMetric.STATE.value)
     if given not in tuple(BadgeMetric):
         raise Problem(400, f"Bad metric {given[:50]!r}: expected one of {', '.join(BadgeMetric)}.")
     metric, prefix = BadgeMetric(given), request.path_params["dht_prefix"]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from api.http.base_address import base_address
 from api.http.encodings import accepted_coding
 from api.http.limit import parse_limit
+from api.http.resources import parameters
 from api.pages.feed import changes_feed
 from api.responses import kinds
 from api.responses.changes import filter_of
@@ -30,8 +31,8 @@ MAX_ENTRIES = 100
 
 async def changes(request: Request) -> PreparedResponse:
     """The changes as JSON, those that were updated last first."""
-    services, wanted = services_of(request), filter_of(request.query_params)
-    limit = parse_limit(request.query_params.get("limit"), MAX_LIMIT)
+    services, wanted = services_of(request), filter_of(parameters(request.scope))
+    limit = parse_limit(parameters(request.scope).get("limit"), MAX_LIMIT)
 
     return await services.draw(
         request,
@@ -42,7 +43,7 @@ async def changes(request: Request) -> PreparedResponse:
 
 async def atom(request: Request) -> PreparedResponse:
     """The changes as an Atom feed; one that goes on is the same entry, updated."""
-    services, wanted = services_of(request), filter_of(request.query_params)
+    services, wanted = services_of(request), filter_of(parameters(request.scope))
     base, coding = base_address(request), accepted_coding(request)
 
     def draw(view: View) -> PreparedResponse:

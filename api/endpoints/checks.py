@@ -20,6 +20,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from api.checks.admission import NoVerdictError
 from api.checks.given import dial_given
 from api.checks.inference import plan_inference, run_inference
+from api.hidden import answer_without_addresses, inference_without_addresses
 from api.http.client_address import client_address, is_trusted, rate_key
 from api.http.headers import JSON, SECURITY_HEADERS
 from api.http.problems import CLIENT_LEFT, Problem
@@ -87,20 +88,18 @@ async def page(request: Request) -> Response:
         ours = problem.status_code == HTTPStatus.SERVICE_UNAVAILABLE
         html = services.pages.check(peer_id=given, problem=problem.detail, ours=ours)
         return _html(html, problem.status_code, dict(problem.headers or {}))
-    peer_id, shown = found.answers[0].peer_id, services.swarm.view().shown
-    your_ip = client_address(request.scope)
+    peer_id, your_ip = found.answers[0].peer_id, client_address(request.scope)
 
     def render() -> str:
-        show_addresses = services.settings.show_addresses
+        snapshot = services.swarm.snapshot
         on_demand = services.settings.on_demand_inference == "on"
         view = CheckView(
             tuple(found.answers),
-            show_addresses,
-            Server.of(peer_id, shown),
+            Server.of(peer_id, snapshot),
             your_ip,
             tuple(found.given),
             inference=found.inference,
-            may_compute=on_demand and plan_inference(shown, peer_id, services.clock.now()) is not None,
+            may_compute=on_demand and plan_inference(snapshot, peer_id, services.clock.now()) is not None,
         )
         return services.pages.check(peer_id=peer_id, answer=view)
 
@@ -191,6 +190,9 @@ async def _check(request: Request, peer: str, addresses: Sequence[str] = (), *, 
     try:
         answers = await _unless_hung_up(request, checking)
         inference = await computing
+        if not settings.show_addresses:
+            answers = list(map(answer_without_addresses, answers))
+            inference = inference_without_addresses(inference)
         dials = [*await dialling, *refused]
     except NoVerdictError as error:
         raise _no_verdict(str(error), await dialling) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from api.http.resources import resource
+from api.http.resources import parameters, resource
 from api.pages.help import GPU_SIZES
 from api.responses import kinds
 from api.services import services_of
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 async def page(request: Request) -> PreparedResponse:
     """Where one more server counts most; `?gpu=` is the memory of a GPU in GB, one of those that the page offers."""
     services = services_of(request)
-    given = request.query_params.get("gpu", "")
+    given = parameters(request.scope).get("gpu", "")
     gpu_gb = next((size for size in GPU_SIZES if given == str(size)), None)
-    key = resource(request.scope) if gpu_gb is not None else request.url.path
+    key = resource(request.scope) if gpu_gb is not None else request.scope["path"]
     return await services.draw(request, lambda view: kinds.page(services.pages.help(view, gpu_gb=gpu_gb)), key=key)
 
 

@@ -23,17 +23,22 @@ async def livez(request: Request) -> Response:
 async def readyz(request: Request) -> Response:
     """It has something to serve: a snapshot, however old, or a Redis that will bring one; and its loops run. Else 503.
 
+    A Redis that holds a snapshot of another version will not bring one: until it does, replicas that have one serve.
     `failing` names the loops that do not: `snapshots` (what pages show), `replies` and `admissions` (checks), `ages`.
     """
     services = services_of(request)
     swarm, tasks = services.swarm, services.tasks
-    served = swarm.connected or swarm.snapshot is not None
-    status = f"failing: {', '.join(tasks.failing)}" if tasks.failing else "ready" if served else "waiting for Redis"
-    readiness = Readiness(
-        status=status, redis=swarm.connected, snapshot_age=swarm.view().age, failing=tuple(tasks.failing)
-    )
+    view = swarm.view()
+    if tasks.failing:
+        status = f"failing: {', '.join(tasks.failing)}"
+    elif view.unreadable:
+        status = "cannot read the snapshot that there is"
+    else:
+        status = "ready" if swarm.connected or swarm.snapshot is not None else "waiting for Redis"
+    readiness = Readiness(status=status, redis=swarm.connected, snapshot_age=view.age, failing=tuple(tasks.failing))
     return _json(readiness, 200 if status == "ready" else 503)
 
 
 def _json(document: Liveness, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(document), status, media_type=JSON)
+    # A proxy that sends old pages while no replica answers must not do so with this.
+    return Response(msgspec.json.encode(document), status, media_type=JSON, headers={"cache-control": "no-store"})

@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from api.http.problems import Problem
+from api.http.resources import parameters
 from api.responses import kinds
 from api.services import services_of
 from shared.public.history import model_history_document, server_history_document
@@ -23,7 +24,7 @@ async def model(request: Request) -> PreparedResponse:
     """A model's slots at `?resolution=minute` (a day), `hour` (30 days, the default) or `day` (five years)."""
     services = services_of(request)
     prefix: str = request.path_params["dht_prefix"]
-    given = request.query_params.get("resolution", Resolution.HOUR.value)
+    given = parameters(request.scope).get("resolution", Resolution.HOUR.value)
     if given not in tuple(Resolution):
         raise Problem(400, f"Bad resolution {given[:50]!r}: expected one of {', '.join(Resolution)}.")
     resolution = Resolution(given)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from api.http.base_address import base_address
 from api.http.limit import parse_limit
+from api.http.resources import parameters
 from api.pages.feed import atom_feed
 from api.pages.incidents import FirstSeen
 from api.responses import kinds
@@ -52,8 +53,8 @@ async def _past(history: HistoryCache, dht_prefix: str) -> FirstSeen:
 async def incidents(request: Request) -> PreparedResponse:
     """All incidents, the newest first; `?limit=` of them, `?model=` for those of one DHT prefix."""
     services = services_of(request)
-    limit = parse_limit(request.query_params.get("limit"), MAX_LIMIT)
-    wanted = request.query_params.get("model")
+    given = parameters(request.scope)
+    limit, wanted = parse_limit(given.get("limit"), MAX_LIMIT), given.get("model")
 
     def draw(view: View, found: tuple[Incident, ...]) -> PreparedResponse:
         return kinds.document(incidents_document(found, limit, view.snapshot, view.freshness, dht_prefix=wanted))

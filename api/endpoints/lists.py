@@ -34,9 +34,9 @@ async def _page(request: Request, table: Table[Any]) -> PreparedResponse:
     services = services_of(request)
     services.require_public(request)
     query = parse_query(table, request.scope["query_string"])
-    path, snapshot, freshness = request.url.path, services.snapshot(), services.swarm.view().freshness
+    path, snapshot, freshness = request.scope["path"], services.snapshot(), services.swarm.view().freshness
     form, coding = form_of(path, request.headers.get("accept", "")), accepted_coding(request)
-    # No path begins like this key: a list is never sent before its whole query and its Accept were read here.
+    # No resource is named like this key: a list is never sent before its whole query and its Accept were read here.
     key = f"list {form} {coding} {path}?{query.text(query.selection.cursor)}"
 
     def draw(_: View) -> PreparedResponse:

@@ -35,4 +35,4 @@ async def servers(request: Request) -> PreparedResponse:
         collector = CollectorRegistry() if current is None else ServerCollector(current)
         return kinds.metrics(exposition(collector, openmetrics=openmetrics), openmetrics=openmetrics)
 
-    return await services.draw(request, draw, key=f"/metrics/servers#{openmetrics}")  # not its path: it has two forms
+    return await services.draw(request, draw, key=f"metrics {openmetrics}")  # not its path: it has two forms

@@ -57,8 +57,6 @@ async def model(request: Request) -> PreparedResponse:
 
     def draw(_: View) -> PreparedResponse:
         model = services.known_model(snapshot, prefix)
-        return kinds.document(
-            model_document(snapshot, model, freshness, show_addresses=services.settings.show_addresses)
-        )
+        return kinds.document(model_document(snapshot, model, freshness, show_addresses=True))
 
     return await services.draw(request, draw)

@@ -38,19 +38,17 @@ async def page(request: Request) -> PreparedResponse:
     services, base = services_of(request), base_address(request)
 
     def draw(view: View, found: Sequence[Incident] | None) -> PreparedResponse:
-        answers, fill = examples(view.snapshot, found or (), show_addresses=services.settings.show_addresses)
+        answers, fill = examples(view.snapshot, found or ())
         limit = services.settings.rate_limit
         return kinds.page(services.pages.docs(describe(), answers, fill, base=base, rate_limit=limit))
 
-    # No path begins like this key: the page shows the address that the client used.
+    # No resource is named like this key: the page shows the address that the client used.
     return await services.read_and_draw(
         request, lambda: in_time(services.history.incidents()), draw, key=f"docs {base}"
     )
 
 
-def examples(
-    snapshot: Snapshot | None, found: Sequence[Incident], *, show_addresses: bool
-) -> tuple[dict[str, Any], dict[str, str]]:
+def examples(snapshot: Snapshot | None, found: Sequence[Incident]) -> tuple[dict[str, Any], dict[str, str]]:
     """Return documents of this swarm by path, and what stands for the paths' parameters.
 
     They are made of the first model that has servers, and its first server: thousands would tell no more.
@@ -65,14 +63,14 @@ def examples(
         fill = {"dht_prefix": model.dht_prefix, "peer_id": server.peer_id}
         head: dict[str, Any] = {**as_of(snapshot, FRESH), "total": 1, "next": None}
         documents |= {
-            "/api/v1/state": state.state_document(small, show_addresses=show_addresses),
+            "/api/v1/state": state.state_document(small),
             "/api/v1/servers": lists.ServersDocument(
-                servers=(lists.server_entry(model, server, show_addresses=show_addresses),), **head
+                servers=(lists.server_entry(model, server, show_addresses=True),), **head
             ),
             "/api/v1/models": models.ModelsDocument(models=(models.model_summary(model),), **head),
-            "/api/v1/models/{dht_prefix}": models.model_document(small, part, show_addresses=show_addresses),
+            "/api/v1/models/{dht_prefix}": models.model_document(small, part, show_addresses=True),
         }
-        about = models.server_document(small, server.peer_id, show_addresses=show_addresses)
+        about = models.server_document(small, server.peer_id, show_addresses=True)
         if about is not None:
             documents["/api/v1/servers/{peer_id}"] = about
     return {path: msgspec.json.decode(msgspec.json.encode(one)) for path, one in documents.items()}, fill

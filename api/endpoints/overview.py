@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from api.http.resources import resource
-from api.responses.kinds import COLOR_PATH, TEXT_PATH, swarm_text
+from api.responses.kinds import COLORED, swarm_text
 from api.services import services_of
 
 if TYPE_CHECKING:
@@ -35,7 +35,5 @@ async def text(request: Request) -> PreparedResponse:
     snapshot, freshness = services.snapshot(), services.swarm.view().freshness
     if (prepared := services.prepared.find(request.scope)) is not None:
         return prepared
-    color = resource(request.scope) == COLOR_PATH
-    return await services.draw(
-        request, lambda _: swarm_text(snapshot, freshness, color=color), key=f"{TEXT_PATH}#{color}"
-    )
+    color = resource(request.scope) == COLORED
+    return await services.draw(request, lambda _: swarm_text(snapshot, freshness, color=color), key=f"text {color}")

@@ -28,5 +28,5 @@ async def page(request: Request) -> PreparedResponse:
             raise Problem(404, unknown)
         return kinds.page(html)
 
-    # No path begins like this key: who may see it is checked each time.
+    # No resource is named like this key: who may see it is checked each time.
     return await services.draw(request, draw, key="places")

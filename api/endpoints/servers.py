@@ -77,7 +77,7 @@ async def server(request: Request) -> PreparedResponse:
     snapshot, freshness = services.snapshot(), services.swarm.view().freshness
 
     def draw(_: View) -> PreparedResponse:
-        document = server_document(snapshot, peer_id, freshness, show_addresses=services.settings.show_addresses)
+        document = server_document(snapshot, peer_id, freshness, show_addresses=True)
         if document is None:
             raise services.unknown("server", peer_id)
         return kinds.document(document)

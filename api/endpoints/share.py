@@ -35,7 +35,7 @@ async def picture(request: Request) -> PreparedResponse:
         model = None if prefix is None else services.known_model(view.snapshot, prefix)
         return kinds.picture(services.pages.picture(view, model))
 
-    # No path begins like this key, here and below: who may see it is checked each time.
+    # No resource is named like this key, here and below: who may see it is checked each time.
     return await services.draw(request, draw, key=f"picture {prefix!r}")
 
 

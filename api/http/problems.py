@@ -24,8 +24,7 @@ _DETAILS = {
     404: "There is nothing at this address. The API is described at /docs.",
     405: "This address can only be read: GET or HEAD.",
 }
-
-
+_BY_ACCEPT = {"vary": "Accept"}
 _REDIRECTS = {"/servers": "/#models", "/models": "/#models", "/api": "/docs", "/api/v1": "/docs"}
 """Addresses that people type, and the page with what they look for."""
 
@@ -66,18 +65,22 @@ def exception_handlers(
         status = error.status_code
         near = error.near if isinstance(error, Problem) else ()
         detail = error.detail if isinstance(error, Problem) else _DETAILS.get(status, error.detail)
+        path: str = request.scope["path"]
+        headers = {**_BY_ACCEPT, **(error.headers or {})}
         is_browser = "text/html" in request.headers.get("accept", "")
-        if is_browser and status == HTTPStatus.NOT_FOUND and (meant := _REDIRECTS.get(request.url.path.rstrip("/"))):
-            return RedirectResponse(meant)
-        if is_browser and not request.url.path.startswith("/api/"):
+        if is_browser and status == HTTPStatus.NOT_FOUND and (meant := _REDIRECTS.get(path.rstrip("/"))):
+            return RedirectResponse(meant, headers=_BY_ACCEPT)
+        if is_browser and not path.startswith("/api/"):
             heading, asked = (error.heading, error.asked) if isinstance(error, Problem) else ("", "")
             html = page(status, heading or _title(status), detail, near, asked)
-            return HTMLResponse(html, status, headers={**SECURITY_HEADERS, **(error.headers or {})})
-        return _problem(status, detail, [text for text, _ in near], headers=error.headers)
+            return HTMLResponse(html, status, headers={**SECURITY_HEADERS, **headers})
+        return _problem(status, detail, [text for text, _ in near], headers=headers)
 
     async def on_failure(request: Request, error: Exception) -> Response:
         """Return a 500 without details: the log has them."""
-        headers = CORS if is_api(request.url.path) else None  # it runs outside of all middleware, so `Cors` adds none
+        headers = (
+            CORS if is_api(request.scope["path"]) else None
+        )  # it runs outside of all middleware, so `Cors` adds none
         return _problem(500, "The monitor failed to answer this. It has been logged.", headers=headers)
 
     return {HTTPException: on_http_error, Exception: on_failure}

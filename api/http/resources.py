@@ -1,6 +1,7 @@
 """This module returns the key of a requested resource: the path, and the query parameters that change the answer.
 
-All other parameters are ignored, so `?utm_source=x` does not render a page again.
+All other parameters are ignored, so `?utm_source=x` does not render a page again. Lists, searches and checks read their
+whole query themselves: they are never found by their resource.
 """
 
 from __future__ import annotations
@@ -19,9 +20,6 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
     "/api/v1/history/models/": ("resolution",),
     "/badge/": ("metric",),
     "/help": ("gpu",),
-    "/search": ("q",),
-    "/api/v1/search": ("q",),
-    "/check": ("q",),
 }
 """By path, or by the start of the paths below it."""
 MAX_QUERY = 2_000
@@ -29,20 +27,29 @@ MAX_QUERY = 2_000
 
 
 def resource(scope: Scope) -> str:
-    """Return the path and the parameters that matter, in a fixed order: the key of prepared responses."""
+    """Return the key of prepared responses: the path, and before it the parameters that matter, in a fixed order."""
+    given = parameters(scope)
     path: str = scope["path"]
+    if not given:
+        return path
+    chosen = "&".join(f"{name}={quote(value, safe='')}" for name, value in given.items())
+    return f"{chosen} {path}"  # a path can hold any character, `?` too; what stands before the first space cannot
+
+
+def parameters(scope: Scope) -> dict[str, str]:
+    """Return the parameters that matter; of several with one name, the last.
+
+    Handlers whose response is prepared read no others: everybody who asks for that resource gets the response.
+    """
     query: bytes = scope["query_string"]
-    if not query:
-        return path
-    known = _parameters(path)
+    known = _known(scope["path"]) if query else ()
     if not known:
-        return path
-    given = dict(reversed(parse_qsl(query[:MAX_QUERY].decode("latin-1"), keep_blank_values=True)))
-    chosen = "&".join(f"{name}={quote(given[name], safe='')}" for name in known if name in given)
-    return f"{path}?{chosen}" if chosen else path
+        return {}
+    given = dict(parse_qsl(query[:MAX_QUERY].decode("latin-1"), keep_blank_values=True))
+    return {name: given[name] for name in known if name in given}
 
 
-def _parameters(path: str) -> tuple[str, ...]:
+def _known(path: str) -> tuple[str, ...]:
     for start, names in PARAMETERS.items():
         if path == start or (start.endswith("/") and path.startswith(start)):
             return names

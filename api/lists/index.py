@@ -39,8 +39,7 @@ class Table(Generic[Row]):
     """What can be listed, and how."""
 
     name: str
-    rows: Callable[[Snapshot, bool], Iterable[Row]]
-    """Given whether addresses may be shown."""
+    rows: Callable[[Snapshot], Iterable[Row]]
     identity: Callable[[Row], Identity]
     entry: Callable[[Row], msgspec.Struct]
     """What is shown of a row."""
@@ -105,10 +104,10 @@ class _Order(NamedTuple):
 class Index(Generic[Row]):
     """The rows of one snapshot by each filter's values; orders are made when they are first asked for."""
 
-    def __init__(self, table: Table[Row], snapshot: Snapshot, *, show_addresses: bool) -> None:
+    def __init__(self, table: Table[Row], snapshot: Snapshot) -> None:
         self._table = table
         self.snapshot = snapshot
-        self._rows = list(table.rows(snapshot, show_addresses))
+        self._rows = list(table.rows(snapshot))
         self._identities = list(map(table.identity, self._rows))
         self._by_identity = sorted(range(len(self._rows)), key=self._identities.__getitem__)
         self._by_value: dict[str, dict[str | None, set[int]]] = {}

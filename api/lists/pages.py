@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 class ListPages:
     """Makes pages of lists. For one thread at a time: the one that renders (`api.responses.on_demand`)."""
 
-    def __init__(self, *, show_addresses: bool) -> None:
-        self._show_addresses = show_addresses
+    def __init__(self) -> None:
         self._indexes: dict[str, Index[Any]] = {}
 
     def page(
@@ -50,7 +49,6 @@ class ListPages:
         headers = {
             **CORS,
             "cache-control": f"public, max-age={FRESH_SECONDS:.0f}",
-            "x-content-type-options": "nosniff",
             **({} if following is None else {"link": f'<{following}>; rel="next"'}),
         }
         if form is Form.CSV:
@@ -72,6 +70,6 @@ class ListPages:
     def _index(self, table: Table[Any], snapshot: Snapshot) -> Index[Any]:
         known = self._indexes.get(table.name)
         if known is None or known.snapshot is not snapshot:
-            known = Index(table, snapshot, show_addresses=self._show_addresses)
+            known = Index(table, snapshot)
             self._indexes[table.name] = known
         return known

@@ -15,15 +15,14 @@ MAX_LIMIT = 1_000
 
 
 class ServerPart(NamedTuple):
-    """A server's part in a model, and whether its addresses may be shown."""
+    """A server's part in a model."""
 
     model: ModelReport
     server: ServerReport
-    show_addresses: bool
 
 
 def _country(part: ServerPart) -> str | None:
-    return part.server.location.country if part.show_addresses and part.server.location is not None else None
+    return None if part.server.location is None else part.server.location.country
 
 
 def _seconds_per_step(part: ServerPart) -> float | None:
@@ -37,9 +36,9 @@ def _flag(value: bool | None) -> str | None:
 
 SERVERS: Table[ServerPart] = Table(
     name="servers",
-    rows=lambda snapshot, show: (ServerPart(model, one, show) for model in snapshot.models for one in model.servers),
+    rows=lambda snapshot: (ServerPart(model, one) for model in snapshot.models for one in model.servers),
     identity=lambda part: (part.model.dht_prefix, part.server.peer_id),
-    entry=lambda part: server_entry(part.model, part.server, show_addresses=part.show_addresses),
+    entry=lambda part: server_entry(part.model, part.server, show_addresses=True),
     kind=ServerEntry,
     filters={
         "model": Filter(lambda part: part.model.dht_prefix, "DHT prefix of the model."),
@@ -76,7 +75,7 @@ SERVERS: Table[ServerPart] = Table(
 
 MODELS: Table[ModelReport] = Table(
     name="models",
-    rows=lambda snapshot, _: snapshot.models,
+    rows=lambda snapshot: snapshot.models,
     identity=lambda model: (model.dht_prefix, ""),
     entry=model_summary,
     kind=ModelSummary,

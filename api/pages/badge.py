@@ -7,8 +7,7 @@ from enum import StrEnum
 from html import escape
 from typing import TYPE_CHECKING, NamedTuple
 
-from api.pages import text
-from api.pages.charts import HOUR, NEARLY_ALL
+from api.pages import charts, text
 from shared import words
 from shared.advice.inference import seconds
 from shared.inference import UsabilityState
@@ -123,14 +122,13 @@ def uptime_badge(label: str, uptime: float | None, watched: float) -> Badge:
     if uptime is None:
         return Badge(label, "uptime unknown", GREY)
     color = GREEN if uptime >= GOOD_UPTIME else AMBER if uptime >= FAIR_UPTIME else RED
-    of = "" if watched >= NEARLY_ALL * UPTIME_HOURS * HOUR else f" of {words.duration(watched)} watched"
+    of = "" if watched >= charts.NEARLY_ALL * UPTIME_HOURS * charts.HOUR else f" of {words.duration(watched)} watched"
     return Badge(label, f"uptime {percent(uptime)}{of}", color)
 
 
 def percent(share: float) -> str:
-    """`99.9%`; `100%` only for exactly 1."""
-    shown = min(share * 100, 99.9) if share < 1 else 100
-    return f"{shown:.1f}%".replace(".0%", "%")
+    """`99.9%`; `100%` and `0%` only for exactly 1 and 0."""
+    return charts.percent(share).replace(" ", "").replace(".0%", "%")
 
 
 def _text_width(words: str) -> int:

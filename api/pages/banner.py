@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from api.pages.view import View
-    from shared.snapshot import BootstrapPeer, CrawlProgress, CrawlStatus, Snapshot
+    from shared.snapshot import BootstrapPeer, CrawlProgress, CrawlStatus, ModelReport, Snapshot
 
 MAX_TRIED = 8
 """Bootstrap addresses, or servers, named in an explanation."""
@@ -67,7 +67,7 @@ def _judge(snapshot: Snapshot) -> Notice:
     if not judged:
         return _empty(snapshot)
     kind = "official model" if judged[0].official else "model"
-    usable = sum(model.state is ModelState.HEALTHY and gives_tokens(model) is not False for model in judged)
+    usable = sum(map(is_usable, judged))
     counted = f"{usable} of {words.count(len(judged), kind)} can be used now."
     if len(judged) == 1 and not usable:
         counted = f"Its {kind} cannot be used now."
@@ -87,6 +87,11 @@ def _judge(snapshot: Snapshot) -> Notice:
             return Notice("warn", "The swarm is partly healthy", counted)
         case _:
             return Notice("bad", "The swarm is broken", counted.replace("0 of", "None of"))
+
+
+def is_usable(model: ModelReport) -> bool:
+    """Whether a model counts as usable: each block is served, and its latest computation did not fail."""
+    return model.state is ModelState.HEALTHY and gives_tokens(model) is not False
 
 
 def _empty(snapshot: Snapshot) -> Notice:
@@ -111,6 +116,12 @@ def _without_snapshot(view: View) -> Notice:
             "Nothing is known yet",
             "This page cannot reach its Redis, where the crawler leaves what it sees. It goes on trying.",
         )
+    if view.unreadable:
+        return Notice(
+            "bad",
+            "No snapshot that this page can read",
+            "The crawler has published one, of another version than this api. Run both from the same version.",
+        )
     if view.status is None or view.status.ok:
         now = "The crawler has not begun" if view.status is None else _doing(view.status.progress)
         return Notice(
@@ -124,7 +135,7 @@ def _without_snapshot(view: View) -> Notice:
         "bad",
         "No snapshot yet: the first crawl failed",
         f"{_reason(view.status)} {hint}",
-        tried(view.status.bootstrap_peers, view.show_addresses),
+        tried(view.status.bootstrap_peers),
     )
 
 
@@ -159,7 +170,7 @@ def notices(view: View) -> list[Notice]:
         return found
     if status is not None and not status.ok and status.attempted_at > snapshot.taken_at:
         title = f"The last crawl failed {words.duration(view.now - status.attempted_at)} ago."
-        items = tried(status.bootstrap_peers, view.show_addresses)
+        items = tried(status.bootstrap_peers)
         found.append(Notice("warn", title, f"{_reason(status)} Below is the last good snapshot.", items))
     if view.stale:
         title = f"The snapshot is {words.duration(snapshot.age(view.now))} old."
@@ -189,12 +200,12 @@ def conflicts(view: View) -> list[Notice]:
     return [Notice("idle", title, explained, tuple(dict.fromkeys(lines))[:MAX_TRIED])]
 
 
-def tried(peers: Iterable[BootstrapPeer], show_addresses: bool) -> tuple[str, ...]:
+def tried(peers: Iterable[BootstrapPeer]) -> tuple[str, ...]:
     """Bootstrap peers as lines: address or id, and what went wrong with each."""
     given = list(peers)
     lines = []
     for peer in given[:MAX_TRIED]:
-        name = peer.addresses[0] if show_addresses and peer.addresses else peer.peer_id
+        name = peer.addresses[0] if peer.addresses else peer.peer_id
         lines.append(text.cut(name, 160) + (f": {text.cut(peer.error, 200)}" if peer.error else ""))
     if len(given) > MAX_TRIED:
         lines.append(f"and {len(given) - MAX_TRIED} more")

@@ -95,8 +95,19 @@ class Card:
         return dict(self.states).get(PeerState.ONLINE.value, 0)
 
 
-def make_card(model: ModelReport, judged: ModelAdvice, *, max_rows: int = FULL_TABLE, stale: bool = False) -> Card:
-    """Return a model's card with its verdict and at most `max_rows` of its servers."""
+def make_card(
+    model: ModelReport,
+    judged: ModelAdvice,
+    *,
+    max_rows: int = FULL_TABLE,
+    stale: bool = False,
+    estimates: dict[str, PathView] | None = None,
+) -> Card:
+    """Return a model's card with its verdict and at most `max_rows` of its servers.
+
+    `estimates` holds estimated paths of this snapshot by DHT prefix: one that is missing is found and added.
+    """
+    estimates = {} if estimates is None else estimates
     held = coverage(model)
     listed = model.servers
     if len(listed) > max_rows:
@@ -115,7 +126,7 @@ def make_card(model: ModelReport, judged: ModelAdvice, *, max_rows: int = FULL_T
         strip=make_strip(held, model),
         judged=judged,
         capacity="" if stale else _capacity(model),
-        path=PathView() if stale else _proved_path(model) or _estimated_path(model),
+        path=PathView() if stale else _proved_path(model) or _estimated_path(model, estimates),
         states=rows.state_counts(model),
         rows=rows.make_rows(listed, model.num_blocks),
         unfolded=len(listed) <= OPEN_TABLE,
@@ -164,13 +175,13 @@ def _strip_label(held: Coverage) -> str:
     return "; ".join(parts)
 
 
-def _estimated_path(model: ModelReport) -> PathView:
-    """Return the path that a client would find fastest."""
-    path = find_path(online(model), 0, model.num_blocks)
-    if path is None:
-        return PathView()
-    hops = tuple(_passed(leg.server.peer_id, leg.start, leg.end) for leg in path)
-    return PathView(_tokens(tokens_per_second(path)), hops=hops)
+def _estimated_path(model: ModelReport, known: dict[str, PathView]) -> PathView:
+    """Return the path that a client would find fastest, which is looked for where it is not known."""
+    if model.dht_prefix not in known:
+        path = find_path(online(model), 0, model.num_blocks) or ()
+        hops = tuple(_passed(leg.server.peer_id, leg.start, leg.end) for leg in path)
+        known[model.dht_prefix] = PathView(_tokens(tokens_per_second(path)) if path else "", hops=hops)
+    return known[model.dht_prefix]
 
 
 def _proved_path(model: ModelReport) -> PathView | None:

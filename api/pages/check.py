@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from msgspec.structs import replace
-
 from api.pages import text
 from shared import words
 from shared.advice.causes import message
@@ -77,15 +75,12 @@ class Result:
 def make_result(peer_id: str, view: CheckView) -> Result:
     outcome = decide(view.answers).outcome if view.answers else DialOutcome.unknown(Cause.NODE_UNFIT)
     server = view.server or Server()
-    if not view.show_addresses:
-        outcome = replace(outcome, addresses=(), known=(), reached_at=None)
     advice = check_advice(server, outcome, your_ip=view.your_ip, given=view.given)
     places = len(view.answers)
     agreeing = sum(answer.outcome.verdict is view.verdict for answer in view.answers)
     where = f"{agreeing} of {places} places found the same." if places > 1 else ""
     reports = tuple(
-        _report(answer, view.show_addresses, announces=bool(server.shares) or server.bootstrap is None)
-        for answer in view.answers
+        _report(answer, announces=bool(server.shares) or server.bootstrap is None) for answer in view.answers
     )
     proof = None if view.inference is None else server_proof(view.inference)
     may_compute = view.may_compute and view.verdict is Verdict.REACHABLE
@@ -102,10 +97,10 @@ def make_result(peer_id: str, view: CheckView) -> Result:
     )
 
 
-def _report(answer: Answer, show_addresses: bool, *, announces: bool) -> Report:
+def _report(answer: Answer, *, announces: bool) -> Report:
     outcome = answer.outcome
     relay = f"…{text.short_id(outcome.relay)}" if outcome.relay else ""
-    reached_at = text.cut(outcome.reached_at or "", 160) if show_addresses else ""
+    reached_at = text.cut(outcome.reached_at or "", 160)
     not_served = "not yet: it may be loading blocks" if announces else "no: a bootstrap peer need not"
     served = {True: "yes", False: not_served, None: ""}[outcome.protocol_ok]
     evidence = (
@@ -123,7 +118,7 @@ def _report(answer: Answer, show_addresses: bool, *, announces: bool) -> Report:
         checked_at=answer.checked_at,
         steps=tuple(_steps(outcome.stage, outcome.verdict, outcome.cause)),
         evidence=tuple((name, value) for name, value in evidence if value),
-        addresses=tuple(text.cut(address, 160) for address in outcome.addresses[:20]) if show_addresses else (),
+        addresses=tuple(text.cut(address, 160) for address in outcome.addresses[:20]),
     )
 
 

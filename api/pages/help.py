@@ -39,7 +39,7 @@ class Help:
 
 
 def make_help(view: View, gpu_gb: int | None) -> Help:
-    snapshot = view.shown
+    snapshot = view.snapshot
     if snapshot is None:
         return Help(gpu_gb, GPU_SIZES, (), (), ())
     places = tuple((*_WHY[place.need], place) for place in wanted(snapshot, gpu_gb=gpu_gb)[:MAX_ROWS])

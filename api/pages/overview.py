@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from api.pages import cards, text
+from api.pages.banner import is_usable
 from api.pages.contributors import href as contributor_href
 from shared import words
 from shared.advice.models import model_advice
 from shared.advice.servers import what_failed
 from shared.judgement.contributors import serving
+from shared.judgement.swarm import distinct_servers
+from shared.snapshot import PeerState
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from api.pages.view import View
     from shared.snapshot import Snapshot
 
@@ -31,16 +32,20 @@ MAX_CHIPS = 8
 """Models named in the verdict."""
 
 
-def parts(view: View) -> dict[str, Any]:
-    """Return the variables of overview.html by name; they are empty without a snapshot."""
-    snapshot = view.shown
+def parts(view: View, estimates: dict[str, cards.PathView]) -> dict[str, Any]:
+    """Return the variables of overview.html by name; they are empty without a snapshot.
+
+    `estimates` are those of `cards.make_card`.
+    """
+    snapshot = view.snapshot
     if snapshot is None:
         empty = ("cards", "usable", "unusable", "more_models", "figures", "bootstrap", "issues", "contributors")
         return {**dict.fromkeys((*empty, "not_counted", "refused"), ()), "more_issues": 0, "more_not_counted": 0}
     shown, budget = [], MAX_ROWS
     for model in snapshot.models[:MAX_CARDS]:
         judged = model_advice(model, snapshot, view.now, stale=view.stale)
-        shown.append(cards.make_card(model, judged, max_rows=min(budget, cards.FULL_TABLE), stale=view.stale))
+        most = min(budget, cards.FULL_TABLE)
+        shown.append(cards.make_card(model, judged, max_rows=most, stale=view.stale, estimates=estimates))
         budget -= len(shown[-1].rows)
     served = [card for card in shown if card.model.servers]
     hidden = _not_counted(snapshot)
@@ -49,7 +54,7 @@ def parts(view: View) -> dict[str, Any]:
         "usable": [card for card in served if card.judged.usable][:MAX_CHIPS],
         "unusable": [card for card in served if not card.judged.usable][:MAX_CHIPS],
         "more_models": snapshot.models[MAX_CARDS : MAX_CARDS + MAX_LISTED],
-        "figures": _figures(snapshot, served, stale=view.stale),
+        "figures": _figures(snapshot, stale=view.stale),
         "bootstrap": snapshot.bootstrap_peers,
         "issues": _issues(snapshot),
         "more_issues": max(0, len(snapshot.reachability_issues) - MAX_ISSUES),
@@ -60,18 +65,20 @@ def parts(view: View) -> dict[str, Any]:
     }
 
 
-def _figures(snapshot: Snapshot, served: Sequence[cards.Card], *, stale: bool) -> list[tuple[str, str, str]]:
-    """(value, of how many, what) for the tiles beside the verdict."""
+def _figures(snapshot: Snapshot, *, stale: bool) -> list[tuple[str, str, str]]:
+    """(value, of how many, what) for the tiles beside the verdict: of all models, and each server once."""
     were = "were " if stale else ""
-    online = sum(card.num_online for card in served)
-    spans = sum(len(card.model.servers) for card in served)
+    served = [model for model in snapshot.models if model.servers]
+    servers = distinct_servers(snapshot)
+    online = sum(server.state is PeerState.ONLINE for server in servers)
+    usable = sum(map(is_usable, served))
     reached = sum(peer.verdict == "reachable" for peer in snapshot.bootstrap_peers)
     peers = (f"{reached}", f"{len(snapshot.bootstrap_peers)}", f"bootstrap peers {were}up")
     if not served:
         return [peers]
     return [
-        (f"{sum(card.judged.usable for card in served)}", f"{len(served)}", f"models {were}usable"),
-        (f"{online:,}", f"{spans:,}", f"servers {were}online"),
+        (f"{usable:,}", f"{len(served):,}", f"models {were}usable"),
+        (f"{online:,}", f"{len(servers):,}", f"servers {were}online"),
         peers,
     ]
 

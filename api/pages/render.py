@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from shared.public.data import DataDocument, DataFile
     from shared.public.reports import ReportDocument
     from shared.public.search import SearchDocument
-    from shared.snapshot import ModelReport
+    from shared.snapshot import ModelReport, Snapshot
     from shared.store.history import ServerHistory
 
 MAX_MODEL_ROWS = 1_000
@@ -62,13 +62,22 @@ class Pages:
         """`public_url` is the monitor's address without a slash; `unfold`: whether links say the state elsewhere."""
         self._environment = environment()
         self._site = {"public_url": public_url, "unfold": unfold}
+        # Kept for as long as the snapshot: to find paths takes most of the time of an overview of 10,000 servers.
+        self._estimates: tuple[Snapshot | None, dict[str, cards.PathView]] = (None, {})
 
     def overview(self, view: View) -> str:
-        """The page that answers "can I use this swarm now?", for any view: also without a snapshot."""
+        """The page that answers "can I use this swarm now?", for any view: also without a snapshot.
+
+        For one thread at a time.
+        """
+        if self._estimates[0] is not view.snapshot:
+            self._estimates = (view.snapshot, {})
         headline = banner.headline(view)
         frame = _frame(headline.title, "swarm", view=view, same=text.SWARM_DOCUMENTS)
         frame["notices"] += banner.conflicts(view)
-        return self._render("overview", frame, headline=headline, changes_of="", **overview.parts(view))
+        return self._render(
+            "overview", frame, headline=headline, changes_of="", **overview.parts(view, self._estimates[1])
+        )
 
     def model(self, view: View, dht_prefix: str, *, history: ModelPast | None = None) -> str | None:
         """One model and all its servers; None where the snapshot (or the lack of one) does not know it.
@@ -80,8 +89,7 @@ class Pages:
         if model is None or snapshot is None:
             return None
         then = None if history is None else history.past(usable=coverage(model).has_path)
-        shown = view.shown or snapshot
-        judged = model_advice(model, shown, view.now, past=then, stale=view.stale)
+        judged = model_advice(model, snapshot, view.now, past=then, stale=view.stale)
         card = cards.make_card(model, judged, max_rows=0, stale=view.stale)
         instead = None if judged.usable else nearest_usable(model, snapshot)
         listed = model.servers
@@ -103,12 +111,12 @@ class Pages:
             history=None if history is None else model_history_html(history, view.last_seen),
             incident=None if history is None or judged.usable else history.open_incident,
             instead=None if instead is None else (text.cut(instead.name, 60), text.model_href(instead.dht_prefix)),
-            snippet=commands.client(instead or model, shown),
+            snippet=commands.client(instead or model, snapshot),
             snippet_for=text.cut((instead or model).name, 60),
             adapters=[]
             if instead
             else [
-                (text.cut(name, 96), commands.client(model, shown, adapter=name))
+                (text.cut(name, 96), commands.client(model, snapshot, adapter=name))
                 for name in commands.usable_adapters(model)[:MAX_ADAPTER_SNIPPETS]
             ],
             rows=rows.make_rows(listed, model.num_blocks),
@@ -286,8 +294,8 @@ class Pages:
         )
 
     def places(self, view: View) -> str | None:
-        """Servers by country and city; None where no location is known or may be shown."""
-        found = places.places(view.snapshot) if view.snapshot is not None and view.show_addresses else []
+        """Servers by country and city; None where no location is known."""
+        found = places.places(view.snapshot) if view.snapshot is not None else []
         if not found:
             return None
         described = "Servers of this Petals swarm by country and city, on a map and in a table."

@@ -83,7 +83,7 @@ def make_server(
     """Return what the page of `peer_id` shows; None where neither the snapshot nor the history knows it."""
     if view.snapshot is None:
         return None
-    found = Server.of(peer_id, view.shown)
+    found = Server.of(peer_id, view.snapshot)
     if not found.shares and found.bootstrap is None and history is None:
         return None
     advice = server_advice(
@@ -102,8 +102,8 @@ def make_server(
         contributor_href=contributors.href(name) if name and name in serving(view.snapshot) else None,
         advice=advice,
         shares=tuple(_share(model, server) for model, server in found.shares),
-        addresses=tuple(text.cut(address, 160) for address in found.addresses[:20]) if view.show_addresses else (),
-        location=_location(servers) if view.show_addresses else "",
+        addresses=tuple(text.cut(address, 160) for address in found.addresses[:20]),
+        location=_location(servers),
         bootstrap=_bootstrap(found.bootstrap),
         checked_by=text.cut((view.snapshot.inference_peer_id or "")[-6:]),
     )

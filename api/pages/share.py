@@ -61,7 +61,7 @@ def model_picture(view: View, card: Card) -> Picture:
 
 def model_card(view: View, model: ModelReport) -> Card:
     """Return a model without its servers: judged once, for all that is shown of it elsewhere."""
-    snapshot = view.shown or view.snapshot
+    snapshot = view.snapshot
     assert snapshot is not None  # noqa: S101 - the model is of it
     judged = model_advice(model, snapshot, view.now, stale=view.stale)
     return make_card(model, judged, max_rows=0, stale=view.stale)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from msgspec.structs import replace
-
 from shared.judgement.freshness import freshness
 from shared.reachability import decide
 from shared.snapshot import Verdict
@@ -30,20 +28,18 @@ class View:
     redis_connected: bool
     snapshot_id: str | None
     """The id that `/events` sends for this snapshot: a page that is open knows by it whether it is up to date."""
-    show_addresses: bool
-    """Whether IP addresses and locations of servers may stand on a page."""
     stale_after: float
     """Seconds after which a snapshot counts as old."""
 
     @property
-    def shown(self) -> Snapshot | None:
-        """The snapshot without addresses that may not be shown: advice and commands are made from this."""
-        return self.snapshot if self.show_addresses or self.snapshot is None else without_addresses(self.snapshot)
+    def unreadable(self) -> bool:
+        """Whether there is nothing to show although a crawler has published a snapshot: one of another version."""
+        return self.snapshot is None and self.status is not None and self.status.snapshot_taken_at is not None
 
     @property
     def located(self) -> bool:
-        """Whether the place of a server is known and may be shown."""
-        models = self.snapshot.models if self.snapshot is not None and self.show_addresses else ()
+        """Whether the place of a server is known."""
+        models = self.snapshot.models if self.snapshot is not None else ()
         return any(server.location for model in models for server in model.servers)
 
     @property
@@ -73,26 +69,11 @@ def model_of(snapshot: Snapshot | None, dht_prefix: str) -> ModelReport | None:
     return next((model for model in models if model.dht_prefix == dht_prefix), None)
 
 
-def without_addresses(snapshot: Snapshot) -> Snapshot:
-    """Return a snapshot that does not tell where servers and bootstrap peers are."""
-
-    def bare(model: ModelReport) -> ModelReport:
-        servers = (replace(server, multiaddrs=(), location=None) for server in model.servers)
-        return replace(model, servers=tuple(servers))
-
-    return replace(
-        snapshot,
-        models=tuple(map(bare, snapshot.models)),
-        bootstrap_peers=tuple(replace(peer, addresses=()) for peer in snapshot.bootstrap_peers),
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class CheckView:
     """What the workers of each vantage point answered about one peer."""
 
     answers: tuple[Answer, ...]
-    show_addresses: bool = True
     server: Server | None = None
     """What the newest snapshot knows of it."""
     your_ip: str = ""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from api.hidden import change_without_addresses
 from shared.changes import MAX_CHANGES, ChangeFilter
 from shared.peer_id import BadPeerIdError, parse_peer_id
 from shared.public.changes import change_entry
@@ -91,8 +92,9 @@ class _Batch(NamedTuple):
 class ChangeLog:
     """The changes as this process knows them. `on_news` is called after new ones have come."""
 
-    def __init__(self, reader: ChangesReader, on_news: Callable[[], None]) -> None:
+    def __init__(self, reader: ChangesReader, on_news: Callable[[], None], *, hide_addresses: bool = False) -> None:
         self._reader = reader
+        self._hide_addresses = hide_addresses
         self._on_news = on_news
         self._changes = _Indexed()
         self._batches: deque[_Batch] = deque(maxlen=MAX_BATCHES)
@@ -115,7 +117,8 @@ class ChangeLog:
 
     async def _follow(self) -> None:
         read_before = False
-        async for found in self._reader.follow():
+        async for read in self._reader.follow():
+            found = list(map(change_without_addresses, read)) if self._hide_addresses else read
             new = [change for change in found if self._changes.add(change)]
             if read_before and new:
                 self.newest += 1

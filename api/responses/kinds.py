@@ -20,7 +20,8 @@ BY_ACCEPT = "Accept, Accept-Encoding"
 BADGE_SECONDS, UNKNOWN_BADGE_SECONDS = 60, 5
 """For which caches may keep a badge."""
 BADGE_ROUTE = "/badge/{dht_prefix}.svg"
-TEXT_PATH, COLOR_PATH = "/swarm.txt", "/swarm.txt?color=1"
+TEXT_PATH, COLORED = "/swarm.txt", "color=1 /swarm.txt"
+"""Resources (`api.http.resources`)."""
 
 
 def page(html: str) -> PreparedResponse:

@@ -16,7 +16,7 @@ from api.metrics.legacy import LegacyCollector
 from api.metrics.swarm import AgeCollector, SwarmCollector
 from api.pages.badge import state_badge
 from api.responses import kinds
-from api.responses.kinds import BY_ACCEPT, COLOR_PATH, TEXT_PATH
+from api.responses.kinds import BY_ACCEPT, COLORED, TEXT_PATH
 from api.responses.prepared import PreparedResponse
 from shared.public.state import state_document
 
@@ -33,7 +33,7 @@ STATE_PATH = "/api/v1/state"
 
 
 class Prepared(NamedTuple):
-    """What is prepared: by path, and a second form of some paths by its media type."""
+    """What is prepared: by resource, and a second form of some by its media type."""
 
     by_path: dict[str, PreparedResponse]
     alternatives: dict[str, tuple[bytes, PreparedResponse | None]]
@@ -61,8 +61,8 @@ class _Documents(NamedTuple):
     color: PreparedResponse
 
     @classmethod
-    def make(cls, snapshot: Snapshot, freshness: Freshness, *, show_addresses: bool) -> Self:
-        document = msgspec.json.encode(state_document(snapshot, freshness, show_addresses=show_addresses))
+    def make(cls, snapshot: Snapshot, freshness: Freshness) -> Self:
+        document = msgspec.json.encode(state_document(snapshot, freshness))
         text = kinds.swarm_text(snapshot, freshness, color=False)
         color = kinds.swarm_text(snapshot, freshness, color=True)
         return cls(snapshot, freshness, PreparedResponse.make(document, JSON), text, text, color)
@@ -104,7 +104,7 @@ class Renderer:
         quick.by_path["/"] = page
         if view.snapshot is not None and (self._documents is None or not self._documents.shows(view)):
             yield self._with_documents(quick)
-            self._documents = _Documents.make(view.snapshot, view.freshness, show_addresses=view.show_addresses)
+            self._documents = _Documents.make(view.snapshot, view.freshness)
         if self._documents is not None:
             self._documents = self._documents.until(_cache_control(view))
         yield self._with_documents(quick)
@@ -138,7 +138,7 @@ class Renderer:
         documents = self._documents
         by_path = quick.by_path
         if documents is not None:
-            by_path = {**by_path, STATE_PATH: documents.state, TEXT_PATH: documents.text, COLOR_PATH: documents.color}
+            by_path = {**by_path, STATE_PATH: documents.state, TEXT_PATH: documents.text, COLORED: documents.color}
         text = documents.text_as_overview if documents is not None else None
         self._latest = Prepared(by_path, {**quick.alternatives, "/": (b"text/plain", text)})
         return self._latest

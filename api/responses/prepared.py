@@ -108,7 +108,8 @@ def _variants(
     for encoding, data in encoded.items():
         # A strong ETag identifies the bytes sent, so each coding has its own.
         tag = f'"{etag}"' if encoding == IDENTITY else f'"{etag}-{encoding}"'
-        cacheable = [(name.encode(), value.encode()) for name, value in {**headers, "etag": tag}.items()]
+        always = {"etag": tag, "x-content-type-options": "nosniff"}
+        cacheable = [(name.encode(), value.encode()) for name, value in {**headers, **always}.items()]
         entity = [(b"content-type", content_type.encode()), (b"content-length", str(len(data)).encode())]
         if encoding != IDENTITY:
             entity.append((b"content-encoding", encoding.encode()))
@@ -139,32 +140,32 @@ class PreparedResponses:
 
     def __init__(self, on_demand: Callable[[str], PreparedResponse | None] = lambda _: None) -> None:
         self._on_demand = on_demand
-        self._by_path: dict[str, PreparedResponse] = {}
+        self._by_resource: dict[str, PreparedResponse] = {}
         self._alternatives: dict[str, tuple[bytes, PreparedResponse | None]] = {}
         self.served = Counter[str]()
         """Requests answered, by route. A plain count: this is the hot path."""
 
     def replace(
-        self, by_path: dict[str, PreparedResponse], alternatives: dict[str, tuple[bytes, PreparedResponse | None]]
+        self, by_resource: dict[str, PreparedResponse], alternatives: dict[str, tuple[bytes, PreparedResponse | None]]
     ) -> None:
         """Use these responses from now on. Requests for an alternative that is None go to the router."""
-        self._by_path, self._alternatives = by_path, alternatives
+        self._by_resource, self._alternatives = by_resource, alternatives
 
     def find(self, scope: Scope) -> PreparedResponse | None:
         """Return the response that is prepared for the request's resource, whatever its method; None without one."""
-        path = resource(scope)
-        found = self._by_path.get(path)
+        name = resource(scope)
+        found = self._by_resource.get(name)
         if found is None:
-            found = self._on_demand(path)
+            found = self._on_demand(name)
             if found is not None:
                 self.served[found.route] += 1
             return found
-        alternative = self._alternatives.get(path)
+        alternative = self._alternatives.get(name)
         if alternative is not None and _asks_for(scope, alternative[0]):
             found = alternative[1]
             if found is None:
                 return None
-        self.served[found.route or path] += 1
+        self.served[found.route or name] += 1
         return found
 
 

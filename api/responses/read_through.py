@@ -7,7 +7,7 @@ import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
-from shared.tasks import awaited
+from shared.tasks import shared
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable
@@ -61,9 +61,8 @@ class ReadThrough:
         loading = (key, self.version)
         task = self._loading.get(loading)
         if task is None:
-            task = awaited(self._load(key, load))
-            self._loading[loading] = task
-            task.add_done_callback(lambda done: self._loaded(loading, done))
+            task = self._loading[loading] = shared(self._load(key, load))
+            task.add_done_callback(lambda _: self._loading.pop(loading, None))
         try:
             # A client that hangs up must not cancel the load that others wait for.
             return cast("T", await asyncio.shield(task))
@@ -74,11 +73,6 @@ class ReadThrough:
 
     def _is_fresh(self, kept: _Entry) -> bool:
         return kept.version == self.version and time.monotonic() < kept.until
-
-    def _loaded(self, loading: Hashable, task: asyncio.Task[Any]) -> None:
-        self._loading.pop(loading, None)
-        if not task.cancelled():
-            task.exception()  # so that asyncio does not log it where nobody waits any more
 
     async def _load(self, key: Hashable, load: Callable[[], Awaitable[Any]]) -> Any:
         version = self.version

@@ -6,8 +6,7 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-import structlog
-
+from api.hidden import snapshot_without_addresses, status_without_addresses
 from api.pages import View
 from api.responses.per_snapshot import Renderer
 from api.responses.subscribers import Subscribers
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
 
 REFRESH_EVERY = 5.0
 """Seconds between updates of ages and cache times while there is no new snapshot."""
-
-log = structlog.get_logger()
 
 
 class Swarm:
@@ -76,7 +73,6 @@ class Swarm:
             now=self._clock.now(),
             redis_connected=self.connected,
             snapshot_id=self.snapshot_id,
-            show_addresses=self._settings.show_addresses,
             stale_after=self.stale_after,
         )
 
@@ -98,11 +94,15 @@ class Swarm:
             pass
 
     async def _follow(self) -> None:
+        hide = not self._settings.show_addresses
         async for update in self._reader.follow():
-            if update.snapshot is not None:
-                self.snapshot, self.snapshot_id = update.snapshot, update.snapshot_id
-            if update.status is not None:
-                self.status = update.status
+            snapshot, status = update.snapshot, update.status
+            if snapshot is not None:
+                if hide:
+                    snapshot = await asyncio.to_thread(snapshot_without_addresses, snapshot)
+                self.snapshot, self.snapshot_id = snapshot, update.snapshot_id
+            if status is not None:
+                self.status = status_without_addresses(status) if hide else status
             await self._clock.ask()
             await self._render()
             if update.snapshot is not None:
@@ -117,15 +117,15 @@ class Swarm:
             await self._render()
 
     async def _render(self) -> None:
-        """Render in a thread: no request waits for it, and what was rendered before is sent until then."""
+        """Render in a thread: no request waits for it, and what was rendered before is sent until then.
+
+        An error ends the loop that called this, so that `/readyz` and metrics tell that pages no longer show what is.
+        """
         view = self.view()
         status = None if view.status is None else view.status.attempted_at
         self._on_demand.renew((view.snapshot_id, status, view.freshness, view.redis_connected))
         async with self._rendering:
-            try:
-                rendered = self._renderer.render(self.view())
-                while (step := await asyncio.to_thread(next, rendered, None)) is not None:
-                    self._prepared.replace(*step)
-                    self._read_once.set()
-            except Exception:
-                log.exception("the snapshot could not be rendered; the responses before it stay")
+            rendered = self._renderer.render(self.view())
+            while (step := await asyncio.to_thread(next, rendered, None)) is not None:
+                self._prepared.replace(*step)
+                self._read_once.set()

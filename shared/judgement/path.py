@@ -108,10 +108,7 @@ def _candidates(servers: Iterable[ServerReport], start: int, end: int) -> list[_
         if first < last:
             entry = SERVER_SECONDS if _has_cache(server) else SERVER_SECONDS + NO_CACHE_SECONDS
             found.append(_Candidate(server, first, last, entry, 1 / (_speed(server) or DEFAULT_BLOCKS_PER_SECOND)))
-    room = MAX_SEARCHED
-    if sum(one.end - one.start for one in found) <= room:
-        return found
-    kept, held = [], bytearray(end)
+    room, kept, held = MAX_SEARCHED, [], bytearray(end)
     for one in sorted(found, key=attrgetter("block_seconds")):
         if room > 0 or 0 in held[one.start : one.end]:
             kept.append(one)

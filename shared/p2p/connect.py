@@ -27,7 +27,7 @@ from shared.p2p.hivemind import P2PDaemonError
 from shared.p2p.multiaddr import circuit_through, components, split_circuit
 from shared.p2p.names import NotResolvedError, resolve
 from shared.reachability import Cause
-from shared.tasks import awaited, end
+from shared.tasks import awaited, end, shared
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable
@@ -83,7 +83,7 @@ class Relays:
         await dial(self._daemon, relay, addresses)
         ping = self._pings.get(relay)
         if ping is None:
-            ping = self._pings[relay] = awaited(self._answers(relay))
+            ping = self._pings[relay] = shared(self._answers(relay))
             ping.add_done_callback(lambda _: self._pings.pop(relay, None))
         if not await asyncio.shield(ping):
             await dial(self._daemon, relay, addresses)

@@ -92,7 +92,7 @@ def classify(*failures: str) -> DialOutcome:
     words = "\n".join(dict.fromkeys(failures))[:MAX_WORDS]
     dialled: dict[str, bool] = {}
     for address, reason in _REASON.findall(words):
-        dialled[address] = dialled.get(address, False) or "dial backoff" not in reason
+        dialled[address] = dialled.get(address) or "dial backoff" not in reason
     outcome = _signified(_SIGNS, words) if all(dialled.values()) else _outcome(Stage.DIAL, Cause.BACKOFF, words)
     return msgspec.structs.replace(
         outcome,

@@ -81,7 +81,7 @@ def _entries(packed: bytes) -> list[Any]:
     """Return the [subkey, value, expiration] of a dictionary, of whatever types they are. Raises anything."""
     code, body = msgpack.unpackb(packed)
     if code != _DICTIONARY_CODE:
-        raise ValueError(f"extension {code}")
+        raise ValueError
     # raw: keys stay bytes, so that one of bad UTF-8 costs one entry; nested extensions stay opaque.
     _, _, entries = msgpack.unpackb(body, raw=True, strict_map_key=False)
     return list(entries)

@@ -19,6 +19,7 @@ from api.pages import Pages
 from api.pages.badge import state_badge
 from api.pages.feed import atom_feed
 from api.pages.incidents import FirstSeen
+from api.pages.overview import MAX_CARDS
 from api.responses.per_snapshot import Renderer
 from shared.incidents import Incident
 from shared.public.incidents import incidents_document
@@ -69,7 +70,7 @@ def surfaces(snapshot, incidents, age):
     ).decode()
     for table in (MODELS, SERVERS):
         path = f"/api/v1/{table.name}"
-        listed = ListPages(show_addresses=True).page(
+        listed = ListPages().page(
             table,
             snapshot,
             parse_query(table, b""),
@@ -163,6 +164,20 @@ def test_no_surface_contradicts_another(snapshot, open_share, age):
         state_told = told["/swarm.txt"].splitlines()[0].removeprefix("Swarm state: ")
         assert words.get(state_told, "") in overview
         assert all(("healthy" in badge or "broken" in badge) for badge in badges)
+
+
+def test_the_tiles_count_every_model_and_each_server_once():
+    """As headline and metrics do: also models that have no card, and a server that serves two."""
+    servers = [made.make_server(f"{number}", 0, 4) for number in range(MAX_CARDS + 5)]
+    models = [made.make_model(f"m{number}", 4, [each, servers[0]]) for number, each in enumerate(servers) if number]
+    view = made.make_view(made.make_snapshot(models))
+    overview, metrics = (
+        visible(PAGES.overview(view)),
+        exposition(SwarmCollector(view.snapshot), openmetrics=False).decode(),
+    )
+    assert f"All {len(models)} official models can be used now" in overview
+    assert figure(overview, "models usable") == len(models)
+    assert figure(overview, "servers online") == metric(metrics, "petals_servers") == len(servers)
 
 
 def test_what_is_prepared_turns_stale_by_itself():

@@ -128,7 +128,7 @@ def test_a_redis_with_persistence_keeps_what_it_had_over_kill_9(start, swarm, li
         until(lambda: published.redis.exists(keys.HISTORY_HEAD), 30, "a snapshot and its history")
         before, head = published.snapshot(), published.redis.get(keys.HISTORY_HEAD)
         crawler.end()
-        time.sleep(1.5)  # the file is synced once a second
+        until(lambda: published.redis.info("persistence")["aof_buffer_length"] == 0, 10, "its file has all writes")
         server.kill()
         server.start()
         assert published.snapshot() == before
@@ -137,8 +137,11 @@ def test_a_redis_with_persistence_keeps_what_it_had_over_kill_9(start, swarm, li
         server.kill()
 
 
-def test_a_redis_with_persistence_loses_at_most_its_last_second(tmp_path):
-    """kill -9 while it is written to all the time: what it had acknowledged a second before is there again."""
+def test_a_redis_with_persistence_loses_at_most_its_last_two_seconds(tmp_path):
+    """kill -9 while it is written to all the time: what it had acknowledged before is there again.
+
+    Redis writes its file at once, but holds writes back for up to two seconds while the disk is slow to sync.
+    """
     server = RedisServer("--appendonly", "yes", "--appendfsync", "everysec", "--dir", str(tmp_path))
     server.start()
     try:
@@ -158,9 +161,13 @@ def test_a_redis_with_persistence_loses_at_most_its_last_second(tmp_path):
         note(
             "kill -9 of Redis under writes", faults=1, requests=len(acknowledged), lost=len(lost), lost_seconds=seconds
         )
-        assert all(killed - at <= 1 for at in lost)
+        assert all(killed - at <= HELD_BACK for at in lost)
     finally:
         server.kill()
+
+
+HELD_BACK = 2.2
+"""Seconds: two, and the time in which Redis looks again."""
 
 
 def write(redis, acknowledged, stop):

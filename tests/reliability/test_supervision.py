@@ -107,7 +107,7 @@ def leased(connection):
 
 API_BREAKS = {
     "replies": lambda services: (services.checks, "on_reply"),
-    "snapshots": lambda services: (services.swarm, "_render"),
+    "snapshots": lambda services: (services.pages, "overview"),
     "admissions": lambda services: (services.checks._admissions._unsent, "empty"),
 }
 """For each loop of an api something that it calls."""

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from shared.advice.causes import message
 from shared.advice.given import difference, how_it_ended
 from shared.given import MAX_GIVEN_CHARS, BadAddressError, GivenAddress, GivenDial
 from shared.p2p.multiaddr import from_text, to_text
@@ -96,40 +97,85 @@ def test_a_given_address_shares_no_name_with_its_peer():
     assert not subjects & {job_subject(PEER, inference=False), job_subject(PEER, inference=True)}
 
 
-def dial(verdict, cause=None, *, stage=Stage.DIAL, address=DIRECT):
-    return GivenDial(address, DialOutcome(verdict, stage, cause))
+def dial(verdict, cause=None, *, address=DIRECT, error=None, relayed=None):
+    return GivenDial(address, DialOutcome(verdict, Stage.DIAL, cause, error, relayed=relayed))
+
+
+ANSWERS = f"{DIRECT} answers: the peer proved its id there"
+SILENT = f"{DIRECT} does not answer."
+NO_WORD = f"Nobody could dial {DIRECT}, which says nothing about it."
 
 
 @pytest.mark.parametrize(
-    ("outcome", "sentence"),
+    ("ended", "sentence"),
     [
-        ((Verdict.REACHABLE, None), f"{DIRECT} answers: the peer proved its id there."),
-        ((Verdict.UNREACHABLE, Cause.REFUSED), f"{DIRECT} does not answer. The connection was refused: nothing"),
-        ((Verdict.UNREACHABLE, Cause.WRONG_PEER), f"Another peer answers at {DIRECT}: the id that it proved is not"),
-        ((Verdict.UNKNOWN, Cause.NOT_DIALABLE), f"{DIRECT} was not dialled: "),
-        ((Verdict.UNKNOWN, Cause.NO_SLOT), f"Nobody could dial {DIRECT}, which says nothing about it. The monitor is"),
+        (dial(Verdict.REACHABLE), f"{ANSWERS}."),
+        (dial(Verdict.REACHABLE, relayed=True), f"{ANSWERS}, through the relay."),
+        (
+            dial(Verdict.UNREACHABLE, Cause.REFUSED),
+            f"{SILENT} The connection was refused: nothing listens on that port.",
+        ),
+        (dial(Verdict.UNREACHABLE, Cause.FROZEN), f"{SILENT} {message(Cause.FROZEN)}"),
+        (dial(Verdict.UNREACHABLE), SILENT),
+        (
+            dial(Verdict.UNREACHABLE, Cause.WRONG_PEER),
+            f"Another peer answers at {DIRECT}: the id that it proved is not the one that you gave.",
+        ),
+        (
+            dial(Verdict.UNKNOWN, Cause.NOT_DIALABLE),
+            f"{DIRECT} was not dialled: this monitor dials no address of this kind.",
+        ),
+        (dial(Verdict.UNKNOWN, Cause.NOT_DIALABLE, error="it is private"), f"{DIRECT} was not dialled: it is private."),
+        (dial(Verdict.UNKNOWN, Cause.NO_SLOT), f"{NO_WORD} {message(Cause.NO_SLOT)}"),
+        (dial(Verdict.UNKNOWN), NO_WORD),
     ],
 )
-def test_how_a_dial_ended_in_words(outcome, sentence):
+def test_how_a_dial_ended_in_words(ended, sentence):
     """What nobody could dial is never said not to answer."""
-    told = how_it_ended(dial(*outcome))
-    assert told.startswith(sentence)
-    assert ("does not answer" in told) == (outcome == (Verdict.UNREACHABLE, Cause.REFUSED))
+    assert how_it_ended(ended) == sentence
 
 
 def test_where_given_and_known_addresses_differ_is_said():
     """Nothing is said where they are the same, or where it is not known what the swarm knows."""
     answers, silent = dial(Verdict.REACHABLE), dial(Verdict.UNREACHABLE, Cause.TIMEOUT)
     refused = DialOutcome(Verdict.UNREACHABLE, Stage.DIAL, Cause.REFUSED, addresses=(KNOWN,))
-    gave = "The address that you gave"
-    assert difference([answers], REACHED) == f"{gave} answers; the swarm knows another: {KNOWN}."
-    assert difference([answers], refused) == f"{gave} answers; the swarm knows another, which does not answer: {KNOWN}."
-    assert "and reaches the peer there" in difference([silent], REACHED)
-    assert "which does not answer either" in difference([silent], refused)
-    assert difference([answers], NOWHERE).startswith(f"{gave} answers; the swarm knows no address of the peer: clients")
-    assert difference([silent], NOWHERE) == f"{gave} does not answer; the swarm knows no address of the peer."
+    gave, another = "The address that you gave", "the swarm knows another"
+    assert difference([answers], REACHED) == f"{gave} answers; {another}: {KNOWN}."
+    assert difference([answers], refused) == f"{gave} answers; {another}, which does not answer: {KNOWN}."
+    assert difference([silent], REACHED) == f"{gave} does not answer; {another}, and reaches the peer there: {KNOWN}."
+    assert difference([silent], refused) == f"{gave} does not answer; {another}, which does not answer either: {KNOWN}."
+    nowhere = "the swarm knows no address of the peer"
+    joined = "clients find the peer once it has joined the swarm"
+    assert difference([answers], NOWHERE) == f"{gave} answers; {nowhere}: {joined}."
+    assert difference([silent], NOWHERE) == f"{gave} does not answer; {nowhere}."
+    assert difference([dial(Verdict.UNKNOWN, Cause.NO_SLOT)], NOWHERE) == f"{gave} was not dialled; {nowhere}."
     assert difference([dial(Verdict.REACHABLE, address=KNOWN)], REACHED) == ""
     assert difference([answers], REFUSED) == ""
     assert difference([], REACHED) == ""
     used_another = DialOutcome(Verdict.REACHABLE, Stage.ANSWERED, addresses=(KNOWN,), known=(KNOWN, DIRECT))
     assert difference([answers], used_another) == ""
+
+
+@pytest.mark.parametrize(
+    ("verdict", "one", "many"),
+    [
+        (Verdict.REACHABLE, "answers", "answer"),
+        (Verdict.UNREACHABLE, "does not answer", "do not answer"),
+        (Verdict.UNKNOWN, "was not dialled", "were not dialled"),
+    ],
+)
+def test_several_addresses_are_named(verdict, one, many):
+    """Those that did best, the first three of them, beside those that the swarm knows."""
+    given_ways = [f"/ip4/45.1.1.{number}/tcp/1" for number in range(4)]
+    dials = [dial(verdict, address=way) for way in given_ways]
+    worse = dial(list(Verdict)[-1], address=DIRECT)
+    swarm = DialOutcome(
+        Verdict.UNREACHABLE, Stage.DIAL, Cause.TIMEOUT,
+        addresses=tuple(f"/ip4/45.2.2.{number}/tcp/1" for number in range(4)),
+    )  # fmt: skip
+    either = " either" if verdict is Verdict.UNREACHABLE else ""
+    known = ", ".join(swarm.addresses[:3]) + " and 1 more"
+    said = f"the swarm knows others, which do not answer{either}: {known}."
+    assert difference(dials, swarm) == f"{', '.join(given_ways[:3])} and 1 more {many}; {said}"
+    if verdict is not worse.outcome.verdict:
+        assert difference([dials[0], worse], swarm) == f"{given_ways[0]} {one}; {said}"

@@ -115,6 +115,43 @@ def test_a_hop_that_does_not_answer_is_avoided():
 
 
 @pytest.mark.fast
+def test_a_server_without_room_for_a_prompt_is_avoided():
+    """Keys and values of 128 tokens in each of its blocks: with one token less, a slower server is chosen."""
+    slow = server(1, 0, 4, inference_rps=10.0)
+    for left, chosen in ((2 * 128 * 4, 2), (2 * 128 * 4 - 1, 1), (None, 2)):
+        fast = server(2, 0, 4, inference_rps=100.0, cache_tokens_left=left)
+        assert find_path([slow, fast], 0, 4)[0].server.peer_id == peer_id(chosen)
+
+
+@pytest.mark.fast
+def test_every_server_that_may_follow_is_tried():
+    """Also where no ping is known to any of them; a ping of 0 s is known, and the best."""
+    first, full = server(1, 0, 5), server(2, 5, 10, inference_rps=100.0, cache_tokens_left=0)
+    slow, slower = server(3, 5, 10, inference_rps=20.0), server(4, 5, 10, inference_rps=15.0)
+    assert find_path([first, full, slow], 0, 10)[1].server is slow
+    near = replace(first, next_pings={slow.peer_id: 0.25, slower.peer_id: 0.0})
+    assert find_path([near, slow, slower], 0, 10)[1].server is slower
+
+
+@pytest.mark.fast
+def test_only_the_blocks_that_are_left_count():
+    """Entered at block 2, a near server that takes 0.1 s for each of 4 blocks is faster than one 0.5 s away."""
+    near = server(1, 0, 6, inference_rps=10.0, rtt=0.02)
+    far = server(2, 0, 6, inference_rps=100.0, rtt=0.5)
+    assert find_path([near, far], 2, 6)[0].server is near
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(("room", "chosen"), [(4, 1), (5, 2)])
+def test_the_blocks_of_all_spans_together_are_bounded(monkeypatch, room, chosen):
+    """Servers are searched, the fastest first, until the room is used up; then those without which a block has none."""
+    monkeypatch.setattr(path, "MAX_SEARCHED", room)
+    fast, near = server(1, 2, 6, inference_rps=200.0, rtt=2.0), server(2, 2, 6, inference_rps=100.0, rtt=0.0)
+    rest = server(3, 6, 8, inference_rps=50.0)
+    assert spans(find_path([rest, near, fast], 2, 8)) == [(peer_id(chosen), 2, 6), (rest.peer_id, 6, 8)]
+
+
+@pytest.mark.fast
 def test_a_part_of_a_model_is_searched_too():
     """As where a hop failed: to the end of what it had, not to the end of the model."""
     one, other = server(1, 0, 3), server(2, 3, 9)

@@ -148,14 +148,14 @@ def test_every_field_broken_in_every_way_costs_the_entry_and_nothing_else(kind):
 
 
 def draw(made):
-    view = View(made, None, NOW + 60, True, "1-0", True, 180.0)
+    view = View(made, None, NOW + 60, True, "1-0", 180.0)
     table = PreparedResponses()
     for bodies in Renderer(PAGES).render(view):
         table.replace(*bodies)
 
 
 def draw_status(status):
-    view = View(None, status, NOW + 60, True, None, True, 180.0)
+    view = View(None, status, NOW + 60, True, None, 180.0)
     for _ in Renderer(PAGES).render(view):
         pass
 
@@ -167,7 +167,7 @@ def draw_incident(incident):
     from shared.public.incidents import incidents_document
 
     msgspec.json.encode(incidents_document([incident], limit=10))
-    make_incidents(View(None, None, NOW, True, None, True, 180.0), [incident], {})
+    make_incidents(View(None, None, NOW, True, None, 180.0), [incident], {})
     atom_feed([incident], base="http://localhost", now=NOW)
     assert job_id(f"{incident.id}:opened").replace("-", "").isalnum()
 

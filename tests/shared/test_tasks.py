@@ -2,6 +2,7 @@
 
 import ast
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -177,6 +178,31 @@ async def test_a_task_that_swallows_its_cancellation_is_cancelled_again(monkeypa
     async with asyncio.timeout(5):
         await background.close()
     assert len(swallowed) == 2
+
+
+async def test_a_task_that_is_ended_ends_its_own_first(monkeypatch):
+    """Also where these swallow their cancellation, and it is cancelled again while it waits for them."""
+    monkeypatch.setattr(tasks, "CANCEL_AGAIN", 0.05)
+
+    async def stubborn():
+        for _ in range(3):
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+
+    async def owner():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await end(inner)
+
+    inner, outer = awaited(stubborn()), awaited(owner())
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        await end(outer)
+    ended_first = inner.done()
+    await end(inner)
+    assert ended_first
+    assert outer.cancelled()
 
 
 async def test_end_waits_until_cancelled_tasks_are_over():

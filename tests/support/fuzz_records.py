@@ -153,7 +153,7 @@ def every_form(snapshot: Snapshot) -> None:
     json.loads(msgspec.json.encode(state_document(read)), parse_constant=_no_constant)
     picture = text_picture(read)
     assert all(line.isprintable() for line in picture.splitlines()), "control codes in the picture"
-    view = View(read, None, 3.0, redis_connected=True, snapshot_id="1-0", show_addresses=True, stale_after=180.0)
+    view = View(read, None, 3.0, redis_connected=True, snapshot_id="1-0", stale_after=180.0)
     written = [_pages.overview(view)]
     for model in read.models:
         written.append(_pages.model(view, model.dht_prefix) or "")

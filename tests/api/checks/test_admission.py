@@ -348,7 +348,8 @@ async def test_a_verdict_answers_who_asked_for_it_or_is_looked_at_anew(redis, ad
     packed = encode_answer(answer) if answer else b"junk"
     await redis.set(keys.verdict("here", asked.subject), packed, px=60_000)
     admitted = await admissions.admit(asked)
-    assert (admitted.answer, admitted.began, asked.fresh) == ((answer, False, False) if answers else (None, True, True))
+    expected = (answer, False, False) if answers else (None, True, True)
+    assert (admitted.answer, admitted.began, asked.ignores_verdict) == expected
     assert refused("verdict") - before == (not answers)
 
 

@@ -9,7 +9,7 @@ import httpx
 import pytest
 import redis as sync_redis
 
-from shared.reachability import Cause, DialOutcome, Stage
+from shared.reachability import Answer, Cause, DialOutcome, Stage, encode_answer
 from shared.snapshot import Verdict
 from shared.store import keys
 from shared.tasks import end
@@ -97,6 +97,23 @@ async def test_a_malformed_id_is_a_400_that_says_why(client, bad):
     answer = await client.get(f"/api/v1/is_reachable/{bad}")
     assert answer.status_code == 400
     assert answer.json()["detail"].startswith("Bad peer id")
+
+
+async def test_a_verdict_that_cannot_be_read_spoils_one_check_alone(redis_url, redis):
+    """Another version's, or poison: whoever asks after a caller who gave up gets the verdict that is there by then."""
+    entry = keys.verdict("default", peer_id(1))
+    async with (
+        serve(redis_url, reachability_deadline=2.0) as url,
+        httpx.AsyncClient(base_url=url) as http,
+        worker_on(redis_url, FakeProber(delay=60)),
+    ):
+        await redis.set(entry, "poison", px=60_000)
+        with pytest.raises(httpx.ReadTimeout):
+            await http.get(f"/api/v1/is_reachable/{peer_id(1)}", timeout=0.5)
+        while serve.services.checks.waiting:
+            await asyncio.sleep(0.01)
+        await redis.set(entry, encode_answer(Answer(peer_id(1), "default", time.time(), REACHED)), px=60_000)
+        assert (await ask(http, peer_id(1))).status_code == 200
 
 
 async def test_no_id_is_a_400_too(client):

@@ -15,6 +15,7 @@ from api.responses import per_snapshot
 from api.settings import ApiSettings
 from crawler.leader import Leadership
 from shared.snapshot import BootstrapPeer, CrawlStatus, Location, PeerState, Verdict
+from shared.store import keys
 from shared.store.connection import connect
 from shared.store.snapshots import SnapshotWriter
 from tests.api.serving import serve
@@ -85,6 +86,23 @@ async def test_the_page_is_up_before_the_first_crawl_and_says_so(client):
     assert (await client.get("/livez")).status_code == 200
     assert (await client.get("/readyz")).json()["snapshot_age"] is None
     assert "petals_models" not in (await client.get("/metrics")).text
+
+
+async def test_a_snapshot_of_another_version_is_not_called_a_crawl_that_has_not_ended(client, publisher, redis):
+    """A replica that has nothing to show and cannot read what there is leaves requests to others, and says why."""
+    await redis.xadd(keys.SNAPSHOTS, {"snapshot": b"of a later version"})
+    await publisher.report(CrawlStatus(time.time(), ok=True, snapshot_taken_at=time.time()))
+    async with asyncio.timeout(5):
+        while (ready := await client.get("/readyz")).status_code == 200:
+            await asyncio.sleep(0.02)
+    assert ready.json()["status"] == "cannot read the snapshot that there is"
+    assert "cannot read" in (await client.get("/swarm.txt")).json()["detail"]
+    page = (await client.get("/")).text
+    assert "another version" in page
+    assert "is running" not in page
+    await publisher.publish(rich())
+    await until_served(client)
+    assert (await client.get("/readyz")).status_code == 200
 
 
 async def test_a_failed_first_crawl_is_explained(client, publisher):

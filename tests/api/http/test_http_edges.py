@@ -24,6 +24,7 @@ from api.http.connection_limits import BoundedHttp
 from api.http.headers import CORS, SECURITY_HEADERS
 from api.http.problems import Problem
 from api.pages import Pages
+from api.responses import swarm
 from api.responses.on_demand import MAX_RENDERING, OnDemandResponses
 from api.responses.prepared import PreparedResponse
 from api.settings import ApiSettings
@@ -45,6 +46,8 @@ DOCUMENTS = [
     f"/badge/{PREFIX}.svg", f"/badge/{PREFIX}.svg?metric=coverage", "/metrics",
 ]  # fmt: skip
 READY = ("/", "/api/v1/state", "/swarm.txt", "/swarm.txt?color=1", f"/badge/{PREFIX}.svg", "/metrics")
+HISTORY = f"/api/v1/history/models/{PREFIX}"
+UNREAD = "x" * resources.MAX_QUERY
 DRAWN = [path for path in (*PAGES, *DOCUMENTS) if path not in READY]
 LISTS = ("/api/v1/models", "/api/v1/servers")
 """A list refuses what it does not know (test_lists.py)."""
@@ -134,22 +137,49 @@ async def test_query_parameters_that_matter_are_not_ignored(reader):
     assert (await client.get("/api/v1/incidents?limit=0")).status_code == 400
 
 
+@pytest.mark.parametrize(
+    ("resource", "odd"),
+    [
+        (HISTORY, f"{HISTORY}?{UNREAD}&resolution=day"),
+        (f"{HISTORY}?resolution=hour", f"{HISTORY}?resolution=hour&resolution=day"),
+        (f"/badge/{PREFIX}.svg?metric=uptime", f"/badge/{PREFIX}.svg?metric=uptime&metric=coverage"),
+        ("/help?gpu=24", "/help?gpu=24&gpu=8"),
+    ],
+    ids=["unread", "history", "badge", "help"],
+)
+@in_the_modules_loop
+async def test_nobody_gets_the_answer_to_another_query(reader, resource, odd):
+    """A parameter given twice, or behind so many bytes that it is not read, changes no answer of others."""
+    client, services = reader
+    right, version = await client.get(resource), services.on_demand._responses.version
+    services.on_demand.renew(odd)  # drawn anew, for whoever asks first
+    await client.get(odd)
+    try:
+        assert (await client.get(resource)).content == right.content
+    finally:
+        services.on_demand.renew(version)  # else the next update of ages draws everything anew, in the next test
+
+
+@in_the_modules_loop
+async def test_a_question_mark_in_a_path_begins_no_query(reader):
+    """It is part of a name, and finds no response that is prepared for a query."""
+    client, _ = reader
+    assert (await client.get(f"{HISTORY}?resolution=day")).status_code == 200
+    assert (await client.get(f"{HISTORY}%3Fresolution=day")).status_code == 404
+    assert (await client.get("/swarm.txt%3Fcolor=1")).status_code == 404
+
+
 def test_the_parameters_that_matter_are_those_of_the_description():
     """`resources.PARAMETERS` and /openapi.json say the same.
 
-    Checks and streams are made for each request, and lists read their whole query: none is found by its resource.
+    Checks, searches and streams are made for each request, and lists read their whole query: none is found by its
+    resource.
     """
     described = {}
-    lists = re.compile(r"/api/v1/(servers|models)(\.\w+)?")
+    own = re.compile(r"/api/v1/(servers|models)(\.\w+)?|.*/search|/check.*|.*/is_reachable.*|/events")
     for path, operation in openapi.describe()["paths"].items():
         names = {one["name"] for one in operation["get"].get("parameters", ()) if one["in"] == "query"}
-        own = (
-            "is_reachable" in path
-            or path.startswith("/check/")
-            or path == "/events"
-            or lists.fullmatch(path) is not None
-        )
-        if names and not own:
+        if names and not own.fullmatch(path):
             described[path.partition("{")[0]] = names
     assert described == {path: set(names) for path, names in resources.PARAMETERS.items()}
 
@@ -177,6 +207,14 @@ async def test_what_grows_with_the_swarm_is_drawn_in_a_thread(client, path, monk
     assert loop_thread not in threads
     if answers[0].status_code == 200:
         assert len(threads) == 1
+
+
+async def test_hiding_addresses_takes_no_time_of_the_loop(redis_url, monkeypatch):
+    """To copy a snapshot without them takes up to 30 ms for 10,000 servers."""
+    hiding = _never_on(threading.current_thread(), swarm.snapshot_without_addresses)
+    monkeypatch.setattr(swarm, "snapshot_without_addresses", hiding)
+    async with client_in(redis_url, peer_addresses="hidden") as http:
+        assert (await http.get("/readyz")).json()["failing"] == []
 
 
 def _never_on(thread, function):
@@ -232,7 +270,7 @@ def test_a_model_of_ten_thousand_servers_fits_a_page():
     view_of = synthetic.snapshot(10_000)
     from api.pages.view import View
 
-    view = View(view_of, None, time.time(), redis_connected=True, snapshot_id="1", show_addresses=True, stale_after=60)
+    view = View(view_of, None, time.time(), redis_connected=True, snapshot_id="1", stale_after=60)
     prefix = max(view_of.models, key=lambda report: len(report.servers)).dht_prefix
     body = PreparedResponse.make(Pages().model(view, prefix).encode(), "text/html")
     assert len(body.encoded["br"]) < 80_000
@@ -323,6 +361,32 @@ async def test_error_pages_carry_the_headers_of_all_pages(reader, path):
     assert answer.status_code in (400, 404)
     assert answer.headers["content-type"].startswith("text/html")
     assert SECURITY_HEADERS.items() <= answer.headers.items()
+
+
+@pytest.mark.parametrize("path", ["/nowhere", "/models/nothing", "/servers", "/i/0"])
+@in_the_modules_loop
+async def test_a_cache_keeps_the_error_of_a_page_apart_from_that_of_a_program(reader, path):
+    """An address has two: a page, or where people are led instead; and a problem document."""
+    client, _ = reader
+    answers = [await client.get(path, headers={"accept": accepted}) for accepted in ("text/html", "*/*")]
+    assert [answer.headers["vary"] for answer in answers] == ["Accept", "Accept"]
+    assert answers[0].headers.get("content-type") != answers[1].headers["content-type"]
+
+
+@in_the_modules_loop
+async def test_no_cache_answers_for_the_health_of_a_process(reader):
+    """A proxy that keeps pages to send them while no replica is ready would go on saying that one is."""
+    client, _ = reader
+    for path in ("/livez", "/readyz"):
+        assert (await client.get(path)).headers["cache-control"] == "no-store"
+
+
+@in_the_modules_loop
+async def test_no_browser_guesses_what_an_answer_is(reader):
+    """What strangers announce stands in it."""
+    client, _ = reader
+    for path in (*DOCUMENTS, "/changes.atom", "/openapi.json", "/docs", "/badge/none.svg"):
+        assert (await client.get(path)).headers.get_list("x-content-type-options") == ["nosniff"], path
 
 
 @in_the_modules_loop

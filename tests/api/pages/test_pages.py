@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from api.hidden import snapshot_without_addresses, status_without_addresses
 from api.pages import Pages, text
 from api.pages.search import make_search, named
 from shared import words
@@ -407,13 +408,14 @@ def test_unreachable_server_is_told_why_and_what_to_do(pages, small):
 
 
 def test_addresses_are_shown_only_on_request(pages, small):
-    """Without `show_addresses` no page holds an address or a place of a server or bootstrap peer."""
+    """Where they are hidden, no page holds an address or a place of a server or bootstrap peer."""
     server = small.models[0].servers[0]
     shown = pages.server(made.make_view(small), server.peer_id) or ""
     assert server.multiaddrs[0] in shown
     assert server.location.city in shown
-    view = made.make_view(small, made.failed_crawl(made.NOW + 1), now=made.NOW + 900, show_addresses=False)
-    failed = made.make_view(status=made.failed_crawl(), show_addresses=False)
+    status = status_without_addresses(made.failed_crawl(made.NOW + 1))
+    view = made.make_view(snapshot_without_addresses(small), status, now=made.NOW + 900)
+    failed = made.make_view(status=status)
     for html in (pages.server(view, server.peer_id) or "", pages.overview(view), pages.overview(failed)):
         assert "/ip4/" not in html
         assert server.location.city not in html

@@ -4,9 +4,11 @@ import dataclasses
 
 import pytest
 
-from api.pages import Pages
+from api.pages import Pages, badge, cards, charts
+from api.responses.kinds import COLORED, TEXT_PATH
 from api.responses.per_snapshot import Renderer
 from api.responses.prepared import PreparedResponses
+from shared.judgement.path import find_path
 from tests import page_snapshots as made
 
 
@@ -37,6 +39,21 @@ def test_time_alone_makes_nothing_again(renderer):
         for body in (first["/api/v1/state"], later["/api/v1/state"])
     )
     assert after == before - 5
+
+
+def test_paths_are_looked_for_once_per_snapshot(monkeypatch):
+    """Most of a large overview's time; a page that was stale meanwhile has them again."""
+    searched = []
+    monkeypatch.setattr(cards, "find_path", lambda *given: searched.append(given) or find_path(*given))
+    pages, view = Pages(), made.make_view(made.swarm_of(40))
+    first = pages.overview(view)
+    models = len(searched)
+    assert models
+    pages.overview(dataclasses.replace(view, now=view.now + 10_000))  # stale: without paths
+    assert pages.overview(view) == first
+    assert len(searched) == models
+    pages.overview(dataclasses.replace(view, snapshot=made.swarm_of(40)))
+    assert len(searched) == 2 * models
 
 
 def test_ages_go_on(renderer):
@@ -77,7 +94,7 @@ def test_the_page_does_not_wait_for_the_documents(renderer):
     first, whole = renderer.render(view)
     assert {"/", "/metrics"} < set(first.by_path)
     assert first.alternatives["/"][1] is None
-    assert set(whole.by_path) - set(first.by_path) == {"/api/v1/state", "/swarm.txt", "/swarm.txt?color=1"}
+    assert set(whole.by_path) - set(first.by_path) == {"/api/v1/state", TEXT_PATH, COLORED}
 
 
 def test_a_new_page_does_not_wait_for_anything(renderer):
@@ -99,3 +116,10 @@ def test_without_a_snapshot_the_router_says_so(renderer):
     scope = {"path": "/", "query_string": b"", "method": "GET", "headers": []}
     assert table.find(scope).messages(scope)[0]["status"] == 200
     assert table.find({**scope, "headers": [(b"accept", b"text/plain")]}) is None
+
+
+def test_a_badge_and_the_page_write_a_share_alike():
+    """None that is not all or nothing is told as if it were."""
+    for share, told in ((0.0, "0%"), (0.0001, "0.1%"), (0.5, "50%"), (0.99999, "99.9%"), (1.0, "100%")):
+        assert badge.percent(share) == told
+        assert float(charts.percent(share).rstrip(" %")) == float(told.rstrip("%"))

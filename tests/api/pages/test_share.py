@@ -94,7 +94,7 @@ async def test_sharing_over_http(redis, redis_url):
 async def test_private_pages_show_strangers_nothing_elsewhere(redis, redis_url):
     """Lists, feeds, exports and pictures are refused, also after a trusted client had them; links unfold to nothing.
 
-    An open page is told of new snapshots; of changes a stranger is not.
+    No cache that serves others keeps them. An open page is told of new snapshots; of changes a stranger is not.
     """
     await crawl_five(redis)
     paths = ["/api/v1/servers", "/api/v1/models.csv", "/og.png", "/og/models/second.png", "/embed/models/second"]
@@ -104,7 +104,8 @@ async def test_private_pages_show_strangers_nothing_elsewhere(redis, redis_url):
     stranger = {"x-forwarded-for": "203.0.113.7"}
     async with client_of(redis_url, public_pages="private", trusted_proxies=["127.0.0.1"]) as http:
         for path in paths:
-            assert (await http.get(path, headers={"x-forwarded-for": "10.1.2.3"})).status_code == 200, path
+            shown = await http.get(path, headers={"x-forwarded-for": "10.1.2.3"})
+            assert (shown.status_code, shown.headers["cache-control"]) == (200, "private, no-cache"), path
             refused = await http.get(path, headers=stranger)
             assert (refused.status_code, "trusted networks" in refused.text) == (403, True), path
         for name in ("/data/crawls-2025-11-23.csv.gz", "/reports/2025-W47", "/contributors/x", "/places", *streams):
