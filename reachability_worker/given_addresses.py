@@ -59,9 +59,8 @@ class AddressProber:
         """
         nodes = self._nodes.current()
         if nodes is None:
-            return self._nodes.unfit()
-        dht_node, prober_node = nodes
-        kind = dht_node.rules(prober_node.peer_id).kind(given.peer_id, from_text(given.address))
+            return self._nodes.unfit_outcome()
+        kind = nodes.dht_node.rules(nodes.prober_node.peer_id).kind(given.peer_id, from_text(given.address))
         if not kind.is_dialled:
             self._nodes.on_addresses_refused({kind: 1})
             return _not_dialled(kind)
@@ -69,12 +68,12 @@ class AddressProber:
             return DialOutcome.unknown(Cause.NO_SLOT)
         self._held += 1
         try:
-            outcome = await self._dial(dht_node, given, deadline, on_stage)
+            outcome = await self._dial(nodes.dht_node, given, deadline, on_stage)
         finally:
             self._held -= 1
         if outcome.cause is Cause.NOT_DIALABLE:
             return _not_dialled(kind)
-        return await self._nodes.confirmed(outcome) if outcome.verdict is Verdict.UNREACHABLE else outcome
+        return await self._nodes.confirmed(outcome, nodes) if outcome.verdict is Verdict.UNREACHABLE else outcome
 
     async def _dial(
         self, dht_node: DHTClientNode, given: GivenAddress, deadline: float, on_stage: Callable[[Stage], None]

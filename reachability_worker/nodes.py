@@ -16,27 +16,68 @@ import structlog
 from reachability_worker.metrics import DHT_NODE, PROBER_NODE
 from shared.p2p.addresses import DialPrivate
 from shared.p2p.connect import ProberNode
-from shared.p2p.daemon import Daemon, NodeError
+from shared.p2p.daemon import NodeError
 from shared.p2p.dht_node import DHTClientNode
-from shared.p2p.multiaddr import from_text
 from shared.p2p.waiting import any_true, true_within
 from shared.reachability import Cause, DialOutcome, Stage
-from shared.tasks import Tasks, awaited
+from shared.tasks import Tasks, end, shared
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
+
+    from shared.p2p.daemon import Daemon
 
 SELF_TEST_EVERY = 5.0
 JOIN_TIMEOUT = 5.0
-RECOVER_EVERY = 1.0
+RECOVER_PAUSES = (0.5, 1, 2, 3)
+"""Seconds before the first, second, … attempt to join the swarm again; further ones use the last. Each starts a daemon,
+since one that failed to dial a bootstrap peer refuses to dial it again for longer and longer."""
 RETIRED_LASTS = 10.0
 """Seconds after which no check can still be using a replaced node."""
 
 log = structlog.get_logger()
 
 
-class Nodes:
+class Pair:
     """A DHT node, which finds peers' addresses, and a prober node, which dials them."""
+
+    def __init__(self, dht_node: DHTClientNode, prober_node: ProberNode) -> None:
+        self.dht_node = dht_node
+        self.prober_node = prober_node
+        self.testing: asyncio.Task[bool] | None = None
+        """The latest self-test."""
+        self._tested_from = 0.0
+        """When the last self-test began that passed, in monotonic seconds."""
+
+    async def passes_self_test(self) -> bool:
+        """Whether both nodes pass a self-test that begins now or later: one from before the probe proves nothing.
+
+        All checks that need one at the same time share it.
+        """
+        since = time.monotonic()
+        while self._tested_from < since:
+            if self.testing is None or self.testing.done():
+                self.testing = shared(self._self_test())
+            if not await asyncio.shield(self.testing):
+                return False
+        return True
+
+    async def _self_test(self) -> bool:
+        """Whether the DHT node gets an answer, and the prober node reaches one of the joined bootstrap peers."""
+        started, peers = time.monotonic(), self.dht_node.bootstrap_peers
+        if not (self.dht_node.is_alive and self.prober_node.is_alive):
+            return False
+        dht_answers, dials_work = await asyncio.gather(
+            self.dht_node.reaches_swarm(),
+            any_true(self.prober_node.reaches(peer_id, peers[peer_id]) for peer_id in self.dht_node.joined),
+        )
+        if dht_answers and dials_work:
+            self._tested_from = started
+        return dht_answers and dials_work
+
+
+class Nodes:
+    """The pair of nodes that checks use now, while it is fit: while it passed its last self-test."""
 
     def __init__(
         self,
@@ -50,16 +91,13 @@ class Nodes:
         self._dial_private = dial_private
         self._on_opened = on_opened
         self.on_addresses_refused = on_addresses_refused
-        self._dht_node: DHTClientNode | None = None
-        self._prober_node: ProberNode | None = None
-        self._joined: list[str] = []
+        self._pair: Pair | None = None
         self._replacing = asyncio.Lock()
-        self._testing: asyncio.Task[bool] | None = None
-        self._tested_from = 0.0
-        """When the last self-test began that passed, in monotonic seconds."""
         self.background = Tasks()
         """What goes on after a check, until `run` ends."""
-        self._fit = asyncio.Event()
+        self._fit, self._unfit = asyncio.Event(), asyncio.Event()
+        """One of them is set."""
+        self._unfit.set()
         self.unfit_reason: str | None = "starting"
 
     @property
@@ -73,86 +111,81 @@ class Nodes:
 
     async def run(self) -> None:
         """Open the nodes, and keep them fit until cancelled."""
+        attempts = 0
         try:
+            await self._recover()
             while True:
-                if not self.fit:
+                if await true_within(SELF_TEST_EVERY, self._unfit.wait()):
+                    await asyncio.sleep(RECOVER_PAUSES[min(attempts, len(RECOVER_PAUSES) - 1)])
+                    attempts += 1
                     await self._recover()
-                elif not await self._passes_self_test():
-                    self._set_unfit_reason("no bootstrap peer answers")
-                await asyncio.sleep(SELF_TEST_EVERY if self.fit else RECOVER_EVERY)
+                elif self._pair is not None and await self._pair.passes_self_test():
+                    attempts = 0
+                else:
+                    self._become_unfit("no bootstrap peer answers")
         finally:
             await self._close()
 
-    def current(self) -> tuple[DHTClientNode, ProberNode] | None:
-        """Return the DHT node and the prober node; None while they are not fit."""
-        if self._dht_node is None or self._prober_node is None or not self.fit:
-            return None
-        return self._dht_node, self._prober_node
+    def current(self) -> Pair | None:
+        """Return the nodes to probe with; None while they are not fit."""
+        return self._pair if self.fit else None
 
-    def unfit(self, stage: Stage = Stage.QUEUE) -> DialOutcome:
+    def unfit_outcome(self, stage: Stage = Stage.QUEUE) -> DialOutcome:
         """Return the outcome of a check while the nodes are not fit: nobody could look."""
         return DialOutcome.unknown(Cause.NODE_UNFIT, stage=stage, error=self.unfit_reason)
 
-    async def confirmed(self, outcome: DialOutcome) -> DialOutcome:
-        """Return the outcome of a failed probe, or that nobody could look where the nodes fail a self-test now."""
-        if await self._passes_self_test():
-            return outcome
-        self._set_unfit_reason("the self-test failed")
-        return self.unfit(outcome.stage)
+    async def confirmed(self, outcome: DialOutcome, used: Pair) -> DialOutcome:
+        """Return the outcome of a failed probe, or that nobody could look where the nodes used fail a self-test now.
 
-    async def replace(self, old: ProberNode) -> ProberNode:
-        """Return a fresh prober node in place of the old one, which stays open for the checks that still use it."""
+        Others may have taken their place meanwhile, and prove nothing about them.
+        """
+        if await used.passes_self_test():
+            return outcome
+        if used is self._pair:
+            self._become_unfit("the self-test failed")
+        return self.unfit_outcome(outcome.stage)
+
+    async def replace(self, old: Pair) -> Pair:
+        """Return a pair with a fresh prober node, which the next checks use; the old one where none can be had.
+
+        The old prober node stays open for the checks that still use it.
+        """
         async with self._replacing:
-            if self._prober_node is not None and self._prober_node is not old:
-                return self._prober_node
+            if self._pair is not old:
+                return self._pair or old
             try:
-                self._prober_node = await ProberNode.open()
+                fresh = Pair(old.dht_node, await ProberNode.open())
             except NodeError as error:
                 log.warning("no fresh prober node", error=str(error))
                 return old
             self._on_opened(PROBER_NODE)
-            self._retire(old)
-            return self._prober_node
+            if self._pair is old:
+                self._pair = fresh
+                self._retire(old.prober_node)
+            else:  # the swarm was lost meanwhile, and joined again with other nodes
+                self._retire(fresh.prober_node)
+            return fresh
 
-    async def _passes_self_test(self) -> bool:
-        """Whether both nodes pass a self-test that begins now or later: one from before the probe proves nothing.
+    def replace_soon(self, old: Pair) -> None:
+        """Replace the prober node in the background: no check waits for a daemon to start while the old one works."""
+        if not self._replacing.locked():
+            self.background.start("replace", self._replace(old))
 
-        All checks that need one at the same time share it.
-        """
-        since = time.monotonic()
-        while self._tested_from < since:
-            if self._testing is None or self._testing.done():
-                self._testing = awaited(self._self_test(self._dht_node, self._prober_node, self._joined))
-            if not await asyncio.shield(self._testing):
-                return False
-        return True
+    async def _replace(self, old: Pair) -> None:
+        await self.replace(old)
 
-    async def _self_test(
-        self, dht_node: DHTClientNode | None, prober_node: ProberNode | None, joined: Iterable[str]
-    ) -> bool:
-        """Whether the DHT node gets an answer, and the prober node reaches one of the joined bootstrap peers."""
-        started = time.monotonic()
-        if dht_node is None or prober_node is None or not (dht_node.is_alive and prober_node.is_alive):
-            return False
-        dht_answers, dials_work = await asyncio.gather(
-            dht_node.reaches_swarm(),
-            any_true(
-                prober_node.reaches(peer_id, map(from_text, self._bootstrap_peers[peer_id])) for peer_id in joined
-            ),
-        )
-        if dht_answers and dials_work:
-            self._tested_from = started
-        return dht_answers and dials_work
+    def _become_fit(self, pair: Pair) -> None:
+        log.info("fit to probe peers")
+        self._pair, self.unfit_reason = pair, None
+        self._fit.set()
+        self._unfit.clear()
 
-    def _set_unfit_reason(self, reason: str | None) -> None:
-        if reason is None and not self.fit:
-            log.info("fit to probe peers")
-            self._fit.set()
-        elif reason is not None:
-            if self.fit:
-                log.warning("unfit to probe peers", reason=reason)
-            self._fit.clear()
+    def _become_unfit(self, reason: str) -> None:
+        if self.fit:
+            log.warning("unfit to probe peers", reason=reason)
         self.unfit_reason = reason
+        self._fit.clear()
+        self._unfit.set()
 
     def _retire(self, node: Daemon) -> None:
         async def close_later() -> None:
@@ -165,32 +198,36 @@ class Nodes:
 
     async def _recover(self) -> None:
         """Join the swarm with new nodes, in place of those that ended or lost the swarm."""
-        if self._dht_node is not None:
-            self._retire(self._dht_node)
-        if self._prober_node is not None:
-            self._retire(self._prober_node)
-        self._dht_node = self._prober_node = None
+        if self._pair is not None:
+            self._retire(self._pair.dht_node)
+            self._retire(self._pair.prober_node)
+            self._pair = None
         async with AsyncExitStack() as opened:  # whatever fails, no daemon is left running
             try:
                 dht_node = await opened.enter_async_context(await DHTClientNode.open(self._dial_private))
+                self._on_opened(DHT_NODE)
+                await dht_node.join(self._bootstrap_peers, JOIN_TIMEOUT)
+                if not dht_node.joined:
+                    self._become_unfit("no bootstrap peer answers")
+                    return
                 prober_node = await opened.enter_async_context(await ProberNode.open())
+                self._on_opened(PROBER_NODE)
             except NodeError as error:
-                self._set_unfit_reason(str(error))
+                self._become_unfit(str(error))
                 return
-            self._on_opened(DHT_NODE)
-            failures = await dht_node.join(self._bootstrap_peers, JOIN_TIMEOUT)
-            joined = [peer_id for peer_id, failure in failures.items() if failure is None]
-            if not await self._self_test(dht_node, prober_node, joined):
-                self._set_unfit_reason("no bootstrap peer answers")
+            pair = Pair(dht_node, prober_node)
+            if not await pair.passes_self_test():
+                self._become_unfit("no bootstrap peer answers")
                 return
             opened.pop_all()
-        self._dht_node, self._prober_node, self._joined = dht_node, prober_node, joined
-        self._set_unfit_reason(None)
+        self._become_fit(pair)
 
     async def _close(self) -> None:
-        self._set_unfit_reason("stopping")
+        self._become_unfit("stopping")
+        pair, self._pair = self._pair, None
         async with AsyncExitStack() as closing:  # whatever fails or is cancelled, each is closed
-            for node in (self._dht_node, self._prober_node):
-                if node is not None:
-                    closing.push_async_callback(node.close)
+            if pair is not None:
+                closing.push_async_callback(pair.dht_node.close)
+                closing.push_async_callback(pair.prober_node.close)
+                closing.push_async_callback(end, pair.testing)
             await self.background.close()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -22,16 +21,14 @@ from shared.snapshot import Verdict
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from reachability_worker.nodes import Nodes
+    from reachability_worker.nodes import Nodes, Pair
     from shared.p2p.connect import ProberNode
-    from shared.p2p.dht_node import DHTClientNode
 
 PROBER_NODE_LIFETIME = 30.0
 """Seconds. p2pd redials a peer that failed n times only after 5 + n² seconds. A prober node of this age is replaced,
 so that a server which requests a check every 15 s is dialled each time."""
 RECENT_FAILURE = 10.0
 """Seconds for which an observed failure explains a later "dial backoff"."""
-REMEMBERED_FAILURES = 20_000
 
 
 class Prober:
@@ -41,8 +38,8 @@ class Prober:
         self._nodes = nodes
         self._check_timeout = check_timeout
         self._slots = asyncio.Semaphore(dials_at_once)
-        self._failures: OrderedDict[str, tuple[float, DialOutcome]] = OrderedDict()
-        """When each peer's last failure was observed (monotonic seconds), and what it was."""
+        self._failures: dict[str, tuple[float, DialOutcome]] = {}
+        """When each peer's last failure was observed (monotonic seconds), and what it was; the oldest first."""
 
     async def probe(
         self, peer_id: str, deadline: float, on_stage: Callable[[Stage], None] = lambda _: None
@@ -62,41 +59,34 @@ class Prober:
     async def _probe(self, peer_id: str, deadline: float, on_stage: Callable[[Stage], None]) -> DialOutcome:
         nodes = self._nodes.current()
         if nodes is None:
-            return self._nodes.unfit()
-        dht_node, prober_node = nodes
-        if time.monotonic() - prober_node.opened_at > PROBER_NODE_LIFETIME:
-            prober_node = await self._nodes.replace(prober_node)
-        outcome = await self._dial(dht_node, prober_node, peer_id, deadline, on_stage)
+            return self._nodes.unfit_outcome()
+        if time.monotonic() - nodes.prober_node.opened_at > PROBER_NODE_LIFETIME:
+            self._nodes.replace_soon(nodes)
+        outcome = await self._dial(nodes, peer_id, deadline, on_stage)
         if outcome.cause is Cause.BACKOFF:
             failed_at, failure = self._failures.get(peer_id, (-RECENT_FAILURE, outcome))
             if time.monotonic() - failed_at < RECENT_FAILURE:
                 outcome = failure  # it explains the daemon's backoff
             else:
-                prober_node = await self._nodes.replace(prober_node)
-                outcome = await self._dial(dht_node, prober_node, peer_id, deadline, on_stage)
+                nodes = await self._nodes.replace(nodes)
+                outcome = await self._dial(nodes, peer_id, deadline, on_stage)
         if outcome.verdict is not Verdict.REACHABLE:
-            outcome = await self._nodes.confirmed(outcome)
+            outcome = await self._nodes.confirmed(outcome, nodes)
             if outcome.verdict is Verdict.UNREACHABLE:
                 self._remember(peer_id, outcome)
             return outcome
         self._failures.pop(peer_id, None)
         if outcome.reached_at is None:  # else through a relay, whose circuit is closed by now
-            outcome = await with_open_connections(prober_node, peer_id, outcome)
-            self._nodes.background.start("disconnect", _disconnect(prober_node, peer_id))
+            outcome = await with_open_connections(nodes.prober_node, peer_id, outcome)
+            self._nodes.background.start("disconnect", _disconnect(nodes.prober_node, peer_id))
         return outcome
 
-    async def _dial(
-        self,
-        dht_node: DHTClientNode,
-        prober_node: ProberNode,
-        peer_id: str,
-        deadline: float,
-        on_stage: Callable[[Stage], None],
-    ) -> DialOutcome:
+    async def _dial(self, nodes: Pair, peer_id: str, deadline: float, on_stage: Callable[[Stage], None]) -> DialOutcome:
         with tracing.span("dial") as span:
-            outcome = await probe(dht_node, prober_node, peer_id, deadline=deadline, on_stage=on_stage)
-            self._nodes.on_addresses_refused(dht_node.kademlia.refused_addresses)
-            dht_node.kademlia.refused_addresses.clear()
+            outcome = await probe(nodes.dht_node, nodes.prober_node, peer_id, deadline=deadline, on_stage=on_stage)
+            refused = nodes.dht_node.kademlia.refused_addresses
+            self._nodes.on_addresses_refused(refused)
+            refused.clear()
             span.stages(outcome.durations)
             note_outcome(span, outcome)
             return outcome
@@ -105,10 +95,11 @@ class Prober:
         seen = self._failures.get(peer_id)
         if seen is not None and seen[1] is outcome:
             return  # the same observation again keeps its time
-        self._failures[peer_id] = (time.monotonic(), outcome)
-        self._failures.move_to_end(peer_id)
-        if len(self._failures) > REMEMBERED_FAILURES:
-            self._failures.popitem(last=False)
+        now = time.monotonic()
+        self._failures.pop(peer_id, None)
+        self._failures[peer_id] = (now, outcome)
+        while now - next(iter(self._failures.values()))[0] > RECENT_FAILURE:
+            del self._failures[next(iter(self._failures))]
 
 
 async def _disconnect(prober_node: ProberNode, peer_id: str) -> None:

@@ -48,10 +48,9 @@ class Registration(BaseWorker):
         self.queue_key: str = self.queues[0].key
         self.wip_key: str = self.queues[0].started_job_registry.key
 
-    def register(self) -> None:
-        """Add the worker to RQ's list, as idle."""
-        self.register_birth()  # type: ignore[no-untyped-call]
-        self.set_state(WorkerStatus.IDLE)
+    def _set_ip_address(self, connection: Redis) -> None:
+        """Called by RQ as this is made, when Redis may be away; `beat` asks Redis for it."""
+        self.ip_address = "unknown"
 
     def clean_registries(self) -> None:
         """Remove workers that have ended from RQ's list.
@@ -66,9 +65,13 @@ class Registration(BaseWorker):
         self.last_cleaned_at = now()  # type: ignore[assignment]  # RQ has no types there
 
     def beat(self, *, busy: bool) -> bool:
-        """Send a heartbeat and clean RQ's list of workers. Return whether `rq suspend` is on."""
-        if not self.connection.hexists(self.key, "birth"):  # a Redis that came back empty
+        """Register where Redis does not know this worker, send a heartbeat, and clean RQ's list of workers.
+
+        Return whether `rq suspend` is on.
+        """
+        if not self.connection.hexists(self.key, "birth"):  # the first heartbeat, or a Redis that came back empty
             self.connection.delete(self.key)
+            super()._set_ip_address(self.connection)
             self.register_birth()  # type: ignore[no-untyped-call]
         self.heartbeat()
         self.set_state(WorkerStatus.BUSY if busy else WorkerStatus.IDLE)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 from redis.exceptions import RedisError
 
+from reachability_worker.job import ANSWER_RESERVE
 from reachability_worker.scripts import Finished
 from shared.inference import ON_DEMAND_REUSE
 from shared.reachability import Answer, DialOutcome, encode_answer
@@ -26,6 +28,17 @@ ANSWERS_PER_BATCH = 250
 RETRY_SECONDS = 0.25
 
 log = structlog.get_logger()
+
+
+class _Result(NamedTuple):
+    """An answer to be written. Times are monotonic seconds."""
+
+    job_id: str
+    answer: bytes
+    reusable_until: float
+    """When its verdict no longer answers other requests."""
+    useful_until: float
+    """When nobody waits for it any more, and it is not reusable either."""
 
 
 class Results:
@@ -49,20 +62,22 @@ class Results:
         self._now = now
         self._delete_unusable = delete_unusable
         self._vantage = vantage
-        self._reuse_ms = int(verdict_reuse * 1000)
+        self._verdict_reuse = verdict_reuse
         self._on_written = on_written
-        self._finished: asyncio.Queue[Finished] = asyncio.Queue()
+        self._finished: asyncio.Queue[_Result] = asyncio.Queue()
 
     def put(
         self, check: Check, outcome: DialOutcome, traceparent: str = "", inference: ServerInference | None = None
     ) -> None:
         """Queue a check's answer. An unknown verdict is answered but not reused."""
-        reuse_ms = 0 if outcome.verdict is Verdict.UNKNOWN else self._reuse_ms
+        reuse = 0.0 if outcome.verdict is Verdict.UNKNOWN else self._verdict_reuse
         if inference is not None:
-            reuse_ms = int(ON_DEMAND_REUSE * 1000)
+            reuse = ON_DEMAND_REUSE
+        reusable_until = time.monotonic() + reuse
+        useful_until = max(check.deadline + ANSWER_RESERVE, reusable_until)
         peer_id, address = (check.peer_id, "") if check.given is None else ("", str(check.given))
         answer = Answer(peer_id, self._vantage, self._now(), outcome, check.request_id, traceparent, inference, address)
-        self._finished.put_nowait(Finished(check.job_id, encode_answer(answer), reuse_ms))
+        self._finished.put_nowait(_Result(check.job_id, encode_answer(answer), reusable_until, useful_until))
 
     async def run(self) -> None:
         """Write until cancelled."""
@@ -73,12 +88,12 @@ class Results:
             await self._write(batch)
             self._on_written([done.job_id for done in batch])
 
-    async def _write(self, batch: list[Finished], *, cleaned: bool = False) -> None:
+    async def _write(self, batch: list[_Result], *, cleaned: bool = False) -> None:
         """Write answers, waiting while Redis is away. An answer that Redis itself refuses is dropped, alone."""
         away = False
         while True:
             try:
-                await self._scripts.finish(batch)
+                await self._write_once(batch)
             except (RedisError, OSError) as error:
                 if stored.is_outage(error):
                     # The answers are kept. A caller whose deadline passes meanwhile gets "nobody could look".
@@ -99,3 +114,15 @@ class Results:
             cleaned = True
             with suppress(RedisError, OSError):
                 await self._delete_unusable()
+
+    async def _write_once(self, batch: list[_Result]) -> None:
+        """Write answers, but for those that are too late: who asks now would get what was found before an outage."""
+        now = time.monotonic()
+        if late := [one.job_id for one in batch if one.useful_until < now]:
+            await self._scripts.drop(late)
+        if finished := [
+            Finished(one.job_id, one.answer, max(0, int((one.reusable_until - now) * 1000)))
+            for one in batch
+            if one.useful_until >= now
+        ]:
+            await self._scripts.finish(finished)

@@ -90,7 +90,7 @@ redis.call('EXPIRE', KEYS[3], 86400)
 redis.pcall('HINCRBY', KEYS[2], 'successful_job_count', finished)
 """
 
-# KEYS: wip. ARGV: execution id, then ids of jobs that are not checks. The api requests such a check again.
+# KEYS: wip. ARGV: execution id, then ids of jobs that get no answer. The api requests such a check again.
 _DROP = """
 for i = 2, #ARGV do
   local execution = ARGV[i] .. ':' .. ARGV[1]
@@ -208,8 +208,8 @@ class Scripts:
             ],
         )  # fmt: skip
 
-    async def drop(self, job_ids: Iterable[bytes]) -> None:
-        """Delete jobs that are not checks."""
+    async def drop(self, job_ids: Iterable[bytes | str]) -> None:
+        """Delete jobs that get no answer."""
         await self._drop(keys=[self._wip], args=[self._execution, *job_ids])
 
     async def hand_back(self, job_ids: Iterable[str]) -> None:

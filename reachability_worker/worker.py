@@ -15,6 +15,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
+import msgspec
 import structlog
 from redis.exceptions import RedisError
 
@@ -114,7 +115,6 @@ class ConcurrentWorker:
         self._room.set()
         lease_released = False
         async with self.tasks:
-            await self._register()
             self.tasks.keep("answers", self._results.run)
             self.tasks.keep("lease", self._renew)
             self.tasks.keep("beats", self._maintain)
@@ -138,22 +138,8 @@ class ConcurrentWorker:
         for name in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(name, self.stop)
 
-    async def _register(self) -> None:
-        away = False
-        while True:
-            try:
-                await asyncio.to_thread(self._registration.register)
-                break
-            except (RedisError, OSError) as error:
-                if not away:
-                    log.warning("redis is away; trying again every second", error=str(error))
-                away = True
-                await asyncio.sleep(1)
-        if away:
-            log.info("redis is back")
-
     async def _take(self) -> None:
-        queue, away = self._registration.queue_key, False
+        queue = self._registration.queue_key
         while True:
             await self._room.wait()
             if self._suspended or not self._nodes.fit:
@@ -165,11 +151,7 @@ class ConcurrentWorker:
                 if first is None or self._suspended or not self._nodes.fit:
                     continue  # it stays where it is, for another worker
                 jobs = await self._scripts.take(min(CHECKS_PER_BATCH, self._checks_at_once - self.in_flight))
-                away = False
             except (RedisError, OSError) as error:
-                if not away:
-                    log.warning("redis is away", error=str(error))
-                away = True
                 await self._delete_unusable_after(error)
                 await asyncio.sleep(0.25)
                 continue
@@ -216,8 +198,9 @@ class ConcurrentWorker:
         async with inference_turn(self._redis, check.peer_id) as mine:
             if not mine:
                 blocks, detail = (asked.start, asked.end), "another inference check of it goes on"
-                return ServerInference(InferenceOutcome.UNKNOWN, blocks, time.time(), detail=detail)
-            return await self._inference_checker.infer(check.peer_id, outcome, asked, check.deadline)
+                return ServerInference(InferenceOutcome.UNKNOWN, blocks, self._clock.now(), detail=detail)
+            found = await self._inference_checker.infer(check.peer_id, outcome, asked, check.deadline)
+            return msgspec.structs.replace(found, checked_at=self._clock.now())
 
     async def _probe(self, check: Check) -> DialOutcome:
         """Return what was found at the given address, where the check is about one, else of the peer; and count it."""
@@ -271,13 +254,20 @@ class ConcurrentWorker:
 
     async def _maintain(self) -> None:
         """Send RQ's heartbeat, follow `rq suspend`, delete jobs of killed workers, clean RQ's lists."""
+        away = False
         while True:
             try:
                 lost = await self._scripts.reconcile()
                 if lost:
                     log.warning("dropped checks that a lost worker had started", checks=lost)
                 self._suspended = await asyncio.to_thread(self._registration.beat, busy=bool(self._in_flight))
+                if away:
+                    log.info("redis is back")
+                away = False
             except (RedisError, OSError) as error:
+                if stored.is_outage(error) and not away:
+                    log.warning("redis is away; trying again every two seconds", error=str(error))
+                    away = True
                 await self._delete_unusable_after(error)
             await asyncio.sleep(MAINTAIN_EVERY)
 

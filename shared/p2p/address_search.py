@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 ASK_TIMEOUT = 1.0
 """Seconds for one node's answer."""
+BELIEVED_SILENT_AFTER = 30.0
+"""Seconds for which a start peer has to be silent until others' answers count without its own."""
 ASKED_AT_ONCE = 3
 MAX_ASKED = 12
 """Requests of one search, each to another node: beyond the nearest dozen no node knows more."""
@@ -64,6 +66,8 @@ class Kademlia:
         self.streams = RequestStreams(daemon, PROTOCOL)
         self.silent = SilentNodes()
         """Nodes that did not answer a search in time."""
+        self.silent_since: dict[str, float] = {}
+        """Start peers that have not answered any search since then (monotonic seconds)."""
         self.refused_addresses: Counter[str] = Counter()
         """Addresses of peers that are not dialled, by `Kind` or "too_many"; the caller may clear it."""
 
@@ -77,7 +81,10 @@ class Search:
         self.withheld: dict[bytes, Kind] = {}
         """Of the peer's addresses, some that are not dialled, and why."""
         self.over = False
-        """Whether the search has ended and a node has answered: then "no address" is a fact."""
+        """Whether the search has ended, a node has answered, and no start peer was silent that may know the address.
+
+        Then "no address" is a fact. A peer behind a relay is known only to the nodes that it is connected to.
+        """
         self.missed = False
         """Whether a node may have answered unheard, for our own side was late."""
         self._kademlia = kademlia
@@ -89,6 +96,8 @@ class Search:
         self._known: dict[str, tuple[bytes, ...]] = dict.fromkeys(self._start, ())
         self._distances = {name: _place(name) ^ self._target for name in self._start}
         self._asked: set[str] = set()
+        self._unheard = False
+        """Whether a start peer did not answer, which has done so lately."""
         self._answered: list[int] = []
         """Distances of the nodes that answered."""
         self._room, self._room_for_circuits = iter(range(MAX_DIALLED)), iter(range(MAX_CIRCUITS))
@@ -136,7 +145,9 @@ class Search:
                     ends = time.monotonic() + rest_timeout
         finally:
             await end(*asking)
-        self.over = bool(self._answered)
+        for name in asking.values():
+            self._note_silence(name)
+        self.over = bool(self._answered) and not self._unheard
         if self.addresses and any(map(len, self._left)):
             await asyncio.sleep(REST_AFTER)
         # In turns, one of each answer after another: what is cut off is not one node's part.
@@ -204,14 +215,23 @@ class Search:
                 self.missed = True
             else:
                 self._kademlia.silent.add(name)
+                self._note_silence(name)
             return None
         except (P2PDaemonError, OSError, EOFError, ValueError):
             return None
         self._kademlia.silent.discard(name)
+        self._kademlia.silent_since.pop(name, None)
         try:
             return closer_peers(answer)
         except ValueError:
             return None
+
+    def _note_silence(self, name: str) -> None:
+        """Note that a node has not answered: its answer may be missing, if it is a start peer."""
+        if name in self._start:
+            now = time.monotonic()
+            silent_for = now - self._kademlia.silent_since.setdefault(name, now)
+            self._unheard = self._unheard or silent_for < BELIEVED_SILENT_AFTER
 
 
 @lru_cache(maxsize=4096)

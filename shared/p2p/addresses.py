@@ -12,11 +12,22 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from shared.address_text import IPAddress, is_routed
+from shared.p2p.kad_messages import packed_id
 from shared.p2p.multiaddr import (
+    CERTHASH,
     IP4,
     IP6,
     NAMES,
+    P2P,
+    QUIC,
+    QUIC_V1,
+    SNI,
     TCP,
+    TLS,
+    UDP,
+    WEBTRANSPORT,
+    WS,
+    WSS,
     Component,
     MalformedAddressError,
     components,
@@ -24,6 +35,10 @@ from shared.p2p.multiaddr import (
     split_circuit,
 )
 from shared.p2p.petals import PUBLIC_INITIAL_PEERS
+
+TRANSPORTS = frozenset({TCP, UDP, QUIC, QUIC_V1, WEBTRANSPORT, CERTHASH, TLS, SNI, WS, WSS})
+"""What may stand behind the host: what p2pd dials. One address that it cannot read makes it refuse the whole request,
+with the peer's other addresses."""
 
 
 class DialPrivate(StrEnum):
@@ -66,7 +81,7 @@ class Kind(StrEnum):
     """A host name in a public swarm: what it resolves to is dialled, where that is public."""
 
     MALFORMED = "malformed"
-    """No address, or a circuit that names no relay, several, or its relay's address by a name."""
+    """None that p2pd dials, or a circuit that names no relay, several, or its relay's address by a name."""
     PRIVATE = "private"
     THROUGH_ITSELF = "through_itself"
     """The relay is the peer itself: a dial of it is a direct one."""
@@ -93,7 +108,8 @@ class AddressRules:
             parts = components(address)
             circuit = split_circuit(parts)
             if circuit is None:
-                return self._host_kind(parts)
+                own_id = Component(P2P, packed_id(peer_id))
+                return self._host_kind(parts[:-1] if parts[-1] == own_id else parts)
             host = self._host_kind(components(circuit.relay_address))
         except MalformedAddressError:
             return Kind.MALFORMED
@@ -104,7 +120,11 @@ class AddressRules:
         return {Kind.DIRECT: Kind.CIRCUIT, Kind.NAME: Kind.MALFORMED}.get(host, host)
 
     def _host_kind(self, parts: tuple[Component, ...]) -> Kind:
-        host = parts[0]
+        host, *transports = parts
+        if any(part.code not in TRANSPORTS for part in transports) or any(
+            b"/" in part.value for part in parts if part.code in NAMES or part.code == SNI
+        ):
+            return Kind.MALFORMED
         if host.code in (IP4, IP6):
             return Kind.DIRECT if self.dial_private or _is_public_ip(host) else Kind.PRIVATE
         if host.code in NAMES:

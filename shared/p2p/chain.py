@@ -240,8 +240,10 @@ class Chain:
         )
         self._failures += 1
         if self._failures > MAX_FAILURES:
+            unseen = any(one.outcome is InferenceOutcome.UNKNOWN for one in self._findings.values())
             raise _BrokenChainError(
-                UsabilityState.UNUSABLE, f"{self._failures} servers failed, the last one with: {error.detail}"
+                UsabilityState.UNKNOWN if unseen else UsabilityState.UNUSABLE,
+                f"{self._failures} servers failed, the last one with: {error.detail}",
             )
         replacing = [Link(leg) for leg in self._route(*link.blocks)]
         replacing[0].inputs = link.inputs

@@ -1,8 +1,8 @@
 """This module connects to one peer at all of its addresses: directly, by a host name, through a relay.
 
 Direct addresses are dialled first, a relay when these have failed or have had `DIRECT_FIRST` seconds. The relay is
-dialled as a peer of its own, so that "the relay is away" differs from "the peer is away"; then one circuit through it
-is requested, however many of its addresses the peer names. A relay grants 16 circuits to one client (p2pd's default),
+dialled as a peer of its own, so that "the relay is away" differs from "the peer is away", at each address that any node
+names for it; then one circuit through it is requested. A relay grants 16 circuits to one client (p2pd's default),
 so few are open at a time.
 
 A circuit is what libp2p calls a connection through a relay:
@@ -12,10 +12,10 @@ https://github.com/libp2p/specs/blob/master/relay/circuit-v2.md
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import defaultdict
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 import base58
@@ -27,10 +27,10 @@ from shared.p2p.hivemind import P2PDaemonError
 from shared.p2p.multiaddr import circuit_through, components, split_circuit
 from shared.p2p.names import NotResolvedError, resolve
 from shared.reachability import Cause
-from shared.tasks import awaited, end
+from shared.tasks import awaited, end, shared
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+    from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable
     from pathlib import Path
 
     from shared.p2p.hivemind import P2P
@@ -62,34 +62,49 @@ class ProberNode(Daemon):
         return cls(await start_p2pd("none", identity))
 
 
-@dataclass
 class Relays:
-    """The relays that one daemon uses: each is dialled once for all probes that need it at the same time."""
+    """The relays that one daemon uses."""
 
-    daemon: Daemon
-    _dials: dict[str, asyncio.Task[None]] = field(default_factory=dict)
-    _circuits: defaultdict[str, asyncio.Semaphore] = field(
-        default_factory=lambda: defaultdict(lambda: asyncio.Semaphore(CIRCUITS_AT_ONCE))
-    )
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        self._pings: dict[str, asyncio.Task[bool]] = {}
+        self._circuits: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(CIRCUITS_AT_ONCE))
 
     def slot(self, relay: str) -> asyncio.Semaphore:
         """Return what bounds the open circuits through this relay."""
         return self._circuits[relay]
 
-    async def connect(self, relay: str, addresses: Iterable[bytes]) -> None:
-        """Hold a connection to a relay that answers. Raises as `Daemon.connect`."""
-        dial = self._dials.get(relay)
-        if dial is None:
-            dial = self._dials[relay] = awaited(self._connect(relay, list(addresses)))
-            dial.add_done_callback(lambda _: self._dials.pop(relay, None))
-        await asyncio.shield(dial)
+    async def connect(self, relay: str, addresses: Collection[bytes]) -> None:
+        """Hold a connection to a relay that answers. Raises as `Daemon.connect`.
 
-    async def _connect(self, relay: str, addresses: list[bytes]) -> None:
-        await self.daemon.connect(relay, addresses)
-        if not await self.daemon.pings(relay, RELAY_CHECK_TIMEOUT):
-            # An old connection to a relay that is gone, or frozen.
-            await self.daemon.disconnect(relay)
-            await self.daemon.connect(relay, addresses)
+        Probes that need the same relay at the same time each dial it at the addresses that they know, for those that
+        another peer names may be wrong. p2pd holds one connection for all of them.
+        """
+        await dial(self._daemon, relay, addresses)
+        ping = self._pings.get(relay)
+        if ping is None:
+            ping = self._pings[relay] = shared(self._answers(relay))
+            ping.add_done_callback(lambda _: self._pings.pop(relay, None))
+        if not await asyncio.shield(ping):
+            await dial(self._daemon, relay, addresses)
+
+    async def _answers(self, relay: str) -> bool:
+        """Whether the relay answers a ping; closes an old connection to one that is gone, or frozen."""
+        answers = await self._daemon.pings(relay, RELAY_CHECK_TIMEOUT)
+        if not answers:
+            with suppress(OSError, EOFError):
+                await self._daemon.disconnect(relay)
+        return answers
+
+
+async def dial(daemon: Daemon, peer_id: str, addresses: Collection[bytes]) -> None:
+    """Dial a peer, and once more where the first dial was cut short. Raises as `Daemon.connect`."""
+    try:
+        await daemon.connect(peer_id, addresses)
+    except P2PDaemonError as error:
+        if not was_cut_short(str(error)):
+            raise
+        await daemon.connect(peer_id, addresses)
 
 
 class PeerDials:
@@ -105,6 +120,9 @@ class PeerDials:
         """A failure of our own daemon."""
         self.begun_at: float | None = None
         """When the first dial began, in monotonic seconds."""
+        self.last_begun_at = -math.inf
+        """The same of the last one, also of a relay or through one."""
+        self.names_resolving: set[bytes] = set()
         self.relays_asked: set[str] = set()
         self.relays_dialling: set[str] = set()
         """Relays that have neither answered nor failed."""
@@ -116,20 +134,22 @@ class PeerDials:
         self._on_begin = on_begin
         self._direct: set[asyncio.Task[None]] = set()
         self._all: set[asyncio.Task[None]] = set()
-        self._relay_addresses: dict[str, list[bytes]] = {}
+        self._relays_reached: set[str] = set()
         self._slots: list[asyncio.Semaphore] = []
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await end(*self._all)
-        if self._slots:
-            # Gives the circuit back to the relay.
-            with suppress(P2PDaemonError, OSError, EOFError):
-                await self._prober_node.disconnect(self._peer_id)
-        for slot in self._slots:
-            slot.release()
+        try:
+            await end(*self._all)
+            if self._slots:
+                # Gives the circuit back to the relay.
+                with suppress(P2PDaemonError, OSError, EOFError):
+                    await self._prober_node.disconnect(self._peer_id)
+        finally:  # also where this is cancelled
+            for slot in self._slots:
+                slot.release()
 
     def add(self, addresses: Iterable[bytes]) -> None:
         """Dial these addresses too. Those that the rules deny are left out."""
@@ -141,40 +161,34 @@ class PeerDials:
             kinds.setdefault(self._rules.kind(self._peer_id, address), []).append(address)
         for name in kinds.get(Kind.NAME, ()):
             self._begin(self._resolve_and_connect(name), direct=True)
-        self._add_direct(kinds.get(Kind.DIRECT, ()))
+        if direct := kinds.get(Kind.DIRECT):
+            # p2pd dials a peer's further addresses beside those that it is dialling.
+            self._begin(self._connect(direct), direct=True)
         self._add_circuits(kinds.get(Kind.CIRCUIT, ()))
 
-    def _add_direct(self, addresses: Iterable[bytes]) -> None:
-        strange = [address for address in addresses if not components(address)[-1].known]
-        if plain := [address for address in addresses if address not in strange]:
-            # p2pd dials a peer's further addresses beside those that it is dialling.
-            self._begin(self._connect(plain), direct=True)
-        for address in strange:
-            # An address that p2pd cannot read makes it refuse all addresses of the same request.
-            self._begin(self._connect((address,)), direct=True)
-
     def _add_circuits(self, addresses: Iterable[bytes]) -> None:
+        named: defaultdict[str, list[bytes]] = defaultdict(list)
         for circuit in filter(None, (split_circuit(components(address)) for address in addresses)):
-            if circuit.relay in self._relay_addresses:
-                self._relay_addresses[circuit.relay].append(circuit.relay_address)
-            else:
-                self._relay_addresses[circuit.relay] = [circuit.relay_address]
-                self._begin(self._connect_through(circuit.relay), direct=False)
+            named[circuit.relay].append(circuit.relay_address)
+        for relay, at in named.items():
+            if relay not in self._relays_reached:
+                self._begin(self._connect_through(relay, at), direct=False)
 
     async def ended(self) -> None:
         """Wait until every dial begun so far has succeeded or failed."""
         while running := [task for task in self._all if not task.done()]:
             await asyncio.wait(running)
 
-    def _begin(self, dial: Coroutine[object, object, None], *, direct: bool) -> None:
-        task = awaited(dial)
+    def _begin(self, dialling: Coroutine[object, object, None], *, direct: bool) -> None:
+        task = awaited(dialling)
         self._all.add(task)
         if direct:
             self._direct.add(task)
 
-    async def _connect(self, addresses: Iterable[bytes], relay: str | None = None) -> None:
+    async def _connect(self, addresses: Collection[bytes], relay: str | None = None) -> None:
+        self.last_begun_at = time.monotonic()
         try:
-            await self._dial(addresses)
+            await dial(self._prober_node, self._peer_id, addresses)
         except P2PDaemonError as error:
             self.failures.append(Failure(str(error), relay))
         except (OSError, EOFError) as error:
@@ -182,43 +196,43 @@ class PeerDials:
         else:
             self.connected.set()
 
-    async def _dial(self, addresses: Iterable[bytes]) -> None:
-        """Dial, and once more where the first dial was cut short. Raises as `Daemon.connect`."""
-        try:
-            await self._prober_node.connect(self._peer_id, addresses)
-        except P2PDaemonError as error:
-            if not was_cut_short(str(error)):
-                raise
-            await self._prober_node.connect(self._peer_id, addresses)
-
     async def _resolve_and_connect(self, address: bytes) -> None:
+        self.names_resolving.add(address)
         try:
             found = await resolve(address, base58.b58decode(self._peer_id))
         except NotResolvedError as error:
             self.failures.append(Failure(f"no address for the name {error}", cause=Cause.NAME_NOT_RESOLVED))
             return
+        finally:
+            self.names_resolving.discard(address)
         allowed = [one for one in found if self._rules.kind(self._peer_id, one) is Kind.DIRECT]
         if allowed:
             await self._connect(allowed)
         else:
             self.failures.append(Failure("the name stands for a private address", cause=Cause.NOT_DIALABLE))
 
-    async def _connect_through(self, relay: str) -> None:
+    async def _connect_through(self, relay: str, at: Collection[bytes]) -> None:
         if direct := [task for task in self._direct if not task.done()]:
             await asyncio.wait(direct, timeout=DIRECT_FIRST)
         self.relays_asked.add(relay)
         relays = self._prober_node.relays
         self.relays_dialling.add(relay)
+        self.last_begun_at = time.monotonic()
         try:
-            await relays.connect(relay, self._relay_addresses[relay])
+            await relays.connect(relay, at)
         except P2PDaemonError as error:
             self.relays_dialling.discard(relay)
-            self.failures.append(Failure(str(error), relay, relay_away=True))
+            if relay not in self._relays_reached:
+                self.failures.append(Failure(str(error), relay, relay_away=True))
             return
         except (OSError, EOFError) as error:
             self.error = error
             return
         self.relays_dialling.discard(relay)
+        if relay in self._relays_reached:
+            return  # at another address: one circuit is enough
+        self._relays_reached.add(relay)
+        self.failures = [one for one in self.failures if not (one.relay_away and one.relay == relay)]
         slot = relays.slot(relay)
         self.relays_waited_for.add(relay)
         await slot.acquire()

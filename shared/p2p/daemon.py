@@ -14,22 +14,28 @@ import socket
 import time
 from contextlib import suppress
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 from uuid import uuid4
 
+import base58
+
 from shared.p2p.hivemind import (
+    DHTID,
     P2P,
     ControlFailure,
     P2PDaemonError,
     P2PHandlerError,
     PeerID,
+    dht_pb2,
     p2pd_pb2,
     raise_if_failed,
+    runtime_pb2,
 )
-from shared.p2p.kad_messages import packed_id, read_message
+from shared.p2p.kad_messages import MAX_ID_BYTES, packed_id, read_message
 from shared.p2p.lateness import Lateness
-from shared.p2p.multiaddr import varint
+from shared.p2p.multiaddr import DNSADDR, components, is_circuit, varint
 from shared.tasks import awaited
 
 if TYPE_CHECKING:
@@ -53,6 +59,10 @@ NO_RELAY_SERVICE = Path(__file__).with_name("p2pd.json")
 and whose table of networks takes 28 MB and 0.3 s of a core per daemon. Dialling through relays does not need it."""
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
 """p2pd's own limit for an answer to a call."""
+MAX_NEAREST = 128
+"""Nodes that an answer of hivemind's DHT may name for one key; an honest one names twenty."""
+MAX_INFO_BYTES = 64 * 1024
+"""The same for `rpc_info`, whose genuine answers take less than 1 KiB: strangers choose how much is held."""
 
 
 class NodeError(Exception):
@@ -74,15 +84,37 @@ class P2PDaemon(P2P):  # type: ignore[misc]  # hivemind has no types
         reader, writer = await _open_stream(self, peer_id.to_bytes(), name)
         try:
             writer.write(_framed(p2pd_pb2.PersistentConnectionRequest(callId=uuid4().bytes, callUnary=call)))
-            answer = await read_message(reader, MAX_ANSWER_BYTES)
-        except (EOFError, ValueError) as error:
-            raise P2PDaemonError("stream reset" if isinstance(error, EOFError) else str(error)) from error
+            is_info = answer_type is runtime_pb2.ExpertInfo
+            answer = await read_message(reader, MAX_INFO_BYTES if is_info else MAX_ANSWER_BYTES)
+        except EOFError as error:
+            raise P2PDaemonError("stream reset") from error
+        except ValueError as error:
+            raise P2PHandlerError(str(error)) from error
         finally:
             writer.close()
         result = p2pd_pb2.PersistentConnectionRequest.FromString(answer).unaryResponse
         if not result.HasField("response"):
             raise P2PHandlerError(result.error.decode(errors="ignore"))
-        return answer_type.FromString(result.response)
+        return _checked(answer_type.FromString(result.response))
+
+
+def _checked(answer: Message) -> Message:
+    """Return an answer. Raises `P2PHandlerError` for one of hivemind's DHT with ids that would hold hivemind up.
+
+    It turns each peer id into base58 as it reads it, in time by the square of its length. It raises out of a ping for a
+    node id that is too long.
+    """
+    if isinstance(answer, dht_pb2.PingResponse | dht_pb2.FindResponse):
+        found = answer.results if isinstance(answer, dht_pb2.FindResponse) else ()
+        node_ids = [(answer.peer.node_id,), *(one.nearest_node_ids for one in found)]
+        peer_ids = [one.nearest_peer_ids for one in found]
+        if (
+            max(map(len, (*node_ids, *peer_ids))) > MAX_NEAREST
+            or any(len(one) > DHTID.HASH_NBYTES for one in chain.from_iterable(node_ids))
+            or any(len(one) > MAX_ID_BYTES for one in chain.from_iterable(peer_ids))
+        ):
+            raise P2PHandlerError("an answer with too many or too long ids")
+    return answer
 
 
 async def _open_stream(p2p: P2P, peer: bytes, protocol: str) -> tuple[StreamReader, StreamWriter]:
@@ -147,9 +179,12 @@ async def start_p2pd(dht_mode: str, identity: Path | None = None) -> P2P:
     except (P2PDaemonError, OSError) as error:
         raise NodeError(f"p2pd did not start: {error}") from error
     except asyncio.CancelledError:
-        # hivemind, interrupted, would leave the daemon and a connection to it behind.
-        with suppress(P2PDaemonError, OSError):
-            await Daemon(await starting).close()
+        # hivemind, interrupted, would leave the daemon and a connection to it behind: however often this is cancelled.
+        while not starting.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait({starting})
+        if starting.exception() is None:
+            await Daemon(starting.result()).close()
         raise
 
 
@@ -282,14 +317,24 @@ class Daemon:
             return False
 
     async def reaches(self, peer_id: str, addresses: Iterable[bytes]) -> bool:
-        """Whether a new connection to a peer that is known to be there succeeds: tests this node, not the peer."""
+        """Whether a new connection to a peer that is known to be there succeeds: tests this node, not the peer.
+
+        The peer is dialled as somebody else, and proves that it is not. So no connection that others use is closed, to
+        the peer or through it. At addresses that say who is there, nobody else can be dialled.
+        """
+        addresses = tuple(addresses)
+        names_peer = any(is_circuit(one) or components(one)[0].code == DNSADDR for one in addresses)
+        nobody = base58.b58encode(b"\x12\x20" + os.urandom(32)).decode()
         try:
             async with asyncio.timeout(PING_TIMEOUT):
-                await self.disconnect(peer_id)
-                await self.connect(peer_id, addresses)
-                return True
-        except (TimeoutError, P2PDaemonError, OSError, EOFError):
+                if names_peer:
+                    await self.disconnect(peer_id)
+                await self.connect(peer_id if names_peer else nobody, addresses)
+        except P2PDaemonError as error:
+            return f"remote key matches {peer_id}" in str(error)
+        except (TimeoutError, OSError, EOFError):
             return False
+        return names_peer
 
 
 def is_local(ip: IPAddress) -> bool:

@@ -52,7 +52,8 @@ class DHTClientNode(Daemon):
         """Whether the first of all joined bootstrap peers' answers was late: then our network may have been away."""
         self._reader = DHTReader(dht, self.refused_subkeys, self.lateness)
         self.look_up = self._reader.look_up
-        self._bootstrap_peers: dict[str, tuple[bytes, ...]] = {}
+        self.bootstrap_peers: dict[str, tuple[bytes, ...]] = {}
+        """Those that `join` was given last: addresses by peer id."""
         self._joined: tuple[str, ...] = ()
         self.has_joined = asyncio.Event()
         """Whether a bootstrap peer has answered `join`, which may still wait for others."""
@@ -100,8 +101,8 @@ class DHTClientNode(Daemon):
         rules = self.rules(dialled_from)
         if at is not None:
             return Search.of_known(self.kademlia, peer_id, (at,), rules)
-        if peer_id in self._bootstrap_peers:
-            return Search.of_known(self.kademlia, peer_id, self._bootstrap_peers[peer_id])
+        if peer_id in self.bootstrap_peers:
+            return Search.of_known(self.kademlia, peer_id, self.bootstrap_peers[peer_id])
         return Search(self.kademlia, peer_id, self._joined, rules)
 
     async def join(self, bootstrap_peers: Mapping[str, Sequence[str]], timeout: float) -> dict[str, DialOutcome | None]:  # noqa: ASYNC109 - one for each peer
@@ -110,7 +111,7 @@ class DHTClientNode(Daemon):
         Return how each one failed, None for those that answered. May be called again at any time, also after a
         failure. `has_joined` is set when the first one has answered.
         """
-        self._bootstrap_peers = {
+        self.bootstrap_peers = {
             peer_id: tuple(map(from_text, addresses)) for peer_id, addresses in bootstrap_peers.items()
         }
         self._private = self._dial_private.allows(bootstrap_peers)
@@ -119,7 +120,7 @@ class DHTClientNode(Daemon):
         self._reader.asked.clear()
         self._reader.answered.clear()
         failures = await asyncio.gather(
-            *(self._join_one(peer_id, addresses, timeout) for peer_id, addresses in self._bootstrap_peers.items())
+            *(self._join_one(peer_id, addresses, timeout) for peer_id, addresses in self.bootstrap_peers.items())
         )
         return dict(zip(bootstrap_peers, failures, strict=True))
 

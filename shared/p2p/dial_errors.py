@@ -56,6 +56,7 @@ _SIGNS = (
 # Statuses of a relay that refuses: https://github.com/libp2p/specs/blob/master/relay/circuit-v2.md#status-codes
 _CIRCUIT_SIGNS = (
     _Sign(_OTHER_DIAL_SUCCEEDED, Stage.DIAL, Cause.NODE_UNFIT),
+    _Sign(_OUR_CONNECTION_CLOSED, Stage.DIAL, Cause.NODE_UNFIT),
     _Sign("dial backoff", Stage.DIAL, Cause.BACKOFF),
     _Sign("NO_RESERVATION", Stage.DIAL, Cause.NO_RELAY_RESERVATION),
     _Sign("RESOURCE_LIMIT_EXCEEDED", Stage.DIAL, Cause.RELAY_FULL),
@@ -68,8 +69,11 @@ _CIRCUIT_SIGNS = (
     _Sign("deadline exceeded", Stage.DIAL, Cause.SILENT_BEHIND_RELAY),
 )
 
-_REASON = re.compile(r"^\s*\* \[(?P<address>[^\]\s]{1,256})\](?P<reason>.*)", re.MULTILINE)
-_PREAMBLE = re.compile(r"failed to dial:? |all dials failed\s*|(12D3KooW|Qm)\w+: ")
+MAX_WORDS = 16 * 1024
+"""Characters of an error text that are read: p2pd's own are shorter, a peer's may be megabytes."""
+# Each part that repeats has an end, so that no text makes the search quadratic: peers choose what stands in an error.
+_REASON = re.compile(r"^ {0,8}\* \[(?P<address>[^\]\s]{1,256})\](?P<reason>.*)", re.MULTILINE)
+_PREAMBLE = re.compile(r"failed to dial:? |all dials failed\s{0,8}|(12D3KooW|Qm)\w{1,64}: ")
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]+")
 
 
@@ -85,7 +89,7 @@ def classify(*failures: str) -> DialOutcome:
     dialled in this probe: then the outcome is `Cause.BACKOFF`, whatever the other addresses, which anyone may have made
     up, came to.
     """
-    words = "\n".join(dict.fromkeys(failures))
+    words = "\n".join(dict.fromkeys(failures))[:MAX_WORDS]
     dialled: dict[str, bool] = {}
     for address, reason in _REASON.findall(words):
         dialled[address] = dialled.get(address) or "dial backoff" not in reason
@@ -163,5 +167,5 @@ def _outcome(stage: Stage, cause: Cause, words: str) -> DialOutcome:
 
 def clean(words: str) -> str:
     """Return the error text: printable, without the daemon's preamble, cut to `MAX_ERROR_CHARS`."""
-    text = _PREAMBLE.sub("", words.removeprefix("Connect failed. msg="))
+    text = _PREAMBLE.sub("", words[:MAX_WORDS].removeprefix("Connect failed. msg="))
     return _UNPRINTABLE.sub(" ", text)[:MAX_ERROR_CHARS].strip()

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 import base58
 
-from shared.p2p.multiaddr import read_varint, varint
+from shared.p2p.multiaddr import MAX_VARINT_BITS, read_varint, varint
 
 if TYPE_CHECKING:
     import asyncio
 
+MAX_FIELDS = 1000
+"""Fields of one message. A genuine one has some dozens; to read 100,000 empty ones would hold up the event loop."""
 PROTOCOL = "/ipfs/kad/1.0.0"
 FIND_NODE = 4
 MAX_MESSAGE_BYTES = 256 * 1024
@@ -35,18 +37,15 @@ def find_node(key: bytes) -> bytes:
 
 async def read_message(reader: asyncio.StreamReader, max_bytes: int = MAX_MESSAGE_BYTES) -> bytes:
     """Return one message. Raises `ValueError` for one that is too long, `EOFError` where it ends early."""
-    length = shift = 0
-    while True:
+    length = 0
+    for shift in range(0, MAX_VARINT_BITS, 7):
         byte = (await reader.readexactly(1))[0]
         length |= (byte & 0x7F) << shift
-        if byte < 0x80:  # noqa: PLR2004 - a varint's last byte
-            break
-        shift += 7
         if length > max_bytes:
-            break
-    if length > max_bytes:
-        raise ValueError("message too long")
-    return await reader.readexactly(length)
+            raise ValueError("message too long")
+        if byte < 0x80:  # noqa: PLR2004 - a varint's last byte
+            return await reader.readexactly(length)
+    raise ValueError("a length without an end")
 
 
 _CLOSER_PEERS, _PEER_ID, _PEER_ADDRESS = 8, 1, 2
@@ -55,13 +54,12 @@ _CLOSER_PEERS, _PEER_ID, _PEER_ADDRESS = 8, 1, 2
 def closer_peers(message: bytes) -> dict[str, tuple[bytes, ...]]:
     """Return the peers that an answer names and their addresses, as they are written. Raises `ValueError`."""
     peers: dict[str, tuple[bytes, ...]] = {}
-    for field, value in bytes_fields(message):
-        if field == _CLOSER_PEERS:
-            parts = bytes_fields(value)
-            ids = [part for number, part in parts if number == _PEER_ID and len(part) <= MAX_ID_BYTES]
-            packed = [part for number, part in parts if number == _PEER_ADDRESS and len(part) <= MAX_ADDRESS_BYTES]
-            if ids and len(peers) < MAX_CLOSER_PEERS:
-                peers[_name(ids[0])] = tuple(packed[:MAX_ADDRESSES])
+    named = [value for field, value in bytes_fields(message) if field == _CLOSER_PEERS]
+    for parts in map(bytes_fields, named[:MAX_CLOSER_PEERS]):
+        ids = [part for number, part in parts if number == _PEER_ID and len(part) <= MAX_ID_BYTES]
+        packed = [part for number, part in parts if number == _PEER_ADDRESS and len(part) <= MAX_ADDRESS_BYTES]
+        if ids:
+            peers[_name(ids[0])] = tuple(packed[:MAX_ADDRESSES])
     return peers
 
 
@@ -79,8 +77,11 @@ def packed_id(peer_id: str) -> bytes:
 
 def bytes_fields(message: bytes) -> list[tuple[int, bytes]]:
     """Return a protobuf message's length-delimited fields. Raises `ValueError` for other bytes."""
-    fields, place = [], 0
-    while place < len(message):
+    fields: list[tuple[int, bytes]] = []
+    place = 0
+    for _ in range(MAX_FIELDS):
+        if place == len(message):
+            return fields
         tag, place = read_varint(message, place)
         if tag & 7 == 0:
             _, place = read_varint(message, place)
@@ -92,4 +93,4 @@ def bytes_fields(message: bytes) -> list[tuple[int, bytes]]:
             place += length
         else:
             raise ValueError("unexpected wire type")
-    return fields
+    raise ValueError("too many fields")

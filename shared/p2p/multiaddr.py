@@ -26,6 +26,7 @@ IP4, TCP, IP6, UDP = 4, 6, 41, 273
 DNS, DNS4, DNS6, DNSADDR = 53, 54, 55, 56
 P2P, CIRCUIT = 421, 290
 QUIC, QUIC_V1, WEBTRANSPORT, CERTHASH = 460, 461, 465, 466
+TLS, SNI, WS, WSS = 448, 449, 477, 478
 NAMES = frozenset({DNS, DNS4, DNS6, DNSADDR})
 
 _SIZED = -1
@@ -35,9 +36,9 @@ _PROTOCOLS: dict[int, tuple[str, int]] = {
     DNS: ("dns", _SIZED), DNS4: ("dns4", _SIZED), DNS6: ("dns6", _SIZED), DNSADDR: ("dnsaddr", _SIZED),
     132: ("sctp", 2), UDP: ("udp", 2), 280: ("webrtc-direct", 0), 281: ("webrtc", 0), CIRCUIT: ("p2p-circuit", 0),
     301: ("udt", 0), 302: ("utp", 0), 400: ("unix", _SIZED), P2P: ("p2p", _SIZED), 443: ("https", 0),
-    444: ("onion", 12), 445: ("onion3", 37), 446: ("garlic64", _SIZED), 447: ("garlic32", _SIZED), 448: ("tls", 0),
-    449: ("sni", _SIZED), 454: ("noise", 0), QUIC: ("quic", 0), QUIC_V1: ("quic-v1", 0),
-    WEBTRANSPORT: ("webtransport", 0), CERTHASH: ("certhash", _SIZED), 477: ("ws", 0), 478: ("wss", 0),
+    444: ("onion", 12), 445: ("onion3", 37), 446: ("garlic64", _SIZED), 447: ("garlic32", _SIZED), TLS: ("tls", 0),
+    SNI: ("sni", _SIZED), 454: ("noise", 0), QUIC: ("quic", 0), QUIC_V1: ("quic-v1", 0),
+    WEBTRANSPORT: ("webtransport", 0), CERTHASH: ("certhash", _SIZED), WS: ("ws", 0), WSS: ("wss", 0),
     480: ("http", 0), 481: ("http-path", _SIZED), 777: ("memory", 8),
 }  # fmt: skip
 _CODES = {name: code for code, (name, _) in _PROTOCOLS.items()} | {"ipfs": P2P}
@@ -81,6 +82,8 @@ def components(address: bytes) -> tuple[Component, ...]:
         place += length
     if not found:
         raise MalformedAddressError("an empty address")
+    if join(found) != address:
+        raise MalformedAddressError("a number that is written longer than it need be")
     return tuple(found)
 
 

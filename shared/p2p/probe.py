@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 KNOCK_TIMEOUT = 0.4
 """Seconds of a deadline that are kept to test, after a dial that timed out, whether the port accepts connections."""
+LEAST_TIME = 1.0
+"""Seconds: a dial or a call that hung for less when the deadline came proves nothing. One lost packet takes as long."""
 LIST_TIMEOUT = 1.0
 RPC_INFO_TIMEOUT = 2.0
 """Seconds that a connected peer gets to answer `rpc_info`."""
@@ -119,7 +121,7 @@ async def _probe(
         if dials.begun_at is not None:
             begun[Stage.DIAL] = dials.begun_at
     if not dials.connected.is_set():
-        if dials.failures:
+        if dials.failures and search.over:
             failed = outcome_of(dials.failures)
             return msgspec.structs.replace(failed, addresses=failed.addresses or known_addresses(search))
         return _node_failed(dials.error) if dials.error is not None else _not_located(dht_node, search)
@@ -129,14 +131,11 @@ async def _probe(
     served = None
     if not handshake_only:
         served = await _ask(prober_node, peer_id, min(deadline, time.monotonic() + RPC_INFO_TIMEOUT))
-    if served is None or served.verdict is not Verdict.REACHABLE:
+    if must_serve:
+        served = served or _unserved(prober_node, begun[Stage.PROTOCOL])
+    elif served is None or served.verdict is not Verdict.REACHABLE:
         # It proved who it is, but does not answer calls.
-        if must_serve and served is None and prober_node.is_alive:
-            served = DialOutcome(Verdict.UNREACHABLE, Stage.PROTOCOL, Cause.TIMEOUT)
-        elif must_serve:
-            served = served or DialOutcome.unknown(Cause.NODE_UNFIT, stage=Stage.PROTOCOL)
-        else:
-            served = DialOutcome(Verdict.REACHABLE, Stage.PROTOCOL)
+        served = DialOutcome(Verdict.REACHABLE, Stage.PROTOCOL)
     rtt = begun[Stage.PROTOCOL] - begun[Stage.DIAL]
     served = msgspec.structs.replace(served, rtt=rtt, addresses=known_addresses(search))
     return (
@@ -144,6 +143,15 @@ async def _probe(
         if dials.relays_asked
         else _with_connections(served, ())
     )
+
+
+def _unserved(prober_node: ProberNode, asked_at: float) -> DialOutcome:
+    """Return the outcome of a call that timed out, made at `asked_at` (monotonic seconds)."""
+    if not prober_node.is_alive:
+        return DialOutcome.unknown(Cause.NODE_UNFIT, stage=Stage.PROTOCOL)
+    if time.monotonic() - asked_at < LEAST_TIME:
+        return DialOutcome.unknown(Cause.NO_SLOT, stage=Stage.PROTOCOL)
+    return DialOutcome(Verdict.UNREACHABLE, Stage.PROTOCOL, Cause.TIMEOUT)
 
 
 async def _reach(search: Search, dials: PeerDials, deadline: float) -> None:
@@ -223,10 +231,10 @@ async def _ask(node: ProberNode, peer_id: str, deadline: float) -> DialOutcome |
 
 def _not_located(dht_node: DHTClientNode, search: Search) -> DialOutcome:
     """Return the outcome without an address: unreachable where nodes know none, unknown where they are silent."""
-    if search.withheld:
-        return DialOutcome(Verdict.UNREACHABLE, Stage.LOOKUP, Cause.NOT_DIALABLE, addresses=known_addresses(search))
     if not search.over or not dht_node.is_alive:
         return DialOutcome.unknown(Cause.LOOKUP_UNFINISHED, stage=Stage.LOOKUP)
+    if search.withheld:
+        return DialOutcome(Verdict.UNREACHABLE, Stage.LOOKUP, Cause.NOT_DIALABLE, addresses=known_addresses(search))
     return DialOutcome(Verdict.UNREACHABLE, Stage.LOOKUP, Cause.NO_ADDRESS)
 
 
@@ -234,11 +242,8 @@ async def _hung(dht_node: DHTClientNode, prober_node: ProberNode, search: Search
     """Return the outcome of a dial that timed out: our own failure, a silent port, or a silent process."""
     if not (dht_node.is_alive and prober_node.is_alive):
         return DialOutcome.unknown(Cause.NODE_UNFIT, stage=Stage.DIAL, error="p2pd has ended")
-    if not search.over:
-        # Others might have named another address.
-        return DialOutcome.unknown(Cause.LOOKUP_UNFINISHED, stage=Stage.LOOKUP)
-    if dials.relays_waited_for:
-        return DialOutcome.unknown(Cause.NO_SLOT, stage=Stage.DIAL)
+    if (untried := _untried(search, dials)) is not None:
+        return untried
     addresses = known_addresses(search)
     failed = outcome_of(dials.failures) if dials.failures else None
     if failed is not None and (failed.verdict is Verdict.UNKNOWN or failed.relay is not None):
@@ -251,6 +256,17 @@ async def _hung(dht_node: DHTClientNode, prober_node: ProberNode, search: Search
     accepts = await _accepts_tcp(search.addresses)
     stage, cause = (Stage.SECURITY, Cause.FROZEN) if accepts else (Stage.DIAL, Cause.TIMEOUT)
     return DialOutcome(Verdict.UNREACHABLE, stage, cause, addresses=addresses)
+
+
+def _untried(search: Search, dials: PeerDials) -> DialOutcome | None:
+    """Return the outcome of a dial that timed out before all addresses were known, and dialled for long enough."""
+    if not search.over:
+        return DialOutcome.unknown(Cause.LOOKUP_UNFINISHED, stage=Stage.LOOKUP)
+    if dials.names_resolving:
+        return DialOutcome.unknown(Cause.NAME_NOT_RESOLVED, stage=Stage.DIAL)
+    if dials.relays_waited_for or time.monotonic() - dials.last_begun_at < LEAST_TIME:
+        return DialOutcome.unknown(Cause.NO_SLOT, stage=Stage.DIAL)
+    return None
 
 
 def known_addresses(search: Search) -> tuple[str, ...]:

@@ -327,7 +327,8 @@ async def bench_silent_peers(count: int = 1_000) -> dict[str, float]:
     logs.configure(Settings(log_level="error"), "bench")
     keeping = asyncio.create_task(nodes.run())
     await nodes.until_fit(20)
-    dht_node, prober_node = nodes.current() or sys.exit("the nodes are not fit")
+    pair = nodes.current() or sys.exit("the nodes are not fit")
+    dht_node, prober_node = pair.dht_node, pair.prober_node
     search = dht_node.search(live.peer_id, dialled_from=prober_node.peer_id)
     await search.run(lambda _: None)
     place = tuple(search.addresses)

@@ -10,12 +10,17 @@ import pytest
 
 from deploy.demo.simulated_inference import Computation
 from deploy.demo.simulated_server import Announcement, Model, stop_process
-from reachability_worker.inference import InferenceChecker
+from reachability_worker.inference import CHECKS_AT_ONCE, InferenceChecker
 from reachability_worker.nodes import Nodes
 from reachability_worker.prober import Prober
 from shared.inference import InferenceOutcome, InferenceRequest
+from shared.p2p import petals
 from shared.p2p.addresses import DialPrivate
-from shared.reachability import Cause, Stage
+from shared.p2p.connect import ProberNode
+from shared.p2p.daemon import PING_BYTES, PING_PROTOCOL
+from shared.p2p.hivemind import ControlFailure, P2PContext, runtime_pb2
+from shared.p2p.probe import probe
+from shared.reachability import Cause, DialOutcome, Stage
 from shared.snapshot import Verdict
 from shared.tasks import end
 from tests.fakes import peer_id
@@ -80,6 +85,29 @@ async def test_a_peer_that_was_reached_can_be_asked_to_compute(swarm):
         assert (await look(prober, good.peer_id)).verdict is Verdict.REACHABLE
 
 
+async def test_a_peer_cannot_have_megabytes_held(swarm):
+    """A thousand of them at once would take all memory: what is longer than any genuine answer is not read."""
+
+    class TransformerConnectionHandler(petals.TransformerConnectionHandler):
+        async def rpc_info(self, request: runtime_pb2.ExpertUID, context: P2PContext) -> runtime_pb2.ExpertInfo:
+            return runtime_pb2.ExpertInfo(serialized_info=bytes(1 << 20))
+
+    server = swarm.start(Announcement(MODEL, 0, 4), serves=False)
+    swarm.call(TransformerConnectionHandler().add_p2p_handlers(server.node.p2p))
+    async with prober_in(swarm) as (_, prober):
+        found = await look(prober, server.peer_id)
+    assert (found.verdict, found.cause, found.error) == (Verdict.REACHABLE, Cause.HANDLER_FAILED, "message too long")
+
+
+async def test_an_inference_check_that_had_no_time_says_nothing_about_the_server():
+    """Two slow servers that others ask to compute make no third one seem unable to."""
+    checker, reached = InferenceChecker(dial_private=True, dial_timeout=5.0), DialOutcome(Verdict.REACHABLE, Stage.DIAL)
+    for _ in range(CHECKS_AT_ONCE):
+        await checker._slots.acquire()
+    found = await checker.infer(peer_id(1), reached, InferenceRequest("m", 0, 4), time.monotonic() + 1.1)
+    assert found.outcome is InferenceOutcome.UNKNOWN
+
+
 async def test_a_peer_that_comes_back_is_reachable_at_once(swarm):
     """p2pd answers "dial backoff" for seconds after a failure; that never becomes a verdict on a live peer."""
     server = swarm.start(Announcement(MODEL, 0, 4))
@@ -116,7 +144,7 @@ async def test_a_lost_daemon_is_noticed_and_replaced(swarm):
 
     async def lose(which, how):
         async with prober_in(swarm, check_timeout=2.0) as (nodes, prober):
-            os.kill(getattr(nodes, f"_{which}").daemon_pid, how)
+            os.kill(getattr(nodes.current(), which).daemon_pid, how)
             outcome = await look(prober, live.peer_id, 5)
             assert outcome.verdict is not Verdict.UNREACHABLE, (which, how)
             deadline = time.monotonic() + 30
@@ -135,14 +163,68 @@ async def test_a_lost_daemon_is_noticed_and_replaced(swarm):
             await asyncio.sleep(0.05)
 
 
+async def test_a_self_test_ends_no_connection_that_others_use(swarm):
+    """Bootstrap peers relay for servers behind NATs: circuits lead over the prober node's connections to them."""
+    async with prober_in(swarm) as (nodes, _):
+        pair, bootstrap = nodes.current(), swarm.bootstrap.peer_id
+        await pair.prober_node.connect(bootstrap, pair.dht_node.bootstrap_peers[bootstrap])
+        reader, writer = await pair.prober_node.open_stream(bootstrap, PING_PROTOCOL)
+        assert await pair.passes_self_test()
+        writer.write(bytes(PING_BYTES))
+        assert await reader.readexactly(PING_BYTES) == bytes(PING_BYTES)
+        writer.close()
+
+
+async def test_nodes_confirm_what_they_found_themselves(swarm, monkeypatch):
+    """A failure that a broken daemon reports is not confirmed by the one that took its place meanwhile."""
+    async with prober_in(swarm) as (nodes, _):
+        broken = nodes.current()
+        monkeypatch.setattr(broken.prober_node, "connect", _too_many_files)
+        fresh = await nodes.replace(broken)
+        found = DialOutcome(Verdict.UNREACHABLE, Stage.DIAL, Cause.OTHER)
+        assert (await nodes.confirmed(found, broken)).verdict is Verdict.UNKNOWN
+        assert await nodes.confirmed(found, fresh) is found
+        assert nodes.fit
+
+
+async def _too_many_files(*_):
+    raise ControlFailure("dial tcp4 192.0.2.1:1: socket: too many open files")
+
+
+async def test_no_check_waits_for_a_prober_node_that_does_not_start(swarm, monkeypatch):
+    """An old one works on while the one that shall replace it starts."""
+    live = swarm.start(Announcement(MODEL, 0, 4))
+    monkeypatch.setattr("reachability_worker.prober.PROBER_NODE_LIFETIME", 0)
+    async with prober_in(swarm) as (_, prober):
+        monkeypatch.setattr(ProberNode, "open", classmethod(lambda _: asyncio.sleep(60)))
+        for _ in range(2):
+            assert (await look(prober, live.peer_id, 5)).verdict is Verdict.REACHABLE
+
+
+async def test_a_prober_node_that_is_replaced_while_the_swarm_is_lost_does_not_stay(swarm, monkeypatch):
+    """Two daemons are left: those that joined the swarm again."""
+    monkeypatch.setattr("reachability_worker.nodes.RETIRED_LASTS", 0)
+    monkeypatch.setattr("reachability_worker.nodes.RECOVER_PAUSES", (0,))
+    before = set(daemons_of(os.getpid()))
+    async with prober_in(swarm) as (nodes, _):
+        pair = nodes.current()
+        nodes._become_unfit("a test")
+        await nodes.replace(pair)
+        assert await nodes.until_fit(20)
+        async with asyncio.timeout(5):
+            while len(set(daemons_of(os.getpid())) - before) != 2:
+                await asyncio.sleep(0.05)
+
+
 @pytest.mark.parametrize("away", ["our own daemon", "all others, as where our network is away"])
 async def test_who_stood_still_during_a_probe_has_proved_nothing(swarm, monkeypatch, away):
     """They go on before the self-test, which then passes: only what is measured beside the probe can tell."""
     monkeypatch.setattr("reachability_worker.nodes.SELF_TEST_EVERY", 60.0)  # none but the probe's own
     live = swarm.start(Announcement(MODEL, 0, 4))
     async with prober_in(swarm, check_timeout=3.0) as (nodes, prober):
-        ours, theirs = [nodes._prober_node.daemon_pid], [live.daemon_pid, swarm.bootstrap.daemon_pid]
-        daemons, passes = ours if away == "our own daemon" else theirs, nodes._passes_self_test
+        pair = nodes.current()
+        ours, theirs = [pair.prober_node.daemon_pid], [live.daemon_pid, swarm.bootstrap.daemon_pid]
+        daemons, passes = ours if away == "our own daemon" else theirs, pair.passes_self_test
 
         def stop(stage):
             if stage is Stage.DIAL:
@@ -154,7 +236,7 @@ async def test_who_stood_still_during_a_probe_has_proved_nothing(swarm, monkeypa
                 os.kill(daemon, signal.SIGCONT)
             return await passes()
 
-        monkeypatch.setattr(nodes, "_passes_self_test", go_on_first)
+        monkeypatch.setattr(pair, "passes_self_test", go_on_first)
         outcome = await prober.probe(live.peer_id, time.monotonic() + 8, stop)
         assert (outcome.verdict, outcome.cause, nodes.fit) == (Verdict.UNKNOWN, Cause.NODE_UNFIT, True)
 
@@ -169,6 +251,21 @@ async def test_waiting_for_a_slot_is_not_failing(swarm):
         waiting = await look(prober, peer_id(1), 0.5)
         assert (waiting.verdict, waiting.cause) == (Verdict.UNKNOWN, Cause.NO_SLOT)
         assert (await first).verdict is Verdict.UNREACHABLE
+
+
+async def test_what_hung_for_a_moment_only_has_proved_nothing(swarm):
+    """A check that waited long in the queue, for a relay or an address, has little time left for the peer."""
+    server = swarm.start(Announcement(MODEL, 0, 4))
+    async with prober_in(swarm) as (nodes, prober):
+        pair = nodes.current()
+        found = await probe(
+            pair.dht_node, pair.prober_node, server.peer_id, deadline=time.monotonic() + 0.9, must_serve=True,
+            on_stage=lambda stage: server.freeze() if stage is Stage.PROTOCOL else None,
+        )  # fmt: skip
+        assert (found.verdict, found.stage, found.cause) == (Verdict.UNKNOWN, Stage.PROTOCOL, Cause.NO_SLOT)
+        found = await look(prober, server.peer_id, 0.9)
+        assert (found.verdict, found.stage, found.cause) == (Verdict.UNKNOWN, Stage.DIAL, Cause.NO_SLOT)
+    server.thaw()
 
 
 async def test_hundreds_of_silent_peers_do_not_make_a_live_one_look_dead(swarm):
@@ -186,7 +283,8 @@ async def test_hundreds_of_silent_peers_do_not_make_a_live_one_look_dead(swarm):
     silent = f"/ip4/127.0.0.1/tcp/{listener.sockets[0].getsockname()[1]}"
     live = swarm.start(Announcement(MODEL, 0, 4))
     async with prober_in(swarm) as (nodes, prober):
-        (dht_node, _), search = nodes.current(), nodes.current()[0].search
+        dht_node = nodes.current().dht_node
+        search = dht_node.search
 
         def find(peer, **dialled_from):
             if peer == live.peer_id:

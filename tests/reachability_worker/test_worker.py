@@ -10,9 +10,12 @@ from rq import Queue, Worker
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
+from reachability_worker.metrics import WorkerMetrics
+from reachability_worker.worker import ConcurrentWorker
 from shared.reachability import CHECK_FUNCTION, decode_answer, queue_name
 from shared.snapshot import Verdict
 from shared.store import keys
+from shared.store.connection import connect
 from tests.fakes import REACHED, REFUSED, FakeProber, peer_id
 from tests.reachability_worker import simulated_worker
 
@@ -20,10 +23,10 @@ QUEUE = queue_name("here")
 worker_on = partial(simulated_worker.worker_on, vantage="here", verdict_reuse=5.0, shutdown_grace=2.0)
 
 
-def enqueue(connection, peer, seconds=9.0, job_id=None):
+def enqueue(connection, peer, seconds=9.0, job_id=None, inference=()):
     """Put a check into the queue as the api does."""
     job = Job.create(
-        CHECK_FUNCTION, args=[peer], id=job_id or f"{peer}-{time.monotonic_ns()}", connection=connection,
+        CHECK_FUNCTION, args=[peer, *inference], id=job_id or f"{peer}-{time.monotonic_ns()}", connection=connection,
         serializer=JSONSerializer, origin=QUEUE, status="queued", timeout=10, result_ttl=0,
     )  # fmt: skip
     connection.hset(job.key, mapping={**job.to_dict(), "deadline_ms": int((time.time() + seconds) * 1000)})
@@ -63,6 +66,54 @@ async def test_a_check_is_answered_and_leaves_nothing_behind(redis_url, rq_redis
     assert not rq_redis.exists(job.key)
     assert not rq_redis.keys("rq:execution*")
     assert rq_redis.zcard(f"rq:wip:{QUEUE}") == 0
+
+
+async def test_an_answer_that_an_outage_held_back_is_none_any_more(redis_url, rq_redis, monkeypatch):
+    """Who asks after the outage gets what is found then: a server may have been started meanwhile."""
+    async with worker_on(redis_url, FakeProber(REFUSED), verdict_reuse=0.5) as worker:
+        away, finish = asyncio.Event(), worker._scripts.finish
+
+        async def fail(checks):
+            away.set()
+            raise sync_redis.ConnectionError
+
+        monkeypatch.setattr(worker._scripts, "finish", fail)
+        job = enqueue(rq_redis, peer_id(1), seconds=0.6)
+        await away.wait()
+        await asyncio.sleep(0.6)
+        monkeypatch.setattr(worker._scripts, "finish", finish)
+        await until(lambda: not worker.in_flight)
+        assert replies(rq_redis) == []
+        assert not rq_redis.exists(keys.verdict("here", peer_id(1)), job.key)
+        assert rq_redis.zcard(f"rq:wip:{QUEUE}") == 0
+
+
+@pytest.mark.real_parts
+async def test_a_worker_starts_and_stops_while_redis_is_away():
+    """It waits for Redis, and is told to stop meanwhile."""
+    url = "redis://127.0.0.1:1/0"
+    redis = connect(url, "worker")
+    worker = ConcurrentWorker(
+        "here", *[FakeProber()] * 4, connection=sync_redis.Redis.from_url(url), redis=redis,
+        metrics=WorkerMetrics(), checks_at_once=1, verdict_reuse=1.0, shutdown_grace=0.0,
+    )  # fmt: skip
+    running = asyncio.create_task(worker.run())
+    await asyncio.sleep(0.1)
+    assert not running.done()
+    worker.stop()
+    async with asyncio.timeout(5):
+        await running
+    await redis.aclose()
+
+
+async def test_redis_tells_when_a_peer_computed(redis_url, rq_redis, monkeypatch):
+    """As it tells of each age that a page shows: the worker's own clock may be wrong."""
+    async with worker_on(redis_url, FakeProber()) as worker:
+        monkeypatch.setattr(worker._clock, "now", lambda: 5.0)
+        blocks = {"dht_prefix": "m", "start": 0, "end": 4}
+        enqueue(rq_redis, peer_id(1), job_id=f"{peer_id(1)}-inference-1", inference=[blocks])
+        (answer,) = await until(lambda: replies(rq_redis))
+    assert answer.inference.checked_at == 5.0
 
 
 async def test_a_thousand_checks_run_at_once(redis_url, rq_redis):

@@ -19,10 +19,13 @@ from tests.fakes import peer_id
         "/ip6/2606:4700:4700::1111/tcp/31330",
         f"/ip4/8.8.8.8/tcp/1/p2p/{peer_id(1)}/p2p-circuit",
         "/ip6/2002:808:808::1/tcp/1",
+        "/ip4/8.8.8.8/udp/1/quic-v1/webtransport/certhash/uEiAkH5a4DPGKUuOBjYw0CgwjvcJCJMD2K_1aluKR_tpevQ",
+        "/ip4/8.8.8.8/tcp/443/tls/sni/example.org/ws",
+        f"/ip4/8.8.8.8/tcp/1/p2p/{peer_id(9)}",
     ],
 )
 def test_public_addresses_are_dialled(address):
-    """Also IPv6, QUIC and relays at them."""
+    """Also IPv6, all transports of p2pd, and relays at them."""
     assert is_public(from_text(address))
     assert AddressRules().kind(peer_id(9), from_text(address)).is_dialled
 
@@ -80,12 +83,37 @@ RELAY = f"/ip4/8.8.8.8/tcp/1/p2p/{peer_id(1)}"
         ("/unix/socket", Kind.MALFORMED),
         ("/ip6zone/eth0/ip6/fe80::1/tcp/1", Kind.MALFORMED),
         ("/tcp/1", Kind.MALFORMED),
+        (f"/ip4/8.8.8.8/tcp/1/p2p/{peer_id(1)}", Kind.MALFORMED),
+        ("/ip4/8.8.8.8/tcp/1/ip4/10.0.0.1/tcp/22", Kind.MALFORMED),
+        ("/ip4/8.8.8.8/tcp/1/dnsaddr/internal.example", Kind.MALFORMED),
+        (f"/ip4/8.8.8.8/tcp/1/http-path/x/p2p/{peer_id(1)}/p2p-circuit", Kind.MALFORMED),
     ],
 )
 def test_how_an_address_is_dialled_or_why_not(address, kind):
     """Through one relay that is another peer; never through a chain, through ourselves, or onwards from a relay."""
     rules = AddressRules(ours=frozenset([peer_id(7)]))
     assert rules.kind(peer_id(9), from_text(address)) is kind
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [
+        b"\x36\x01/",
+        b"\xc1\x03\x01/",
+        b"\xa5\x03\x00",
+        b"\xa5\x03\x03abc",
+        b"\xff\x7f",
+        b"\x84\x80\x00",
+        b"\x2a\x00",
+    ],
+)
+@pytest.mark.parametrize("private", [True, False])
+def test_an_address_that_p2pd_cannot_read_is_not_dialled(behind, private):
+    """It would refuse all addresses of the request: the peer's true one, which an honest node named, too."""
+    packed = from_text("/ip4/8.8.8.8/tcp/1") + behind
+    assert AddressRules(dial_private=private).kind(peer_id(9), packed) is Kind.MALFORMED
+    long = b"\x84\x00" + packed[1:]
+    assert AddressRules(dial_private=private).kind(peer_id(9), long) is Kind.MALFORMED
 
 
 @given(st.binary(max_size=80))

@@ -233,6 +233,18 @@ async def test_a_chain_is_given_up_after_so_many_failures():
     assert result.usability.reason.count("failed (a bug)") == 3  # the last ones
 
 
+async def test_a_chain_that_is_given_up_says_nothing_where_nobody_could_look():
+    """Servers that refuse connections, which anyone can announce, make no model unusable."""
+
+    @asynccontextmanager
+    async def refused(_server):
+        raise InferenceError(InferenceOutcome.UNKNOWN, "connection refused")
+        yield
+
+    result, _ = await run(tuple(reached(number, 0, 8) for number in range(chain.MAX_FAILURES + 2)), connection=refused)
+    assert result.usability.state is UsabilityState.UNKNOWN
+
+
 async def test_a_chain_that_takes_too_long_gives_no_token(monkeypatch):
     """What was computed until then is kept."""
     limits, timeout = [], asyncio.timeout

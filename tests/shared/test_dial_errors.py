@@ -83,6 +83,14 @@ def test_a_peers_words_cannot_carry_control_codes():
     assert len(outcome.error) <= 300
 
 
+@pytest.mark.parametrize("part", ["Qm", "12D3KooW", "\n ", "\n  * [", "all dials failed ", " * [a] ", "\x1b"])
+def test_no_words_of_a_peer_hold_up_all_others(part):
+    """A server answers a call with an error of its own words, of any length: they are read once, from end to end."""
+    words = part * (1_000_000 // len(part))
+    assert len(clean(words)) <= 300
+    assert classify(words).verdict is Verdict.UNREACHABLE
+
+
 @pytest.mark.parametrize("cause", Cause)
 def test_every_cause_has_words_and_advice(cause):
     """Sentences, for people."""
@@ -103,6 +111,7 @@ def circuit_failed(why):
         ("error opening relay circuit: CONNECTION_FAILED (203)", False, Cause.SILENT_BEHIND_RELAY),
         ("error opening hop stream to relay: failed to dial: connection refused", False, Cause.RELAY_AWAY),
         ("error opening hop stream to relay: protocols not supported: [/libp2p/circuit]", False, Cause.RELAY_REFUSED),
+        ("error opening hop stream to relay: session shutdown", False, Cause.NODE_UNFIT),
         ("dial backoff", False, Cause.BACKOFF),
         ("dial tcp4 192.0.2.1:1: connect: connection refused", True, Cause.RELAY_AWAY),
         ("dial tcp6: connect: network is unreachable", True, Cause.NO_LOCAL_ROUTE),

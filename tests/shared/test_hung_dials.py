@@ -1,5 +1,6 @@
 """A dial that hangs does not hide what other dials to the same peer came to."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -16,13 +17,15 @@ SILENT = SimpleNamespace(over=True, addresses=[from_text("/ip4/192.0.2.1/udp/1/q
 FULL = Failure("error opening relay circuit: RESOURCE_LIMIT_EXCEEDED (201)", peer_id(1))
 NO_PLACE = Failure("error opening relay circuit: NO_RESERVATION (204)", peer_id(1))
 UNRESOLVED = Failure("no address for the name x", cause=Cause.NAME_NOT_RESOLVED)
+LONG_AGO, JUST_NOW = -math.inf, math.inf
 
 
-def dials(*failures, waited_for=()):
+def dials(*failures, waited_for=(), resolving=(), last_begun_at=LONG_AGO):
     asked = [failure.relay for failure in failures if failure.relay]
     return SimpleNamespace(
-        failures=list(failures), relays_asked=asked, relays_dialling=set(), relays_waited_for=set(waited_for)
-    )
+        failures=list(failures), relays_asked=asked, relays_dialling=set(), relays_waited_for=set(waited_for),
+        names_resolving=set(resolving), last_begun_at=last_begun_at,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -33,9 +36,15 @@ def dials(*failures, waited_for=()):
         (dials(UNRESOLVED), Verdict.UNKNOWN, Cause.NAME_NOT_RESOLVED),
         (dials(NO_PLACE), Verdict.UNREACHABLE, Cause.NO_RELAY_RESERVATION),
         (dials(NO_PLACE, waited_for=[peer_id(2)]), Verdict.UNKNOWN, Cause.NO_SLOT),
+        (dials(resolving=[b"x"]), Verdict.UNKNOWN, Cause.NAME_NOT_RESOLVED),
+        (dials(last_begun_at=JUST_NOW), Verdict.UNKNOWN, Cause.NO_SLOT),
+        (dials(NO_PLACE, last_begun_at=JUST_NOW), Verdict.UNKNOWN, Cause.NO_SLOT),
     ],
 )
 async def test_what_could_not_be_tried_decides_beside_a_dial_that_hung(tried, verdict, cause):
-    """A firewall that drops the direct dial and a full relay: nobody could probe it; it may be reachable."""
+    """A firewall that drops the direct dial and a full relay: nobody could probe it; it may be reachable.
+
+    So it may be where a name still resolves, or the last dial had no time.
+    """
     outcome = await _hung(ALIVE, ALIVE, SILENT, tried)
     assert (outcome.verdict, outcome.cause) == (verdict, cause)

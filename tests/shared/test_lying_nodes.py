@@ -11,8 +11,9 @@ import pytest_asyncio
 from deploy.demo.simulated_server import Announcement, Model, stop_process
 from shared.p2p.address_search import DIALLED_AT_ONCE, MAX_ASKED, MAX_DIALLED, Search
 from shared.p2p.addresses import AddressRules
-from shared.p2p.connect import ProberNode
+from shared.p2p.connect import PeerDials, ProberNode
 from shared.p2p.dht_node import DHTClientNode
+from shared.p2p.dial_errors import Failure, outcome_of
 from shared.p2p.multiaddr import from_text
 from shared.p2p.probe import probe
 from shared.p2p.swarm_settings import bootstrap_peers
@@ -24,6 +25,7 @@ from tests.shared.lying_node import LyingNode, Tarpit, id_near
 
 pytestmark = pytest.mark.swarm
 CLOSED_PORT = "/ip4/127.0.0.1/tcp/1"
+UNKNOWN = Failure("none yet")
 
 
 @pytest_asyncio.fixture
@@ -162,3 +164,68 @@ async def test_an_answer_that_our_own_daemon_was_too_late_to_hear_may_have_named
     assert (outcome.verdict, outcome.cause) == (Verdict.UNKNOWN, Cause.NODE_UNFIT)
     liar.says = {}
     assert (await probe_through(nodes, live.peer_id)).verdict is Verdict.REACHABLE  # no node was taken for silent
+
+
+async def test_a_silent_start_peer_may_have_named_the_address(swarm, liar, nodes, monkeypatch):
+    """Another one knows no address, or a wrong one. A server behind a relay is known to few.
+
+    A start peer that is silent for long counts no more.
+    """
+    asked = [swarm.start(Announcement(Model("m", 4), 0, 4)).peer_id for _ in range(2)]
+    liar.says = {asked[0]: {}, asked[1]: {asked[1]: [CLOSED_PORT]}}
+    swarm.bootstrap.freeze()
+    try:
+        found = await asyncio.gather(*(probe_through(nodes, peer) for peer in asked))
+        assert {one.cause for one in found} == {Cause.LOOKUP_UNFINISHED}
+        monkeypatch.setattr("shared.p2p.address_search.BELIEVED_SILENT_AFTER", 0)
+        found = await asyncio.gather(*(probe_through(nodes, peer) for peer in asked))
+        assert {one.verdict for one in found} == {Verdict.UNREACHABLE}
+    finally:
+        swarm.bootstrap.thaw()
+
+
+@pytest.mark.parametrize("lie", ["silent", "refused"])
+async def test_a_wrong_address_of_a_relay_holds_up_nobody_who_knows_the_right_one(swarm, lie):
+    """A peer may announce that it is behind another's relay, at an address where that is not."""
+    relay = swarm.start()
+    right = tuple(from_text(one.rpartition("/p2p/")[0]) for one in addresses(swarm, relay))
+    async with Tarpit(1) as tarpit, await ProberNode.open() as prober_node:
+        wrong = tarpit.addresses[0] if lie == "silent" else CLOSED_PORT
+        lying = asyncio.create_task(prober_node.relays.connect(relay.peer_id, (from_text(wrong),)))
+        await asyncio.sleep(0)
+        async with asyncio.timeout(2):
+            await prober_node.relays.connect(relay.peer_id, right)
+        await end(lying)
+
+
+@pytest.mark.parametrize("lie", ["silent", "refused"])
+async def test_a_wrong_address_of_the_relay_that_comes_first_hides_no_right_one(swarm, lie):
+    """One node answers sooner than an honest one, and names the server's own relay at an address where that is not."""
+    relay = swarm.start()
+    circuit = f"/p2p/{relay.peer_id}/p2p-circuit"
+    right = addresses(swarm, relay)[0].rpartition("/p2p/")[0]
+    async with Tarpit(1) as tarpit, await ProberNode.open() as prober_node:
+        wrong = tarpit.addresses[0] if lie == "silent" else CLOSED_PORT
+        async with PeerDials(prober_node, peer_id(1), AddressRules(dial_private=True)) as dials:
+            dials.add([from_text(wrong + circuit)])
+            if lie == "refused":
+                await dials.ended()
+            else:
+                await asyncio.sleep(0.1)
+            dials.add([from_text(right + circuit)])
+            async with asyncio.timeout(5):
+                # It relays for nobody, which shows that it was reached.
+                while outcome_of(dials.failures or [UNKNOWN]).cause is not Cause.RELAY_REFUSED:
+                    await asyncio.sleep(0.01)
+
+
+async def test_an_address_that_p2pd_cannot_read_spoils_no_other_one(swarm, liar, nodes):
+    """It would refuse a request with such an address as a whole."""
+    live = swarm.start(Announcement(Model("m", 4), 0, 4))
+    right = [one.rpartition("/p2p/")[0] for one in addresses(swarm, live)]
+    liar.says = {live.peer_id: {live.peer_id: [from_text(CLOSED_PORT) + b"\x36\x01/", *right]}}
+    search = Search(nodes[0].kademlia, live.peer_id, (str(liar.node.peer_id),), AddressRules(dial_private=True))
+    async with PeerDials(nodes[1], live.peer_id, search.rules) as dials:
+        await search.run(dials.add)
+        await dials.ended()
+        assert dials.connected.is_set()
