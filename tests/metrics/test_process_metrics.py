@@ -53,14 +53,16 @@ async def test_the_api_counts_requests_by_route_and_the_lag_of_replies(redis_url
 
 async def test_callers_that_wait_and_checks_in_flight_are_seen(redis_url):
     """While a probe lasts, the api shows its caller and the worker its check."""
-    metrics = WorkerMetrics()
-    async with worker_on(redis_url, FakeProber(REACHED, delay=2.5), metrics), serve(redis_url) as url:
+    metrics, prober = WorkerMetrics(), FakeProber(REACHED)
+    prober.free.clear()
+    async with worker_on(redis_url, prober, metrics), serve(redis_url) as url:
         registry = serve.services.metrics.registry
-        async with httpx.AsyncClient(base_url=url) as client:
+        async with httpx.AsyncClient(base_url=url, timeout=12) as client:
             asking = asyncio.create_task(client.get(f"/api/v1/is_reachable/{peer_id(1)}"))
             await eventually(lambda: read(metrics.registry, "petals_worker_checks_in_flight") == 1)
             assert read(registry, "petals_api_checks_waiting") == 1
             assert read(registry, "petals_api_requests_in_flight") == 1
+            prober.free.set()
             await asking
 
 

@@ -46,7 +46,7 @@ async def client(redis_url):
         yield http
 
 
-async def until_served(client, path="/api/v1/state", seconds=5):
+async def until_served(client, path="/api/v1/state", seconds=20):
     deadline = time.monotonic() + seconds
     while (answer := await client.get(path)).status_code != 200:
         assert time.monotonic() < deadline, answer.text
@@ -111,7 +111,7 @@ async def test_a_failed_first_crawl_is_explained(client, publisher):
     await publisher.report(
         CrawlStatus(time.time(), ok=False, error="no bootstrap peer answered", bootstrap_peers=peers)
     )
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     while "no bootstrap peer answered" not in (page := (await client.get("/")).text).lower():
         assert time.monotonic() < deadline
         await asyncio.sleep(0.05)
