@@ -42,7 +42,7 @@ def publisher(redis):
 
 @pytest.fixture
 async def client(redis_url):
-    async with serve(redis_url) as url, httpx.AsyncClient(base_url=url, timeout=5) as http:
+    async with serve(redis_url) as url, httpx.AsyncClient(base_url=url, timeout=30) as http:
         yield http
 
 
@@ -299,9 +299,9 @@ async def test_an_old_snapshot_is_served_with_its_age_while_redis_is_away(redis_
 async def test_a_new_replica_knows_the_swarm_before_it_listens(publisher, redis_url, monkeypatch):
     """Beside others that know it, "there is no snapshot yet" would be wrong; what takes longest is waited for."""
     make, may = per_snapshot._Documents.make, threading.Event()
-    monkeypatch.setattr(per_snapshot._Documents, "make", lambda *args, **more: may.wait(10) and make(*args, **more))
+    monkeypatch.setattr(per_snapshot._Documents, "make", lambda *args, **more: may.wait(60) and make(*args, **more))
     await publisher.publish(rich())
-    async with serve(redis_url) as url, httpx.AsyncClient(base_url=url, timeout=5) as client:
+    async with serve(redis_url) as url, httpx.AsyncClient(base_url=url, timeout=30) as client:
         state = asyncio.create_task(client.get("/api/v1/state"))
         picture = {"accept": "text/plain"}
         for path, headers in (("/", {}), ("/metrics", {}), ("/swarm.txt", {}), ("/", picture)):

@@ -80,7 +80,7 @@ async def reader(redis_url_of_module):
 async def client_in(redis_url, **settings):
     redis = connect(redis_url, "tests")
     await publish(redis, snapshot(model(PREFIX, 12, tuple(server(n, 0, 12) for n in range(1, 40)))))
-    async with serve(redis_url, **settings) as url, httpx.AsyncClient(base_url=url, timeout=5) as http:
+    async with serve(redis_url, **settings) as url, httpx.AsyncClient(base_url=url, timeout=30) as http:
         while (await http.get("/api/v1/state")).status_code != 200:
             await asyncio.sleep(0.02)
         yield http
