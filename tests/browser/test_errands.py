@@ -60,7 +60,7 @@ class Monitor:
         self.url = ""
         self._thread = threading.Thread(target=asyncio.run, args=(self._run(redis_url),))
         self._thread.start()
-        assert self._ready.wait(20)
+        assert self._ready.wait(60)
 
     async def _run(self, redis_url):
         self._stop, self._loop = asyncio.Event(), asyncio.get_running_loop()
@@ -76,7 +76,7 @@ class Monitor:
 
     def close(self):
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(20)
+        self._thread.join(60)
         assert not self._thread.is_alive()
 
 

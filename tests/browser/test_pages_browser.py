@@ -207,14 +207,14 @@ PATHS = ["/", "/models/StableBeluga2-hf", "/models/falcon-180B-chat", *(f"/fixed
 def site():
     running = Site()
     running.thread.start()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not running.uvicorn.started:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     yield running
     running.closing = True
     running.uvicorn.should_exit = True
-    running.thread.join(10)
+    running.thread.join(60)
     assert not running.thread.is_alive()
 
 

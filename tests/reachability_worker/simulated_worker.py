@@ -37,7 +37,7 @@ async def worker_on(url, prober=None, *, probers=None, vantage="default", metric
         yield worker
     finally:
         worker.stop()
-        await asyncio.wait_for(running, 10)
+        await asyncio.wait_for(running, 30)
         await redis.aclose()
         connection.close()
 
