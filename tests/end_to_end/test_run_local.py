@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
@@ -112,8 +113,10 @@ def start(tmp_path):
                 monitor.process.kill()
 
 
-SERVERS = {"online": 10, "joining": 2, "offline": 1, "unreachable": 2}
-"""How many of each state the demo has when all have come."""
+STATES = Counter(online=10, joining=2, offline=1, unreachable=1)
+"""How many servers of each state the demo has when all have come, beside the frozen one."""
+DEAD, FROZEN = (37, 41), (10, 25)
+"""The blocks of these two: no other server has the same."""
 
 
 @pytest.mark.timeout(240)
@@ -121,16 +124,17 @@ def test_the_demo_shows_a_living_swarm_heals_and_ends_cleanly(start):
     """Page within a minute, every kind of server, checks answered, a killed part restarted, no orphan at the end."""
     demo = start("--demo")
     until(lambda: get(demo.url + "/")[0] == 200, START, "the page")
-    by_state = {}
+    rows = {}
 
     def complete():
         """The state once those that join, die and freeze have come: some seconds after the first snapshot."""
         if (state := demo.state()) is None:
             return None
-        by_state.clear()
-        for row in (row for model in state["model_reports"] for row in model["server_rows"]):
-            by_state.setdefault(row["state"], []).append(row)
-        return state if {name: len(rows) for name, rows in by_state.items()} == SERVERS else None
+        found = [row for model in state["model_reports"] for row in model["server_rows"]]
+        rows.update({(row["span"]["start"], row["span"]["end"]): row for row in found})
+        # A crawl on a busy machine says of the frozen one that it was too busy to hear it.
+        counted = Counter(row["state"] for blocks, row in rows.items() if blocks != FROZEN)
+        return state if FROZEN in rows and counted == STATES else None
 
     state = until(complete, START, "every kind of server")
     assert [model["state"] for model in state["model_reports"]] == ["healthy", "broken", "healthy"]
@@ -145,13 +149,17 @@ def test_the_demo_shows_a_living_swarm_heals_and_ends_cleanly(start):
     def verdict(row):
         return until(lambda: check(row), START, "a verdict")
 
-    assert verdict(by_state["online"][0])["success"] is True
-    assert verdict(by_state["joining"][0])["success"] is True
-    assert {verdict(row)["cause"] for row in by_state["unreachable"]} == {"refused", "frozen"}
+    online, joining = (
+        [row for blocks, row in rows.items() if blocks != FROZEN and row["state"] == name]
+        for name in ("online", "joining")
+    )
+    assert verdict(online[0])["success"] is True
+    assert verdict(joining[0])["success"] is True
+    assert (verdict(rows[DEAD])["cause"], verdict(rows[FROZEN])["cause"]) == ("refused", "frozen")
 
     # Pages, text, metrics.
     assert "Swarm state" in get(demo.url + "/", accept="text/plain")[1]
-    peer_id = by_state["online"][0]["peer_id"]
+    peer_id = online[0]["peer_id"]
     assert peer_id in get(f"{demo.url}/servers/{peer_id}")[1]
     assert 'n_blocks{model="StableBeluga2-hf"} 80' in get(demo.url + "/metrics")[1]
 
@@ -160,7 +168,7 @@ def test_the_demo_shows_a_living_swarm_heals_and_ends_cleanly(start):
     assert pids
     os.kill(pids[0], signal.SIGKILL)
     until(lambda: "worker 1 ended (by SIGKILL)" in demo.log.read_text(), START, "the supervisor's word")
-    assert verdict(by_state["online"][1])["success"] is True  # of the new worker
+    assert verdict(online[1])["success"] is True  # of the new worker
     assert demo.stop() == 0
 
 
