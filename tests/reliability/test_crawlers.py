@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -148,11 +149,10 @@ def test_a_crawler_that_stands_still_calls_nobody_unreachable(start, live, publi
         return found.taken_at > moment and found.models[0].servers[0].verdict is Verdict.REACHABLE
 
     until(lambda: reached_after(0), 30, "a snapshot with the server")
-    until(lambda: len(part.daemons()) == 1, 10, "the end of a crawl, and of its prober node")
+    (guide,), _ = until(lambda: len(daemons := part.daemons()) == 1 and daemons, 10, "the end of a crawl's prober node")
     port = int(swarm.call(live.addresses())[0].split("/")[4])
     live.freeze()  # so that the next crawl is still dialling it
-    before = connections_to(port)
-    until(lambda: connections_to(port) > before, 20, "the next crawl's dial")
+    until(lambda: any(is_connected(pid, port) for pid in part.daemons() if pid != guide), 20, "the next crawl's dial")
     part.freeze()
     live.thaw()
     time.sleep(5.2)
@@ -167,10 +167,16 @@ def test_a_crawler_that_stands_still_calls_nobody_unreachable(start, live, publi
     note("a crawler that is stopped amid its dials", faults=1, wrong=0)
 
 
-def connections_to(port):
-    """How many there are on this machine: also those that a frozen process has not accepted yet."""
+def is_connected(pid, port):
+    """Whether a process has a connection to a port of this machine, also one that a frozen process did not accept."""
+    sockets = set()
+    with suppress(OSError):  # it ends, or closes one
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            sockets.add(str(descriptor.readlink()))
     rows = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
-    return sum(int(remote.partition(":")[2], 16) == port and state == "01" for _, _, remote, state, *_ in rows)
+    return any(
+        f"socket:[{row[9]}]" in sockets and row[3] == "01" and int(row[2].partition(":")[2], 16) == port for row in rows
+    )
 
 
 async def history_of(peer_id, redis_url):
