@@ -168,8 +168,7 @@ class Pages:
 
     def contributor(self, view: View, entries: Sequence[ContributorEntry], name: str) -> str | None:
         """One contributor; None where nothing under that name was ever reached."""
-        cards = contributors.make_cards(entries, len(entries))
-        card = next((card for card in cards if card.entry.name == name), None)
+        card = contributors.make_card(entries, name)
         if card is None:
             return None
         frame = _frame(
