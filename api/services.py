@@ -79,7 +79,12 @@ class Services:
             on_demand=self.on_demand,
         )
         self.lists = ListPages()
-        self.history = HistoryCache(HistoryReader(self._history_redis), Reports(self._history_redis), self.clock.now)
+        self.history = HistoryCache(
+            HistoryReader(self._history_redis),
+            Reports(self._history_redis),
+            self.clock.now,
+            hide_addresses=not settings.show_addresses,
+        )
         self.changes = ChangeLog(
             ChangesReader(self._redis),
             self.swarm.subscribers.wake_all,
