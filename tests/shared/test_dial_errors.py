@@ -36,6 +36,8 @@ def dial_failed(why, address=HOST):
             Cause.WRONG_PEER,
         ),
         (dial_failed(NEGOTIATE + "message did not have trailing newline"), Stage.SECURITY, Cause.NOT_LIBP2P),
+        (dial_failed(NEGOTIATE + "protocols not supported: [/noise /tls/1.0.0]"), Stage.SECURITY, Cause.NOT_LIBP2P),
+        (dial_failed("(remote): its last words: protocol not supported"), Stage.DIAL, Cause.OTHER),
         (dial_failed("dial tcp4 192.0.2.1:1: connect: no route to host"), Stage.DIAL, Cause.NO_HOST_ROUTE),
         (dial_failed("dial tcp6: connect: network is unreachable"), Stage.DIAL, Cause.NO_LOCAL_ROUTE),
         ("Connect failed. msg=routing: not found", Stage.LOOKUP, Cause.NO_ADDRESS),
