@@ -268,6 +268,31 @@ async def test_what_hung_for_a_moment_only_has_proved_nothing(swarm):
     server.thaw()
 
 
+async def test_a_call_whose_connection_another_probe_ends_is_made_again(swarm):
+    """Servers relay for each other, and a server's own probe begins with a new connection: circuits through it end."""
+    calls = []
+
+    class TransformerConnectionHandler(petals.TransformerConnectionHandler):
+        async def rpc_info(self, request: runtime_pb2.ExpertUID, context: P2PContext) -> runtime_pb2.ExpertInfo:
+            calls.append(request)
+            if len(calls) == 1:
+                await asyncio.sleep(60)
+            return runtime_pb2.ExpertInfo()
+
+    server = swarm.start(Announcement(MODEL, 0, 4), serves=False)
+    swarm.call(TransformerConnectionHandler().add_p2p_handlers(server.node.p2p))
+    async with prober_in(swarm) as (nodes, _):
+        pair = nodes.current()
+        probing = asyncio.create_task(
+            probe(pair.dht_node, pair.prober_node, server.peer_id, deadline=time.monotonic() + 5, must_serve=True)
+        )
+        while not calls:
+            await asyncio.sleep(0.01)
+        await pair.prober_node.disconnect(server.peer_id)
+        outcome = await probing
+    assert (outcome.verdict, outcome.stage) == (Verdict.REACHABLE, Stage.ANSWERED)
+
+
 async def test_hundreds_of_silent_peers_do_not_make_a_live_one_look_dead(swarm):
     """p2pd's default of 160 dials at once made live peers time out behind silent ones."""
     from shared.p2p.address_search import Search
