@@ -9,13 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from shared.judgement.usability import gives_tokens
 from shared.snapshot import ModelState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from shared.incidents import Incident
-    from shared.snapshot import Snapshot
+    from shared.snapshot import ModelReport, Snapshot
 
 OutageState = Literal["broken", "unserved", "recovering", "unknown"]
 
@@ -24,8 +25,9 @@ OutageState = Literal["broken", "unserved", "recovering", "unknown"]
 class Outage:
     """A model that the latest crawl found broken, or whose incident is open.
 
-    `unserved`: its incident is open, and nobody announces it. `recovering`: the latest crawl found it healthy; the
-    incident ends if the next one does too. `unknown`: there is no snapshot to compare the incident with.
+    `broken`: blocks have no server, or no token comes out. `unserved`: its incident is open, and nobody announces it.
+    `recovering`: the latest crawl found it healthy; the incident ends if the next one does too. `unknown`: there is no
+    snapshot to compare the incident with, or nobody could look whether tokens come out again.
     """
 
     dht_prefix: str
@@ -51,9 +53,18 @@ def outages(snapshot: Snapshot | None, incidents: Iterable[Incident]) -> tuple[O
         if snapshot is None:
             state = "unknown"
         elif model is not None and model.servers:
-            state = "broken" if model.state is ModelState.BROKEN else "recovering"
+            state = _of_served(model, incident)
         found[incident.dht_prefix] = Outage(incident.dht_prefix, incident.name, incident.official, state, incident)
     for prefix, model in models.items():
         if prefix not in found and model.servers and model.state is ModelState.BROKEN:
             found[prefix] = Outage(prefix, model.name, model.official, "broken", None)
     return tuple(found.values())
+
+
+def _of_served(model: ModelReport, incident: Incident) -> OutageState:
+    """Return the state of a model that somebody serves, by what ends its open incident (`crawler.incidents`)."""
+    tokens = gives_tokens(model)
+    if model.state is ModelState.BROKEN or tokens is False:
+        return "broken"
+    not_known = incident.unusable is not None and model.usability is not None and tokens is None
+    return "unknown" if not_known else "recovering"

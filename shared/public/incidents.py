@@ -30,7 +30,8 @@ class OutageEntry(Document):
     name: str
     official: bool
     state: OutageState
-    """`unserved`: nobody announces it. `recovering`: the latest crawl found it healthy. `unknown`: no snapshot yet."""
+    """`broken`: blocks have no server, or no token comes out. `unserved`: nobody announces it. `recovering`: the latest
+    crawl found it healthy. `unknown`: no snapshot yet, or nobody could look whether tokens come out again."""
     incident: str | None
     """The open incident's id. Null where the latest crawl was the first to find it broken, and for a model that anyone
     can announce and that no crawl found healthy."""

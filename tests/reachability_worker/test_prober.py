@@ -20,11 +20,13 @@ from shared.p2p.connect import ProberNode
 from shared.p2p.daemon import PING_BYTES, PING_PROTOCOL
 from shared.p2p.hivemind import ControlFailure, P2PContext, runtime_pb2
 from shared.p2p.probe import probe
+from shared.p2p.swarm_settings import bootstrap_peers
 from shared.reachability import Cause, DialOutcome, Stage
 from shared.snapshot import Verdict
 from shared.tasks import end
 from tests.fakes import peer_id
 from tests.reliability.parts import daemons_of
+from tests.shared.lying_node import LyingNode
 
 pytestmark = pytest.mark.swarm
 
@@ -136,6 +138,28 @@ async def test_a_prober_cut_off_from_the_swarm_calls_nobody_unreachable(swarm):
         assert await nodes.until_fit(20)
         live = swarm.start(Announcement(MODEL, 0, 4))
         assert (await look(prober, live.peer_id)).verdict is Verdict.REACHABLE
+
+
+async def test_a_bootstrap_peer_that_was_away_at_the_start_is_asked_as_soon_as_it_answers(swarm, monkeypatch):
+    """A server behind a relay may be known to it alone."""
+    monkeypatch.setattr("reachability_worker.nodes.SELF_TEST_EVERY", 0.2)
+    monkeypatch.setattr("reachability_worker.nodes.JOIN_TIMEOUT", 1.0)
+    second = await LyingNode.start()
+    swarm.bootstrap.freeze()
+    nodes = Nodes(bootstrap_peers([await second.address(), *swarm.initial_peers]), DialPrivate.YES)
+    running = asyncio.create_task(nodes.run())
+    try:
+        assert await nodes.until_fit(20)
+        dht_node = nodes.current().dht_node
+        assert dht_node.joined == (str(second.node.peer_id),)
+        swarm.bootstrap.thaw()
+        async with asyncio.timeout(30):
+            while swarm.bootstrap.peer_id not in dht_node.joined:
+                await asyncio.sleep(0.1)
+    finally:
+        swarm.bootstrap.thaw()
+        await end(running)
+        await second.close()
 
 
 async def test_a_lost_daemon_is_noticed_and_replaced(swarm):
