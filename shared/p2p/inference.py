@@ -142,13 +142,14 @@ class Session:
 
     def __init__(
         self,
-        daemon: Daemon,
-        peer_id: str,
         reader: StreamReader,
         writer: StreamWriter,
         uid: str,
         hidden_size: int,
         metadata: dict[str, Any],
+        *,
+        daemon: Daemon,
+        peer_id: str,
     ) -> None:
         self._daemon = daemon
         self._peer_id = peer_id
@@ -253,7 +254,8 @@ async def open_session(
     metadata: dict[str, Any] = {"max_length": max_length, "session_id": f"{SESSION_PREFIX}{uuid4()}"}
     if adapter is not None:
         metadata["active_adapter"] = adapter
-    session = Session(daemon, peer_id, reader, writer, block_uids(dht_prefix, blocks), hidden_size, metadata)
+    uids = block_uids(dht_prefix, blocks)
+    session = Session(reader, writer, uids, hidden_size, metadata, daemon=daemon, peer_id=peer_id)
     try:
         yield session
     finally:

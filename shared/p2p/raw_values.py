@@ -23,8 +23,8 @@ SubkeyValues: TypeAlias = dict[str, bytes]
 _DICTIONARY_CODE = 0x50
 MAX_SUBKEY_BYTES = 512
 MIN_ENTRY_BYTES = 8
-"""A valid entry takes as much: a list of a name, bytes and a time. Of others there is room for four million in one answer,
-which took a minute to look at."""
+"""A valid entry takes as much: a list of a name, bytes and a time. Of others there is room for four million in one
+answer, which took a minute to look at."""
 
 
 class PackedDictionary(NamedTuple):

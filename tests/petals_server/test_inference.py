@@ -237,7 +237,7 @@ async def test_adapters_take_their_turns(swarm: Swarm) -> None:
 
 
 async def test_a_server_that_freezes_between_two_steps(swarm: Swarm, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It answers no ping either, so nothing is said about it; it goes on as before when it wakes, with all its cache."""
+    """It answers no ping either, so nothing is said of it; it goes on as before when it wakes, with all its cache."""
     monkeypatch.setattr(inference, "STEP_TIMEOUT", 2.0)
     server = swarm.servers["same"]
     snapshot = await crawl(swarm, servers=7)

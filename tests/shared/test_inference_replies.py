@@ -148,7 +148,8 @@ async def _step_on(data):
     reader = asyncio.StreamReader()
     reader.feed_data(data)
     reader.feed_eof()
-    return await inference.Session(FakeDaemon(1), "QmPeer", reader, _Nowhere(), "m.0", HIDDEN, {}).step(INPUT)
+    session = inference.Session(reader, _Nowhere(), "m.0", HIDDEN, {}, daemon=FakeDaemon(1), peer_id="QmPeer")
+    return await session.step(INPUT)
 
 
 class _Nowhere:
