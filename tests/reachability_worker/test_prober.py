@@ -341,13 +341,16 @@ async def test_hundreds_of_silent_peers_do_not_make_a_live_one_look_dead(swarm):
             return Search.of_known(dht_node.kademlia, peer, (from_text(silent),))
 
         dht_node.search = find
-        hanging = [asyncio.create_task(look(prober, peer_id(n))) for n in range(400)]
-        await asyncio.sleep(1)
-        for _ in range(3):
-            outcome = await look(prober, live.peer_id, 3)
-            assert outcome.verdict is Verdict.REACHABLE
-        outcomes = await asyncio.gather(*hanging)
-    assert {outcome.verdict for outcome in outcomes} == {Verdict.UNREACHABLE}
-    listener.close()
-    over.set()
+        try:
+            hanging = [asyncio.create_task(look(prober, peer_id(n))) for n in range(400)]
+            await asyncio.sleep(1)
+            for _ in range(3):
+                outcome = await look(prober, live.peer_id, 3)
+                assert outcome.verdict is Verdict.REACHABLE
+            outcomes = await asyncio.gather(*hanging)
+        finally:
+            listener.close()
+            over.set()
+    # A machine that is too busy to hear an answer says nothing of a silent peer.
+    assert all(one.verdict is Verdict.UNREACHABLE or one.cause is Cause.NODE_UNFIT for one in outcomes)
     await asyncio.sleep(0.2)

@@ -62,7 +62,6 @@ def test_a_worker_that_tidies_up_runs_nothing_that_stands_in_a_job(redis_url, li
     connection = sync_redis.Redis.from_url(redis_url)
     plant(connection, queue_name("here"), listening)
     registration = Registration("here", connection)
-    registration.register()
     registration.beat(busy=False)
     BaseWorker.clean_registries(registration)  # RQ's own cleaning, which ours leaves out
     assert connection.hget("rq:job:planted", "status") == b"failed"
