@@ -195,7 +195,7 @@ class Session:
         marker, body = await _read_message(self._reader, 4 * self._shape[-1] + ANSWER_OVERHEAD)
         try:
             if marker == _ERROR:
-                words = p2pd_pb2.RPCError.FromString(body).message
+                words = str(p2pd_pb2.RPCError.FromString(body).message)  # protobuf has bytes where they are no text
                 raise InferenceError(_outcome_of(words), words or "it raised an error without words")
             answer = runtime_pb2.ExpertResponse.FromString(body)
         except DecodeError:

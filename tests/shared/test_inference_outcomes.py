@@ -188,12 +188,13 @@ GONE = OSError("gone")
          "its answer has 65537 bytes, expected at most 65536"),
         (framed(b"\0" * MAX_ERROR_BYTES, ERROR), InferenceOutcome.FAILED, "its answer is no message"),
         (raised("x" * 2000), InferenceOutcome.FAILED, "x" * MAX_DETAIL_CHARS),
+        (raised("xyz").replace(b"xyz", b"x\xffz"), InferenceOutcome.FAILED, r"b'x\xffz'"),
         (framed(b""), InferenceOutcome.WRONG_SHAPE, "its answer holds no tensor"),
         (framed(runtime_pb2.ExpertResponse(
             tensors=[runtime_pb2.Tensor(size=[1, 1, HIDDEN], dtype="int8")]).SerializeToString()),
          InferenceOutcome.UNKNOWN, "dtype 'int8' is none of float32, float16, bfloat16"),
     ],
-    ids=map(str, range(10)),
+    ids=map(str, range(11)),
 )  # fmt: skip
 async def test_every_answer_without_numbers_has_its_outcome(answer, outcome, detail):
     """An answer that this monitor does not read, and a stream that breaks on our side, are nobody's finding."""
