@@ -142,6 +142,8 @@ async def _begin(p2p: P2P, request: p2pd_pb2.Request) -> tuple[p2pd_pb2.Response
     try:
         writer.write(_framed(request))
         response = p2pd_pb2.Response.FromString(await read_message(reader, MAX_ANSWER_BYTES))
+        if isinstance(response.error.msg, bytes):  # where a peer's words in it are no text
+            response.error.msg = response.error.msg.decode(errors="replace")
         raise_if_failed(response)
     except BaseException:
         writer.close()
