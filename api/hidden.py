@@ -1,7 +1,7 @@
 """This module takes out what tells where peers are, for PEER_ADDRESSES=hidden.
 
-It is done where snapshots, statuses, changes and answers come into the process: what it does not have, nothing that it
-sends can tell.
+It is done where snapshots, statuses, changes, incidents, reports and answers come into the process: what it does not
+have, nothing that it sends can tell.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from shared.changes import Change
+    from shared.incidents import Incident
     from shared.inference import ServerInference
+    from shared.public.reports import ReportDocument
     from shared.reachability import Answer
     from shared.snapshot import BootstrapPeer, CrawlStatus, ModelReport, ReachabilityIssue, ServerReport, Snapshot
 
@@ -63,8 +65,19 @@ def inference_without_addresses(found: ServerInference | None) -> ServerInferenc
 
 def change_without_addresses(change: Change) -> Change:
     """Return a change without evidence that says where a server is."""
-    found_by_probes = change.kind in (ChangeKind.DOWN, ChangeKind.NOT_COMPUTING)
+    found_by_probes = change.kind in (ChangeKind.OUTAGE, ChangeKind.DOWN, ChangeKind.NOT_COMPUTING)
     return replace(change, evidence=_without(change.evidence) or "") if found_by_probes else change
+
+
+def incident_without_addresses(incident: Incident) -> Incident:
+    """Return an incident without where a server is that did not compute; that it did not is told all the same."""
+    return incident if incident.unusable is None else replace(incident, unusable=_without(incident.unusable) or "")
+
+
+def report_without_addresses(report: ReportDocument) -> ReportDocument:
+    """Return a week's report without the causes of incidents that say where a server is."""
+    told = (replace(incident, summary=_without(incident.summary) or "") for incident in report.incidents)
+    return replace(report, incidents=tuple(told))
 
 
 def _model(model: ModelReport) -> ModelReport:

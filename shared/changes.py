@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from shared import words
+from shared.incidents import Outcome
 from shared.snapshot import check_times
 from shared.words import utc_minute
 
@@ -25,6 +26,8 @@ LIFE_SECONDS = 31 * 86400
 MAX_EVIDENCE = 300
 MAX_TEXT = 1_024
 MAX_TIMES = 1_000_000
+WITHDRAWN = "withdrawn"
+"""The state of a model whose outage ended because nobody serves it any more: it does not work again."""
 
 
 class ChangeKind(StrEnum):
@@ -69,7 +72,8 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     end: float | None = None
     """When it ended; None while it lasts."""
     state: str = ""
-    """What the server was found to be: unreachable, offline, joining, gone, or not computing."""
+    """What the server was found to be: unreachable, offline, joining, gone, or not computing; of a model broken, and
+    withdrawn where its outage ended without a server."""
     evidence: str = ""
     """Why, in words."""
     times: int = 1
@@ -134,7 +138,7 @@ def of_incident(incident: Incident, summary: str, updated: float) -> Change:
         start=incident.start,
         updated=updated,
         end=incident.end,
-        state="broken",
+        state=WITHDRAWN if incident.outcome is Outcome.WITHDRAWN else "broken",
         evidence=words.cut(f"{summary} {blocks}", MAX_EVIDENCE),
     )
 
@@ -143,7 +147,8 @@ def title(change: Change) -> str:
     """Return one line: who, and what."""
     model = words.cut(change.model, 60) or words.cut(change.dht_prefix, 60) or "(nameless)"
     if change.kind is ChangeKind.OUTAGE:
-        return f"{model} is broken" if change.lasts else f"{model} works again"
+        ended = "was withdrawn" if change.state == WITHDRAWN else "works again"
+        return f"{model} is broken" if change.lasts else f"{model} {ended}"
     server = f"Server …{words.clean(change.peer_id or '')[-6:]}"
     match change.kind:
         case ChangeKind.MOVED:
@@ -170,11 +175,13 @@ def sentence(change: Change) -> str:
     if change.kind in (ChangeKind.MOVED, ChangeKind.UPDATED):
         often = "At " if change.times == 1 else f"{change.times:,} times since {utc_minute(change.start)}, last at "
         return f"{often}{utc_minute(change.updated)}{why}."
-    state = words.clean(change.state).capitalize()
+    withdrawn = change.state == WITHDRAWN
+    state = "Broken" if withdrawn else words.clean(change.state).capitalize()
     if change.times == 1:
         if change.end is None:
             return f"{state} since {utc_minute(change.start)}{why}."
-        back = f"back after {words.about(change.end - change.start)}"
+        ended = "withdrawn, as nobody serves it," if withdrawn else "back"
+        back = f"{ended} after {words.about(change.end - change.start)}"
         return f"{state} since {utc_minute(change.start)}{why}; {back}."
     what = "Down" if change.kind is ChangeKind.DOWN else state
     if change.end is None:

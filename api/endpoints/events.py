@@ -103,7 +103,7 @@ class EventStream(Response):
         self._told = self._swarm.snapshot_id or self._told
         self._told_status = self._swarm.status or self._told_status
         if self._wanted is not None:
-            found += self._changes.events(self._told_changes, self._wanted)
+            found.append(self._changes.events(self._told_changes, self._wanted))
             self._told_changes = self._changes.newest
         return "".join(found)
 

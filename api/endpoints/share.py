@@ -8,7 +8,6 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 
 from api.http.base_address import base_address
 from api.http.problems import Problem
-from api.pages.incidents import make_event
 from api.pages.templating import STATIC_DIR
 from api.responses import kinds
 from api.services import services_of
@@ -72,7 +71,7 @@ async def incident(request: Request) -> PreparedResponse:
         found = next((one for one in incidents if one.id == wanted), None)
         if found is None:
             raise Problem(404, f"No incident {wanted[:80]!r} is known: none, or it is too old.")
-        return kinds.page(services.pages.incident(view, make_event(found, view.now)))
+        return kinds.page(services.pages.incident(view, found))
 
     return await services.read_and_draw(request, services.history.incidents, draw)
 

@@ -33,24 +33,32 @@ class ContributorCard:
     """Window, server-hours, block-hours."""
 
 
-def make_cards(entries: Sequence[ContributorEntry], limit: int = MAX_LISTED) -> list[ContributorCard]:
-    """Return at most `limit` cards, in the order of the ranking. A name that looks like one before it says so."""
+def make_cards(entries: Sequence[ContributorEntry]) -> list[ContributorCard]:
+    """Return the first cards, in the order of the ranking. A name that looks like one before it says so."""
     seen: dict[str, str] = {}
-    cards = []
-    for entry in entries[:limit]:
-        alike = seen.setdefault(skeleton(entry.name), entry.name)
-        now = f"{words.count(entry.servers, 'server')}, {words.count(entry.blocks, 'block')}"
-        cards.append(
-            ContributorCard(
-                entry,
-                text.shown_name(entry.name, 40),
-                href(entry.name),
-                now if entry.servers else "none",
-                doubt(entry.name, alike if alike != entry.name else None),
-                tuple((title, *_hours(entry.served[window])) for window, title in WINDOWS),
-            )
-        )
-    return cards
+    return [_card(entry, seen.setdefault(skeleton(entry.name), entry.name)) for entry in entries[:MAX_LISTED]]
+
+
+def make_card(entries: Sequence[ContributorEntry], name: str) -> ContributorCard | None:
+    """Return the card of one name of the ranking; None where it is not there."""
+    entry = next((entry for entry in entries if entry.name == name), None)
+    if entry is None:
+        return None
+    plain = skeleton(name)
+    return _card(entry, next(each.name for each in entries if skeleton(each.name) == plain))
+
+
+def _card(entry: ContributorEntry, alike: str) -> ContributorCard:
+    """Return a card; `alike` is the first name of the ranking that looks like this one, or this one."""
+    now = f"{words.count(entry.servers, 'server')}, {words.count(entry.blocks, 'block')}"
+    return ContributorCard(
+        entry,
+        text.shown_name(entry.name, 40),
+        href(entry.name),
+        now if entry.servers else "none",
+        doubt(entry.name, alike if alike != entry.name else None),
+        tuple((title, *_hours(entry.served[window])) for window, title in WINDOWS),
+    )
 
 
 def href(name: str) -> str | None:

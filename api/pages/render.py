@@ -21,7 +21,7 @@ from api.pages import (
 )  # fmt: skip
 from api.pages.help import make_help
 from api.pages.history import model_history_html, server_history_html
-from api.pages.incidents import make_incidents
+from api.pages.incidents import make_event, make_incidents
 from api.pages.templating import environment
 from api.pages.view import model_of
 from shared import words
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from api.pages.history import ModelPast
-    from api.pages.incidents import Event, FirstSeen
+    from api.pages.incidents import FirstSeen
     from api.pages.view import CheckView, View
     from shared.incidents import Incident
     from shared.public.contributors import ContributorEntry
@@ -168,8 +168,7 @@ class Pages:
 
     def contributor(self, view: View, entries: Sequence[ContributorEntry], name: str) -> str | None:
         """One contributor; None where nothing under that name was ever reached."""
-        cards = contributors.make_cards(entries, len(entries))
-        card = next((card for card in cards if card.entry.name == name), None)
+        card = contributors.make_card(entries, name)
         if card is None:
             return None
         frame = _frame(
@@ -302,8 +301,9 @@ class Pages:
         frame = _frame("Where the servers are", "places", described, view=view, same=text.SWARM_DOCUMENTS)
         return self._render("places", frame, places=found, map=places.world_map(found))
 
-    def incident(self, view: View, event: Event) -> str:
+    def incident(self, view: View, incident: Incident) -> str:
         """One incident, under an address that stays."""
+        event = make_event(incident, view.now, view.last_seen)
         title = f"{event.name}: {event.state}"
         described = f"{title}, {event.duration}. {event.blocks}. {event.summary}"
         frame = _frame(title, "incidents", described, view=view, same=text.INCIDENT_DOCUMENTS)

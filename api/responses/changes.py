@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import msgspec
 
@@ -87,6 +87,13 @@ class _Batch(NamedTuple):
     changes: _Indexed
     events: dict[str, str]
     """By the change's id."""
+    text: str
+    """All events, the oldest first, for streams of everybody's changes: looking 1,000 up takes each of them 0.5 ms."""
+
+    @classmethod
+    def of(cls, new: list[Change]) -> Self:
+        changes, events = _Indexed(new), {change.id: _event(change) for change in new}
+        return cls(changes, events, "".join(events[change.id] for change in reversed(changes.find(ChangeFilter()))))
 
 
 class ChangeLog:
@@ -109,11 +116,13 @@ class ChangeLog:
         """Return the wanted changes, the last updated first. Call it in a thread: there may be 5,000."""
         return self._changes.find(wanted)
 
-    def events(self, after: int, wanted: ChangeFilter) -> list[str]:
+    def events(self, after: int, wanted: ChangeFilter) -> str:
         """Return the wanted changes of the batches after that number as server-sent events, the oldest first."""
         behind = self.newest - after
         newer = list(islice(reversed(self._batches), behind))[::-1] if behind > 0 else []
-        return [batch.events[change.id] for batch in newer for change in reversed(batch.changes.find(wanted))]
+        if wanted == ChangeFilter():
+            return "".join(batch.text for batch in newer)
+        return "".join(batch.events[change.id] for batch in newer for change in reversed(batch.changes.find(wanted)))
 
     async def _follow(self) -> None:
         read_before = False
@@ -122,7 +131,7 @@ class ChangeLog:
             new = [change for change in found if self._changes.add(change)]
             if read_before and new:
                 self.newest += 1
-                self._batches.append(_Batch(_Indexed(new), {change.id: _event(change) for change in new}))
+                self._batches.append(_Batch.of(new))
                 self._on_news()
             read_before = read_before or len(found) < ENTRIES_AT_ONCE
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from redis.exceptions import RedisError
 
+from api.hidden import incident_without_addresses, report_without_addresses
 from api.http.problems import Problem
 from api.responses.read_through import FRESH_SECONDS, OldValueError, ReadThrough
 from shared.public.reports import decode_report
@@ -48,11 +49,14 @@ class HistoryAwayError(Problem, OldValueError):
 class HistoryCache:
     """The history as this process knows it. Every method raises `HistoryAwayError`."""
 
-    def __init__(self, reader: HistoryReader, reports: Reports, now: Callable[[], float]) -> None:
+    def __init__(
+        self, reader: HistoryReader, reports: Reports, now: Callable[[], float], *, hide_addresses: bool = False
+    ) -> None:
         """`now` returns Unix seconds."""
         self._reader = reader
         self._reports = reports
         self._now = now
+        self._hide_addresses = hide_addresses
         self._values = ReadThrough(FRESH_SECONDS, MAX_ENTRIES)
         self._slots = asyncio.Semaphore(READS_AT_ONCE)
 
@@ -68,7 +72,11 @@ class HistoryCache:
 
     async def incidents(self) -> tuple[Incident, ...]:
         """Return open and ended incidents, the newest first."""
-        return await self._read(("incidents",), self._reader.incidents)
+        return await self._read(("incidents",), self._read_incidents)
+
+    async def _read_incidents(self) -> tuple[Incident, ...]:
+        found = await self._reader.incidents()
+        return tuple(map(incident_without_addresses, found)) if self._hide_addresses else found
 
     async def contributors(self) -> dict[str, Contributor]:
         """Return what is counted for each public name."""
@@ -82,7 +90,8 @@ class HistoryCache:
         """Return the reports of these weeks that can be read."""
         packed = await self._read(("reports", *weeks), lambda: self._reports.get(weeks))
         found = [stored.read("report", decode_report, data) for data in packed]
-        return [report for report in found if report is not None]
+        there = [report for report in found if report is not None]
+        return list(map(report_without_addresses, there)) if self._hide_addresses else there
 
     async def _read(self, key: Hashable, read: Callable[[], Awaitable[T]]) -> T:
         async def load() -> T:

@@ -10,6 +10,7 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from sys import getsizeof
 from typing import TYPE_CHECKING, TypeVar
 
 from api.http.problems import Problem
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from api.responses.prepared import PreparedResponse
 
 MAX_BYTES = 64 * 2**20
-"""Total size of all responses, in all codings; the least recently used are dropped first."""
+"""Memory of all responses, in all codings, and of their keys; the least recently used are dropped first."""
 MAX_RENDERING = 100
 """Responses that may wait for the thread; one takes up to 0.2 s in a swarm of 10,000 servers."""
 
@@ -32,7 +33,7 @@ class OnDemandResponses:
     """Responses by resource. Handlers `get` them; `PreparedResponses` asks `prepared` before any handler runs."""
 
     def __init__(self) -> None:
-        self._responses = ReadThrough(FRESH_SECONDS, MAX_BYTES, lambda response: response.size)
+        self._responses = ReadThrough(FRESH_SECONDS, MAX_BYTES, lambda key, response: getsizeof(key) + response.size)
         self._thread = ThreadPoolExecutor(1, "render")
         self._rendering = 0
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 Messages: TypeAlias = "tuple[Message, Message]"
 """The two ASGI messages of a response: its start, and its whole body."""
 
+VARIANT_BYTES = 3_000
+"""Memory that a response takes in each coding beside its content: headers, messages, and their objects."""
 _NO_BODY = {"type": "http.response.body", "body": b""}
 _READ_METHODS = frozenset({"GET", "HEAD"})
 
@@ -79,8 +81,8 @@ class PreparedResponse:
 
     @property
     def size(self) -> int:
-        """Bytes, in all codings together."""
-        return sum(map(len, self.encoded.values()))
+        """Bytes of memory, in all codings together."""
+        return sum(len(content) + VARIANT_BYTES for content in self.encoded.values())
 
     def messages(self, scope: Scope) -> Messages:
         """Return the response to a GET or HEAD: in the best coding that the client accepts, 304 where it has it."""

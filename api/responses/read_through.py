@@ -33,8 +33,8 @@ class _Entry(NamedTuple):
 class ReadThrough:
     """Values by key. A value is loaded again when it is older than `fresh` seconds or has another `version`."""
 
-    def __init__(self, fresh: float, max_size: int, size_of: Callable[[Any], int] = lambda _: 1) -> None:
-        """The values' sizes by `size_of` add up to `max_size` at most; the least recently used is dropped first."""
+    def __init__(self, fresh: float, max_size: int, size_of: Callable[[Any, Any], int] = lambda *_: 1) -> None:
+        """Sizes, by `size_of` a key and its value, add up to `max_size` at most; the least recently used go first."""
         self._fresh = fresh
         self._max_size = max_size
         self._size_of = size_of
@@ -79,7 +79,7 @@ class ReadThrough:
         value = await load()
         if (old := self._entries.pop(key, None)) is not None:
             self._size -= old.size
-        size = self._size_of(value)
+        size = self._size_of(key, value)
         self._entries[key] = _Entry(value, time.monotonic() + self._fresh, version, size)
         self._size += size
         while self._size > self._max_size and len(self._entries) > 1:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, time
 from typing import TYPE_CHECKING, NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from shared.changes import ChangeKind, Severity, sentence, severity, title
+from shared.changes import WITHDRAWN, ChangeKind, Severity, sentence, severity, title
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -96,6 +96,8 @@ def message(changes: Sequence[Change], monitor_url: str | None) -> Message:
 def _tone(worst: Change) -> str:
     if worst.lasts:
         return "failure" if worst.kind is ChangeKind.OUTAGE else "warning"
+    if worst.state == WITHDRAWN:
+        return "info"
     return "success" if worst.kind in (ChangeKind.OUTAGE, ChangeKind.DOWN, ChangeKind.NOT_COMPUTING) else "info"
 
 

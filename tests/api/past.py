@@ -51,9 +51,9 @@ async def crawl(redis, *snapshots):
 
 @asynccontextmanager
 async def client_of(redis_url, *, ready=True, **settings):
-    async with serve(redis_url, **settings) as base, httpx.AsyncClient(base_url=base) as http:
+    async with serve(redis_url, **settings) as base, httpx.AsyncClient(base_url=base, timeout=30) as http:
         if ready:
-            async with asyncio.timeout(8):
+            async with asyncio.timeout(30):
                 while (await http.get("/api/v1/state")).status_code != 200:
                     await asyncio.sleep(0.02)
         yield http

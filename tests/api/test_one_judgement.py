@@ -106,6 +106,17 @@ def metric(text, name, **labels):
     return sum(float(line.rpartition(" ")[2]) for line in lines if all(label in line for label in wanted))
 
 
+@pytest.mark.parametrize(("age", "state"), [(0.0, "ongoing"), (1000.0, "was ongoing")])
+def test_an_incidents_own_page_tells_old_news_in_the_past_tense(age, state):
+    """As the page of all incidents does."""
+    half = made.make_model("half", 4, [made.make_server("a", 0, 2, PeerState.ONLINE)], official=True)
+    snapshot = made.make_snapshot([half])
+    incident = Incident("1-a", half.dht_prefix, half.name, True, snapshot.taken_at - 60, 4, 2)
+    view = made.make_view(snapshot, now=snapshot.taken_at + age, stale_after=180.0)
+    for page in (PAGES.incident(view, incident), PAGES.incidents(view, [incident], {})):
+        assert f"half {state} : since" in visible(page)
+
+
 @given(snapshot=swarms(), open_share=st.sampled_from((0, 1)), age=st.sampled_from((0.0, 70.0, 1000.0)))
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 def test_no_surface_contradicts_another(snapshot, open_share, age):

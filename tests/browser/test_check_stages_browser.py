@@ -38,7 +38,7 @@ async def test_a_check_shows_its_stages_and_then_moves_to_the_verdict(redis_url)
         assert (await Axe().run(page)).violations_count == 0
         prober.free.set()
         await expect(page.locator("h1:focus")).to_contain_text("reach")
-        assert page.url == f"{url}/check/{peer_id(1)}"
+        await expect(page).to_have_url(f"{url}/check/{peer_id(1)}")
         await expect(page.locator("#spoken")).to_contain_text(peer_id(1)[-6:])
         await page.go_back()
         await expect(page.locator("h1")).to_have_text("Check a server")

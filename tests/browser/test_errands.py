@@ -60,7 +60,7 @@ class Monitor:
         self.url = ""
         self._thread = threading.Thread(target=asyncio.run, args=(self._run(redis_url),))
         self._thread.start()
-        assert self._ready.wait(20)
+        assert self._ready.wait(60)
 
     async def _run(self, redis_url):
         self._stop, self._loop = asyncio.Event(), asyncio.get_running_loop()
@@ -70,13 +70,13 @@ class Monitor:
         await redis.aclose()
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(worker_on(redis_url, FakeProber(TIMED_OUT)))
-            self.url = await stack.enter_async_context(serve(redis_url))
+            self.url = await stack.enter_async_context(serve(redis_url, stale_after_periods=60))
             self._ready.set()
             await self._stop.wait()
 
     def close(self):
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(20)
+        self._thread.join(60)
         assert not self._thread.is_alive()
 
 
@@ -132,7 +132,7 @@ def test_run_a_prompt(browser, monitor):
         expect(about).to_contain_text("Blocks 5–7 have no online server.")
         expect(about).to_contain_text(f"{made.peer_id(LOST)[-6:]} (blocks 5–7) was not announced any more")
         expect(about).to_contain_text(f"{made.peer_id(NEW)[-6:]} is loading blocks 5–7")
-        expect(about).to_contain_text("It was last usable 3 minutes ago.")
+        expect(about).to_contain_text(re.compile(r"It was last usable [3-9] minutes ago\."))  # tests take some, too
         expect(about.get_by_role("link", name="The incident")).to_be_visible()
         expect(page.locator("#use code")).to_contain_text(["pip install petals", "AutoDistributedModelForCausalLM"])
         about.get_by_role("link", name="StableBeluga2").click()

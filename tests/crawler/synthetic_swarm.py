@@ -93,7 +93,7 @@ class SyntheticSwarm:
     async def connections(self):
         return {}
 
-    def crawl(self, monkeypatch, *, official=(), private_swarm=False, dial_timeout=5.0, lookup_timeout=10.0, **options):
+    def crawl(self, monkeypatch, *, official=(), private_swarm=False, lookup_timeout=10.0, **options):
         async def probe(dht_node, prober_node, peer, *, deadline, must_serve):
             self.dials.append(peer)
             if peer in self.reached:
@@ -106,7 +106,7 @@ class SyntheticSwarm:
             bootstrap_peers={peer_id(0): ["/ip4/127.0.0.1/tcp/1"]},
             official_models=official,
             private_swarm=private_swarm,
-            dial_timeout=dial_timeout,
+            dial_timeout=5.0,
             lookup_timeout=lookup_timeout,
         )
         return Crawl(self, self, settings, **{"last": None, "early": None, "began": time.monotonic(), **options})

@@ -5,8 +5,10 @@ from __future__ import annotations
 import msgspec
 
 from crawler.history.changes import MAX_LENGTH, Watched, decode_watched, server_changes
+from crawler.notify.digest import message
 from shared import changes
 from shared.changes import ChangeKind
+from shared.incidents import Incident, Outcome
 from shared.inference import InferenceOutcome, ServerInference
 from shared.snapshot import PeerState, Verdict
 from shared.store import keys
@@ -211,6 +213,17 @@ async def test_an_incident_is_a_change_of_its_model(redis):
     entries = [changes.decode(fields[b"change"]) for _, fields in await redis.xrange(keys.CHANGES)]
     assert [entry.end for entry in entries if entry.id == outage.id] == [START + 180.0]
     assert peer_id(1)[-6:] in changes.sentence(outage)
+
+
+def test_a_model_that_was_withdrawn_does_not_work_again():
+    """Its outage ends after a week without any server: nobody is told that it works."""
+    incident = Incident("1", "demo", "Demo", True, START, 8, 0, end=START + 7 * 86400, outcome=Outcome.WITHDRAWN)
+    change = changes.of_incident(incident, "Nobody serves it.", START + 7 * 86400)
+    assert changes.title(change) == "Demo was withdrawn"
+    assert changes.sentence(change).endswith("; withdrawn, as nobody serves it, after 7 days.")
+    assert message([change], None).tone == "info"
+    again = msgspec.structs.replace(incident, outcome=Outcome.RECOVERED)
+    assert changes.title(changes.of_incident(again, "", START)) == "Demo works again"
 
 
 async def test_a_stream_at_its_end_is_begun_anew(redis):

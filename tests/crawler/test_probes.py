@@ -61,7 +61,9 @@ async def test_no_more_are_in_flight_than_there_is_room_for(small):
     dials = queue(peers)
     for turn in range(12):
         dials.add(f"silent {turn}", known=False, rank=turn)
-    await asyncio.sleep(0.2)
+    while peers.in_flight < 5:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.05)
     assert peers.in_flight == peers.most == 5
     peers.wake.set()
     await dials.finish()

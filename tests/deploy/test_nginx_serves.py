@@ -93,10 +93,10 @@ async def nginx(folder, backend_port, *addresses):
     try:
         trust = ssl.create_default_context(cafile=str(certificate))
         async with (
-            httpx.AsyncClient(base_url=f"http://127.0.0.1:{ports[0]}") as plain,
-            httpx.AsyncClient(base_url=f"https://localhost:{ports[1]}", http2=True, verify=trust) as secure,
+            httpx.AsyncClient(base_url=f"http://127.0.0.1:{ports[0]}", timeout=30) as plain,
+            httpx.AsyncClient(base_url=f"https://localhost:{ports[1]}", timeout=30, http2=True, verify=trust) as secure,
         ):
-            for _ in range(100):
+            for _ in range(400):
                 try:
                     await plain.get("/nginx-health")
                     break

@@ -26,7 +26,7 @@ def server(folder, *options):
     command = [tool("redis-server"), "--port", str(port), "--dir", str(folder), "--save", "", *options]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     client = sync_redis.Redis(port=port)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while True:
         try:
             client.ping()

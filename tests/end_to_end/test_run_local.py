@@ -10,6 +10,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ from deploy.embedded_redis import free_port
 pytestmark = pytest.mark.end_to_end
 ROOT = Path(__file__).resolve().parents[2]
 START = 90
+"""Seconds after which what was waited for will never come: a guard, no promise."""
 
 
 def get(url, accept="*/*", timeout=10):
@@ -60,6 +63,13 @@ def descendants(pid):
     return found
 
 
+def command_line(pid):
+    """Its command line; b"" where it has ended meanwhile, as the daemon of each crawl does."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
+
+
 class Monitor:
     def __init__(self, log, *options, **environment):
         self.port = free_port()
@@ -80,8 +90,8 @@ class Monitor:
         left = descendants(self.process.pid)
         self.process.send_signal(signal.SIGINT)
         code = self.process.wait(40)
-        time.sleep(0.5)
-        return code, [pid for pid in left if Path(f"/proc/{pid}/exe").exists()]
+        until(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in left), 10, "the end of all its children")
+        return code
 
 
 @pytest.fixture
@@ -103,56 +113,63 @@ def start(tmp_path):
                 monitor.process.kill()
 
 
+STATES = Counter(online=10, joining=2, offline=1, unreachable=1)
+"""How many servers of each state the demo has when all have come, beside the frozen one."""
+DEAD, FROZEN = (37, 41), (10, 25)
+"""The blocks of these two: no other server has the same."""
+
+
 @pytest.mark.timeout(240)
 def test_the_demo_shows_a_living_swarm_heals_and_ends_cleanly(start):
     """Page within a minute, every kind of server, checks answered, a killed part restarted, no orphan at the end."""
     demo = start("--demo")
     until(lambda: get(demo.url + "/")[0] == 200, START, "the page")
-    until(demo.state, START, "the first snapshot")
+    rows = {}
 
     def complete():
         """The state once those that join, die and freeze have come: some seconds after the first snapshot."""
-        state = demo.state()
-        states = [row["state"] for model in state["model_reports"] for row in model["server_rows"]]
-        return state if (states.count("unreachable"), states.count("joining")) == (2, 2) else None
+        if (state := demo.state()) is None:
+            return None
+        found = [row for model in state["model_reports"] for row in model["server_rows"]]
+        rows.update({(row["span"]["start"], row["span"]["end"]): row for row in found})
+        # A crawl on a busy machine says of the frozen one that it was too busy to hear it.
+        counted = Counter(row["state"] for blocks, row in rows.items() if blocks != FROZEN)
+        return state if FROZEN in rows and counted == STATES else None
 
     state = until(complete, START, "every kind of server")
-    rows = [row for model in state["model_reports"] for row in model["server_rows"]]
-    by_state = {}
-    for row in rows:
-        by_state.setdefault(row["state"], []).append(row)
-    assert by_state.keys() == {"online", "joining", "offline", "unreachable"}
     assert [model["state"] for model in state["model_reports"]] == ["healthy", "broken", "healthy"]
     assert state["model_reports"][0]["official"]
     assert state["top_contributors"]
 
-    # A worker answers from its own node.
+    # A worker answers from its own node; a 503, that nobody could look just then, is no verdict.
     def check(row):
         status, body = get(f"{demo.url}/api/v1/is_reachable/{row['peer_id']}")
         return json.loads(body) if status == 200 else None
 
-    assert until(lambda: check(by_state["online"][0]), 20, "a verdict")["success"] is True
-    assert check(by_state["joining"][0])["success"] is True
-    assert {check(row)["cause"] for row in by_state["unreachable"]} == {"refused", "frozen"}
+    def verdict(row):
+        return until(lambda: check(row), START, "a verdict")
+
+    online, joining = (
+        [row for blocks, row in rows.items() if blocks != FROZEN and row["state"] == name]
+        for name in ("online", "joining")
+    )
+    assert verdict(online[0])["success"] is True
+    assert verdict(joining[0])["success"] is True
+    assert (verdict(rows[DEAD])["cause"], verdict(rows[FROZEN])["cause"]) == ("refused", "frozen")
 
     # Pages, text, metrics.
     assert "Swarm state" in get(demo.url + "/", accept="text/plain")[1]
-    assert rows[0]["peer_id"] in get(f"{demo.url}/servers/{rows[0]['peer_id']}")[1]
+    peer_id = online[0]["peer_id"]
+    assert peer_id in get(f"{demo.url}/servers/{peer_id}")[1]
     assert 'n_blocks{model="StableBeluga2-hf"} 80' in get(demo.url + "/metrics")[1]
 
     # kill -9 a worker: it is back by itself.
-    pids = [
-        pid for pid in descendants(demo.process.pid)
-        if b"reachability_worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]  # fmt: skip
+    pids = [pid for pid in descendants(demo.process.pid) if b"reachability_worker" in command_line(pid)]
     assert pids
     os.kill(pids[0], signal.SIGKILL)
-    until(lambda: "worker 1 ended (by SIGKILL)" in demo.log.read_text(), 10, "the supervisor's word")
-    until(lambda: check(by_state["online"][1]), 40, "a verdict from the new worker")
-
-    code, left = demo.stop()
-    assert code == 0
-    assert left == []
+    until(lambda: "worker 1 ended (by SIGKILL)" in demo.log.read_text(), START, "the supervisor's word")
+    assert verdict(online[1])["success"] is True  # of the new worker
+    assert demo.stop() == 0
 
 
 @pytest.mark.timeout(120)
@@ -162,17 +179,17 @@ def test_without_a_reachable_swarm_the_page_says_so(start, tmp_path):
     monitor = start("--data", str(tmp_path / "data"), INITIAL_PEERS=nobody, API_HOST="127.0.0.2", CRAWL_PERIOD="5\r")
     url = f"http://127.0.0.2:{monitor.port}/"
     until(lambda: f"the page is at {url}" in monitor.log.read_text(), START, "the page's address")
-    until(lambda: "/ip4/127.0.0.1/tcp/9" in get(url)[1], START, "the peers that were tried")
-    page = get(url)[1]
-    assert "refused" in page
-    assert "make demo" in page
-    assert "INITIAL_PEERS" in page
+
+    def failure_is_told():
+        page = get(url)[1]
+        return all(words in page for words in ("/ip4/127.0.0.1/tcp/9", "refused", "make demo", "INITIAL_PEERS"))
+
+    until(failure_is_told, START, "the peers that were tried, and why in vain")
     status, body = get(url + "api/v1/is_reachable/QmedTaZXmULqwspJXz44SsPZyTNKxhnnFvYRajfH7MGhCY")
     assert status == 503, body
     second = start("--data", str(tmp_path / "data"))  # two Redis in one folder would ruin its file
     assert second.process.wait(START) == 2
-    code, left = monitor.stop()
-    assert (code, left) == (0, [])
+    assert monitor.stop() == 0
 
 
 def test_the_launcher_ends_where_a_child_refuses_its_settings(start, tmp_path):

@@ -67,7 +67,7 @@ async def api_process(redis_url, **environment):
     process = subprocess.Popen([sys.executable, "-m", "api"], env={"PATH": "/usr/bin:/bin", **variables})
     try:
         async with httpx.AsyncClient() as client:
-            deadline = time.monotonic() + 15
+            deadline = time.monotonic() + 60
             while True:
                 with suppress(httpx.HTTPError):
                     if (await client.get(f"http://127.0.0.1:{public}/readyz")).status_code == 200:

@@ -115,7 +115,8 @@ async def ask_for_a_while(public, stop):
             number += 1
             peer = peer_id(number % 8)
             for path in (f"/api/v1/is_reachable/{peer}", "/", "/metrics", f"/servers/{peer}", "/nothing"):
-                await client.get(path)
+                with suppress(httpx.TimeoutException):  # on a busy machine
+                    await client.get(path)
             await asyncio.sleep(0.1)
 
 

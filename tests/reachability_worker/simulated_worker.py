@@ -21,8 +21,9 @@ async def worker_on(url, prober=None, *, probers=None, vantage="default", metric
     """Run a worker that has said it lives; end it, handing back at once what it holds.
 
     `probers` are its nodes, and what probes peers, given addresses and inference with them: all the same by default.
+    A verdict answers for longer than a test lasts on a slow machine.
     """
-    options = {"checks_at_once": 2000, "verdict_reuse": 2.0, "shutdown_grace": 0.0, **more}
+    options = {"checks_at_once": 2000, "verdict_reuse": 60.0, "shutdown_grace": 0.0, **more}
     redis, connection = connect(url, "worker"), sync_redis.Redis.from_url(url)
     worker = ConcurrentWorker(
         vantage, *(probers or [prober or FakeProber()] * 4), connection=connection, redis=redis,
@@ -36,7 +37,7 @@ async def worker_on(url, prober=None, *, probers=None, vantage="default", metric
         yield worker
     finally:
         worker.stop()
-        await asyncio.wait_for(running, 10)
+        await asyncio.wait_for(running, 30)
         await redis.aclose()
         connection.close()
 

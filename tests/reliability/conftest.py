@@ -36,7 +36,7 @@ def start_api(start):
         port = free_port()
         part = start("api", REDIS_URL=redis_url, API_PORT=str(port), **environment)
         url = f"http://127.0.0.1:{port}"
-        until(lambda: get(url + "/livez")[0] == 200, 20, "the api")
+        until(lambda: get(url + "/livez")[0] == 200, 40, "the api")
         return part, url
 
     return run

@@ -153,11 +153,11 @@ class SlowProxy:
     def __exit__(self, *_):
         self._call(self._cancel_all())
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5)
+        self._thread.join(30)
         self._loop.close()
 
     def _call(self, coroutine):
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(5)
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)
 
     async def _cancel_all(self):
         self._server.close()

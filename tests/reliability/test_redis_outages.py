@@ -1,5 +1,6 @@
 """Redis away, empty, slow, full, killed with its data on disk: what readers see, and that all of it heals."""
 
+import signal
 import threading
 import time
 from contextlib import suppress
@@ -52,7 +53,7 @@ def test_a_redis_that_comes_back_empty_is_filled_at_once(start, start_api, swarm
     again, took = until(published.snapshot, 10, "the snapshot in the new Redis")
     note("Redis killed, back and empty", faults=1, recovery_seconds=round(took, 1), wrong=0, lost=0)
     assert again.taken_at == first["last_updated"]
-    assert crawler.said("republished the last snapshot")
+    until(lambda: crawler.said("republished the last snapshot"), 10, "the crawler's word")
     until(looks(url, 3), 15, "a verdict again")
     assert state(url)["last_updated"] == first["last_updated"]
 
@@ -67,9 +68,9 @@ def test_a_slow_redis_breaks_no_deadline(start, start_api, redis_server):
         status, body, seconds = ask(url, 2)
         assert (status, "success" in body) == (503, False)
         assert seconds < 9.5
-        started = time.monotonic()
-        assert get(url + "/livez")[0] == 200
-        assert time.monotonic() - started < proxy.delay, "it does not ask Redis"
+        redis_server.process.send_signal(signal.SIGSTOP)
+        assert get(url + "/livez")[0] == 200, "it does not ask Redis"
+        redis_server.process.send_signal(signal.SIGCONT)
         proxy.delay = 0.0
         until(looks(url, 4), 20, "a verdict again")
 
@@ -111,8 +112,9 @@ def fill(redis, enough):
     while not enough.is_set():
         try:
             redis.rpush("filler", "x" * size)
+            size = min(2 * size, 100_000)
         except OutOfMemoryError:
-            size = 10
+            size = max(size // 2, 10)
             time.sleep(0.001)
 
 

@@ -364,7 +364,7 @@ def test_sigterm_ends_a_service_in_time_while_redis_is_frozen(start, swarm, live
         redis_server.process.send_signal(signal.SIGCONT)
     assert ended
     assert part.process.returncode in (0, -signal.SIGTERM)  # uvicorn ends by the signal that it was given
-    assert not [pid for pid in p2pds if Path(f"/proc/{pid}").exists()]
+    until(lambda: not [pid for pid in p2pds if Path(f"/proc/{pid}").exists()], 5, "the end of its daemons")
     note(f"SIGTERM to {service} while Redis is frozen", faults=1, stopped_within=round(took, 1))
 
 

@@ -16,6 +16,7 @@ class LyingNode:
     """Answers hivemind's pings as an honest node; asked about a peer, it names what `says` has for that one.
 
     It answers so many questions on a stream (`answers_a_stream`) and closes it; each answer takes `delay` seconds.
+    Counted are the questions about those whom it lies about (`asked`), and the streams that these came on.
     """
 
     def __init__(self, node):
@@ -35,13 +36,15 @@ class LyingNode:
         return liar
 
     async def _handle(self, _, reader, writer):
-        self.streams += 1
+        counted = False
         with suppress(EOFError, OSError):
             for _ in range(self.answers_a_stream):
                 question = await read_message(reader)
                 # Daemons ask on their own account too, about themselves and at random.
                 lies = [lie for peer_id, lie in self.says.items() if PeerID.from_base58(peer_id).to_bytes() in question]
                 self.asked += len(lies)
+                self.streams += bool(lies) and not counted
+                counted = counted or bool(lies)
                 named = lies[0] if lies else {}
                 await asyncio.sleep(self.delay)
                 writer.write(answer(b"".join(closer_peer(*peer) for peer in named.items())))

@@ -8,8 +8,10 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from shared.incidents import Incident
+from shared.inference import Usability, UsabilityState
 from shared.judgement.contributors import Serving, serving
 from shared.judgement.coverage import (
     MAX_SPEED,
@@ -279,6 +281,23 @@ def test_outages_are_open_incidents_and_models_that_are_broken_without_one():
     assert found[0] == Outage("half", "half", True, "broken", known[0])
     assert found[4] == Outage("new", "New", False, "broken", None)
     assert outages(None, known[:1]) == (Outage("half", "half", True, "unknown", known[0]),)
+
+
+def test_a_model_without_tokens_does_not_recover():
+    """Its blocks have servers, and its incident stays open: until a computation proves it, it is not called healthy."""
+    incidents = [replace(incident(name), unusable="NaN") for name in ("silent", "unseen", "mended", "unchecked")]
+    states = zip(
+        ("silent", "unseen", "mended"),
+        (UsabilityState.UNUSABLE, UsabilityState.UNKNOWN, UsabilityState.USABLE),
+        strict=True,
+    )
+    checked = [replace(model(name, servers=WHOLE), usability=Usability(state, 1000.0)) for name, state in states]
+    lost = replace(model("lost", servers=WHOLE), usability=checked[0].usability)
+    here = snapshot(*checked, model("unchecked", servers=WHOLE), lost)
+    found = {one.dht_prefix: one.state for one in outages(here, [*incidents, incident("lost")])}
+    assert found == {
+        "silent": "broken", "unseen": "unknown", "mended": "recovering", "unchecked": "recovering", "lost": "broken",
+    }  # fmt: skip
 
 
 @given(st.lists(st.sampled_from(Verdict), min_size=1, max_size=5))

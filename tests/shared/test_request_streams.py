@@ -32,8 +32,6 @@ async def node():
 async def dht_node(node):
     async with await DHTClientNode.open() as dht_node:
         assert set((await dht_node.join(bootstrap_peers([await node.address()]), 5)).values()) == {None}
-        await asyncio.sleep(0.2)  # what daemons ask each other when they meet
-        node.streams = node.asked = 0
         yield dht_node
 
 

@@ -7,6 +7,7 @@ import base58
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from api.hidden import snapshot_without_addresses
 from shared.paste import MAX_KEPT, MAX_READ, MAX_WORDS
@@ -254,7 +255,8 @@ def test_of_an_id_three_letters_in_one_place_may_be_wrong():
             ONE[:20] + "".join("x" if each != "x" else "y" for each in ONE[20 : 20 + letters]) + ONE[20 + letters :]
         )
         assert len(look_up(mistyped).suggestions) == count
-    directory = Directory(peers={"QmShort": Kind.SERVER, ONE: Kind.SERVER})
+    short = replace(server(2, 0, 4), peer_id="QmShort")
+    directory = Directory.of(snapshot(model("m", 4, (short, server(1, 0, 4)))))
     assert [match.key for match in directory._near_peers(ONE[:-3])] == [ONE]
     assert directory._near_peers(ONE[:-4]) == []
 
@@ -376,3 +378,24 @@ def test_of_a_megabyte_only_the_beginning_is_read():
         assert not beginning.cut_off
         assert (whole.form, whole.found) == (beginning.form, beginning.found)
     assert directory.resolve(" " * MAX_READ + ONE).found == ()
+
+
+def test_near_ids_are_found_as_by_comparing_all():
+    """Wherever one to three letters are wrong, missing or too many; and without a look at each server."""
+    directory = Directory.of(snapshot(model("m", 4, tuple(server(number, 0, 4) for number in range(5)))))
+    looked_at = set()
+
+    class Peers(dict):
+        def __iter__(self):
+            looked_at.add("all")
+            return super().__iter__()
+
+    everyone, directory.peers = list(directory.peers), Peers(directory.peers)
+    for place in range(len(ONE)):
+        for wrong in ("", "2", ONE[place : place + 3][::-1], "zzzz"):
+            for left_out in (0, 1, 3):
+                mistyped = ONE[:place] + wrong + ONE[place + left_out :]
+                alike = sorted((_differing(one, mistyped), one) for one in everyone)
+                expected = [one for letters, one in alike if letters <= 3]
+                assert [match.key for match in directory._near_peers(mistyped)] == expected, mistyped
+    assert not looked_at

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 SHIPPED = Path(__file__).resolve().parents[2] / "deploy/prometheus"
 SECONDS = {"s": 1, "m": 60, "h": 3600}
-START_TIMEOUT = 20.0
+START_TIMEOUT = 60.0
 
 
 def write_configuration(

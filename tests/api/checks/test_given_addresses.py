@@ -108,10 +108,9 @@ async def test_where_nobody_could_probe_the_503_has_what_was_found_at_the_given_
     """A 503 stays one; and an address that nobody could dial does not "not answer"."""
     prober = FakeProber(DialOutcome.unknown(Cause.LOOKUP_UNFINISHED))
     prober.outcomes[f"{DIRECT}/p2p/{PEER}"] = (REACHED, 0.0)
-    async with serve(redis_url) as url, worker_on(redis_url, prober):
+    async with serve(redis_url) as url, worker_on(redis_url, prober, verdict_reuse=0.001):
         answer = await ask(url, DIRECT)
         prober.outcome, prober.outcomes[f"{DIRECT}/p2p/{PEER}"] = REACHED, (DialOutcome.unknown(Cause.NO_SLOT), 0.0)
-        await asyncio.sleep(2.1)  # past the reuse of the address's verdict
         nobody = (await ask(url, DIRECT)).json()["given"][0]
     assert answer.status_code == 503
     assert f"{DIRECT} answers" in answer.json()["detail"]

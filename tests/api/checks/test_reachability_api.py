@@ -166,27 +166,28 @@ async def test_two_vantage_points_decide_by_the_quorum_rule(redis_url, client):
 
 async def test_a_client_that_hangs_up_frees_its_place(redis_url):
     """Nothing goes on for it in this process."""
-    async with serve(redis_url) as url, worker_on(redis_url, FakeProber(delay=5)):
+    async with serve(redis_url) as url, worker_on(redis_url, FakeProber(delay=60)):
         async with httpx.AsyncClient() as http:
             with pytest.raises(httpx.ReadTimeout):
                 await http.get(f"{url}/api/v1/is_reachable/{peer_id(1)}", timeout=0.5)
         checks = serve.services.checks
-        deadline = time.monotonic() + 3
-        while checks.waiting:
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.05)
+        async with asyncio.timeout(20):
+            while checks.waiting:
+                await asyncio.sleep(0.05)
 
 
-async def test_a_full_queue_refuses_at_once(redis_url):
+async def test_a_full_queue_refuses_at_once(redis_url, redis):
     """Bounded: a check that cannot run in time is refused, with Retry-After."""
-    prober = FakeProber(delay=3)
+    prober = FakeProber()
+    prober.free.clear()
     async with serve(redis_url, max_queued_checks=2) as url, worker_on(redis_url, prober, checks_at_once=1):
         async with httpx.AsyncClient(base_url=url) as http:
             waiting = [asyncio.create_task(ask(http, peer_id(0)))]
             while not prober.looking:
                 await asyncio.sleep(0.02)
             waiting += [asyncio.create_task(ask(http, peer_id(n))) for n in (1, 2)]
-            await asyncio.sleep(0.3)
+            while await redis.llen("rq:queue:reachability-default") < 2:
+                await asyncio.sleep(0.02)
             refused = await ask(http, peer_id(9))
             assert refused.status_code == 503
             assert "waiting" in refused.json()["detail"]
@@ -216,8 +217,8 @@ async def test_checks_of_a_killed_worker_move_to_another(redis_url):
         while not connection.zcard(keys.workers("default")):
             await asyncio.sleep(0.05)
         async with serve(redis_url) as url, httpx.AsyncClient(base_url=url, timeout=10) as http:
-            asking = [asyncio.create_task(ask(http, peer_id(n))) for n in range(100)]
-            while connection.zcard("rq:wip:reachability-default") < 100:
+            asking = [asyncio.create_task(ask(http, peer_id(n))) for n in range(30)]
+            while connection.zcard("rq:wip:reachability-default") < 30:
                 await asyncio.sleep(0.02)
             doomed.kill()
             async with worker_on(redis_url, FakeProber()):

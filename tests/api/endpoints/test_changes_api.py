@@ -36,7 +36,7 @@ def crawls(now, pattern, *, number=1, name=None, prefix="owner/demo"):
 
 async def until(read, found):
     """Return what `read` returns as soon as `found` accepts it."""
-    async with asyncio.timeout(8):
+    async with asyncio.timeout(30):
         while not found(answer := await read()):
             await asyncio.sleep(0.02)
     return answer

@@ -7,8 +7,9 @@ import time
 import pytest
 from msgspec.structs import replace
 
-from api.hidden import status_without_addresses
+from api.hidden import report_without_addresses, status_without_addresses
 from shared.inference import InferenceOutcome, ServerInference, Usability, UsabilityState
+from shared.public.reports import ReportDocument, ReportIncident
 from shared.reachability import Cause
 from shared.snapshot import BootstrapPeer, CrawlStatus, Location, PeerState, ReachabilityIssue, Verdict
 from tests.api.past import client_of, crawl
@@ -22,9 +23,9 @@ ONE, BOOTSTRAP = peer_id(1), peer_id(9)
 CHECKS = [f"/api/v1/is_reachable/{ONE}", f"/check/{ONE}", f"/api/v1/is_reachable/{ONE}?inference=1"]
 PATHS = [
     "/", "/swarm.txt", "/models/demo", f"/servers/{ONE}", f"/servers/{BOOTSTRAP}", "/help", "/incidents", "/docs",
-    "/changes.atom", "/api/v1/state", "/api/v1/servers", "/api/v1/servers.csv", "/api/v1/models/demo",
+    "/incidents.atom", "/changes.atom", "/api/v1/state", "/api/v1/servers", "/api/v1/servers.csv",
     f"/api/v1/servers/{ONE}", f"/api/v1/servers/{BOOTSTRAP}", "/api/v1/changes", "/metrics", "/places",
-    *CHECKS,
+    "/api/v1/models/demo", "/api/v1/incidents", *CHECKS,
 ]  # fmt: skip
 
 
@@ -39,17 +40,20 @@ class Prober(FakeProber):
 
 
 def swarms():
-    """A server that was reached, and then refused in three crawls; a bootstrap peer that was refused."""
+    """A server that was reached, and then refused in three crawls; a refused bootstrap peer; a model without tokens."""
     refused = server(
         1, 0, 8, PeerState.UNREACHABLE, multiaddrs=(ADDRESS,), location=Location("NL", None, PLACE), error=ERROR,
         cause=Cause.REFUSED, verdict=Verdict.UNREACHABLE, inference=FAILED, adapter_inference=FAILED,
     )  # fmt: skip
     unusable = Usability(UsabilityState.UNUSABLE, 1.0, f"no server answered: {ERROR}")
+    mute = model("mute", servers=(server(2, 0, 8, verdict=Verdict.REACHABLE),))
     now = time.time()
-    yield snapshot(model("demo", blocks=8, servers=(server(1, 0, 8, verdict=Verdict.REACHABLE),)), taken_at=now - 181)
+    whole = model("demo", blocks=8, servers=(server(1, 0, 8, verdict=Verdict.REACHABLE),))
+    yield snapshot(whole, mute, taken_at=now - 181)
     for age in (121, 61, 1):
         yield snapshot(
             replace(model("demo", blocks=8, servers=(refused,)), usability=unusable),
+            replace(mute, usability=replace(unusable, checked_at=now - age)),
             bootstrap_peers=(BootstrapPeer(BOOTSTRAP, (ADDRESS,), Verdict.UNREACHABLE, ERROR),),
             reachability_issues=(ReachabilityIssue(ONE, f"It was refused. ({ERROR})", "Open the port."),
                                  ReachabilityIssue(BOOTSTRAP, ERROR, "")),
@@ -77,7 +81,9 @@ async def test_no_answer_tells_where_a_peer_is(redis, redis_url):
     assert [issue["err"] for issue in issues] == [
         "The connection was refused: nothing listens on the announced port.", "The monitor could not connect to it.",
     ]  # fmt: skip
-    assert "down" in {change["kind"] for change in answers["/api/v1/changes"].json()["changes"]}
+    assert {"down", "outage"} <= {change["kind"] for change in answers["/api/v1/changes"].json()["changes"]}
+    silent = next(one for one in answers["/api/v1/incidents"].json()["incidents"] if one["dht_prefix"] == "mute")
+    assert silent["summary"] == "Its servers answer, but do not compute: no token comes out."
 
 
 @pytest.mark.parametrize(
@@ -95,3 +101,14 @@ async def test_no_answer_tells_where_a_peer_is(redis, redis_url):
 def test_an_error_that_names_an_address_is_left_out(error, told):
     """Whole or cut, of IPv4, IPv6, or a host; all others stay."""
     assert status_without_addresses(CrawlStatus(1.0, ok=error is None, error=error)).error == told
+
+
+def test_a_week_tells_its_incidents_without_addresses():
+    """Reports are made by the crawler, and stay for years."""
+    told = ReportIncident(id="1", dht_prefix="m", start=1.0, end=None, duration=9.0, summary="Its blocks lost servers.")
+    report = ReportDocument(
+        week="2026-W40", start=0.0, end=1.0, made_at=1.0, hours_looked=1, models=(), servers_online=1, server_hours=1.0,
+        num_new_servers=0, new_servers=(), num_lost_servers=0, lost_servers=(), num_incidents=2,
+        incidents=(told, replace(told, summary=ERROR)),
+    )  # fmt: skip
+    assert report_without_addresses(report).incidents == (told, replace(told, summary=""))

@@ -10,6 +10,7 @@ import threading
 import time
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from sys import getsizeof
 
 import httpx
 import pytest
@@ -24,11 +25,12 @@ from api.http.connection_limits import BoundedHttp
 from api.http.headers import CORS, SECURITY_HEADERS
 from api.http.problems import Problem
 from api.pages import Pages
-from api.responses import swarm
+from api.responses import kinds, on_demand, swarm
 from api.responses.on_demand import MAX_RENDERING, OnDemandResponses
-from api.responses.prepared import PreparedResponse
+from api.responses.prepared import VARIANT_BYTES, PreparedResponse
 from api.settings import ApiSettings
 from crawler.leader import Leadership
+from shared.public.changes import changes_document
 from shared.store import keys
 from shared.store.connection import connect
 from shared.store.snapshots import SnapshotWriter
@@ -80,7 +82,7 @@ async def reader(redis_url_of_module):
 async def client_in(redis_url, **settings):
     redis = connect(redis_url, "tests")
     await publish(redis, snapshot(model(PREFIX, 12, tuple(server(n, 0, 12) for n in range(1, 40)))))
-    async with serve(redis_url, **settings) as url, httpx.AsyncClient(base_url=url, timeout=5) as http:
+    async with serve(redis_url, **settings) as url, httpx.AsyncClient(base_url=url, timeout=30) as http:
         while (await http.get("/api/v1/state")).status_code != 200:
             await asyncio.sleep(0.02)
         yield http
@@ -241,8 +243,6 @@ async def test_a_new_snapshot_is_drawn_anew(client, redis):
 
 async def test_what_stands_ready_is_bounded():
     """By bytes, the least recently made out first; and by what waits for the thread."""
-    from api.responses import on_demand
-
     demand = OnDemandResponses()
     large = PreparedResponse.make(bytes(30 * 2**20), "text/plain")
 
@@ -262,6 +262,21 @@ async def test_what_stands_ready_is_bounded():
     assert refused.value.status_code == 503
     hold.set()
     await asyncio.gather(*waiting)
+    demand.close()
+
+
+async def test_small_responses_are_bounded_by_the_memory_that_they_take(monkeypatch):
+    """One client can ask for any number of empty documents, of 14 bytes each: their headers and keys count too."""
+    monkeypatch.setattr(on_demand, "MAX_BYTES", 100_000)
+    demand, name = OnDemandResponses(), "x" * 2_000
+    empty = kinds.document(changes_document([], 1))
+
+    async def read():
+        return empty
+
+    for number in range(50):
+        await demand.get(f"server={name}{number} /api/v1/changes", "/api/v1/changes", read, lambda found: found)
+    assert len(demand._responses._entries) == 100_000 // (len(empty.content) + VARIANT_BYTES + getsizeof(name)) == 19
     demand.close()
 
 
@@ -291,12 +306,10 @@ async def test_a_client_that_hangs_up_is_no_failure(redis_url, caplog):
                         await asyncio.sleep(0.02)
                 while serve.services.checks.waiting:
                     await asyncio.sleep(0.02)
-            await asyncio.sleep(0.1)
-        services = serve.services
-    assert (
-        counted(services, "petals_api_requests_total", route="/api/v1/is_reachable/{peer_id:path}", status="499") == 1
-    )
-    assert counted(services, "petals_api_requests_total", route="/check/{peer_id}", status="499") == 1
+        services, routes = serve.services, ("/api/v1/is_reachable/{peer_id:path}", "/check/{peer_id}")
+        async with asyncio.timeout(20):
+            while [counted(services, "petals_api_requests_total", route=one, status="499") for one in routes] != [1, 1]:
+                await asyncio.sleep(0.02)
     assert (
         counted(services, "petals_api_requests_total", route="/api/v1/is_reachable/{peer_id:path}", status="500") == 0
     )

@@ -68,9 +68,7 @@ async def test_a_large_head_within_the_limit_is_served(redis_url):
         reader, writer = await connect()
         for _ in range(5):
             writer.write(request)
-            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
-            await asyncio.sleep(0.05)
-            reader._buffer.clear()
+            assert (await reader.readuntil(b'alive"}')).startswith(b"HTTP/1.1 200")
         writer.close()
 
 
@@ -97,7 +95,7 @@ async def test_a_connection_that_says_nothing_is_closed(redis_url, monkeypatch):
     """Nor may it say it too slowly."""
     monkeypatch.setattr(http_limits, "REQUEST_WITHIN", 0.3)
     async with connections(redis_url) as connect:
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(20):
             assert (await answer_to(connect))[0] == b""
             assert (await answer_to(connect, b"GET /livez HTTP/1.1\r\nx: "))[0] == b""
             body = b"POST /livez HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n1"
@@ -111,9 +109,8 @@ async def test_a_connection_may_rest_between_requests(redis_url, monkeypatch):
         reader, writer = await connect()
         for _ in range(3):
             writer.write(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
-            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+            assert (await reader.readuntil(b'alive"}')).startswith(b"HTTP/1.1 200")
             await asyncio.sleep(0.5)
-            reader._buffer.clear()
         writer.close()
 
 
@@ -124,13 +121,13 @@ async def test_a_connection_that_rests_for_too_long_is_closed(redis_url, monkeyp
         reader, writer = await connect()
         loop = asyncio.get_running_loop()
         for _ in range(3):
+            asked = loop.time()
             writer.write(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
             assert (await reader.readuntil(b'alive"}')).startswith(b"HTTP/1.1 200")
-            answered = loop.time()
-            await asyncio.sleep(0.6)
-        async with asyncio.timeout(5):
+            await asyncio.sleep(0.4)
+        async with asyncio.timeout(20):
             assert await reader.read() == b""
-        assert loop.time() - answered >= 1
+        assert loop.time() - asked >= 1
         writer.close()
 
 

@@ -1,6 +1,7 @@
 """The kept changes are found by what a filter names, as a walk through all of them would find them."""
 
 import random
+import re
 
 from api.responses import changes as module
 from api.responses.changes import ChangeLog
@@ -56,7 +57,22 @@ async def test_a_filter_finds_what_a_walk_finds(monkeypatch):
     for wanted in filters:
         assert log.find(wanted) == [each for each in kept if wanted.takes(each)]
     assert told == list(range(1, len(batches)))  # the first batch was there before
-    newest = [f'"id":"{each.id}"' for each in {each.id: each for each in batches[-1]}.values()]
-    events = log.events(log.newest - 1, ChangeFilter())
-    assert sorted(newest) == sorted(next(one for one in newest if one in event) for event in events)
-    assert log.events(log.newest, ChangeFilter()) == []
+    told = ids(log.events(log.newest - 1, ChangeFilter()))
+    assert sorted(told) == sorted({each.id for each in batches[-1]})
+    assert log.events(log.newest, ChangeFilter()) == ""
+    of_model = [change.id for change in log.find(ChangeFilter(model="model-0")) if change.id in told]
+    assert ids(log.events(log.newest - 1, ChangeFilter(model="model-0"))) == of_model[::-1]
+    assert [each for each in told if each in of_model] == of_model[::-1]  # the oldest first
+
+
+async def test_streams_of_all_changes_share_the_text(monkeypatch):
+    """Nothing is looked up for each stream: 5,000 of them follow everything, and 1,000 changes may come at once."""
+    chance = random.Random(2)
+    log = ChangeLog(Reader([], [change(chance, number) for number in range(9)]), lambda: None)
+    await log._follow()
+    monkeypatch.delattr(module._Indexed, "find")
+    assert len(ids(log.events(0, ChangeFilter()))) == 9
+
+
+def ids(events):
+    return re.findall(r'"id":"([0-9]+)"', events)
