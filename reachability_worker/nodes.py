@@ -111,7 +111,7 @@ class Nodes:
 
     async def run(self) -> None:
         """Open the nodes, and keep them fit until cancelled."""
-        attempts = 0
+        attempts, joining = 0, None
         try:
             await self._recover()
             while True:
@@ -121,6 +121,8 @@ class Nodes:
                     await self._recover()
                 elif self._pair is not None and await self._pair.passes_self_test():
                     attempts = 0
+                    if joining is None or joining.done():
+                        joining = self.background.start("join", self._pair.dht_node.join_missing(JOIN_TIMEOUT))
                 else:
                     self._become_unfit("no bootstrap peer answers")
         finally:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 SCHEMAS_ASKED = 3
 """Servers of a model that are asked for its hidden size: one alone could spoil the chain of all."""
 SCHEMA_TRIES = 8
+MAX_SIZES = 256
+"""Hidden sizes of one round, more than there are models; the input of each is kept, up to 256 KiB."""
 
 
 @dataclass
@@ -48,8 +50,10 @@ class Round:
     _inputs: dict[int, tuple[array[float], ...]] = field(default_factory=dict)
 
     def inputs(self, hidden_size: int) -> tuple[array[float], ...]:
-        """Return the random input of all servers in this round."""
+        """Return the random input of all servers in this round. Raises `InferenceError` for one size too many."""
         if hidden_size not in self._inputs:
+            if len(self._inputs) >= MAX_SIZES:
+                raise InferenceError(InferenceOutcome.UNKNOWN, "too many servers name a hidden size of their own")
             self._inputs[hidden_size] = random_inputs(hidden_size)
         return self._inputs[hidden_size]
 

@@ -146,7 +146,8 @@ def _unpack_value(packed: bytes, depth: int) -> Any:
             raise RefusedError("nested_too_deep")
         return tuple(_unpack_value(data, depth + 1))
 
-    return msgpack.unpackb(packed, strict_map_key=False, ext_hook=extension)
+    # Keys of maps are text or bytes, as petals reads them: of others a stranger can choose any number with one hash.
+    return msgpack.unpackb(packed, ext_hook=extension)
 
 
 def _optional_number(value: float | None, limit: float) -> float | None:

@@ -218,6 +218,7 @@ class Search:
                 self._note_silence(name)
             return None
         except (P2PDaemonError, OSError, EOFError, ValueError):
+            self._note_silence(name)  # as one that restarts, or that p2pd refuses to dial again for some seconds
             return None
         self._kademlia.silent.discard(name)
         self._kademlia.silent_since.pop(name, None)

@@ -61,6 +61,9 @@ MAX_ANSWER_BYTES = 4 * 1024 * 1024
 """p2pd's own limit for an answer to a call."""
 MAX_NEAREST = 128
 """Nodes that an answer of hivemind's DHT may name for one key; an honest one names twenty."""
+MAX_RESULTS = 128
+"""Keys that it may answer; a crawl requests sixteen at once. In its bytes there is room for two million empty results,
+which took half a minute to look at."""
 MAX_INFO_BYTES = 64 * 1024
 """The same for `rpc_info`, whose genuine answers take less than 1 KiB: strangers choose how much is held."""
 
@@ -106,6 +109,8 @@ def _checked(answer: Message) -> Message:
     """
     if isinstance(answer, dht_pb2.PingResponse | dht_pb2.FindResponse):
         found = answer.results if isinstance(answer, dht_pb2.FindResponse) else ()
+        if len(found) > MAX_RESULTS:
+            raise P2PHandlerError("an answer about too many keys")
         node_ids = [(answer.peer.node_id,), *(one.nearest_node_ids for one in found)]
         peer_ids = [one.nearest_peer_ids for one in found]
         if (
@@ -137,6 +142,8 @@ async def _begin(p2p: P2P, request: p2pd_pb2.Request) -> tuple[p2pd_pb2.Response
     try:
         writer.write(_framed(request))
         response = p2pd_pb2.Response.FromString(await read_message(reader, MAX_ANSWER_BYTES))
+        if isinstance(response.error.msg, bytes):  # where a peer's words in it are no text
+            response.error.msg = response.error.msg.decode(errors="replace")
         raise_if_failed(response)
     except BaseException:
         writer.close()

@@ -124,6 +124,11 @@ class DHTClientNode(Daemon):
         )
         return dict(zip(bootstrap_peers, failures, strict=True))
 
+    async def join_missing(self, timeout: float) -> None:  # noqa: ASYNC109 - one for each peer
+        """Join at those bootstrap peers too that have not answered `join` so far: a peer may be known to one alone."""
+        missing = [peer for peer in self.bootstrap_peers.items() if peer[0] not in self._joined]
+        await asyncio.gather(*(self._join_one(peer_id, addresses, timeout) for peer_id, addresses in missing))
+
     async def _join_one(self, peer_id: str, addresses: Sequence[bytes], timeout: float) -> DialOutcome | None:  # noqa: ASYNC109
         began = time.monotonic()
         if (words := await self._greet(peer_id, addresses, timeout)) is not None:

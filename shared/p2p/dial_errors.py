@@ -25,6 +25,7 @@ class _Sign(NamedTuple):
 
 _OTHER_DIAL_SUCCEEDED = "concurrent active dial succeeded"
 _OUR_CONNECTION_CLOSED = "session shutdown"
+_NOT_CONNECTED = "failed to dial"
 
 # The most specific first: the first sign that the error text holds decides.
 _SIGNS = (
@@ -148,9 +149,13 @@ def outcome_of(failures: Sequence[Failure]) -> DialOutcome:
 
 
 def _signified(signs: Sequence[_Sign], words: str) -> DialOutcome:
-    """Return the outcome by the first of these signs that the error text holds."""
+    """Return the outcome by the first of these signs that the error text holds.
+
+    Of a peer that was not connected nobody knows which protocols it has: it has not proved who it is, and whoever
+    listens at its address may refuse to encrypt in the same words.
+    """
     for sign in signs:
-        if sign.words in words:
+        if sign.words in words and not (sign.stage is Stage.PROTOCOL and _NOT_CONNECTED in words):
             return _outcome(sign.stage, sign.cause, words)
     return _outcome(Stage.DIAL, Cause.OTHER, words)
 

@@ -111,7 +111,8 @@ async def ask_schema(daemon: Daemon, peer_id: str, uid: str) -> BlockSchema:
         async with asyncio.timeout(SCHEMA_TIMEOUT):
             answer = await stub.rpc_info(runtime_pb2.ExpertUID(uid=uid))
     except TimeoutError:
-        raise InferenceError(InferenceOutcome.TIMEOUT, f"no answer to rpc_info within {SCHEMA_TIMEOUT:g} s") from None
+        detail = f"no answer to rpc_info within {SCHEMA_TIMEOUT:g} s"
+        raise await _unanswered(daemon, peer_id, InferenceOutcome.TIMEOUT, detail) from None
     except P2PDaemonError as error:
         raise _not_opened(error) from error
     except P2PHandlerError as error:
@@ -126,6 +127,16 @@ async def ask_schema(daemon: Daemon, peer_id: str, uid: str) -> BlockSchema:
     return read_schema(answer.serialized_info)
 
 
+async def _unanswered(daemon: Daemon, peer_id: str, outcome: InferenceOutcome, detail: str) -> InferenceError:
+    """Return the error of a server that gave no answer.
+
+    Where none comes to a ping either, our own network or daemon may be away: nothing is said about the server.
+    """
+    if await daemon.pings(peer_id):
+        return InferenceError(outcome, detail)
+    return InferenceError(InferenceOutcome.UNKNOWN, f"{detail}, nor to a ping")
+
+
 class Session:
     """An open session with one server over consecutive blocks: `step` takes one token through them."""
 
@@ -136,7 +147,12 @@ class Session:
         uid: str,
         hidden_size: int,
         metadata: dict[str, Any],
+        *,
+        daemon: Daemon,
+        peer_id: str,
     ) -> None:
+        self._daemon = daemon
+        self._peer_id = peer_id
         self._reader = reader
         self._writer = writer
         self._uid = uid
@@ -154,10 +170,10 @@ class Session:
                 output = await self._step(values)
         except TimeoutError:
             detail = f"no answer to step {self._steps} within {STEP_TIMEOUT:g} s"
-            raise InferenceError(InferenceOutcome.TIMEOUT, detail) from None
+            raise await _unanswered(self._daemon, self._peer_id, InferenceOutcome.TIMEOUT, detail) from None
         except EOFError:
             detail = f"it closed the session without an answer to step {self._steps}"
-            raise InferenceError(InferenceOutcome.FAILED, detail) from None
+            raise await _unanswered(self._daemon, self._peer_id, InferenceOutcome.FAILED, detail) from None
         except OSError as error:
             raise InferenceError(InferenceOutcome.UNKNOWN, f"p2pd: {error!r}") from error
         self._answers += 1
@@ -179,7 +195,7 @@ class Session:
         marker, body = await _read_message(self._reader, 4 * self._shape[-1] + ANSWER_OVERHEAD)
         try:
             if marker == _ERROR:
-                words = p2pd_pb2.RPCError.FromString(body).message
+                words = str(p2pd_pb2.RPCError.FromString(body).message)  # protobuf has bytes where they are no text
                 raise InferenceError(_outcome_of(words), words or "it raised an error without words")
             answer = runtime_pb2.ExpertResponse.FromString(body)
         except DecodeError:
@@ -229,7 +245,8 @@ async def open_session(
         async with asyncio.timeout(STEP_TIMEOUT):
             reader, writer = await daemon.open_stream(peer_id, PROTOCOL)
     except TimeoutError:
-        raise InferenceError(InferenceOutcome.TIMEOUT, f"no session within {STEP_TIMEOUT:g} s") from None
+        detail = f"no session within {STEP_TIMEOUT:g} s"
+        raise await _unanswered(daemon, peer_id, InferenceOutcome.TIMEOUT, detail) from None
     except P2PDaemonError as error:
         raise _not_opened(error) from error
     except (OSError, EOFError) as error:
@@ -237,7 +254,8 @@ async def open_session(
     metadata: dict[str, Any] = {"max_length": max_length, "session_id": f"{SESSION_PREFIX}{uuid4()}"}
     if adapter is not None:
         metadata["active_adapter"] = adapter
-    session = Session(reader, writer, block_uids(dht_prefix, blocks), hidden_size, metadata)
+    uids = block_uids(dht_prefix, blocks)
+    session = Session(reader, writer, uids, hidden_size, metadata, daemon=daemon, peer_id=peer_id)
     try:
         yield session
     finally:

@@ -130,7 +130,11 @@ async def _probe(
 
     served = None
     if not handshake_only:
-        served = await _ask(prober_node, peer_id, min(deadline, time.monotonic() + RPC_INFO_TIMEOUT))
+        until = min(deadline, time.monotonic() + RPC_INFO_TIMEOUT)
+        served = await _ask(prober_node, peer_id, until)
+        if served is not None and served.verdict is not Verdict.REACHABLE:
+            # The connection ended meanwhile: it may have led over a relay whose own probe has just begun anew.
+            served = await _ask(prober_node, peer_id, until)
     if must_serve:
         served = served or _unserved(prober_node, begun[Stage.PROTOCOL])
     elif served is None or served.verdict is not Verdict.REACHABLE:

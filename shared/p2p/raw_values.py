@@ -22,6 +22,9 @@ SubkeyValues: TypeAlias = dict[str, bytes]
 
 _DICTIONARY_CODE = 0x50
 MAX_SUBKEY_BYTES = 512
+MIN_ENTRY_BYTES = 8
+"""A valid entry takes as much: a list of a name, bytes and a time. Of others there is room for four million in one
+answer, which took a minute to look at."""
 
 
 class PackedDictionary(NamedTuple):
@@ -82,8 +85,11 @@ def _entries(packed: bytes) -> list[Any]:
     code, body = msgpack.unpackb(packed)
     if code != _DICTIONARY_CODE:
         raise ValueError
-    # raw: keys stay bytes, so that one of bad UTF-8 costs one entry; nested extensions stay opaque.
-    _, _, entries = msgpack.unpackb(body, raw=True, strict_map_key=False)
+    # raw: subkeys stay bytes, so that one of bad UTF-8 costs one entry; nested extensions stay opaque. No entry has a
+    # map in it, and none is built: a stranger can choose any number of keys with one hash.
+    _, _, entries = msgpack.unpackb(body, raw=True, strict_map_key=False, object_pairs_hook=lambda _: None)
+    if len(entries) * MIN_ENTRY_BYTES > len(body):
+        raise ValueError
     return list(entries)
 
 

@@ -188,6 +188,18 @@ async def test_most_servers_by_name_decide_which_hidden_size_is_wrong(monkeypatc
     assert swarm.counted == {"computed": 5, "wrong_shape": 1}
 
 
+def test_servers_that_each_name_another_hidden_size_fill_no_memory():
+    """A quarter of a megabyte for each: beyond some, those that come last are not checked."""
+    current = Round(0)
+    first = current.inputs(1)
+    for size in range(2, checker.MAX_SIZES + 1):
+        current.inputs(size)
+    assert current.inputs(1) is first
+    with pytest.raises(InferenceError) as refused:
+        current.inputs(checker.MAX_SIZES + 1)
+    assert refused.value.outcome is InferenceOutcome.UNKNOWN
+
+
 async def test_a_chain_of_another_hidden_size_is_nobodys_input(monkeypatch):
     """Of two servers that name different ones nobody knows which is right: each is given what it can compute."""
     swarm = Swarm(monkeypatch)

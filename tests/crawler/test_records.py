@@ -79,7 +79,7 @@ def test_an_old_short_record_is_read():
     [
         (None, "server_not_a_tuple"),
         ("online", "server_not_a_tuple"),
-        ({0: 2}, "server_not_a_tuple"),
+        ({"0": 2}, "server_not_a_tuple"),
         ((), "bad_server_info"),
         ((2,), "bad_server_info"),
         ((7, 1.0), "bad_server_info"),
@@ -89,7 +89,6 @@ def test_an_old_short_record_is_read():
         ((2, math.inf), "bad_server_info"),
         ((2, -1.0), "bad_server_info"),
         ((2, 1.0, []), "bad_server_info"),
-        ((2, 1.0, {1: 2}), "bad_server_info"),
         ((2, 1.0, {"state": 0}), "bad_server_info"),
         ((2, 1.0, {"start_block": -1}), "bad_server_info"),
         ((2, 1.0, {"start_block": 4, "end_block": 4}), "reversed_span"),
@@ -124,6 +123,10 @@ def test_what_petals_would_refuse_is_refused(value, reason):
         (b"\xdd\xff\xff\xff\xff", "undecodable"),
         (msgpack.packb(msgpack.ExtType(0x50, b"x")), "unknown_extension"),
         (packed(((((((1,),),),),),)), "nested_too_deep"),
+        # Keys other than text could all have one hash: to read 4,000 of them took half a second.
+        (packed((2, 1.0, {7: "x"})), "undecodable"),
+        (packed((2, 1.0, {msgpack.Timestamp(7): "x"})), "undecodable"),
+        (packed((2, 1.0, {(7,): "x"})), "undecodable"),
         (b"\xc4" * (records.MAX_RECORD_BYTES + 1), "record_too_long"),
     ],
 )

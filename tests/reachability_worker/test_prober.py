@@ -20,11 +20,13 @@ from shared.p2p.connect import ProberNode
 from shared.p2p.daemon import PING_BYTES, PING_PROTOCOL
 from shared.p2p.hivemind import ControlFailure, P2PContext, runtime_pb2
 from shared.p2p.probe import probe
+from shared.p2p.swarm_settings import bootstrap_peers
 from shared.reachability import Cause, DialOutcome, Stage
 from shared.snapshot import Verdict
 from shared.tasks import end
 from tests.fakes import peer_id
 from tests.reliability.parts import daemons_of
+from tests.shared.lying_node import LyingNode
 
 pytestmark = pytest.mark.swarm
 
@@ -146,6 +148,28 @@ async def test_a_prober_cut_off_from_the_swarm_calls_nobody_unreachable(swarm):
         assert await nodes.until_fit(20)
         live = swarm.start(Announcement(MODEL, 0, 4))
         assert (await look(prober, live.peer_id)).verdict is Verdict.REACHABLE
+
+
+async def test_a_bootstrap_peer_that_was_away_at_the_start_is_asked_as_soon_as_it_answers(swarm, monkeypatch):
+    """A server behind a relay may be known to it alone."""
+    monkeypatch.setattr("reachability_worker.nodes.SELF_TEST_EVERY", 0.2)
+    monkeypatch.setattr("reachability_worker.nodes.JOIN_TIMEOUT", 1.0)
+    second = await LyingNode.start()
+    swarm.bootstrap.freeze()
+    nodes = Nodes(bootstrap_peers([await second.address(), *swarm.initial_peers]), DialPrivate.YES)
+    running = asyncio.create_task(nodes.run())
+    try:
+        assert await nodes.until_fit(20)
+        dht_node = nodes.current().dht_node
+        assert dht_node.joined == (str(second.node.peer_id),)
+        swarm.bootstrap.thaw()
+        async with asyncio.timeout(30):
+            while swarm.bootstrap.peer_id not in dht_node.joined:
+                await asyncio.sleep(0.1)
+    finally:
+        swarm.bootstrap.thaw()
+        await end(running)
+        await second.close()
 
 
 async def test_a_lost_daemon_is_noticed_and_replaced(swarm):
@@ -277,6 +301,31 @@ async def test_what_hung_for_a_moment_only_has_proved_nothing(swarm):
         found = await look(prober, server.peer_id, 0.9)
         assert (found.verdict, found.stage, found.cause) == (Verdict.UNKNOWN, Stage.DIAL, Cause.NO_SLOT)
     server.thaw()
+
+
+async def test_a_call_whose_connection_another_probe_ends_is_made_again(swarm):
+    """Servers relay for each other, and a server's own probe begins with a new connection: circuits through it end."""
+    calls = []
+
+    class TransformerConnectionHandler(petals.TransformerConnectionHandler):
+        async def rpc_info(self, request: runtime_pb2.ExpertUID, context: P2PContext) -> runtime_pb2.ExpertInfo:
+            calls.append(request)
+            if len(calls) == 1:
+                await asyncio.sleep(60)
+            return runtime_pb2.ExpertInfo()
+
+    server = swarm.start(Announcement(MODEL, 0, 4), serves=False)
+    swarm.call(TransformerConnectionHandler().add_p2p_handlers(server.node.p2p))
+    async with prober_in(swarm) as (nodes, _):
+        pair = nodes.current()
+        probing = asyncio.create_task(
+            probe(pair.dht_node, pair.prober_node, server.peer_id, deadline=time.monotonic() + 5, must_serve=True)
+        )
+        while not calls:
+            await asyncio.sleep(0.01)
+        await pair.prober_node.disconnect(server.peer_id)
+        outcome = await probing
+    assert (outcome.verdict, outcome.stage) == (Verdict.REACHABLE, Stage.ANSWERED)
 
 
 async def test_hundreds_of_silent_peers_do_not_make_a_live_one_look_dead(swarm):

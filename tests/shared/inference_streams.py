@@ -58,6 +58,11 @@ class Servers:
         """Peer ids of the sessions that the monitor ended, in order."""
         self.at_end = asyncio.StreamReader.feed_eof
         """What a server then does with its stream."""
+        self.answers_pings = True
+        """Whether servers do; where none does, the monitor's own daemon or network is away."""
+
+    async def pings(self, _peer_id):
+        return self.answers_pings
 
     async def open_stream(self, peer_id, protocol):
         assert protocol == inference.PROTOCOL

@@ -1,13 +1,17 @@
 """p2pd's error texts become verdicts; a peer that nobody could probe is never unreachable."""
 
+import asyncio
+from types import SimpleNamespace
+
 import pytest
 
 from shared.advice.causes import advice, message
 from shared.p2p.addresses import AddressRules
 from shared.p2p.connect import PeerDials
+from shared.p2p.daemon import Daemon
 from shared.p2p.dial_errors import Failure, classify, classify_circuit, clean, outcome_of
-from shared.p2p.hivemind import P2PDaemonError
-from shared.p2p.multiaddr import from_text
+from shared.p2p.hivemind import ControlFailure, P2PDaemonError, p2pd_pb2
+from shared.p2p.multiaddr import from_text, varint
 from shared.reachability import NOBODY_COULD_LOOK, Cause, Stage
 from shared.snapshot import Verdict
 from tests.fakes import peer_id
@@ -36,6 +40,8 @@ def dial_failed(why, address=HOST):
             Cause.WRONG_PEER,
         ),
         (dial_failed(NEGOTIATE + "message did not have trailing newline"), Stage.SECURITY, Cause.NOT_LIBP2P),
+        (dial_failed(NEGOTIATE + "protocols not supported: [/noise /tls/1.0.0]"), Stage.SECURITY, Cause.NOT_LIBP2P),
+        (dial_failed("(remote): its last words: protocol not supported"), Stage.DIAL, Cause.OTHER),
         (dial_failed("dial tcp4 192.0.2.1:1: connect: no route to host"), Stage.DIAL, Cause.NO_HOST_ROUTE),
         (dial_failed("dial tcp6: connect: network is unreachable"), Stage.DIAL, Cause.NO_LOCAL_ROUTE),
         ("Connect failed. msg=routing: not found", Stage.LOOKUP, Cause.NO_ADDRESS),
@@ -89,6 +95,26 @@ def test_no_words_of_a_peer_hold_up_all_others(part):
     words = part * (1_000_000 // len(part))
     assert len(clean(words)) <= 300
     assert classify(words).verdict is Verdict.UNREACHABLE
+
+
+@pytest.mark.real_parts
+async def test_words_that_are_no_text_are_read_as_far_as_they_are(tmp_path, monkeypatch):
+    """A stranger closes a connection with bytes of its own: the lines beside it still tell what was not dialled."""
+    place = str(tmp_path / "p2pd.sock")
+    words = dial_failed("(remote): connection refused XYZ", "/ip4/192.0.2.9/tcp/1") + f"\n  * [{HOST}] dial backoff"
+    failed = p2pd_pb2.Response(type=p2pd_pb2.Response.ERROR, error=p2pd_pb2.ErrorResponse(msg=words))
+    answer = failed.SerializeToString().replace(b"XYZ", b"\xff\xfe\xfd")
+
+    async def answers(_, writer):
+        writer.write(varint(len(answer)) + answer)
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_unix_server(answers, place):
+        monkeypatch.setattr("shared.p2p.daemon._socket", lambda _: place)
+        with pytest.raises(ControlFailure) as raised:
+            await Daemon(SimpleNamespace(_daemon_listen_maddr=None)).connect(peer_id(1))
+    assert classify(str(raised.value)).cause is Cause.BACKOFF
 
 
 @pytest.mark.parametrize("cause", Cause)

@@ -3,9 +3,9 @@
 import pytest
 import pytest_asyncio
 
-from shared.p2p.daemon import P2PDaemon
+from shared.p2p.daemon import MAX_RESULTS, P2PDaemon, _checked
 from shared.p2p.dht_node import DHTClientNode
-from shared.p2p.hivemind import P2PContext, ServicerBase, dht_pb2
+from shared.p2p.hivemind import P2PContext, P2PHandlerError, ServicerBase, dht_pb2
 
 pytestmark = pytest.mark.real_parts
 
@@ -62,3 +62,10 @@ async def test_a_node_whose_own_id_is_none_has_not_answered(hostile):
     async with await DHTClientNode.open() as dht_node:
         (failure,) = (await dht_node.join(peers, 5)).values()
         assert "does not answer as a hivemind DHT node" in failure.error
+
+
+def test_an_answer_about_more_keys_than_anybody_requests_is_refused_at_once():
+    """There is room for two million results in one."""
+    assert len(_checked(dht_pb2.FindResponse(results=[dht_pb2.FindResult()] * MAX_RESULTS)).results) == MAX_RESULTS
+    with pytest.raises(P2PHandlerError, match="too many keys"):
+        _checked(dht_pb2.FindResponse(results=[dht_pb2.FindResult()] * (MAX_RESULTS + 1)))

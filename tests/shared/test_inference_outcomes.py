@@ -92,6 +92,18 @@ async def test_who_is_silent_has_so_long(monkeypatch):
     assert (finding.outcome, finding.detail, outputs) == (InferenceOutcome.TIMEOUT, "no session within 0.02 s", [])
 
 
+@pytest.mark.parametrize("answer", [None, b""], ids=["silent", "ended"])
+async def test_an_answer_that_our_own_side_may_have_lost_says_nothing_about_the_server(monkeypatch, answer):
+    """The network, or p2pd with all of its streams, went away in the middle of a step: nor is a ping answered."""
+    monkeypatch.setattr(inference, "STEP_TIMEOUT", 0.02)
+    answer_rpc_info(monkeypatch, lambda *_: schema())
+    daemon = Servers(**{ONE: lambda *_: answer})
+    daemon.answers_pings = False
+    finding, _ = await check_server(daemon, ONE, "m", (0, 1))
+    assert finding.outcome is InferenceOutcome.UNKNOWN
+    assert finding.detail.endswith("step 1 within 0.02 s, nor to a ping" if answer is None else "step 1, nor to a ping")
+
+
 @pytest.mark.parametrize(
     ("info", "read"),
     [
@@ -176,12 +188,13 @@ GONE = OSError("gone")
          "its answer has 65537 bytes, expected at most 65536"),
         (framed(b"\0" * MAX_ERROR_BYTES, ERROR), InferenceOutcome.FAILED, "its answer is no message"),
         (raised("x" * 2000), InferenceOutcome.FAILED, "x" * MAX_DETAIL_CHARS),
+        (raised("xyz").replace(b"xyz", b"x\xffz"), InferenceOutcome.FAILED, r"b'x\xffz'"),
         (framed(b""), InferenceOutcome.WRONG_SHAPE, "its answer holds no tensor"),
         (framed(runtime_pb2.ExpertResponse(
             tensors=[runtime_pb2.Tensor(size=[1, 1, HIDDEN], dtype="int8")]).SerializeToString()),
          InferenceOutcome.UNKNOWN, "dtype 'int8' is none of float32, float16, bfloat16"),
     ],
-    ids=map(str, range(10)),
+    ids=map(str, range(11)),
 )  # fmt: skip
 async def test_every_answer_without_numbers_has_its_outcome(answer, outcome, detail):
     """An answer that this monitor does not read, and a stream that breaks on our side, are nobody's finding."""

@@ -37,6 +37,9 @@ class FakeDaemon:
         assert protocol == "TransformerConnectionHandler.rpc_inference"
         return await asyncio.open_connection("127.0.0.1", self._port)
 
+    async def pings(self, peer_id):
+        return True
+
 
 async def outcome_of(answer, *, close=True, pause=0.0):
     """Return how a step ends that is answered with these bytes, a byte at a time where there is a pause."""
@@ -145,7 +148,8 @@ async def _step_on(data):
     reader = asyncio.StreamReader()
     reader.feed_data(data)
     reader.feed_eof()
-    return await inference.Session(reader, _Nowhere(), "m.0", HIDDEN, {}).step(INPUT)
+    session = inference.Session(reader, _Nowhere(), "m.0", HIDDEN, {}, daemon=FakeDaemon(1), peer_id="QmPeer")
+    return await session.step(INPUT)
 
 
 class _Nowhere:

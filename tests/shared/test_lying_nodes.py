@@ -184,6 +184,14 @@ async def test_a_silent_start_peer_may_have_named_the_address(swarm, liar, nodes
         swarm.bootstrap.thaw()
 
 
+async def test_a_start_peer_that_ends_its_streams_may_have_named_the_address(swarm, liar, nodes):
+    """It restarts, or has too many streams: that another one knows no address is no fact then."""
+    nobody = peer_id(7)
+    assert (await probe_through(nodes, nobody)).cause is Cause.NO_ADDRESS
+    liar.answers_a_stream = 0
+    assert (await probe_through(nodes, nobody)).cause is Cause.LOOKUP_UNFINISHED
+
+
 @pytest.mark.parametrize("lie", ["silent", "refused"])
 async def test_a_wrong_address_of_a_relay_holds_up_nobody_who_knows_the_right_one(swarm, lie):
     """A peer may announce that it is behind another's relay, at an address where that is not."""

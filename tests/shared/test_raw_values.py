@@ -57,6 +57,25 @@ def test_a_bad_entry_costs_one_entry(entry, reason):
     assert refused == {reason: 2}
 
 
+def test_no_map_of_a_stranger_is_built():
+    """Its keys could all have one hash, and take hours; keys without a hash show that nobody looks."""
+    entries = [msgpack.Packer().pack_map_pairs([([], 1)]), msgpack.packb(("other", b"1", LATER + 60))]
+    body = b"\x93" + msgpack.packb(math.inf) + msgpack.packb(LATER + 60) + b"\x92" + b"".join(entries)
+    refused = Counter()
+    packed = PackedDictionary(msgpack.packb(msgpack.ExtType(0x50, body)))
+    assert MergedDictionary(refused).add(packed) == {"other": b"1"}
+    assert refused == {"malformed_entry": 1}
+
+
+def test_an_answer_of_entries_too_short_to_be_any_is_no_dictionary():
+    """Four million took a minute to look at; as many as there is room for are read."""
+    refused = Counter()
+    assert MergedDictionary(refused).add(answer(*[0] * 1000)) is None
+    assert refused == {"undecodable_dictionary": 1}
+    least = [(f"{number:x}", b"", int(LATER) + 60) for number in range(1000)]
+    assert len(MergedDictionary(refused).add(answer(*least))) == 1000
+
+
 def test_the_longest_subkey():
     name = "x" * MAX_SUBKEY_BYTES
     assert MergedDictionary(Counter()).add(answer((name, b"1", LATER + 60))) == {name: b"1"}
