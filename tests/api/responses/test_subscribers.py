@@ -66,7 +66,12 @@ async def test_one_that_leaves_is_passed_over(subscribers):
     assert await staying
 
 
-async def test_without_news_there_is_a_heartbeat(subscribers, monkeypatch):
+@pytest.fixture
+def heartbeats(monkeypatch):
+    monkeypatch.setattr(module, "HEARTBEAT", 0.01)
+
+
+@pytest.mark.usefixtures("heartbeats")
+async def test_without_news_there_is_a_heartbeat(subscribers):
     """It is told from news: nothing was said."""
-    monkeypatch.setattr(module, "HEARTBEAT", 0.0)
     assert not await subscribers.wait()
