@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 from api.pages import text
 from shared import words
 from shared.judgement.swarm import judged_models, nobody_can_join, swarm_state
-from shared.judgement.usability import gives_tokens
-from shared.snapshot import ModelState, Verdict
+from shared.judgement.usability import gives_tokens, is_usable
+from shared.snapshot import Verdict
 from shared.words import listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from api.pages.view import View
-    from shared.snapshot import BootstrapPeer, CrawlProgress, CrawlStatus, ModelReport, Snapshot
+    from shared.snapshot import BootstrapPeer, CrawlProgress, CrawlStatus, Snapshot
 
 MAX_TRIED = 8
 """Bootstrap addresses, or servers, named in an explanation."""
@@ -87,11 +87,6 @@ def _judge(snapshot: Snapshot) -> Notice:
             return Notice("warn", "The swarm is partly healthy", counted)
         case _:
             return Notice("bad", "The swarm is broken", counted.replace("0 of", "None of"))
-
-
-def is_usable(model: ModelReport) -> bool:
-    """Whether a model counts as usable: each block is served, and its latest computation did not fail."""
-    return model.state is ModelState.HEALTHY and gives_tokens(model) is not False
 
 
 def _empty(snapshot: Snapshot) -> Notice:

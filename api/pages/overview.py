@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from api.pages import cards, text
-from api.pages.banner import is_usable
 from api.pages.contributors import href as contributor_href
 from shared import words
 from shared.advice.models import model_advice
 from shared.advice.servers import what_failed
 from shared.judgement.contributors import serving
 from shared.judgement.swarm import distinct_servers
+from shared.judgement.usability import is_usable
 from shared.snapshot import PeerState
 
 if TYPE_CHECKING:

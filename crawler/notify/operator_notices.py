@@ -24,6 +24,7 @@ from crawler.notify.services import NotSentError, masked, send
 from shared import changes
 from shared.store import keys, stored
 from shared.store.fencing import DeposedError, FencedScript
+from shared.store.streams import stream_position
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -105,9 +106,9 @@ class OperatorNotices:
         Raises `DeposedError`, `redis.RedisError`, `OSError`.
         """
         newest: Any = await self._redis.xrevrange(keys.CHANGES, count=1)
-        end = _position(newest[0][0]) if newest else (0, 0)
+        end = stream_position(newest[0][0]) if newest else (0, 0)
         written: Any = await self._redis.hget(keys.NOTICE_POSITIONS, self._field)
-        position = None if written is None else stored.read("change", _position, written)
+        position = None if written is None else stored.read("change", stream_position, written)
         if position is None or position > end:  # a new service: it gets the changes from now on
             await self._move(end)
         else:
@@ -117,7 +118,7 @@ class OperatorNotices:
         entries: Any = await self._redis.xrange(keys.CHANGES, "({}-{}".format(*position))
         if not entries:
             return
-        last, wanted = _position(entries[-1][0]), self._wanted(entries)
+        last, wanted = stream_position(entries[-1][0]), self._wanted(entries)
         if not wanted or (await self._is_due(next(iter(wanted))) and await self._send(list(wanted.values()))):
             await self._move(last)
 
@@ -132,7 +133,7 @@ class OperatorNotices:
             if change is None or not self._choice.takes(change, self._official):
                 continue
             if not (change.lasts and self._told.get(change.id) == change.times):
-                wanted[_position(entry_id)] = change
+                wanted[stream_position(entry_id)] = change
         return wanted
 
     async def _is_due(self, oldest: Position) -> bool:
@@ -172,12 +173,6 @@ class OperatorNotices:
     async def _move(self, position: Position) -> None:
         packed = "{}-{}".format(*position)
         await self._advance(self._leadership.lease, [keys.NOTICE_POSITIONS], self._field, packed, KEPT)
-
-
-def _position(stream_id: bytes) -> Position:
-    """Return the numbers of a stream id. Raises `ValueError` where it is none."""
-    milliseconds, _, sequence = stream_id.decode().partition("-")
-    return int(milliseconds), int(sequence)
 
 
 def _in_thread(work: Callable[[], None]) -> asyncio.Future[None]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from shared.inference import AgreementOutcome, InferenceOutcome, ServerInference, UsabilityState
 from shared.judgement.coverage import coverage
-from shared.snapshot import PeerState
+from shared.snapshot import ModelState, PeerState
 
 if TYPE_CHECKING:
     from shared.snapshot import ModelReport, ServerReport
@@ -73,6 +73,11 @@ def gives_tokens(model: ModelReport) -> bool | None:
     if model.usability.state is UsabilityState.UNUSABLE:
         return False
     return True if path_stands(model) else None
+
+
+def is_usable(model: ModelReport) -> bool:
+    """Return whether a model counts as usable: each block is served, and its latest computation did not fail."""
+    return model.state is ModelState.HEALTHY and gives_tokens(model) is not False
 
 
 def does_not_compute(server: ServerReport) -> bool:

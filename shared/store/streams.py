@@ -125,7 +125,7 @@ class StreamTail:
             if cursor == START:
                 continue
             newest = await self._newest_id(key)
-            if newest is None or _as_numbers(newest) < _as_numbers(cursor):
+            if newest is None or stream_position(newest.encode()) < stream_position(cursor.encode()):
                 self.cursors[key] = START
 
     async def _newest_id(self, key: str) -> str | None:
@@ -139,6 +139,7 @@ class StreamTail:
         return newest.decode()
 
 
-def _as_numbers(entry_id: str) -> tuple[int, int]:
-    milliseconds, _, sequence = entry_id.partition("-")
-    return int(milliseconds), int(sequence or 0)
+def stream_position(entry_id: bytes) -> tuple[int, int]:
+    """Return the numbers of an entry's id, which order it in its stream. Raises `ValueError` where it is none."""
+    milliseconds, _, sequence = entry_id.decode().partition("-")
+    return int(milliseconds), int(sequence)
