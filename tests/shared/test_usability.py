@@ -17,6 +17,7 @@ from shared.judgement.usability import (
     against_majority,
     does_not_compute,
     gives_tokens,
+    is_usable,
     model_usability,
     not_asked,
     path_stands,
@@ -55,7 +56,9 @@ NO_TOKEN = chain(UsabilityState.UNUSABLE)
 )
 def test_a_model_is_usable_by_its_coverage_unless_its_chain_gave_no_token(servers, latest, usability):
     """A chain that is unknown, or over a server that has left, is nothing against the model."""
-    assert model_usability(model(servers=servers, usability=latest)) is usability
+    found = model(servers=servers, usability=latest)
+    assert model_usability(found) is usability
+    assert is_usable(found) == (usability in (ModelUsability.USABLE, ModelUsability.DEGRADED))
 
 
 @pytest.mark.parametrize(
