@@ -19,7 +19,7 @@ from shared.snapshot import PeerState
 from shared.tasks import awaited, end
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from crawler.models import Model
     from crawler.observe.blocks import BlockKey
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from crawler.observe.record_reader import RecordReader
     from crawler.settings import CrawlerSettings
     from shared.p2p.dht_node import DHTClientNode
+    from shared.p2p.dht_reader import Found
     from shared.p2p.raw_values import SubkeyValues
     from shared.snapshot import Snapshot
 
@@ -98,7 +99,7 @@ class AnnouncementReader:
         await end(*self._tasks)
         await self._blocks.close()
 
-    async def _first_named(self) -> tuple[list[Model], asyncio.Task[dict[str, SubkeyValues | None]]]:
+    async def _first_named(self) -> tuple[list[Model], asyncio.Task[Found]]:
         """Return the models that the first DHT node names, and the lookup of the whole index, which goes on.
 
         Returns no model where the node names too many: they wait for the whole index, so that a flood cannot displace
@@ -118,19 +119,25 @@ class AnnouncementReader:
         models = sorted(early.values(), key=sort_key)
         return (models if fit_early(models) else []), indexing
 
-    async def _announced_models(self, found: Mapping[str, SubkeyValues | None]) -> list[Model]:
-        """Return the models of the index that are not official; those served before where it did not answer."""
-        index = found.get(MODEL_INDEX_KEY)
-        if index is None and (MODEL_INDEX_KEY not in found or self._dht_node.silent_nodes):
-            # Nodes that did not answer may hold it, so this does not prove an empty swarm.
-            self.unanswered_keys += 1
-            return served_before(self._last)
-        self.answered_keys += 1
+    async def _announced_models(self, found: Found) -> list[Model]:
+        """Return the models of the index that are not official; also those served before where it was not read in full.
+
+        Nodes that did not answer may hold it, so this does not prove an empty swarm.
+        """
+        index = found.whole.get(MODEL_INDEX_KEY)
+        whole = index is not None or (MODEL_INDEX_KEY in found.whole and not self._dht_node.silent_nodes)
+        self.answered_keys += whole
+        self.unanswered_keys += not whole
         announced: list[Model] = []
-        entries = iter((index or {}).items())
+        entries = iter((index or found.in_part.get(MODEL_INDEX_KEY) or {}).items())
         while some := dict(islice(entries, ENTRIES_PER_TURN)):
             announced += self._announced(some)
             await asyncio.sleep(0)
+        if not whole:
+            before = served_before(self._last)
+            known = {model.dht_prefix for model in before}
+            # An entry that was found may be an old one.
+            announced = [*before, *(model for model in announced if model.dht_prefix not in known)]
         return sorted(announced, key=sort_key)
 
     def _announced(self, values: SubkeyValues, *, early: bool = False) -> Iterator[Model]:
@@ -153,9 +160,9 @@ class AnnouncementReader:
     async def _read_blocks(self, models: Sequence[Model]) -> list[ObservedModel]:
         """Read all blocks of these models, in an order that names most servers early."""
         observed = {model.dht_prefix: ObservedModel(model, {}) for model in models}
-        async for found, missing in self._blocks.read(spread(models), self._take_early):
-            self.answered_keys += len(found)
-            self.unanswered_keys += missing
+        async for found, answered, unanswered in self._blocks.read(spread(models), self._take_early):
+            self.answered_keys += answered
+            self.unanswered_keys += unanswered
             for key, values in found.items():
                 for number, (subkey, packed) in enumerate(values.items()):
                     if number % ENTRIES_PER_TURN == 0:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from crawler.models import MAX_BLOCKS
 from crawler.observe.records import RefusedError, read_server
+from shared.p2p.dht_reader import Found
 from shared.p2p.petals import block_key
 from shared.tasks import awaited, end
 
@@ -58,10 +59,14 @@ def _reversed_bits(number: int) -> int:
 
 
 class Answer(NamedTuple):
-    """The values of those blocks of one batch that answered, and the number of blocks that did not."""
+    """What was found of one batch."""
 
     found: dict[BlockKey, SubkeyValues]
-    missing: int
+    """Values by block, also of blocks whose lookup did not end."""
+    answered: int
+    """Number of blocks whose lookup ended."""
+    unanswered: int
+    """Number of the others, which may have more values than were found."""
 
 
 class BlockReader:
@@ -134,20 +139,22 @@ class BlockReader:
         began = time.monotonic()
         left = self._until - began
         try:
-            found = await self._dht_node.look_up(keys, min(left, self._timeout), batch.by_key(keys)) if left > 0 else {}
+            timeout = min(left, self._timeout)
+            found = await self._dht_node.look_up(keys, timeout, batch.by_key(keys)) if left > 0 else Found({}, {})
         except Exception as error:  # noqa: BLE001 - raised where the answer is read
             if not batch.answer.done():
                 batch.answer.set_exception(error)
             return
-        size = sum(len(packed) for values in found.values() if values for packed in values.values())
-        self._adapt(time.monotonic() - began, size, complete=len(found) == len(keys))
-        batch.found |= {keys[key]: values or {} for key, values in found.items()}
+        size = sum(len(packed) for values in found.whole.values() if values for packed in values.values())
+        self._adapt(time.monotonic() - began, size, complete=len(found.whole) == len(keys))
+        batch.found |= {keys[key]: values or {} for key, values in found.whole.items()}
+        batch.found_in_part |= {keys[key]: values for key, values in found.in_part.items()}
         batch.blocks = [block for block in batch.blocks if block not in batch.found]
         if batch.blocks and not batch.retried and left > 0:
             batch.retried = True
             self._waiting.append(batch)
         elif not batch.answer.done():
-            batch.answer.set_result(Answer(batch.found, len(batch.blocks)))
+            batch.answer.set_result(Answer(batch.found_in_part | batch.found, len(batch.found), len(batch.blocks)))
 
     def _adapt(self, took: float, size: int, *, complete: bool) -> None:
         """Take the duration (seconds) of one batch, and the bytes of its values, into account."""
@@ -159,7 +166,7 @@ class BlockReader:
 
 
 class _Batch:
-    """Blocks to look up together: those without an answer yet, and the values of the others."""
+    """Blocks to look up together: those whose lookup has not ended yet, and what was found."""
 
     def __init__(
         self, blocks: Sequence[BlockKey], on_values: Callable[[BlockKey, SubkeyValues], None] | None = None
@@ -167,6 +174,7 @@ class _Batch:
         self.blocks = blocks
         self._on_values = on_values
         self.found: dict[BlockKey, SubkeyValues] = {}
+        self.found_in_part: dict[BlockKey, SubkeyValues] = {}
         self.retried = False
         self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 

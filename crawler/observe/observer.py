@@ -199,7 +199,8 @@ class Crawl:
         self, bootstrap: tuple[BootstrapPeer, ...], observed: Sequence[ObservedModel]
     ) -> Observation:
         """Return what is known now. Raises `SwarmUnavailableError`, `NodeError` where not the swarm is at fault."""
-        if self._announcements.unanswered_keys and not self._announcements.answered_keys:
+        read = self._announcements
+        if read.unanswered_keys and not (read.answered_keys or read.servers):
             raise SwarmUnavailableError("no node of the swarm answered a lookup", self._with_accounts(bootstrap))
         dials = dict(self._probes.outcomes)
         if any(outcome.verdict is not Verdict.REACHABLE for outcome in dials.values()):

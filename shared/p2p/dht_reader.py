@@ -14,7 +14,7 @@ import asyncio
 import time
 from collections import Counter
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from shared.p2p.hivemind import DHTID
 from shared.p2p.raw_values import LeavesPacked, MergedDictionary, PackedDictionary, SubkeyValues
@@ -40,6 +40,15 @@ MAX_MET = 10_000
 
 _Found: TypeAlias = "dict[DHTID, tuple[Any, dict[DHTID, PeerID]]]"
 """A node's answer: what it holds under each key (hivemind's `ValueWithExpiration` or None), and nodes nearer to it."""
+
+
+class Found(NamedTuple):
+    """What one lookup read: dictionaries by key, whose values are raw bytes by subkey."""
+
+    whole: dict[str, SubkeyValues | None]
+    """Of keys whose search ended; None where nobody holds a dictionary."""
+    in_part: dict[str, SubkeyValues]
+    """What some nodes hold under keys whose search did not end in time: perhaps not all, nor the latest."""
 
 
 class DHTReader:
@@ -70,12 +79,12 @@ class DHTReader:
         keys: Collection[str],
         timeout: float,  # noqa: ASYNC109 - partial answers are kept
         on_values: Callable[[str, SubkeyValues], None] | None = None,
-    ) -> dict[str, SubkeyValues | None]:
-        """Read dictionary values, latest first, undecoded: `{key: {subkey: raw bytes}}`.
+    ) -> Found:
+        """Read dictionary values, latest first, undecoded.
 
-        A key that the DHT does not hold maps to None. A key that did not answer in time is missing from the
-        result: nothing is known of it. Traverses the DHT once for all keys. `on_values` gets what is new in each
-        node's answer as soon as it comes: a part of the result, perhaps not the latest, but before silent nodes end.
+        Nothing is known of a key that is in no part of the result. Traverses the DHT once for all keys. `on_values`
+        gets what is new in each node's answer as soon as it comes: a part of the result, perhaps not the latest, but
+        before silent nodes end.
         """
         names = {DHTID.generate(key): key for key in keys}
         asked = {
@@ -94,8 +103,15 @@ class DHTReader:
             for key_id, future in futures.items():
                 future.cancel()
                 self._keys.pop(key_id, None)
-        ended = [key_id for key_id, future in futures.items() if not future.cancelled()]
-        return {names[key_id]: asked[key_id].values for key_id in ended if asked[key_id].is_known}
+        found = Found({}, {})
+        for key_id, future in futures.items():
+            values = asked[key_id].values
+            if not future.cancelled() and asked[key_id].is_known:
+                found.whole[names[key_id]] = values
+            elif values is not None:
+                # Whoever names silent nodes without end keeps the search going, but hides nothing.
+                found.in_part[names[key_id]] = values
+        return found
 
     async def close(self) -> None:
         """End the pings under way."""

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 from crawler.observe import observer
 from crawler.observe.observer import Crawl
+from shared.p2p.dht_reader import Found
 from shared.p2p.hivemind import MSGPackSerializer
 from shared.p2p.lateness import Lateness
 from shared.p2p.petals import MODEL_INDEX_KEY, block_key
@@ -30,6 +31,8 @@ class SyntheticSwarm:
         self.values = {MODEL_INDEX_KEY: {}}
         self.reached = set()
         self.unanswered = set()
+        self.in_part = {}
+        """What some node holds under keys that are unanswered."""
         self.first_answers = {}
         """By key, what the first node to answer holds there, where that is not the latest."""
         self.dials = []
@@ -72,8 +75,9 @@ class SyntheticSwarm:
             await asyncio.sleep(0.01)
         await asyncio.sleep(min(self.look_up_seconds, timeout))
         if self.look_up_seconds >= timeout:
-            return {}
-        return {key: self.values.get(key) for key in keys if key not in self.unanswered}
+            return Found({}, {})
+        whole = {key: self.values.get(key) for key in keys if key not in self.unanswered}
+        return Found(whole, {key: self.in_part[key] for key in self.in_part.keys() & (set(keys) - whole.keys())})
 
     async def reaches_swarm(self):
         return True

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from crawler.models import MAX_BLOCKS, Model
 from crawler.observe.blocks import BYTES_AT_ONCE, FIRST_BATCHES, KEYS_PER_BATCH, MAX_BATCHES, BlockReader, spread
+from shared.p2p.dht_reader import Found
 from shared.p2p.petals import block_key
 
 
@@ -38,6 +39,8 @@ class Guide:
         self.answer = asyncio.Event()
         self.answer.set()
         self.lose = Counter()
+        self.in_part = {}
+        """What some node holds under keys that are lost."""
         self.under_way = self.most = 0
 
     async def look_up(self, keys, timeout, on_values=None):
@@ -49,7 +52,8 @@ class Guide:
         self.under_way -= 1
         lost = {key for key in keys if self.lose[key] > 0}
         self.lose.subtract(lost)
-        return {key: None for key in keys if key not in lost}
+        whole = {key: None for key in keys if key not in lost}
+        return Found(whole, {key: self.in_part[key] for key in lost if key in self.in_part})
 
 
 def reader(dht_node):
@@ -68,6 +72,17 @@ async def test_batches_go_out_in_order():
     assert max(map(len, dht_node.asked)) == KEYS_PER_BATCH
 
 
+async def test_what_was_found_of_a_block_that_never_answered_in_full_is_kept():
+    """Whoever keeps a search from ending hides no server. What a second lookup finds of it in full counts alone."""
+    dht_node, places = Guide(), spread([Model("m", 3)])
+    part = {"peer": b"record"}
+    dht_node.in_part = {block_key("m", 0): part, block_key("m", 1): part}
+    dht_node.lose.update({block_key("m", 0): 2, block_key("m", 1): 1})
+    (answer,) = await read(reader(dht_node), places)
+    assert answer.found == {("m", 0): part, ("m", 1): {}, ("m", 2): {}}
+    assert (answer.answered, answer.unanswered) == (2, 1)
+
+
 class Values(dict):
     """What one DHT node holds under a block; a plain dict allows no weak reference."""
 
@@ -80,7 +95,8 @@ async def test_answers_are_not_kept_once_they_were_read():
 
     class Full(Guide):
         async def look_up(self, keys, timeout, on_values=None):
-            return {key: Values(peer=b"record") for key in await super().look_up(keys, timeout)}
+            found = await super().look_up(keys, timeout)
+            return Found({key: Values(peer=b"record") for key in found.whole}, {})
 
     most = 0
     async for answer in reader(Full()).read(spread([Model("m", 1000)])):
@@ -109,7 +125,8 @@ async def test_no_more_go_out_where_answers_are_large():
     class Large(Guide):
         async def look_up(self, keys, timeout, on_values=None):
             values = {"peer": bytes(BYTES_AT_ONCE // FIRST_BATCHES // KEYS_PER_BATCH)}
-            return dict.fromkeys(await super().look_up(keys, timeout), values)
+            found = await super().look_up(keys, timeout)
+            return Found(dict.fromkeys(found.whole, values), {})
 
     dht_node = Large()
     await read(reader(dht_node), spread([Model("m", KEYS_PER_BATCH * 20)]))
@@ -137,7 +154,7 @@ async def test_what_a_batch_lacks_is_asked_once_more():
     dht_node.lose.update({once: 1, always: 9})
     answers = await read(reader(dht_node), places)
     assert sum(len(answer.found) for answer in answers) == 63
-    assert sum(answer.missing for answer in answers) == 1
+    assert sum(answer.unanswered for answer in answers) == 1
     assert Counter(key for batch in dht_node.asked for key in batch) == {block_key(*place): 1 for place in places} | {
         once: 2,
         always: 2,
@@ -147,7 +164,7 @@ async def test_what_a_batch_lacks_is_asked_once_more():
 async def test_nothing_is_asked_after_the_time_is_over():
     dht_node = Guide()
     answers = await read(BlockReader(dht_node, 5.0, time.monotonic() - 1), spread([Model("m", 64)]))
-    assert (dht_node.asked, sum(answer.missing for answer in answers)) == ([], 64)
+    assert (dht_node.asked, sum(answer.unanswered for answer in answers)) == ([], 64)
 
 
 async def test_an_error_reaches_who_reads():

@@ -9,7 +9,7 @@ from crawler.judge import judge
 from crawler.models import Model
 from crawler.observe import blocks, model_index, probes, record_reader
 from crawler.observe.observation import SwarmUnavailableError
-from shared.snapshot import MAX_ENCODED_BYTES, ModelState, PeerState, Verdict, decode, encode
+from shared.snapshot import MAX_ENCODED_BYTES, ModelState, PeerState, Span, Verdict, decode, encode
 from tests.crawler.synthetic_swarm import SyntheticSwarm
 from tests.fakes import peer_id
 
@@ -89,6 +89,30 @@ async def test_a_swarm_that_answers_nothing_is_no_empty_swarm(flooded, monkeypat
     flooded.unanswered.update(flooded.values)
     with pytest.raises(SwarmUnavailableError, match="no node of the swarm answered"):
         await crawl(flooded, monkeypatch)
+
+
+async def test_servers_of_blocks_that_never_answered_in_full_are_seen(flooded, monkeypatch):
+    """A DHT node that names silent ones without end keeps every search going. What the others hold is seen."""
+    flooded.unanswered.update(flooded.values)
+    flooded.in_part = {key: flooded.values[key] for key in ("_petals.models", f"{HONEST}.0", f"{HONEST}.1")}
+    snapshot = await crawl(flooded, monkeypatch)
+    (model,) = snapshot.models
+    assert [(server.peer_id, server.span, server.state) for server in model.servers] == [
+        (peer_id(1), Span(0, 4), PeerState.ONLINE)
+    ]
+    assert snapshot.unanswered_keys == 5
+
+
+async def test_an_entry_of_an_index_that_was_not_read_in_full_may_be_an_old_one(flooded, monkeypatch):
+    """So what was served before counts more, and others come beside it."""
+    before = await crawl(flooded, monkeypatch)
+    flooded.announce_model(HONEST, 3)
+    flooded.announce_model("new-hf", 2)
+    flooded.announce_server("new-hf", peer_id(2), 0, 2)
+    flooded.unanswered.add("_petals.models")
+    flooded.in_part["_petals.models"] = flooded.values["_petals.models"]
+    after = await crawl(flooded, monkeypatch, last=before)
+    assert [(model.dht_prefix, model.num_blocks) for model in after.models] == [(HONEST, 4), ("new-hf", 2)]
 
 
 async def test_lookups_end_in_time_however_slow_the_swarm_is(flooded, monkeypatch):

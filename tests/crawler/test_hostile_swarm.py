@@ -58,20 +58,20 @@ async def test_a_key_that_is_too_large_to_be_answered_costs_that_key(swarm):
         await dht_node.join(swarm.bootstrap_peers, 5)
         for _ in range(2):
             found = await dht_node.look_up([f"demo-model.{block}" for block in range(14)], 15)
-            assert found.keys() == {f"demo-model.{block}" for block in range(14)} - {"demo-model.5"}
-            assert [found["demo-model.12"], found["demo-model.13"]] == [None, None]
-            assert all(found[f"demo-model.{block}"].keys() == {peer_id(1)} for block in (4, 6))
+            assert found.whole.keys() == {f"demo-model.{block}" for block in range(14)} - {"demo-model.5"}
+            assert [found.whole["demo-model.12"], found.whole["demo-model.13"]] == [None, None]
+            assert all(found.whole[f"demo-model.{block}"].keys() == {peer_id(1)} for block in (4, 6))
 
 
 async def test_a_silent_node_is_not_an_answer(swarm):
     """Where nobody answers a lookup, the key is "unanswered", not "not held"."""
     async with await DHTClientNode.open() as dht_node:
         await dht_node.join(swarm.bootstrap_peers, 5)
-        assert await dht_node.look_up(["demo-model.0"], 10) == {"demo-model.0": None}
+        assert await dht_node.look_up(["demo-model.0"], 10) == ({"demo-model.0": None}, {})
         swarm.bootstrap.freeze()
-        assert await dht_node.look_up(["demo-model.0", "demo-model.1"], 10) == {}
+        assert await dht_node.look_up(["demo-model.0", "demo-model.1"], 10) == ({}, {})
         # hivemind avoids the node now, and would find that nobody holds the key.
-        assert await dht_node.look_up(["demo-model.0"], 10) == {}
+        assert await dht_node.look_up(["demo-model.0"], 10) == ({}, {})
 
 
 async def test_records_that_never_expire_are_shown_as_clients_see_them(swarm):

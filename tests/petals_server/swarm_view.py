@@ -35,7 +35,7 @@ async def member(bootstrap: str) -> AsyncIterator[DHTClientNode]:
 async def server_infos(node: DHTClientNode, dht_prefix: str, blocks: range, peer_id: str) -> list[Any]:
     """Return what the peer announces for each block: a petals `ServerInfo`, None where there is no record."""
     keys = [block_key(dht_prefix, block) for block in blocks]
-    found = await node.look_up(keys, timeout=10)
+    found = (await node.look_up(keys, timeout=10)).whole
     records = [(found.get(key) or {}).get(peer_id) for key in keys]
     return [None if record is None else ServerInfo.from_tuple(MSGPackSerializer.loads(record)) for record in records]
 
@@ -55,7 +55,7 @@ async def wait_for_state(
 
 async def model_info(node: DHTClientNode, dht_prefix: str) -> Any:
     """Return the petals `ModelInfo` that is announced under the prefix, None where there is none."""
-    found = (await node.look_up([MODEL_INDEX_KEY], timeout=10)).get(MODEL_INDEX_KEY) or {}
+    found = (await node.look_up([MODEL_INDEX_KEY], timeout=10)).whole.get(MODEL_INDEX_KEY) or {}
     return ModelInfo.from_dict(MSGPackSerializer.loads(found[dht_prefix])) if dht_prefix in found else None
 
 
