@@ -8,13 +8,12 @@ from __future__ import annotations
 import random
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from statistics import mode
 from typing import TYPE_CHECKING
 
 from crawler.inference.agreement import Group, numbers, precision_of
 from crawler.inference.plan import Step, choose_adapter, choose_step
 from shared.inference import InferenceOutcome, ServerInference, Usability, UsabilityState
-from shared.judgement.usability import not_asked
+from shared.judgement.usability import DOES_NOT_COMPUTE, not_asked
 from shared.p2p.chain import Chain, Link
 from shared.p2p.inference import TOKENS, InferenceError, ask_schema, check_server, random_inputs
 from shared.p2p.petals import block_key
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from crawler.inference.results import Results
+    from shared.p2p.chain import ChainResult
     from shared.p2p.connect import ProberNode
     from shared.snapshot import ModelReport, ServerReport
 
@@ -84,26 +84,43 @@ class Checker:
             for server in model.servers
             if server.reached and (instead := not_asked(server, now)) is not None
         }
-        size, error = await self._hidden_size(model, left_out)
-        if not size and error is not None:
+        error = await self._ask_hidden_sizes(model, left_out)
+        if not self.round.sizes[prefix] and error is not None:
             state = UsabilityState.UNKNOWN if error.outcome is InferenceOutcome.UNKNOWN else UsabilityState.UNUSABLE
             self.results.models[prefix] = Usability(state, now, f"no server describes its blocks: {error.detail}")
             return
-        chain = Chain(self.node, self.connection, model, not_asked=left_out, now=self.now)
-        result = await chain.run(self.round.inputs(size))
+        size, result = await self._run_chains(model, left_out)
         self.results.models[prefix] = result.usability
         self.round.hops[prefix] = [link for link in result.links if len(link.outputs) == TOKENS]
+        is_agreed = size == self._agreed_size(prefix)
         for peer_id, finding in result.findings.items():
-            self._found(prefix, peer_id, finding)
-            self.round.done.add((prefix, peer_id))
+            if is_agreed or finding.outcome not in DOES_NOT_COMPUTE:  # the others are checked with their own sizes
+                self._found(prefix, peer_id, finding)
+                self.round.done.add((prefix, peer_id))
         for link in self.round.hops[prefix]:
             self._compare(prefix, link.leg.server, Step(link.blocks, link, None), link.inputs, link.outputs)
             link.outputs.clear()  # they would be a third of a round's memory
 
-    async def _hidden_size(
+    async def _run_chains(self, model: ModelReport, left_out: dict[str, ServerInference]) -> tuple[int, ChainResult]:
+        """Return the chain of the hidden size that most servers name, or of another one that fares better."""
+        first, *others = [size for size, _ in Counter(self.round.sizes[model.dht_prefix].values()).most_common()] or [0]
+        best = first, await self._run_chain(model, left_out, first)
+        for size in others:
+            if best[1].usability.state in (UsabilityState.USABLE, UsabilityState.DEGRADED):
+                break
+            result = await self._run_chain(model, left_out, size)
+            if result.usability.state is not UsabilityState.UNUSABLE:
+                best = size, result
+        return best
+
+    async def _run_chain(self, model: ModelReport, left_out: dict[str, ServerInference], size: int) -> ChainResult:
+        chain = Chain(self.node, self.connection, model, not_asked=left_out, now=self.now)
+        return await chain.run(self.round.inputs(size))
+
+    async def _ask_hidden_sizes(
         self, model: ModelReport, left_out: dict[str, ServerInference]
-    ) -> tuple[int, InferenceError | None]:
-        """Return the hidden size that most of a few servers name (0 where none does), and an error.
+    ) -> InferenceError | None:
+        """Ask a few servers for the model's hidden size. Return the error of one that did not tell, if any.
 
         It is one of a server that nobody could ask, if there is any: that one may name it.
         """
@@ -120,7 +137,12 @@ class Checker:
                     failed = error
             else:
                 sizes[server.peer_id] = schema.hidden_size
-        return (mode(sizes.values()) if sizes else 0), failed
+        return failed
+
+    def _agreed_size(self, dht_prefix: str) -> int | None:
+        """Return the hidden size that more than half of those who were asked name."""
+        sizes = Counter(self.round.sizes[dht_prefix].values())
+        return next((size for size, count in sizes.items() if 2 * count > sizes.total()), None)
 
     async def server(self, model: ModelReport, server: ServerReport) -> None:
         """Check one server, unless the chain has."""
@@ -168,8 +190,7 @@ class Checker:
         """Raise `InferenceError` for a hidden size that differs from the one most of the model's servers name."""
         sizes = self.round.sizes[dht_prefix]
         sizes[peer_id] = hidden_size
-        ((expected, count),) = Counter(sizes.values()).most_common(1)
-        if expected != hidden_size and 2 * count > len(sizes):
+        if (expected := self._agreed_size(dht_prefix)) not in (hidden_size, None):
             detail = f"its hidden size is {hidden_size}, that of other servers of the model {expected}"
             raise InferenceError(InferenceOutcome.WRONG_SHAPE, detail)
 

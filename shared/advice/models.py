@@ -9,7 +9,7 @@ from shared import incidents, words
 from shared.advice.advice import Advice, Tone, past_title
 from shared.advice.commands import initial_peers, run_server
 from shared.judgement.coverage import coverage
-from shared.judgement.usability import ModelUsability, gives_tokens, model_usability
+from shared.judgement.usability import ModelUsability, is_usable, model_usability
 from shared.peer_id import named_peer
 from shared.snapshot import PeerState
 from shared.spans import blocks_of, common, longest, merged, size, without
@@ -109,11 +109,7 @@ def model_advice(
 
 def nearest_usable(model: ModelReport, snapshot: Snapshot) -> ModelReport | None:
     """Return the usable model to offer instead of another: an official one before others, then the nearest in size."""
-    usable = (
-        other
-        for other in snapshot.models
-        if other.dht_prefix != model.dht_prefix and coverage(other).has_path and gives_tokens(other) is not False
-    )
+    usable = (other for other in snapshot.models if other.dht_prefix != model.dht_prefix and is_usable(other))
 
     def rank(other: ModelReport) -> tuple[bool, bool, int, str]:
         return other.limited, not other.official, abs(other.num_blocks - model.num_blocks), other.dht_prefix

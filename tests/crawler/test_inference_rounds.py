@@ -25,7 +25,7 @@ from shared.p2p.daemon import NodeError
 from shared.p2p.inference import InferenceError
 from shared.snapshot import PeerState, Verdict
 from tests.fakes import model, peer_id, server, snapshot
-from tests.shared.inference_streams import HIDDEN, Servers, answer_rpc_info, numbers, raised, schema
+from tests.shared.inference_streams import HIDDEN, Servers, answer_rpc_info, compute, numbers, raised, schema
 
 pytestmark = pytest.mark.fast
 
@@ -210,6 +210,26 @@ async def test_a_chain_of_another_hidden_size_is_nobodys_input(monkeypatch):
     two = found.servers[1].inference
     assert (two.outcome, two.detail) == (InferenceOutcome.COMPUTED, None)
     assert two.agreement.outcome is AgreementOutcome.ALONE
+
+
+@pytest.mark.parametrize("liars_first", [True, False])
+@pytest.mark.parametrize("liars", [1, 2])
+async def test_who_names_another_hidden_size_makes_no_model_unusable(monkeypatch, liars, liars_first):
+    """Not where it is asked first, nor where two of three do: another size is tried where one gives no token.
+
+    Nor is the other called wrong for what it made of a size that is not its own, unless most name that one.
+    """
+    swarm = Swarm(monkeypatch)
+    swarm.info = lambda peer, _: schema() if peer == THREE else schema((2,))
+    swarm.daemon.scripts[THREE] = lambda request, step: (
+        compute(request, step) if request.tensors[0].size[-1] == HIDDEN else raised("a tensor of another size")
+    )
+    monkeypatch.setattr(checker.random, "sample", lambda asked, _: asked if liars_first else asked[::-1])
+    false = [reached(number + 1, 0, 4, inference_rps=1000.0) for number in range(liars)]
+    (found,) = await swarm.round(model(servers=(*false, reached(3))))
+    assert (found.usability.state, [hop.peer_id for hop in found.usability.path]) == (UsabilityState.DEGRADED, [THREE])
+    honest = next(one for one in found.servers if one.peer_id == THREE)
+    assert honest.inference.outcome is InferenceOutcome.COMPUTED
 
 
 async def test_few_servers_are_asked_for_the_hidden_size(monkeypatch):

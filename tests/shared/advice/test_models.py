@@ -209,7 +209,7 @@ def test_a_model_to_use_instead():
         msgspec.structs.replace(near, usability=Usability(UsabilityState.UNUSABLE, NOW)),
         msgspec.structs.replace(near, limited=True),
         msgspec.structs.replace(near, official=False),
-        msgspec.structs.replace(near, servers=()),
+        model("near", 8, official=True),
     ):
         assert nearest_usable(broken, swarm(worse, far)) == far
     proved = msgspec.structs.replace(near, usability=Usability(UsabilityState.USABLE, NOW))
