@@ -40,7 +40,7 @@ demo: $(INSTALLED)  ## Run it on a private swarm of simulated servers on 127.0.0
 	$(BIN)/python -m deploy.run_local --demo $(ARGS)
 
 # Most tests wait most of the time: more of them at once than there are cores. `-p no:randomly` keeps the written order.
-AT_ONCE ?= 3
+AT_ONCE ?= 4
 PARALLEL := -n $(AT_ONCE) --dist loadgroup
 .PHONY: test
 test: $(DEV_INSTALLED)  ## All tests except test-internet and test-petals, in parallel and in random order (ARGS, AT_ONCE)
