@@ -10,6 +10,7 @@ import re
 import sys
 import threading
 import time
+import traceback
 
 import jinja2
 import pytest
@@ -83,7 +84,8 @@ class _FastTests:
 def _forbid(event: str, arguments: tuple[object, ...], _FastTests=_FastTests) -> None:  # noqa: N803 - kept to the end
     tries_an_address = event == "socket.bind" and arguments[1][1:2] == (0,)  # as settings do; nobody listens there
     if _FastTests.running and event in FORBIDDEN_TO_FAST_TESTS and not tries_an_address:
-        _FastTests.tried.append(f"{event} {arguments!r:.200}")
+        stack = "".join(traceback.format_stack(limit=12))
+        _FastTests.tried.append(f"{event} {arguments!r:.200} in {threading.current_thread().name}:\n{stack}")
         raise AssertionError(f"{_FastTests.tried[-1]} in a fast test: mark it real_parts, or use a fixture of conftest")
 
 
@@ -99,7 +101,7 @@ def pytest_runtest_call(item: pytest.Item) -> object:
     finally:
         _FastTests.running = False
         if _FastTests.tried:
-            pytest.fail(f"no fast test: {_FastTests.tried}")
+            pytest.fail("no fast test: " + "\n".join(_FastTests.tried))
 
 
 @pytest.fixture(scope="session")
