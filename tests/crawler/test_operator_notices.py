@@ -288,6 +288,9 @@ async def test_a_service_that_never_answers_takes_one_thread(redis, service, mon
             await monitor.tell()
         assert monitor.outcomes == {"failed": 3}
         assert threading.active_count() <= before + 1
+        silent.settimeout(20)
+        silent.accept()[0].close()  # the first use of apprise takes a while; what began before the test ends with it
+        await asyncio.wait([monitor.notices[0]._sending])
 
 
 class AfterAnother(list):
