@@ -83,7 +83,7 @@ async def diagnose(settings: CrawlerSettings, say: Callable[[Finding], None]) ->
                 skewed = True
                 tell("clock", f"This machine's clock differs by {skew:+.1f} s from {peer_id}'s.", ok=False)
         found = await node.look_up([MODEL_INDEX_KEY], settings.lookup_timeout)
-        if index := found.whole.get(MODEL_INDEX_KEY) or found.in_part.get(MODEL_INDEX_KEY):
+        if index := found.values(MODEL_INDEX_KEY):
             tell("models", f"Models announced: {words.listed(sorted(index), MAX_MODELS_NAMED)}.")
         elif MODEL_INDEX_KEY not in found.whole:
             tell("models", "The lookup of the announced models did not answer in time.", ok=False)

@@ -14,7 +14,7 @@ from crawler.inference.agreement import Group, numbers, precision_of
 from crawler.inference.plan import Step, choose_adapter, choose_step
 from shared.inference import InferenceOutcome, ServerInference, Usability, UsabilityState
 from shared.judgement.usability import DOES_NOT_COMPUTE, not_asked
-from shared.p2p.chain import Chain, Link
+from shared.p2p.chain import Chain, ChainResult, Link
 from shared.p2p.inference import TOKENS, InferenceError, ask_schema, check_server, random_inputs
 from shared.p2p.petals import block_key
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from crawler.inference.results import Results
-    from shared.p2p.chain import ChainResult
     from shared.p2p.connect import ProberNode
     from shared.snapshot import ModelReport, ServerReport
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from crawler.observe.record_reader import RecordReader
     from crawler.settings import CrawlerSettings
     from shared.p2p.dht_node import DHTClientNode
-    from shared.p2p.dht_reader import Found
+    from shared.p2p.dht_reader import LookupResult
     from shared.p2p.raw_values import SubkeyValues
     from shared.snapshot import Snapshot
 
@@ -99,7 +99,7 @@ class AnnouncementReader:
         await end(*self._tasks)
         await self._blocks.close()
 
-    async def _first_named(self) -> tuple[list[Model], asyncio.Task[Found]]:
+    async def _first_named(self) -> tuple[list[Model], asyncio.Task[LookupResult]]:
         """Return the models that the first DHT node names, and the lookup of the whole index, which goes on.
 
         Returns no model where the node names too many: they wait for the whole index, so that a flood cannot displace
@@ -119,17 +119,15 @@ class AnnouncementReader:
         models = sorted(early.values(), key=sort_key)
         return (models if fit_early(models) else []), indexing
 
-    async def _announced_models(self, found: Found) -> list[Model]:
-        """Return the models of the index that are not official; also those served before where it was not read in full.
-
-        Nodes that did not answer may hold it, so this does not prove an empty swarm.
-        """
+    async def _announced_models(self, found: LookupResult) -> list[Model]:
+        """Return the models of the index that are not official; where it was read in part, also those served before."""
         index = found.whole.get(MODEL_INDEX_KEY)
+        # Silent nodes may hold an index that the others do not: "nobody holds it" proves no empty swarm then.
         whole = index is not None or (MODEL_INDEX_KEY in found.whole and not self._dht_node.silent_nodes)
         self.answered_keys += whole
         self.unanswered_keys += not whole
         announced: list[Model] = []
-        entries = iter((index or found.in_part.get(MODEL_INDEX_KEY) or {}).items())
+        entries = iter(found.values(MODEL_INDEX_KEY).items())
         while some := dict(islice(entries, ENTRIES_PER_TURN)):
             announced += self._announced(some)
             await asyncio.sleep(0)

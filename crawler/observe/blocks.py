@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from crawler.models import MAX_BLOCKS
 from crawler.observe.records import RefusedError, read_server
-from shared.p2p.dht_reader import Found
+from shared.p2p.dht_reader import LookupResult
 from shared.p2p.petals import block_key
 from shared.tasks import awaited, end
 
@@ -140,7 +140,9 @@ class BlockReader:
         left = self._until - began
         try:
             timeout = min(left, self._timeout)
-            found = await self._dht_node.look_up(keys, timeout, batch.by_key(keys)) if left > 0 else Found({}, {})
+            found = (
+                await self._dht_node.look_up(keys, timeout, batch.by_key(keys)) if left > 0 else LookupResult({}, {})
+            )
         except Exception as error:  # noqa: BLE001 - raised where the answer is read
             if not batch.answer.done():
                 batch.answer.set_exception(error)

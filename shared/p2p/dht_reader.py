@@ -42,13 +42,17 @@ _Found: TypeAlias = "dict[DHTID, tuple[Any, dict[DHTID, PeerID]]]"
 """A node's answer: what it holds under each key (hivemind's `ValueWithExpiration` or None), and nodes nearer to it."""
 
 
-class Found(NamedTuple):
+class LookupResult(NamedTuple):
     """What one lookup read: dictionaries by key, whose values are raw bytes by subkey."""
 
     whole: dict[str, SubkeyValues | None]
     """Of keys whose search ended; None where nobody holds a dictionary."""
     in_part: dict[str, SubkeyValues]
     """What some nodes hold under keys whose search did not end in time: perhaps not all, nor the latest."""
+
+    def values(self, key: str) -> SubkeyValues:
+        """Return what was found under a key, also where its search did not end."""
+        return self.whole.get(key) or self.in_part.get(key) or {}
 
 
 class DHTReader:
@@ -79,12 +83,12 @@ class DHTReader:
         keys: Collection[str],
         timeout: float,  # noqa: ASYNC109 - partial answers are kept
         on_values: Callable[[str, SubkeyValues], None] | None = None,
-    ) -> Found:
+    ) -> LookupResult:
         """Read dictionary values, latest first, undecoded.
 
-        Nothing is known of a key that is in no part of the result. Traverses the DHT once for all keys. `on_values`
-        gets what is new in each node's answer as soon as it comes: a part of the result, perhaps not the latest, but
-        before silent nodes end.
+        Nothing is known of a key that the result does not name. Traverses the DHT once for all keys. `on_values` gets
+        what is new in each node's answer as soon as it comes: a part of the result, perhaps not the latest, but before
+        silent nodes end.
         """
         names = {DHTID.generate(key): key for key in keys}
         asked = {
@@ -103,7 +107,7 @@ class DHTReader:
             for key_id, future in futures.items():
                 future.cancel()
                 self._keys.pop(key_id, None)
-        found = Found({}, {})
+        found = LookupResult({}, {})
         for key_id, future in futures.items():
             values = asked[key_id].values
             if not future.cancelled() and asked[key_id].is_known:

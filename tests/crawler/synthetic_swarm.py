@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 from crawler.observe import observer
 from crawler.observe.observer import Crawl
-from shared.p2p.dht_reader import Found
+from shared.p2p.dht_reader import LookupResult
 from shared.p2p.hivemind import MSGPackSerializer
 from shared.p2p.lateness import Lateness
 from shared.p2p.petals import MODEL_INDEX_KEY, block_key
@@ -75,9 +75,9 @@ class SyntheticSwarm:
             await asyncio.sleep(0.01)
         await asyncio.sleep(min(self.look_up_seconds, timeout))
         if self.look_up_seconds >= timeout:
-            return Found({}, {})
+            return LookupResult({}, {})
         whole = {key: self.values.get(key) for key in keys if key not in self.unanswered}
-        return Found(whole, {key: self.in_part[key] for key in self.in_part.keys() & (set(keys) - whole.keys())})
+        return LookupResult(whole, {key: self.in_part[key] for key in self.in_part.keys() & (set(keys) - whole.keys())})
 
     async def reaches_swarm(self):
         return True

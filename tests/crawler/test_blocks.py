@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from crawler.models import MAX_BLOCKS, Model
 from crawler.observe.blocks import BYTES_AT_ONCE, FIRST_BATCHES, KEYS_PER_BATCH, MAX_BATCHES, BlockReader, spread
-from shared.p2p.dht_reader import Found
+from shared.p2p.dht_reader import LookupResult
 from shared.p2p.petals import block_key
 
 
@@ -31,7 +31,7 @@ def test_every_beginning_samples_the_whole_model(blocks, models):
         assert max(gaps) <= 9
 
 
-class Guide:
+class FakeDHTNode:
     """Answers all lookups on request, except keys that it is to lose so many times; notes what is asked."""
 
     def __init__(self):
@@ -53,7 +53,7 @@ class Guide:
         lost = {key for key in keys if self.lose[key] > 0}
         self.lose.subtract(lost)
         whole = {key: None for key in keys if key not in lost}
-        return Found(whole, {key: self.in_part[key] for key in lost if key in self.in_part})
+        return LookupResult(whole, {key: self.in_part[key] for key in lost if key in self.in_part})
 
 
 def reader(dht_node):
@@ -65,7 +65,7 @@ async def read(blocks, places):
 
 
 async def test_batches_go_out_in_order():
-    dht_node, places = Guide(), spread([Model("m", 1000)])
+    dht_node, places = FakeDHTNode(), spread([Model("m", 1000)])
     answers = await read(reader(dht_node), places)
     assert [key for batch in dht_node.asked for key in batch] == [block_key(*place) for place in places]
     assert sum(len(answer.found) for answer in answers) == 1000
@@ -74,7 +74,7 @@ async def test_batches_go_out_in_order():
 
 async def test_what_was_found_of_a_block_that_never_answered_in_full_is_kept():
     """Whoever keeps a search from ending hides no server. What a second lookup finds of it in full counts alone."""
-    dht_node, places = Guide(), spread([Model("m", 3)])
+    dht_node, places = FakeDHTNode(), spread([Model("m", 3)])
     part = {"peer": b"record"}
     dht_node.in_part = {block_key("m", 0): part, block_key("m", 1): part}
     dht_node.lose.update({block_key("m", 0): 2, block_key("m", 1): 1})
@@ -93,10 +93,10 @@ async def test_answers_are_not_kept_once_they_were_read():
     """In a large swarm they take more memory than all else that a crawl holds."""
     kept = weakref.WeakSet()
 
-    class Full(Guide):
+    class Full(FakeDHTNode):
         async def look_up(self, keys, timeout, on_values=None):
             found = await super().look_up(keys, timeout)
-            return Found({key: Values(peer=b"record") for key in found.whole}, {})
+            return LookupResult({key: Values(peer=b"record") for key in found.whole}, {})
 
     most = 0
     async for answer in reader(Full()).read(spread([Model("m", 1000)])):
@@ -109,7 +109,7 @@ async def test_answers_are_not_kept_once_they_were_read():
 
 async def test_as_many_go_out_at_once_as_fare_well():
     """Few at first; more while they are answered in full, never more than the bound."""
-    dht_node = Guide()
+    dht_node = FakeDHTNode()
     dht_node.answer.clear()
     reading = asyncio.create_task(read(reader(dht_node), spread([Model("m", 1000)])))
     await asyncio.sleep(0.02)
@@ -122,11 +122,11 @@ async def test_as_many_go_out_at_once_as_fare_well():
 async def test_no_more_go_out_where_answers_are_large():
     """Answers of all nodes to all batches wait in memory: a swarm of many servers is looked up in fewer at once."""
 
-    class Large(Guide):
+    class Large(FakeDHTNode):
         async def look_up(self, keys, timeout, on_values=None):
             values = {"peer": bytes(BYTES_AT_ONCE // FIRST_BATCHES // KEYS_PER_BATCH)}
             found = await super().look_up(keys, timeout)
-            return Found(dict.fromkeys(found.whole, values), {})
+            return LookupResult(dict.fromkeys(found.whole, values), {})
 
     dht_node = Large()
     await read(reader(dht_node), spread([Model("m", KEYS_PER_BATCH * 20)]))
@@ -134,7 +134,7 @@ async def test_no_more_go_out_where_answers_are_large():
 
 
 async def test_fewer_go_out_after_one_that_did_not_answer_in_full():
-    dht_node = Guide()
+    dht_node = FakeDHTNode()
     places = spread([Model("m", 1000)])
     dht_node.lose.update({block_key(*place): 2 for place in places})
     blocks = reader(dht_node)
@@ -149,7 +149,7 @@ async def test_fewer_go_out_after_one_that_did_not_answer_in_full():
 
 
 async def test_what_a_batch_lacks_is_asked_once_more():
-    dht_node, places = Guide(), spread([Model("m", 64)])
+    dht_node, places = FakeDHTNode(), spread([Model("m", 64)])
     once, always = block_key(*places[3]), block_key(*places[40])
     dht_node.lose.update({once: 1, always: 9})
     answers = await read(reader(dht_node), places)
@@ -162,13 +162,13 @@ async def test_what_a_batch_lacks_is_asked_once_more():
 
 
 async def test_nothing_is_asked_after_the_time_is_over():
-    dht_node = Guide()
+    dht_node = FakeDHTNode()
     answers = await read(BlockReader(dht_node, 5.0, time.monotonic() - 1), spread([Model("m", 64)]))
     assert (dht_node.asked, sum(answer.unanswered for answer in answers)) == ([], 64)
 
 
 async def test_an_error_reaches_who_reads():
-    dht_node = Guide()
+    dht_node = FakeDHTNode()
 
     async def broken(keys, timeout, on_values=None):
         raise RuntimeError("ours")

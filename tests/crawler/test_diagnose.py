@@ -10,7 +10,7 @@ from crawler.settings import CrawlerSettings
 from deploy.demo.simulated_server import Announcement, Model
 from shared.p2p.daemon import NodeError
 from shared.p2p.dht_node import DHTClientNode
-from shared.p2p.dht_reader import DHTReader, Found
+from shared.p2p.dht_reader import DHTReader, LookupResult
 from tests.fakes import peer_id
 
 
@@ -49,7 +49,7 @@ async def test_an_empty_swarm_is_told_from_one_that_cannot_be_seen(swarm, monkey
     assert found.command.endswith(f"--initial_peers {' '.join(swarm.initial_peers)}")
 
     async def no_answer(*_):
-        return Found({}, {})
+        return LookupResult({}, {})
 
     with monkeypatch.context() as patched:
         patched.setattr(DHTReader, "look_up", no_answer)

@@ -81,7 +81,7 @@ def test_a_fail_over_is_waited_out_by_all_parts(start, start_api, swarm, live, s
         leader.kill()
         killed = time.time()
         assert get(api + "/api/v1/state")[0] == 200
-        until(lambda: leads(promoted.redis), 45, "the promotion")  # of a second, or of several attempts
+        until(lambda: leads(promoted.redis), 45, "the promotion")  # later where the first attempt fails
         promotion = time.monotonic()
         before = load.codes[200]
         _, back = until(lambda: load.codes[200] > before + 20, 5, "verdicts again")
